@@ -1,0 +1,10 @@
+"""Networks in branch and folded form."""
+from .block import MobileOneBlock
+from .classifier import DeployableClassifier
+from .mobileone import ConfigurableMobileOne
+from .switch import switch_to_deploy, verified_switch_to_deploy
+
+__all__ = [
+    'ConfigurableMobileOne', 'DeployableClassifier', 'MobileOneBlock',
+    'switch_to_deploy', 'verified_switch_to_deploy'
+]

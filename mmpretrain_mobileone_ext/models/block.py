@@ -1,0 +1,249 @@
+"""The re-parameterizable unit of MobileOne, in branch or folded form."""
+from __future__ import annotations
+
+from contextlib import contextmanager, nullcontext
+from typing import Optional
+
+import torch
+from mmcv.cnn import (build_activation_layer, build_conv_layer,
+                      build_norm_layer)
+from mmengine.model import BaseModule, ModuleList, Sequential
+from mmpretrain.models.utils import SELayer
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.utils.checkpoint import checkpoint
+
+from ..errors import FoldError, SpecError
+from ..spec import UnitSpec
+from .fuse import CONVS, SCALE, SKIP, fold_branches
+
+
+class MobileOneBlock(BaseModule):
+    """Parallel conv-BN branches, SE and activation (paper section 3.2).
+
+    ``y = act(se(sum_j branch_j(x)))`` with x (N, C, H, W). State-dict keys
+    are those of mmpretrain's ``MobileOneBlock`` in both forms.
+
+    Args:
+        spec: shape and branches of the unit.
+        conv_cfg, norm_cfg: as in ``mmcv.cnn.ConvModule``.
+        deploy: build the folded form.
+        with_cp: recompute the unit in backward instead of storing its
+            activations; running statistics are still updated once.
+        init_cfg: as in ``mmengine.model.BaseModule``.
+
+    Raises:
+        SpecError: for an activation or norm that cannot be built.
+    """
+
+    def __init__(self,
+                 spec: UnitSpec,
+                 conv_cfg: Optional[dict] = None,
+                 norm_cfg: Optional[dict] = None,
+                 deploy: bool = False,
+                 with_cp: bool = False,
+                 init_cfg=None):
+        super().__init__(init_cfg)
+        self.spec = spec
+        self.conv_cfg = conv_cfg
+        self.norm_cfg = dict(type='BN') if norm_cfg is None else norm_cfg
+        self.deploy = deploy
+        self.with_cp = with_cp
+        self.se = (
+            nn.Identity() if spec.se_cfg is None else SELayer(
+                channels=spec.out_channels, **spec.se_cfg))
+        if deploy:
+            self.branch_reparam = self._conv(
+                spec.kernel_size, spec.padding, spec.dilation, bias=True)
+        else:
+            self._build_branches()
+        self.act = _activation(spec)
+        self._register_load_state_dict_pre_hook(self._fold_on_load)
+
+    def _build_branches(self) -> None:
+        spec = self.spec
+        self.branch_norm = self._norm() if spec.has_skip else None
+        self.branch_scale = (
+            self._conv_norm(1, 0, 1) if spec.has_scale else None)
+        self.branch_conv_list = ModuleList(
+            self._conv_norm(spec.kernel_size, spec.padding, spec.dilation)
+            for _ in range(spec.num_convs))
+
+    def _conv(self, kernel_size: int, padding: int, dilation: int,
+              bias: bool) -> nn.Module:
+        spec = self.spec
+        return build_conv_layer(
+            self.conv_cfg,
+            spec.in_channels,
+            spec.out_channels,
+            kernel_size=kernel_size,
+            stride=spec.stride,
+            padding=padding,
+            dilation=dilation,
+            groups=spec.groups,
+            bias=bias)
+
+    def _norm(self) -> nn.Module:
+        try:
+            return build_norm_layer(self.norm_cfg, self.spec.out_channels)[1]
+        except (KeyError, TypeError) as error:
+            raise SpecError(f'{self.spec.name}: norm_cfg={self.norm_cfg!r} '
+                            f'cannot be built: {error}') from error
+
+    def _conv_norm(self, kernel_size: int, padding: int,
+                   dilation: int) -> Sequential:
+        branch = Sequential()
+        branch.add_module(
+            'conv', self._conv(kernel_size, padding, dilation, bias=False))
+        branch.add_module('norm', self._norm())
+        return branch
+
+    def branches(self) -> list[nn.Module]:
+        """Branch modules in the order in which they are summed."""
+        extra = [self.branch_norm, self.branch_scale]
+        return [b for b in (*extra, *self.branch_conv_list) if b is not None]
+
+    def norm_of(self, branch: str) -> nn.Module:
+        """The norm of a branch named as by ``fuse.branch_names``."""
+        module = self.get_submodule(branch.rstrip('.'))
+        return module if branch == SKIP else module.norm
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (N, C_in, H, W) to (N, C_out, H / stride, W / stride)."""
+        if self.with_cp and torch.is_grad_enabled() and x.requires_grad:
+            return checkpoint(
+                self._forward,
+                x,
+                use_reentrant=False,
+                context_fn=lambda: (nullcontext(), _shielded_stats(self)))
+        return self._forward(x)
+
+    def _forward(self, x: Tensor) -> Tensor:
+        return self.act(self.se(self._linear(x)))
+
+    def _linear(self, x: Tensor) -> Tensor:
+        if self.deploy:
+            return self.branch_reparam(x)
+        first, *rest = self.branches()
+        out = first(x)
+        for branch in rest:
+            out = out + branch(x)
+        return out
+
+    def fold(self) -> tuple[Tensor, Tensor]:
+        """Kernel and bias of the equivalent convolution, in float64.
+
+        Raises:
+            FoldError: a conv or norm for which no exact fold exists.
+        """
+        self._check_foldable()
+        return fold_branches(
+            self.state_dict(),
+            kernel_size=self.spec.kernel_size,
+            groups=self.spec.groups,
+            eps_of=lambda name: self.norm_of(name).eps)
+
+    def _check_foldable(self) -> None:
+        name = self.spec.name
+        for branch in self.branches():
+            norm = branch if branch is self.branch_norm else branch.norm
+            if not isinstance(norm, _BatchNorm):
+                raise FoldError(f'{name}: only batch norms can be folded '
+                                f'exactly, this is a {type(norm).__name__}')
+            conv = getattr(branch, 'conv', None)
+            if conv is not None and type(conv) is not nn.Conv2d:
+                raise FoldError(f'{name}: only nn.Conv2d can be folded '
+                                f'exactly, this is a {type(conv).__name__}')
+
+    def switch_to_deploy(self) -> None:
+        """Replace the branches by their fold, in place; idempotent."""
+        if not self.deploy:
+            self.install_fold(*self.fold())
+
+    def install_fold(self, kernel: Tensor, bias: Tensor) -> None:
+        """Replace the branches by a convolution with these weights.
+
+        Args:
+            kernel: (O, I / groups, k, k) float64, rounded here once.
+            bias: (O,) float64.
+        """
+        conv = self._empty_fold(like=next(self.parameters(), kernel))
+        with torch.no_grad():
+            conv.weight.copy_(kernel)
+            conv.bias.copy_(bias)
+        conv.train(self.training)
+        for name in ('branch_norm', 'branch_scale', 'branch_conv_list'):
+            delattr(self, name)
+        self.branch_reparam = conv
+        self.deploy = True
+
+    def _empty_fold(self, like: Tensor) -> nn.Module:
+        """The folded conv, built on 'meta' so that no RNG is drawn."""
+        spec = self.spec
+        with torch.device('meta'):
+            conv = self._conv(
+                spec.kernel_size, spec.padding, spec.dilation, bias=True)
+        return conv.to_empty(device=like.device).to(like.dtype)
+
+    def _fold_on_load(self, state_dict, prefix, *_) -> None:
+        fold_incoming(self, state_dict, prefix)
+
+
+def fold_incoming(block: MobileOneBlock, state_dict: dict,
+                  prefix: str) -> None:
+    """Fold branch weights on their way into a folded block, in place.
+
+    Does nothing for a block in branch form or a state dict without branch
+    weights. Epsilon is the one of ``norm_cfg`` (PyTorch's default 1e-5).
+    """
+    marks = tuple(prefix + name for name in (CONVS, SCALE, SKIP))
+    if not block.deploy or not any(k.startswith(marks) for k in state_dict):
+        return
+    branches = {
+        k[len(prefix):]: state_dict.pop(k)
+        for k in list(state_dict) if k.startswith(marks)
+    }
+    eps = block.norm_cfg.get('eps', 1e-5)
+    try:
+        kernel, bias = fold_branches(
+            branches,
+            kernel_size=block.spec.kernel_size,
+            groups=block.spec.groups,
+            eps_of=lambda _: eps)
+    except (FoldError, KeyError, RuntimeError) as error:
+        raise FoldError(f'{block.spec.name}: the branches in the checkpoint '
+                        f'cannot be folded: {error}') from error
+    like = block.branch_reparam.weight
+    state_dict[f'{prefix}branch_reparam.weight'] = kernel.to(like.dtype)
+    state_dict[f'{prefix}branch_reparam.bias'] = bias.to(like.dtype)
+
+
+def _activation(spec: UnitSpec) -> nn.Module:
+    if spec.act_cfg is None:
+        return nn.Identity()
+    try:
+        return build_activation_layer(dict(spec.act_cfg))
+    except (KeyError, TypeError) as error:
+        raise SpecError(f'{spec.name}: act_cfg={spec.act_cfg!r} cannot be '
+                        f'built: {error}') from error
+
+
+@contextmanager
+def _shielded_stats(module: nn.Module):
+    """Let batch norms run without touching their running statistics.
+
+    Buffers are swapped for copies rather than restored in place: autograd
+    may hold the originals.
+    """
+    kept = [(m, dict(m._buffers)) for m in module.modules()
+            if isinstance(m, _BatchNorm)]
+    for norm, buffers in kept:
+        norm._buffers.update({
+            k: None if v is None else v.clone()
+            for k, v in buffers.items()
+        })
+    try:
+        yield
+    finally:
+        for norm, buffers in kept:
+            norm._buffers.update(buffers)

@@ -1,0 +1,100 @@
+"""An image classifier that folds itself and refuses unloaded weights."""
+from __future__ import annotations
+
+from typing import Any, Optional
+
+from mmpretrain.models.classifiers import ImageClassifier
+from mmpretrain.registry import MODELS
+
+from ..errors import CheckpointError
+from .load_check import CORE_ML_KEY, check_incoming
+from .switch import switch_to_deploy
+
+
+@MODELS.register_module()
+class DeployableClassifier(ImageClassifier):
+    """mmpretrain's ``ImageClassifier`` with a verified way to deployment.
+
+    Differences to the parent:
+
+    - :meth:`switch_to_deploy` folds all re-parameterizable blocks.
+    - A checkpoint must fit: missing, extra or reshaped keys raise. A head
+      for other classes may be replaced, but has to be trained before it
+      predicts.
+    - A ``.mlpackage`` or ``.mlmodel`` given as the checkpoint is executed
+      in place of the network (see ``CoreMLClassifier``), so the unmodified
+      ``tools/test.py CONFIG model.mlpackage`` scores the artifact.
+
+    Arguments are those of ``mmpretrain.models.ImageClassifier``.
+    """
+
+    def __init__(self, *args: Any, **kwargs: Any):
+        super().__init__(*args, **kwargs)
+        self._artifact: tuple = ()
+        self._untrained: list[str] = []
+        self._register_load_state_dict_pre_hook(self._check_on_load)
+
+    @property
+    def artifact(self) -> Optional[Any]:
+        """The ``CoreMLClassifier`` that predicts for this model, if any."""
+        return self._artifact[0] if self._artifact else None
+
+    def switch_to_deploy(self) -> DeployableClassifier:
+        """Fold all blocks in place; returns self; idempotent.
+
+        Raises:
+            FoldError: a block has no exact fold; nothing is changed then.
+        """
+        return switch_to_deploy(self)
+
+    def forward(self, inputs, data_samples=None, mode: str = 'tensor'):
+        """As the parent's; see there for ``mode``.
+
+        Raises:
+            CheckpointError: a Core ML program is loaded (it can only
+                ``test_step``), or the head was never loaded nor trained.
+        """
+        if self._artifact:
+            raise CheckpointError(
+                f'{self.artifact.path} is loaded in place of the network; it '
+                f'predicts through test_step, forward(mode={mode!r}) has no '
+                'trained weights')
+        if mode == 'loss' and self.training:
+            self._untrained = []
+        if mode == 'predict' and self._untrained:
+            raise CheckpointError(
+                'the checkpoint has no fitting weights for '
+                f'{", ".join(self._untrained)}: a replaced head must be '
+                'trained before it predicts; check num_classes')
+        return super().forward(inputs, data_samples, mode)
+
+    def val_step(self, data):
+        """Predict, by the Core ML program where one is loaded."""
+        if self._artifact:
+            return self.artifact.val_step(data)
+        return super().val_step(data)
+
+    def test_step(self, data):
+        """Predict, by the Core ML program where one is loaded."""
+        if self._artifact:
+            return self.artifact.test_step(data)
+        return super().test_step(data)
+
+    def _check_on_load(self, state_dict, prefix, *_) -> None:
+        path = state_dict.pop(prefix + CORE_ML_KEY, None)
+        if path is None:
+            self._untrained = check_incoming(self, state_dict, prefix,
+                                             ('head.', ))
+            self._artifact = ()
+            return
+        # A tuple keeps it out of the module tree: it has no parameters to
+        # average, move or save.
+        self._artifact = (MODELS.build(
+            dict(
+                type='CoreMLClassifier',
+                path=path,
+                data_preprocessor=self.data_preprocessor)), )
+        state_dict.update({
+            prefix + k: v
+            for k, v in self.state_dict().items()
+        })

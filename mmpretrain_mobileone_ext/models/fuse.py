@@ -1,0 +1,133 @@
+"""Fold parallel conv-norm branches into one convolution: tensors in and out.
+
+Everything is computed in float64 on the CPU and rounded once, so the folded
+weights are the correctly rounded ones whatever the dtype of the branches.
+No random number is drawn. Layout of a kernel: (out, in / groups, k, k).
+"""
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+import torch
+import torch.nn.functional as F  # noqa: N812
+from torch import Tensor
+
+from ..errors import FoldError
+
+CONVS, SCALE, SKIP = 'branch_conv_list.', 'branch_scale.', 'branch_norm.'
+
+
+def exact(tensor: Tensor) -> Tensor:
+    """Detach and widen to float64 on the CPU (some devices lack float64)."""
+    return tensor.detach().to('cpu', torch.float64)
+
+
+def fold_conv_norm(weight: Tensor, norm: Mapping[str, Tensor],
+                   eps: float) -> tuple[Tensor, Tensor]:
+    """Fold a batch norm in eval mode into the bias-free conv before it.
+
+    ``W = gamma / sqrt(var + eps) * w`` and
+    ``b = beta - gamma / sqrt(var + eps) * mean``.
+
+    Args:
+        weight: (O, I / groups, k, k).
+        norm: ``running_mean``, ``running_var`` and, if affine, ``weight``
+            and ``bias``, each (O,).
+        eps: the norm's epsilon.
+
+    Returns:
+        Kernel (O, I / groups, k, k) and bias (O,), float64.
+
+    Raises:
+        FoldError: without running statistics there is nothing to fold.
+    """
+    if norm.get('running_mean') is None or norm.get('running_var') is None:
+        raise FoldError('a batch norm without running statistics '
+                        '(track_running_stats=False) cannot be folded')
+    scale = (exact(norm['running_var']) + eps).rsqrt()
+    if norm.get('weight') is not None:
+        scale = scale * exact(norm['weight'])
+    bias = -exact(norm['running_mean']) * scale
+    if norm.get('bias') is not None:
+        bias = bias + exact(norm['bias'])
+    return exact(weight) * scale.reshape(-1, 1, 1, 1), bias
+
+
+def pad_kernel(weight: Tensor, kernel_size: int) -> Tensor:
+    """Zero-pad an odd kernel (O, I, j, j) to (O, I, k, k) around its centre.
+
+    Raises:
+        FoldError: if a kernel is even or larger than ``kernel_size``.
+    """
+    size = weight.shape[-1]
+    margin = kernel_size - size
+    if margin < 0 or margin % 2 or size % 2 == 0:
+        raise FoldError(f'a {size}x{size} kernel has no place at the centre '
+                        f'of a {kernel_size}x{kernel_size} one')
+    return F.pad(weight, [margin // 2] * 4)
+
+
+def identity_kernel(channels: int, groups: int, kernel_size: int) -> Tensor:
+    """Kernel (C, C / groups, k, k) of the convolution that does nothing."""
+    width = channels // groups
+    kernel = torch.zeros(
+        channels, width, kernel_size, kernel_size, dtype=torch.float64)
+    index = torch.arange(channels)
+    kernel[index, index % width, kernel_size // 2, kernel_size // 2] = 1
+    return kernel
+
+
+def branch_names(state: Mapping[str, Tensor]) -> list[str]:
+    """Names of the branches in a block's state dict, convs first."""
+    convs = {k.split('.')[1] for k in state if k.startswith(CONVS)}
+    names = [f'{CONVS}{i}.' for i in sorted(convs, key=int)]
+    for name in (SCALE, SKIP):
+        if any(k.startswith(name) for k in state):
+            names.append(name)
+    return names
+
+
+def fold_branches(state: Mapping[str, Tensor], *, kernel_size: int,
+                  groups: int,
+                  eps_of: Callable[[str], float]) -> tuple[Tensor, Tensor]:
+    """Fold all branches of one block.
+
+    Args:
+        state: the block's state dict in branch form (keys as mmpretrain's
+            ``MobileOneBlock``: ``branch_conv_list.0.conv.weight``, ...).
+        kernel_size: of the folded convolution.
+        groups: of the folded convolution.
+        eps_of: branch name (as of :func:`branch_names`) -> epsilon.
+
+    Returns:
+        Kernel (O, I / groups, k, k) and bias (O,) in float64; the caller
+        rounds.
+
+    Raises:
+        FoldError: nothing to fold, or a branch that cannot be.
+    """
+    kernels, biases = [], []
+    for name in branch_names(state):
+        norm_prefix = name if name == SKIP else f'{name}norm.'
+        norm = {
+            k[len(norm_prefix):]: v
+            for k, v in state.items() if k.startswith(norm_prefix)
+        }
+        if name == SKIP:
+            channels = _norm_channels(norm)
+            weight = identity_kernel(channels, groups, kernel_size)
+        else:
+            weight = pad_kernel(state[f'{name}conv.weight'], kernel_size)
+        kernel, bias = fold_conv_norm(weight, norm, eps_of(name))
+        kernels.append(kernel)
+        biases.append(bias)
+    if not kernels:
+        raise FoldError('no branch to fold')
+    return torch.stack(kernels).sum(0), torch.stack(biases).sum(0)
+
+
+def _norm_channels(norm: Mapping[str, Tensor]) -> int:
+    if norm.get('running_mean') is None:
+        raise FoldError('a batch norm without running statistics '
+                        '(track_running_stats=False) cannot be folded')
+    return norm['running_mean'].numel()

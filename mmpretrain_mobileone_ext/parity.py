@@ -1,0 +1,159 @@
+"""Compare two forms of one network, with named tolerances."""
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any, Optional, Union
+
+import torch
+from torch import Tensor
+
+from .errors import ParityError
+
+
+@dataclass(frozen=True)
+class Tolerance:
+    """What two forms may differ by.
+
+    Attributes:
+        name: quoted in messages and metadata.
+        max_relative: bound of ||candidate - reference|| / ||reference||.
+        min_agreement: least share of samples with the same top-1, 0 to 1;
+            None where the outputs are no class scores.
+    """
+    name: str
+    max_relative: float
+    min_agreement: Optional[float] = None
+
+
+#: Folding reorders sums: the bound is rounding error of the dtype, grown
+#: through some tens of layers. Exports are judged on probabilities.
+TOLERANCES: Mapping[str, Tolerance] = {
+    t.name: t
+    for t in (
+        Tolerance('fold-float64', 1e-10),
+        Tolerance('fold-float32', 1e-4),
+        Tolerance('fold-float16', 5e-2),
+        Tolerance('fold-bfloat16', 2e-1),
+        Tolerance('export-fp32', 1e-4, 1.0),
+        Tolerance('export-fp16', 3e-2, 0.998),
+    )
+}
+
+
+@dataclass(frozen=True)
+class Parity:
+    """How far a candidate is from its reference.
+
+    Attributes:
+        max_abs: largest absolute difference of any value.
+        relative: ||candidate - reference|| / ||reference|| (Frobenius).
+        psnr_db: peak signal-to-noise ratio in dB, peak = max |reference|;
+            inf for equal outputs.
+        top1_agreement: share of samples with the same argmax, or None.
+        num_samples: samples compared.
+    """
+    max_abs: float
+    relative: float
+    psnr_db: float
+    top1_agreement: Optional[float]
+    num_samples: int
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain numbers, for metadata and JSON."""
+        return asdict(self)
+
+    def failure(self, tolerance: Tolerance) -> Optional[str]:
+        """Why ``tolerance`` is not met, or None."""
+        if not self.relative <= tolerance.max_relative:
+            return (f'relative error {self.relative:.3g} exceeds '
+                    f'{tolerance.max_relative:.3g} (max abs '
+                    f'{self.max_abs:.3g})')
+        floor, found = tolerance.min_agreement, self.top1_agreement
+        # One sample may always differ: it can be a tie.
+        if floor is not None and found is not None and \
+                round((1 - found) * self.num_samples) > \
+                max(1, math.floor((1 - floor) * self.num_samples)):
+            return f'top-1 agreement {found:.4f} is below {floor:.4f}'
+        return None
+
+    def require(self, tolerance: Tolerance, what: str) -> None:
+        """Raise unless ``tolerance`` is met.
+
+        Raises:
+            ParityError: states the figures, the bound and its name.
+        """
+        reason = self.failure(tolerance)
+        if reason is not None:
+            raise ParityError(
+                f'{what}: {reason} on {self.num_samples} samples '
+                f'(tolerance {tolerance.name!r})')
+
+
+def fold_tolerance(dtype: torch.dtype,
+                   given: Union[None, float, Tolerance] = None) -> Tolerance:
+    """The tolerance of a fold in ``dtype``, or the given one."""
+    if isinstance(given, Tolerance):
+        return given
+    if given is not None:
+        return Tolerance('given', float(given))
+    return TOLERANCES[f'fold-{str(dtype).split(".")[-1]}']
+
+
+def compare(reference: Any, candidate: Any, *,
+            classes: bool = False) -> Parity:
+    """Compare two outputs of the same structure.
+
+    Args:
+        reference, candidate: tensors or nested sequences / dicts of them;
+            the first dimension counts samples.
+        classes: the single tensor is (N, num_classes) scores; also report
+            top-1 agreement.
+
+    Raises:
+        ParityError: structures or shapes differ.
+    """
+    a, b = _tensors(reference), _tensors(candidate)
+    if [t.shape for t in a] != [t.shape for t in b] or not a:
+        raise ParityError(
+            f'outputs differ in shape: {[tuple(t.shape) for t in a]} against '
+            f'{[tuple(t.shape) for t in b]}')
+    left = torch.cat([t.reshape(-1) for t in a])
+    right = torch.cat([t.reshape(-1) for t in b])
+    if not bool(torch.isfinite(left).all()):
+        raise ParityError('the reference output is not finite (nan or inf)')
+    error = right - left
+    norm = float(left.norm())
+    relative = float(error.norm()) / norm if norm else float(error.norm())
+    return Parity(
+        max_abs=float(error.abs().max()),
+        relative=relative,
+        psnr_db=_psnr(left, error),
+        top1_agreement=_agreement(a[0], b[0]) if classes else None,
+        num_samples=a[0].shape[0] if a[0].dim() else 1)
+
+
+def _psnr(reference: Tensor, error: Tensor) -> float:
+    mse = float(error.square().mean())
+    peak = float(reference.abs().max())
+    if mse == 0:
+        return math.inf
+    if not math.isfinite(mse) or peak == 0:
+        return -math.inf
+    return 10 * math.log10(peak**2 / mse)
+
+
+def _agreement(reference: Tensor, candidate: Tensor) -> float:
+    same = reference.argmax(1) == candidate.argmax(1)
+    return float(same.double().mean())
+
+
+def _tensors(output: Any) -> list[Tensor]:
+    if isinstance(output, Tensor):
+        return [output.detach().to('cpu', torch.float64)]
+    if isinstance(output, Mapping):
+        output = list(output.values())
+    if isinstance(output, (list, tuple)):
+        return [t for item in output for t in _tensors(item)]
+    return []

@@ -1,0 +1,73 @@
+"""Package metadata; configs and tools are installed under ``.mim``.
+
+``.mim`` is where mmengine looks for ``mmpretrain_mobileone_ext::...``. In
+the repository it holds symbolic links, in a wheel copies.
+"""
+import shutil
+from pathlib import Path
+
+from setuptools import find_packages, setup
+from setuptools.command.build_py import build_py
+
+ROOT = Path(__file__).resolve().parent
+PACKAGE = 'mmpretrain_mobileone_ext'
+COREML = ['coremltools>=8.0', 'numpy<2.4']  # apple/coremltools#2633
+TEST = ['pytest>=7', 'hypothesis>=6', 'scikit-learn>=1.0']
+
+
+class BuildWithConfigs(build_py):
+    """``build_py`` that copies configs, tools and the model index."""
+
+    def run(self):
+        super().run()
+        if getattr(self, 'editable_mode', False):
+            return
+        target = Path(self.build_lib) / PACKAGE / '.mim'
+        for name in ('configs', 'tools'):
+            shutil.copytree(
+                ROOT / name,
+                target / name,
+                ignore=shutil.ignore_patterns('__pycache__'),
+                dirs_exist_ok=True)
+        shutil.copy(ROOT / 'model-index.yml', target)
+
+
+def version() -> str:
+    scope: dict = {}
+    exec((ROOT / PACKAGE / 'version.py').read_text(), scope)
+    return scope['__version__']
+
+
+setup(
+    name='mmpretrain-mobileone-ext',
+    version=version(),
+    description='Configurable MobileOne for MMPretrain, verified down to '
+    'the Core ML file',
+    long_description=(ROOT / 'README.md').read_text(encoding='utf-8'),
+    long_description_content_type='text/markdown',
+    license='Apache-2.0',
+    packages=find_packages(include=[PACKAGE, f'{PACKAGE}.*']),
+    cmdclass={'build_py': BuildWithConfigs},
+    python_requires='>=3.9',
+    install_requires=[
+        'torch>=2.1',
+        'torchvision',
+        'mmengine>=0.10.3',
+        'mmpretrain>=1.2.0',
+        'rich>=12',
+        # mmengine 0.10 resolves `package::config` through pkg_resources.
+        'setuptools<81',
+    ],
+    extras_require={
+        'mmcv': ['mmcv>=2.0.0,<2.4.0'],
+        'mmcv-lite': ['mmcv-lite>=2.0.0,<2.4.0'],
+        'coreml': COREML,
+        'demo': [*COREML, 'scikit-learn>=1.0'],
+        'test': [*COREML, *TEST],
+        'dev': [*COREML, *TEST, 'ruff==0.17.6', 'mypy==2.4.1'],
+    },
+    classifiers=[
+        'Development Status :: 4 - Beta',
+        'License :: OSI Approved :: Apache Software License',
+        'Programming Language :: Python :: 3',
+    ])
