@@ -2,13 +2,18 @@
 
 Importing this package (``custom_imports = dict(imports=
 ['mmpretrain_mobileone_ext'])``) registers its modules into mmpretrain's
-registries. It imports neither coremltools nor mmdeploy.
+registries, makes checkpoint loading safe and ``mmpretrain_mobileone_ext::``
+configs known to mmengine. It imports neither coremltools nor mmdeploy.
 """
+from . import config_scope  # noqa: F401
+from .coreml.classifier import CoreMLClassifier
+from .engine import DeploySwitchHook
 from .models import (ConfigurableMobileOne, DeployableClassifier,
                      switch_to_deploy, verified_switch_to_deploy)
 from .version import __version__
 
 __all__ = [
-    'ConfigurableMobileOne', 'DeployableClassifier', '__version__',
-    'switch_to_deploy', 'verified_switch_to_deploy'
+    'ConfigurableMobileOne', 'CoreMLClassifier', 'DeployableClassifier',
+    'DeploySwitchHook',
+    '__version__', 'switch_to_deploy', 'verified_switch_to_deploy'
 ]

@@ -1,0 +1,38 @@
+# Each target works as the first command on a fresh clone: it makes the
+# environment it needs. VENV= chooses where, PYTHON= with which Python,
+# CONSTRAINTS= other versions than the tested ones (empty: the newest).
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+VENV ?= .venv
+DATASET ?= digits
+CONSTRAINTS ?= requirements-tested.txt
+
+BIN := $(VENV)/bin
+READY := $(VENV)/.mobileone-ext-ready
+PIP := $(BIN)/python -m pip --disable-pip-version-check
+PIN := $(addprefix -c ,$(CONSTRAINTS))
+
+.PHONY: demo test lint check clean
+
+demo: $(READY)
+	$(BIN)/python tools/demo.py --dataset $(DATASET)
+
+test: $(READY)
+	$(BIN)/python -m pytest
+
+lint: $(READY)
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+check: lint test
+
+$(READY): setup.py $(CONSTRAINTS)
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(PIP) install -q $(PIN) torch torchvision
+	# mmcv and mmcv-lite own the same module: never put one over the other.
+	$(BIN)/python -c 'import mmcv' 2>/dev/null || \
+		$(PIP) install -q $(PIN) mmcv-lite
+	$(PIP) install -q $(PIN) -e '.[dev]'
+	touch $(READY)
+
+clean:
+	rm -rf build dist *.egg-info work_dirs

@@ -1,0 +1,8 @@
+_base_ = 'mmpretrain::_base_/default_runtime.py'
+
+custom_imports = dict(
+    imports=['mmpretrain_mobileone_ext'], allow_failed_imports=False)
+
+# MobileOne is small enough to be trained on a CPU, where nccl is missing.
+env_cfg = dict(dist_cfg=dict(backend='gloo'))
+randomness = dict(seed=0)

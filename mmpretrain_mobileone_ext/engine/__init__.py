@@ -1,0 +1,5 @@
+"""What happens around a run: safe loading, the deploy switch, provenance."""
+from . import schemes  # noqa: F401
+from .deploy_hook import DeploySwitchHook
+
+__all__ = ['DeploySwitchHook']

@@ -1,0 +1,160 @@
+"""Checkpoint files: read as untrusted data, written whole or not at all.
+
+Loading one executes nothing it contains, on any torch version: see
+``restricted_load`` for the file, ``restricted_pickle`` for its pickle and
+``disarm`` for the text in it that mmengine would execute.
+"""
+import contextlib
+import hashlib
+import os
+import uuid
+from pathlib import Path
+from typing import Any, List, Union
+
+import torch
+
+from mmpretrain_mobileone_ext.errors import CheckpointError
+
+from .disarm import disarm
+from .restricted_load import open_plain, restricted_load
+
+_CHUNK = 1 << 20
+PathLike = Union[str, Path]
+
+
+def load_checkpoint_file(path: PathLike, map_location: Any = 'cpu') -> dict:
+    """Load a checkpoint that nothing is known about.
+
+    Accepted are files of torch.save, zip or legacy format, with a dict of
+    tensors in ``'state_dict'`` or at the top: mmengine Runner files with
+    their history, published weights, plain state dicts. Config text in
+    ``meta`` moves to ``meta['config_text']``; see :func:`disarm.disarm`.
+
+    Args:
+        path (str or Path): Local file; ``~`` is expanded.
+        map_location: As of torch.load. Defaults to 'cpu'.
+
+    Returns:
+        dict: The checkpoint.
+
+    Raises:
+        CheckpointError: If the file is missing, empty, damaged, not a
+            checkpoint, or asks to run anything; in one line that names it.
+    """
+    file = existing_file(path)
+    try:
+        with open_plain(file) as handle:
+            loaded = restricted_load(handle, map_location)
+        return checked_checkpoint(loaded, file)
+    except CheckpointError as error:
+        raise CheckpointError(f'{file}: {error}') from None
+    # Hostile bytes reach much of torch: any error there is the file's.
+    except Exception as error:
+        reason = ' '.join(f'{type(error).__name__}: {error}'.split())
+        raise CheckpointError(
+            f'{file}: not a readable checkpoint (truncated, damaged or '
+            f'another format): {reason[:300]}') from error
+
+
+def existing_file(path: PathLike) -> Path:
+    """The path of a non-empty file, ``~`` expanded.
+
+    Raises:
+        CheckpointError: If it is missing, empty or no file.
+    """
+    file = Path(path).expanduser()
+    if not file.exists():
+        raise CheckpointError(f'{file}: no such checkpoint file')
+    if not file.is_file():
+        raise CheckpointError(f'{file}: a checkpoint must be a file, but this '
+                              'is a directory or a device')
+    if file.stat().st_size == 0:
+        raise CheckpointError(f'{file}: the checkpoint file is empty')
+    return file
+
+
+def checked_checkpoint(loaded: Any, path: Any = None) -> dict:
+    """A loaded object as a disarmed checkpoint.
+
+    Raises:
+        CheckpointError: If it is no dict, or its state dict is no dict of
+            tensors by name.
+    """
+    if not isinstance(loaded, dict):
+        raise CheckpointError(
+            'a checkpoint must hold a dict, but this one holds a '
+            f'{type(loaded).__name__}')
+    if 'state_dict' in loaded:
+        _check_tensors(loaded['state_dict'], "'state_dict'")
+        disarm(loaded, path)
+    else:
+        _check_tensors(loaded, "no 'state_dict', so the file itself")
+    return loaded
+
+
+def _check_tensors(state: Any, where: str) -> None:
+    if not isinstance(state, dict):
+        raise CheckpointError(f'{where} must be a dict of tensors, but is a '
+                              f'{type(state).__name__}')
+    others = [
+        key for key, value in state.items()
+        if type(key) is not str or not isinstance(value, torch.Tensor)
+    ]
+    if others or not state:
+        raise CheckpointError(f'{where} must be a dict of tensors by name; '
+                              f'{_few(others, state)}')
+
+
+def _few(others: List[Any], state: dict) -> str:
+    if not state:
+        return 'it is empty'
+    shown = ', '.join(f'{str(key)[:60]!r} ({type(state[key]).__name__})'
+                      for key in others[:5])
+    rest = '' if len(others) <= 5 else f' and {len(others) - 5} more'
+    return f'not a tensor: {shown}{rest}'
+
+
+def file_sha256(path: PathLike) -> str:
+    """SHA-256 of a file's bytes, 64 lower-case hexadecimal digits.
+
+    Raises:
+        CheckpointError: If the file is missing, empty or no file.
+    """
+    digest = hashlib.sha256()
+    with open(existing_file(path), 'rb') as handle:
+        for chunk in iter(lambda: handle.read(_CHUNK), b''):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+def save_checkpoint_atomic(checkpoint: dict, path: PathLike) -> Path:
+    """Write a checkpoint so that ``path`` is the old file or the whole new.
+
+    Args:
+        checkpoint (dict): What torch.save takes.
+        path (str or Path): Target; its folder is made if missing.
+
+    Returns:
+        Path: The file written.
+
+    Raises:
+        CheckpointError: If the disk refuses; the old file is still there.
+    """
+    target = Path(path).expanduser()
+    # Beside the target, because os.replace is atomic on one disk only.
+    partial = target.with_name(f'.{target.name}.{uuid.uuid4().hex}.partial')
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with open(partial, 'xb') as handle:
+            torch.save(checkpoint, handle)
+            handle.flush()
+            os.fsync(handle.fileno())
+        os.replace(partial, target)
+    except OSError as error:
+        raise CheckpointError(
+            f'{target}: cannot write the checkpoint: {error}') from error
+    finally:
+        # Gone after the rename; and no second error to hide the first.
+        with contextlib.suppress(OSError):
+            partial.unlink()
+    return target

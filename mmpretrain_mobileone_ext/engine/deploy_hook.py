@@ -1,0 +1,213 @@
+"""Evaluate and save the folded form during a run."""
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Optional
+
+from mmengine.dist import broadcast, get_world_size, master_only
+from mmengine.hooks import CheckpointHook, EMAHook, Hook
+from mmengine.model import BaseTTAModel
+from mmengine.registry import HOOKS
+from torch import Tensor, nn
+
+from ..errors import SpecError
+from ..models import MobileOneBlock, switch_to_deploy
+from ..models.switch import compare_forms
+from ..parity import fold_tolerance
+from .deploy_file import unwrap, write_deploy_file
+
+_STAGES = ('val', 'test', 'after_train')
+_SAMPLES = 32  # images compared per run and epoch
+
+
+@HOOKS.register_module()
+class DeploySwitchHook(Hook):
+    """Score and keep what ships: the folded network.
+
+    On ``'val'`` and ``'test'`` the epoch runs on a folded copy, made after
+    ``EMAHook`` has swapped the averaged weights in, and compared with the
+    branches on the first batch; a difference stops the run. Training, EMA
+    and checkpoints never see the copy. ``'after_train'`` writes
+    ``*_deploy.pth`` beside the last and the best checkpoint. In a
+    distributed run all ranks score the copy of rank 0, whose weights and
+    running statistics are the ones that are saved.
+
+    A model that is folded already, or a loaded Core ML program, is left
+    alone.
+
+    Args:
+        when: any of 'val', 'test', 'after_train'.
+        tolerance: relative error allowed between the forms; a named one by
+            dtype when None (see ``parity.TOLERANCES``).
+
+    Raises:
+        SpecError: unknown ``when``, a model without foldable blocks, or a
+            priority that puts the hook on the wrong side of another.
+        ParityError: the folded form differs from the branches.
+    """
+
+    # After EMAHook (NORMAL or ABOVE_NORMAL) swaps weights in, before
+    # CheckpointHook (VERY_LOW) looks at the model.
+    priority = 'BELOW_NORMAL'
+
+    def __init__(self,
+                 when: Sequence[str] = _STAGES,
+                 tolerance: Optional[float] = None):
+        if isinstance(when, str) or not when or not set(when) <= set(_STAGES):
+            raise SpecError(f'DeploySwitchHook: when={when!r} must be a '
+                            f'non-empty selection of {_STAGES}')
+        self.when = tuple(when)
+        self.tolerance = tolerance
+        self._original: Optional[nn.Module] = None
+        self._branches: Optional[nn.Module] = None
+        self._sample: Optional[Tensor] = None
+
+    def before_run(self, runner) -> None:
+        """Refuse a model or an order in which the hook cannot work."""
+        _check_order(runner.hooks, self)
+        model = unwrap(runner.model)
+        if not any(isinstance(m, MobileOneBlock) for m in model.modules()):
+            raise SpecError(
+                'DeploySwitchHook: the model has no re-parameterizable block '
+                f'({type(model).__name__}); use ConfigurableMobileOne as the '
+                'backbone or remove the hook')
+
+    def before_train_iter(self, runner, batch_idx, data_batch=None) -> None:
+        """Keep one batch for the comparison after training."""
+        if self._sample is None:
+            self._sample = _inputs(unwrap(runner.model), data_batch)
+
+    def before_val_epoch(self, runner) -> None:
+        """Let the epoch run on a folded copy."""
+        self._enter(runner, 'val')
+
+    def before_test_epoch(self, runner) -> None:
+        """Let the epoch run on a folded copy."""
+        self._enter(runner, 'test')
+
+    def before_val_iter(self, runner, batch_idx, data_batch=None) -> None:
+        """Compare both forms on the first batch."""
+        self._verify(runner, batch_idx, data_batch)
+
+    def before_test_iter(self, runner, batch_idx, data_batch=None) -> None:
+        """Compare both forms on the first batch."""
+        self._verify(runner, batch_idx, data_batch)
+
+    def after_val_epoch(self, runner, metrics=None) -> None:
+        """Put the branches back."""
+        self._leave(runner)
+
+    def after_test_epoch(self, runner, metrics=None) -> None:
+        """Put the branches back."""
+        self._leave(runner)
+
+    def after_train(self, runner) -> None:
+        """Write ``*_deploy.pth`` for the last and the best checkpoint."""
+        if 'after_train' in self.when and not _is_final(runner.model):
+            self._write(runner)
+
+    def _enter(self, runner, stage: str) -> None:
+        if stage not in self.when or _is_final(runner.model):
+            return
+        branches = _of_rank_0(unwrap(runner.model))
+        folded = switch_to_deploy(branches, inplace=False).eval()
+        self._original, self._branches = runner.model, branches
+        runner.model = folded
+
+    def _leave(self, runner) -> None:
+        if self._original is not None:
+            runner.model = self._original
+            self._original = self._branches = None
+
+    def _verify(self, runner, batch_idx: int, data_batch: Any) -> None:
+        if self._branches is None or batch_idx:
+            return
+        inputs = _inputs(self._branches, data_batch)
+        parity = compare_forms(
+            _tensor_model(self._branches), _tensor_model(runner.model),
+            inputs)
+        tolerance = fold_tolerance(inputs.dtype, self.tolerance)
+        if parity.failure(tolerance) is not None:
+            self._leave(runner)
+        parity.require(tolerance, 'DeploySwitchHook: folded form against '
+                       'branches')
+        runner.logger.info(
+            'DeploySwitchHook: evaluating the folded form; relative '
+            f'difference to the branches {parity.relative:.2e}')
+
+    @master_only
+    def _write(self, runner) -> None:
+        checkpoints = _checkpoints(runner)
+        if not checkpoints:
+            runner.logger.warning('DeploySwitchHook: the run saved no '
+                                  'checkpoint, so there is none to fold')
+        for checkpoint in checkpoints:
+            path = write_deploy_file(
+                runner.model,
+                checkpoint,
+                inputs=self._sample,
+                tolerance=self.tolerance,
+                config_text=runner.cfg.pretty_text)
+            runner.logger.info(f'DeploySwitchHook: wrote {path}')
+
+
+def _checkpoints(runner) -> list[Path]:
+    """Existing last and best checkpoints of the run, each once."""
+    known = runner.message_hub.runtime_info
+    paths = [
+        Path(v) for k, v in known.items()
+        if k.startswith('best_ckpt') or (k == 'last_ckpt' and v)
+    ]
+    # A run may be moved before it is resumed: its own folder comes first.
+    own = [Path(runner.work_dir) / p.name for p in paths]
+    found = [a if a.is_file() else b for a, b in zip(own, paths)]
+    return [p for p in dict.fromkeys(found) if p.is_file()]
+
+
+def _check_order(hooks: list[Hook], own: Hook) -> None:
+    place = next(i for i, hook in enumerate(hooks) if hook is own)
+    for kind, wrong, word in ((EMAHook, hooks[place:], 'after'),
+                              (CheckpointHook, hooks[:place], 'before')):
+        if any(isinstance(hook, kind) for hook in wrong):
+            raise SpecError(
+                f'DeploySwitchHook: priority={own.priority!r} puts '
+                f'{kind.__name__} {word} it; it must come after EMAHook and '
+                'before CheckpointHook')
+
+
+def _of_rank_0(model: nn.Module) -> nn.Module:
+    """The model, or on several ranks a copy with the weights of rank 0.
+
+    Running statistics differ between ranks unless they are synchronized.
+    """
+    if get_world_size() == 1:
+        return model
+    model = copy.deepcopy(model)
+    for tensor in model.state_dict().values():
+        broadcast(tensor)
+    return model
+
+
+def _tensor_model(model: nn.Module) -> nn.Module:
+    return model.module if isinstance(model, BaseTTAModel) else model
+
+
+def _inputs(model: nn.Module, data_batch: Any) -> Tensor:
+    """Normalized images of a batch; of the first view under TTA."""
+    if isinstance(model, BaseTTAModel):
+        model = model.module
+        data_batch = {k: v[0] for k, v in data_batch.items()}
+    # The preprocessor writes into data samples.
+    batch = copy.deepcopy(data_batch)
+    return model.data_preprocessor(batch, False)['inputs'][:_SAMPLES]
+
+
+def _is_final(model: nn.Module) -> bool:
+    """Folded already, or replaced by a Core ML program."""
+    model = _tensor_model(unwrap(model))
+    if getattr(model, 'artifact', None) is not None:
+        return True
+    blocks = [m for m in model.modules() if isinstance(m, MobileOneBlock)]
+    return all(b.deploy for b in blocks)

@@ -1,0 +1,177 @@
+"""Checked rebuilders: containers and tensors of a pickle.
+
+Each takes arguments straight from an untrusted pickle, so each checks all of
+them, and raises CheckpointError naming what was asked for.
+"""
+from collections import Counter, OrderedDict, defaultdict
+from typing import Any
+
+import torch
+
+from .admitted import Admitted, check_keys, is_sizes, path_of, require
+
+
+# --- built-in and standard-library containers -------------------------------
+def ordered_dict(pairs: Any = ()) -> OrderedDict:
+    require(
+        type(pairs) in (tuple, list) and all(
+            type(pair) in (tuple, list) and len(pair) == 2 for pair in pairs),
+        'collections.OrderedDict of no pairs')
+    check_keys(pair[0] for pair in pairs)
+    return OrderedDict(pairs)
+
+
+def default_dict(factory: Any = None) -> defaultdict:
+    if factory is None:
+        return defaultdict()
+    known = isinstance(factory, Admitted) and factory.factory is not None
+    require(known, f'collections.defaultdict({path_of(factory)})')
+    return defaultdict(factory.factory)
+
+
+def counter(counts: Any = None) -> Counter:
+    require(counts is None or type(counts) is dict,
+            'collections.Counter of no dict')
+    return Counter(counts)
+
+
+def set_of(members: Any = ()) -> set:
+    require(type(members) in (list, tuple), 'builtins.set of no list')
+    check_keys(members)
+    return set(members)
+
+
+def frozenset_of(members: Any = ()) -> frozenset:
+    return frozenset(set_of(members))
+
+
+def config_dict(values: Any = None) -> dict:
+    # Plain on purpose: a ConfigDict builds lazy objects when it is read.
+    require(type(values) is dict, 'ConfigDict of no dict')
+    return dict(values)
+
+
+def encode(text: Any, encoding: Any = 'latin1') -> bytes:
+    require(type(text) is str and encoding in ('latin1', 'latin-1'),
+            f'_codecs.encode(..., {encoding!r})')
+    return text.encode('latin1')
+
+
+def no_bytes() -> bytes:
+    return b''
+
+
+def byte_array(source: Any = b'', encoding: Any = 'latin1') -> bytearray:
+    # bytearray(10**12) would allocate; bytes and their latin-1 form cannot.
+    if type(source) is str:
+        source = encode(source, encoding)
+    require(type(source) is bytes, f'bytearray of {path_of(source)}')
+    return bytearray(source)
+
+
+def complex_of(real: Any = 0.0, imag: Any = 0.0) -> complex:
+    require({type(real), type(imag)} <= {int, float}, 'complex of no floats')
+    return complex(real, imag)
+
+
+# --- torch ------------------------------------------------------------------
+def _storage_nbytes(storage: Any) -> int:
+    untyped = getattr(storage, '_untyped_storage', storage)  # torch >= 2.0
+    if hasattr(untyped, 'nbytes'):
+        return untyped.nbytes()
+    return untyped.size() * untyped.element_size()
+
+
+def _check_view(storage: Any, offset: Any, size: Any, stride: Any,
+                dtype: Any) -> None:
+    """Refuse a view that would grow, or read outside of, its storage."""
+    require(torch.is_storage(storage), f'a tensor on {path_of(storage)}')
+    require(isinstance(dtype, torch.dtype), 'a tensor without a dtype')
+    require(
+        is_sizes((offset, )) and is_sizes(size) and is_sizes(stride)
+        and len(size) == len(stride), 'a tensor of malformed size or stride')
+    if 0 in size:
+        return
+    last = offset + sum((n - 1) * step for n, step in zip(size, stride))
+    end = (last + 1) * torch.empty((), dtype=dtype).element_size()
+    require(end <= _storage_nbytes(storage), 'a tensor beyond its storage')
+
+
+def _metadata(metadata: Any) -> tuple:
+    if not metadata:
+        return ()
+    require(
+        type(metadata) is dict and all(
+            type(k) is str and type(v) is bool for k, v in metadata.items()),
+        'malformed tensor metadata')
+    return (metadata, )
+
+
+def tensor(storage: Any,
+           offset: Any,
+           size: Any,
+           stride: Any,
+           requires_grad: Any = False,
+           hooks: Any = None,
+           metadata: Any = None) -> torch.Tensor:
+    # ``hooks`` is always replaced: backward hooks are code.
+    _check_view(storage, offset, size, stride, getattr(storage, 'dtype', None))
+    return torch._utils._rebuild_tensor_v2(storage, offset, tuple(size),
+                                           tuple(stride), bool(requires_grad),
+                                           OrderedDict(), *_metadata(metadata))
+
+
+def tensor_v3(storage: Any,
+              offset: Any,
+              size: Any,
+              stride: Any,
+              requires_grad: Any,
+              hooks: Any,
+              dtype: Any,
+              metadata: Any = None) -> torch.Tensor:
+    _check_view(storage, offset, size, stride, dtype)
+    return torch._utils._rebuild_tensor_v3(storage, offset, tuple(size),
+                                           tuple(stride), bool(requires_grad),
+                                           OrderedDict(), dtype,
+                                           *_metadata(metadata))
+
+
+def parameter(data: Any,
+              requires_grad: Any = True,
+              hooks: Any = None,
+              state: Any = None) -> torch.nn.Parameter:
+    # ``state`` holds Python attributes; set, they could shadow methods.
+    require(isinstance(data, torch.Tensor), 'a parameter of no tensor')
+    return torch.nn.Parameter(data, bool(requires_grad))
+
+
+def attributed_tensor(builder: Any,
+                      kind: Any,
+                      args: Any,
+                      state: Any = None) -> torch.Tensor:
+    """A tensor that carries Python attributes: the tensor, without them."""
+    plain = isinstance(builder, Admitted) and builder.call in (
+        tensor, tensor_v3, parameter)
+    require(plain, path_of(builder))
+    require(
+        path_of(kind) in ('torch.Tensor', 'torch.nn.parameter.Parameter'),
+        f'a tensor of class {path_of(kind)}')
+    return builder.call(*args)
+
+
+def size_of(sizes: Any = ()) -> torch.Size:
+    require(is_sizes(sizes), 'torch.Size of no integers')
+    return torch.Size(sizes)
+
+
+def device(kind: Any, index: Any = None) -> torch.device:
+    require(
+        type(kind) is str and type(index) in (int, type(None)),
+        'torch.device of no name')
+    return torch.device(kind) if index is None else torch.device(kind, index)
+
+
+def version(text: Any) -> str:
+    """A torch.__version__ (a str subclass), as the plain string it is."""
+    require(type(text) is str, 'TorchVersion of no str')
+    return text

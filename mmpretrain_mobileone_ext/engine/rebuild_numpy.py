@@ -1,0 +1,128 @@
+"""Checked rebuilders: numpy values and mmengine's HistoryBuffer of a pickle.
+
+Like ``rebuild``: every argument is untrusted and checked. Objects inside
+arrays, structured and date dtypes are refused; checkpoints need none of them.
+"""
+import math
+import re
+from typing import Any
+
+import numpy as np
+from mmengine.logging import HistoryBuffer
+
+from .admitted import Admitted, is_sizes, path_of, require
+
+_PLAIN_DTYPE = re.compile(r'[<>=|]?(?:[biufc]\d{1,2}|[SU]\d{1,9}|\?)')
+_HISTORY_KEYS = {'max_length', '_log_history', '_count_history'}
+#: Inert stand-ins for HistoryBuffer's own statistics, by name.
+STATISTICS = {
+    name: Admitted(f'HistoryBuffer.{name}')
+    for name in ('min', 'max', 'current', 'mean')
+}
+
+
+def dtype_of(spec: Any, align: Any = False, copy: Any = True) -> np.dtype:
+    require(
+        type(spec) is str and _PLAIN_DTYPE.fullmatch(spec) is not None,
+        f'numpy.dtype({spec!r})')
+    # A copy, so that BUILD can tell this dtype from equal ones in the memo.
+    return np.dtype(spec, copy=True)
+
+
+def restore_dtype(dtype: np.dtype, state: Any) -> np.dtype:
+    """``dtype`` with the byte order of a pickled state, nothing else of it.
+
+    numpy's own ``__setstate__`` takes item sizes and object flags on trust.
+    """
+    require(
+        type(state) is tuple and len(state) >= 8
+        and state[2:5] == (None, None, None)
+        and state[5] in (-1, dtype.itemsize) and not any(state[8:]),
+        'a structured, sub-array or annotated numpy.dtype')
+    require(state[1] in ('<', '>', '|', '='), 'a malformed numpy.dtype')
+    return dtype.newbyteorder(state[1]) if state[1] in '<>' else dtype
+
+
+def _check_plain_dtype(dtype: Any) -> None:
+    plain = isinstance(dtype, np.dtype) and dtype.kind in 'biufcSU'
+    require(plain, f'a numpy array or scalar of dtype {path_of(dtype)}')
+
+
+def empty_array(kind: Any, shape: Any, typecode: Any) -> np.ndarray:
+    require(
+        path_of(kind) == 'numpy.ndarray' and shape == (0, ),
+        f'an array of class {path_of(kind)}')
+    return np.ndarray((0, ), np.int8)
+
+
+def restore_array(array: np.ndarray, state: Any) -> None:
+    """Fill an array made by :func:`empty_array` from a pickled state."""
+    require(type(state) is tuple and len(state) == 5, 'a numpy array state')
+    _, shape, dtype, fortran, data = state
+    _check_plain_dtype(dtype)
+    require(
+        is_sizes(shape) and type(data) in (bytes, bytearray),
+        'a numpy array of malformed shape or data')
+    fits = math.prod(shape) * dtype.itemsize == len(data)
+    require(array.shape == (0, ) and fits,
+            'a numpy array of another size than its data')
+    checked: Any = (1, tuple(shape), dtype, bool(fortran), bytes(data))
+    array.__setstate__(checked)
+
+
+def buffer_array(data: Any,
+                 dtype: Any,
+                 shape: Any,
+                 order: Any,
+                 axes: Any = None) -> np.ndarray:
+    """An array pickled with protocol 5, its buffer in the pickle."""
+    _check_plain_dtype(dtype)
+    require(
+        type(data) in (bytes, bytearray) and is_sizes(shape)
+        and order in ('C', 'F', 'K'), 'a numpy array of malformed buffer')
+    flat = np.frombuffer(data, dtype)
+    if order == 'K' and axes is not None:
+        return flat.reshape(shape).transpose(axes)
+    return flat.reshape(shape, order=order)
+
+
+def scalar(dtype: Any, data: Any = b'') -> Any:
+    _check_plain_dtype(dtype)
+    require(
+        type(data) is bytes and len(data) == dtype.itemsize,
+        'a numpy scalar of another size than its data')
+    return np.ndarray((), dtype, buffer=data or b'\0')[()]
+
+
+def statistic(owner: Any, name: Any) -> Admitted:
+    """Stands in for builtins.getattr, which HistoryBuffer's pickles call."""
+    is_buffer = path_of(owner).endswith('.HistoryBuffer')
+    require(isinstance(owner, Admitted) and is_buffer and type(name) is str
+            and name in STATISTICS,
+            f'builtins.getattr({path_of(owner)}, {name!r})')
+    return STATISTICS[name]
+
+
+def restore_history(buffer: HistoryBuffer, state: Any) -> None:
+    """Fill a HistoryBuffer; its statistics are always mmengine's own."""
+    keys = _HISTORY_KEYS | {'statistics_methods'}
+    require(
+        type(state) is dict and _HISTORY_KEYS <= set(state) <= keys,
+        'a HistoryBuffer of other attributes')
+    methods = state.get('statistics_methods', {})
+    require(
+        type(methods) is dict
+        and all(any(m is own for own in STATISTICS.values())
+                for m in methods.values()),
+        'a HistoryBuffer of other statistics')
+    logs, counts = state['_log_history'], state['_count_history']
+    require(
+        all(
+            type(a) is np.ndarray and a.ndim == 1 and a.dtype.kind in 'biuf'
+            for a in (logs, counts)) and len(logs) == len(counts),
+        'a HistoryBuffer of malformed histories')
+    length = state['max_length']
+    require(
+        type(length) is int and length >= max(len(logs), 1),
+        'a HistoryBuffer of malformed max_length')
+    HistoryBuffer.__init__(buffer, logs, counts, length)

@@ -1,0 +1,81 @@
+"""What the command-line tools share: registration, quiet, one-line errors."""
+from __future__ import annotations
+
+import runpy
+import sys
+import warnings
+from collections.abc import Callable
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from .errors import MobileOneExtError
+
+#: Known-harmless warnings of the OpenMMLab stack on current Python, by the
+#: beginning of their text.
+_NOISE = (
+    r'\s*Fail to import ``MultiScaleDeformableAttention``',
+    r'pkg_resources is deprecated as an API',
+    r"'pin_memory' argument is set as true but no accelerator is found",
+)
+
+
+def silence_known_noise() -> None:
+    """Ignore warnings that are known to mean nothing here, no others."""
+    for start in _NOISE:
+        warnings.filterwarnings('ignore', message=start)
+
+
+def guarded(main: Callable[[], Any]) -> int:
+    """Run a tool; turn the user's mistakes into one line on stderr.
+
+    Returns:
+        Exit code: 0, or 2 after an error of this package or a missing file.
+    """
+    silence_known_noise()
+    try:
+        main()
+    except MobileOneExtError as error:
+        return _fail(error)
+    except FileNotFoundError as error:
+        return _fail(error)
+    return 0
+
+
+def _fail(error: Exception) -> int:
+    text = ' '.join(str(error).split())
+    print(f'error: {text}', file=sys.stderr)
+    return 2
+
+
+def mmpretrain_tool(name: str) -> Path:
+    """Path of a tool that mmpretrain installs (``train.py``, ``test.py``).
+
+    Raises:
+        MobileOneExtError: mmpretrain is missing or was installed without it.
+    """
+    spec = find_spec('mmpretrain')
+    if spec is None or spec.origin is None:
+        raise MobileOneExtError('mmpretrain is not installed')
+    root = Path(spec.origin).parent
+    # An editable install keeps its tools beside the package.
+    for path in (root / '.mim/tools' / name, root.parent / 'tools' / name):
+        if path.is_file():
+            return path
+    raise MobileOneExtError(f'mmpretrain in {root} has no tools/{name}')
+
+
+def run_mmpretrain_tool(name: str) -> int:
+    """Run mmpretrain's own tool with this package registered.
+
+    Arguments are those on the command line.
+
+    Returns:
+        Exit code.
+    """
+
+    def main() -> None:
+        import mmpretrain_mobileone_ext  # noqa: F401  (registers)
+        runpy.run_path(str(mmpretrain_tool(name)), run_name='__main__')
+
+    return guarded(main)

@@ -1,0 +1,49 @@
+"""Results of every form of a network as a table and as JSON."""
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Optional
+
+from rich.table import Table
+
+
+@dataclass(frozen=True)
+class FormResult:
+    """One form of a network, scored on a whole split.
+
+    Attributes:
+        form: what it is, for a person.
+        top1: accuracy in percent.
+        size_bytes: its weights (or package) on disk.
+        agreement: percent of images with the reference form's top-1.
+        num_images: images scored.
+        source: file name.
+    """
+    form: str
+    top1: float
+    size_bytes: int
+    agreement: float
+    num_images: int
+    source: str
+
+
+def forms_table(results: Sequence[FormResult],
+                title: Optional[str] = None) -> Table:
+    """A table with one row a form, for a terminal or a log."""
+    table = Table(title=title)
+    table.add_column('form')
+    for name in ('top-1 %', 'size KiB', 'agreement %', 'images'):
+        table.add_column(name, justify='right')
+    for r in results:
+        table.add_row(r.form, f'{r.top1:.2f}', f'{r.size_bytes / 1024:.0f}',
+                      f'{r.agreement:.2f}', str(r.num_images))
+    return table
+
+
+def write_forms_json(results: Sequence[FormResult], path: Path) -> Path:
+    """Write results as a JSON list of objects with the fields above."""
+    path.write_text(json.dumps([asdict(r) for r in results], indent=2) + '\n')
+    return path

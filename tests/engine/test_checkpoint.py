@@ -1,0 +1,217 @@
+import hashlib
+import os
+import re
+from collections import OrderedDict
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from mmpretrain_mobileone_ext.engine import checkpoint as module
+from mmpretrain_mobileone_ext.engine.checkpoint import (
+    file_sha256,
+    load_checkpoint_file,
+    save_checkpoint_atomic,
+)
+from mmpretrain_mobileone_ext.engine.provenance import provenance
+from mmpretrain_mobileone_ext.errors import CheckpointError
+
+PNG = b'\x89PNG\r\n\x1a\n' + bytes(64)
+
+
+def weights():
+    return OrderedDict(w=torch.arange(300.), b=torch.ones(2))
+
+
+def saved(tmp_path, value, **options):
+    path = tmp_path / 'a.pth'
+    torch.save(value, path, **options)
+    return path
+
+
+def failure(path):
+    with pytest.raises(CheckpointError) as caught:
+        load_checkpoint_file(path)
+    message = str(caught.value)
+    assert message.startswith(f'{path}: ')
+    assert '\n' not in message
+    return message
+
+
+@pytest.mark.parametrize('is_zip', [True, False])
+@pytest.mark.parametrize('kind', [str, Path])
+def test_load(tmp_path, is_zip, kind):
+    path = saved(tmp_path, {'state_dict': weights(), 'meta': {'epoch': 3}},
+                 _use_new_zipfile_serialization=is_zip)
+    got = load_checkpoint_file(kind(path))
+    assert got['meta'] == {'epoch': 3}
+    assert torch.equal(got['state_dict']['w'], torch.arange(300.))
+
+
+def test_load_plain_state_dict_from_home(tmp_path, monkeypatch):
+    monkeypatch.setenv('HOME', str(tmp_path))
+    monkeypatch.setenv('USERPROFILE', str(tmp_path))
+    saved(tmp_path, weights())
+    assert list(load_checkpoint_file('~/a.pth')) == ['w', 'b']
+
+
+def test_map_location(tmp_path):
+    path = saved(tmp_path, weights())
+    assert load_checkpoint_file(path, 'meta')['w'].is_meta
+    got = load_checkpoint_file(path, lambda storage, location: storage)
+    assert got['w'].device.type == 'cpu'
+
+
+@pytest.mark.parametrize(('content', 'says'), [
+    (b'', 'is empty'),
+    (b'model = dict()\n', 'not a readable checkpoint'),
+    (b'PK\x03\x04', 'not a readable checkpoint'),
+    (b'\x80\x02', 'not a readable checkpoint'),
+    (PNG, 'not a readable checkpoint'),
+    (bytes(1000), 'not a readable checkpoint'),
+])
+def test_bytes_that_are_no_checkpoint(tmp_path, content, says):
+    path = tmp_path / 'a.pth'
+    path.write_bytes(content)
+    assert says in failure(path)
+
+
+def test_missing_file_and_folder(tmp_path):
+    assert 'no such checkpoint file' in failure(tmp_path / 'none.pth')
+    assert 'must be a file' in failure(tmp_path)
+
+
+@pytest.mark.parametrize('is_zip', [True, False])
+@pytest.mark.parametrize('part', [0.001, 0.1, 0.5, 0.9, 0.999])
+def test_truncated_file(tmp_path, is_zip, part):
+    path = saved(tmp_path, {'state_dict': weights()},
+                 _use_new_zipfile_serialization=is_zip)
+    data = path.read_bytes()
+    path.write_bytes(data[:max(1, int(len(data) * part))])
+    failure(path)
+
+
+@pytest.mark.parametrize(('value', 'says'), [
+    ([1, 2], 'holds a list'),
+    (torch.ones(2), 'holds a Tensor'),
+    ({}, 'it is empty'),
+    ({'state_dict': {}}, "'state_dict' must be a dict of tensors"),
+    ({'state_dict': [torch.ones(1)]}, 'is a list'),
+    ({'state_dict': {'w': torch.ones(1), 'n': 'text'}}, "'n' (str)"),
+    ({'state_dict': {'w': torch.ones(1), 'a': np.ones(1)}}, "'a' (ndarray)"),
+    ({'state_dict': {1: torch.ones(1)}}, "'1' (Tensor)"),
+    ({'model': {'w': torch.ones(1)}, 'epoch': 1}, "'model' (dict)"),
+    ({'state_dict': {str(i): i for i in range(9)}}, 'and 4 more'),
+    ({'state_dict': weights(), 'meta': [1]}, "'meta' must be a dict"),
+    ({'state_dict': weights(), 'message_hub': 1}, "'message_hub' must be"),
+])
+def test_contents_that_are_no_checkpoint(tmp_path, value, says):
+    assert says in failure(saved(tmp_path, value))
+
+
+def test_forced_weights_only_is_reported(tmp_path, monkeypatch):
+    monkeypatch.setenv('TORCH_FORCE_WEIGHTS_ONLY_LOAD', '1')
+    assert 'unset it' in failure(saved(tmp_path, weights()))
+
+
+def disarmed(tmp_path, info=None, **meta):
+    hub = {'log_scalars': {}, 'runtime_info': info or {},
+           'resumed_keys': dict.fromkeys(info or {}, True)}
+    path = saved(tmp_path, {'state_dict': weights(), 'meta': meta,
+                            'message_hub': hub})
+    return load_checkpoint_file(path)
+
+
+@pytest.mark.parametrize('key', ['config', 'cfg'])
+def test_config_text_is_kept_where_nothing_runs_it(tmp_path, key):
+    got = disarmed(tmp_path, {'cfg': '1 / 0', 'seed': 1}, **{key: '1 / 0'})
+    assert got['meta'] == {'config_text': '1 / 0'}
+    assert got['message_hub']['runtime_info'] == {'seed': 1}
+    assert got['message_hub']['resumed_keys'] == {'seed': True}
+
+
+@pytest.mark.parametrize(('key', 'value', 'is_kept'), [
+    ('best_ckpt', '{folder}/best_accuracy_epoch_1.pth', True),
+    ('best_ckpt', '{folder}/sub/../best_a.pth', True),
+    ('best_ckpt', '{folder}/other.pth', False),
+    ('best_ckpt', '{folder}/sub/best_a.pth', False),
+    ('best_ckpt', '{folder}/best_.pth/..', False),
+    ('best_ckpt_accuracy/top1', '/etc', False),
+    ('best_ckpt', 3, False),
+    ('keep_ckpt_ids', [1, 2], True),
+    ('keep_ckpt_ids', ['../x'], False),
+    ('last_ckpt', '/anywhere', True),
+])
+def test_paths_that_a_resumed_run_would_delete(tmp_path, key, value, is_kept):
+    if isinstance(value, str):
+        value = value.format(folder=tmp_path)
+    got = disarmed(tmp_path, {key: value})['message_hub']
+    assert (key in got['runtime_info']) == is_kept
+    assert (key in got['resumed_keys']) == is_kept
+
+
+def test_sha256(tmp_path):
+    path = tmp_path / 'a.bin'
+    path.write_bytes(b'x' * 3_000_000)
+    want = hashlib.sha256(path.read_bytes()).hexdigest()
+    assert file_sha256(path) == want
+    with pytest.raises(CheckpointError, match='no such'):
+        file_sha256(tmp_path / 'none')
+
+
+def test_save(tmp_path):
+    path = tmp_path / 'new' / 'a.pth'
+    assert save_checkpoint_atomic({'state_dict': weights()}, path) == path
+    assert torch.equal(
+        load_checkpoint_file(path)['state_dict']['b'], torch.ones(2))
+    assert os.listdir(path.parent) == ['a.pth']
+
+
+def test_save_leaves_the_old_file_on_failure(tmp_path, monkeypatch):
+    path = save_checkpoint_atomic(weights(), tmp_path / 'a.pth')
+    before = path.read_bytes()
+    with pytest.raises(Exception, match='pickle'):
+        save_checkpoint_atomic({'state_dict': weights(), 'f': lambda: 0}, path)
+
+    def full(*args):
+        raise OSError(28, 'No space left on device')
+
+    monkeypatch.setattr(module.os, 'fsync', full)
+    with pytest.raises(CheckpointError, match='No space left'):
+        save_checkpoint_atomic({}, path)
+    assert path.read_bytes() == before
+    assert os.listdir(tmp_path) == ['a.pth']
+
+
+def test_save_into_a_file_is_refused(tmp_path):
+    (tmp_path / 'file').write_text('')
+    with pytest.raises(CheckpointError, match='cannot write'):
+        save_checkpoint_atomic({}, tmp_path / 'file' / 'a.pth')
+
+
+def test_provenance_is_plain_and_loads_back(tmp_path):
+    source = saved(tmp_path, weights())
+    meta = provenance(
+        source, 'model = dict()',
+        {'atol': 1e-5, 'max_abs': torch.tensor(2.), 'n': np.int64(3),
+         'ok': True, 'per_batch': (np.float32(0.5), None)})
+    path = save_checkpoint_atomic({'state_dict': weights(), 'meta': meta},
+                                  tmp_path / 'b.pth')
+    assert load_checkpoint_file(path)['meta'] == meta
+    assert meta['source_file'] == 'a.pth'
+    assert meta['source_sha256'] == file_sha256(source)
+    assert meta['config_text'] == 'model = dict()'
+    assert meta['parity'] == {'atol': 1e-5, 'max_abs': 2., 'n': 3, 'ok': True,
+                              'per_batch': [0.5, None]}
+    assert type(meta['versions']['torch']) is str
+    assert set(meta['versions']) == {'mmpretrain_mobileone_ext', 'torch',
+                                     'mmengine', 'mmpretrain'}
+    assert re.fullmatch(r'\d{4}(-\d\d){2}T\d\d:\d\d:\d\d\+00:00',
+                        meta['created'])
+
+
+def test_provenance_refuses_what_is_not_plain():
+    with pytest.raises(CheckpointError, match=r"parity\.figures\[0\]"):
+        provenance(parity={'figures': [torch.ones(2)]})
+    assert 'source_file' not in provenance()

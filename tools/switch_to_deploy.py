@@ -1,0 +1,24 @@
+"""Fold a training checkpoint into a verified deploy checkpoint."""
+import argparse
+import sys
+from pathlib import Path
+
+from mmpretrain_mobileone_ext.launch import guarded
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument('config', help='config of the training run')
+    parser.add_argument('checkpoint', help='checkpoint in branch form')
+    parser.add_argument(
+        '--out', type=Path, help='default: CHECKPOINT with _deploy appended')
+    args = parser.parse_args()
+    from mmpretrain import get_model
+
+    from mmpretrain_mobileone_ext.engine.deploy_file import write_deploy_file
+    model = get_model(args.config)
+    print(write_deploy_file(model, args.checkpoint, args.out))
+
+
+if __name__ == '__main__':
+    sys.exit(guarded(main))
