@@ -5,15 +5,27 @@ Importing this package (``custom_imports = dict(imports=
 registries, makes checkpoint loading safe and ``mmpretrain_mobileone_ext::``
 configs known to mmengine. It imports neither coremltools nor mmdeploy.
 """
+import warnings
+
+with warnings.catch_warnings():
+    # mmcv-lite says so whenever it is imported; nothing here uses that op.
+    warnings.filterwarnings(
+        'ignore', r'\s*Fail to import ``MultiScaleDeformableAttention``')
+    import mmpretrain.models  # noqa: F401
+
 from . import config_scope  # noqa: F401
 from .coreml.classifier import CoreMLClassifier
 from .engine import DeploySwitchHook
-from .models import (ConfigurableMobileOne, DeployableClassifier,
-                     switch_to_deploy, verified_switch_to_deploy)
+from .models import (
+    ConfigurableMobileOne,
+    DeployableClassifier,
+    switch_to_deploy,
+    verified_switch_to_deploy,
+)
 from .version import __version__
 
 __all__ = [
     'ConfigurableMobileOne', 'CoreMLClassifier', 'DeployableClassifier',
-    'DeploySwitchHook',
-    '__version__', 'switch_to_deploy', 'verified_switch_to_deploy'
+    'DeploySwitchHook', '__version__', 'switch_to_deploy',
+    'verified_switch_to_deploy'
 ]

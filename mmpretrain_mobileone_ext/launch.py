@@ -14,7 +14,6 @@ from .errors import MobileOneExtError
 #: Known-harmless warnings of the OpenMMLab stack on current Python, by the
 #: beginning of their text.
 _NOISE = (
-    r'\s*Fail to import ``MultiScaleDeformableAttention``',
     r'pkg_resources is deprecated as an API',
     r"'pin_memory' argument is set as true but no accelerator is found",
 )
@@ -30,19 +29,21 @@ def guarded(main: Callable[[], Any]) -> int:
     """Run a tool; turn the user's mistakes into one line on stderr.
 
     Returns:
-        Exit code: 0, or 2 after an error of this package or a missing file.
+        Exit code: 0, or 2 after an error of this package or an unreadable config.
     """
     silence_known_noise()
     try:
         main()
-    except MobileOneExtError as error:
+    except (MobileOneExtError, FileNotFoundError) as error:
         return _fail(error)
-    except FileNotFoundError as error:
-        return _fail(error)
+    except SyntaxError as error:
+        # mmengine parses configs without their name.
+        return _fail(f'a config in `{" ".join(sys.argv[1:])}` is not valid '
+                     f'Python: {error}')
     return 0
 
 
-def _fail(error: Exception) -> int:
+def _fail(error: object) -> int:
     text = ' '.join(str(error).split())
     print(f'error: {text}', file=sys.stderr)
     return 2

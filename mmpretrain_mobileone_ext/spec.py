@@ -6,13 +6,20 @@ fold into one convolution (paper section 3.2 and table 7, arXiv 2206.04040).
 """
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Optional, Union
 
 from .errors import SpecError
-from .spec_values import (check_branches, check_int, per_stage, plain_dict,
-                          positive_ints, split_se_cfg)
+from .spec_values import (
+    check_branches,
+    check_int,
+    per_stage,
+    plain_dict,
+    positive_ints,
+    split_se_cfg,
+)
 
 ActCfg = Optional[dict]
 
@@ -130,6 +137,7 @@ class _StagePlan:
     channels: int
     num_conv_branches: int
     stride: int
+    strided: bool  # before output_stride took the stride away
     first_dilation: int
     dilation: int
     num_se: int
@@ -151,7 +159,7 @@ def resolve_arch(arch: Union[str, Mapping[str, Any]]) -> dict[str, Any]:
     if not isinstance(arch, Mapping):
         raise SpecError(f'arch must be one of {list(PRESETS)} or a dict, '
                         f'got {type(arch).__name__}')
-    unknown = sorted(set(arch) - set(_ARCH_KEYS))
+    unknown = [k for k in arch if k not in _ARCH_KEYS]
     if unknown:
         raise SpecError(f'arch has unknown keys {unknown}; allowed are '
                         f'{list(_ARCH_KEYS)}')
@@ -172,7 +180,7 @@ def build_network_spec(arch: Union[str, Mapping[str, Any]],
                        stem_num_conv_branches: int = 1,
                        strides=None,
                        act_cfg: Union[ActCfg, Sequence[ActCfg]] = None,
-                       se_cfg: Union[None, str, Mapping] = 'arch',
+                       se_cfg: Union[str, Mapping, None] = 'arch',
                        branches: Sequence[str] = ('conv', 'scale', 'skip'),
                        in_channels: int = 3,
                        output_stride: Optional[int] = None,
@@ -195,10 +203,12 @@ def build_network_spec(arch: Union[str, Mapping[str, Any]],
         stem_stride=stem_stride,
         strides=strides)
     cfg = resolve_arch(arch)
+    num_stages = _num_stages(given, cfg)
     cfg.update({k: v for k, v in given.items() if v is not None})
     branches = check_branches(branches)
-    plans = _stage_plans(cfg, act_cfg, se_cfg, output_stride, dilations)
     se_args, se_units = split_se_cfg(se_cfg)
+    plans = _stage_plans(num_stages, cfg, act_cfg, se_cfg, output_stride,
+                         dilations)
     stem = _stem(cfg, plans, in_channels, stem_num_conv_branches, branches)
     stages, channels = [], stem.out_channels
     for plan in plans:
@@ -207,17 +217,18 @@ def build_network_spec(arch: Union[str, Mapping[str, Any]],
     return NetworkSpec(stem, tuple(stages))
 
 
-def _num_stages(cfg: Mapping[str, Any]) -> int:
-    depths = cfg['num_blocks']
-    if isinstance(depths, int):
-        widths = cfg['width_factor']
-        return len(widths) if isinstance(widths, (list, tuple)) else 4
-    return len(positive_ints('num_blocks', depths))
+def _num_stages(*sources: Mapping[str, Any]) -> int:
+    """The length of the first sequence, in order of precedence; else 4."""
+    for source in sources:
+        for key in ('num_blocks', 'width_factor'):
+            value = source.get(key)
+            if isinstance(value, (list, tuple)) and value:
+                return len(value)
+    return 4
 
 
-def _stage_plans(cfg, act_cfg, se_cfg, output_stride,
+def _stage_plans(n: int, cfg, act_cfg, se_cfg, output_stride,
                  dilations) -> list[_StagePlan]:
-    n = _num_stages(cfg)
     depths = positive_ints('num_blocks', per_stage(cfg, 'num_blocks', n))
     widths = per_stage(cfg, 'width_factor', n)
     base = cfg.get('base_channels', tuple(64 * 2**i for i in range(n)))
@@ -229,20 +240,23 @@ def _stage_plans(cfg, act_cfg, se_cfg, output_stride,
         'strides', per_stage({'strides': cfg.get('strides', 2)},
                              'strides', n))
     stem_stride = check_int('stem_stride', cfg.get('stem_stride', 2), 1)
+    strided = [stride > 1 for stride in strides]
     strides, dilated = _dilate(stem_stride, strides, output_stride, dilations)
     acts = per_stage({'act_cfg': act_cfg}, 'act_cfg', n)
     num_se = _num_se_blocks(cfg, se_cfg, depths)
     return [
         _StagePlan(i, depths[i], _width(base[i], widths[i], i), convs[i],
-                   strides[i], *dilated[i], num_se[i], plain_dict(acts[i]))
+                   strides[i], strided[i], *dilated[i], num_se[i],
+                   plain_dict(acts[i]))
         for i in range(n)
     ]
 
 
 def _width(base: int, factor, index: int) -> int:
-    if isinstance(factor, bool) or not isinstance(factor, (int, float)):
-        raise SpecError(f'width_factor of stage {index + 1} must be a number, '
-                        f'got {factor!r}')
+    if isinstance(factor, bool) or not isinstance(factor, (int, float)) \
+            or not math.isfinite(factor):
+        raise SpecError(f'width_factor of stage {index + 1} must be a finite '
+                        f'number, got {factor!r}')
     channels = int(base * factor)
     if channels < 1:
         raise SpecError(
@@ -334,10 +348,10 @@ def _stage(plan: _StagePlan, in_channels: int, branches, se_args,
     units: list[UnitSpec] = []
     for block in range(plan.num_blocks):
         use_se = block >= plan.num_blocks - plan.num_se
+        # No skip where the stride was: weights of the strided network load.
+        skipless = block == 0 and plan.strided
         common = dict(
-            num_conv_branches=plan.num_conv_branches,
-            branches=branches,
-            act_cfg=plan.act_cfg)
+            num_conv_branches=plan.num_conv_branches, act_cfg=plan.act_cfg)
         name = f'stage{plan.index + 1}'
         units.append(
             UnitSpec(
@@ -348,6 +362,8 @@ def _stage(plan: _StagePlan, in_channels: int, branches, se_args,
                 stride=1 if block else plan.stride,
                 dilation=plan.dilation if block else plan.first_dilation,
                 groups=in_channels,
+                branches=tuple(b for b in branches
+                               if not (skipless and b == 'skip')),
                 se_cfg=se_args if use_se and 'depthwise' in se_units else None,
                 **common))
         units.append(
@@ -356,6 +372,7 @@ def _stage(plan: _StagePlan, in_channels: int, branches, se_args,
                 in_channels,
                 plan.channels,
                 kernel_size=1,
+                branches=branches,
                 se_cfg=se_args if use_se and 'pointwise' in se_units else None,
                 **common))
         in_channels = plan.channels

@@ -60,7 +60,7 @@ def plain_dict(cfg: Any) -> Optional[dict]:
 def check_branches(branches: Any) -> tuple[str, ...]:
     """Return branch kinds as a tuple of names from ``BRANCH_KINDS``."""
     if isinstance(branches, str) or not isinstance(branches, Sequence) \
-            or not branches or not set(branches) <= set(BRANCH_KINDS) \
+            or not branches or any(b not in BRANCH_KINDS for b in branches) \
             or len(set(branches)) != len(branches):
         raise SpecError(f'branches must be a non-empty selection of '
                         f'{BRANCH_KINDS}, got {branches!r}')
@@ -83,10 +83,10 @@ def split_se_cfg(se_cfg: Any) -> tuple[Optional[dict], tuple[str, ...]]:
     args = dict(se_cfg)
     args.pop('placement', None)
     units = args.pop('units', 'both')
-    if units not in SE_UNITS:
+    if not isinstance(units, str) or units not in SE_UNITS:
         raise SpecError(f'se_cfg.units={units!r} is not one of '
                         f'{list(SE_UNITS)}')
-    unknown = sorted(set(args) - set(_SE_LAYER_KEYS))
+    unknown = [k for k in args if k not in _SE_LAYER_KEYS]
     if unknown:
         raise SpecError(f'se_cfg has unknown keys {unknown}; allowed are '
                         f'{["placement", "units", *_SE_LAYER_KEYS]}')

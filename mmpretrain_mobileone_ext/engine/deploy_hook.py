@@ -68,7 +68,8 @@ class DeploySwitchHook(Hook):
         """Refuse a model or an order in which the hook cannot work."""
         _check_order(runner.hooks, self)
         model = unwrap(runner.model)
-        if not any(isinstance(m, MobileOneBlock) for m in model.modules()):
+        if not (_has_artifact(model) or any(
+                isinstance(m, MobileOneBlock) for m in model.modules())):
             raise SpecError(
                 'DeploySwitchHook: the model has no re-parameterizable block '
                 f'({type(model).__name__}); use ConfigurableMobileOne as the '
@@ -95,12 +96,28 @@ class DeploySwitchHook(Hook):
         """Compare both forms on the first batch."""
         self._verify(runner, batch_idx, data_batch)
 
+    def after_val_iter(self, runner, batch_idx, data_batch=None,
+                       outputs=None) -> None:
+        """Put the branches back after the last batch.
+
+        mmpretrain's ``EMAHook`` may evaluate ``runner.model`` once more,
+        before this hook's ``after_val_epoch``.
+        """
+        if self.end_of_epoch(runner.val_dataloader, batch_idx):
+            self._leave(runner)
+
+    def after_test_iter(self, runner, batch_idx, data_batch=None,
+                        outputs=None) -> None:
+        """Put the branches back after the last batch."""
+        if self.end_of_epoch(runner.test_dataloader, batch_idx):
+            self._leave(runner)
+
     def after_val_epoch(self, runner, metrics=None) -> None:
-        """Put the branches back."""
+        """Put the branches back if the epoch was cut short."""
         self._leave(runner)
 
     def after_test_epoch(self, runner, metrics=None) -> None:
-        """Put the branches back."""
+        """Put the branches back if the epoch was cut short."""
         self._leave(runner)
 
     def after_train(self, runner) -> None:
@@ -206,8 +223,12 @@ def _inputs(model: nn.Module, data_batch: Any) -> Tensor:
 
 def _is_final(model: nn.Module) -> bool:
     """Folded already, or replaced by a Core ML program."""
-    model = _tensor_model(unwrap(model))
-    if getattr(model, 'artifact', None) is not None:
+    model = unwrap(model)
+    if _has_artifact(model):
         return True
     blocks = [m for m in model.modules() if isinstance(m, MobileOneBlock)]
     return all(b.deploy for b in blocks)
+
+
+def _has_artifact(model: nn.Module) -> bool:
+    return getattr(_tensor_model(model), 'artifact', None) is not None

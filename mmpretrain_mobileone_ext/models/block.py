@@ -1,21 +1,31 @@
 """The re-parameterizable unit of MobileOne, in branch or folded form."""
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import contextmanager, nullcontext
-from typing import Optional
+from dataclasses import replace
+from itertools import chain
+from typing import Any, Optional
 
 import torch
-from mmcv.cnn import (build_activation_layer, build_conv_layer,
-                      build_norm_layer)
+from mmcv.cnn import (
+    Conv2d,
+    build_activation_layer,
+    build_conv_layer,
+    build_norm_layer,
+)
 from mmengine.model import BaseModule, ModuleList, Sequential
 from mmpretrain.models.utils import SELayer
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.checkpoint import checkpoint
 
-from ..errors import FoldError, SpecError
+from ..errors import CheckpointError, FoldError, SpecError
 from ..spec import UnitSpec
-from .fuse import CONVS, SCALE, SKIP, fold_branches
+from .fuse import CONVS, SCALE, SKIP, fold_branches, round_once
+
+#: mmcv's ``Conv2d`` ('Conv') computes the same; ConvWS, DCN, ... do not.
+_PLAIN_CONVS = (nn.Conv2d, Conv2d)
 
 
 class MobileOneBlock(BaseModule):
@@ -33,7 +43,8 @@ class MobileOneBlock(BaseModule):
         init_cfg: as in ``mmengine.model.BaseModule``.
 
     Raises:
-        SpecError: for an activation or norm that cannot be built.
+        SpecError: for a conv, norm, SE or activation config that cannot be
+            built.
     """
 
     def __init__(self,
@@ -49,15 +60,13 @@ class MobileOneBlock(BaseModule):
         self.norm_cfg = dict(type='BN') if norm_cfg is None else norm_cfg
         self.deploy = deploy
         self.with_cp = with_cp
-        self.se = (
-            nn.Identity() if spec.se_cfg is None else SELayer(
-                channels=spec.out_channels, **spec.se_cfg))
+        self.se = self._squeeze_excite()
         if deploy:
             self.branch_reparam = self._conv(
                 spec.kernel_size, spec.padding, spec.dilation, bias=True)
         else:
             self._build_branches()
-        self.act = _activation(spec)
+        self.act = self._activation()
         self._register_load_state_dict_pre_hook(self._fold_on_load)
 
     def _build_branches(self) -> None:
@@ -72,23 +81,46 @@ class MobileOneBlock(BaseModule):
     def _conv(self, kernel_size: int, padding: int, dilation: int,
               bias: bool) -> nn.Module:
         spec = self.spec
-        return build_conv_layer(
-            self.conv_cfg,
-            spec.in_channels,
-            spec.out_channels,
-            kernel_size=kernel_size,
-            stride=spec.stride,
-            padding=padding,
-            dilation=dilation,
-            groups=spec.groups,
-            bias=bias)
+        return self._built(
+            'conv_cfg', self.conv_cfg, lambda: build_conv_layer(
+                self.conv_cfg,
+                spec.in_channels,
+                spec.out_channels,
+                kernel_size=kernel_size,
+                stride=spec.stride,
+                padding=padding,
+                dilation=dilation,
+                groups=spec.groups,
+                bias=bias))
 
     def _norm(self) -> nn.Module:
+        return self._built(
+            'norm_cfg', self.norm_cfg, lambda: build_norm_layer(
+                self.norm_cfg, self.spec.out_channels)[1])
+
+    def _squeeze_excite(self) -> nn.Module:
+        cfg = self.spec.se_cfg
+        if cfg is None:
+            return nn.Identity()
+        return self._built(
+            'se_cfg', cfg, lambda: SELayer(
+                channels=self.spec.out_channels, **cfg))
+
+    def _activation(self) -> nn.Module:
+        cfg = self.spec.act_cfg
+        if cfg is None:
+            return nn.Identity()
+        return self._built(
+            'act_cfg', cfg, lambda: build_activation_layer(dict(cfg)))
+
+    def _built(self, argument: str, cfg: Any,
+               build: Callable[[], nn.Module]) -> nn.Module:
         try:
-            return build_norm_layer(self.norm_cfg, self.spec.out_channels)[1]
-        except (KeyError, TypeError) as error:
-            raise SpecError(f'{self.spec.name}: norm_cfg={self.norm_cfg!r} '
-                            f'cannot be built: {error}') from error
+            return build()
+        except Exception as error:  # whatever another library's class raises
+            reason = ' '.join(str(error).split())
+            raise SpecError(f'{self.spec.name}: {argument}={cfg!r} cannot be '
+                            f'built: {reason}') from error
 
     def _conv_norm(self, kernel_size: int, padding: int,
                    dilation: int) -> Sequential:
@@ -151,7 +183,7 @@ class MobileOneBlock(BaseModule):
                 raise FoldError(f'{name}: only batch norms can be folded '
                                 f'exactly, this is a {type(norm).__name__}')
             conv = getattr(branch, 'conv', None)
-            if conv is not None and type(conv) is not nn.Conv2d:
+            if conv is not None and type(conv) not in _PLAIN_CONVS:
                 raise FoldError(f'{name}: only nn.Conv2d can be folded '
                                 f'exactly, this is a {type(conv).__name__}')
 
@@ -167,23 +199,38 @@ class MobileOneBlock(BaseModule):
             kernel: (O, I / groups, k, k) float64, rounded here once.
             bias: (O,) float64.
         """
-        conv = self._empty_fold(like=next(self.parameters(), kernel))
+        conv = self._empty_fold()
         with torch.no_grad():
-            conv.weight.copy_(kernel)
-            conv.bias.copy_(bias)
+            conv.weight.copy_(round_once(kernel, conv.weight.dtype))
+            conv.bias.copy_(round_once(bias, conv.bias.dtype))
         conv.train(self.training)
         for name in ('branch_norm', 'branch_scale', 'branch_conv_list'):
             delattr(self, name)
         self.branch_reparam = conv
         self.deploy = True
 
-    def _empty_fold(self, like: Tensor) -> nn.Module:
-        """The folded conv, built on 'meta' so that no RNG is drawn."""
+    def _empty_fold(self) -> nn.Module:
+        """The folded conv, built on 'meta' so that no RNG is drawn.
+
+        It has the branches' device and dtype; frozen branches stay frozen.
+        """
         spec = self.spec
         with torch.device('meta'):
             conv = self._conv(
                 spec.kernel_size, spec.padding, spec.dilation, bias=True)
+        weights = [p for b in self.branches() for p in b.parameters()]
+        buffers = chain.from_iterable(b.buffers() for b in self.branches())
+        # Without affine parameters a lone skip branch has buffers only.
+        like = next(chain(weights, buffers))
+        frozen = weights and not any(p.requires_grad for p in weights)
+        conv.requires_grad_(not frozen)
         return conv.to_empty(device=like.device).to(like.dtype)
+
+    def branch_twin(self) -> MobileOneBlock:
+        """This unit in branch form without SE and activation, on 'meta'."""
+        spec = replace(self.spec, se_cfg=None, act_cfg=None)
+        with torch.device('meta'):
+            return MobileOneBlock(spec, self.conv_cfg, self.norm_cfg)
 
     def _fold_on_load(self, state_dict, prefix, *_) -> None:
         fold_incoming(self, state_dict, prefix)
@@ -194,38 +241,30 @@ def fold_incoming(block: MobileOneBlock, state_dict: dict,
     """Fold branch weights on their way into a folded block, in place.
 
     Does nothing for a block in branch form or a state dict without branch
-    weights. Epsilon is the one of ``norm_cfg`` (PyTorch's default 1e-5).
+    weights. The branches must be those of the block's spec: a lost one would
+    fold into wrong weights of the right shape.
+
+    Raises:
+        CheckpointError: missing, unexpected or wrongly shaped branch keys.
+        FoldError: a conv or norm for which no exact fold exists.
     """
     marks = tuple(prefix + name for name in (CONVS, SCALE, SKIP))
-    if not block.deploy or not any(k.startswith(marks) for k in state_dict):
+    found = [k for k in state_dict if k.startswith(marks)]
+    folded = f'{prefix}branch_reparam.'
+    # With both forms in it the branch keys stay, as unexpected ones.
+    if not block.deploy or not found or f'{folded}weight' in state_dict:
         return
-    branches = {
-        k[len(prefix):]: state_dict.pop(k)
-        for k in list(state_dict) if k.startswith(marks)
-    }
-    eps = block.norm_cfg.get('eps', 1e-5)
+    twin = block.branch_twin()
+    given = {k[len(prefix):]: state_dict.pop(k) for k in found}
     try:
-        kernel, bias = fold_branches(
-            branches,
-            kernel_size=block.spec.kernel_size,
-            groups=block.spec.groups,
-            eps_of=lambda _: eps)
-    except (FoldError, KeyError, RuntimeError) as error:
-        raise FoldError(f'{block.spec.name}: the branches in the checkpoint '
-                        f'cannot be folded: {error}') from error
-    like = block.branch_reparam.weight
-    state_dict[f'{prefix}branch_reparam.weight'] = kernel.to(like.dtype)
-    state_dict[f'{prefix}branch_reparam.bias'] = bias.to(like.dtype)
-
-
-def _activation(spec: UnitSpec) -> nn.Module:
-    if spec.act_cfg is None:
-        return nn.Identity()
-    try:
-        return build_activation_layer(dict(spec.act_cfg))
-    except (KeyError, TypeError) as error:
-        raise SpecError(f'{spec.name}: act_cfg={spec.act_cfg!r} cannot be '
-                        f'built: {error}') from error
+        twin.load_state_dict(given, assign=True)
+    except RuntimeError as error:
+        reason = ' '.join(str(error).split())
+        raise CheckpointError(f'{block.spec.name}: the branches in the '
+                              f'checkpoint do not fit: {reason}') from error
+    dtype = block.branch_reparam.weight.dtype
+    for name, value in zip(('weight', 'bias'), twin.fold()):
+        state_dict[folded + name] = round_once(value, dtype)
 
 
 @contextmanager

@@ -1,6 +1,7 @@
 """An image classifier that folds itself and refuses unloaded weights."""
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import Any, Optional
 
 from mmpretrain.models.classifiers import ImageClassifier
@@ -9,6 +10,10 @@ from mmpretrain.registry import MODELS
 from ..errors import CheckpointError
 from .load_check import CORE_ML_KEY, check_incoming
 from .switch import switch_to_deploy
+
+#: What mmpretrain's ``inference_model`` chooses an inferencer by.
+_CLASSIFICATION = SimpleNamespace(
+    results=[SimpleNamespace(task='Image Classification')])
 
 
 @MODELS.register_module()
@@ -21,6 +26,8 @@ class DeployableClassifier(ImageClassifier):
     - A checkpoint must fit: missing, extra or reshaped keys raise. A head
       for other classes may be replaced, but has to be trained before it
       predicts.
+    - ``inference_model`` works for a model that ``get_model`` built from a
+      config file, not only for one of mmpretrain's model hub.
     - A ``.mlpackage`` or ``.mlmodel`` given as the checkpoint is executed
       in place of the network (see ``CoreMLClassifier``), so the unmodified
       ``tools/test.py CONFIG model.mlpackage`` scores the artifact.
@@ -32,7 +39,17 @@ class DeployableClassifier(ImageClassifier):
         super().__init__(*args, **kwargs)
         self._artifact: tuple = ()
         self._untrained: list[str] = []
+        self._hub_entry: Optional[Any] = None
         self._register_load_state_dict_pre_hook(self._check_on_load)
+
+    @property
+    def _metainfo(self) -> Any:
+        """Set by ``get_model``, to None when it is given a config file."""
+        return self._hub_entry or _CLASSIFICATION
+
+    @_metainfo.setter
+    def _metainfo(self, value: Any) -> None:
+        self._hub_entry = value
 
     @property
     def artifact(self) -> Optional[Any]:

@@ -73,6 +73,10 @@ def _explain(module: nn.Module, own: dict, given: dict, missing: list,
     what = f'the checkpoint does not fit {type(module).__name__}: '
     if not given:
         return what + 'it holds no weights for it'
+    if not set(own) & set(given) and any(
+            k.startswith('backbone.') for k in given):
+        return (what + 'its keys start with "backbone."; load it with '
+                "prefix='backbone.'")
     if any('branch_reparam.' in k for k in extra) and not any(
             'branch_reparam.' in k for k in own):
         return (what + 'it is a deploy checkpoint (folded), the model is in '

@@ -18,8 +18,9 @@ def switch_to_deploy(model: Model, inplace: bool = True) -> Model:
 
     Each block's running statistics are used, whatever mode it is in. Blocks
     of other families that bring a ``switch_to_deploy`` of their own (RepVGG,
-    mmpretrain's MobileOne) are folded by it. Folded parameters require grad;
-    no random number is drawn; a second call changes nothing.
+    mmpretrain's MobileOne) are folded by it. Folded parameters require grad
+    unless all of the branches' are frozen; no random number is drawn; a
+    second call changes nothing.
 
     Args:
         model: any module tree; DDP-wrapped ones too.
@@ -34,9 +35,9 @@ def switch_to_deploy(model: Model, inplace: bool = True) -> Model:
     if not inplace:
         model = copy.deepcopy(model)
     folds = [(b, b.fold()) for b in _blocks(model) if not b.deploy]
+    _fold_foreign(model)
     for block, (kernel, bias) in folds:
         block.install_fold(kernel, bias)
-    _fold_foreign(model)
     return model
 
 
@@ -59,7 +60,10 @@ def _fold_foreign(model: nn.Module) -> None:
 
 
 def _foldable_by_itself(module: nn.Module) -> bool:
-    return (callable(getattr(module, 'switch_to_deploy', None))
+    method = getattr(module, 'switch_to_deploy', None)
+    # This package's own methods only come back to this module.
+    package = __name__.split('.')[0]
+    return (callable(method) and method.__module__.split('.')[0] != package
             and not getattr(module, 'deploy', False)
             and not any(isinstance(m, MobileOneBlock)
                         for m in module.modules()))
@@ -70,7 +74,7 @@ def verified_switch_to_deploy(
         inputs: Optional[Tensor] = None,
         *,
         inplace: bool = True,
-        tolerance: Union[None, float, Tolerance] = None,
+        tolerance: Union[float, Tolerance, None] = None,
 ) -> tuple[Model, Parity]:
     """Fold ``model`` and prove on ``inputs`` that its output is unchanged.
 

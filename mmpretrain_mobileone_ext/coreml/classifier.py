@@ -1,0 +1,136 @@
+"""A Core ML file as a test-time model of mmpretrain."""
+from __future__ import annotations
+
+import copy
+from typing import Any, Optional, Union
+
+from mmengine.model import BaseModel
+from mmpretrain.registry import MODELS
+from mmpretrain.structures import DataSample
+from torch import Tensor, nn
+
+from ..errors import CheckpointError, ProgramError
+from ..models.load_check import CORE_ML_KEY
+
+
+@MODELS.register_module()
+class CoreMLClassifier(BaseModel):
+    """Predict with a saved Core ML classifier instead of a network.
+
+    ``DeployableClassifier`` turns into one when ``tools/test.py`` is given a
+    ``.mlpackage`` or ``.mlmodel`` as the checkpoint. For the config of any
+    other classifier add ``--cfg-options model.type=CoreMLClassifier``; its
+    ``backbone``, ``neck`` and ``head`` are then ignored.
+
+    The file normalizes images itself, so only the channel order of
+    ``data_preprocessor`` is applied: the program receives the pixels
+    (N, C, H, W), 0 to 255, that a phone would give it.
+
+    Args:
+        path: the file; None when it arrives as the checkpoint.
+        arithmetic: 'fp16' rounds every value to the precision the program
+            states, 'fp32' computes in float32 with the weights as stored.
+        backend: 'reference' runs anywhere; 'coreml' is Apple's runtime, on
+            macOS (written against its documentation, not run in this
+            project's tests).
+        compute_units: of 'coreml': 'ALL', 'CPU_ONLY', 'CPU_AND_GPU' or
+            'CPU_AND_NE'.
+        data_preprocessor: config or module of the network it was made from.
+
+    Raises:
+        ProgramError: the file is unreadable, or images do not fit it.
+    """
+
+    def __init__(self,
+                 path: Optional[str] = None,
+                 arithmetic: str = 'fp16',
+                 backend: str = 'reference',
+                 compute_units: str = 'ALL',
+                 data_preprocessor: Union[None, dict, nn.Module] = None,
+                 **network: Any):
+        super().__init__(_pixels_only(data_preprocessor))
+        unknown = sorted(set(network) - {
+            'backbone', 'neck', 'head', 'pretrained', 'train_cfg', 'init_cfg'})
+        if unknown:
+            raise ProgramError('CoreMLClassifier: unexpected arguments '
+                               f'{unknown}')
+        self.path = path
+        self._options = dict(
+            arithmetic=arithmetic,
+            backend=backend,
+            compute_units=compute_units)
+        self._loaded: tuple = ()
+        self._register_load_state_dict_pre_hook(self._take_path)
+
+    @property
+    def artifact(self) -> CoreMLClassifier:
+        """Itself; the counterpart of ``DeployableClassifier.artifact``."""
+        return self
+
+    @property
+    def program(self) -> Any:
+        """The ``LoadedProgram``; read from disk on first use."""
+        if not self._loaded:
+            if self.path is None:
+                raise ProgramError('CoreMLClassifier: no .mlpackage or '
+                                   '.mlmodel was given as the checkpoint')
+            from .runtime import load_program
+            self._loaded = (load_program(self.path, **self._options), )
+        return self._loaded[0]
+
+    def forward(self,
+                inputs: Tensor,
+                data_samples: Optional[list] = None,
+                mode: str = 'tensor') -> Any:
+        """Run the program on pixels (N, C, H, W), 0 to 255.
+
+        Args:
+            inputs: in the program's channel order.
+            data_samples: filled with predictions in mode 'predict'.
+            mode: 'tensor' returns probabilities (N, classes), 'predict'
+                a list of ``DataSample``.
+
+        Raises:
+            ProgramError: wrong size or channels, or ``mode='loss'``.
+        """
+        if mode not in ('tensor', 'predict'):
+            raise ProgramError(f'a Core ML program cannot run mode={mode!r}; '
+                               'it only predicts')
+        program = self.program
+        outputs = program.predict_batch({program.input_name: inputs.cpu()})
+        scores = _scores(outputs, program.program)
+        if mode == 'tensor':
+            return scores
+        samples = data_samples or [DataSample() for _ in scores]
+        for sample, score in zip(samples, scores):
+            sample.set_pred_score(score).set_pred_label(score.argmax())
+        return samples
+
+    def _take_path(self, state_dict, prefix, *_) -> None:
+        path = state_dict.pop(prefix + CORE_ML_KEY, None)
+        if path is None:
+            raise CheckpointError(
+                'CoreMLClassifier executes a .mlpackage or .mlmodel, but the '
+                'checkpoint holds weights of a network')
+        self.path, self._loaded = path, ()
+
+
+def _scores(outputs: dict, program: Any) -> Tensor:
+    name = program.predicted_probabilities_name
+    if name is not None:
+        return outputs[name]
+    if len(outputs) != 1:
+        raise ProgramError(
+            f'{program.path}: not a classifier; a single output of class '
+            f'scores is needed, it has {sorted(outputs)}')
+    return next(iter(outputs.values())).flatten(1)
+
+
+def _pixels_only(preprocessor: Union[None, dict, nn.Module]) -> nn.Module:
+    if not isinstance(preprocessor, nn.Module):
+        cfg = dict(preprocessor or {})
+        cfg.setdefault('type', 'ClsDataPreprocessor')
+        preprocessor = MODELS.build(cfg)
+    pixels = copy.deepcopy(preprocessor)
+    pixels._enable_normalize = False
+    return pixels

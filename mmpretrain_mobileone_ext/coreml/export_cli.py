@@ -1,0 +1,86 @@
+"""Command line of ``tools/export_coreml.py``."""
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from typing import NoReturn, Optional
+
+from mmengine.config import DictAction
+from rich.console import Console
+from rich.table import Table
+
+from ..errors import ExportError
+from .export import run_export
+from .export_options import (
+    COMPUTE_UNITS,
+    DEFAULT_TARGET,
+    INPUTS,
+    PRECISIONS,
+    TARGETS,
+    ExportOptions,
+)
+from .export_result import ExportResult
+
+
+class _Parser(argparse.ArgumentParser):
+    """Answers a mistake in one line, like everything else here."""
+
+    def error(self, message: str) -> NoReturn:
+        raise ExportError(f'{message}; see --help')
+
+
+def parser() -> argparse.ArgumentParser:
+    """The arguments; values are checked by ``ExportOptions``."""
+    p = _Parser(description='Export an image classifier to Core ML: folded, '
+                'normalization baked in, and compared with torch before the '
+                'file gets its name.')
+    p.add_argument('config', help='config of mmpretrain or this package')
+    p.add_argument('checkpoint', help='branch or deploy checkpoint')
+    p.add_argument('--out', required=True,
+                   help='.mlpackage (mlprogram) or .mlmodel (neuralnetwork)')
+    for name, allowed, default in (
+            ('--precision', PRECISIONS, 'fp16'),
+            ('--deployment-target', TARGETS, DEFAULT_TARGET),
+            ('--compute-units', COMPUTE_UNITS, 'ALL'),
+            ('--input', INPUTS, 'image')):
+        p.add_argument(name, default=default, metavar='X',
+                       help=f'{", ".join(allowed)} (default: {default})')
+    p.add_argument('--classes', metavar='FILE',
+                   help='one label a line (default: the checkpoint\'s or '
+                   'the data set\'s)')
+    p.add_argument('--image-size', nargs='+', metavar='N',
+                   help='H or H W (default: the test pipeline\'s)')
+    p.add_argument('--verify-data', default='100', metavar='test|N|none',
+                   help='whole test split, N of its images, or seeded noise '
+                   '(default: 100)')
+    p.add_argument('--force', action='store_true',
+                   help='replace an existing file')
+    p.add_argument('--author', default='', help='for the metadata')
+    p.add_argument('--license', default='', help='for the metadata')
+    p.add_argument('--cfg-options', nargs='+', action=DictAction,
+                   help='key=value pairs, merged into the config')
+    return p
+
+
+def run(argv: Optional[Sequence[str]] = None) -> ExportResult:
+    """Export as the command line says, with progress on stderr.
+
+    Raises:
+        MobileOneExtError: one line that says what is wrong.
+    """
+    given = vars(parser().parse_args(argv))
+    config, checkpoint = given.pop('config'), given.pop('checkpoint')
+    cfg_options = given.pop('cfg_options')
+    return run_export(config, checkpoint, ExportOptions(**given),
+                      cfg_options, progress=True)
+
+
+def print_summary(result: ExportResult) -> None:
+    """One table, and the path on a line of its own."""
+    table = Table(title='Core ML export', show_header=False)
+    table.add_column(style='bold', no_wrap=True)
+    table.add_column(overflow='fold')
+    for row in result.rows():
+        table.add_row(*row)
+    Console(markup=False).print(table)
+    print(result.path)

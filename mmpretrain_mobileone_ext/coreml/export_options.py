@@ -1,0 +1,134 @@
+"""What a user may ask of an export, checked before anything is done."""
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Optional, Union
+
+from ..errors import ExportError
+
+FORMATS = {'.mlpackage': 'mlprogram', '.mlmodel': 'neuralnetwork'}
+PRECISIONS = ('fp16', 'fp32')
+TARGETS = ('iOS15', 'iOS16', 'iOS17', 'iOS18')
+COMPUTE_UNITS = ('ALL', 'CPU_ONLY', 'CPU_AND_GPU', 'CPU_AND_NE')
+INPUTS = ('image', 'tensor')
+#: iOS 16 is the first that reads compressed (palettized, int8) weights.
+DEFAULT_TARGET = 'iOS16'
+_MAX_SIDE = 8192
+
+ImageSize = Union[None, int, str, Sequence[Union[int, str]]]
+Classes = Union[None, str, 'os.PathLike[str]', Sequence[str]]
+
+
+@dataclass(frozen=True)
+class ExportOptions:
+    """A checked request; the arguments are those of ``export_coreml``.
+
+    Attributes:
+        out: target, with suffix ``.mlpackage`` or ``.mlmodel``.
+        image_size: (H, W) in pixels, None to read it from the config.
+        verify_data: 'test', 'none' or the number of images as an int.
+
+    Raises:
+        ExportError: states the value and what is allowed.
+    """
+    out: Path
+    precision: str = 'fp16'
+    deployment_target: str = DEFAULT_TARGET
+    compute_units: str = 'ALL'
+    input: str = 'image'
+    classes: Classes = None
+    image_size: Any = None
+    verify_data: Union[int, str] = 100
+    force: bool = False
+    author: str = ''
+    license: str = ''
+
+    def __post_init__(self) -> None:
+        for name, allowed in (('precision', PRECISIONS),
+                              ('deployment_target', TARGETS),
+                              ('compute_units', COMPUTE_UNITS),
+                              ('input', INPUTS)):
+            _check_choice(name, getattr(self, name), allowed)
+        set_ = object.__setattr__
+        set_(self, 'out', _checked_out(self.out, self.force))
+        set_(self, 'image_size', _checked_size(self.image_size))
+        set_(self, 'verify_data', _checked_verify(self.verify_data))
+
+    @property
+    def format(self) -> str:
+        """``'mlprogram'`` or ``'neuralnetwork'``, by the suffix."""
+        return FORMATS[self.out.suffix]
+
+
+def _check_choice(name: str, value: Any, allowed: Sequence[str]) -> None:
+    if value not in allowed:
+        raise ExportError(
+            f'{name} is {value!r}; allowed: {", ".join(allowed)}')
+
+
+def _checked_out(out: Any, force: bool) -> Path:
+    if out is None or str(out) == '':
+        raise ExportError('no output is given; name a .mlpackage or .mlmodel')
+    path = Path(out).expanduser()
+    if path.suffix not in FORMATS:
+        raise ExportError(
+            f'{path}: unknown suffix {path.suffix!r}; allowed: .mlpackage '
+            '(mlprogram), .mlmodel (neuralnetwork)')
+    if not path.parent.is_dir():
+        raise ExportError(f'{path}: the folder {path.parent} does not exist; '
+                          'make it first')
+    if not os.access(path.parent, os.W_OK):
+        raise ExportError(f'{path}: the folder {path.parent} is not writable')
+    check_free(path, force)
+    return path
+
+
+def check_free(path: Path, force: bool) -> None:
+    """Refuse a target that exists, or with ``force`` one of another kind.
+
+    Raises:
+        ExportError: the target may not be (over)written.
+    """
+    if not os.path.lexists(path):
+        return
+    if not force:
+        raise ExportError(f'{path} exists; give --force (force=True) to '
+                          'replace it')
+    is_package = path.is_dir() and (path / 'Manifest.json').is_file()
+    fits = is_package if path.suffix == '.mlpackage' else path.is_file()
+    if not fits and not path.is_symlink():
+        raise ExportError(f'{path} exists and is no {path.suffix}; it is not '
+                          'replaced even with --force')
+
+
+def _checked_size(size: Any) -> Optional[tuple[int, int]]:
+    if size is None:
+        return None
+    items = list(size) if isinstance(size, (list, tuple)) else [size]
+    try:
+        sides = [int(i) for i in items if not isinstance(i, (bool, float))]
+    except (TypeError, ValueError):
+        sides = []
+    if len(sides) != len(items) or len(sides) not in (1, 2) or not all(
+            1 <= s <= _MAX_SIDE for s in sides):
+        raise ExportError(
+            f'image_size is {" ".join(str(i) for i in items)!r}; allowed: '
+            f'H or H W in whole pixels, 1 to {_MAX_SIDE}')
+    return sides[0], sides[-1]
+
+
+def _checked_verify(value: Any) -> Union[int, str]:
+    if value in ('test', 'none'):
+        return value
+    try:
+        number = 0 if isinstance(value, (bool, float)) else int(value)
+    except (TypeError, ValueError):
+        number = 0
+    if number < 1:
+        raise ExportError(
+            f"verify_data is {value!r}; allowed: 'test', 'none' or a number "
+            'of images, at least 1')
+    return number

@@ -1,0 +1,97 @@
+"""Images as a Core ML model takes them: pixels 0..255, planar."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from ..errors import ProgramError
+from .graph import Feature
+
+_MODES = {
+    'RGB': 'RGB',
+    'BGR': 'RGB',
+    'GRAYSCALE': 'L',
+    'GRAYSCALE_FLOAT16': 'F',
+}
+
+
+def to_tensor(value: Any, feature: Feature) -> Tensor:
+    """Convert one image to the tensor the program starts from.
+
+    Args:
+        value (PIL.Image.Image | np.ndarray | Tensor): A PIL image of any
+            mode; or an array (H, W, 3) in RGB order or (H, W), uint8; or a
+            tensor (1, C, H, W) with values 0..255 in the model's own channel
+            order. The size must be the model's.
+        feature (Feature): The image input.
+
+    Returns:
+        Tensor: (1, C, H, W), fp32, values 0..255, channels in the model's
+        order.
+
+    Raises:
+        ProgramError: If the type, the dtype or the size does not fit.
+    """
+    if isinstance(value, Tensor):
+        return _check_shape(value, feature).float()
+    if isinstance(value, Image.Image):
+        value = np.asarray(value.convert(_MODES[feature.color_layout or '']))
+    elif not isinstance(value, np.ndarray):
+        raise ProgramError(
+            f'image {feature.name!r} is a {type(value).__name__}; allowed: '
+            f'PIL image, uint8 array (H, W[, 3]), tensor (1, C, H, W)'
+        )
+    elif value.dtype != np.uint8:
+        raise ProgramError(
+            f'image {feature.name!r} is a {value.dtype} array; allowed: uint8'
+        )
+    return _from_array(value, feature)
+
+
+def _from_array(array: Any, feature: Feature) -> Tensor:
+    """Planar tensor from (H, W) or (H, W, 3) in RGB order."""
+    _, channels, height, width = feature.shape
+    expected = (height, width) if channels == 1 else (height, width, 3)
+    if array.shape != expected:
+        raise ProgramError(
+            f'image {feature.name!r} has size (H, W[, C]) = {array.shape}; '
+            f'the model takes exactly {expected}'
+        )
+    pixels = torch.tensor(np.ascontiguousarray(array), dtype=torch.float32)
+    planar = pixels.reshape(height, width, channels).permute(2, 0, 1)
+    if feature.color_layout == 'BGR':
+        planar = planar.flip(0)
+    return planar.unsqueeze(0).contiguous()
+
+
+def _check_shape(tensor: Tensor, feature: Feature) -> Tensor:
+    if tuple(tensor.shape) != feature.shape:
+        raise ProgramError(
+            f'image {feature.name!r} is a tensor of shape '
+            f'{tuple(tensor.shape)}; the model takes exactly {feature.shape}'
+        )
+    return tensor
+
+
+def to_pil(tensor: Tensor, feature: Feature) -> Image.Image:
+    """Inverse of :func:`to_tensor`: a PIL image for Apple's runtime.
+
+    Args:
+        tensor (Tensor): (1, C, H, W), values 0..255, model channel order.
+        feature (Feature): The image input.
+
+    Returns:
+        PIL.Image.Image: Mode RGB, L or F; values rounded to uint8 except
+        for mode F.
+    """
+    planar = tensor[0].flip(0) if feature.color_layout == 'BGR' else tensor[0]
+    pixels = planar.permute(1, 2, 0).squeeze(-1).cpu().float()
+    if feature.color_layout == 'GRAYSCALE_FLOAT16':
+        return Image.fromarray(pixels.numpy())
+    rounded = pixels.round().clamp(0, 255).to(torch.uint8)
+    return Image.fromarray(rounded.numpy())

@@ -1,0 +1,90 @@
+"""Class labels of an export: one a logit, unique, in training order."""
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Optional, Union
+
+from ..errors import ExportError
+
+
+@dataclass(frozen=True)
+class Labels:
+    """Class labels and where they came from.
+
+    Attributes:
+        names: in the order of the logits.
+        origin: words for the summary, e.g. 'checkpoint'.
+    """
+    names: tuple[str, ...]
+    origin: str
+
+
+def choose_labels(given: Union[str, os.PathLike[str], Sequence[str], None],
+                  known: Sequence[tuple[str, Optional[Sequence[str]]]],
+                  num_logits: int) -> Labels:
+    """Take the given labels, else the first known ones, else numbers.
+
+    Args:
+        given: file with one label a line, or the labels.
+        known: (origin, labels or None), best first. Labels that occur
+            twice (ImageNet has two cranes) get their index appended.
+        num_logits: outputs of the network.
+
+    Raises:
+        ExportError: unreadable, empty, duplicate or too few labels.
+    """
+    if given is not None:
+        labels = _given(given)
+    else:
+        found = [Labels(tuple(map(str, names)), origin)
+                 for origin, names in known if names]
+        if not found:
+            return Labels(tuple(map(str, range(num_logits))),
+                          'unknown: numbered')
+        labels = _distinct(found[0])
+    if len(labels.names) != num_logits:
+        raise ExportError(
+            f'{len(labels.names)} classes ({labels.origin}) do not fit the '
+            f'{num_logits} outputs of the network')
+    return labels
+
+
+def _given(given: Union[str, os.PathLike[str], Sequence[str]]) -> Labels:
+    if isinstance(given, (str, os.PathLike)):
+        labels = Labels(_read(Path(given)), Path(given).name)
+    else:
+        labels = Labels(tuple(given), 'given')
+    for index, name in enumerate(labels.names, start=1):
+        if not isinstance(name, str) or not name.strip():
+            raise ExportError(f'{labels.origin}: label {index} is {name!r}; '
+                              'a label must be text, one a line, not empty')
+    twice = [n for n, count in Counter(labels.names).items() if count > 1]
+    if twice:
+        raise ExportError(f'{labels.origin}: {len(twice)} labels occur more '
+                          f'than once, such as {twice[0]!r}')
+    return labels
+
+
+def _read(path: Path) -> tuple[str, ...]:
+    try:
+        text = path.expanduser().read_text(encoding='utf-8-sig')
+    except (OSError, UnicodeDecodeError) as error:
+        reason = ' '.join(str(error).split())
+        raise ExportError(f'{path}: cannot read class labels: '
+                          f'{reason}') from error
+    names = tuple(line.strip() for line in text.splitlines())
+    if not names:
+        raise ExportError(f'{path}: the file of class labels is empty')
+    return names
+
+
+def _distinct(labels: Labels) -> Labels:
+    """Core ML maps labels to probabilities: equal ones would merge."""
+    counts = Counter(labels.names)
+    names = tuple(name if counts[name] == 1 else f'{name} ({index})'
+                  for index, name in enumerate(labels.names))
+    return Labels(names, labels.origin)

@@ -1,0 +1,104 @@
+"""What an exported file says about itself."""
+from __future__ import annotations
+
+import json
+import math
+import platform
+from collections.abc import Mapping, Sequence
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from ..version import __version__
+from . import quiet
+from .preprocess import step_name
+
+_PACKAGES = ('coremltools', 'torch', 'mmengine', 'mmpretrain')
+_SILENT = ('PackInputs', 'Collect', 'LoadImageFromFile', 'ToPIL', 'ToNumpy',
+           'NumpyToPIL', 'PILToNumpy')
+
+
+def write_metadata(path: Path, user: Mapping[str, Any],
+                   standard: Mapping[str, str], described: str) -> None:
+    """Set metadata in a saved model; weights are not touched.
+
+    Args:
+        path: ``.mlpackage`` or ``.mlmodel``.
+        user: user-defined entries; values that are no str become JSON.
+        standard: 'author', 'license', 'versionString', 'shortDescription'.
+        described: description of the first input.
+    """
+    file = path if path.is_file() else next(path.rglob('*.mlmodel'))
+    spec = quiet.coremltools().proto.Model_pb2.Model()
+    spec.ParseFromString(file.read_bytes())
+    target = spec.description.metadata
+    for name, value in standard.items():
+        setattr(target, name, value)
+    for name, value in user.items():
+        target.userDefined[name] = value if isinstance(value, str) \
+            else json.dumps(_plain(value), default=str)
+    spec.description.input[0].shortDescription = described
+    file.write_bytes(spec.SerializeToString())
+
+
+def versions() -> dict[str, str]:
+    """Versions of what made the file, by package."""
+    found = {name: _version(name) for name in _PACKAGES}
+    return {
+        'mmpretrain_mobileone_ext': __version__,
+        **found, 'python': platform.python_version()
+    }
+
+
+def _version(package: str) -> str:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return 'unknown'  # a source tree on the path, never installed
+
+
+def _plain(value: Any) -> Any:
+    """JSON has no infinity: a PSNR of equal outputs becomes null."""
+    if isinstance(value, Mapping):
+        return {str(k): _plain(v) for k, v in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(v) for v in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value
+
+
+def in_words(steps: Sequence[Mapping[str, Any]],
+             size: tuple[int, int]) -> str:
+    """What an app must do to a photo before the program, as sentences."""
+    words = [_step_words(s) for s in steps if step_name(s) not in _SILENT]
+    words.append(f'give {size[0]} x {size[1]} (H x W) pixels, 0 to 255')
+    return '; '.join(f'{i}. {w}' for i, w in enumerate(words, start=1))
+
+
+def _step_words(step: Mapping[str, Any]) -> str:
+    name = step_name(step)
+    how = f' ({step["interpolation"]})' if 'interpolation' in step else ''
+    if name == 'ResizeEdge':
+        edge = step.get('edge', 'short')
+        return (f'resize the {edge} edge to {step.get("scale")} pixels, '
+                f'keeping the aspect ratio{how}')
+    if name == 'Resize' and 'scale' in step:
+        width, height = _sides(step['scale'])
+        kept = 'keeping' if step.get('keep_ratio') else 'ignoring'
+        return f'resize to {height} x {width}, {kept} the aspect ratio{how}'
+    if name == 'CenterCrop' and 'crop_size' in step:
+        width, height = _sides(step['crop_size'])
+        return f'crop the central {height} x {width} pixels'
+    if name == 'EfficientNetCenterCrop':
+        side, margin = step.get('crop_size'), step.get('crop_padding', 32)
+        return (f'crop the central square of {side}/({side} + {margin}) of '
+                f'the short edge and resize it to {side} x {side}{how}')
+    rest = ', '.join(f'{k}={v!r}' for k, v in step.items() if k != 'type')
+    return f'{name}({rest})'
+
+
+def _sides(value: Any) -> tuple[Any, Any]:
+    """(W, H), as mmcv states sizes."""
+    return (value[0], value[1]) if isinstance(value, (list, tuple)) \
+        else (value, value)

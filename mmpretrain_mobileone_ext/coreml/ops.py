@@ -1,0 +1,43 @@
+"""MIL operations on torch: one small function each, found by MIL name.
+
+Importing this module fills the table; semantics follow Apple's MIL operation
+documentation (coremltools ``mil.ops.defs``, iOS 15 to iOS 18). Operations are
+computed in the dtype of their tensors (fp32 in the reference runtime); the
+runtime, not the operation, applies fp16 rounding.
+"""
+
+from __future__ import annotations
+
+from . import (
+    ops_activation,
+    ops_conv,
+    ops_elementwise,
+    ops_norm,
+    ops_pool,
+    ops_reduce,
+    ops_resize,
+    ops_space,
+    ops_tensor,
+)
+from .op_registry import OPS, lookup, op
+
+__all__ = [
+    'OPS',
+    'implemented',
+    'lookup',
+    'op',
+    'ops_activation',
+    'ops_conv',
+    'ops_elementwise',
+    'ops_norm',
+    'ops_pool',
+    'ops_reduce',
+    'ops_resize',
+    'ops_space',
+    'ops_tensor',
+]
+
+
+def implemented() -> tuple[str, ...]:
+    """Return the names of the implemented MIL operations, sorted."""
+    return tuple(sorted(OPS))

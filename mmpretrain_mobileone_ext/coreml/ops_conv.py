@@ -1,0 +1,197 @@
+"""MIL convolutions and matrix products (``iOS15.conv``, ``iOS15.linear``)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any, Optional
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ..errors import ProgramError
+from .op_registry import op
+
+Pads = list[tuple[int, int]]
+
+_CONV = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}
+_CONV_TRANSPOSE: dict[int, Any] = {
+    1: F.conv_transpose1d,
+    2: F.conv_transpose2d,
+    3: F.conv_transpose3d,
+}
+
+
+def resolve_pads(
+    pad_type: str,
+    pad: Optional[Sequence[int]],
+    sizes: Sequence[int],
+    kernel: Sequence[int],
+    strides: Sequence[int],
+) -> Pads:
+    """Turn MIL's ``pad_type`` and ``pad`` into (before, after) pairs.
+
+    Args:
+        pad_type (str): ``'valid'``, ``'custom'``, ``'same'`` (the odd
+            element goes after) or ``'same_lower'`` (it goes before).
+        pad (Sequence[int] | None): ``[before0, after0, before1, ...]``,
+            read for ``'custom'`` only.
+        sizes (Sequence[int]): Spatial input sizes.
+        kernel (Sequence[int]): Effective (dilated) kernel sizes.
+        strides (Sequence[int]): Strides.
+
+    Raises:
+        ProgramError: If ``pad_type`` is unknown.
+    """
+    if pad_type == 'valid':
+        return [(0, 0)] * len(sizes)
+    if pad_type == 'custom':
+        both = list(pad or [0] * (2 * len(sizes)))
+        return list(zip(both[::2], both[1::2]))
+    totals = [
+        max(0, (math.ceil(size / stride) - 1) * stride + k - size)
+        for size, k, stride in zip(sizes, kernel, strides)
+    ]
+    if pad_type == 'same':
+        return [(total // 2, total - total // 2) for total in totals]
+    if pad_type == 'same_lower':
+        return [(total - total // 2, total // 2) for total in totals]
+    raise ProgramError(
+        f'pad_type {pad_type!r} is unknown; allowed: valid, custom, same, '
+        f'same_lower'
+    )
+
+
+def pad_spatial(x: Tensor, pads: Pads, value: float = 0.0) -> Tensor:
+    """Pad the trailing dimensions of ``x`` by (before, after) pairs."""
+    flat = [size for pair in reversed(pads) for size in pair]
+    return F.pad(x, flat, value=value) if any(flat) else x
+
+
+@op('conv')
+def conv(
+    x: Tensor,
+    weight: Tensor,
+    bias: Optional[Tensor] = None,
+    strides: Optional[Sequence[int]] = None,
+    pad_type: str = 'valid',
+    pad: Optional[Sequence[int]] = None,
+    dilations: Optional[Sequence[int]] = None,
+    groups: int = 1,
+) -> Tensor:
+    """Cross-correlation of (N, C, *D) with (C_out, C / groups, *K)."""
+    rank = x.dim() - 2
+    strides = strides or [1] * rank
+    dilations = dilations or [1] * rank
+    kernel = _effective(weight, dilations)
+    pads = resolve_pads(pad_type, pad, x.shape[2:], kernel, strides)
+    symmetric = all(before == after for before, after in pads)
+    if not symmetric:
+        x = pad_spatial(x, pads)
+    padding = [before if symmetric else 0 for before, _ in pads]
+    return _CONV[rank](
+        x, weight, bias, strides, padding, dilations, groups
+    )
+
+
+@op('conv_transpose')
+def conv_transpose(
+    x: Tensor,
+    weight: Tensor,
+    bias: Optional[Tensor] = None,
+    pad: Optional[Sequence[int]] = None,
+    output_shape: Optional[Sequence[int]] = None,
+    pad_type: str = 'valid',
+    strides: Optional[Sequence[int]] = None,
+    dilations: Optional[Sequence[int]] = None,
+    groups: int = 1,
+) -> Tensor:
+    """Gradient of ``conv``; ``weight`` is (C_in, C_out / groups, *K).
+
+    Output sizes are ``output_shape`` where given, else ``(D - 1) s + (K - 1)
+    d + 1``, less the pads (``custom``), or ``D s`` (``same``).
+    """
+    rank = x.dim() - 2
+    strides = strides or [1] * rank
+    dilations = dilations or [1] * rank
+    full = _CONV_TRANSPOSE[rank](
+        x, weight, None, strides, 0, 0, groups, dilations
+    )
+    pads = _transpose_pads(pad_type, pad, x.shape[2:], full, strides)
+    crops = [(-before, -after) for before, after in pads]
+    if output_shape is not None:
+        # The scatter ends where it ends; positions beyond it hold zeros.
+        crops = [
+            (-before, wanted - size + before)
+            for (before, _), wanted, size in zip(
+                pads, output_shape[2:], full.shape[2:]
+            )
+        ]
+    out = pad_spatial(full, crops)
+    return out if bias is None else out + bias.reshape(-1, *[1] * rank)
+
+
+def _transpose_pads(
+    pad_type: str,
+    pad: Optional[Sequence[int]],
+    sizes: Sequence[int],
+    full: Tensor,
+    strides: Sequence[int],
+) -> Pads:
+    if pad_type != 'same':
+        return resolve_pads(pad_type, pad, sizes, sizes, strides)
+    totals = [
+        whole - size * stride
+        for whole, size, stride in zip(full.shape[2:], sizes, strides)
+    ]
+    # A stride above the kernel leaves a gap, which goes to the end.
+    before = [max(0, total) // 2 for total in totals]
+    return [(b, total - b) for b, total in zip(before, totals)]
+
+
+def _effective(weight: Tensor, dilations: Sequence[int]) -> list[int]:
+    return [(k - 1) * d + 1 for k, d in zip(weight.shape[2:], dilations)]
+
+
+@op('linear')
+def linear(
+    x: Tensor, weight: Tensor, bias: Optional[Tensor] = None
+) -> Tensor:
+    """``x @ weight.T + bias``; ``weight`` is (D_out, D_in)."""
+    return F.linear(x, weight, bias)
+
+
+@op('matmul')
+def matmul(
+    x: Tensor,
+    y: Tensor,
+    transpose_x: bool = False,
+    transpose_y: bool = False,
+) -> Tensor:
+    """Batched matrix product with NumPy broadcasting."""
+    left = x.transpose(-1, -2) if transpose_x else x
+    right = y.transpose(-1, -2) if transpose_y else y
+    return torch.matmul(left, right)
+
+
+@op('einsum')
+def einsum(values: Sequence[Tensor], equation: str) -> Tensor:
+    """Einstein summation over the two tensors in ``values``."""
+    return torch.einsum(equation, *values)
+
+
+@op('scaled_dot_product_attention')
+def scaled_dot_product_attention(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attn_mask: Optional[Tensor] = None,
+) -> Tensor:
+    """``softmax(Q K^T / sqrt(d) + mask) V``; a bool mask keeps True."""
+    scores = query @ key.transpose(-1, -2) / math.sqrt(query.shape[-1])
+    if attn_mask is not None and attn_mask.dtype == torch.bool:
+        scores = torch.where(attn_mask, scores, -math.inf)
+    elif attn_mask is not None:
+        scores = scores + attn_mask
+    return torch.softmax(scores, -1) @ value

@@ -1,0 +1,150 @@
+"""MIL element-wise operations (``iOS15.elementwise_unary`` / ``_binary``)."""
+
+from __future__ import annotations
+
+from typing import Any, Callable
+
+import torch
+from torch import Tensor
+
+from ..errors import ProgramError
+from .op_registry import op
+
+_UNARY: dict[str, Callable[[Tensor], Tensor]] = {
+    'abs': torch.abs,
+    'acos': torch.acos,
+    'asin': torch.asin,
+    'atan': torch.atan,
+    'atanh': torch.atanh,
+    'ceil': torch.ceil,
+    'cos': torch.cos,
+    'cosh': torch.cosh,
+    'erf': torch.erf,
+    'exp': torch.exp,
+    'exp2': torch.exp2,
+    'floor': torch.floor,
+    'logical_not': torch.logical_not,
+    'round': torch.round,
+    'sign': torch.sign,
+    'sin': torch.sin,
+    'sinh': torch.sinh,
+    'sqrt': torch.sqrt,
+    'square': torch.square,
+    'tan': torch.tan,
+    'tanh': torch.tanh,
+}
+
+_BINARY: dict[str, Callable[[Any, Any], Tensor]] = {
+    'add': torch.add,
+    'equal': torch.eq,
+    'floor_div': torch.floor_divide,
+    'greater': torch.gt,
+    'greater_equal': torch.ge,
+    'less': torch.lt,
+    'less_equal': torch.le,
+    'logical_and': torch.logical_and,
+    'logical_or': torch.logical_or,
+    'logical_xor': torch.logical_xor,
+    'maximum': torch.maximum,
+    'minimum': torch.minimum,
+    'mod': torch.remainder,
+    'mul': torch.mul,
+    'not_equal': torch.ne,
+    'pow': torch.pow,
+    'sub': torch.sub,
+}
+
+_CASTS = {
+    'fp16': torch.float32,
+    'fp32': torch.float32,
+    'int8': torch.int8,
+    'uint8': torch.uint8,
+    'int16': torch.int16,
+    'int32': torch.int32,
+    'bool': torch.bool,
+}
+
+
+def _unary(function: Callable[[Tensor], Tensor]) -> Any:
+    return lambda x: function(x)
+
+
+def _binary(function: Callable[[Any, Any], Tensor]) -> Any:
+    return lambda x, y: function(x, y)
+
+
+for _name, _one in _UNARY.items():
+    op(_name)(_unary(_one))
+for _name, _two in _BINARY.items():
+    op(_name)(_binary(_two))
+
+
+@op('real_div')
+def real_div(x: Tensor, y: Tensor) -> Tensor:
+    """``x / y`` of floating-point tensors.
+
+    Raises:
+        ProgramError: If both are integer: MIL does not say how to round.
+    """
+    quotient = torch.true_divide(x, y)
+    if not (x.is_floating_point() or y.is_floating_point()):
+        raise ProgramError('real_div of two integer tensors is not defined')
+    return quotient
+
+
+@op('inverse')
+def inverse(x: Tensor, epsilon: float = 1e-4) -> Tensor:
+    """``1 / (x + epsilon)``."""
+    return torch.reciprocal(x + epsilon)
+
+
+@op('log')
+def log(x: Tensor, epsilon: float = 1e-45) -> Tensor:
+    """``log(x + epsilon)``."""
+    return torch.log(x + epsilon)
+
+
+@op('rsqrt')
+def rsqrt(x: Tensor, epsilon: float = 1e-12) -> Tensor:
+    """``1 / sqrt(x + epsilon)``."""
+    return torch.rsqrt(x + epsilon)
+
+
+@op('clip')
+def clip(x: Tensor, alpha: float, beta: float) -> Tensor:
+    """``min(max(x, alpha), beta)``."""
+    return torch.clamp(x, alpha, beta)
+
+
+@op('threshold')
+def threshold(x: Tensor, alpha: float) -> Tensor:
+    """``max(x, alpha)``."""
+    return torch.clamp(x, min=alpha)
+
+
+@op('select')
+def select(cond: Tensor, a: Tensor, b: Tensor) -> Tensor:
+    """``a`` where ``cond`` is true, else ``b``."""
+    return torch.where(cond.to(torch.bool), a, b)
+
+
+@op('cast')
+def cast(x: Tensor, dtype: str) -> Tensor:
+    """Convert to ``dtype``; floats become integers by truncation.
+
+    ``fp16`` gives fp32 values here: the runtime rounds results to fp16.
+
+    Raises:
+        ProgramError: If ``dtype`` is unknown.
+    """
+    if dtype not in _CASTS:
+        raise ProgramError(
+            f'cast to {dtype!r} is unknown; allowed: {", ".join(_CASTS)}'
+        )
+    return x.to(_CASTS[dtype])
+
+
+@op('identity')
+def identity(x: Tensor) -> Tensor:
+    """``x``."""
+    return x

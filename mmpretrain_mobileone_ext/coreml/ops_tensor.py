@@ -1,0 +1,274 @@
+"""MIL shape and data movement (``tensor_transformation``/``_operation``)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any, Optional, Union
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ..errors import ProgramError
+from .op_registry import op
+
+
+@op('classify')
+def classify(probabilities: Tensor, classes: Sequence[Any]) -> Any:
+    """Index (int64) of the most probable class, and all probabilities."""
+    flat = probabilities.reshape(-1)
+    return flat.argmax(-1), flat
+
+
+@op('reshape')
+def reshape(x: Tensor, shape: Sequence[int]) -> Tensor:
+    """New shape; -1 is inferred, 0 keeps the dimension of ``x``."""
+    sizes = [x.shape[i] if n == 0 else n for i, n in enumerate(shape)]
+    return x.reshape(sizes)
+
+
+@op('squeeze')
+def squeeze(x: Tensor, axes: Optional[Sequence[int]] = None) -> Tensor:
+    """Drop dimensions of size 1: the given ones, or all."""
+    wanted = range(x.dim()) if axes is None else axes
+    drop = [axis % x.dim() for axis in wanted]
+    sizes = [
+        n for i, n in enumerate(x.shape) if not (i in drop and n == 1)
+    ]
+    return x.reshape(sizes)
+
+
+@op('expand_dims')
+def expand_dims(x: Tensor, axes: Sequence[int]) -> Tensor:
+    """Insert dimensions of size 1 at ``axes`` of the result."""
+    rank = x.dim() + len(axes)
+    for axis in sorted(a % rank for a in axes):
+        x = x.unsqueeze(axis)
+    return x
+
+
+@op('transpose')
+def transpose(x: Tensor, perm: Sequence[int]) -> Tensor:
+    """Permute dimensions."""
+    return x.permute(*perm)
+
+
+@op('flatten2d')
+def flatten2d(x: Tensor, axis: int = 1) -> Tensor:
+    """Two dimensions: the product before ``axis``, and from it on."""
+    at = axis % x.dim() if axis < 0 else axis
+    return x.reshape(math.prod(x.shape[:at]), math.prod(x.shape[at:]))
+
+
+@op('concat')
+def concat(
+    values: Sequence[Tensor], axis: int, interleave: bool = False
+) -> Tensor:
+    """Join along ``axis``; ``interleave`` takes elements in turn."""
+    if not interleave:
+        return torch.cat(list(values), axis)
+    at = axis % values[0].dim()
+    shape = list(values[0].shape)
+    shape[at] *= len(values)
+    return torch.stack(list(values), at + 1).reshape(shape)
+
+
+@op('stack')
+def stack(values: Sequence[Tensor], axis: int) -> Tensor:
+    """Join along a new dimension."""
+    return torch.stack(list(values), axis)
+
+
+@op('split')
+def split(
+    x: Tensor,
+    axis: int,
+    num_splits: Optional[int] = None,
+    split_sizes: Optional[Sequence[int]] = None,
+) -> Any:
+    """Cut along ``axis`` into given sizes, or equal parts."""
+    if split_sizes is None:
+        return torch.split(x, x.shape[axis] // (num_splits or 1), axis)
+    return torch.split(x, list(split_sizes), axis)
+
+
+@op('slice_by_index')
+def slice_by_index(
+    x: Tensor,
+    begin: Sequence[int],
+    end: Sequence[int],
+    stride: Optional[Sequence[int]] = None,
+    begin_mask: Optional[Sequence[bool]] = None,
+    end_mask: Optional[Sequence[bool]] = None,
+    squeeze_mask: Optional[Sequence[bool]] = None,
+) -> Tensor:
+    """``x[begin:end:stride, ...]``; a masked begin or end is open."""
+    none = [False] * x.dim()
+    strides = stride or [1] * x.dim()
+    squeezed = squeeze_mask or none
+    out = x
+    for axis in range(x.dim()):
+        start = None if (begin_mask or none)[axis] else begin[axis]
+        stop = None if (end_mask or none)[axis] else end[axis]
+        at = slice(start, stop, strides[axis])
+        if squeezed[axis]:
+            first = (start or 0) % x.shape[axis]
+            at = slice(first, first + 1, 1)
+        out = _cut(out, axis, at)
+    kept = [n for i, n in enumerate(out.shape) if not squeezed[i]]
+    return out.reshape(kept)
+
+
+def _cut(x: Tensor, axis: int, at: slice) -> Tensor:
+    """Slice one axis with Python's rules, negative strides included."""
+    taken = range(*at.indices(x.shape[axis]))
+    if taken.step == 1:
+        return x.narrow(axis, taken.start, len(taken))
+    index = torch.tensor(taken, dtype=torch.int64, device=x.device)
+    return x.index_select(axis, index)
+
+
+@op('slice_axis')
+def slice_axis(
+    x: Tensor, axis: int, begin: int, end: int, stride: int = 1
+) -> Tensor:
+    """Slice one axis: the neural network layer ``slice``, not a MIL op."""
+    return _cut(x, axis % x.dim(), slice(begin, end, stride))
+
+
+@op('slice_by_size')
+def slice_by_size(
+    x: Tensor, begin: Sequence[int], size: Sequence[int]
+) -> Tensor:
+    """``size`` elements from ``begin`` on; size -1 takes the rest."""
+    for axis, (start, length) in enumerate(zip(begin, size)):
+        first = start % x.shape[axis] if start < 0 else start
+        count = x.shape[axis] - first if length == -1 else length
+        x = x.narrow(axis, first, count)
+    return x
+
+
+@op('crop')
+def crop(
+    x: Tensor, crop_height: Sequence[int], crop_width: Sequence[int]
+) -> Tensor:
+    """Cut (before, after) pixels off the last two dimensions."""
+    return F.pad(x, [-n for n in [*crop_width, *crop_height]])
+
+
+@op('pad')
+def pad(
+    x: Tensor,
+    pad: Sequence[int],
+    mode: str = 'constant',
+    constant_val: float = 0.0,
+) -> Tensor:
+    """Pad the last ``len(pad) / 2`` dimensions by (before, after) pairs.
+
+    Raises:
+        ProgramError: If ``mode`` is not constant, reflect or replicate.
+    """
+    pairs = list(zip(pad[::2], pad[1::2]))
+    if mode == 'constant':
+        flat = [n for pair in reversed(pairs) for n in pair]
+        return F.pad(x, flat, value=constant_val)
+    if mode not in ('reflect', 'replicate'):
+        raise ProgramError(
+            f'pad mode {mode!r} is unknown; allowed: constant, reflect, '
+            f'replicate'
+        )
+    for axis, (before, after) in enumerate(pairs, x.dim() - len(pairs)):
+        index = _border_index(x.shape[axis], before, after, mode)
+        x = x.index_select(axis, index.to(x.device))
+    return x
+
+
+def _border_index(size: int, before: int, after: int, mode: str) -> Tensor:
+    """Source index of every padded position along one axis."""
+    index = torch.arange(-before, size + after)
+    if mode == 'replicate':
+        return index.clamp(0, size - 1)
+    return (size - 1) - ((size - 1) - index.abs()).abs()
+
+
+@op('tile')
+def tile(x: Tensor, reps: Sequence[int]) -> Tensor:
+    """Repeat along every dimension."""
+    return x.repeat(*reps)
+
+
+@op('reverse')
+def reverse(x: Tensor, axes: Optional[Sequence[int]] = None) -> Tensor:
+    """Reverse the order along ``axes`` (all if None)."""
+    return x.flip(list(range(x.dim()) if axes is None else axes))
+
+
+@op('shape')
+def shape(x: Tensor) -> Tensor:
+    """Sizes of ``x``, int32."""
+    return torch.tensor(x.shape, dtype=torch.int32, device=x.device)
+
+
+@op('fill')
+def fill(shape: Sequence[int], value: Union[float, bool] = 0.0) -> Tensor:
+    """A tensor of one value."""
+    return torch.full(list(shape), value)
+
+
+@op('fill_like')
+def fill_like(ref_tensor: Tensor, value: Union[float, bool] = 0.0) -> Tensor:
+    """A tensor of one value, shaped as ``ref_tensor``."""
+    sizes = list(ref_tensor.shape)
+    return torch.full(sizes, value, device=ref_tensor.device)
+
+
+@op('gather')
+def gather(
+    x: Tensor, indices: Tensor, axis: int = 0, batch_dims: int = 0, **_: Any
+) -> Tensor:
+    """Slices of ``x`` at ``indices`` (may be negative) along ``axis``.
+
+    Raises:
+        ProgramError: If ``batch_dims`` is not 0.
+    """
+    if batch_dims != 0:
+        raise ProgramError('gather with batch_dims > 0 is not implemented')
+    at = axis % x.dim()
+    index = _wrap(indices, x.shape[at])
+    sizes = [*x.shape[:at], *indices.shape, *x.shape[at + 1 :]]
+    return x.index_select(at, index.reshape(-1)).reshape(sizes)
+
+
+@op('gather_along_axis')
+def gather_along_axis(
+    x: Tensor, indices: Tensor, axis: int = 0, **_: Any
+) -> Tensor:
+    """``np.take_along_axis``."""
+    return torch.gather(x, axis, _wrap(indices, x.shape[axis]))
+
+
+def _wrap(indices: Tensor, size: int) -> Tensor:
+    """Negative indices count from the end."""
+    index = indices.long()
+    return torch.where(index < 0, index + size, index)
+
+
+@op('topk')
+def topk(
+    x: Tensor, k: int = 1, axis: int = -1, ascending: bool = False, **_: Any
+) -> Any:
+    """Values and indices (int32) of the ``k`` largest, or smallest."""
+    values, indices = torch.topk(x, k, axis, largest=not ascending)
+    return values, indices.to(torch.int32)
+
+
+@op('cumsum')
+def cumsum(
+    x: Tensor, axis: int = 0, exclusive: bool = False, reverse: bool = False
+) -> Tensor:
+    """Running sum; ``exclusive`` leaves the element itself out."""
+    source = x.flip(axis) if reverse else x
+    total = source.cumsum(axis)
+    total = total - source if exclusive else total
+    return total.flip(axis) if reverse else total

@@ -1,0 +1,184 @@
+"""What happens to an image before the network, read from the config."""
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Optional
+
+from mmpretrain.models.utils import ClsDataPreprocessor
+from torch import nn
+
+from ..errors import ExportError
+
+#: Data sets of mmpretrain that yield arrays without loading a file.
+_ARRAY_ORDER = {'CIFAR10': 'RGB', 'CIFAR100': 'RGB'}
+#: Steps after which pixels are no integers 0 to 255 any more.
+_FLOAT_STEPS = ('Normalize', 'ToTensor', 'ConvertImageDtype',
+                'LinearTransformation')
+_SWAP = {'RGB': 'BGR', 'BGR': 'RGB'}
+
+
+@dataclass(frozen=True)
+class Preprocessing:
+    """Normalization and layout that are baked into the program.
+
+    Attributes:
+        channels: of the input, C.
+        size: (H, W) in pixels.
+        mean, std: one a channel, in the network's order, in units of pixel
+            values 0 to 255; 0 and 1 where nothing is normalized.
+        flips: whether the data's channels are reversed for the network.
+        layout: 'RGB', 'BGR' or 'GRAYSCALE'; None: not known, not an image.
+    """
+    channels: int
+    size: tuple[int, int]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    flips: bool
+    layout: Optional[str]
+
+    @property
+    def shape(self) -> tuple[int, int, int, int]:
+        """(1, C, H, W)."""
+        return (1, self.channels, *self.size)
+
+
+def read_preprocessing(preprocessor: nn.Module, channels: int,
+                       size: tuple[int, int],
+                       data_order: Optional[str]) -> Preprocessing:
+    """Take over a ``ClsDataPreprocessor``.
+
+    Args:
+        preprocessor: the model's.
+        channels, size: C and (H, W) of the images.
+        data_order: 'RGB' or 'BGR', the order in which the test pipeline
+            yields channels; None when it is not known.
+
+    Raises:
+        ExportError: something in it cannot be baked into a program.
+    """
+    if not isinstance(preprocessor, ClsDataPreprocessor):
+        raise ExportError(
+            f'data_preprocessor is a {type(preprocessor).__name__}; only '
+            "mmpretrain's ClsDataPreprocessor can be baked in")
+    divisor = preprocessor.pad_size_divisor
+    if divisor > 1 and any(side % divisor for side in size):
+        raise ExportError(
+            f'data_preprocessor pads {size} images to multiples of '
+            f'pad_size_divisor={divisor}, which cannot be baked in; choose an '
+            'image size that needs no padding')
+    mean, std = [0.0], [1.0]
+    if preprocessor._enable_normalize:
+        mean = preprocessor.mean.flatten().tolist()
+        std = preprocessor.std.flatten().tolist()
+    flips = bool(preprocessor.to_rgb) and channels == 3
+    return Preprocessing(
+        channels=channels,
+        size=size,
+        mean=_per_channel('mean', mean, channels),
+        std=_checked_std(_per_channel('std', std, channels)),
+        flips=flips,
+        layout=_layout(channels, flips, data_order))
+
+
+def _per_channel(name: str, values: Sequence[float],
+                 channels: int) -> tuple[float, ...]:
+    if len(values) not in (1, channels):
+        raise ExportError(
+            f'data_preprocessor has {len(values)} values of {name} for '
+            f'{channels}-channel images; 1 or {channels} can be baked in')
+    return tuple(values) if len(values) == channels else \
+        tuple(values) * channels
+
+
+def _checked_std(std: tuple[float, ...]) -> tuple[float, ...]:
+    if not all(0 < s < float('inf') for s in std):
+        raise ExportError(f'data_preprocessor has std={std}; every value must '
+                          'be positive')
+    return std
+
+
+def _layout(channels: int, flips: bool,
+            data_order: Optional[str]) -> Optional[str]:
+    if channels == 1:
+        return 'GRAYSCALE'
+    if channels != 3 or data_order is None:
+        return None
+    return _SWAP[data_order] if flips else data_order
+
+
+def step_name(step: Mapping[str, Any]) -> str:
+    """``'mmpretrain.CenterCrop'`` -> ``'CenterCrop'``."""
+    kind = step.get('type', '')
+    text = kind if isinstance(kind, str) else getattr(kind, '__name__', '')
+    return text.split('/')[-1].split('.')[-1]
+
+
+def check_pipeline(steps: Sequence[Mapping[str, Any]]) -> None:
+    """Refuse a test pipeline that normalizes by itself.
+
+    Raises:
+        ExportError: names the step.
+    """
+    for step in steps:
+        if step_name(step) in _FLOAT_STEPS:
+            raise ExportError(
+                f'the test pipeline has a {step_name(step)} step; '
+                'normalization is baked in from data_preprocessor only, so '
+                'move it there')
+
+
+def data_order(steps: Sequence[Mapping[str, Any]],
+               dataset_type: str = '') -> Optional[str]:
+    """Channel order of color images after the test pipeline, if known.
+
+    mmcv decodes to BGR whatever the backend, unless ``channel_order`` says
+    otherwise.
+    """
+    order = _ARRAY_ORDER.get(dataset_type.split('.')[-1])
+    for step in steps:
+        name = step_name(step)
+        if name == 'LoadImageFromFile':
+            order = str(step.get('channel_order', 'bgr')).upper()
+        swaps = (name in ('ToPIL', 'NumpyToPIL') and step.get('to_rgb')) or \
+            (name in ('ToNumpy', 'PILToNumpy') and step.get('to_bgr'))
+        if swaps and order is not None:
+            order = _SWAP.get(order)
+    return order if order in _SWAP else None
+
+
+def pipeline_size(
+        steps: Sequence[Mapping[str, Any]]) -> Optional[tuple[int, int]]:
+    """(H, W) after a test pipeline, where its steps say it.
+
+    A ``ResizeEdge`` that no crop follows counts as a square.
+    """
+    size = None
+    for step in steps:
+        size = _step_size(step) or size
+    return size
+
+
+def _step_size(step: Mapping[str, Any]) -> Optional[tuple[int, int]]:
+    name = step_name(step)
+    if 'torchvision/' in str(step.get('type', '')):
+        sizes = {'CenterCrop': 'size', 'Resize': 'size'}
+        return _pair(step.get(sizes.get(name, '')))
+    if name in ('CenterCrop', 'EfficientNetCenterCrop'):
+        return _flipped(_pair(step.get('crop_size')))
+    if name in ('Resize', 'ResizeEdge') and not step.get('keep_ratio'):
+        return _flipped(_pair(step.get('scale')))
+    return None
+
+
+def _pair(value: Any) -> Optional[tuple[int, int]]:
+    if isinstance(value, int):
+        return value, value
+    if isinstance(value, (list, tuple)) and len(value) == 2:
+        return int(value[0]), int(value[1])
+    return None
+
+
+def _flipped(pair: Optional[tuple[int, int]]) -> Optional[tuple[int, int]]:
+    """mmcv states (W, H)."""
+    return None if pair is None else (pair[1], pair[0])

@@ -1,0 +1,212 @@
+"""Read a Core ML file, ``.mlpackage`` or ``.mlmodel``, into a Program."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any, Optional, Union
+
+from ..errors import ProgramError
+from . import quiet
+from .graph import Feature, Operation, Program, Value
+
+__all__ = ['Feature', 'Operation', 'Program', 'Value', 'read_program']
+
+_NETWORKS = {
+    'neuralNetwork': 'neuralNetwork',
+    'neuralNetworkClassifier': 'neuralNetworkClassifier',
+}
+_ALLOWED = 'mlProgram, neuralNetwork or neuralNetworkClassifier'
+_CHANNELS = {'RGB': 3, 'BGR': 3, 'GRAYSCALE': 1, 'GRAYSCALE_FLOAT16': 1}
+_ARRAY_DTYPES = {
+    'FLOAT16': 'fp16',
+    'FLOAT32': 'fp32',
+    'DOUBLE': 'fp64',
+    'INT8': 'int8',
+    'INT32': 'int32',
+}
+
+
+def read_program(path: Union[str, os.PathLike[str]]) -> Program:
+    """Read a Core ML model as saved on disk; runs on any OS.
+
+    Args:
+        path (str | PathLike): A ``.mlpackage`` folder (an ``mlprogram`` or a
+            ``neuralnetwork`` inside) or a ``.mlmodel`` file.
+
+    Returns:
+        Program: Interface, operations with their constants (compressed
+        weights as dense values), classes and metadata.
+
+    Raises:
+        ProgramError: If the path does not exist or is no Core ML model, if
+            the specification or the weights are missing, truncated or
+            damaged, or if the model is of a kind other than ``mlprogram``
+            and ``neuralnetwork`` (a pipeline, a tree ensemble, ...).
+    """
+    if not isinstance(path, (str, os.PathLike)):
+        raise ProgramError(
+            f'the path is an {type(path).__name__} ({path!r}); allowed: str '
+            f'or PathLike'
+        )
+    source = Path(path).expanduser()
+    file = _specification_file(source)
+    try:
+        return _read(source, file)
+    except ProgramError as error:
+        raise ProgramError(f'{source}: {error}') from error
+    except Exception as error:
+        # coremltools' decoders raise every kind of error on damaged input.
+        reason = ' '.join(f'{type(error).__name__}: {error}'.split())
+        raise ProgramError(
+            f'{source}: cannot decode the model ({reason})'
+        ) from error
+
+
+def _specification_file(source: Path) -> Path:
+    """Locate the specification: the file itself, or inside the package."""
+    if not source.exists():
+        raise ProgramError(f'no such file or package: {source}')
+    if source.is_dir():
+        return _package_root(source)
+    if source.suffix != '.mlmodel':
+        raise ProgramError(
+            f'{source} is not a Core ML model: expected a .mlpackage folder '
+            f'or a .mlmodel file'
+        )
+    return source
+
+
+def _package_root(package: Path) -> Path:
+    """Find a package's root model through its manifest."""
+    manifest = package / 'Manifest.json'
+    if not manifest.is_file():
+        raise ProgramError(
+            f'{package} is not a Core ML package: it has no Manifest.json'
+        )
+    try:
+        content = json.loads(manifest.read_text(encoding='utf-8'))
+        root = content['rootModelIdentifier']
+        relative = content['itemInfoEntries'][root]['path']
+    except (ValueError, KeyError, TypeError) as error:
+        raise ProgramError(
+            f'{manifest} is damaged: it names no root model'
+        ) from error
+    file = package / 'Data' / relative
+    if not file.is_file():
+        raise ProgramError(
+            f'{package} is incomplete: its model {file} is missing'
+        )
+    return file
+
+
+def _read(source: Path, file: Path) -> Program:
+    spec = _parse(file)
+    kind = spec.WhichOneof('Type')
+    description = spec.description
+    if kind != 'mlProgram' and kind not in _NETWORKS:
+        raise ProgramError(
+            f'the model is of kind {kind}; supported: {_ALLOWED}'
+        )
+    operations = _operations(spec, kind, file.parent)
+    return Program(
+        path=source,
+        format='mlprogram' if kind == 'mlProgram' else 'neuralnetwork',
+        inputs=tuple(_feature(item) for item in description.input),
+        outputs=tuple(_feature(item) for item in description.output),
+        operations=operations,
+        classes=_classes(operations),
+        predicted_feature_name=description.predictedFeatureName,
+        predicted_probabilities_name=description.predictedProbabilitiesName,
+        metadata=_metadata(description.metadata),
+        spec_version=spec.specificationVersion,
+    )
+
+
+def _parse(file: Path) -> Any:
+    """Parse the protobuf specification."""
+    coremltools = quiet.coremltools()
+    content = file.read_bytes()
+    spec = coremltools.proto.Model_pb2.Model()
+    try:
+        spec.ParseFromString(content)
+    except Exception as error:
+        # protobuf's DecodeError lives elsewhere in its C++ and Python forms.
+        raise ProgramError(
+            f'{file.name} is truncated or not a Core ML specification '
+            f'({len(content)} bytes)'
+        ) from error
+    if spec.WhichOneof('Type') is None:
+        raise ProgramError(
+            f'{file.name} holds no model; supported: {_ALLOWED}'
+        )
+    return spec
+
+
+def _operations(spec: Any, kind: str, folder: Path) -> tuple[Operation, ...]:
+    from . import mil, neuralnetwork
+
+    if kind == 'mlProgram':
+        return mil.read_operations(spec, folder)
+    return neuralnetwork.read_operations(spec, kind)
+
+
+def _classes(operations: tuple[Operation, ...]) -> Optional[tuple[Any, ...]]:
+    for op in operations:
+        if op.type == 'classify':
+            return tuple(op.inputs['classes'])
+    return None
+
+
+def _feature(item: Any) -> Feature:
+    """Translate one FeatureDescription."""
+    kind = item.type.WhichOneof('Type')
+    if kind == 'imageType':
+        image = item.type.imageType
+        layout = image.ColorSpace.Name(image.colorSpace)
+        if layout not in _CHANNELS:
+            raise ProgramError(
+                f'image {item.name!r} has color space {layout}; supported: '
+                f'{", ".join(_CHANNELS)}'
+            )
+        shape = (1, _CHANNELS[layout], image.height, image.width)
+        return Feature(item.name, 'image', shape, 'uint8', layout)
+    if kind == 'multiArrayType':
+        array = item.type.multiArrayType
+        dtype = array.ArrayDataType.Name(array.dataType)
+        return Feature(
+            item.name, 'tensor', tuple(array.shape), _array_dtype(item, dtype)
+        )
+    named = {
+        'dictionaryType': 'dictionary',
+        'stringType': 'string',
+        'int64Type': 'int64',
+    }
+    if kind not in named:
+        raise ProgramError(
+            f'feature {item.name!r} is a {kind}; supported: imageType, '
+            f'multiArrayType, {", ".join(named)}'
+        )
+    return Feature(item.name, named[kind])
+
+
+def _array_dtype(item: Any, dtype: str) -> str:
+    if dtype not in _ARRAY_DTYPES:
+        raise ProgramError(
+            f'array {item.name!r} has data type {dtype}; supported: '
+            f'{", ".join(_ARRAY_DTYPES)}'
+        )
+    return _ARRAY_DTYPES[dtype]
+
+
+def _metadata(item: Any) -> dict[str, str]:
+    """Collect user-defined entries and the standard ones that are set."""
+    standard = {
+        'author': item.author,
+        'license': item.license,
+        'version': item.versionString,
+        'description': item.shortDescription,
+    }
+    found = {key: value for key, value in standard.items() if value}
+    return {**dict(item.userDefined), **found}

@@ -1,0 +1,17 @@
+"""Shared fixtures; the toy data and the oracles are in ``helpers``."""
+import pytest
+import torch
+from hypothesis import settings
+
+import mmpretrain_mobileone_ext  # noqa: F401
+
+settings.register_profile(
+    'reproducible', derandomize=True, deadline=None, database=None)
+settings.load_profile('reproducible')
+# Toy tensors: threads cost more than they bring.
+torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True)
+def _seeded():
+    torch.manual_seed(0)

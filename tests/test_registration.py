@@ -1,0 +1,86 @@
+"""What importing the package does: names, configs, and no heavy import."""
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from mmengine.config import Config
+from mmengine.registry import HOOKS
+from mmpretrain.registry import MODELS
+
+import mmpretrain_mobileone_ext as package
+
+ROOT = Path(package.__file__).parents[1]
+CONFIGS = sorted(p for p in (ROOT / 'configs').rglob('*.py')
+                 if '_base_' not in p.parts)
+
+FRESH = """
+import json, random, sys
+import numpy, torch
+state = torch.get_rng_state(), random.getstate()
+from mmengine.config import Config
+from mmengine.utils import import_modules_from_strings
+cfg = Config.fromfile(sys.argv[1])
+import_modules_from_strings(**cfg.custom_imports)
+from mmpretrain.registry import MODELS
+model = MODELS.build(cfg.model)
+resolved = Config.fromfile(sys.argv[2])
+print(json.dumps(dict(
+    heavy=[m for m in sys.modules
+           if m.split('.')[0] in ('coremltools', 'mmdeploy')],
+    model=type(model).__name__,
+    same=resolved.model == cfg.model)))
+"""
+
+
+def test_custom_imports_alone_register_everything_and_import_little(tmp_path):
+    config = ROOT / 'configs/digits/mobileone-tiny_bs64_digits.py'
+    child = tmp_path / 'child.py'
+    child.write_text('_base_ = "mmpretrain_mobileone_ext::digits/'
+                     f'{config.name}"\n')
+    done = subprocess.run(
+        [sys.executable, '-c', FRESH, str(config), str(child)],
+        capture_output=True, text=True, check=True, cwd=tmp_path)
+    found = json.loads(done.stdout.splitlines()[-1])
+    assert found == dict(heavy=[], model='DeployableClassifier', same=True)
+
+
+@pytest.mark.parametrize(('registry', 'name'), [
+    (MODELS, 'ConfigurableMobileOne'), (MODELS, 'DeployableClassifier'),
+    (MODELS, 'CoreMLClassifier'), (HOOKS, 'DeploySwitchHook')])
+def test_names_are_registered(registry, name):
+    assert registry.get(name) is getattr(package, name)
+
+
+def test_mmpretrain_keeps_its_own_mobileone():
+    assert MODELS.get('MobileOne').__module__.startswith('mmpretrain.')
+
+
+def test_public_names_exist():
+    assert all(hasattr(package, name) for name in package.__all__)
+
+
+@pytest.mark.parametrize('path', CONFIGS, ids=lambda p: p.stem)
+def test_each_config_builds_and_folds(path, tmp_path):
+    name = path.relative_to(ROOT / 'configs').as_posix()
+    child = tmp_path / 'child.py'
+    child.write_text(f'_base_ = "mmpretrain_mobileone_ext::{name}"\n')
+    cfg = Config.fromfile(str(child))
+    assert cfg.model == Config.fromfile(str(path)).model
+    model = MODELS.build(cfg.model)
+    assert package.verified_switch_to_deploy(model)[1].relative < 1e-4
+
+
+def test_a_wheel_holds_configs_and_tools(tmp_path):
+    subprocess.run(
+        [sys.executable, 'setup.py', '-q', 'build_py', '--build-lib',
+         str(tmp_path)], check=True, capture_output=True, cwd=ROOT)
+    mim = tmp_path / package.__name__ / '.mim'
+    for folder in ('configs', 'tools'):
+        copies = {p.relative_to(mim) for p in (mim / folder).rglob('*.py')}
+        assert copies == {p.relative_to(ROOT)
+                          for p in (ROOT / folder).rglob('*.py')}
+    assert (mim / 'model-index.yml').is_file()
+    assert not any(p.is_symlink() for p in mim.rglob('*'))
+    assert not list(mim.rglob('__pycache__'))
