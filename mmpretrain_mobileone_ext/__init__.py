@@ -25,7 +25,11 @@ from .models import (
 from .version import __version__
 
 __all__ = [
-    'ConfigurableMobileOne', 'CoreMLClassifier', 'DeployableClassifier',
-    'DeploySwitchHook', '__version__', 'switch_to_deploy',
+    'ConfigurableMobileOne',
+    'CoreMLClassifier',
+    'DeploySwitchHook',
+    'DeployableClassifier',
+    '__version__',
+    'switch_to_deploy',
     'verified_switch_to_deploy'
 ]

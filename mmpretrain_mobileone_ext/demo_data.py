@@ -5,6 +5,7 @@ import gzip
 import os
 import shutil
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -105,7 +106,10 @@ class _staged:  # noqa: N801
         self.stage.rmdir()
 
 
-PREPARE = {'digits': write_digits, 'fashion-mnist': unpack_fashion_mnist}
+PREPARE: dict[str, Callable[[Path], Path]] = {
+    'digits': write_digits,
+    'fashion-mnist': unpack_fashion_mnist,
+}
 
 
 def prepare(name: str, data_dir: Path = Path('data')) -> Path:

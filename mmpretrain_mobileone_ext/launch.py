@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import runpy
+import signal
 import sys
 import warnings
 from collections.abc import Callable
@@ -29,7 +30,8 @@ def guarded(main: Callable[[], Any]) -> int:
     """Run a tool; turn the user's mistakes into one line on stderr.
 
     Returns:
-        Exit code: 0, or 2 after an error of this package or an unreadable config.
+        Exit code: 0, 2 after an error of this package or an unreadable
+        config, 130 after Ctrl-C.
     """
     silence_known_noise()
     try:
@@ -40,6 +42,8 @@ def guarded(main: Callable[[], Any]) -> int:
         # mmengine parses configs without their name.
         return _fail(f'a config in `{" ".join(sys.argv[1:])}` is not valid '
                      f'Python: {error}')
+    except KeyboardInterrupt:
+        return 128 + signal.SIGINT
     return 0
 
 

@@ -11,39 +11,44 @@ from mmpretrain.registry import MODELS
 
 import mmpretrain_mobileone_ext as package
 
-ROOT = Path(package.__file__).parents[1]
+ROOT = Path(__file__).resolve().parents[1]
 CONFIGS = sorted(p for p in (ROOT / 'configs').rglob('*.py')
                  if '_base_' not in p.parts)
 
 FRESH = """
-import json, random, sys
-import numpy, torch
-state = torch.get_rng_state(), random.getstate()
+import json, sys
 from mmengine.config import Config
 from mmengine.utils import import_modules_from_strings
 cfg = Config.fromfile(sys.argv[1])
 import_modules_from_strings(**cfg.custom_imports)
-from mmpretrain.registry import MODELS
-model = MODELS.build(cfg.model)
-resolved = Config.fromfile(sys.argv[2])
+from mmengine.runner import Runner
+runner = Runner.from_cfg(Config.fromfile(sys.argv[2]))
 print(json.dumps(dict(
     heavy=[m for m in sys.modules
            if m.split('.')[0] in ('coremltools', 'mmdeploy')],
-    model=type(model).__name__,
-    same=resolved.model == cfg.model)))
+    model=type(runner.model).__name__,
+    backbone=type(runner.model.backbone).__name__,
+    hooks=[type(h).__name__ for h in runner.hooks
+           if 'Deploy' in type(h).__name__])))
 """
 
 
 def test_custom_imports_alone_register_everything_and_import_little(tmp_path):
     config = ROOT / 'configs/digits/mobileone-tiny_bs64_digits.py'
     child = tmp_path / 'child.py'
-    child.write_text('_base_ = "mmpretrain_mobileone_ext::digits/'
-                     f'{config.name}"\n')
+    child.write_text(f"""
+_base_ = "mmpretrain_mobileone_ext::digits/{config.name}"
+work_dir = {str(tmp_path)!r}
+custom_hooks = [dict(type='DeploySwitchHook')]
+""")
     done = subprocess.run(
         [sys.executable, '-c', FRESH, str(config), str(child)],
         capture_output=True, text=True, check=True, cwd=tmp_path)
     found = json.loads(done.stdout.splitlines()[-1])
-    assert found == dict(heavy=[], model='DeployableClassifier', same=True)
+    assert found == dict(
+        heavy=[], model='DeployableClassifier',
+        backbone='ConfigurableMobileOne', hooks=['DeploySwitchHook'])
+    assert 'WARNING' not in done.stdout + done.stderr
 
 
 @pytest.mark.parametrize(('registry', 'name'), [
@@ -66,10 +71,10 @@ def test_each_config_builds_and_folds(path, tmp_path):
     name = path.relative_to(ROOT / 'configs').as_posix()
     child = tmp_path / 'child.py'
     child.write_text(f'_base_ = "mmpretrain_mobileone_ext::{name}"\n')
-    cfg = Config.fromfile(str(child))
-    assert cfg.model == Config.fromfile(str(path)).model
-    model = MODELS.build(cfg.model)
-    assert package.verified_switch_to_deploy(model)[1].relative < 1e-4
+    inherited, own = (MODELS.build(Config.fromfile(str(p)).model)
+                      for p in (child, path))
+    inherited.load_state_dict(own.state_dict())
+    assert package.verified_switch_to_deploy(inherited)[1].relative < 1e-4
 
 
 def test_a_wheel_holds_configs_and_tools(tmp_path):

@@ -1,12 +1,7 @@
 """Export an image classifier to Core ML; see --help."""
 import sys
-import warnings
 
-# Importing the package imports mmcv, which says so before launch can act.
-warnings.filterwarnings(
-    'ignore', r'\s*Fail to import ``MultiScaleDeformableAttention``')
-
-from mmpretrain_mobileone_ext.launch import guarded  # noqa: E402
+from mmpretrain_mobileone_ext.launch import guarded
 
 
 def main() -> None:

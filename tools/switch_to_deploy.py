@@ -13,10 +13,11 @@ def main() -> None:
     parser.add_argument(
         '--out', type=Path, help='default: CHECKPOINT with _deploy appended')
     args = parser.parse_args()
+    from mmengine.config import Config
     from mmpretrain import get_model
 
     from mmpretrain_mobileone_ext.engine.deploy_file import write_deploy_file
-    model = get_model(args.config)
+    model = get_model(Config.fromfile(args.config))
     print(write_deploy_file(model, args.checkpoint, args.out))
 
 

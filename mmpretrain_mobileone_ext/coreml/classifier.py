@@ -46,7 +46,7 @@ class CoreMLClassifier(BaseModel):
                  arithmetic: str = 'fp16',
                  backend: str = 'reference',
                  compute_units: str = 'ALL',
-                 data_preprocessor: Union[None, dict, nn.Module] = None,
+                 data_preprocessor: Union[dict, nn.Module, None] = None,
                  **network: Any):
         super().__init__(_pixels_only(data_preprocessor))
         unknown = sorted(set(network) - {
@@ -55,7 +55,7 @@ class CoreMLClassifier(BaseModel):
             raise ProgramError('CoreMLClassifier: unexpected arguments '
                                f'{unknown}')
         self.path = path
-        self._options = dict(
+        self._options: dict[str, Any] = dict(
             arithmetic=arithmetic,
             backend=backend,
             compute_units=compute_units)
@@ -126,11 +126,12 @@ def _scores(outputs: dict, program: Any) -> Tensor:
     return next(iter(outputs.values())).flatten(1)
 
 
-def _pixels_only(preprocessor: Union[None, dict, nn.Module]) -> nn.Module:
-    if not isinstance(preprocessor, nn.Module):
+def _pixels_only(preprocessor: Union[dict, nn.Module, None]) -> nn.Module:
+    if isinstance(preprocessor, nn.Module):
+        pixels = copy.deepcopy(preprocessor)
+    else:
         cfg = dict(preprocessor or {})
         cfg.setdefault('type', 'ClsDataPreprocessor')
-        preprocessor = MODELS.build(cfg)
-    pixels = copy.deepcopy(preprocessor)
-    pixels._enable_normalize = False
+        pixels = MODELS.build(cfg)
+    pixels._enable_normalize = False  # type: ignore[assignment]
     return pixels

@@ -20,6 +20,33 @@ Stats = dict[str, dict[str, Tensor]]
 # under any other name (axes, strides, ...) stay Python numbers.
 _DATA = frozenset({'x', 'y', 'a', 'b', 'cond', 'indices', 'probabilities'})
 
+# Operations whose results are values of their inputs (or zero): fp16 stays
+# fp16, so rounding them again would change nothing.
+_SELECT = frozenset(
+    {
+        'concat',
+        'depth_to_space',
+        'expand_dims',
+        'flatten2d',
+        'gather',
+        'identity',
+        'max_pool',
+        'pixel_shuffle',
+        'relu',
+        'reshape',
+        'slice_by_index',
+        'slice_by_size',
+        'space_to_depth',
+        'split',
+        'squeeze',
+        'stack',
+        'transpose',
+    }
+)
+
+# Operations whose results are new tensors, which nothing else refers to.
+_FRESH = frozenset({'add', 'batch_norm', 'conv', 'linear', 'mul'})
+
 
 class _Step(NamedTuple):
     """One operation, bound to its implementation and its constants."""
@@ -64,20 +91,24 @@ class Executor:
         _check_defined(program, self._outputs)
 
     def __call__(
-        self, inputs: Mapping[str, Tensor]
+        self, inputs: Mapping[str, Tensor], count: bool = False
     ) -> tuple[dict[str, Tensor], Stats]:
         """Run the program.
 
         Args:
             inputs (Mapping[str, Tensor]): One sample, in the shapes the
                 program declares.
+            count (bool): Count overflows; otherwise only tell whether there
+                was any, which is much faster.
 
         Returns:
             tuple: Output name to tensor, and 0-dim statistics per operation
-            name: ``{'overflows': {...}, 'ranges': {...}}``.
+            name: ``'ranges'``, ``'overflows'`` (if counted), and under
+            ``'check'`` one number that is finite unless a result rounded to
+            fp16 is not.
         """
         values = dict(inputs)
-        watch = _Watch(self._half, self._record_range)
+        watch = _Watch(self._half, self._record_range, count)
         for step in self._steps:
             results = _call(step, values)
             values.update(watch.settle(step, results))
@@ -89,11 +120,13 @@ class Executor:
 class _Watch:
     """Rounds results to fp16 and collects statistics of one run."""
 
-    def __init__(self, half: bool, record_range: bool) -> None:
+    def __init__(self, half: bool, record_range: bool, count: bool) -> None:
         self._half = half
         self._record_range = record_range
+        self._count = count
+        self._rounded: set[str] = set()
         self._infinite: dict[str, Tensor] = {}
-        self.stats: Stats = {'overflows': {}, 'ranges': {}}
+        self.stats: Stats = {'overflows': {}, 'ranges': {}, 'check': {}}
 
     def settle(
         self, step: _Step, results: tuple[Tensor, ...]
@@ -101,19 +134,30 @@ class _Watch:
         """Yield (name, final value) of the results of one operation."""
         for name, half, result in zip(step.outputs, step.halves, results):
             if self._record_range and result.is_floating_point():
-                _merge(
-                    self.stats['ranges'],
-                    step.name,
-                    result.abs().amax(),
-                    torch.maximum,
-                )
+                peak = result.abs().amax()
+                _merge(self.stats['ranges'], step.name, peak, torch.maximum)
             if self._half and half and result.is_floating_point():
                 result = self._round(step, name, result)
             yield name, result
 
     def _round(self, step: _Step, name: str, result: Tensor) -> Tensor:
-        """Round to fp16; count infinities that appear in this operation."""
-        rounded = result.half().float()
+        """Round to fp16, unless the operation only selects fp16 values."""
+        self._rounded.add(name)
+        if step.type in _SELECT and self._rounded.issuperset(step.sources):
+            rounded = result
+        else:
+            rounded = result.half().float()
+            # A sum of fp16 values cannot leave fp32: it is finite unless
+            # one of them is not. Counting costs far more than this pass.
+            _merge(self.stats['check'], '', rounded.sum(), torch.add)
+        if self._count:
+            self._count_infinite(step, name, result, rounded)
+        return rounded
+
+    def _count_infinite(
+        self, step: _Step, name: str, result: Tensor, rounded: Tensor
+    ) -> None:
+        """Count infinities that appear in this operation."""
         infinite = rounded.isinf().sum()
         self._infinite[name] = infinite
         known = [
@@ -127,7 +171,6 @@ class _Watch:
             passed = torch.where(arrived, result.isinf().sum(), 0)
             infinite = infinite - passed
         _merge(self.stats['overflows'], step.name, infinite, torch.add)
-        return rounded
 
 
 def _merge(
@@ -166,13 +209,24 @@ def _bind_all(
     for index, op in enumerate(program.operations):
         for name in (*op.outputs, *_sources(op)):
             last_use[name] = index
+    fresh: set[str] = set()
     for index, op in enumerate(program.operations):
         frees = {
             name
             for name in (*op.outputs, *_sources(op))
             if last_use[name] == index and name not in outputs
         }
-        yield _bind(op, tuple(sorted(frees)), device)
+        if op.type in _FRESH:
+            fresh.update(op.outputs)
+        step = _bind(op, tuple(sorted(frees)), device)
+        if op.type == 'relu' and fresh & frees & set(step.sources):
+            step = step._replace(function=_relu_in_place)
+        yield step
+
+
+def _relu_in_place(x: Tensor) -> Tensor:
+    """``relu`` of a value that nothing reads afterwards."""
+    return x.relu_()
 
 
 def _bind(

@@ -55,8 +55,7 @@ def load_source(config: Union[PathLike, Config, nn.Module],
 
     Args:
         config: config file, ``Config``, or a classifier that is built.
-        checkpoint: anything mmengine loads; may be None for a module, whose
-            own weights are then exported.
+        checkpoint: anything mmengine loads; None: a module's own weights.
         cfg_options: dotted keys to values, merged into the config.
 
     Raises:

@@ -10,16 +10,10 @@ from typing import Any
 
 import numpy as np
 
-from .nn_registry import Emitter, layer, weights
+from .nn_registry import Emitter, edges, layer, weights
 
 _POOLS = {0: 'max_pool', 1: 'avg_pool', 2: 'l2_pool'}
 _GLOBAL_POOLS = {0: 'reduce_max', 1: 'reduce_mean', 2: 'reduce_l2_norm'}
-
-
-def _edges(amounts: Any) -> list[int]:
-    """``BorderAmounts`` as MIL's [before0, after0, before1, after1]."""
-    pairs = [(e.startEdgeSize, e.endEdgeSize) for e in amounts.borderAmounts]
-    return [int(n) for pair in pairs for n in pair] or [0, 0, 0, 0]
 
 
 def _padding(params: Any, kinds: str) -> dict[str, Any]:
@@ -27,8 +21,8 @@ def _padding(params: Any, kinds: str) -> dict[str, Any]:
     if params.WhichOneof(kinds) == 'same':
         upper_left = params.same.asymmetryMode == 1
         return {'pad_type': 'same_lower' if upper_left else 'same'}
-    amounts = params.valid.paddingAmounts
-    return {'pad_type': 'custom', 'pad': _edges(amounts)}
+    (top, bottom), (left, right) = edges(params.valid.paddingAmounts)
+    return {'pad_type': 'custom', 'pad': [top, bottom, left, right]}
 
 
 @layer('convolution')

@@ -5,7 +5,7 @@ Follows Apple's ``NeuralNetwork.proto``; see :mod:`.layers`.
 
 from __future__ import annotations
 
-from .nn_registry import Emitter, layer
+from .nn_registry import Emitter, edges, layer
 
 _SLICE_AXIS = {0: -3, 1: -2, 2: -1}
 _UPSAMPLE = {0: 'DEFAULT', 1: 'STRICT_ALIGN_CORNERS', 2: 'UNALIGN_CORNERS'}
@@ -138,19 +138,24 @@ def slice_static(emit: Emitter) -> None:
 def padding(emit: Emitter) -> None:
     """``pad`` of (H, W)."""
     p = emit.params
-    edges = [
-        (edge.startEdgeSize, edge.endEdgeSize)
-        for edge in p.paddingAmounts.borderAmounts
-    ]
     kind = p.WhichOneof('PaddingType')
     modes = {'reflection': 'reflect', 'replication': 'replicate'}
     emit.emit(
         'pad',
         x=emit.source(),
-        pad=[int(n) for edge in edges for n in edge],
+        pad=[n for pair in edges(p.paddingAmounts) for n in pair],
         mode=modes.get(kind, 'constant'),
         constant_val=p.constant.value if kind == 'constant' else 0.0,
     )
+
+
+@layer('crop')
+def crop(emit: Emitter) -> None:
+    """``crop`` of (H, W) by border amounts."""
+    if len(emit.sources()) != 1:
+        raise emit.refuse('cropping to the size of another input')
+    height, width = edges(emit.params.cropAmounts)
+    emit.emit('crop', x=emit.source(), crop_height=height, crop_width=width)
 
 
 @layer('constantPad')

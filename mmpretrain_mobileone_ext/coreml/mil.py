@@ -102,7 +102,10 @@ def _bind(value: Any) -> _Binding:
 def _constant(value: Any) -> Any:
     """Unwrap MIL's list of class labels; leave other constants alone."""
     items = getattr(value, 'ls', value)
-    return tuple(items) if isinstance(items, (list, tuple)) else items
+    if not isinstance(items, (list, tuple)):
+        return items
+    # Labels are NumPy scalars here; users compare them with str and int.
+    return tuple(getattr(item, 'item', lambda i=item: i)() for item in items)
 
 
 def _dtype(var: Any) -> str:

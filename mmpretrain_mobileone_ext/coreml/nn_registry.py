@@ -99,6 +99,15 @@ def layer(*kinds: str) -> Callable[[_Translate], _Translate]:
     return register
 
 
+def edges(amounts: Any) -> tuple[tuple[int, int], tuple[int, int]]:
+    """``BorderAmounts`` as (top, bottom), (left, right); 0 if unset."""
+    pairs = [
+        (int(edge.startEdgeSize), int(edge.endEdgeSize))
+        for edge in amounts.borderAmounts
+    ]
+    return (pairs[0], pairs[1]) if pairs else ((0, 0), (0, 0))
+
+
 def weights(
     params: Any, shape: Optional[Sequence[int]] = None
 ) -> np.ndarray[Any, Any]:

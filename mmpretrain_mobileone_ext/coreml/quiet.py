@@ -44,6 +44,8 @@ _CONVERSION_NOISE = (
     # Numeric TorchScript names are no valid MIL names; outputs that matter
     # are named through TensorType/ClassifierConfig by the exporter.
     (r"Output, '.*', of the source model, has been renamed", UserWarning),
+    # coremltools converts arrays of one element with int() and float().
+    (r'Conversion of an array with ndim > 0 to a scalar', DeprecationWarning),
     # coremltools lets Python remove the temporary package it builds.
     (r'Implicitly cleaning up <TemporaryDirectory', ResourceWarning),
 )

@@ -9,6 +9,7 @@ from mmengine.model import is_model_wrapper
 from mmengine.runner.checkpoint import load_state_dict
 from torch import nn
 
+from ..errors import CheckpointError
 from ..models import verified_switch_to_deploy
 from ..parity import Tolerance
 from .checkpoint import load_checkpoint_file, save_checkpoint_atomic
@@ -22,7 +23,7 @@ def deploy_path(checkpoint: Union[str, Path]) -> Path:
     return path.with_name(f'{path.stem}_deploy{path.suffix}')
 
 
-def unwrap(model: nn.Module) -> nn.Module:
+def unwrap(model: Any) -> nn.Module:
     """The module inside a (distributed) wrapper."""
     return model.module if is_model_wrapper(model) else model
 
@@ -56,7 +57,11 @@ def write_deploy_file(model: nn.Module,
     loaded = load_checkpoint_file(checkpoint)
     meta = loaded.get('meta', {})
     own = copy.deepcopy(unwrap(model)).to('cpu')
-    load_state_dict(own, loaded.get('state_dict', loaded), strict=True)
+    try:
+        load_state_dict(own, loaded.get('state_dict', loaded), strict=True)
+    except RuntimeError as error:
+        reason = ' '.join(str(error).split())
+        raise CheckpointError(f'{checkpoint}: {reason}') from error
     if inputs is not None:
         inputs = inputs.cpu()
     folded, parity = verified_switch_to_deploy(

@@ -211,7 +211,7 @@ def _tensor_model(model: nn.Module) -> nn.Module:
     return model.module if isinstance(model, BaseTTAModel) else model
 
 
-def _inputs(model: nn.Module, data_batch: Any) -> Tensor:
+def _inputs(model: Any, data_batch: Any) -> Tensor:
     """Normalized images of a batch; of the first view under TTA."""
     if isinstance(model, BaseTTAModel):
         model = model.module

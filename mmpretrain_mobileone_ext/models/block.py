@@ -47,6 +47,8 @@ class MobileOneBlock(BaseModule):
             built.
     """
 
+    branch_reparam: nn.Conv2d
+
     def __init__(self,
                  spec: UnitSpec,
                  conv_cfg: Optional[dict] = None,
@@ -79,7 +81,7 @@ class MobileOneBlock(BaseModule):
             for _ in range(spec.num_convs))
 
     def _conv(self, kernel_size: int, padding: int, dilation: int,
-              bias: bool) -> nn.Module:
+              bias: bool) -> nn.Conv2d:
         spec = self.spec
         return self._built(
             'conv_cfg', self.conv_cfg, lambda: build_conv_layer(
@@ -114,7 +116,7 @@ class MobileOneBlock(BaseModule):
             'act_cfg', cfg, lambda: build_activation_layer(dict(cfg)))
 
     def _built(self, argument: str, cfg: Any,
-               build: Callable[[], nn.Module]) -> nn.Module:
+               build: Callable[[], Any]) -> Any:
         try:
             return build()
         except Exception as error:  # whatever another library's class raises
@@ -135,7 +137,7 @@ class MobileOneBlock(BaseModule):
         extra = [self.branch_norm, self.branch_scale]
         return [b for b in (*extra, *self.branch_conv_list) if b is not None]
 
-    def norm_of(self, branch: str) -> nn.Module:
+    def norm_of(self, branch: str) -> Any:
         """The norm of a branch named as by ``fuse.branch_names``."""
         module = self.get_submodule(branch.rstrip('.'))
         return module if branch == SKIP else module.norm
@@ -202,14 +204,15 @@ class MobileOneBlock(BaseModule):
         conv = self._empty_fold()
         with torch.no_grad():
             conv.weight.copy_(round_once(kernel, conv.weight.dtype))
-            conv.bias.copy_(round_once(bias, conv.bias.dtype))
+            conv.get_parameter('bias').copy_(
+                round_once(bias, conv.weight.dtype))
         conv.train(self.training)
         for name in ('branch_norm', 'branch_scale', 'branch_conv_list'):
             delattr(self, name)
         self.branch_reparam = conv
         self.deploy = True
 
-    def _empty_fold(self) -> nn.Module:
+    def _empty_fold(self) -> nn.Conv2d:
         """The folded conv, built on 'meta' so that no RNG is drawn.
 
         It has the branches' device and dtype; frozen branches stay frozen.

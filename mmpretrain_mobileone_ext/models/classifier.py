@@ -73,9 +73,9 @@ class DeployableClassifier(ImageClassifier):
         """
         if self._artifact:
             raise CheckpointError(
-                f'{self.artifact.path} is loaded in place of the network; it '
-                f'predicts through test_step, forward(mode={mode!r}) has no '
-                'trained weights')
+                f'{self._artifact[0].path} is loaded in place of the network; '
+                f'it predicts through test_step, forward(mode={mode!r}) has '
+                'no trained weights')
         if mode == 'loss' and self.training:
             self._untrained = []
         if mode == 'predict' and self._untrained:

@@ -39,7 +39,9 @@ class ConfigurableMobileOne(BaseBackbone):
         num_conv_branches: k, conv-BN branches of each unit; scalar or per
             stage. 0 is allowed where a scale or skip branch remains.
         width_factor: channel multiplier alpha; scalar or per stage.
-        num_blocks: depthwise + pointwise blocks; scalar or per stage.
+        num_blocks: depthwise + pointwise blocks; scalar or per stage. A
+            sequence here or in ``width_factor`` sets the number of stages;
+            it is 4 where all are scalars.
         base_channels: channels before ``width_factor``; scalar or per
             stage. Defaults to 64, 128, 256, ...
         stem_channels: defaults to ``min(base, stage-1 channels)``.
@@ -61,7 +63,8 @@ class ConfigurableMobileOne(BaseBackbone):
         frozen_stages: -1 none, 0 the stem, n the stem and n stages: no
             gradient, norms in eval mode.
         output_stride: keep the resolution from this stride on by dilating
-            (a trous), as segmentation heads want; or give ``dilations``.
+            (a trous), as segmentation heads want; weights of the strided
+            network load. Or give ``dilations``.
         dilations: dilation of the depthwise units; scalar or per stage.
         conv_cfg, norm_cfg: as in ``mmcv.cnn.ConvModule``. SyncBN folds too.
         norm_eval: keep all batch norms in eval mode while training.
@@ -125,7 +128,7 @@ class ConfigurableMobileOne(BaseBackbone):
             in_channels=in_channels,
             output_stride=output_stride,
             dilations=dilations)
-        common = dict(
+        common: dict[str, Any] = dict(
             conv_cfg=conv_cfg,
             norm_cfg=norm_cfg,
             deploy=deploy,

@@ -47,7 +47,7 @@ def _blocks(model: nn.Module) -> list[MobileOneBlock]:
 
 def _fold_foreign(model: nn.Module) -> None:
     """Fold blocks that mmpretrain (or others) know how to fold."""
-    leaves = [
+    leaves: list[Any] = [
         m for m in model.modules() if _foldable_by_itself(m)
         and not any(_foldable_by_itself(c) for c in m.modules() if c is not m)
     ]

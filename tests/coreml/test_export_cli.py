@@ -56,8 +56,9 @@ def folder(tmp_path_factory):
     save(build(four), root / 'four.pth')
     save(build(model_cfg(head=dict(HEAD, num_classes=5))),
          root / 'otherhead.pth')
-    no_head = {k: v for k, v in build().state_dict().items() if 'head' not in k}
-    torch.save(dict(state_dict=no_head), root / 'nohead.pth')
+    backbone = {k: v for k, v in build().state_dict().items()
+                if k.startswith('backbone.')}
+    torch.save(dict(state_dict=backbone), root / 'nohead.pth')
     (root / 'garbage.pth').write_bytes(b'not a checkpoint')
     (root / 'folder.mlpackage').mkdir()
     (root / 'old.mlmodel').write_bytes(b'old')

@@ -204,7 +204,7 @@ def test_quantized_neural_network(tiny_model, tmp_path):
         (16, 'linear', 1e-3),
         (8, 'linear', 0.02),
         (6, 'linear', 0.2),
-        (6, 'kmeans', 0.2),
+        (6, 'linear_lut', 0.3),
     ):
         small = utils.quantize_weights(model, bits, mode)
         path = tmp_path / f'{mode}{bits}.mlmodel'

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import subprocess
 import sys
 
 import numpy as np
@@ -380,24 +379,6 @@ def test_failing_operation_is_named(tiny_package, monkeypatch):
         ProgramError, match=r"'softmax' \(named .*\) failed: shapes do not"
     ):
         load_program(tiny_package).predict({'image': photo()})
-
-
-def run_python(code):
-    return subprocess.run(
-        [sys.executable, '-c', code], capture_output=True, text=True,
-        check=False,
-    )
-
-
-def test_importing_does_not_import_coremltools():
-    done = run_python(
-        'import sys\n'
-        'import mmpretrain_mobileone_ext.coreml as c\n'
-        "assert 'load_program' in dir(c)\n"
-        "c.load_program\n"
-        "assert 'coremltools' not in sys.modules\n"
-    )
-    assert done.returncode == 0, done.stderr
 
 
 def test_unknown_attribute():

@@ -92,7 +92,7 @@ def test_a_plain_state_dict_is_a_checkpoint_too(saved, tmp_path):
 
 @pytest.mark.parametrize('how', ['folded', 'head', 'missing file'])
 def test_a_checkpoint_that_does_not_fit_writes_nothing(how, saved, tmp_path):
-    model, source, path = saved
+    model, _, path = saved
     if how == 'folded':
         path = write_deploy_file(model, path)
     elif how == 'head':
