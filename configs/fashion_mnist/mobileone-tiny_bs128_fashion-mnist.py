@@ -1,57 +1,20 @@
 _base_ = [
+    '../_base_/models/mobileone_tiny.py',
     '../_base_/datasets/fashion_mnist_bs128.py',
+    '../_base_/schedules/sgd_coslr_ema.py',
     '../_base_/default_runtime.py',
 ]
 
 model = dict(
-    type='DeployableClassifier',
     backbone=dict(
-        type='ConfigurableMobileOne',
-        arch=dict(num_blocks=(1, 3, 1), width_factor=1.0),
+        arch=dict(num_blocks=(1, 3, 1)),
         num_conv_branches=2,
         base_channels=(48, 128, 256),
-        in_channels=1,
-        stem_stride=1),
-    neck=dict(type='GlobalAveragePooling'),
-    head=dict(
-        type='LinearClsHead',
-        num_classes=10,
-        in_channels=256,
-        loss=dict(type='CrossEntropyLoss'),
-        topk=(1, 5)))
+        in_channels=1),
+    head=dict(in_channels=256))
 
-optim_wrapper = dict(
-    optimizer=dict(
-        type='SGD', lr=0.2, momentum=0.9, weight_decay=2e-4, nesterov=True),
-    paramwise_cfg=dict(norm_decay_mult=0.0))
-param_scheduler = [
-    dict(
-        type='LinearLR',
-        start_factor=0.1,
-        by_epoch=True,
-        begin=0,
-        end=1,
-        convert_to_iter_based=True),
-    dict(
-        type='CosineAnnealingLR',
-        by_epoch=True,
-        begin=1,
-        end=8,
-        convert_to_iter_based=True),
-]
-train_cfg = dict(by_epoch=True, max_epochs=8, val_interval=2)
-val_cfg = dict()
-test_cfg = dict()
-
-default_hooks = dict(
-    logger=dict(interval=50),
-    checkpoint=dict(save_best='auto', max_keep_ckpts=2))
-custom_hooks = [
-    dict(
-        type='EMAHook',
-        momentum=0.005,
-        update_buffers=True,
-        priority='ABOVE_NORMAL'),
-    # Validation scores the folded network; training ends with *_deploy.pth.
-    dict(type='DeploySwitchHook', when=('val', 'after_train')),
-]
+optim_wrapper = dict(optimizer=dict(lr=0.2, weight_decay=2e-4))
+train_cfg = dict(max_epochs=8, val_interval=2)
+_base_.param_scheduler[1].end = 8
+_base_.custom_hooks[0].momentum = 0.005
+default_hooks = dict(logger=dict(interval=50))
