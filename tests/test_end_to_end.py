@@ -22,7 +22,7 @@ def run(*command):
         [sys.executable, *map(str, command)],
         capture_output=True,
         text=True,
-        env={**os.environ, 'OMP_NUM_THREADS': '2'})
+        env={**os.environ, 'OMP_NUM_THREADS': '1'})
     assert done.returncode == 0, done.stderr[-2000:]
     return done.stdout + done.stderr
 

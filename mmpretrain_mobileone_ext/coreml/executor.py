@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from typing import Any, Callable, NamedTuple
 
@@ -44,7 +45,7 @@ _SELECT = frozenset(
     }
 )
 
-# Operations whose results are new tensors, which nothing else refers to.
+# Operations whose results are new tensors, never views.
 _FRESH = frozenset({'add', 'batch_norm', 'conv', 'linear', 'mul'})
 
 
@@ -160,11 +161,8 @@ class _Watch:
         """Count infinities that appear in this operation."""
         infinite = rounded.isinf().sum()
         self._infinite[name] = infinite
-        known = [
-            self._infinite[source]
-            for source in step.sources
-            if source in self._infinite
-        ]
+        table = self._infinite
+        known = [table[name] for name in step.sources if name in table]
         if known:
             # With an infinite input, count what only the rounding made.
             arrived = functools.reduce(torch.add, known) > 0
@@ -206,7 +204,9 @@ def _bind_all(
 ) -> Iterator[_Step]:
     """Bind every operation, and free each value after its last use."""
     last_use: dict[str, int] = {}
+    uses: Counter[str] = Counter()
     for index, op in enumerate(program.operations):
+        uses.update(_sources(op))
         for name in (*op.outputs, *_sources(op)):
             last_use[name] = index
     fresh: set[str] = set()
@@ -217,7 +217,8 @@ def _bind_all(
             if last_use[name] == index and name not in outputs
         }
         if op.type in _FRESH:
-            fresh.update(op.outputs)
+            # With a second reader there may be a view of the value.
+            fresh.update(name for name in op.outputs if uses[name] == 1)
         step = _bind(op, tuple(sorted(frees)), device)
         if op.type == 'relu' and fresh & frees & set(step.sources):
             step = step._replace(function=_relu_in_place)
@@ -274,7 +275,8 @@ def _constant(name: str, value: Any, device: torch.device) -> Any:
     array = np.asarray(value)
     is_float = array.dtype.kind == 'f'
     if name in _DATA or (is_float and array.ndim > 0):
-        array = array.astype(np.float32) if is_float else array
+        if array.dtype.kind != 'b':
+            array = array.astype(np.float32 if is_float else np.int32)
         return torch.tensor(array, device=device)
     return array.tolist()
 

@@ -22,8 +22,8 @@ _COMPUTE_UNITS = ('ALL', 'CPU_ONLY', 'CPU_AND_GPU', 'CPU_AND_NE')
 class NativeProgram(LoadedProgram):
     """``coremltools.models.MLModel.predict``, macOS only.
 
-    Written against the documented interface of coremltools 9; it has not
-    been run by the authors, who had no Mac at hand.
+    Written against the documented interface of coremltools 9 and tested
+    against a stand-in for it; it has not been run on a Mac.
 
     Args:
         program (Program): The program, as read from disk.

@@ -54,12 +54,14 @@ _BINARY: dict[str, Callable[[Any, Any], Tensor]] = {
     'sub': torch.sub,
 }
 
+# torch has no arithmetic on the unsigned types; the wider ones hold them.
 _CASTS = {
     'fp16': torch.float32,
     'fp32': torch.float32,
     'int8': torch.int8,
     'uint8': torch.uint8,
     'int16': torch.int16,
+    'uint16': torch.int32,
     'int32': torch.int32,
     'bool': torch.bool,
 }

@@ -22,10 +22,16 @@ def classify(probabilities: Tensor, classes: Sequence[Any]) -> Any:
 
 
 @op('reshape')
-def reshape(x: Tensor, shape: Sequence[int]) -> Tensor:
+def reshape(x: Tensor, shape: Union[Sequence[int], Tensor]) -> Tensor:
     """New shape; -1 is inferred, 0 keeps the dimension of ``x``."""
-    sizes = [x.shape[i] if n == 0 else n for i, n in enumerate(shape)]
+    wanted = _numbers(shape)
+    sizes = [x.shape[i] if n == 0 else n for i, n in enumerate(wanted)]
     return x.reshape(sizes)
+
+
+def _numbers(values: Union[Sequence[int], Tensor]) -> list[int]:
+    """Sizes that a flexible program computes from the shape of its input."""
+    return [int(n) for n in values]
 
 
 @op('squeeze')
@@ -67,7 +73,8 @@ def concat(
 ) -> Tensor:
     """Join along ``axis``; ``interleave`` takes elements in turn."""
     if not interleave:
-        return torch.cat(list(values), axis)
+        # MIL joins scalars, too: that is how sizes become a shape.
+        return torch.cat([torch.atleast_1d(v) for v in values], axis)
     at = axis % values[0].dim()
     shape = list(values[0].shape)
     shape[at] *= len(values)
@@ -104,6 +111,7 @@ def slice_by_index(
     squeeze_mask: Optional[Sequence[bool]] = None,
 ) -> Tensor:
     """``x[begin:end:stride, ...]``; a masked begin or end is open."""
+    begin, end = _numbers(begin), _numbers(end)
     none = [False] * x.dim()
     strides = stride or [1] * x.dim()
     squeezed = squeeze_mask or none
@@ -142,7 +150,8 @@ def slice_by_size(
     x: Tensor, begin: Sequence[int], size: Sequence[int]
 ) -> Tensor:
     """``size`` elements from ``begin`` on; size -1 takes the rest."""
-    for axis, (start, length) in enumerate(zip(begin, size)):
+    numbers = zip(_numbers(begin), _numbers(size))
+    for axis, (start, length) in enumerate(numbers):
         first = start % x.shape[axis] if start < 0 else start
         count = x.shape[axis] - first if length == -1 else length
         x = x.narrow(axis, first, count)

@@ -25,3 +25,20 @@ def tiny_package(tiny_net, tmp_path_factory):
         ],
         classifier_config=classifier_config(),
     )
+
+
+@pytest.fixture(scope='session')
+def tiny_model(tiny_net, tmp_path_factory):
+    """The tiny classifier as ``.mlmodel``, on a BGR image."""
+    return save_torch(
+        tiny_net,
+        tmp_path_factory.mktemp('nn'),
+        torch.rand(1, 3, 24, 16),
+        kind='neuralnetwork',
+        inputs=[
+            image_input(
+                (1, 3, 24, 16), 'BGR', scale=1 / 58, bias=[-1, -2, -3]
+            )
+        ],
+        classifier_config=classifier_config(),
+    )

@@ -10,8 +10,22 @@ import numpy as np
 import torch
 from torch import nn
 
-from mmpretrain_mobileone_ext.coreml import quiet
+from mmpretrain_mobileone_ext.coreml import load_program, quiet
 
+RNG = np.random.default_rng(0)
+
+
+def noise(*shape, low=-3.0, high=3.0):
+    return RNG.uniform(low, high, shape).astype(np.float32)
+
+
+X = noise(1, 4, 6, 5, low=-9, high=9)
+POSITIVE = noise(1, 4, 6, 5, low=0.1)
+UNIT = noise(1, 4, 6, 5, low=-0.9, high=0.9)
+SMALL = noise(2, 3)
+PER_CHANNEL = np.linspace(-0.5, 0.7, 4).astype(np.float32)
+
+SIZE = (24, 16)
 LABELS = ['ant', 'bee', 'cat', 'dog', 'eel']
 
 
@@ -138,3 +152,72 @@ def relative_error(got, wanted):
     assert got.shape == wanted.shape
     assert torch.isfinite(wanted).all()
     return float((got - wanted).norm() / wanted.norm().clamp(min=1e-12))
+
+
+def column(values):
+    return np.asarray(values).reshape(1, -1, 1, 1)
+
+
+def run(op_type, folder, inputs, target='iOS16', **params):
+    """Save a one-operation program; return its outputs as computed."""
+
+    def build(mb, **variables):
+        return getattr(mb, op_type)(**variables, **params)
+
+    path = save_mil(build, inputs, folder, target)
+    loaded = load_program(path)
+    assert op_type in loaded.program.count_operations()
+    results = loaded.predict(inputs)
+    return [results[feature.name] for feature in loaded.program.outputs]
+
+
+def run_all(cases, folder, **inputs):
+    """Save one program with many operations on the same input ``x``.
+
+    ``cases`` maps keys to (operation, parameters); ``inputs`` replaces the
+    example ``x``. Returns key to result. One conversion for all keeps the
+    suite fast.
+    """
+    inputs = inputs or {'x': X}
+    names = {key: f'case_{i}' for i, key in enumerate(cases)}
+
+    def build(mb, x):
+        return [
+            getattr(mb, op_type)(x=x, name=names[key], **params)
+            for key, (op_type, params) in cases.items()
+        ]
+
+    loaded = load_program(save_mil(build, inputs, folder))
+    counted = loaded.program.count_operations()
+    assert set(counted) == {op_type for op_type, _ in cases.values()}
+    results = loaded.predict(inputs)
+    check_batch(loaded, inputs['x'], results)
+    return {key: results[name] for key, name in names.items()}
+
+
+def check_batch(loaded, x, single):
+    """Batched evaluation gives every sample what it gets alone."""
+    both = torch.tensor(np.stack([x[..., ::-1].copy(), x]))
+    batch = loaded.predict_batch({'x': both})
+    for name, wanted in single.items():
+        got = batch[name][1].reshape(wanted.shape)
+        assert relative_error(got, wanted) < 1e-6, name
+
+
+def check(got, wanted, tolerance=2e-6):
+    wanted = np.asarray(wanted)
+    assert got.shape == wanted.shape
+    np.testing.assert_allclose(
+        got, wanted, rtol=tolerance, atol=tolerance * np.abs(wanted).max()
+    )
+
+
+def photo(channels=3, seed=0):
+    rng = np.random.default_rng(seed)
+    shape = (*SIZE, channels) if channels > 1 else SIZE
+    return rng.integers(0, 256, shape, dtype=np.uint8)
+
+
+def planar(array):
+    """(H, W, C) or (H, W) to a tensor (1, C, H, W)."""
+    return torch.tensor(np.atleast_3d(array)).permute(2, 0, 1)[None]

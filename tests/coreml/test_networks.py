@@ -115,6 +115,7 @@ def compare(network, folder, **options):
 
 # Tracing warns of the Python numbers in mmcv's adaptive padding.
 @pytest.mark.filterwarnings('ignore::torch.jit.TracerWarning')
+@pytest.mark.filterwarnings('ignore:In MMCV v1.4.4')
 @pytest.mark.parametrize('name', NETWORKS)
 def test_package_equals_torch(name, tmp_path):
     torch.manual_seed(0)
@@ -262,3 +263,28 @@ def test_other_layers(kind, tmp_path):
     with torch.no_grad():
         wanted = network(x)
     assert relative_error(got, wanted) <= 1e-5
+
+
+class ChannelShuffle(nn.Module):
+    """Shapes computed from the input's, as flexible programs do."""
+
+    def forward(self, x):
+        n, c, h, w = x.shape
+        x = x.reshape(n, 2, c // 2, h, w).transpose(1, 2)
+        return x.reshape(n, c, h, w)[:, 1:, : h - 1]
+
+
+def test_flexible_shapes_run_at_their_default(tmp_path):
+    ct = quiet.coremltools()
+    x = torch.rand(2, 6, 8, 5)
+    sizes = ct.EnumeratedShapes([(1, 6, 8, 5), (1, 6, 4, 9)])
+    path = save_torch(
+        ChannelShuffle(),
+        tmp_path,
+        x[:1],
+        inputs=[ct.TensorType(name='x', shape=sizes)],
+    )
+    loaded = load_program(path)
+    assert 'shape' in loaded.program.count_operations()
+    (got,) = loaded.predict_batch({'x': x}).values()
+    assert torch.equal(got, ChannelShuffle()(x))

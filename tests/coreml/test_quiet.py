@@ -77,5 +77,5 @@ def test_conversion_is_quiet_and_restores(tmp_path, capfd):
 
 
 def test_missing_coremltools_says_how_to_install():
-    with pytest.raises(ProgramError, match='pip install .coremltools'):
+    with pytest.raises(ProgramError, match=r'pip install .coremltools'):
         quiet.module('coremltools.no_such_part')

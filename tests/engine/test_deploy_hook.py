@@ -343,6 +343,15 @@ def test_iteration_based_runs_are_served_too(tmp_path):
     assert_same_state(wanted, state_in(tmp_path / 'iter_4_deploy.pth'))
 
 
+def test_sync_norms_are_reverted_by_mmengine_and_folded(tmp_path):
+    cfg = classifier_cfg(norm_cfg=dict(type='SyncBN', eps=1e-3))
+    trained(tmp_path, DEPLOY, model=cfg)
+    model = MODELS.build(cfg).eval()
+    model.load_state_dict(state_in(tmp_path / 'epoch_2.pth'))
+    assert_same_state(switch_to_deploy(model).state_dict(),
+                      state_in(tmp_path / 'epoch_2_deploy.pth'))
+
+
 def augmented_runner(folder):
     runner_cfg = toy_cfg(folder)
     data = dict(runner_cfg.test_dataloader)
