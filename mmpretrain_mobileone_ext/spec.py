@@ -144,7 +144,21 @@ def resolve_arch(arch: Union[str, Mapping[str, Any]]) -> dict[str, Any]:
     missing = [k for k in ('num_blocks', 'width_factor') if k not in arch]
     if missing:
         raise SpecError(f'arch dict lacks {missing}')
-    return {'num_conv_branches': 1, 'num_se_blocks': 0, **arch}
+    arch = {'num_conv_branches': 1, 'num_se_blocks': 0, **arch}
+    _check_se_counts(arch['num_se_blocks'], arch['num_blocks'])
+    return arch
+
+
+def _check_se_counts(counts: Any, depths: Any) -> None:
+    """Refuse more SE blocks than blocks, where both are written out."""
+    if not isinstance(counts, (list, tuple)) or \
+            not isinstance(depths, (list, tuple)):
+        return
+    for i, (count, depth) in enumerate(zip(counts, depths)):
+        if isinstance(count, int) and isinstance(depth, int) and \
+                count > depth:
+            raise SpecError(f'num_se_blocks of stage {i + 1} is {count}, but '
+                            f'num_blocks gives it {depth}')
 
 
 def build_network_spec(arch: Union[str, Mapping[str, Any]],

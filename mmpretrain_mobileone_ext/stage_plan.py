@@ -115,7 +115,10 @@ def _num_se_blocks(cfg, se_cfg, depths) -> tuple[int, ...]:
     n = len(depths)
     if se_cfg is None:
         return (0,) * n
-    from_arch = per_stage(cfg, 'num_se_blocks', n)
+    from_arch = cfg['num_se_blocks']
+    if isinstance(from_arch, tuple) and not any(from_arch):
+        from_arch = 0  # a preset without SE has none in any number of stages
+    from_arch = per_stage({'num_se_blocks': from_arch}, 'num_se_blocks', n)
     for i, count in enumerate(from_arch):
         check_int(f'num_se_blocks of stage {i + 1}', count)
     # "The last five" of a stage shortened to three blocks are all three.

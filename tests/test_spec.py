@@ -342,3 +342,17 @@ def test_the_number_of_stages_is_that_of_the_first_sequence(
             build_network_spec(arch, **given)
     else:
         assert len(build_network_spec(arch, **given).stages) == stages
+
+
+def test_presets_without_se_take_any_number_of_stages():
+    for arch in ('s0', 's3'):
+        spec = build_network_spec(
+            arch, num_blocks=(1, 1, 1), width_factor=1.0, num_conv_branches=2)
+        assert len(spec.stages) == 3
+        assert all(u.se_cfg is None for units in spec.stages for u in units)
+
+
+def test_more_se_blocks_than_blocks_is_an_error():
+    arch = dict(num_blocks=(1, 2), width_factor=1.0, num_se_blocks=(0, 3))
+    with pytest.raises(SpecError, match='stage 2 is 3'):
+        build_network_spec(arch)

@@ -7,9 +7,9 @@ _base_ = [
 
 model = dict(
     backbone=dict(
-        arch=dict(num_blocks=(1, 3, 1)),
-        num_conv_branches=2,
-        base_channels=(48, 128, 256),
+        arch=dict(num_blocks=(1, 3, 2)),
+        num_conv_branches=1,
+        base_channels=(32, 128, 256),
         in_channels=1),
     head=dict(in_channels=256))
 

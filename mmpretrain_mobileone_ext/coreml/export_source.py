@@ -22,6 +22,7 @@ from torch import nn
 
 from ..engine.checkpoint import file_sha256
 from ..errors import CheckpointError, ExportError, MobileOneExtError
+from ..models import DeployableClassifier
 from ..models.load_check import CORE_ML_KEY
 
 PathLike = Union[str, Path]
@@ -79,6 +80,8 @@ def load_source(config: Union[PathLike, Config, nn.Module],
     _check_classifier(model, name)
     if loaded is not None:
         _load(model, loaded, str(checkpoint))
+    if isinstance(model, DeployableClassifier):
+        model.require_trained_head()
     local = checkpoint is not None and Path(checkpoint).is_file()
     return Source(
         model=model.cpu().float().eval(),

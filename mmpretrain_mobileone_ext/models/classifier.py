@@ -78,12 +78,21 @@ class DeployableClassifier(ImageClassifier):
                 'no trained weights')
         if mode == 'loss' and self.training:
             self._untrained = []
-        if mode == 'predict' and self._untrained:
+        if mode == 'predict':
+            self.require_trained_head()
+        return super().forward(inputs, data_samples, mode)
+
+    def require_trained_head(self) -> None:
+        """Refuse to go on with a head that a checkpoint did not fill.
+
+        Raises:
+            CheckpointError: the head was replaced and not trained since.
+        """
+        if self._untrained:
             raise CheckpointError(
                 'the checkpoint has no fitting weights for '
                 f'{", ".join(self._untrained)}: a replaced head must be '
                 'trained before it predicts; check num_classes')
-        return super().forward(inputs, data_samples, mode)
 
     def val_step(self, data):
         """Predict, by the Core ML program where one is loaded."""
