@@ -35,4 +35,4 @@ $(READY): setup.py $(CONSTRAINTS)
 	touch $(READY)
 
 clean:
-	rm -rf build dist *.egg-info work_dirs
+	rm -rf build dist *.egg-info work_dirs/demo-*

@@ -11,7 +11,7 @@ from setuptools.command.build_py import build_py
 
 ROOT = Path(__file__).resolve().parent
 PACKAGE = 'mmpretrain_mobileone_ext'
-COREML = ['coremltools>=8.0', 'numpy<2.4']  # apple/coremltools#2633
+COREML = ['coremltools>=9,<10', 'numpy<2.4']  # apple/coremltools#2633
 TEST = ['pytest>=7', 'pytest-xdist>=3', 'hypothesis>=6', 'scikit-learn>=1.0']
 
 

@@ -15,7 +15,7 @@ with warnings.catch_warnings():
 
 from . import config_scope  # noqa: F401
 from .coreml.classifier import CoreMLClassifier
-from .engine import DeploySwitchHook
+from .engine import DeploySwitchHook, EMALoadHook
 from .models import (
     ConfigurableMobileOne,
     DeployableClassifier,
@@ -29,7 +29,8 @@ __all__ = [
     'CoreMLClassifier',
     'DeploySwitchHook',
     'DeployableClassifier',
+    'EMALoadHook',
     '__version__',
     'switch_to_deploy',
-    'verified_switch_to_deploy'
+    'verified_switch_to_deploy',
 ]

@@ -1,6 +1,7 @@
 """The whole path on real data, through the tools that a user would call."""
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 import sys
@@ -26,6 +27,8 @@ CONFIGS = {
     'digits': 'digits/mobileone-tiny_bs64_digits.py',
     'fashion-mnist': 'fashion_mnist/mobileone-tiny_bs128_fashion-mnist.py',
 }
+#: Spinning OpenMP threads starve the data loader where cores are few.
+_ENV = {'OMP_WAIT_POLICY': 'PASSIVE', 'PYTHONUNBUFFERED': '1'}
 _EPOCH = re.compile(r'Epoch\((train|test)\) +\[(\d+)?\]?\[? *(\d+)/ *(\d+)\]')
 
 
@@ -129,9 +132,9 @@ def _stream(command: Sequence[str], log: Path, title: str,
     columns = (TextColumn('{task.description}'), TimeElapsedColumn())
     bar = Progress(*columns, console=console, transient=True,
                    disable=not console.is_terminal)
-    with bar, open(log, 'w') as file, subprocess.Popen(
+    with bar, open(log, 'w', buffering=1) as file, subprocess.Popen(
             command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-            text=True) as process:
+            text=True, env={**_ENV, **os.environ}) as process:
         task = bar.add_task(title)
         for line in process.stdout or ():
             file.write(line)

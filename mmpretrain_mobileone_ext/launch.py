@@ -1,9 +1,11 @@
 """What the command-line tools share: registration, quiet, one-line errors."""
 from __future__ import annotations
 
+import os
 import runpy
 import signal
 import sys
+import traceback
 import warnings
 from collections.abc import Callable
 from importlib.util import find_spec
@@ -11,6 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from .errors import MobileOneExtError
+
+#: Environment variable that keeps tracebacks.
+TRACEBACK = 'MOBILEONE_EXT_TRACEBACK'
 
 #: Known-harmless warnings of the OpenMMLab stack on current Python, by the
 #: beginning of their text.
@@ -27,11 +32,15 @@ def silence_known_noise() -> None:
 
 
 def guarded(main: Callable[[], Any]) -> int:
-    """Run a tool; turn the user's mistakes into one line on stderr.
+    """Run a tool; turn mistakes into one line on stderr.
+
+    With ``MOBILEONE_EXT_TRACEBACK`` set in the environment, errors of other
+    libraries keep their traceback.
 
     Returns:
         Exit code: 0, 2 after an error of this package or an unreadable
-        config, 130 after Ctrl-C.
+        config, 1 after one of another library that a wrong argument or file
+        may cause, 130 after Ctrl-C.
     """
     silence_known_noise()
     try:
@@ -42,15 +51,26 @@ def guarded(main: Callable[[], Any]) -> int:
         # mmengine parses configs without their name.
         return _fail(f'a config in `{" ".join(sys.argv[1:])}` is not valid '
                      f'Python: {error}')
+    except (AssertionError, KeyError, TypeError, ValueError) as error:
+        # How OpenMMLab's code answers a wrong key, file or option.
+        if os.environ.get(TRACEBACK):
+            raise
+        return _fail(_foreign(error), code=1)
     except KeyboardInterrupt:
         return 128 + signal.SIGINT
     return 0
 
 
-def _fail(error: object) -> int:
+def _fail(error: object, code: int = 2) -> int:
     text = ' '.join(str(error).split())
     print(f'error: {text}', file=sys.stderr)
-    return 2
+    return code
+
+
+def _foreign(error: Exception) -> str:
+    frame = traceback.extract_tb(error.__traceback__)[-1]
+    return (f'{type(error).__name__}: {error} ({Path(frame.filename).name}:'
+            f'{frame.lineno}; set {TRACEBACK}=1 for the traceback)')
 
 
 def mmpretrain_tool(name: str) -> Path:

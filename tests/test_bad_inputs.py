@@ -7,6 +7,7 @@ import hashlib
 import runpy
 import shutil
 import sys
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -39,6 +40,10 @@ def folder(tmp_path_factory):
     (root / 'empty.pth').touch()
     data = (root / 'good.pth').read_bytes()
     (root / 'cut.pth').write_bytes(data[:len(data) // 2])
+    with zipfile.ZipFile(root / 'good.pth') as old, zipfile.ZipFile(
+            root / 'packed.pth', 'w', zipfile.ZIP_DEFLATED) as new:
+        for record in old.namelist():
+            new.writestr(record, old.read(record))
     (root / 'few.txt').write_text('a\nb\n')
     (root / 'broken.py').write_text('model = dict(')
     export_coreml(model, out=root / 'good.mlpackage', image_size=32,
@@ -91,7 +96,7 @@ CASES = {
     'se ratio': (backbone('se_cfg.ratio=0'), 'se_cfg.ratio'),
     'se placement': (backbone('se_cfg.placement=9'), 'placement'),
     'output_stride': (backbone('output_stride=3'), 'output_stride=3'),
-    'hook': (('train', 'custom_hooks.1.when=[never]'), 'never'),
+    'hook': (('train', 'custom_hooks.2.when=[never]'), 'never'),
     # checkpoints
     'missing': (score('nowhere.pth'), 'nowhere.pth'),
     'text': (score('text.pth'), 'text.pth'),
@@ -101,7 +106,10 @@ CASES = {
     'foreign': (score('other.pth'), 'does not fit'),
     'deploy in branches': (score('deploy.pth'), 'deploy=True'),
     'other head': (score('good.pth', 'model.head.num_classes=7'), 'head'),
+    'zip bomb': (score('packed.pth'), 'compressed'),
     # packages
+    'stock model': (score('good.mlpackage', 'model.type=ImageClassifier'),
+                    'model.type=CoreMLClassifier'),
     'no package': (score('nowhere.mlpackage'), 'nowhere.mlpackage'),
     'empty package': (score('empty.mlpackage'), 'empty.mlpackage'),
     'not a model': (score('text.mlmodel'), 'text.mlmodel'),
@@ -120,6 +128,8 @@ CASES = {
     'classes': (export('--classes', 'few.txt'), '2'),
     'no classes': (export('--classes', 'none.txt'), 'none.txt'),
     'images': (export('--verify-data', '-4'), '-4'),
+    'fold over the source': (('fold', 'good.pth', 'good.pth'), 'replace'),
+    'fold exists': (('fold', 'good.pth', 'other.pth'), '--force'),
     'bad checkpoint': (export(checkpoint='cut.pth'), 'cut.pth'),
 }
 
@@ -150,6 +160,9 @@ def command(case, folder, work_dir):
         return ['test.py', CONFIG, folder / checkpoint, '--work-dir',
                 work_dir, *data, *options]
     checkpoint, out, *options = rest
+    if tool == 'fold':
+        return ['switch_to_deploy.py', CONFIG, folder / checkpoint, '--out',
+                folder / out]
     options = [folder / o if o.endswith('.txt') else o for o in options]
     return ['export_coreml.py', CONFIG, folder / checkpoint, '--out',
             folder / out, *options, *data]
@@ -177,6 +190,17 @@ def test_mistake_is_one_line_and_changes_nothing(name, folder, tmp_path,
     assert len(lines) == 1
     assert fragment in lines[0]
     assert snapshot(folder) == before
+
+
+def test_a_wrong_keyword_is_one_line(folder, tmp_path, monkeypatch, capsys):
+    """Other libraries' answers: exit code 1, and how to see more."""
+    case = backbone('num_conv_branch=3')
+    assert call(monkeypatch, *command(case, folder, tmp_path)) == 1
+    lines = capsys.readouterr().err.splitlines()
+    found = [line for line in lines if line.startswith('error: TypeError')]
+    assert len(found) == 1
+    assert 'num_conv_branch' in found[0]
+    assert 'MOBILEONE_EXT_TRACEBACK=1' in found[0]
 
 
 @pytest.mark.parametrize('name', ['none.py', 'broken.py'])

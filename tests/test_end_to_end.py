@@ -108,3 +108,11 @@ def test_deploy_checkpoint_in_a_branch_model_is_an_error(lab):
     assert 'error: ' in done.stderr
     assert 'Traceback' not in done.stderr
     assert 'model.backbone.deploy=True' in done.stderr
+
+
+def test_inference_with_the_package_gives_a_class_name(lab):
+    from mmpretrain import get_model, inference_model
+    model = get_model(str(CONFIG), pretrained=str(lab.package))
+    images = sorted((lab.root / 'digits/test/7').iterdir())[:10]
+    found = [inference_model(model, str(i))['pred_class'] for i in images]
+    assert found.count('7') >= 8

@@ -12,13 +12,17 @@ def main() -> None:
     parser.add_argument('checkpoint', help='checkpoint in branch form')
     parser.add_argument(
         '--out', type=Path, help='default: CHECKPOINT with _deploy appended')
+    parser.add_argument(
+        '--force', action='store_true', help='replace an existing file')
     args = parser.parse_args()
     from mmengine.config import Config
     from mmpretrain import get_model
 
     from mmpretrain_mobileone_ext.engine.deploy_file import write_deploy_file
     model = get_model(Config.fromfile(args.config))
-    print(write_deploy_file(model, args.checkpoint, args.out))
+    print(
+        write_deploy_file(
+            model, args.checkpoint, args.out, force=args.force))
 
 
 if __name__ == '__main__':

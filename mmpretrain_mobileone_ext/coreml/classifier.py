@@ -10,7 +10,7 @@ from mmpretrain.structures import DataSample
 from torch import Tensor, nn
 
 from ..errors import CheckpointError, ProgramError
-from ..models.load_check import CORE_ML_KEY
+from ..models.load_check import take_program
 
 
 @MODELS.register_module()
@@ -106,8 +106,8 @@ class CoreMLClassifier(BaseModel):
             sample.set_pred_score(score).set_pred_label(score.argmax())
         return samples
 
-    def _take_path(self, state_dict, prefix, *_) -> None:
-        path = state_dict.pop(prefix + CORE_ML_KEY, None)
+    def _take_path(self, state_dict, prefix, local_metadata, *_) -> None:
+        path = take_program(state_dict, prefix, local_metadata)
         if path is None:
             raise CheckpointError(
                 'CoreMLClassifier executes a .mlpackage or .mlmodel, but the '

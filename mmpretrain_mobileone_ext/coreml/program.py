@@ -93,7 +93,14 @@ def _package_root(package: Path) -> Path:
         raise ProgramError(
             f'{manifest} is damaged: it names no root model'
         ) from error
-    file = package / 'Data' / relative
+    data = (package / 'Data').resolve()
+    if not isinstance(relative, str) or \
+            data not in (data / relative).resolve().parents:
+        raise ProgramError(
+            f'{manifest} is damaged: its root model {relative!r} is not a '
+            f'file inside the package'
+        )
+    file = data / relative
     if not file.is_file():
         raise ProgramError(
             f'{package} is incomplete: its model {file} is missing'

@@ -10,7 +10,7 @@ from mmengine.runner.checkpoint import load_state_dict
 from torch import nn
 
 from ..errors import CheckpointError
-from ..models import verified_switch_to_deploy
+from ..models import MobileOneBlock, verified_switch_to_deploy
 from ..parity import Tolerance
 from .checkpoint import load_checkpoint_file, save_checkpoint_atomic
 from .disarm import CONFIG_TEXT
@@ -34,7 +34,8 @@ def write_deploy_file(model: nn.Module,
                       *,
                       inputs: Any = None,
                       tolerance: Union[float, Tolerance, None] = None,
-                      config_text: Optional[str] = None) -> Path:
+                      config_text: Optional[str] = None,
+                      force: bool = False) -> Path:
     """Fold ``checkpoint``, verify it, and write it beside its source.
 
     The file holds folded weights (the averaged ones where the run had EMA:
@@ -49,11 +50,15 @@ def write_deploy_file(model: nn.Module,
             noise when None.
         tolerance: as of :func:`verified_switch_to_deploy`.
         config_text: the run's config, kept as text.
+        force: replace an existing ``out``; never the checkpoint itself.
 
     Raises:
-        CheckpointError: the checkpoint is unsafe or does not fit.
+        CheckpointError: the checkpoint is unsafe or does not fit, ``model``
+            is folded already, or ``out`` exists.
         ParityError: the folded form differs; nothing is written.
     """
+    target = _target(checkpoint, out, force)
+    _require_branches(model)
     loaded = load_checkpoint_file(checkpoint)
     meta = loaded.get('meta', {})
     own = copy.deepcopy(unwrap(model)).to('cpu')
@@ -80,4 +85,25 @@ def write_deploy_file(model: nn.Module,
                 **kept, 'deploy': record
             },
             'state_dict': folded.state_dict()
-        }, out or deploy_path(checkpoint))
+        }, target)
+
+
+def _target(checkpoint: Union[str, Path], out: Union[str, Path, None],
+            force: bool) -> Path:
+    target = Path(out) if out else deploy_path(checkpoint)
+    if target.resolve() == Path(checkpoint).resolve():
+        raise CheckpointError(f'{target}: the deploy file would replace the '
+                              'training checkpoint it is made from')
+    if target.exists() and not force:
+        raise CheckpointError(f'{target} exists already; give --force to '
+                              'replace it')
+    return target
+
+
+def _require_branches(model: nn.Module) -> None:
+    """A folded model would be compared with itself."""
+    blocks = [m for m in model.modules() if isinstance(m, MobileOneBlock)]
+    if blocks and all(b.deploy for b in blocks):
+        raise CheckpointError(
+            'the model is folded already, so the fold cannot be verified; '
+            'build it from the training config (deploy=False)')

@@ -166,7 +166,8 @@ class DeploySwitchHook(Hook):
                 checkpoint,
                 inputs=self._sample,
                 tolerance=self.tolerance,
-                config_text=runner.cfg.pretty_text)
+                config_text=runner.cfg.pretty_text,
+                force=True)
             runner.logger.info(f'DeploySwitchHook: wrote {path}')
 
 

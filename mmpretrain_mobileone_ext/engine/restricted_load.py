@@ -104,6 +104,10 @@ def _record_sizes(handle: BinaryIO) -> Dict[str, int]:
             if name in sizes:
                 raise CheckpointError(
                     f'refuses to load: two records are named {name!r}')
+            # torch.save stores; a packed record may be a bomb.
+            if record.compress_type != zipfile.ZIP_STORED:
+                raise CheckpointError(
+                    f'refuses to load: record {name!r} is compressed')
             sizes[name] = record.file_size
     return sizes
 

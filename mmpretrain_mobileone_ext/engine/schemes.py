@@ -26,7 +26,7 @@ from mmengine.runner.checkpoint import (
 
 from mmpretrain_mobileone_ext.errors import CheckpointError
 
-from ..models.load_check import CORE_ML_KEY
+from ..models.load_check import CORE_ML_KEY, ProgramMetadata
 from .checkpoint import checked_checkpoint, load_checkpoint_file
 from .restricted_load import restricted_load
 
@@ -52,7 +52,8 @@ def load_from_coreml(filename: Union[str, Path],
         map_location: Ignored.
 
     Returns:
-        dict: ``state_dict`` with the path as a str under ``CORE_ML_KEY``, and
+        dict: ``state_dict`` with the path as a str under ``CORE_ML_KEY``, a
+        ``_metadata`` that makes other models refuse it, and
         an empty ``meta``.
 
     Raises:
@@ -61,7 +62,9 @@ def load_from_coreml(filename: Union[str, Path],
     path = Path(filename).expanduser()
     if not path.exists():
         raise CheckpointError(f'{path}: no such Core ML file')
-    return {'state_dict': OrderedDict({CORE_ML_KEY: str(path)}), 'meta': {}}
+    state = OrderedDict({CORE_ML_KEY: str(path)})
+    state._metadata = ProgramMetadata(str(path))  # type: ignore[attr-defined]
+    return {'state_dict': state, 'meta': {}}
 
 
 @CheckpointLoader.register_scheme(

@@ -8,7 +8,7 @@ from mmpretrain.models.classifiers import ImageClassifier
 from mmpretrain.registry import MODELS
 
 from ..errors import CheckpointError
-from .load_check import CORE_ML_KEY, check_incoming
+from .load_check import check_incoming, take_program
 from .switch import switch_to_deploy
 
 #: What mmpretrain's ``inference_model`` chooses an inferencer by.
@@ -40,6 +40,7 @@ class DeployableClassifier(ImageClassifier):
         self._artifact: tuple = ()
         self._untrained: list[str] = []
         self._hub_entry: Optional[Any] = None
+        self._data_meta: dict = {}
         self._register_load_state_dict_pre_hook(self._check_on_load)
 
     @property
@@ -50,6 +51,17 @@ class DeployableClassifier(ImageClassifier):
     @_metainfo.setter
     def _metainfo(self, value: Any) -> None:
         self._hub_entry = value
+
+    @property
+    def _dataset_meta(self) -> dict:
+        """Set by ``get_model``; a Core ML program knows its own labels."""
+        if not self._artifact:
+            return self._data_meta
+        return dict(classes=self._artifact[0].program.classes)
+
+    @_dataset_meta.setter
+    def _dataset_meta(self, value: dict) -> None:
+        self._data_meta = value
 
     @property
     def artifact(self) -> Optional[Any]:
@@ -106,8 +118,8 @@ class DeployableClassifier(ImageClassifier):
             return self.artifact.test_step(data)
         return super().test_step(data)
 
-    def _check_on_load(self, state_dict, prefix, *_) -> None:
-        path = state_dict.pop(prefix + CORE_ML_KEY, None)
+    def _check_on_load(self, state_dict, prefix, local_metadata, *_) -> None:
+        path = take_program(state_dict, prefix, local_metadata)
         if path is None:
             self._untrained = check_incoming(self, state_dict, prefix,
                                              ('head.', ))

@@ -56,6 +56,18 @@ def drop_root(content):
     return json.dumps(manifest).encode()
 
 
+def root_at(path):
+    """Edit that points the manifest somewhere else."""
+
+    def change(content):
+        manifest = json.loads(content)
+        root = manifest['rootModelIdentifier']
+        manifest['itemInfoEntries'][root]['path'] = path
+        return json.dumps(manifest).encode()
+
+    return rewrite('Manifest.json', change)
+
+
 def half(content):
     return content[: len(content) // 2]
 
@@ -87,6 +99,9 @@ PACKAGE_DAMAGE = [
     (rewrite('Manifest.json', lambda b: b[:-9]), 'names no root model'),
     (rewrite('Manifest.json', lambda b: b'[]'), 'names no root model'),
     (rewrite('Manifest.json', drop_root), 'names no root model'),
+    (root_at(5), 'root model 5 is not a file inside'),
+    (root_at('../../other/model.mlmodel'), 'is not a file inside'),
+    (root_at('/etc/passwd'), 'is not a file inside'),
     (lambda p: (p / SPEC).unlink(), 'model.mlmodel is missing'),
     (rewrite(SPEC, half), 'truncated or not a Core ML specification'),
     (rewrite(SPEC, lambda b: b''), 'holds no model'),

@@ -24,6 +24,25 @@ def classifier(**cfg):
     return randomize_norms(MODELS.build(classifier_cfg(**cfg))).eval()
 
 
+def test_a_folded_model_has_nothing_to_compare(saved):
+    model, _, path = saved
+    with pytest.raises(CheckpointError, match='folded already'):
+        write_deploy_file(model.switch_to_deploy(), path)
+
+
+def test_files_are_replaced_only_on_request(saved):
+    model, _, path = saved
+    before = path.read_bytes()
+    for force in (False, True):
+        with pytest.raises(CheckpointError, match='training checkpoint'):
+            write_deploy_file(model, path, path, force=force)
+    assert path.read_bytes() == before
+    out = write_deploy_file(model, path)
+    with pytest.raises(CheckpointError, match='--force'):
+        write_deploy_file(model, path)
+    assert write_deploy_file(model, path, force=True) == out
+
+
 @pytest.fixture
 def saved(tmp_path):
     """A model, and a checkpoint of other weights that fits it."""

@@ -30,6 +30,7 @@ custom_hooks = [
         momentum=0.05,
         update_buffers=True,
         priority='ABOVE_NORMAL'),
+    dict(type='EMALoadHook'),
     # Validation scores the folded network; training ends with *_deploy.pth.
     dict(type='DeploySwitchHook', when=('val', 'after_train')),
 ]
