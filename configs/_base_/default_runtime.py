@@ -1,10 +1,19 @@
 _base_ = 'mmpretrain::_base_/default_runtime.py'
 
 custom_imports = dict(
-    imports=['mmpretrain_mobileone_ext'], allow_failed_imports=False)
+    imports=[
+        'mmpretrain_mobileone_ext',
+        # Lets torchrun start ranks on a machine without a GPU.
+        'mmpretrain_mobileone_ext.engine.cpu_ranks',
+    ],
+    allow_failed_imports=False)
 
 default_hooks = dict(checkpoint=dict(save_best='auto', max_keep_ckpts=2))
 
-# MobileOne is small enough to be trained on a CPU, where nccl is missing.
+# MobileOne is small enough to be trained on CPUs, where nccl is missing and
+# mmengine's default wrapper names a CUDA device. On several GPUs add
+# --cfg-options env_cfg.dist_cfg.backend=nccl.
 env_cfg = dict(dist_cfg=dict(backend='gloo'))
+model_wrapper_cfg = dict(
+    type='MMDistributedDataParallel', device_ids=None, broadcast_buffers=False)
 randomness = dict(seed=0)

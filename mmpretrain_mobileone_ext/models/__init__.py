@@ -3,8 +3,13 @@ from .block import MobileOneBlock
 from .classifier import DeployableClassifier
 from .mobileone import ConfigurableMobileOne
 from .switch import switch_to_deploy, verified_switch_to_deploy
+from .sync_norm import CPUSyncBatchNorm
 
 __all__ = [
-    'ConfigurableMobileOne', 'DeployableClassifier', 'MobileOneBlock',
-    'switch_to_deploy', 'verified_switch_to_deploy'
+    'CPUSyncBatchNorm',
+    'ConfigurableMobileOne',
+    'DeployableClassifier',
+    'MobileOneBlock',
+    'switch_to_deploy',
+    'verified_switch_to_deploy',
 ]

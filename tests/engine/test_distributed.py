@@ -1,8 +1,8 @@
 """Two processes through mmpretrain's own, unmodified ``tools/train.py``.
 
-CPU and gloo. torch's SyncBatchNorm refuses to train on a CPU, so norms are
-plain and their statistics differ between the ranks: what is scored has to be
-what is saved all the same.
+CPU and gloo. With plain norms statistics differ between the ranks: what is
+scored has to be what is saved all the same. torch's SyncBatchNorm refuses to
+train on a CPU; ``CPUSyncBN`` is used in its place.
 """
 import json
 import os
@@ -24,19 +24,14 @@ from mmpretrain_mobileone_ext.engine.checkpoint import load_checkpoint_file
 
 TRAIN = Path(mmpretrain.__file__).parent / '.mim/tools/train.py'
 HERE = Path(__file__).resolve().parent
+RUNTIME = HERE.parent.parent / 'configs/_base_/default_runtime.py'
 PYTHONPATH = os.pathsep.join([
     str(HERE), str(HERE.parent), os.environ.get('PYTHONPATH', '')])
 CONFIG = """
-_base_ = 'mmpretrain::_base_/default_runtime.py'
-env_cfg = dict(dist_cfg=dict(backend='gloo'))
-# mmengine's default names a CUDA device.
-model_wrapper_cfg = dict(
-    type='MMDistributedDataParallel', device_ids=None,
-    broadcast_buffers=False)
-randomness = dict(seed=0)
+_base_ = '{runtime}'
 custom_imports = dict(
-    imports=['mmpretrain_mobileone_ext', 'helpers', 'cpu_ranks'],
-    allow_failed_imports=False)
+    imports=['mmpretrain_mobileone_ext',
+             'mmpretrain_mobileone_ext.engine.cpu_ranks', 'helpers'])
 model = {model}
 pipeline = [dict(type='LoadImageFromFile'), dict(type='PackInputs')]
 train_dataloader = dict(
@@ -83,13 +78,15 @@ def train(folder, *options):
     return done.stdout
 
 
-@pytest.fixture(scope='module')
-def run(tmp_path_factory):
+@pytest.fixture(scope='module', params=['BN', 'CPUSyncBN'])
+def run(request, tmp_path_factory):
     """One epoch, then a second one by --resume."""
     folder = tmp_path_factory.mktemp('distributed')
     write_images(folder / 'train', 16, seed=0)
     write_images(folder / 'test', 8, seed=1)
-    (folder / 'config.py').write_text(CONFIG.format(model=classifier_cfg()))
+    model = classifier_cfg(norm_cfg=dict(type=request.param))
+    (folder / 'config.py').write_text(
+        CONFIG.format(model=model, runtime=RUNTIME))
     train(folder)
     train(folder, '--resume', 'auto', '--cfg-options',
           'train_cfg.max_epochs=2')

@@ -1,0 +1,58 @@
+"""Synchronized batch norm that also trains on CPUs (gloo)."""
+from __future__ import annotations
+
+import torch
+import torch.distributed as dist
+from mmengine.registry import MODELS
+from torch import Tensor, nn
+from torch.distributed.nn.functional import all_reduce
+
+
+@MODELS.register_module('CPUSyncBN')
+class CPUSyncBatchNorm(nn.BatchNorm2d):
+    """What ``nn.SyncBatchNorm`` computes, for ranks on CPUs.
+
+    torch's own refuses to train there, and DDP refuses to wrap it. Mean and
+    biased variance are those of the joined batch of all ranks, in two
+    passes, and gradients flow through both reductions. In eval mode and in
+    one process it is ``nn.BatchNorm2d``; parameters, buffers and the fold
+    are the same. On GPUs ``SyncBN`` is faster.
+
+    Use as ``norm_cfg=dict(type='CPUSyncBN')``; ranks may have batches of
+    different size.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Normalize (N, C, H, W) over N, H, W of all ranks."""
+        if not self._joins_ranks():
+            return super().forward(x)
+        shape, dims = [1, -1, 1, 1], [0, 2, 3]
+        # The count travels as one more channel of the sums.
+        own = x.new_full((1, ), x.numel() / x.shape[1])
+        sums = all_reduce(torch.cat([x.sum(dims), own]))
+        count = sums[-1].detach()
+        mean = sums[:-1] / count
+        centered = x - mean.view(shape)
+        var = all_reduce(centered.square().sum(dims)) / count
+        self._track(mean.detach(), var.detach(), count)
+        out = centered * (var + self.eps).rsqrt().view(shape)
+        if self.affine:
+            out = out * self.weight.view(shape) + self.bias.view(shape)
+        return out
+
+    def _joins_ranks(self) -> bool:
+        return (self.training and dist.is_available()
+                and dist.is_initialized() and dist.get_world_size() > 1)
+
+    def _track(self, mean: Tensor, var: Tensor, count: Tensor) -> None:
+        """Update running statistics as batch norm does (unbiased)."""
+        if self.running_mean is None or self.running_var is None \
+                or self.num_batches_tracked is None:
+            return
+        self.num_batches_tracked.add_(1)
+        rate = self.momentum
+        if rate is None:
+            rate = 1 / float(self.num_batches_tracked)
+        unbiased = var * count / (count - 1)
+        self.running_mean.lerp_(mean.to(self.running_mean), rate)
+        self.running_var.lerp_(unbiased.to(self.running_var), rate)
