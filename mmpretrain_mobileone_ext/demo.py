@@ -25,7 +25,7 @@ from .report import FormResult, forms_table, write_forms_json
 PACKAGE = Path(__file__).resolve().parent
 CONFIGS = {
     'digits': 'digits/mobileone-tiny_bs64_digits.py',
-    'fashion-mnist': 'fashion_mnist/mobileone-tiny_bs128_fashion-mnist.py',
+    'fashion-mnist': 'fashion_mnist/mobileone-tiny_bs64_fashion-mnist.py',
 }
 #: Spinning OpenMP threads starve the data loader where cores are few.
 _ENV = {'OMP_WAIT_POLICY': 'PASSIVE', 'PYTHONUNBUFFERED': '1'}

@@ -5,14 +5,13 @@ data_root = 'data/fashion-mnist'
 data_preprocessor = dict(num_classes=10, mean=[72.94], std=[90.02])
 
 train_pipeline = [
-    dict(type='RandomCrop', crop_size=28, padding=2),
     dict(type='RandomFlip', prob=0.5, direction='horizontal'),
     dict(type='PackInputs'),
 ]
 test_pipeline = [dict(type='PackInputs')]
 
 train_dataloader = dict(
-    batch_size=128,
+    batch_size=64,
     num_workers=1,
     persistent_workers=True,
     dataset=dict(
