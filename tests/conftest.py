@@ -2,6 +2,7 @@
 import pytest
 import torch
 from hypothesis import settings
+from mmengine.registry import DefaultScope
 
 import mmpretrain_mobileone_ext  # noqa: F401
 
@@ -15,3 +16,10 @@ torch.set_num_threads(1)
 @pytest.fixture(autouse=True)
 def _seeded():
     torch.manual_seed(0)
+
+
+@pytest.fixture(autouse=True)
+def _in_mmpretrains_scope():
+    """Runners leave their scope behind, for whatever test comes next."""
+    with DefaultScope.overwrite_default_scope('mmpretrain'):
+        yield
