@@ -115,6 +115,7 @@ class _Steps:
         return mmengine.load(out)
 
     def call(self, title: str, tool: str, *args: str) -> None:
+        """Run a tool; raises ``MobileOneExtError`` with its log's end."""
         log = self.work_dir / f'{title.replace(" ", "-")}.log'
         command = [sys.executable, str(PACKAGE / '.mim/tools' / tool), *args]
         start = time.monotonic()

@@ -10,7 +10,7 @@ from mmpretrain.structures import DataSample
 from torch import Tensor, nn
 
 from ..errors import CheckpointError, ProgramError
-from ..models.load_check import take_program
+from ..models.program_path import take_program
 
 
 @MODELS.register_module()

@@ -23,7 +23,7 @@ from torch import nn
 from ..engine.checkpoint import file_sha256
 from ..errors import CheckpointError, ExportError, MobileOneExtError
 from ..models import DeployableClassifier
-from ..models.load_check import CORE_ML_KEY
+from ..models.program_path import CORE_ML_KEY
 
 PathLike = Union[str, Path]
 _BRANCHES = re.compile(r'\.branch_(conv_list|scale|norm|3x3|1x1)\.')

@@ -70,7 +70,7 @@ def write_deploy_file(model: nn.Module,
     if inputs is not None:
         inputs = inputs.cpu()
     folded, parity = verified_switch_to_deploy(
-        own, inputs, tolerance=tolerance)
+        own, inputs, inplace=False, tolerance=tolerance)
     kept = {
         k: meta[k]
         for k in ('dataset_meta', 'epoch', 'iter', 'CLASSES') if k in meta

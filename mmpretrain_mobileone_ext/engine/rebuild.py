@@ -114,6 +114,7 @@ def tensor(storage: Any,
            requires_grad: Any = False,
            hooks: Any = None,
            metadata: Any = None) -> torch.Tensor:
+    """``torch._utils._rebuild_tensor_v2`` inside the storage's bounds."""
     # ``hooks`` is always replaced: backward hooks are code.
     _check_view(storage, offset, size, stride, getattr(storage, 'dtype', None))
     return torch._utils._rebuild_tensor_v2(storage, offset, tuple(size),
@@ -129,6 +130,7 @@ def tensor_v3(storage: Any,
               hooks: Any,
               dtype: Any,
               metadata: Any = None) -> torch.Tensor:
+    """``torch._utils._rebuild_tensor_v3``: the dtype is given apart."""
     _check_view(storage, offset, size, stride, dtype)
     return torch._utils._rebuild_tensor_v3(storage, offset, tuple(size),
                                            tuple(stride), bool(requires_grad),

@@ -92,6 +92,7 @@ class RestrictedUnpickler(_PurePython):
     dispatch[pickle.NEWOBJ[0]] = load_newobj
 
     def load_build(self) -> None:
+        """Set the state of the few kinds that have one, each its own way."""
         state = self.stack.pop()
         target = self.stack[-1]
         if type(target) is HistoryBuffer:

@@ -26,7 +26,7 @@ from mmengine.runner.checkpoint import (
 
 from mmpretrain_mobileone_ext.errors import CheckpointError
 
-from ..models.load_check import CORE_ML_KEY, ProgramMetadata
+from ..models.program_path import CORE_ML_KEY, ProgramMetadata
 from .checkpoint import checked_checkpoint, load_checkpoint_file
 from .restricted_load import restricted_load
 

@@ -8,7 +8,8 @@ from mmpretrain.models.classifiers import ImageClassifier
 from mmpretrain.registry import MODELS
 
 from ..errors import CheckpointError
-from .load_check import check_incoming, take_program
+from .load_check import check_incoming
+from .program_path import take_program
 from .switch import switch_to_deploy
 
 #: What mmpretrain's ``inference_model`` chooses an inferencer by.
