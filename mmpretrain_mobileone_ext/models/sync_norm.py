@@ -5,7 +5,30 @@ import torch
 import torch.distributed as dist
 from mmengine.registry import MODELS
 from torch import Tensor, nn
-from torch.distributed.nn.functional import all_reduce
+
+
+class _SumOverRanks(torch.autograd.Function):
+    """Sum a tensor over all ranks; each rank has a gradient to every one."""
+
+    @staticmethod
+    def forward(ctx, own: Tensor) -> Tensor:
+        total = own.clone()
+        dist.all_reduce(total)
+        return total
+
+    @staticmethod
+    def backward(ctx, grad: Tensor) -> Tensor:
+        total = grad.clone()
+        dist.all_reduce(total)
+        return total
+
+
+def sum_over_ranks(own: Tensor) -> Tensor:
+    """Differentiable ``dist.all_reduce``; the identity in one process."""
+    if not (dist.is_available() and dist.is_initialized()
+            and dist.get_world_size() > 1):
+        return own
+    return _SumOverRanks.apply(own)
 
 
 @MODELS.register_module('CPUSyncBN')
@@ -29,11 +52,11 @@ class CPUSyncBatchNorm(nn.BatchNorm2d):
         shape, dims = [1, -1, 1, 1], [0, 2, 3]
         # The count travels as one more channel of the sums.
         own = x.new_full((1, ), x.numel() / x.shape[1])
-        sums = all_reduce(torch.cat([x.sum(dims), own]))
+        sums = sum_over_ranks(torch.cat([x.sum(dims), own]))
         count = sums[-1].detach()
         mean = sums[:-1] / count
         centered = x - mean.view(shape)
-        var = all_reduce(centered.square().sum(dims)) / count
+        var = sum_over_ranks(centered.square().sum(dims)) / count
         self._track(mean.detach(), var.detach(), count)
         out = centered * (var + self.eps).rsqrt().view(shape)
         if self.affine:

@@ -43,6 +43,8 @@ def main():
             error = (a - b).abs().max().item()
             assert error < 1e-9, f'{name}: {error:.3g}'
     print(f'compared {len(pairs)}')
+    # Left to the interpreter's exit, gloo's threads sometimes abort it.
+    dist.destroy_process_group()
 
 
 if __name__ == '__main__':
