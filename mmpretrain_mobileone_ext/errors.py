@@ -32,3 +32,7 @@ class ExportError(MobileOneExtError, RuntimeError):
 
 class ParityError(MobileOneExtError, RuntimeError):
     """Two forms of one network disagree beyond a named tolerance."""
+
+
+class KernelError(MobileOneExtError, RuntimeError):
+    """Compiled kernels that cannot be built on this machine."""

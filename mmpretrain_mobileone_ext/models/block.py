@@ -9,7 +9,6 @@ from typing import Any, Optional
 
 import torch
 from mmcv.cnn import (
-    Conv2d,
     build_activation_layer,
     build_conv_layer,
     build_norm_layer,
@@ -23,9 +22,14 @@ from torch.utils.checkpoint import checkpoint
 from ..errors import CheckpointError, FoldError, SpecError
 from ..spec import UnitSpec
 from .fuse import CONVS, SCALE, SKIP, fold_branches, round_once
-
-#: mmcv's ``Conv2d`` ('Conv') computes the same; ConvWS, DCN, ... do not.
-_PLAIN_CONVS = (nn.Conv2d, Conv2d)
+from .online import (
+    PLAIN_CONVS,
+    Unit,
+    UnitBranch,
+    has_hooks,
+    online_sum,
+)
+from .online.choose import Preference, check_preference
 
 
 class MobileOneBlock(BaseModule):
@@ -40,6 +44,9 @@ class MobileOneBlock(BaseModule):
         deploy: build the folded form.
         with_cp: recompute the unit in backward instead of storing its
             activations; running statistics are still updated once.
+        online_reparam: train the branches as one convolution where that is
+            exact: 'auto' where it is faster, True wherever it is defined,
+            'memory' where it saves memory, False never.
         init_cfg: as in ``mmengine.model.BaseModule``.
 
     Raises:
@@ -55,6 +62,7 @@ class MobileOneBlock(BaseModule):
                  norm_cfg: Optional[dict] = None,
                  deploy: bool = False,
                  with_cp: bool = False,
+                 online_reparam: Preference = 'auto',
                  init_cfg=None):
         super().__init__(init_cfg)
         self.spec = spec
@@ -62,6 +70,7 @@ class MobileOneBlock(BaseModule):
         self.norm_cfg = dict(type='BN') if norm_cfg is None else norm_cfg
         self.deploy = deploy
         self.with_cp = with_cp
+        self.online_reparam = check_preference(online_reparam)
         self.se = self._squeeze_excite()
         if deploy:
             self.branch_reparam = self._conv(
@@ -153,11 +162,29 @@ class MobileOneBlock(BaseModule):
         return self._forward(x)
 
     def _forward(self, x: Tensor) -> Tensor:
+        if not self.deploy and self.online_reparam is not False:
+            relu = self._is_plain_relu()
+            out = online_sum(self.unit(relu), x, self.online_reparam)
+            if out is not None:
+                return out if relu else self.act(self.se(out))
         return self.act(self.se(self._linear(x)))
 
+    def _is_plain_relu(self) -> bool:
+        """Whether a ReLU that nobody watches directly follows the sum."""
+        return (type(self.act) is nn.ReLU
+                and type(self.se) is nn.Identity
+                and not has_hooks([self.act, self.se]))
+
     def _linear(self, x: Tensor) -> Tensor:
-        if self.deploy:
-            return self.branch_reparam(x)
+        return self.branch_reparam(x) if self.deploy else self._branch_sum(x)
+
+    def unit(self, relu: bool = False) -> Unit:
+        """The branches as the online forms see them."""
+        branches = (UnitBranch(None, b) if b is self.branch_norm
+                    else UnitBranch(b.conv, b.norm) for b in self.branches())
+        return Unit(self.spec, tuple(branches), relu)
+
+    def _branch_sum(self, x: Tensor) -> Tensor:
         first, *rest = self.branches()
         out = first(x)
         for branch in rest:
@@ -185,7 +212,7 @@ class MobileOneBlock(BaseModule):
                 raise FoldError(f'{name}: only batch norms can be folded '
                                 f'exactly, this is a {type(norm).__name__}')
             conv = getattr(branch, 'conv', None)
-            if conv is not None and type(conv) not in _PLAIN_CONVS:
+            if conv is not None and type(conv) not in PLAIN_CONVS:
                 raise FoldError(f'{name}: only nn.Conv2d can be folded '
                                 f'exactly, this is a {type(conv).__name__}')
 

@@ -71,6 +71,10 @@ class ConfigurableMobileOne(BaseBackbone):
         deploy: build the folded form. A branch checkpoint loaded into it is
             folded on the way in.
         with_cp: recompute units in backward to save memory.
+        online_reparam: train each unit's branches as one convolution, which
+            is exact. 'auto': where that is faster, by unit and input shape;
+            'memory': where it saves memory; True: wherever it is defined;
+            False: run all branches.
         init_cfg: as in ``mmengine.model.BaseModule``.
 
     Raises:
@@ -109,6 +113,7 @@ class ConfigurableMobileOne(BaseBackbone):
                  norm_eval: bool = False,
                  deploy: bool = False,
                  with_cp: bool = False,
+                 online_reparam: Union[str, bool] = 'auto',
                  init_cfg: Any = _INIT_CFG):
         super().__init__(init_cfg)
         self.arch = arch
@@ -132,7 +137,8 @@ class ConfigurableMobileOne(BaseBackbone):
             conv_cfg=conv_cfg,
             norm_cfg=norm_cfg,
             deploy=deploy,
-            with_cp=with_cp)
+            with_cp=with_cp,
+            online_reparam=online_reparam)
         self.stage0 = MobileOneBlock(self.spec.stem, **common)
         self.stages = []
         for index, units in enumerate(self.spec.stages, start=1):

@@ -1,0 +1,160 @@
+"""What was found, as frozen data (no torch here).
+
+Times are in ms, memory in bytes; lists have one value a step or a seed.
+"""
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from statistics import median
+from typing import Any, Optional
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What the training step of one form costs.
+
+    Attributes:
+        form: a key of ``options.FORMS``.
+        first_ms: the first step, which compiles and chooses.
+        forward_ms: forward and loss of each timed step.
+        backward_ms: backward of each timed step.
+        saved_bytes: what autograd keeps from forward to backward.
+        peak_bytes: growth of memory during a step; None where the system
+            does not say.
+        failure: why there is nothing more, or None.
+    """
+    form: str
+    first_ms: Optional[float] = None
+    forward_ms: tuple[float, ...] = ()
+    backward_ms: tuple[float, ...] = ()
+    saved_bytes: Optional[int] = None
+    peak_bytes: Optional[int] = None
+    failure: Optional[str] = None
+
+    @property
+    def step_ms(self) -> tuple[float, ...]:
+        return tuple(f + b for f, b in zip(self.forward_ms, self.backward_ms))
+
+    @property
+    def median_ms(self) -> Optional[float]:
+        return median(self.step_ms) if self.step_ms else None
+
+    def document(self) -> dict[str, Any]:
+        """Everything for JSON, medians included."""
+        steps = self.step_ms
+        return {
+            **asdict(self), 'step_ms': steps,
+            'median_ms': self.median_ms,
+            'min_ms': min(steps) if steps else None
+        }
+
+
+def step_ratio(cost: Cost, reference: Cost) -> Optional[float]:
+    """Median over rounds of this form's time by the reference's.
+
+    Steps of one round ran one after another, so that what disturbed the
+    machine meanwhile is in both.
+    """
+    pairs = list(zip(cost.step_ms, reference.step_ms))
+    return median(a / b for a, b in pairs) if pairs else None
+
+
+@dataclass(frozen=True)
+class Case:
+    """All forms at one architecture and shape.
+
+    Attributes:
+        arch: 's0' ... 's4'.
+        batch: images a step.
+        size: their height and width in pixels.
+        costs: one a form; empty where skipped.
+        skipped: why it was not run, or None.
+    """
+    arch: str
+    batch: int
+    size: int
+    costs: tuple[Cost, ...] = ()
+    skipped: Optional[str] = None
+
+    @property
+    def title(self) -> str:
+        return f'{self.arch}, {self.batch}x3x{self.size}x{self.size}'
+
+    @property
+    def pixels(self) -> int:
+        return self.batch * self.size**2
+
+    def cost(self, form: str) -> Optional[Cost]:
+        """The cost of a form, None where it is absent."""
+        return next((c for c in self.costs if c.form == form), None)
+
+    def ratio(self, form: str, reference: str) -> Optional[float]:
+        """Median pairwise ratio of two forms' step times, None if absent."""
+        a, b = self.cost(form), self.cost(reference)
+        return step_ratio(a, b) if a and b else None
+
+    def document(self) -> dict[str, Any]:
+        return {**asdict(self), 'costs': [c.document() for c in self.costs]}
+
+
+@dataclass(frozen=True)
+class Exactness:
+    """How far a form is from MMPretrain's branches in float64.
+
+    The four agreements are of float64 with float64: max |a - b| by max |b|
+    of a tensor, the worst tensor, one value a seed. The errors are norms
+    over all parameter gradients together, of the difference by the float64
+    reference.
+
+    Attributes:
+        form: a key of ``options.FORMS``.
+        output: the last feature map.
+        input_gradient: gradient to the images.
+        gradients: gradients of all parameters.
+        statistics: running means and variances after the step.
+        fp32_error: gradients computed in float32.
+        amp_error: gradients computed under autocast; empty without.
+    """
+    form: str
+    output: tuple[float, ...] = ()
+    input_gradient: tuple[float, ...] = ()
+    gradients: tuple[float, ...] = ()
+    statistics: tuple[float, ...] = ()
+    fp32_error: tuple[float, ...] = ()
+    amp_error: tuple[float, ...] = ()
+    failure: Optional[str] = None
+
+
+@dataclass(frozen=True)
+class ArchExactness:
+    """All forms of one architecture, measured at one small shape."""
+    arch: str
+    batch: int
+    size: int
+    forms: tuple[Exactness, ...]
+
+    @property
+    def title(self) -> str:
+        return f'{self.arch}, {self.batch}x3x{self.size}x{self.size}'
+
+
+@dataclass
+class Report:
+    """Everything of one run, growing while it runs."""
+    machine: dict[str, Any]
+    command: Sequence[str]
+    options: dict[str, Any]
+    notes: list[str]
+    cases: list[Case]
+    exactness: list[ArchExactness]
+
+    def document(self) -> dict[str, Any]:
+        """Plain data for JSON."""
+        return dict(
+            machine=self.machine,
+            command=list(self.command),
+            options=self.options,
+            notes=self.notes,
+            cases=[c.document() for c in self.cases],
+            exactness=[asdict(e) for e in self.exactness])

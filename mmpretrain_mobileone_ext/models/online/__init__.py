@@ -1,0 +1,19 @@
+"""Exact online re-parameterization: many branches at the price of one.
+
+In training mode a batch norm needs no more than mean and variance of its
+input, and each branch is linear in the patches its convolution reads. So the
+sum of all branches is one convolution whose weights follow from the branches
+and from the moments of the patches, gradients included. Forms of the same
+sum, all of them exact:
+
+- ``branches``: each branch runs.
+- ``moments``: one convolution, by the patches' first two moments.
+- ``recompute``: branches run, and run again in backward; only x is kept.
+- ``running``: one convolution, where norms use running statistics.
+"""
+from .choose import FORMS, PREFERENCES, choose_form
+from .linear import online_sum
+from .unit import PLAIN_CONVS, Unit, UnitBranch, has_hooks
+
+__all__ = ['FORMS', 'PLAIN_CONVS', 'PREFERENCES', 'Unit', 'UnitBranch',
+           'choose_form', 'has_hooks', 'online_sum']

@@ -1,0 +1,62 @@
+"""The sum of a unit's branches, in the form chosen for it."""
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Optional
+
+import torch
+from torch import Tensor
+
+from .choose import Preference, choose_form
+from .moments_form import moments_form
+from .recompute_form import recompute_form
+from .running_form import running_form
+from .unit import Unit
+
+
+@torch.compiler.disable
+def online_sum(unit: Unit, x: Tensor,
+               preference: Preference) -> Optional[Tensor]:
+    """Sum of all branches of ``x``, or None where they have to run.
+
+    Under autocast x is brought to its type, and statistics and folding stay
+    in float32 or better.
+    """
+    if not _is_plain_tensor(x) or not unit.is_plain():
+        return None
+    dtype = compute_dtype(x)
+    if not _fits(unit.parameters, x, dtype):
+        return None
+    form = choose_form(unit, x, preference)
+    if form == 'branches':
+        return None
+    x = x.to(dtype, memory_format=torch.channels_last)
+    with torch.autocast(x.device.type, enabled=False):
+        return {'moments': moments_form, 'recompute': recompute_form,
+                'running': running_form}[form](unit, x)
+
+
+def compute_dtype(x: Tensor) -> torch.dtype:
+    """Type in which a convolution of x runs."""
+    device = x.device.type
+    if torch.is_autocast_enabled(device) and x.dtype != torch.float64:
+        return torch.get_autocast_dtype(device)
+    return x.dtype
+
+
+def _is_plain_tensor(x: Tensor) -> bool:
+    """Whether x is an image batch, and nobody records what runs."""
+    return (type(x) in (Tensor, torch.nn.Parameter) and x.dim() == 4
+            and x.numel() > 0 and not torch.jit.is_tracing()
+            and not torch.compiler.is_exporting())
+
+
+def _fits(params: Sequence[Optional[Tensor]], x: Tensor,
+          dtype: torch.dtype) -> bool:
+    """Whether parameters are where x is, in the type a convolution wants."""
+    wanted = (torch.float32 if dtype in (torch.float16, torch.bfloat16)
+              else dtype)
+    return (wanted in (torch.float32, torch.float64)
+            and (dtype == x.dtype or torch.is_autocast_enabled(x.device.type))
+            and all(p is None or (p.dtype == wanted and p.device == x.device)
+                    for p in params))

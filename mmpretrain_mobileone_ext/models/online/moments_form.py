@@ -1,0 +1,150 @@
+"""Train a unit as one convolution, by the moments of its input's patches.
+
+Exact: outputs, running statistics and all gradients are those of the
+branches. Saved for backward are the input and what is as small as weights.
+"""
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Optional
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from .batch_fold import (
+    BatchFold,
+    FoldGrads,
+    KernelShape,
+    branch_variances,
+    fold_backward,
+    fold_by_batch,
+)
+from .depthwise import DepthwiseConv, has_kernels
+from .moments import Moments, moments_from_sums
+from .patches import OutputGrad, PatchConv
+from .pointwise import PointwiseConv
+from .unit import Unit, track
+
+
+def patch_conv(unit: Unit, x: Tensor) -> PatchConv:
+    """The fastest way to the moments of this unit's patches."""
+    spec = unit.spec
+    if spec.kernel_size == spec.stride == spec.groups == 1:
+        return PointwiseConv(spec)
+    if has_kernels(spec, x):
+        return DepthwiseConv(spec)
+    return PatchConv(spec)
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """What forward and backward need beside tensors."""
+    patches: PatchConv
+    shape: KernelShape
+    count: float
+    group: Any
+    relu: bool
+
+
+def moments_form(unit: Unit, x: Tensor) -> Optional[Tensor]:
+    """Sum of all branches of ``x`` (N, C_in, H, W), activated, or None.
+
+    None is returned, and nothing is changed, where the batch's variances
+    would lose digits to cancellation, or have too few values.
+    """
+    work = torch.promote_types(x.dtype, torch.float32)
+    patches, shape, params = patch_conv(unit, x), unit.kernel_shape, \
+        unit.parameters
+    with torch.no_grad():
+        group = unit.group()
+        moments = moments_from_sums(
+            patches.count(x), *patches.sums(x.detach().to(work)), group,
+            work)
+        kernels = shape.stack(params[:len(unit.branches)], moments.mean)
+        var = branch_variances(kernels, unit.eps, moments)
+        if var is None or moments.count < 2:
+            return None
+        fold = fold_by_batch(kernels, var, unit.eps, moments)
+    plan = _Plan(patches, shape, moments.count, group, unit.relu)
+    out = _MomentsForm.apply(x, plan, moments, fold, *params)
+    with torch.no_grad():
+        by_branch = (v.transpose(0, 1).flatten(1) for v in (fold.mean, var))
+        track(unit.norms, *by_branch, moments.count)
+    return out
+
+
+class _MomentsForm(torch.autograd.Function):
+
+    @staticmethod
+    def forward(ctx, x: Tensor, plan: _Plan, moments: Moments,
+                fold: BatchFold, *params: Optional[Tensor]):
+        kernels, gamma, beta = plan.shape.stack_all(params, moments.mean)
+        weight = plan.shape.as_weight(
+            fold.weight(kernels, gamma), x.dtype)
+        bias = fold.bias(gamma, beta).to(x.dtype)
+        out = plan.patches.conv(x, weight, bias.flatten())
+        if plan.relu:
+            out.relu_()
+        ctx.plan = plan
+        ctx.save_for_backward(x, out if plan.relu else None, moments.mean,
+                              moments.cov, fold.mean, fold.inv_std, *params)
+        return out
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, dy: Tensor):
+        x, active, mean, cov, branch_mean, inv_std, *params = ctx.saved_tensors
+        plan, fold = ctx.plan, BatchFold(branch_mean, inv_std)
+        # Half precision stops at the convolution's output: gradients to
+        # moments are too small for it.
+        work = torch.promote_types(x.dtype, torch.float32)
+        dtype, x = x.dtype, x.to(work)
+        grad = OutputGrad(dy.to(work, memory_format=torch.channels_last),
+                          active)
+        kernels, gamma, _ = plan.shape.stack_all(params, mean)
+        weight = plan.shape.as_weight(
+            fold.weight(kernels, gamma), x.dtype)
+        grad_weight, grad_bias = plan.patches.weight_grad(x, grad, weight)
+        grads = fold_backward(
+            fold, kernels, gamma, mean, cov,
+            grad_weight.to(kernels).reshape(kernels[:, 0].shape),
+            grad_bias.to(kernels).reshape(gamma[:, 0].shape))
+        dx = None
+        if ctx.needs_input_grad[0]:
+            dx = _input_grad(plan, x, grad, weight, mean, grads).to(dtype)
+        return (dx, None, None, None,
+                *_param_grads(plan.shape, params, grads, grad_bias))
+
+
+def _input_grad(plan: _Plan, x: Tensor, grad: OutputGrad, weight: Tensor,
+                patch_mean: Tensor, grads: FoldGrads) -> Tensor:
+    cov, mean = grads.cov, grads.mean
+    if plan.group is not None:
+        # Other ranks' losses depend on this rank's patches too.
+        both = torch.cat([cov.flatten(), mean.flatten()])
+        dist.all_reduce(both, group=plan.group)
+        cov = both[:cov.numel()].view_as(cov)
+        mean = both[cov.numel():].view_as(mean)
+    products = cov * (2 / plan.count)
+    sums = mean / plan.count - torch.bmm(
+        products, patch_mean.unsqueeze(2)).squeeze(2)
+    return plan.patches.input_grad(x, grad, weight, products, sums)
+
+
+def _param_grads(shape: KernelShape, params: list, grads: FoldGrads,
+                 grad_bias: Tensor) -> list[Optional[Tensor]]:
+    n = len(params) // 3
+    found: list[Optional[Tensor]] = []
+    for j, kernel in enumerate(params[:n]):
+        found.append(None if kernel is None else
+                     shape.unstack(grads.kernels, kernel, j))
+    gammas = grads.gamma.transpose(0, 1).flatten(1)
+    for own, gamma in zip(gammas, params[n:2 * n]):
+        found.append(None if gamma is None else own.to(gamma.dtype))
+    for beta in params[2 * n:]:
+        # Own memory for each: an optimizer may write to gradients in place.
+        found.append(None if beta is None else
+                     grad_bias.flatten().to(beta.dtype, copy=True))
+    return found

@@ -1,0 +1,106 @@
+"""Compile and load the package's C++ kernels, once per machine and version.
+
+Needs a C++ compiler (``$CXX``, ``c++``, ``g++`` or ``clang++``) and no headers
+of torch. The library is kept in ``$XDG_CACHE_HOME/mmpretrain_mobileone_ext``
+(``~/.cache``), under a name made of source, flags and processor. Without a
+compiler one line says so and callers use forms that need none;
+``MOBILEONE_EXT_NO_COMPILER=1`` asks for that.
+"""
+from __future__ import annotations
+
+import ctypes
+import functools
+import hashlib
+import os
+import platform
+import shutil
+import subprocess
+import tempfile
+from pathlib import Path
+from typing import Optional
+
+from mmengine.logging import print_log
+
+from ...errors import KernelError
+
+SOURCE = Path(__file__).with_name('depthwise.cpp')
+_FLAGS = ('-O3', '-march=native', '-std=c++17', '-fPIC', '-shared')
+_SECONDS = 120
+
+
+@functools.lru_cache(maxsize=None)
+def depthwise_kernels() -> Optional[ctypes.CDLL]:
+    """The library of ``depthwise.cpp``, or None where it cannot be built."""
+    if os.environ.get('MOBILEONE_EXT_NO_COMPILER', '0') not in ('', '0'):
+        return None
+    try:
+        return ctypes.CDLL(str(build(SOURCE)))
+    except (KernelError, OSError) as error:
+        print_log(f'depthwise units train without the compiled kernels: '
+                  f'{error}', logger='current', level=30)
+        return None
+
+
+def build(source: Path) -> Path:
+    """Compile ``source`` to a shared library, unless that has been done.
+
+    Raises:
+        KernelError: no compiler, or it failed.
+        OSError: the cache cannot be written.
+    """
+    compiler = _compiler()
+    key = '\n'.join([source.read_text(), compiler, *_FLAGS, _processor()])
+    digest = hashlib.sha256(key.encode()).hexdigest()[:16]
+    library = _cache_folder() / f'{source.stem}-{digest}.so'
+    if library.exists():
+        return library
+    with tempfile.TemporaryDirectory(dir=library.parent) as folder:
+        made = Path(folder) / library.name
+        # Apple's clang has no OpenMP: one thread is better than none.
+        for threads in (['-fopenmp'], []):
+            reason = _run([compiler, *_FLAGS, *threads, '-o', str(made),
+                           str(source)])
+            if not reason:
+                made.replace(library)
+                return library
+    raise KernelError(f'{compiler} failed on {source.name}: {reason}')
+
+
+def _run(command: list[str]) -> str:
+    """Run a command; returns why it failed, '' if it did not."""
+    try:
+        done = subprocess.run(command, capture_output=True, text=True,
+                              check=False, timeout=_SECONDS)
+    except subprocess.TimeoutExpired:
+        return f'no result after {_SECONDS} s'
+    if done.returncode == 0:
+        return ''
+    lines = done.stderr.strip().splitlines()
+    return lines[0] if lines else f'exit code {done.returncode}'
+
+
+def _compiler() -> str:
+    wanted = os.environ.get('CXX')
+    for name in [wanted] if wanted else ['c++', 'g++', 'clang++']:
+        found = shutil.which(name)
+        if found:
+            return found
+    raise KernelError('no C++ compiler found '
+                      f'({wanted or "c++, g++, clang++"})')
+
+
+def _processor() -> str:
+    """What ``-march=native`` depends on."""
+    try:
+        info = Path('/proc/cpuinfo').read_text()
+    except OSError:
+        return platform.processor() + platform.machine()
+    return ''.join(line for line in info.splitlines()[:40]
+                   if line.startswith(('flags', 'Features', 'model name')))
+
+
+def _cache_folder() -> Path:
+    base = os.environ.get('XDG_CACHE_HOME') or Path.home() / '.cache'
+    folder = Path(base) / 'mmpretrain_mobileone_ext'
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    return folder

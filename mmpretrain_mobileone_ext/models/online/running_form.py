@@ -1,0 +1,32 @@
+"""Train or evaluate a unit whose norms use their running statistics."""
+from __future__ import annotations
+
+import torch.nn.functional as F
+from torch import Tensor
+
+from .batch_fold import BatchFold
+from .moments import work_dtype
+from .unit import Unit
+
+
+def running_form(unit: Unit, x: Tensor) -> Tensor:
+    """Sum of all branches of ``x``, activated, by running statistics.
+
+    Differentiable to kernels, gammas and betas.
+    """
+    shape, spec = unit.kernel_shape, unit.spec
+    like = x.new_empty((), dtype=work_dtype(shape.taps, x.dtype))
+    kernels, gamma, beta = shape.stack_all(unit.parameters, like)
+    mean = shape.stack_channels([n.running_mean for n in unit.norms], 0, like)
+    var = shape.stack_channels([n.running_var for n in unit.norms], 0, like)
+    eps = like.new_tensor(unit.eps).view(1, -1, 1)
+    fold = BatchFold(mean, (var + eps).rsqrt())
+    out = F.conv2d(
+        x,
+        shape.as_weight(fold.weight(kernels, gamma), x.dtype),
+        fold.bias(gamma, beta).flatten().to(x.dtype),
+        stride=spec.stride,
+        padding=spec.padding,
+        dilation=spec.dilation,
+        groups=spec.groups)
+    return F.relu_(out) if unit.relu else out

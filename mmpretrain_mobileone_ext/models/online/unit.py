@@ -1,0 +1,141 @@
+"""What the forms see of a unit: its branches as tensors and norms."""
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Optional
+
+import torch.distributed as dist
+from mmcv.cnn import Conv2d
+from torch import Tensor, nn
+from torch.nn.modules import module as torch_module
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from ...spec import UnitSpec
+from ..sync_norm import CPUSyncBatchNorm
+from .batch_fold import KernelShape
+
+#: mmcv's ``Conv2d`` ('Conv') computes the same; ConvWS, DCN, ... do not.
+PLAIN_CONVS = (nn.Conv2d, Conv2d)
+_NORMS = (nn.BatchNorm2d, nn.SyncBatchNorm, CPUSyncBatchNorm)
+_HOOKS = ('_forward_hooks', '_forward_pre_hooks', '_backward_hooks',
+          '_backward_pre_hooks', 'parametrizations')
+
+
+@dataclass(frozen=True)
+class UnitBranch:
+    """A branch: its convolution (None: the skip branch) and its norm."""
+    conv: Optional[nn.Conv2d]
+    norm: Any
+
+    @property
+    def kernel(self) -> Optional[Tensor]:
+        return None if self.conv is None else self.conv.weight
+
+
+@dataclass(frozen=True)
+class Unit:
+    """A unit in branch form.
+
+    Attributes:
+        spec: its shape.
+        branches: in the order in which they are summed.
+        relu: whether a ReLU comes next, to be part of the form.
+    """
+    spec: UnitSpec
+    branches: tuple[UnitBranch, ...]
+    relu: bool = False
+
+    @property
+    def kernel_shape(self) -> KernelShape:
+        spec = self.spec
+        return KernelShape(spec.out_channels, spec.groups,
+                           spec.in_channels // spec.groups, spec.kernel_size)
+
+    @property
+    def norms(self) -> list[Any]:
+        return [b.norm for b in self.branches]
+
+    @property
+    def parameters(self) -> list[Optional[Tensor]]:
+        """Kernels, then gammas, then betas, of all branches."""
+        return ([b.kernel for b in self.branches]
+                + [n.weight for n in self.norms]
+                + [n.bias for n in self.norms])
+
+    @property
+    def eps(self) -> list[float]:
+        return [n.eps for n in self.norms]
+
+    @property
+    def by_batch(self) -> Optional[bool]:
+        """Whether norms use the batch's statistics; None where they differ.
+
+        Otherwise they use running statistics.
+        """
+        found = {n.training or n.running_mean is None or n.running_var is None
+                 for n in self.norms}
+        return found.pop() if len(found) == 1 else None
+
+    def group(self) -> Any:
+        """Process group over which statistics are reduced, or None."""
+        norm = self.norms[0]
+        if type(norm) is nn.BatchNorm2d or not norm.training \
+                or not (dist.is_available() and dist.is_initialized()):
+            return None
+        group = getattr(norm, 'process_group', None) or dist.group.WORLD
+        return group if dist.get_world_size(group) > 1 else None
+
+    def is_plain(self) -> bool:
+        """Whether the tensors are all there is to the branches.
+
+        Hooks, parametrizations, norms and convolutions with arithmetic of
+        their own are not seen by any form but the branches themselves.
+        """
+        modules = [m for b in self.branches for m in (b.conv, b.norm)
+                   if m is not None]
+        return (all(type(b.conv) in PLAIN_CONVS and b.conv.bias is None
+                    for b in self.branches if b.conv is not None)
+                and all(type(b.norm) in _NORMS for b in self.branches)
+                and len({type(b.norm) for b in self.branches}) == 1
+                and not has_hooks(modules))
+
+
+def has_hooks(modules: Sequence[nn.Module]) -> bool:
+    """Whether anything watches or alters what these modules compute."""
+    return torch_module._has_any_global_hook() or any(
+        getattr(m, h, None) for m in modules for h in _HOOKS)
+
+
+def running_stats(norm: _BatchNorm) -> tuple[Any, Any, bool, float]:
+    """Running mean and variance to update (or None), True, and the rate.
+
+    As ``norm`` itself does on a forward pass in training mode: the batch is
+    counted, and without a ``momentum`` the average is cumulative. The first
+    arguments of ``torch.native_batch_norm`` after the affine ones.
+    """
+    if not (norm.training and norm.track_running_stats):
+        return None, None, True, 0.
+    rate = norm.momentum
+    if norm.num_batches_tracked is not None:
+        norm.num_batches_tracked.add_(1)
+        if rate is None:
+            rate = 1 / float(norm.num_batches_tracked)
+    return norm.running_mean, norm.running_var, True, rate or 0.
+
+
+def track(norms: Sequence[Any], mean: Tensor, var: Tensor,
+          count: float) -> None:
+    """Update running statistics as the norms themselves would.
+
+    Args:
+        mean: (len(norms), C) of the batch.
+        var: (len(norms), C) of the batch, biased.
+        count: values per channel; the running variance is unbiased.
+    """
+    values = mean.unbind(), (var * (count / (count - 1))).unbind()
+    for norm, *own in zip(norms, *values):
+        *running, _, rate = running_stats(norm)
+        for old, new in zip(running, own):
+            if old is not None:
+                old.lerp_(new.to(old.dtype), rate)

@@ -1,0 +1,57 @@
+"""Result files: refused early, whole or not at all."""
+import json
+
+import pytest
+
+from mmpretrain_mobileone_ext.benchmark.files import (
+    check_writable,
+    write_json,
+    write_whole,
+)
+from mmpretrain_mobileone_ext.errors import MobileOneExtError
+
+
+def test_a_writable_path_is_left_alone(tmp_path):
+    check_writable(None)
+    check_writable(tmp_path / 'new.json')
+    (tmp_path / 'old.json').write_text('old')
+    check_writable(tmp_path / 'old.json')
+    assert (tmp_path / 'old.json').read_text() == 'old'
+    assert len(list(tmp_path.iterdir())) == 1
+
+
+def test_paths_that_cannot_be_written(tmp_path):
+    with pytest.raises(MobileOneExtError, match='is a folder'):
+        check_writable(tmp_path)
+    with pytest.raises(MobileOneExtError, match='No such file'):
+        check_writable(tmp_path / 'absent/new.json')
+    (tmp_path / 'file').touch()
+    with pytest.raises(MobileOneExtError, match='cannot be written'):
+        check_writable(tmp_path / 'file/new.json')
+
+
+def test_json_replaces_the_old_file(tmp_path):
+    path = tmp_path / 'found.json'
+    path.write_text('old')
+    assert write_json(path, dict(a=[1.5])) == path
+    assert json.loads(path.read_text()) == dict(a=[1.5])
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_failure_leaves_the_old_file(tmp_path):
+    path = tmp_path / 'found.json'
+    path.write_text('old')
+
+    def write(made):
+        made.write_text('half')
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        write_whole(path, write)
+    assert path.read_text() == 'old'
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_lost_folder_is_a_clear_error(tmp_path):
+    with pytest.raises(MobileOneExtError, match='cannot be written'):
+        write_json(tmp_path / 'gone/found.json', {})
