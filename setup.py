@@ -47,6 +47,7 @@ setup(
     long_description_content_type='text/markdown',
     license='Apache-2.0',
     packages=find_packages(include=[PACKAGE, f'{PACKAGE}.*']),
+    package_data={PACKAGE: ['models/online/*.cpp']},
     cmdclass={'build_py': BuildWithConfigs},
     python_requires='>=3.9',
     install_requires=[
@@ -54,6 +55,7 @@ setup(
         'torchvision',
         'mmengine>=0.10.3',
         'mmpretrain>=1.2.0',
+        'matplotlib',
         'rich>=12',
         # mmengine 0.10 resolves `package::config` through pkg_resources.
         'setuptools<81',

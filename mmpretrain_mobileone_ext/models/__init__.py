@@ -2,6 +2,7 @@
 from .block import MobileOneBlock
 from .classifier import DeployableClassifier
 from .mobileone import ConfigurableMobileOne
+from .online_table import online_forms, print_online_forms
 from .switch import switch_to_deploy, verified_switch_to_deploy
 from .sync_norm import CPUSyncBatchNorm
 
@@ -10,6 +11,8 @@ __all__ = [
     'ConfigurableMobileOne',
     'DeployableClassifier',
     'MobileOneBlock',
+    'online_forms',
+    'print_online_forms',
     'switch_to_deploy',
     'verified_switch_to_deploy',
 ]

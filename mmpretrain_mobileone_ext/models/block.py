@@ -24,12 +24,13 @@ from ..spec import UnitSpec
 from .fuse import CONVS, SCALE, SKIP, fold_branches, round_once
 from .online import (
     PLAIN_CONVS,
+    Preference,
     Unit,
     UnitBranch,
+    check_preference,
     has_hooks,
     online_sum,
 )
-from .online.choose import Preference, check_preference
 
 
 class MobileOneBlock(BaseModule):
@@ -180,8 +181,9 @@ class MobileOneBlock(BaseModule):
 
     def unit(self, relu: bool = False) -> Unit:
         """The branches as the online forms see them."""
-        branches = (UnitBranch(None, b) if b is self.branch_norm
-                    else UnitBranch(b.conv, b.norm) for b in self.branches())
+        branches: Any = self.branches()
+        branches = [UnitBranch(None, b) if b is self.branch_norm
+                    else UnitBranch(b.conv, b.norm) for b in branches]
         return Unit(self.spec, tuple(branches), relu)
 
     def _branch_sum(self, x: Tensor) -> Tensor:

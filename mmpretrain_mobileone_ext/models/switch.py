@@ -2,6 +2,8 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, Optional, TypeVar, Union
 
 import torch
@@ -106,9 +108,26 @@ def verified_switch_to_deploy(
 
 def compare_forms(branches: nn.Module, folded: nn.Module,
                   inputs: Any) -> Parity:
-    """Compare two forms' outputs in eval mode; modes are put back."""
-    outputs = [_eval_output(m, inputs) for m in (branches, folded)]
-    return compare(*outputs)
+    """Compare two forms' outputs in eval mode; modes are put back.
+
+    Branches run as branches, whatever ``online_reparam`` says.
+    """
+    with branches_only(branches):
+        reference = _eval_output(branches, inputs)
+    return compare(reference, _eval_output(folded, inputs))
+
+
+@contextmanager
+def branches_only(model: nn.Module) -> Iterator[None]:
+    """Let all blocks of ``model`` run their branches."""
+    kept = [(b, b.online_reparam) for b in _blocks(model)]
+    for block, _ in kept:
+        block.online_reparam = False
+    try:
+        yield
+    finally:
+        for block, preference in kept:
+            block.online_reparam = preference
 
 
 @torch.no_grad()

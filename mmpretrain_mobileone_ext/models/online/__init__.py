@@ -11,9 +11,18 @@ sum, all of them exact:
 - ``recompute``: branches run, and run again in backward; only x is kept.
 - ``running``: one convolution, where norms use running statistics.
 """
-from .choose import FORMS, PREFERENCES, choose_form
-from .linear import online_sum
+from .choose import Preference, check_preference, choose_form
+from .linear import is_eligible, online_sum
 from .unit import PLAIN_CONVS, Unit, UnitBranch, has_hooks
 
-__all__ = ['FORMS', 'PLAIN_CONVS', 'PREFERENCES', 'Unit', 'UnitBranch',
-           'choose_form', 'has_hooks', 'online_sum']
+__all__ = [
+    'PLAIN_CONVS',
+    'Preference',
+    'Unit',
+    'UnitBranch',
+    'check_preference',
+    'choose_form',
+    'has_hooks',
+    'is_eligible',
+    'online_sum',
+]

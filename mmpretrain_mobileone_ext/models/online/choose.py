@@ -1,18 +1,38 @@
-"""Which exact form a unit takes on an input."""
+"""Which exact form a unit takes on an input: a fixed rule, no timing.
+
+A rule makes the same choice in every run and on every rank, so that a seed
+gives the same training. Its thresholds were measured on a CPU
+(tools/benchmark_training.py); elements are N * H * W * C of the input.
+"""
 from __future__ import annotations
 
-import os
+from dataclasses import dataclass
 from typing import Union
 
-import torch
 from torch import Tensor
 
 from ...errors import SpecError
+from ...spec import UnitSpec
+from .depthwise import has_kernels
+from .patches import PatchConv
 from .unit import Unit
 
 FORMS = ('branches', 'moments', 'recompute', 'running')
 PREFERENCES = ('auto', 'memory', True, False)
 Preference = Union[str, bool]
+
+_SMALL_DEPTHWISE = 80_000  # elements; below, calls cost more than arithmetic
+_LARGE_DEPTHWISE = 700_000
+_LARGE = 800_000
+_MANY_PATCHES = 10_000
+_FEW_TAPS = 64
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A form of ``FORMS``, and why it was chosen."""
+    form: str
+    why: str
 
 
 def check_preference(value: Preference) -> Preference:
@@ -21,17 +41,72 @@ def check_preference(value: Preference) -> Preference:
     Raises:
         SpecError: naming what is.
     """
-    if value not in PREFERENCES or isinstance(value, int) \
-            and not isinstance(value, bool):
+    if not isinstance(value, (bool, str)) or value not in PREFERENCES:
         raise SpecError(f'online_reparam={value!r}; allowed are '
                         f'{", ".join(map(repr, PREFERENCES))}')
     return value
 
 
-def choose_form(unit: Unit, x: Tensor, preference: Preference) -> str:
-    force = os.environ.get('FORCE')
-    if force:
-        d = dict(kv.split('=') for kv in force.split(','))
-        k = ('stem' if unit.spec.groups == 1 and unit.spec.kernel_size > 1 else 'pw' if unit.spec.kernel_size==1 else f'dw{unit.spec.stride}')
-        return d.get(k, 'branches')
-    return 'moments'
+def choose_form(unit: Unit, x: Tensor, preference: Preference) -> Choice:
+    """The form of a plain unit on images (N, C, H, W)."""
+    if preference is False:
+        return Choice('branches', 'online_reparam=False')
+    by_batch = unit.by_batch
+    if by_batch is None:
+        return Choice('branches', 'some norms are in eval mode, some not')
+    if not by_batch:
+        return Choice('running', 'norms use running statistics')
+    if preference is True:
+        return Choice('moments', 'online_reparam=True')
+    if unit.group() is not None:
+        return _choose_synchronized(unit.spec)
+    choice = _fastest(unit.spec, x)
+    if preference == 'memory' and choice.form == 'branches':
+        return Choice('recompute', f"online_reparam='memory'; {choice.why}")
+    return choice
+
+
+def _choose_synchronized(spec: UnitSpec) -> Choice:
+    """Ranks may have batches of different size and must not differ."""
+    if spec.num_convs > 1:
+        return Choice('moments', 'several branches, synchronized norms')
+    return Choice('branches', 'one conv branch, synchronized norms')
+
+
+def _fastest(spec: UnitSpec, x: Tensor) -> Choice:
+    if spec.kernel_size == spec.stride == spec.groups == 1:
+        return _choose_pointwise(spec, x)
+    if x.device.type != 'cpu':
+        return Choice('branches', 'no compiled kernels on this device')
+    if spec.groups == spec.in_channels == spec.out_channels:
+        return _choose_depthwise(spec, x)
+    patches = PatchConv(spec).count(x)
+    taps = spec.kernel_size**2 * spec.in_channels // spec.groups
+    if spec.groups == 1 and taps <= _FEW_TAPS and patches >= _MANY_PATCHES:
+        return Choice('moments', f'{taps} taps, {patches} patches')
+    return Choice('branches', f'{taps} taps, {patches} patches')
+
+
+def _choose_pointwise(spec: UnitSpec, x: Tensor) -> Choice:
+    channels, elements = spec.in_channels, x.numel()
+    pixels = elements // channels
+    per_channel = f'{pixels / channels:.1f} pixels a channel'
+    if spec.num_convs > 1:
+        enough = pixels >= 2.5 * channels and elements >= 60_000
+        return Choice('moments' if enough else 'branches', per_channel)
+    if pixels >= 100 * channels:
+        return Choice('moments', per_channel)
+    if elements >= _LARGE and x.device.type == 'cpu':
+        return Choice('recompute', f'one conv branch, {elements} elements')
+    return Choice('branches', f'one conv branch, {per_channel}')
+
+
+def _choose_depthwise(spec: UnitSpec, x: Tensor) -> Choice:
+    elements, several = x.numel(), spec.num_convs > 1
+    why = f'{spec.num_convs} conv branches, {elements} elements'
+    least = _SMALL_DEPTHWISE if several else _LARGE_DEPTHWISE
+    if has_kernels(spec, x) and elements >= least:
+        return Choice('moments', why)
+    if elements >= (1 if several else 2) * _SMALL_DEPTHWISE:
+        return Choice('recompute', why)
+    return Choice('branches', why)

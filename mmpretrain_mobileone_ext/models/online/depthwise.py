@@ -62,7 +62,8 @@ class DepthwiseConv(PatchConv):
         dx = torch.empty_like(x, memory_format=torch.channels_last)
         self._call('input_grad', x, _pixels(x), _pixels(grad.dy),
                    _pixels(grad.active), _lines(weight.reshape(-1, _TAPS)),
-                   _lines(stencils), class_of, stencils.shape[1] // _STENCIL, after=_pixels(dx))
+                   _lines(stencils), class_of,
+                   stencils.shape[1] // _STENCIL, after=_pixels(dx))
         return dx
 
     def _call(self, name: str, x: Tensor, *args, after=None) -> None:
@@ -97,24 +98,24 @@ def _lines(values: Tensor) -> Tensor:
     return padded.view(-1, line, width).transpose(1, 2).contiguous()
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def _below_tap_row() -> Tensor:
     """Pairs of taps (9, 9) whose first is in a later row."""
     row = torch.arange(_TAPS) // 3
     return row[:, None] > row[None]
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def _masks(size: int, stride: int) -> frozenset[int]:
     """Which taps (bits) the positions of an axis serve."""
     outputs = (size - 1) // stride + 1
     return frozenset(
         sum(1 << t for t in range(3)
-            if (q + 1 - t) % stride == 0 and 0 <= q + 1 - t
+            if (q + 1 - t) % stride == 0 and q + 1 - t >= 0
             and (q + 1 - t) // stride < outputs) for q in range(size))
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def _stencil_matrix(rows: frozenset[int],
                     cols: frozenset[int]) -> tuple[Tensor, Tensor]:
     """What makes stencils from gradients to products (81) and sums (9).

@@ -22,18 +22,21 @@ def online_sum(unit: Unit, x: Tensor,
     Under autocast x is brought to its type, and statistics and folding stay
     in float32 or better.
     """
-    if not _is_plain_tensor(x) or not unit.is_plain():
+    if not is_eligible(unit, x):
         return None
-    dtype = compute_dtype(x)
-    if not _fits(unit.parameters, x, dtype):
-        return None
-    form = choose_form(unit, x, preference)
+    form = choose_form(unit, x, preference).form
     if form == 'branches':
         return None
-    x = x.to(dtype, memory_format=torch.channels_last)
+    x = x.to(compute_dtype(x), memory_format=torch.channels_last)
     with torch.autocast(x.device.type, enabled=False):
         return {'moments': moments_form, 'recompute': recompute_form,
                 'running': running_form}[form](unit, x)
+
+
+def is_eligible(unit: Unit, x: Tensor) -> bool:
+    """Whether other forms than the branches are defined."""
+    return (_is_plain_tensor(x) and unit.is_plain()
+            and _fits(unit.parameters, x, compute_dtype(x)))
 
 
 def compute_dtype(x: Tensor) -> torch.dtype:

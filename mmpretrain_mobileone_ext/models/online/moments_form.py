@@ -70,8 +70,8 @@ def moments_form(unit: Unit, x: Tensor) -> Optional[Tensor]:
     plan = _Plan(patches, shape, moments.count, group, unit.relu)
     out = _MomentsForm.apply(x, plan, moments, fold, *params)
     with torch.no_grad():
-        by_branch = (v.transpose(0, 1).flatten(1) for v in (fold.mean, var))
-        track(unit.norms, *by_branch, moments.count)
+        track(unit.norms, fold.mean.transpose(0, 1).flatten(1),
+              var.transpose(0, 1).flatten(1), moments.count)
     return out
 
 

@@ -28,7 +28,7 @@ _FLAGS = ('-O3', '-march=native', '-std=c++17', '-fPIC', '-shared')
 _SECONDS = 120
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def depthwise_kernels() -> Optional[ctypes.CDLL]:
     """The library of ``depthwise.cpp``, or None where it cannot be built."""
     if os.environ.get('MOBILEONE_EXT_NO_COMPILER', '0') not in ('', '0'):

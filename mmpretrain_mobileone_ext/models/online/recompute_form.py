@@ -7,7 +7,7 @@ save, as for a pointwise unit with k = 1.
 """
 from __future__ import annotations
 
-from typing import Optional
+from typing import Any, Optional
 
 import torch
 import torch.nn.functional as F
@@ -16,16 +16,22 @@ from torch.autograd.function import once_differentiable
 
 from .unit import Unit, UnitBranch, running_stats
 
+#: oneDNN (torch 2.14.1, AVX2) corrupts the heap in the weight gradient of a
+#: strided 1x1 convolution with 3, 4 or 6 input channels in channels_last.
+_VECTOR = 8
+
 
 def recompute_form(unit: Unit, x: Tensor) -> Tensor:
     """Sum of all branches of ``x`` (N, C_in, H, W), activated."""
+    if x.shape[1] < _VECTOR:
+        x = x.contiguous()
     out = _RecomputeForm.apply(x, unit, *unit.parameters)
     return F.relu_(out) if unit.relu else out
 
 
 def _branch_conv(unit: Unit, branch: UnitBranch) -> dict:
     """Stride, padding, dilation and groups of a branch's convolution."""
-    conv = branch.conv
+    conv: Any = branch.conv
     return dict(stride=conv.stride, padding=conv.padding,
                 dilation=conv.dilation, groups=unit.spec.groups)
 
@@ -73,14 +79,16 @@ def _branch_backward(unit: Unit, branch: UnitBranch, x: Tensor, dy: Tensor,
                      weight: Optional[Tensor], gamma: Optional[Tensor],
                      stats: list, wants_dx: bool) -> tuple:
     """Gradients to x, kernel, gamma and beta of one branch."""
-    lower, z, conv = None, x, {}
+    convolved = weight is not None
+    conv = _branch_conv(unit, branch) if convolved else {}
+    lower, z = weight, x
     if weight is not None:
-        lower, conv = weight.to(x.dtype), _branch_conv(unit, branch)
+        lower = weight.to(x.dtype)
         z = F.conv2d(x, lower, **conv)
     dz, dgamma, dbeta = torch.ops.aten.native_batch_norm_backward(
         dy, z, gamma, None, None, *stats, True, branch.norm.eps,
-        [wants_dx or lower is not None, True, True])
-    if lower is None:
+        [wants_dx or convolved, True, True])
+    if weight is None:
         return dz if wants_dx else None, None, dgamma, dbeta
     dx, kernel, _ = torch.ops.aten.convolution_backward(
         dz, x, lower, None, conv['stride'], conv['padding'],

@@ -95,6 +95,7 @@ class Unit:
         modules = [m for b in self.branches for m in (b.conv, b.norm)
                    if m is not None]
         return (all(type(b.conv) in PLAIN_CONVS and b.conv.bias is None
+                    and b.conv.padding_mode == 'zeros'
                     for b in self.branches if b.conv is not None)
                 and all(type(b.norm) in _NORMS for b in self.branches)
                 and len({type(b.norm) for b in self.branches}) == 1
