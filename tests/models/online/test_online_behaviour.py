@@ -1,0 +1,219 @@
+"""What has to hold around the forms: modes, wrappers, dtypes, fallbacks."""
+import copy
+import io
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from helpers import assert_close, generator, randomize_norms
+from torch import nn
+
+from mmpretrain_mobileone_ext import ConfigurableMobileOne
+from mmpretrain_mobileone_ext.errors import SpecError
+from mmpretrain_mobileone_ext.models import MobileOneBlock, online_forms
+from mmpretrain_mobileone_ext.models.online import native
+from mmpretrain_mobileone_ext.models.online.moments_form import moments_form
+from mmpretrain_mobileone_ext.models.online.patches import PatchConv
+from mmpretrain_mobileone_ext.spec import UnitSpec
+
+DEPTHWISE = UnitSpec('dw', 16, 16, 3, groups=16, num_conv_branches=3,
+                     act_cfg=dict(type='ReLU'))
+
+
+def images(channels=16, size=8, dtype=torch.float64):
+    return torch.randn(4, channels, size, size, generator=generator(),
+                       dtype=dtype)
+
+
+def pair(spec=DEPTHWISE, dtype=torch.float64, **kwargs):
+    """The same block twice: online and by branches."""
+    block = MobileOneBlock(spec, online_reparam=True, **kwargs).to(dtype)
+    randomize_norms(block)
+    wanted = copy.deepcopy(block)
+    wanted.online_reparam = False
+    return block, wanted
+
+
+def grads_of(block, x, run=None):
+    own = x.clone(memory_format=torch.preserve_format).requires_grad_()
+    out = (block if run is None else run)(own)
+    (out.float() if out.dtype.itemsize == 2 else out).sin().sum().backward()
+    return [out.detach(), own.grad, *(p.grad for p in block.parameters())]
+
+
+def assert_all_close(found, wanted, tolerance=1e-9):
+    for a, b in zip(found, wanted):
+        assert_close(b, a, tolerance)
+
+
+@pytest.mark.parametrize('with_cp', [False, True])
+@pytest.mark.parametrize('layout', [torch.contiguous_format,
+                                    torch.channels_last])
+def test_layouts_and_checkpointing(with_cp, layout):
+    block, wanted = pair(with_cp=with_cp)
+    x = images().contiguous(memory_format=layout)
+    assert_all_close(grads_of(block, x), grads_of(wanted, x))
+    assert_all_close([b.double() for b in block.buffers()],
+                     [b.double() for b in wanted.buffers()])
+
+
+def test_frozen_norms_train_by_running_statistics():
+    block, wanted = pair()
+    for module in [*block.modules(), *wanted.modules()]:
+        if isinstance(module, nn.BatchNorm2d):
+            module.eval()
+    assert_all_close(grads_of(block, images()), grads_of(wanted, images()))
+    assert not block.branch_norm.num_batches_tracked
+
+
+def test_eval_without_gradients():
+    block, wanted = pair()
+    with torch.no_grad():
+        assert_close(wanted.eval()(images()), block.eval()(images()), 1e-12)
+
+
+def test_used_twice_in_one_graph():
+    block, wanted = pair()
+    twice = [grads_of(b, images(), lambda x, b=b: b(b(x)))
+             for b in (block, wanted)]
+    assert_all_close(*twice)
+
+
+def test_deepcopy_and_pickle_after_training():
+    block, _ = pair()
+    grads_of(block, images())
+    file = io.BytesIO()
+    torch.save(block, file)
+    file.seek(0)
+    again = torch.load(file, weights_only=False)
+    for other in (copy.deepcopy(block), again):
+        other.zero_grad()
+        block.zero_grad()
+        for module in (block, other):
+            module.load_state_dict(again.state_dict())
+        assert_all_close(grads_of(other, images()),
+                         grads_of(copy.deepcopy(block), images()))
+
+
+def test_torch_compile_of_a_network():
+    block, wanted = pair()
+    compiled = torch.compile(block, backend='eager')
+    assert_all_close(grads_of(block, images(), compiled),
+                     grads_of(wanted, images()))
+
+
+@pytest.mark.parametrize('dtype', [torch.bfloat16, torch.float16])
+def test_autocast_stays_near_float32(dtype):
+    block, wanted = pair(dtype=torch.float32)
+    x = images(dtype=torch.float32)
+    reference = grads_of(copy.deepcopy(wanted), x)
+
+    def error(module):  # the skip branch of float32 stays float32
+        module.zero_grad()
+        with torch.autocast('cpu', dtype=dtype):
+            out = module(x)
+        return ((out.float() - reference[0]).norm()
+                / reference[0].norm()).item()
+
+    assert error(block) < 1.5 * error(wanted) + 1e-3
+    mean, stat = block.branch_norm.running_mean, wanted.branch_norm
+    assert_close(stat.running_mean, mean, 1e-2)
+
+
+def test_float32_moments_keep_digits():
+    block, wanted = pair(dtype=torch.float32)
+    exact = copy.deepcopy(wanted).double()
+    x = images(size=32, dtype=torch.float32)
+    reference = grads_of(exact, x.double())
+    errors = []
+    for module in (block, wanted):
+        found = grads_of(module, x)
+        errors.append(max(
+            ((f.double() - r).norm() / reference[i].norm()).item()
+            for i, (f, r) in enumerate(zip(found[:2], reference[:2]))))
+    assert errors[0] < 2 * errors[1]
+
+
+def test_cancellation_falls_back_to_branches():
+    block, wanted = pair(dtype=torch.float32)
+    x = images(dtype=torch.float32) * 1e-3 + 100
+    assert moments_form(block.unit(), x) is None
+    assert torch.equal(block(x), wanted(x))
+
+
+def test_one_value_per_channel_raises_as_batch_norm_does():
+    block, _ = pair()
+    with pytest.raises(ValueError, match='more than 1 value per channel'):
+        block(images(size=1)[:1])
+
+
+def test_hooks_and_foreign_norms_run_branches():
+    block, wanted = pair()
+    seen = []
+    block.branch_scale.norm.register_forward_hook(
+        lambda *_: seen.append(1))
+    assert torch.equal(block(images()), wanted(images()))
+    assert seen == [1]
+    group = MobileOneBlock(DEPTHWISE, norm_cfg=dict(
+        type='GN', num_groups=4)).double()
+    assert group(images()).shape == images().shape
+
+
+@pytest.mark.parametrize('value', ['fast', 1, None, 0])
+def test_unknown_preference(value):
+    with pytest.raises(SpecError, match='online_reparam='):
+        ConfigurableMobileOne('s0', online_reparam=value)
+
+
+def test_table_of_forms_changes_nothing():
+    net = ConfigurableMobileOne('s0').train()
+    before = {k: v.clone() for k, v in net.state_dict().items()}
+    rows = online_forms(net, torch.rand(1, 3, 64, 64))
+    assert len(rows) == 43
+    assert {r['form'] for r in rows} >= {'branches'}
+    assert all(r['why'] for r in rows)
+    assert all(torch.equal(v, before[k])
+               for k, v in net.state_dict().items())
+    rows = online_forms(net.eval(), torch.rand(1, 3, 64, 64))
+    assert {r['form'] for r in rows} == {'running'}
+
+
+@pytest.mark.parametrize('environment', [
+    dict(MOBILEONE_EXT_NO_COMPILER='1'), dict(CXX='no-such-compiler')])
+def test_without_a_compiler(monkeypatch, tmp_path, environment):
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv('XDG_CACHE_HOME', str(tmp_path))
+    native.depthwise_kernels.cache_clear()
+    try:
+        assert native.depthwise_kernels() is None
+        block, wanted = pair()
+        assert_all_close(grads_of(block, images()),
+                         grads_of(wanted, images()))
+    finally:
+        native.depthwise_kernels.cache_clear()
+
+
+@pytest.mark.parametrize(('size', 'stride'), [(9, 1), (8, 2), (11, 3)])
+def test_kernels_equal_their_oracle(size, stride):
+    from mmpretrain_mobileone_ext.models.online.depthwise import (
+        DepthwiseConv,
+        has_kernels,
+    )
+    spec = UnitSpec('dw', 21, 21, 3, stride=stride, groups=21)
+    x = images(21, size)
+    if not has_kernels(spec, x):
+        pytest.skip('no C++ compiler')
+    assert_all_close(DepthwiseConv(spec).sums(x), PatchConv(spec).sums(x))
+
+
+def test_two_ranks_equal_one_process_on_the_joined_batch():
+    script = Path(__file__).with_name('online_ranks.py')
+    done = subprocess.run(
+        [sys.executable, '-m', 'torch.distributed.run', '--standalone',
+         '--nproc_per_node', '2', str(script)],
+        capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert done.stdout.count('compared') == 2
