@@ -118,7 +118,7 @@ def test_a_perturbed_weight_is_found():
     assert error > 1e-7
 
 
-@pytest.mark.parametrize('preference', ['auto', 'memory', True])
+@pytest.mark.parametrize('preference', ['auto', True])
 @pytest.mark.parametrize('arch', ['s0', 's1', 's2', 's3', 's4'])
 def test_networks_equal_mmpretrain(arch, preference):
     peer = MobileOne(arch).double()
@@ -127,7 +127,7 @@ def test_networks_equal_mmpretrain(arch, preference):
     net.load_state_dict(peer.state_dict())
     peer.train()
     net.train()
-    x = torch.randn(3, 3, 96, 96, generator=generator(),
+    x = torch.randn(4, 3, 128, 128, generator=generator(),
                     dtype=torch.float64)
     wanted, own = LastStage(peer), LastStage(net)
     error, stats = compared(wanted, own, own, x)
