@@ -19,9 +19,10 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.checkpoint import checkpoint
 
-from ..errors import CheckpointError, FoldError, SpecError
+from ..errors import FoldError, SpecError
 from ..spec import UnitSpec
-from .fuse import CONVS, SCALE, SKIP, fold_branches, round_once
+from .fold_on_load import fold_incoming
+from .fuse import SKIP, fold_branches, round_once
 from .online import (
     PLAIN_CONVS,
     Preference,
@@ -29,6 +30,7 @@ from .online import (
     UnitBranch,
     check_preference,
     has_hooks,
+    is_small,
     online_sum,
 )
 
@@ -163,12 +165,18 @@ class MobileOneBlock(BaseModule):
         return self._forward(x)
 
     def _forward(self, x: Tensor) -> Tensor:
-        if not self.deploy and self.online_reparam is not False:
+        if self._may_go_online(x):
             relu = self._is_plain_relu()
             out = online_sum(self.unit(relu), x, self.online_reparam)
             if out is not None:
                 return out if relu else self.act(self.se(out))
         return self.act(self.se(self._linear(x)))
+
+    def _may_go_online(self, x: Tensor) -> bool:
+        if self.deploy or self.online_reparam is False:
+            return False
+        return not (self.training
+                    and is_small(self.spec, x, self.online_reparam))
 
     def _is_plain_relu(self) -> bool:
         """Whether a ReLU that nobody watches directly follows the sum."""
@@ -266,37 +274,6 @@ class MobileOneBlock(BaseModule):
 
     def _fold_on_load(self, state_dict, prefix, *_) -> None:
         fold_incoming(self, state_dict, prefix)
-
-
-def fold_incoming(block: MobileOneBlock, state_dict: dict,
-                  prefix: str) -> None:
-    """Fold branch weights on their way into a folded block, in place.
-
-    Does nothing for a block in branch form or a state dict without branch
-    weights. The branches must be those of the block's spec: a lost one would
-    fold into wrong weights of the right shape.
-
-    Raises:
-        CheckpointError: missing, unexpected or wrongly shaped branch keys.
-        FoldError: a conv or norm for which no exact fold exists.
-    """
-    marks = tuple(prefix + name for name in (CONVS, SCALE, SKIP))
-    found = [k for k in state_dict if k.startswith(marks)]
-    folded = f'{prefix}branch_reparam.'
-    # With both forms in it the branch keys stay, as unexpected ones.
-    if not block.deploy or not found or f'{folded}weight' in state_dict:
-        return
-    twin = block.branch_twin()
-    given = {k[len(prefix):]: state_dict.pop(k) for k in found}
-    try:
-        twin.load_state_dict(given, assign=True)
-    except RuntimeError as error:
-        reason = ' '.join(str(error).split())
-        raise CheckpointError(f'{block.spec.name}: the branches in the '
-                              f'checkpoint do not fit: {reason}') from error
-    dtype = block.branch_reparam.weight.dtype
-    for name, value in zip(('weight', 'bias'), twin.fold()):
-        state_dict[folded + name] = round_once(value, dtype)
 
 
 @contextmanager

@@ -11,7 +11,8 @@ from collections.abc import Sequence
 from torch import Tensor, nn
 
 from ..errors import CheckpointError
-from .block import MobileOneBlock, fold_incoming
+from .block import MobileOneBlock
+from .fold_on_load import fold_incoming
 
 
 def check_incoming(module: nn.Module,

@@ -11,7 +11,7 @@ sum, all of them exact:
 - ``recompute``: branches run, and run again in backward; only x is kept.
 - ``running``: one convolution, where norms use running statistics.
 """
-from .choose import Preference, check_preference, choose_form
+from .choose import Preference, check_preference, choose_form, is_small
 from .linear import is_eligible, online_sum
 from .unit import PLAIN_CONVS, Unit, UnitBranch, has_hooks
 
@@ -24,5 +24,6 @@ __all__ = [
     'choose_form',
     'has_hooks',
     'is_eligible',
+    'is_small',
     'online_sum',
 ]

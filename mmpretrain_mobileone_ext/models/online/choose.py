@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Union
 
+import torch.distributed as dist
 from torch import Tensor
 
 from ...errors import SpecError
@@ -64,6 +65,17 @@ def choose_form(unit: Unit, x: Tensor, preference: Preference) -> Choice:
     if preference == 'memory' and choice.form == 'branches':
         return Choice('recompute', f"online_reparam='memory'; {choice.why}")
     return choice
+
+
+def is_small(spec: UnitSpec, x: Tensor, preference: Preference) -> bool:
+    """Whether branches are the choice in training, without a closer look.
+
+    On small inputs a look at norms and hooks is a part of the step that can
+    be felt. Never so among ranks, which have to choose alike.
+    """
+    return (preference == 'auto' and x.dim() == 4 and x.numel() > 0
+            and not (dist.is_available() and dist.is_initialized())
+            and _fastest(spec, x).form == 'branches')
 
 
 def _choose_synchronized(spec: UnitSpec) -> Choice:
