@@ -8,7 +8,7 @@ from typing import Any, Optional
 
 from rich.console import Console
 
-from ..coreml.progress import Steps
+from ..progress import Steps
 from .candidates import choose_forms
 from .case import measure_case, steps_of_case
 from .exactness import EXACTNESS_NOTE, check_arch, checked_forms

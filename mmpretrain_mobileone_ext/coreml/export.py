@@ -10,6 +10,7 @@ from mmengine.config import Config
 from torch import nn
 
 from ..errors import ExportError
+from ..progress import Steps
 from . import quiet
 from .atomic import install, workspace
 from .convert import convert_and_save
@@ -31,7 +32,6 @@ from .export_source import Source, load_source
 from .labels import choose_labels
 from .metadata import in_words, versions, write_metadata
 from .preprocess import Preprocessing, read_preprocessing
-from .progress import Steps
 from .verify import verify
 
 PathLike = Union[str, Path]

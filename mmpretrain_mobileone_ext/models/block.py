@@ -2,7 +2,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import contextmanager, nullcontext
+from contextlib import nullcontext
 from dataclasses import replace
 from itertools import chain
 from typing import Any, Optional
@@ -32,7 +32,9 @@ from .online import (
     has_hooks,
     is_small,
     online_sum,
+    safe_layout,
 )
+from .shielded_stats import shielded_stats
 
 
 class MobileOneBlock(BaseModule):
@@ -161,7 +163,7 @@ class MobileOneBlock(BaseModule):
                 self._forward,
                 x,
                 use_reentrant=False,
-                context_fn=lambda: (nullcontext(), _shielded_stats(self)))
+                context_fn=lambda: (nullcontext(), shielded_stats(self)))
         return self._forward(x)
 
     def _forward(self, x: Tensor) -> Tensor:
@@ -195,6 +197,7 @@ class MobileOneBlock(BaseModule):
         return Unit(self.spec, tuple(branches), relu)
 
     def _branch_sum(self, x: Tensor) -> Tensor:
+        x = safe_layout(x)
         first, *rest = self.branches()
         out = first(x)
         for branch in rest:
@@ -274,24 +277,3 @@ class MobileOneBlock(BaseModule):
 
     def _fold_on_load(self, state_dict, prefix, *_) -> None:
         fold_incoming(self, state_dict, prefix)
-
-
-@contextmanager
-def _shielded_stats(module: nn.Module):
-    """Let batch norms run without touching their running statistics.
-
-    Buffers are swapped for copies rather than restored in place: autograd
-    may hold the originals.
-    """
-    kept = [(m, dict(m._buffers)) for m in module.modules()
-            if isinstance(m, _BatchNorm)]
-    for norm, buffers in kept:
-        norm._buffers.update({
-            k: None if v is None else v.clone()
-            for k, v in buffers.items()
-        })
-    try:
-        yield
-    finally:
-        for norm, buffers in kept:
-            norm._buffers.update(buffers)

@@ -9,7 +9,8 @@ from rich.table import Table
 from torch import Tensor, nn
 
 from .block import MobileOneBlock
-from .online import choose_form, is_eligible
+from .online import planned_form
+from .shielded_stats import shielded_stats
 from .switch import branches_only
 
 
@@ -29,23 +30,19 @@ def online_forms(model: nn.Module, x: Tensor) -> list[dict[str, Any]]:
 
     def record(block: Any, inputs: tuple) -> None:
         unit = block.unit()
-        choice = choose_form(unit, inputs[0], preferences[block])
-        form, why = choice.form, choice.why
-        if not is_eligible(unit, inputs[0]):
-            form, why = 'branches', 'no other form is defined'
+        choice = planned_form(unit, inputs[0], preferences[block],
+                              block.training)
         rows.append(dict(unit=block.spec.name, input=tuple(inputs[0].shape),
-                         form=form, why=why))
+                         form=choice.form, why=choice.why))
 
-    buffers = {k: v.clone() for k, v in model.state_dict().items()}
     for block in preferences:
         handles.append(block.register_forward_pre_hook(record))
     try:
-        with branches_only(model), torch.no_grad():
+        with branches_only(model), shielded_stats(model), torch.no_grad():
             model(x)
     finally:
         for handle in handles:
             handle.remove()
-        model.load_state_dict(buffers)
     return rows
 
 

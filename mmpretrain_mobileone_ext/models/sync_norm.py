@@ -1,6 +1,8 @@
 """Synchronized batch norm that also trains on CPUs (gloo)."""
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import torch.distributed as dist
 from mmengine.registry import MODELS
@@ -24,11 +26,14 @@ class _SumOverRanks(torch.autograd.Function):
 
 
 def sum_over_ranks(own: Tensor) -> Tensor:
-    """Differentiable ``dist.all_reduce``; the identity in one process."""
-    if not (dist.is_available() and dist.is_initialized()
-            and dist.get_world_size() > 1):
-        return own
+    """Differentiable ``dist.all_reduce``."""
     return _SumOverRanks.apply(own)
+
+
+def several_ranks(group: Any = None) -> bool:
+    """Whether there is more than one process (in ``group``)."""
+    return (dist.is_available() and dist.is_initialized()
+            and dist.get_world_size(group) > 1)
 
 
 @MODELS.register_module('CPUSyncBN')
@@ -47,7 +52,7 @@ class CPUSyncBatchNorm(nn.BatchNorm2d):
 
     def forward(self, x: Tensor) -> Tensor:
         """Normalize (N, C, H, W) over N, H, W of all ranks."""
-        if not self._joins_ranks():
+        if not (self.training and several_ranks()):
             return super().forward(x)
         shape, dims = [1, -1, 1, 1], [0, 2, 3]
         # The count travels as one more channel of the sums.
@@ -62,10 +67,6 @@ class CPUSyncBatchNorm(nn.BatchNorm2d):
         if self.affine:
             out = out * self.weight.view(shape) + self.bias.view(shape)
         return out
-
-    def _joins_ranks(self) -> bool:
-        return (self.training and dist.is_available()
-                and dist.is_initialized() and dist.get_world_size() > 1)
 
     def _track(self, mean: Tensor, var: Tensor, count: Tensor) -> None:
         """Update running statistics as batch norm does (unbiased)."""

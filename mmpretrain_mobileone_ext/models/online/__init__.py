@@ -11,8 +11,9 @@ sum, all of them exact:
 - ``recompute``: branches run, and run again in backward; only x is kept.
 - ``running``: one convolution, where norms use running statistics.
 """
-from .choose import Preference, check_preference, choose_form, is_small
-from .linear import is_eligible, online_sum
+from .choose import Preference, check_preference, is_small
+from .layout import safe_layout
+from .linear import online_sum, planned_form
 from .unit import PLAIN_CONVS, Unit, UnitBranch, has_hooks
 
 __all__ = [
@@ -21,9 +22,9 @@ __all__ = [
     'Unit',
     'UnitBranch',
     'check_preference',
-    'choose_form',
     'has_hooks',
-    'is_eligible',
     'is_small',
     'online_sum',
+    'planned_form',
+    'safe_layout',
 ]

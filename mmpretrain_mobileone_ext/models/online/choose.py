@@ -18,7 +18,6 @@ from .depthwise import has_kernels
 from .patches import PatchConv
 from .unit import Unit
 
-FORMS = ('branches', 'moments', 'recompute', 'running')
 PREFERENCES = ('auto', 'memory', True, False)
 Preference = Union[str, bool]
 
@@ -31,7 +30,7 @@ _FEW_TAPS = 64
 
 @dataclass(frozen=True)
 class Choice:
-    """A form of ``FORMS``, and why it was chosen."""
+    """'branches', 'moments', 'recompute' or 'running', and why."""
     form: str
     why: str
 

@@ -7,7 +7,7 @@ from typing import Optional
 import torch
 from torch import Tensor
 
-from .choose import Preference, choose_form
+from .choose import Choice, Preference, choose_form, is_small
 from .moments_form import moments_form
 from .recompute_form import recompute_form
 from .running_form import running_form
@@ -22,9 +22,7 @@ def online_sum(unit: Unit, x: Tensor,
     Under autocast x is brought to its type, and statistics and folding stay
     in float32 or better.
     """
-    if not is_eligible(unit, x):
-        return None
-    form = choose_form(unit, x, preference).form
+    form = _closer_look(unit, x, preference).form
     if form == 'branches':
         return None
     x = x.to(compute_dtype(x), memory_format=torch.channels_last)
@@ -33,10 +31,19 @@ def online_sum(unit: Unit, x: Tensor,
                 'running': running_form}[form](unit, x)
 
 
-def is_eligible(unit: Unit, x: Tensor) -> bool:
-    """Whether other forms than the branches are defined."""
-    return (_is_plain_tensor(x) and unit.is_plain()
-            and _fits(unit.parameters, x, compute_dtype(x)))
+def planned_form(unit: Unit, x: Tensor, preference: Preference,
+                 training: bool) -> Choice:
+    """What a unit in this mode does with x, and why."""
+    if training and is_small(unit.spec, x, preference):
+        return Choice('branches', 'small input')
+    return _closer_look(unit, x, preference)
+
+
+def _closer_look(unit: Unit, x: Tensor, preference: Preference) -> Choice:
+    if (_is_plain_tensor(x) and unit.is_plain()
+            and _fits(unit.parameters, x, compute_dtype(x))):
+        return choose_form(unit, x, preference)
+    return Choice('branches', 'no other form is defined')
 
 
 def compute_dtype(x: Tensor) -> torch.dtype:

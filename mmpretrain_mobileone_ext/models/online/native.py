@@ -11,6 +11,7 @@ from __future__ import annotations
 import ctypes
 import functools
 import hashlib
+import logging
 import os
 import platform
 import shutil
@@ -37,7 +38,7 @@ def depthwise_kernels() -> Optional[ctypes.CDLL]:
         return ctypes.CDLL(str(build(SOURCE)))
     except (KernelError, OSError) as error:
         print_log(f'depthwise units train without the compiled kernels: '
-                  f'{error}', logger='current', level=30)
+                  f'{error}', logger='current', level=logging.WARNING)
         return None
 
 

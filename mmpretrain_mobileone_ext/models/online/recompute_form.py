@@ -14,18 +14,13 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from .layout import safe_layout
 from .unit import Unit, UnitBranch, running_stats
-
-#: oneDNN (torch 2.14.1, AVX2) corrupts the heap in the weight gradient of a
-#: strided 1x1 convolution with 3, 4 or 6 input channels in channels_last.
-_VECTOR = 8
 
 
 def recompute_form(unit: Unit, x: Tensor) -> Tensor:
     """Sum of all branches of ``x`` (N, C_in, H, W), activated."""
-    if x.shape[1] < _VECTOR:
-        x = x.contiguous()
-    out = _RecomputeForm.apply(x, unit, *unit.parameters)
+    out = _RecomputeForm.apply(safe_layout(x), unit, *unit.parameters)
     return F.relu_(out) if unit.relu else out
 
 

@@ -12,7 +12,7 @@ from torch.nn.modules import module as torch_module
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from ...spec import UnitSpec
-from ..sync_norm import CPUSyncBatchNorm
+from ..sync_norm import CPUSyncBatchNorm, several_ranks
 from .batch_fold import KernelShape
 
 #: mmcv's ``Conv2d`` ('Conv') computes the same; ConvWS, DCN, ... do not.
@@ -80,11 +80,12 @@ class Unit:
     def group(self) -> Any:
         """Process group over which statistics are reduced, or None."""
         norm = self.norms[0]
-        if type(norm) is nn.BatchNorm2d or not norm.training \
-                or not (dist.is_available() and dist.is_initialized()):
+        if type(norm) is nn.BatchNorm2d or not norm.training:
             return None
-        group = getattr(norm, 'process_group', None) or dist.group.WORLD
-        return group if dist.get_world_size(group) > 1 else None
+        group = getattr(norm, 'process_group', None)
+        if not several_ranks(group):
+            return None
+        return group or dist.group.WORLD
 
     def is_plain(self) -> bool:
         """Whether the tensors are all there is to the branches.
