@@ -24,14 +24,17 @@ PROBABILITIES = 'classLabel_probs'
 
 def convert_and_save(prepared: Prepared, pre: Preprocessing,
                      classes: Sequence[str], options: ExportOptions,
-                     path: Path) -> None:
+                     path: Path,
+                     keep_fp32: frozenset[str] = frozenset()) -> None:
     """Convert and save to ``path``, whose suffix is that of the format.
 
     Args:
         prepared: the network.
         pre: what its input is.
         classes: labels in the order of the logits.
-        options: format, precision, target and kind of input.
+        options: format, precision, target and kind of input; precision
+            'auto' is fp16 but for ``keep_fp32``.
+        keep_fp32: names of the operations that stay in fp32.
 
     Raises:
         ExportError: coremltools cannot convert the network.
@@ -40,7 +43,7 @@ def convert_and_save(prepared: Prepared, pre: Preprocessing,
     graph = prepared.graph(None if as_image else pre.mean)
     try:
         with quiet.conversion() as ct, untouched_rng():
-            model = _convert(ct, graph, pre, classes, options)
+            model = _convert(ct, graph, pre, classes, options, keep_fp32)
             model = _finished(ct, model, options)
             model.save(str(path))
     # Whatever op is not supported, coremltools has its own error for it.
@@ -50,13 +53,12 @@ def convert_and_save(prepared: Prepared, pre: Preprocessing,
 
 
 def _convert(ct: Any, graph: torch.nn.Module, pre: Preprocessing,
-             classes: Sequence[str], options: ExportOptions) -> Any:
+             classes: Sequence[str], options: ExportOptions,
+             keep_fp32: frozenset[str]) -> Any:
     kind: dict[str, Any] = {}
     if options.format == 'mlprogram':
         kind = dict(
-            compute_precision=getattr(
-                ct.precision,
-                dict(fp16='FLOAT16', fp32='FLOAT32')[options.precision]),
+            compute_precision=_precision(ct, options.precision, keep_fp32),
             minimum_deployment_target=getattr(ct.target,
                                               options.deployment_target))
     return ct.convert(
@@ -68,6 +70,13 @@ def _convert(ct: Any, graph: torch.nn.Module, pre: Preprocessing,
         compute_units=getattr(ct.ComputeUnit, options.compute_units),
         skip_model_load=True,
         **kind)
+
+
+def _precision(ct: Any, precision: str, keep_fp32: frozenset[str]) -> Any:
+    if precision == 'fp32':
+        return ct.precision.FLOAT32
+    return ct.transform.FP16ComputePrecision(
+        op_selector=lambda op: op.name not in keep_fp32)
 
 
 def _trace(graph: torch.nn.Module, example: torch.Tensor) -> Any:
@@ -97,7 +106,7 @@ def _finished(ct: Any, model: Any, options: ExportOptions) -> Any:
     """Half-precision weights and our names, in a neuralnetwork."""
     if options.format == 'mlprogram':
         return model
-    if options.precision == 'fp16':
+    if options.precision != 'fp32':
         utils = quiet.module(
             'coremltools.models.neural_network.quantization_utils')
         # It prints a line a layer.

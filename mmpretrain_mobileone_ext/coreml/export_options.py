@@ -10,10 +10,11 @@ from typing import Any, Optional, Union
 from ..errors import ExportError
 
 FORMATS = {'.mlpackage': 'mlprogram', '.mlmodel': 'neuralnetwork'}
-PRECISIONS = ('fp16', 'fp32')
+PRECISIONS = ('fp16', 'fp32', 'auto')
 TARGETS = ('iOS15', 'iOS16', 'iOS17', 'iOS18')
 COMPUTE_UNITS = ('ALL', 'CPU_ONLY', 'CPU_AND_GPU', 'CPU_AND_NE')
 INPUTS = ('image', 'tensor')
+OUTPUTS = ('class', 'features')
 #: iOS 16 is the first that reads compressed (palettized, int8) weights.
 DEFAULT_TARGET = 'iOS16'
 _MAX_SIDE = 8192
@@ -28,8 +29,18 @@ class ExportOptions:
 
     Attributes:
         out: target, with suffix ``.mlpackage`` or ``.mlmodel``.
+        compress: 'none', 'auto' or a scheme of ``compress.SCHEMES``.
+        max_drop: percentage points of top-1 that compression may cost; None
+            for the scheme's own bound.
         image_size: (H, W) in pixels, None to read it from the config.
+        extra_sizes: further (H, W) that the program accepts.
+        batch_sizes: numbers of images that the program accepts at a time,
+            increasing, 1 among them.
+        outputs: 'class' (label and probabilities), or 'features': what the
+            backbone returns, one output for each of its ``out_indices``.
         verify_data: 'test', 'none' or the number of images as an int.
+        swift: folder for a Swift package, None for none.
+        report: folder for a report page, None for none.
 
     Raises:
         ExportError: states the value and what is allowed.
@@ -39,22 +50,33 @@ class ExportOptions:
     deployment_target: str = DEFAULT_TARGET
     compute_units: str = 'ALL'
     input: str = 'image'
+    outputs: str = 'class'
+    compress: str = 'none'
+    max_drop: Optional[float] = None
     classes: Classes = None
     image_size: Any = None
+    extra_sizes: Any = ()
+    batch_sizes: Any = (1, )
     verify_data: Union[int, str] = 100
     force: bool = False
     author: str = ''
     license: str = ''
+    swift: Optional[Path] = None
+    report: Optional[Path] = None
 
     def __post_init__(self) -> None:
         for name, allowed in (('precision', PRECISIONS),
                               ('deployment_target', TARGETS),
                               ('compute_units', COMPUTE_UNITS),
-                              ('input', INPUTS)):
+                              ('input', INPUTS),
+                              ('outputs', OUTPUTS)):
             _check_choice(name, getattr(self, name), allowed)
         set_ = object.__setattr__
         set_(self, 'out', _checked_out(self.out, self.force))
         set_(self, 'image_size', _checked_size(self.image_size))
+        set_(self, 'extra_sizes', tuple(
+            _checked_size(s) for s in self.extra_sizes))
+        set_(self, 'batch_sizes', _checked_batches(self.batch_sizes))
         set_(self, 'verify_data', _checked_verify(self.verify_data))
 
     @property
@@ -118,6 +140,17 @@ def _checked_size(size: Any) -> Optional[tuple[int, int]]:
             f'image_size is {" ".join(str(i) for i in items)!r}; allowed: '
             f'H or H W in whole pixels, 1 to {_MAX_SIDE}')
     return sides[0], sides[-1]
+
+
+def _checked_batches(sizes: Any) -> tuple[int, ...]:
+    try:
+        found = sorted({int(s) for s in sizes})
+    except (TypeError, ValueError):
+        found = []
+    if not found or found[0] < 1:
+        raise ExportError(f'batch_sizes is {sizes!r}; allowed: whole numbers '
+                          'of images, at least 1')
+    return tuple(sorted({1, *found}))
 
 
 def _checked_verify(value: Any) -> Union[int, str]:
