@@ -9,18 +9,12 @@ from typing import Any, Optional, Union
 from mmengine.config import Config
 from torch import nn
 
-from ..errors import ExportError
 from ..progress import Steps
 from . import quiet
 from .atomic import install, workspace
-from .convert import convert_and_save
-from .export_data import (
-    TestSplit,
-    choose_images,
-    open_split,
-    read_sample,
-)
-from .export_model import count_logits, prepare
+from .export_describe import describe
+from .export_job import load_job
+from .export_make import make
 from .export_options import (
     DEFAULT_TARGET,
     Classes,
@@ -28,11 +22,6 @@ from .export_options import (
     ImageSize,
 )
 from .export_result import ExportResult
-from .export_source import Source, load_source
-from .labels import choose_labels
-from .metadata import in_words, versions, write_metadata
-from .preprocess import Preprocessing, read_preprocessing
-from .verify import verify
 
 PathLike = Union[str, Path]
 
@@ -117,118 +106,25 @@ def run_export(config: Union[PathLike, Config, nn.Module],
     """As :func:`export_coreml`, which see, with all figures returned."""
     quiet.coremltools()  # before minutes are spent without it
     steps = Steps(progress)
-    with steps.step('load'):
-        source = load_source(config, checkpoint, cfg_options)
-        split = _open(source, options, not isinstance(config, nn.Module))
-        pre = _preprocessing(source, split, options)
-        labels = choose_labels(
-            options.classes,
-            [('checkpoint', source.classes), ('data set', split.classes)],
-            count_logits(source.model, pre.shape))
-        images = choose_images(split, options.verify_data, pre.shape)
-    with steps.step('fold'):
-        prepared = prepare(source.model, pre)
+    job = load_job(config, checkpoint, options, cfg_options, steps)
     with workspace(options.out) as folder:
-        made = folder / options.out.name
-        with steps.step('convert'):
-            convert_and_save(prepared, pre, labels.names, options, made)
-        with steps.step('verify', total=len(images)) as advance:
-            found = verify(source.model, pre, images, made,
-                           options.precision, advance)
+        made = make(job, folder, steps)
         with steps.step('write'):
             result = ExportResult(
                 path=options.out,
                 size_bytes=0,
                 options=options,
-                preprocessing=pre,
-                labels=labels,
-                normalization=prepared.normalization,
-                verification=found,
-                notes=prepared.notes)
-            _describe(made, result, source, split)
-            result = replace(result, size_bytes=_size(made))
-            install(made, options.out, options.force)
+                preprocessing=job.preprocessing,
+                labels=job.labels,
+                normalization=job.prepared.normalization,
+                verification=made.verification,
+                notes=job.prepared.notes)
+            describe(made.path, result, job)
+            result = replace(result, size_bytes=_size(made.path))
+            install(made.path, options.out, options.force)
     return result
-
-
-def _open(source: Source, options: ExportOptions,
-          has_config: bool) -> TestSplit:
-    # A module may know its config, but its data may well be elsewhere.
-    read = options.verify_data == 'test' or (
-        has_config and options.verify_data != 'none')
-    return open_split(source.config, options.image_size, read)
-
-
-def _preprocessing(source: Source, split: TestSplit,
-                   options: ExportOptions) -> Preprocessing:
-    channels, size = _channels(source.model), options.image_size or split.size
-    if split.dataset is not None:
-        image, _ = read_sample(split, 0)
-        channels = image.shape[0]
-        size = options.image_size or (image.shape[1], image.shape[2])
-    if size is None:
-        raise ExportError('the image size is not in the test pipeline; give '
-                          '--image-size')
-    pre = read_preprocessing(
-        source.model.get_submodule('data_preprocessor'), channels, size,
-        split.data_order)
-    if options.input == 'image' and pre.layout is None:
-        raise ExportError(_no_layout(channels))
-    return pre
-
-
-def _no_layout(channels: int) -> str:
-    if channels not in (1, 3):
-        return (f'the network takes {channels} channels, but an image has 1 '
-                'or 3; give --input tensor')
-    return ('the channel order is unknown, since the test pipeline loads no '
-            'image file; give --input tensor')
-
-
-def _channels(model: nn.Module) -> int:
-    """Input channels, by the first convolution."""
-    convs = [m for m in model.modules() if isinstance(m, nn.Conv2d)]
-    return convs[0].in_channels if convs else 3
 
 
 def _size(path: Path) -> int:
     files = [path] if path.is_file() else path.rglob('*')
     return sum(f.stat().st_size for f in files if f.is_file())
-
-
-def _describe(made: Path, result: ExportResult, source: Source,
-              split: TestSplit) -> None:
-    pre, found, options = (result.preprocessing, result.verification,
-                           result.options)
-    words = in_words(split.steps, pre.size)
-    layout = pre.layout if options.input == 'image' else 'tensor'
-    user = dict(
-        classes=result.labels.names,
-        classes_origin=result.labels.origin,
-        preprocessing=words,
-        pipeline=split.steps,
-        input_layout=layout,
-        mean=pre.mean,
-        std=pre.std,
-        normalization=result.normalization,
-        precision=options.precision,
-        compute_units=options.compute_units,
-        deployment_target=result.system,
-        config=source.config_name,
-        source_checkpoint=source.checkpoint,
-        source_sha256=source.sha256,
-        parity=dict(
-            found.parity.to_dict(),
-            tolerance=found.tolerance,
-            images=found.images),
-        top1=dict(torch=found.top1_reference, coreml=found.top1_candidate),
-        versions=versions())
-    standard = dict(
-        author=options.author or 'mmpretrain_mobileone_ext',
-        license=options.license or 'not stated',
-        versionString=versions()['mmpretrain_mobileone_ext'],
-        shortDescription=f'{source.config_name}: image classifier with '
-        f'{len(result.labels.names)} classes')
-    write_metadata(made, user, standard,
-                   f'{layout}, {pre.size[0]} x {pre.size[1]} (H x W), pixels '
-                   f'0 to 255. {words}')

@@ -42,6 +42,11 @@ class Preprocessing:
         """(1, C, H, W)."""
         return (1, self.channels, *self.size)
 
+    @property
+    def bytes(self) -> int:
+        """Of one image of 8-bit pixels."""
+        return self.channels * self.size[0] * self.size[1]
+
 
 def read_preprocessing(preprocessor: nn.Module, channels: int,
                        size: tuple[int, int],

@@ -1,13 +1,13 @@
-"""Compare the saved file with the network it was made from, on images."""
+"""Compare saved files with the network they were made from, on images."""
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Optional
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from ..errors import ParityError
 from ..parity import TOLERANCES, Parity, Tolerance, compare
@@ -16,14 +16,20 @@ from .export_data import Images
 from .preprocess import Preprocessing
 from .runtime import load_program
 
+#: Outputs of one batch by name; under PROBABILITIES (N, classes).
+Outputs = dict[str, Tensor]
+Network = Callable[[Tensor], Outputs]
+Advance = Callable[[int], Any]
+_KEPT_BYTES = 2**28  # pixels kept between files, rather than read again
+
 
 @dataclass(frozen=True)
 class Verification:
     """What the comparison found.
 
     Attributes:
-        parity: of the probabilities.
-        tolerance: name of the bound that was met.
+        parity: of the probabilities, or of the features.
+        tolerance: name of the bound that applies.
         images: what was compared, in words.
         top1_reference, top1_candidate: share of correct labels, 0 to 1, of
             the network and of the file; None without labels.
@@ -40,71 +46,119 @@ class Verification:
     operations: dict[str, int]
     spec_version: int
 
+    @property
+    def failure(self) -> Optional[str]:
+        """Why the tolerance is not met, or None."""
+        return self.parity.failure(TOLERANCES[self.tolerance])
 
-def verify(model: nn.Module, pre: Preprocessing, images: Images, path: Path,
-           precision: str, advance: Callable[[int], Any]) -> Verification:
-    """Execute the file at ``path`` and compare it with ``model``.
+    def require(self) -> None:
+        """Raise unless the tolerance is met.
 
-    The network sees images through its own ``data_preprocessor``, the file
-    the pixels a phone would give it.
+        Raises:
+            ParityError: states the figures and operations that overflow.
+        """
+        what = 'nothing is written, the program differs from the network'
+        try:
+            self.parity.require(TOLERANCES[self.tolerance], what)
+        except ParityError as error:
+            if not self.overflows:
+                raise
+            names = ', '.join(f'{k} ({n})' for k, n in self.overflows.items())
+            raise ParityError(f'{error}; values beyond fp16 in {names}; try '
+                              'precision auto') from None
+
+
+def tolerance_of(precision: str) -> Tolerance:
+    """What a file of this precision may differ by; 'auto' is mostly fp16."""
+    return TOLERANCES['export-fp32' if precision == 'fp32' else 'export-fp16']
+
+
+class Judge:
+    """Scores files against one network on the same images.
+
+    The network runs once: its outputs are kept, and so are the pixels where
+    they are few.
 
     Args:
-        model: as loaded, in eval mode.
-        precision: 'fp16' or 'fp32', arithmetic of the file.
-        advance: told the number of images done.
-
-    Raises:
-        ParityError: states the figures and operations that overflow.
-        ProgramError: the file uses an operation that cannot be executed.
+        network: images (N, C, H, W), uint8 in data order, to its outputs.
+        pre: what is baked into the files.
+        images: what to compare on.
     """
-    loaded = load_program(path, arithmetic=precision)
-    wanted, found, labels = [], [], []
-    for batch, truth in images.chunks():
-        wanted.append(_reference(model, batch))
-        pixels = batch.flip(1) if pre.flips else batch
-        scores = loaded.predict_batch({INPUT: pixels.float()})
-        found.append(scores[PROBABILITIES])
-        labels.append(truth)
-        advance(len(batch))
-    reference, candidate = torch.cat(wanted), torch.cat(found)
-    tolerance = TOLERANCES[f'export-{precision}']
-    parity = compare(reference, candidate, classes=True)
-    if parity.failure(tolerance) is not None:
-        _raise(parity, tolerance, loaded.overflows)
-    return Verification(
-        parity=parity,
-        tolerance=tolerance.name,
-        images=images.origin,
-        top1_reference=_top1(reference, labels),
-        top1_candidate=_top1(candidate, labels),
-        overflows=dict(loaded.overflows),
-        operations=loaded.program.count_operations(),
-        spec_version=loaded.program.spec_version)
+
+    def __init__(self, network: Network, pre: Preprocessing, images: Images):
+        self.images = images
+        self._network = network
+        self._flips = pre.flips
+        self._keep = len(images) * pre.bytes <= _KEPT_BYTES
+        self._wanted: list[Outputs] = []
+        self._labels: list[Optional[Tensor]] = []
+        self._pixels: list[Tensor] = []
+
+    def score(self, path: Path, precision: str,
+              advance: Advance = lambda count: None) -> Verification:
+        """Execute the file at ``path`` on all images.
+
+        Args:
+            precision: of the file: 'fp32' computes in fp32, all others
+                round to fp16 where the program says so.
+            advance: told the number of images done.
+
+        Raises:
+            ProgramError: the file uses an operation that cannot be executed.
+        """
+        arithmetic = 'fp32' if precision == 'fp32' else 'fp16'
+        loaded = load_program(path, arithmetic=arithmetic)
+        found = []
+        for pixels in self._batches():
+            found.append(loaded.predict_batch({INPUT: pixels.float()}))
+            advance(len(pixels))
+        wanted = _joined(self._wanted)
+        candidate = _joined([{k: part[k] for k in wanted} for part in found])
+        classes = PROBABILITIES in wanted
+        return Verification(
+            parity=compare(wanted, candidate, classes=classes),
+            tolerance=tolerance_of(precision).name,
+            images=self.images.origin,
+            top1_reference=self._top1(wanted),
+            top1_candidate=self._top1(candidate),
+            overflows=dict(loaded.overflows),
+            operations=loaded.program.count_operations(),
+            spec_version=loaded.program.spec_version)
+
+    def _batches(self) -> Iterator[Tensor]:
+        """Pixels in the program's order; the network runs the first time."""
+        if self._pixels:
+            yield from self._pixels
+            return
+        first = not self._wanted
+        for batch, labels in self.images.chunks():
+            if first:
+                self._wanted.append(self._network(batch))
+                self._labels.append(labels)
+            pixels = batch.flip(1) if self._flips else batch
+            if self._keep:
+                self._pixels.append(pixels)
+            yield pixels
+
+    def _top1(self, outputs: Outputs) -> Optional[float]:
+        known = [labels for labels in self._labels if labels is not None]
+        if PROBABILITIES not in outputs or len(known) != len(self._labels):
+            return None
+        same = outputs[PROBABILITIES].argmax(1) == torch.cat(known)
+        return float(same.double().mean())
 
 
-def _raise(parity: Parity, tolerance: Tolerance,
-           overflows: dict[str, int]) -> None:
-    what = 'nothing is written, the program differs from the network'
-    try:
-        parity.require(tolerance, what)
-    except ParityError as error:
-        if not overflows:
-            raise
-        names = ', '.join(f'{k} ({n})' for k, n in overflows.items())
-        raise ParityError(f'{error}; values beyond fp16 in {names}; try '
-                          'precision fp32') from None
+def classifier(model: Any) -> Network:
+    """Probabilities by the model's own pre- and post-processing."""
+
+    @torch.no_grad()
+    def network(batch: Tensor) -> Outputs:
+        data = model.data_preprocessor({'inputs': batch}, False)
+        samples = model(data['inputs'], mode='predict')
+        return {PROBABILITIES: torch.stack([s.pred_score for s in samples])}
+
+    return network
 
 
-@torch.no_grad()
-def _reference(model: Any, batch: Tensor) -> Tensor:
-    """Probabilities (N, K) by the model's own pre- and post-processing."""
-    data = model.data_preprocessor({'inputs': batch}, False)
-    samples = model(data['inputs'], mode='predict')
-    return torch.stack([sample.pred_score for sample in samples])
-
-
-def _top1(scores: Tensor, labels: list[Optional[Tensor]]) -> Optional[float]:
-    known = [batch for batch in labels if batch is not None]
-    if len(known) != len(labels):
-        return None
-    return float((scores.argmax(1) == torch.cat(known)).double().mean())
+def _joined(parts: list[Outputs]) -> Outputs:
+    return {key: torch.cat([p[key] for p in parts]) for key in parts[0]}

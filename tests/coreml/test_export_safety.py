@@ -18,6 +18,8 @@ from mmpretrain_mobileone_ext.coreml import (
     atomic,
     export,
     export_coreml,
+    export_job,
+    export_make,
     load_program,
 )
 from mmpretrain_mobileone_ext.errors import ExportError, ParityError
@@ -39,7 +41,7 @@ def test_refuses_to_overwrite_before_any_work(case, suffix, monkeypatch):
     config, checkpoint, folder = case
     out = export_coreml(config, checkpoint, folder / f'm{suffix}')
     before = snapshot(folder)
-    monkeypatch.setattr(export, 'load_source', None)
+    monkeypatch.setattr(export_job, 'load_source', None)
     with pytest.raises(ExportError, match='exists; give --force'):
         export_coreml(config, checkpoint, out)
     assert snapshot(folder) == before
@@ -89,7 +91,7 @@ def perturbed(prepared, *args):
     return CONVERT(prepared, *args)
 
 
-CONVERT = export.convert_and_save
+CONVERT = export_make.convert_and_save
 
 
 @SUFFIXES
@@ -98,7 +100,7 @@ def test_a_wrong_program_gets_no_name(case, suffix, precision, monkeypatch):
     config, checkpoint, folder = case
     out = export_coreml(config, checkpoint, folder / f'old{suffix}')
     before = snapshot(folder)
-    monkeypatch.setattr(export, 'convert_and_save', perturbed)
+    monkeypatch.setattr(export_make, 'convert_and_save', perturbed)
     for target, force in ((out, True), (folder / f'new{suffix}', False)):
         with pytest.raises(ParityError, match=r'relative error .* exceeds'):
             export_coreml(config, checkpoint, target, force=force,
@@ -117,10 +119,12 @@ def test_overflow_is_named(tmp_path):
     assert os.listdir(tmp_path) == []
 
 
-@pytest.mark.parametrize('step', ['convert_and_save', 'verify', '_describe',
-                                  'install'])
+@pytest.mark.parametrize(('owner', 'step'), [
+    (export_make, 'convert_and_save'), (export_make.Judge, 'score'),
+    (export, 'describe'), (export, 'install')])
 @pytest.mark.parametrize('error', [KeyboardInterrupt, OSError])
-def test_nothing_stays_after_an_interruption(case, step, error, monkeypatch):
+def test_nothing_stays_after_an_interruption(case, owner, step, error,
+                                             monkeypatch):
     config, checkpoint, folder = case
     (folder / 'm.mlmodel').write_bytes(b'old')
     before = snapshot(folder)
@@ -128,7 +132,7 @@ def test_nothing_stays_after_an_interruption(case, step, error, monkeypatch):
     def fail(*args):
         raise error
 
-    monkeypatch.setattr(export, step, fail)
+    monkeypatch.setattr(owner, step, fail)
     with pytest.raises(error):
         export_coreml(config, checkpoint, folder / 'm.mlmodel', force=True)
     assert snapshot(folder) == before
@@ -156,13 +160,13 @@ def test_old_package_comes_back_if_the_new_cannot_move(tmp_path, monkeypatch):
 def test_target_that_appears_meanwhile_is_kept(case, monkeypatch):
     config, checkpoint, folder = case
     out = folder / 'm.mlmodel'
-    real = export.verify
+    real = export_make.Judge.score
 
     def slow(*args):
         out.write_bytes(b'of someone else')
         return real(*args)
 
-    monkeypatch.setattr(export, 'verify', slow)
+    monkeypatch.setattr(export_make.Judge, 'score', slow)
     with pytest.raises(ExportError, match='exists'):
         export_coreml(config, checkpoint, out)
     assert out.read_bytes() == b'of someone else'

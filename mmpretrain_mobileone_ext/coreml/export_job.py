@@ -1,0 +1,113 @@
+"""What an export works on: network, labels and images, loaded once."""
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Optional, Union
+
+from mmengine.config import Config
+from torch import nn
+
+from ..errors import ExportError
+from ..progress import Steps
+from .export_data import (
+    Images,
+    TestSplit,
+    choose_images,
+    open_split,
+    read_sample,
+)
+from .export_model import Prepared, count_logits, prepare
+from .export_options import ExportOptions
+from .export_source import Source, load_source
+from .labels import Labels, choose_labels
+from .preprocess import Preprocessing, read_preprocessing
+
+PathLike = Union[str, Path]
+
+
+@dataclass(frozen=True)
+class Job:
+    """An export before anything is converted.
+
+    Attributes:
+        options: what was asked for.
+        source: the network as loaded.
+        split: the test split as the config describes it.
+        preprocessing: what is baked in.
+        labels: class labels; none where features are exported.
+        images: what files are compared on.
+        prepared: the folded network.
+    """
+    options: ExportOptions
+    source: Source
+    split: TestSplit
+    preprocessing: Preprocessing
+    labels: Labels
+    images: Images
+    prepared: Prepared
+
+
+def load_job(config: Union[PathLike, Config, nn.Module],
+             checkpoint: Optional[PathLike], options: ExportOptions,
+             cfg_options: Optional[Mapping[str, Any]],
+             steps: Steps) -> Job:
+    """Load, fold and describe what ``options`` ask for.
+
+    Raises:
+        ExportError: a request or a model that cannot be exported.
+        CheckpointError: the checkpoint is unsafe or does not fit.
+    """
+    with steps.step('load'):
+        source = load_source(config, checkpoint, cfg_options)
+        split = _open(source, options, not isinstance(config, nn.Module))
+        pre = _preprocessing(source, split, options)
+        labels = choose_labels(
+            options.classes,
+            [('checkpoint', source.classes), ('data set', split.classes)],
+            count_logits(source.model, pre.shape))
+        images = choose_images(split, options.verify_data, pre.shape)
+    with steps.step('fold'):
+        prepared = prepare(source.model, pre)
+    return Job(options, source, split, pre, labels, images, prepared)
+
+
+def _open(source: Source, options: ExportOptions,
+          has_config: bool) -> TestSplit:
+    # A module may know its config, but its data may well be elsewhere.
+    read = options.verify_data == 'test' or (
+        has_config and options.verify_data != 'none')
+    return open_split(source.config, options.image_size, read)
+
+
+def _preprocessing(source: Source, split: TestSplit,
+                   options: ExportOptions) -> Preprocessing:
+    channels, size = _channels(source.model), options.image_size or split.size
+    if split.dataset is not None:
+        image, _ = read_sample(split, 0)
+        channels = image.shape[0]
+        size = options.image_size or (image.shape[1], image.shape[2])
+    if size is None:
+        raise ExportError('the image size is not in the test pipeline; give '
+                          '--image-size')
+    pre = read_preprocessing(
+        source.model.get_submodule('data_preprocessor'), channels, size,
+        split.data_order)
+    if options.input == 'image' and pre.layout is None:
+        raise ExportError(_no_layout(channels))
+    return pre
+
+
+def _no_layout(channels: int) -> str:
+    if channels not in (1, 3):
+        return (f'the network takes {channels} channels, but an image has 1 '
+                'or 3; give --input tensor')
+    return ('the channel order is unknown, since the test pipeline loads no '
+            'image file; give --input tensor')
+
+
+def _channels(model: nn.Module) -> int:
+    """Input channels, by the first convolution."""
+    convs = [m for m in model.modules() if isinstance(m, nn.Conv2d)]
+    return convs[0].in_channels if convs else 3
