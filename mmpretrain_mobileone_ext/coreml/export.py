@@ -1,7 +1,7 @@
 """Export an image classifier to Core ML, verified before it has a name."""
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Optional, Union
@@ -34,9 +34,16 @@ def export_coreml(config: Union[PathLike, Config, nn.Module],
                   deployment_target: str = DEFAULT_TARGET,
                   compute_units: str = 'ALL',
                   input: str = 'image',
+                  outputs: str = 'class',
+                  compress: str = 'none',
+                  max_drop: Optional[float] = None,
                   classes: Classes = None,
                   image_size: ImageSize = None,
-                  verify_data: Union[int, str] = 100,
+                  extra_sizes: Sequence[ImageSize] = (),
+                  batch_sizes: Sequence[int] = (1, ),
+                  verify_data: Union[int, str, None] = None,
+                  swift: Optional[PathLike] = None,
+                  report: Optional[PathLike] = None,
                   force: bool = False,
                   cfg_options: Optional[Mapping[str, Any]] = None,
                   author: str = '',
@@ -55,7 +62,9 @@ def export_coreml(config: Union[PathLike, Config, nn.Module],
             whatever the number in ``verify_data``.
         checkpoint: branch or deploy checkpoint; may be None for a module.
         out: ``.mlpackage`` (mlprogram) or ``.mlmodel`` (neuralnetwork).
-        precision: 'fp16' or 'fp32'; for ``.mlmodel``, of the weights.
+        precision: 'fp16', 'fp32', or 'auto': fp16 but for the smallest set
+            of operations that the tolerance needs in fp32. For
+            ``.mlmodel``, of the weights.
         deployment_target: oldest iOS, 'iOS15' to 'iOS18'; a ``.mlmodel``
             runs on every one of them.
         compute_units: 'ALL', 'CPU_ONLY', 'CPU_AND_GPU' or 'CPU_AND_NE'. A
@@ -63,11 +72,25 @@ def export_coreml(config: Union[PathLike, Config, nn.Module],
             app's ``MLModelConfiguration``.
         input: 'image', or 'tensor': float32 (1, C, H, W) with the same
             pixels in the network's channel order.
+        outputs: 'class': label and probabilities; 'features': what the
+            backbone returns, ``feature_<i>`` for each of its
+            ``out_indices``, for detectors and segmentors.
+        compress: 'none', a scheme of ``compress.SCHEMES``, or 'auto': the
+            smallest file within ``max_drop``.
+        max_drop: percentage points of top-1 (of agreement, without labels)
+            that compression may cost; None: 0.5 for 'auto', else the
+            scheme's own bound.
         classes: file with one label a line, or the labels; those of the
             checkpoint or the data set when None.
         image_size: H or (H, W) in pixels; the test pipeline's when None.
+        extra_sizes: further sizes that the program accepts.
+        batch_sizes: numbers of images it accepts at a time; more than 1
+            needs ``input='tensor'``.
         verify_data: 'test' (whole test split), a number of its images, or
-            'none' (no data set is read; seeded noise is compared).
+            'none' (no data set is read; seeded noise is compared); None is
+            100, and 'test' where ``compress`` is 'auto'.
+        swift: folder for a Swift package around the model.
+        report: folder for a page and JSON with every form tried.
         force: replace an existing ``out``.
         cfg_options: dotted keys to values, merged into the config.
         author, license: for the metadata.
@@ -89,9 +112,16 @@ def export_coreml(config: Union[PathLike, Config, nn.Module],
         deployment_target=deployment_target,
         compute_units=compute_units,
         input=input,
+        outputs=outputs,
+        compress=compress,
+        max_drop=max_drop,
         classes=classes,
         image_size=image_size,
+        extra_sizes=extra_sizes,
+        batch_sizes=batch_sizes,
         verify_data=verify_data,
+        swift=swift,  # type: ignore[arg-type]
+        report=report,  # type: ignore[arg-type]
         force=force,
         author=author,
         license=license)

@@ -15,6 +15,7 @@ from .export_options import (
     COMPUTE_UNITS,
     DEFAULT_TARGET,
     INPUTS,
+    OUTPUTS,
     PRECISIONS,
     TARGETS,
     ExportOptions,
@@ -42,7 +43,8 @@ def parser() -> argparse.ArgumentParser:
             ('--precision', PRECISIONS, 'fp16'),
             ('--deployment-target', TARGETS, DEFAULT_TARGET),
             ('--compute-units', COMPUTE_UNITS, 'ALL'),
-            ('--input', INPUTS, 'image')):
+            ('--input', INPUTS, 'image'),
+            ('--outputs', OUTPUTS, 'class')):
         p.add_argument(name, default=default, metavar='X',
                        help=f'{", ".join(allowed)} (default: {default})')
     p.add_argument('--classes', metavar='FILE',
@@ -50,9 +52,15 @@ def parser() -> argparse.ArgumentParser:
                    'the data set\'s)')
     p.add_argument('--image-size', nargs='+', metavar='N',
                    help='H or H W (default: the test pipeline\'s)')
-    p.add_argument('--verify-data', default='100', metavar='test|N|none',
+    p.add_argument('--verify-data', metavar='test|N|none',
                    help='whole test split, N of its images, or seeded noise '
-                   '(default: 100)')
+                   '(default: 100; test with --compress auto)')
+    _add_compression(p)
+    _add_shapes(p)
+    p.add_argument('--swift', metavar='DIR',
+                   help='write a Swift package with the model in it')
+    p.add_argument('--report', metavar='DIR',
+                   help='write a page that shows every form tried')
     p.add_argument('--force', action='store_true',
                    help='replace an existing file')
     p.add_argument('--author', default='', help='for the metadata')
@@ -60,6 +68,24 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument('--cfg-options', nargs='+', action=DictAction,
                    help='key=value pairs, merged into the config')
     return p
+
+
+def _add_compression(p: argparse.ArgumentParser) -> None:
+    p.add_argument('--compress', default='none', metavar='SCHEME',
+                   help='none, int8, palettize8, 6, 4 or 2, prune<percent>, '
+                   'joint, or auto: the smallest file within --max-drop '
+                   '(default: none)')
+    p.add_argument('--max-drop', type=float, metavar='P',
+                   help='percentage points of top-1 that compression may '
+                   'cost (default: of auto 0.5, else the scheme\'s own)')
+
+
+def _add_shapes(p: argparse.ArgumentParser) -> None:
+    p.add_argument('--extra-sizes', nargs='+', default=(), metavar='HxW',
+                   help='further image sizes that the program accepts')
+    p.add_argument('--batch-sizes', nargs='+', default=(1, ), metavar='N',
+                   help='numbers of images that it accepts at a time; needs '
+                   '--input tensor')
 
 
 def run(argv: Optional[Sequence[str]] = None) -> ExportResult:

@@ -38,7 +38,8 @@ class ExportOptions:
             increasing, 1 among them.
         outputs: 'class' (label and probabilities), or 'features': what the
             backbone returns, one output for each of its ``out_indices``.
-        verify_data: 'test', 'none' or the number of images as an int.
+        verify_data: 'test', 'none' or the number of images as an int; None
+            means 100, and 'test' where compression is 'auto'.
         swift: folder for a Swift package, None for none.
         report: folder for a report page, None for none.
 
@@ -57,7 +58,7 @@ class ExportOptions:
     image_size: Any = None
     extra_sizes: Any = ()
     batch_sizes: Any = (1, )
-    verify_data: Union[int, str] = 100
+    verify_data: Any = None
     force: bool = False
     author: str = ''
     license: str = ''
@@ -75,9 +76,15 @@ class ExportOptions:
         set_(self, 'out', _checked_out(self.out, self.force))
         set_(self, 'image_size', _checked_size(self.image_size))
         set_(self, 'extra_sizes', tuple(
-            _checked_size(s) for s in self.extra_sizes))
+            _checked_size(_split(s)) for s in self.extra_sizes))
         set_(self, 'batch_sizes', _checked_batches(self.batch_sizes))
-        set_(self, 'verify_data', _checked_verify(self.verify_data))
+        set_(self, 'max_drop', _checked_drop(self.max_drop, self.compress))
+        default = 'test' if self.compress == 'auto' else 100
+        set_(self, 'verify_data', _checked_verify(
+            default if self.verify_data is None else self.verify_data))
+        for name in ('swift', 'report'):
+            set_(self, name, _checked_folder(name, getattr(self, name),
+                                             self.force))
 
     @property
     def format(self) -> str:
@@ -140,6 +147,36 @@ def _checked_size(size: Any) -> Optional[tuple[int, int]]:
             f'image_size is {" ".join(str(i) for i in items)!r}; allowed: '
             f'H or H W in whole pixels, 1 to {_MAX_SIDE}')
     return sides[0], sides[-1]
+
+
+def _split(size: Any) -> Any:
+    """'192x256' as it stands on a command line."""
+    return size.split('x') if isinstance(size, str) else size
+
+
+def _checked_drop(drop: Any, compress: str) -> Optional[float]:
+    if drop is None:
+        return 0.5 if compress == 'auto' else None
+    if compress == 'none':
+        raise ExportError(f'max_drop is {drop} without compression; give '
+                          '--compress')
+    if isinstance(drop, bool) or not 0 <= drop <= 100:
+        raise ExportError(f'max_drop is {drop!r}; allowed: 0 to 100 '
+                          'percentage points')
+    return float(drop)
+
+
+def _checked_folder(name: str, folder: Any, force: bool) -> Optional[Path]:
+    if folder is None:
+        return None
+    path = Path(folder).expanduser()
+    if not path.parent.is_dir():
+        raise ExportError(f'{name}: the folder {path.parent} does not exist; '
+                          'make it first')
+    if os.path.lexists(path) and not force:
+        raise ExportError(f'{name}: {path} exists; give --force (force=True) '
+                          'to replace it')
+    return path
 
 
 def _checked_batches(sizes: Any) -> tuple[int, ...]:
