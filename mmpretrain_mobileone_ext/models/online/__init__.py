@@ -9,6 +9,8 @@ sum, all of them exact:
 - ``branches``: each branch runs.
 - ``moments``: one convolution, by the patches' first two moments.
 - ``recompute``: branches run, and run again in backward; only x is kept.
+- ``fused``: branches run, as fast as they can; the convolution's output is
+  kept too. For pointwise units with one convolution.
 - ``running``: one convolution, where norms use running statistics.
 """
 from .choose import Preference, check_preference, is_small

@@ -15,6 +15,7 @@ from torch import Tensor
 from ...errors import SpecError
 from ...spec import UnitSpec
 from .depthwise import has_kernels
+from .native import has_kernels_for
 from .patches import PatchConv
 from .unit import Unit
 
@@ -24,13 +25,15 @@ Preference = Union[str, bool]
 _SMALL_DEPTHWISE = 80_000  # elements; below, calls cost more than arithmetic
 _LARGE_DEPTHWISE = 700_000
 _LARGE = 800_000
+_SMALL_ONE_CONV = 100_000
+_LARGE_ONE_CONV = 1_500_000  # above, a kept output is memory to be felt
 _MANY_PATCHES = 10_000
 _FEW_TAPS = 64
 
 
 @dataclass(frozen=True)
 class Choice:
-    """'branches', 'moments', 'recompute' or 'running', and why."""
+    """'branches', 'fused', 'moments', 'recompute' or 'running', and why."""
     form: str
     why: str
 
@@ -61,7 +64,7 @@ def choose_form(unit: Unit, x: Tensor, preference: Preference) -> Choice:
     if unit.group() is not None:
         return _choose_synchronized(unit.spec)
     choice = _fastest(unit.spec, x)
-    if preference == 'memory' and choice.form == 'branches':
+    if preference == 'memory' and choice.form in ('branches', 'fused'):
         return Choice('recompute', f"online_reparam='memory'; {choice.why}")
     return choice
 
@@ -105,11 +108,20 @@ def _choose_pointwise(spec: UnitSpec, x: Tensor) -> Choice:
     if spec.num_convs > 1:
         enough = pixels >= 2.5 * channels and elements >= 60_000
         return Choice('moments' if enough else 'branches', per_channel)
+    if spec.num_convs == 1 and has_kernels_for(x):
+        return _choose_one_conv(pixels * max(channels, spec.out_channels))
     if pixels >= 100 * channels:
         return Choice('moments', per_channel)
     if elements >= _LARGE and x.device.type == 'cpu':
         return Choice('recompute', f'one conv branch, {elements} elements')
     return Choice('branches', f'one conv branch, {per_channel}')
+
+
+def _choose_one_conv(elements: int) -> Choice:
+    why = f'one conv branch, {elements} elements'
+    if elements < _SMALL_ONE_CONV:
+        return Choice('branches', why)
+    return Choice('fused' if elements < _LARGE_ONE_CONV else 'recompute', why)
 
 
 def _choose_depthwise(spec: UnitSpec, x: Tensor) -> Choice:

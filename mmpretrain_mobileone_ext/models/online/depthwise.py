@@ -7,7 +7,6 @@ a row and a column inside; fewer at borders and between strides).
 """
 from __future__ import annotations
 
-import ctypes
 import functools
 import itertools
 from typing import Optional
@@ -16,7 +15,7 @@ import torch
 from torch import Tensor
 
 from ...spec import UnitSpec
-from .native import depthwise_kernels
+from .native import call, has_kernels_for
 from .patches import OutputGrad, PatchConv
 
 _TAPS = 9
@@ -26,11 +25,9 @@ _LINE_BYTES = 64  # channels the kernels take at a time
 
 def has_kernels(spec: UnitSpec, x: Tensor) -> bool:
     """Whether the compiled kernels exist and do this unit on this input."""
-    return (x.device.type == 'cpu'
-            and x.dtype in (torch.float32, torch.float64)
-            and spec.groups == spec.in_channels == spec.out_channels
+    return (spec.groups == spec.in_channels == spec.out_channels
             and spec.kernel_size == 3 and spec.dilation == 1
-            and depthwise_kernels() is not None)
+            and has_kernels_for(x))
 
 
 class DepthwiseConv(PatchConv):
@@ -71,17 +68,8 @@ class DepthwiseConv(PatchConv):
         stride = self.spec.stride
         shape = torch.tensor([n, h, w, c, stride, (h - 1) // stride + 1,
                               (w - 1) // stride + 1, torch.get_num_threads()])
-        kernels = depthwise_kernels()
-        dtype = str(x.dtype).split('.')[1]
-        call = getattr(kernels, f'{name}_{dtype}')
         *given, last = args if after is None else (*args, after)
-        call(*map(_argument, (*given, shape, last)))
-
-
-def _argument(value):
-    if value is None or isinstance(value, Tensor):
-        return ctypes.c_void_p(None if value is None else value.data_ptr())
-    return ctypes.c_int64(value)
+        call(name, x.dtype, *given, shape, last)
 
 
 def _pixels(x: Optional[Tensor]) -> Optional[Tensor]:

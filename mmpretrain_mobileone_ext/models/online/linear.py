@@ -9,7 +9,7 @@ from torch import Tensor
 
 from .choose import Choice, Preference, choose_form, is_small
 from .moments_form import moments_form
-from .recompute_form import recompute_form
+from .recompute_form import fused_form, recompute_form
 from .running_form import running_form
 from .unit import Unit
 
@@ -27,7 +27,8 @@ def online_sum(unit: Unit, x: Tensor,
         return None
     x = x.to(compute_dtype(x), memory_format=torch.channels_last)
     with torch.autocast(x.device.type, enabled=False):
-        return {'moments': moments_form, 'recompute': recompute_form,
+        return {'fused': fused_form, 'moments': moments_form,
+                'recompute': recompute_form,
                 'running': running_form}[form](unit, x)
 
 

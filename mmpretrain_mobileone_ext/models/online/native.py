@@ -17,42 +17,68 @@ import platform
 import shutil
 import subprocess
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Optional
+from typing import Optional, Union
 
+import torch
 from mmengine.logging import print_log
+from torch import Tensor
 
 from ...errors import KernelError
 
-SOURCE = Path(__file__).with_name('depthwise.cpp')
+SOURCES = tuple(Path(__file__).with_name(name)
+                for name in ('depthwise.cpp', 'pixels.cpp'))
 _FLAGS = ('-O3', '-march=native', '-std=c++17', '-fPIC', '-shared')
 _SECONDS = 120
+_Argument = Union[Tensor, int, None]
 
 
 @functools.cache
-def depthwise_kernels() -> Optional[ctypes.CDLL]:
-    """The library of ``depthwise.cpp``, or None where it cannot be built."""
+def compiled_kernels() -> Optional[ctypes.CDLL]:
+    """The library of all sources, or None where it cannot be built."""
     if os.environ.get('MOBILEONE_EXT_NO_COMPILER', '0') not in ('', '0'):
         return None
     try:
-        return ctypes.CDLL(str(build(SOURCE)))
+        return ctypes.CDLL(str(build(SOURCES)))
     except (KernelError, OSError) as error:
-        print_log(f'depthwise units train without the compiled kernels: '
+        print_log(f'units train without the compiled kernels: '
                   f'{error}', logger='current', level=logging.WARNING)
         return None
 
 
-def build(source: Path) -> Path:
-    """Compile ``source`` to a shared library, unless that has been done.
+def has_kernels_for(x: Tensor) -> bool:
+    """Whether the compiled kernels exist and take tensors like x."""
+    return (x.device.type == 'cpu'
+            and x.dtype in (torch.float32, torch.float64)
+            and compiled_kernels() is not None)
+
+
+def call(name: str, dtype: torch.dtype, *args: _Argument) -> None:
+    """Call a kernel on contiguous tensors (None: a null pointer)."""
+    type_name = str(dtype).split('.')[1]
+    kernel = getattr(compiled_kernels(), f'{name}_{type_name}')
+    kernel(*map(_argument, args))
+
+
+def _argument(value: _Argument) -> ctypes._SimpleCData:
+    if value is None or isinstance(value, Tensor):
+        return ctypes.c_void_p(None if value is None else value.data_ptr())
+    return ctypes.c_int64(value)
+
+
+def build(sources: Sequence[Path]) -> Path:
+    """Compile ``sources`` to a shared library, unless that has been done.
 
     Raises:
         KernelError: no compiler, or it failed.
         OSError: the cache cannot be written.
     """
     compiler = _compiler()
-    key = '\n'.join([source.read_text(), compiler, *_FLAGS, _processor()])
+    key = '\n'.join([*(source.read_text() for source in sources), compiler,
+                     *_FLAGS, _processor()])
     digest = hashlib.sha256(key.encode()).hexdigest()[:16]
-    library = _cache_folder() / f'{source.stem}-{digest}.so'
+    library = _cache_folder() / f'kernels-{digest}.so'
     if library.exists():
         return library
     with tempfile.TemporaryDirectory(dir=library.parent) as folder:
@@ -60,11 +86,11 @@ def build(source: Path) -> Path:
         # Apple's clang has no OpenMP: one thread is better than none.
         for threads in (['-fopenmp'], []):
             reason = _run([compiler, *_FLAGS, *threads, '-o', str(made),
-                           str(source)])
+                           *map(str, sources)])
             if not reason:
                 made.replace(library)
                 return library
-    raise KernelError(f'{compiler} failed on {source.name}: {reason}')
+    raise KernelError(f'{compiler} failed: {reason}')
 
 
 def _run(command: list[str]) -> str:

@@ -19,7 +19,7 @@ class PointwiseConv(PatchConv):
     """
 
     def sums(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        rows = _rows(x)
+        rows = pixel_rows(x)
         sums = rows.new_zeros(rows.shape[1], dtype=torch.float64)
         gram = rows.new_zeros(rows.shape[1], rows.shape[1],
                               dtype=torch.float64)
@@ -44,8 +44,8 @@ class PointwiseConv(PatchConv):
         dx = torch.empty_like(x, memory_format=torch.channels_last)
         products, sums = products[0].to(x.dtype), sums.to(x.dtype)
         weight = weight.flatten(1)
-        for out, (pixels, dy) in zip(_rows(dx).split(_CHUNK),
-                                     _chunks(x, grad)):
+        moved = pixel_rows(dx).split(_CHUNK)
+        for out, (pixels, dy) in zip(moved, _chunks(x, grad)):
             torch.addmm(sums, pixels, products, out=out)
             out.addmm_(dy, weight)
         return dx
@@ -56,18 +56,18 @@ def _chunks(x: Tensor, grad: OutputGrad) -> Iterator[tuple[Tensor, Tensor]]:
 
     The gradients share memory: one chunk is to be used before the next.
     """
-    pixels, dys = _rows(x).split(_CHUNK), _rows(grad.dy).split(_CHUNK)
+    pixels, dys = (pixel_rows(t).split(_CHUNK) for t in (x, grad.dy))
     if grad.active is None:
         yield from zip(pixels, dys)
         return
     buffer = torch.empty_like(dys[0])
     for own, dy, active in zip(pixels, dys,
-                               _rows(grad.active).split(_CHUNK)):
+                               pixel_rows(grad.active).split(_CHUNK)):
         yield own, torch.ops.aten.threshold_backward.grad_input(
             dy, active, 0, grad_input=buffer[:len(dy)])
 
 
-def _rows(x: Tensor) -> Tensor:
+def pixel_rows(x: Tensor) -> Tensor:
     """Images (N, C, H, W) as (N * H * W, C)."""
     return x.permute(0, 2, 3, 1).reshape(-1, x.shape[1])
 

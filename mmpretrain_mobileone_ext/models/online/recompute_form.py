@@ -15,13 +15,23 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from .layout import safe_layout
+from .one_conv import is_one_conv, one_conv_form
 from .unit import Unit, UnitBranch, running_stats
 
 
 def recompute_form(unit: Unit, x: Tensor) -> Tensor:
     """Sum of all branches of ``x`` (N, C_in, H, W), activated."""
+    if is_one_conv(unit, x):
+        return one_conv_form(unit, x, keep=False)
     out = _RecomputeForm.apply(safe_layout(x), unit, *unit.parameters)
     return F.relu_(out) if unit.relu else out
+
+
+def fused_form(unit: Unit, x: Tensor) -> Tensor:
+    """As :func:`recompute_form`, but a convolution's output may be kept."""
+    if is_one_conv(unit, x):
+        return one_conv_form(unit, x, keep=True)
+    return recompute_form(unit, x)
 
 
 def _branch_conv(unit: Unit, branch: UnitBranch) -> dict:

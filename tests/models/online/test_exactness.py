@@ -13,6 +13,10 @@ from mmpretrain_mobileone_ext import ConfigurableMobileOne
 from mmpretrain_mobileone_ext.errors import SpecError
 from mmpretrain_mobileone_ext.models import MobileOneBlock
 from mmpretrain_mobileone_ext.models.online.moments_form import moments_form
+from mmpretrain_mobileone_ext.models.online.one_conv import (
+    is_one_conv,
+    one_conv_form,
+)
 from mmpretrain_mobileone_ext.models.online.recompute_form import (
     recompute_form,
 )
@@ -93,6 +97,31 @@ def test_random_units(form, spec, momentum, affine, height, width, seed):
     error, stats = compared(wanted, block, run, x, seed)
     # Where the form declines, nothing was compared: draw another one.
     assume(seen[0] is not None)
+    assert error < 1e-9
+    assert stats < 1e-10
+
+
+@pytest.mark.parametrize('keep', [True, False])
+@pytest.mark.parametrize('affine', [True, False])
+@pytest.mark.parametrize(('widths', 'branches'), [
+    ((21, 21), ('conv', 'skip')), ((16, 16), ('conv', )),
+    ((16, 21), ('conv', 'skip')), ((21, 5), ('conv', 'skip'))])
+@pytest.mark.parametrize('act', [None, dict(type='ReLU')])
+def test_one_conv_branch(keep, affine, widths, branches, act):
+    spec = UnitSpec('unit', *widths, 1, num_conv_branches=1,
+                    branches=branches, act_cfg=act)
+    block = MobileOneBlock(spec, online_reparam=False, norm_cfg=dict(
+        type='BN', momentum=None, affine=affine)).double()
+    randomize_norms(block)
+    wanted = copy.deepcopy(block)
+    # More pixels than the kernels take at a time, and a last chunk not full.
+    x = 3 + torch.randn(3, widths[0], 29, 31, generator=generator(),
+                        dtype=torch.float64)
+    unit = block.unit(act is not None)
+    if not is_one_conv(unit, x):
+        pytest.skip('no C++ compiler')
+    error, stats = compared(wanted, block,
+                            lambda im: one_conv_form(unit, im, keep), x)
     assert error < 1e-9
     assert stats < 1e-10
 

@@ -204,14 +204,14 @@ def test_without_a_compiler(monkeypatch, tmp_path, environment):
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
     monkeypatch.setenv('XDG_CACHE_HOME', str(tmp_path))
-    native.depthwise_kernels.cache_clear()
+    native.compiled_kernels.cache_clear()
     try:
-        assert native.depthwise_kernels() is None
+        assert native.compiled_kernels() is None
         block, wanted = pair()
         assert_all_close(grads_of(block, images()),
                          grads_of(wanted, images()))
     finally:
-        native.depthwise_kernels.cache_clear()
+        native.compiled_kernels.cache_clear()
 
 
 @pytest.mark.parametrize(('size', 'stride'), [(9, 1), (8, 2), (11, 3)])
