@@ -28,11 +28,11 @@ from .online import (
     Preference,
     Unit,
     UnitBranch,
+    branch_layout,
     check_preference,
     has_hooks,
     is_small,
     online_sum,
-    safe_layout,
 )
 from .shielded_stats import shielded_stats
 
@@ -197,7 +197,7 @@ class MobileOneBlock(BaseModule):
         return Unit(self.spec, tuple(branches), relu)
 
     def _branch_sum(self, x: Tensor) -> Tensor:
-        x = safe_layout(x)
+        x = branch_layout(x, self.spec.groups)
         first, *rest = self.branches()
         out = first(x)
         for branch in rest:

@@ -14,7 +14,7 @@ sum, all of them exact:
 - ``running``: one convolution, where norms use running statistics.
 """
 from .choose import Preference, check_preference, is_small
-from .layout import safe_layout
+from .layout import branch_layout
 from .linear import online_sum, planned_form
 from .unit import PLAIN_CONVS, Unit, UnitBranch, has_hooks
 
@@ -23,10 +23,10 @@ __all__ = [
     'Preference',
     'Unit',
     'UnitBranch',
+    'branch_layout',
     'check_preference',
     'has_hooks',
     'is_small',
     'online_sum',
     'planned_form',
-    'safe_layout',
 ]

@@ -23,9 +23,9 @@ PREFERENCES = ('auto', 'memory', True, False)
 Preference = Union[str, bool]
 
 _SMALL_DEPTHWISE = 80_000  # elements; below, calls cost more than arithmetic
-_LARGE_DEPTHWISE = 700_000
+_LARGE_DEPTHWISE = 150_000  # of the output, one conv branch
 _LARGE = 800_000
-_SMALL_ONE_CONV = 100_000
+_SMALL_ONE_CONV = 130_000
 _LARGE_ONE_CONV = 1_500_000  # above, a kept output is memory to be felt
 _MANY_PATCHES = 10_000
 _FEW_TAPS = 64
@@ -125,11 +125,15 @@ def _choose_one_conv(elements: int) -> Choice:
 
 
 def _choose_depthwise(spec: UnitSpec, x: Tensor) -> Choice:
-    elements, several = x.numel(), spec.num_convs > 1
+    elements = x.numel()
     why = f'{spec.num_convs} conv branches, {elements} elements'
-    least = _SMALL_DEPTHWISE if several else _LARGE_DEPTHWISE
-    if has_kernels(spec, x) and elements >= least:
+    if spec.num_convs > 1:
+        enough = elements >= _SMALL_DEPTHWISE
+    else:
+        enough = elements >= _LARGE_DEPTHWISE * spec.stride**2
+    if enough and has_kernels(spec, x):
         return Choice('moments', why)
-    if elements >= (1 if several else 2) * _SMALL_DEPTHWISE:
+    # Torch's depthwise kernels of stride 1 are slower in channels_last.
+    if enough and spec.stride > 1:
         return Choice('recompute', why)
     return Choice('branches', why)
