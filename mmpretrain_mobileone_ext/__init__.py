@@ -15,7 +15,7 @@ with warnings.catch_warnings():
 
 from . import config_scope  # noqa: F401
 from .coreml.classifier import CoreMLClassifier
-from .engine import DeploySwitchHook, EMALoadHook
+from .engine import CoreMLExportHook, DeploySwitchHook, EMALoadHook
 from .models import (
     ConfigurableMobileOne,
     DeployableClassifier,
@@ -27,6 +27,7 @@ from .version import __version__
 __all__ = [
     'ConfigurableMobileOne',
     'CoreMLClassifier',
+    'CoreMLExportHook',
     'DeploySwitchHook',
     'DeployableClassifier',
     'EMALoadHook',

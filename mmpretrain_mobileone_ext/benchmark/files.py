@@ -2,12 +2,11 @@
 from __future__ import annotations
 
 import json
-import os
 import tempfile
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Optional
 
+from ..atomic_file import write_whole
 from ..errors import MobileOneExtError
 
 
@@ -30,25 +29,11 @@ def check_writable(path: Optional[Path]) -> None:
                                 f'{error.strerror}') from error
 
 
-def write_whole(path: Path, write: Callable[[Path], Any]) -> Path:
-    """Let ``write`` make a file beside ``path``, then give it that name.
+def write_json(path: Path, document: dict[str, Any]) -> Path:
+    """Write a document, indented; see :func:`write_whole`.
 
     Raises:
         MobileOneExtError: the disk refuses; an old file is then in place.
     """
-    try:
-        with tempfile.TemporaryDirectory(
-                prefix=f'.{path.name}.', dir=path.absolute().parent) as folder:
-            made = Path(folder) / path.name
-            write(made)
-            os.replace(made, path)
-    except OSError as error:
-        raise MobileOneExtError(f'{path} cannot be written: '
-                                f'{error}') from error
-    return path
-
-
-def write_json(path: Path, document: dict[str, Any]) -> Path:
-    """Write a document, indented, through :func:`write_whole`."""
     text = json.dumps(document, indent=2) + '\n'
     return write_whole(path, lambda made: made.write_text(text))

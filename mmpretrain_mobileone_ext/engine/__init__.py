@@ -1,6 +1,7 @@
 """What happens around a run: safe loading, the deploy switch, provenance."""
 from . import schemes  # noqa: F401
+from .coreml_export_hook import CoreMLExportHook
 from .deploy_hook import DeploySwitchHook
 from .ema_load_hook import EMALoadHook
 
-__all__ = ['DeploySwitchHook', 'EMALoadHook']
+__all__ = ['CoreMLExportHook', 'DeploySwitchHook', 'EMALoadHook']

@@ -4,15 +4,13 @@ Loading one executes nothing it contains, on any torch version: see
 ``restricted_load`` for the file, ``restricted_pickle`` for its pickle and
 ``disarm`` for the text in it that mmengine would execute.
 """
-import contextlib
 import hashlib
-import os
-import uuid
 from pathlib import Path
 from typing import Any, List, Union
 
 import torch
 
+from mmpretrain_mobileone_ext.atomic_file import write_whole
 from mmpretrain_mobileone_ext.errors import CheckpointError
 
 from .disarm import disarm
@@ -141,20 +139,14 @@ def save_checkpoint_atomic(checkpoint: dict, path: PathLike) -> Path:
         CheckpointError: If the disk refuses; the old file is still there.
     """
     target = Path(path).expanduser()
-    # Beside the target, because os.replace is atomic on one disk only.
-    partial = target.with_name(f'.{target.name}.{uuid.uuid4().hex}.partial')
+
+    def write(made: Path) -> None:
+        with open(made, 'xb') as handle:
+            torch.save(checkpoint, handle)
+
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        with open(partial, 'xb') as handle:
-            torch.save(checkpoint, handle)
-            handle.flush()
-            os.fsync(handle.fileno())
-        os.replace(partial, target)
     except OSError as error:
-        raise CheckpointError(
-            f'{target}: cannot write the checkpoint: {error}') from error
-    finally:
-        # Gone after the rename; and no second error to hide the first.
-        with contextlib.suppress(OSError):
-            partial.unlink()
-    return target
+        raise CheckpointError(f'{target} cannot be written: '
+                              f'{error}') from error
+    return write_whole(target, write, CheckpointError)

@@ -3,7 +3,6 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any, Optional
 
 from mmengine.dist import broadcast, get_world_size, master_only
@@ -17,6 +16,8 @@ from ..models import MobileOneBlock, switch_to_deploy
 from ..models.switch import compare_forms
 from ..parity import fold_tolerance
 from .deploy_file import unwrap, write_deploy_file
+from .hook_order import check_order
+from .run_checkpoints import kept_checkpoints
 
 _STAGES = ('val', 'test', 'after_train')
 _SAMPLES = 32  # images compared per run and epoch
@@ -66,7 +67,8 @@ class DeploySwitchHook(Hook):
 
     def before_run(self, runner) -> None:
         """Refuse a model or an order in which the hook cannot work."""
-        _check_order(runner.hooks, self)
+        check_order(runner.hooks, self, after=[EMAHook],
+                    before=[CheckpointHook])
         model = unwrap(runner.model)
         if not (_has_artifact(model) or any(
                 isinstance(m, MobileOneBlock) for m in model.modules())):
@@ -156,7 +158,7 @@ class DeploySwitchHook(Hook):
 
     @master_only
     def _write(self, runner) -> None:
-        checkpoints = _checkpoints(runner)
+        checkpoints = kept_checkpoints(runner)
         if not checkpoints:
             runner.logger.warning('DeploySwitchHook: the run saved no '
                                   'checkpoint, so there is none to fold')
@@ -169,30 +171,6 @@ class DeploySwitchHook(Hook):
                 config_text=runner.cfg.pretty_text,
                 force=True)
             runner.logger.info(f'DeploySwitchHook: wrote {path}')
-
-
-def _checkpoints(runner) -> list[Path]:
-    """Existing last and best checkpoints of the run, each once."""
-    known = runner.message_hub.runtime_info
-    paths = [
-        Path(v) for k, v in known.items()
-        if k.startswith('best_ckpt') or (k == 'last_ckpt' and v)
-    ]
-    # A run may be moved before it is resumed: its own folder comes first.
-    own = [Path(runner.work_dir) / p.name for p in paths]
-    found = [a if a.is_file() else b for a, b in zip(own, paths)]
-    return [p for p in dict.fromkeys(found) if p.is_file()]
-
-
-def _check_order(hooks: list[Hook], own: Hook) -> None:
-    place = next(i for i, hook in enumerate(hooks) if hook is own)
-    for kind, wrong, word in ((EMAHook, hooks[place:], 'after'),
-                              (CheckpointHook, hooks[:place], 'before')):
-        if any(isinstance(hook, kind) for hook in wrong):
-            raise SpecError(
-                f'DeploySwitchHook: priority={own.priority!r} puts '
-                f'{kind.__name__} {word} it; it must come after EMAHook and '
-                'before CheckpointHook')
 
 
 def _of_rank_0(model: nn.Module) -> nn.Module:

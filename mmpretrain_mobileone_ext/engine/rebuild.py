@@ -13,6 +13,7 @@ from .admitted import Admitted, check_keys, is_sizes, path_of, require
 
 # --- built-in and standard-library containers -------------------------------
 def ordered_dict(pairs: Any = ()) -> OrderedDict:
+    """An OrderedDict of (plain key, value) pairs."""
     require(
         type(pairs) in (tuple, list) and all(
             type(pair) in (tuple, list) and len(pair) == 2 for pair in pairs),
@@ -22,6 +23,7 @@ def ordered_dict(pairs: Any = ()) -> OrderedDict:
 
 
 def default_dict(factory: Any = None) -> defaultdict:
+    """An empty defaultdict whose factory, if any, is an admitted one."""
     if factory is None:
         return defaultdict()
     known = isinstance(factory, Admitted) and factory.factory is not None
@@ -30,38 +32,45 @@ def default_dict(factory: Any = None) -> defaultdict:
 
 
 def counter(counts: Any = None) -> Counter:
+    """A Counter of a dict; its keys were checked when that was built."""
     require(counts is None or type(counts) is dict,
             'collections.Counter of no dict')
     return Counter(counts)
 
 
 def set_of(members: Any = ()) -> set:
+    """A set of plain keys."""
     require(type(members) in (list, tuple), 'builtins.set of no list')
     check_keys(members)
     return set(members)
 
 
 def frozenset_of(members: Any = ()) -> frozenset:
+    """A frozenset of plain keys."""
     return frozenset(set_of(members))
 
 
 def config_dict(values: Any = None) -> dict:
+    """A ConfigDict, as the plain dict it holds."""
     # Plain on purpose: a ConfigDict builds lazy objects when it is read.
     require(type(values) is dict, 'ConfigDict of no dict')
     return dict(values)
 
 
 def encode(text: Any, encoding: Any = 'latin1') -> bytes:
+    """Bytes that Python 2's protocols carry as text."""
     require(type(text) is str and encoding in ('latin1', 'latin-1'),
             f'_codecs.encode(..., {encoding!r})')
     return text.encode('latin1')
 
 
 def no_bytes() -> bytes:
+    """``bytes()``, which is how protocol 2 spells an empty one."""
     return b''
 
 
 def byte_array(source: Any = b'', encoding: Any = 'latin1') -> bytearray:
+    """A bytearray of bytes, or of their text form."""
     # bytearray(10**12) would allocate; bytes and their latin-1 form cannot.
     if type(source) is str:
         source = encode(source, encoding)
@@ -70,6 +79,7 @@ def byte_array(source: Any = b'', encoding: Any = 'latin1') -> bytearray:
 
 
 def complex_of(real: Any = 0.0, imag: Any = 0.0) -> complex:
+    """A complex number of two plain numbers."""
     require({type(real), type(imag)} <= {int, float}, 'complex of no floats')
     return complex(real, imag)
 
@@ -142,6 +152,7 @@ def parameter(data: Any,
               requires_grad: Any = True,
               hooks: Any = None,
               state: Any = None) -> torch.nn.Parameter:
+    """A parameter on a tensor that was rebuilt before."""
     # ``state`` holds Python attributes; set, they could shadow methods.
     require(isinstance(data, torch.Tensor), 'a parameter of no tensor')
     return torch.nn.Parameter(data, bool(requires_grad))
@@ -162,11 +173,13 @@ def attributed_tensor(builder: Any,
 
 
 def size_of(sizes: Any = ()) -> torch.Size:
+    """A torch.Size of non-negative integers."""
     require(is_sizes(sizes), 'torch.Size of no integers')
     return torch.Size(sizes)
 
 
 def device(kind: Any, index: Any = None) -> torch.device:
+    """A torch.device by type and index."""
     require(
         type(kind) is str and type(index) in (int, type(None)),
         'torch.device of no name')

@@ -22,6 +22,7 @@ STATISTICS = {
 
 
 def dtype_of(spec: Any, align: Any = False, copy: Any = True) -> np.dtype:
+    """A plain dtype by its short name, e.g. ``<f4``."""
     require(
         type(spec) is str and _PLAIN_DTYPE.fullmatch(spec) is not None,
         f'numpy.dtype({spec!r})')
@@ -49,6 +50,7 @@ def _check_plain_dtype(dtype: Any) -> None:
 
 
 def empty_array(kind: Any, shape: Any, typecode: Any) -> np.ndarray:
+    """The empty array that :func:`restore_array` fills later."""
     require(
         path_of(kind) == 'numpy.ndarray' and shape == (0, ),
         f'an array of class {path_of(kind)}')
@@ -87,6 +89,7 @@ def buffer_array(data: Any,
 
 
 def scalar(dtype: Any, data: Any = b'') -> Any:
+    """A numpy scalar of a plain dtype from its bytes."""
     _check_plain_dtype(dtype)
     require(
         type(data) is bytes and len(data) == dtype.itemsize,

@@ -62,6 +62,7 @@ class RestrictedUnpickler(_PurePython):
     dispatch = _dispatch()
 
     def find_class(self, module: str, name: str) -> Any:
+        """The stand-in of an admitted name; nothing is imported."""
         return find(module, name)
 
     def check_storage(self, key: Any, nbytes: int) -> None:
@@ -69,6 +70,7 @@ class RestrictedUnpickler(_PurePython):
         raise refused('a storage outside of torch.load')
 
     def load_reduce(self) -> None:
+        """Call an admitted function of ours with the arguments given."""
         args = self.stack.pop()
         func = self.stack[-1]
         known = isinstance(func, Admitted) and func.call is not None
@@ -79,6 +81,7 @@ class RestrictedUnpickler(_PurePython):
     dispatch[pickle.REDUCE[0]] = load_reduce
 
     def load_newobj(self) -> None:
+        """Make an object of an admitted class, as ``cls.__new__`` would."""
         args = self.stack.pop()
         cls = self.stack[-1]
         known = isinstance(cls, Admitted) and cls.new is not None

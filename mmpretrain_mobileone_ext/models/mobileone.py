@@ -115,41 +115,34 @@ class ConfigurableMobileOne(BaseBackbone):
                  with_cp: bool = False,
                  online_reparam: Union[str, bool] = 'auto',
                  init_cfg: Any = _INIT_CFG):
+        # Long by its signature alone: every choice, its default in sight.
         super().__init__(init_cfg)
         self.arch = arch
         self.spec = build_network_spec(
-            arch,
-            num_conv_branches=num_conv_branches,
-            width_factor=width_factor,
-            num_blocks=num_blocks,
-            base_channels=base_channels,
-            stem_channels=stem_channels,
-            stem_stride=stem_stride,
-            stem_num_conv_branches=stem_num_conv_branches,
-            strides=strides,
-            act_cfg=act_cfg,
-            se_cfg=se_cfg,
-            branches=branches,
-            in_channels=in_channels,
-            output_stride=output_stride,
-            dilations=dilations)
-        common: dict[str, Any] = dict(
-            conv_cfg=conv_cfg,
-            norm_cfg=norm_cfg,
-            deploy=deploy,
-            with_cp=with_cp,
-            online_reparam=online_reparam)
+            arch, num_conv_branches=num_conv_branches,
+            width_factor=width_factor, num_blocks=num_blocks,
+            base_channels=base_channels, stem_channels=stem_channels,
+            stem_stride=stem_stride, strides=strides,
+            stem_num_conv_branches=stem_num_conv_branches, act_cfg=act_cfg,
+            se_cfg=se_cfg, branches=branches, in_channels=in_channels,
+            output_stride=output_stride, dilations=dilations)
+        self._add_units(
+            conv_cfg=conv_cfg, norm_cfg=norm_cfg, deploy=deploy,
+            with_cp=with_cp, online_reparam=online_reparam)
+        self.out_indices = resolve_out_indices(out_indices, len(self.stages))
+        self.norm_eval = norm_eval
+        self.frozen_stages = _check_frozen(frozen_stages, len(self.stages))
+        self._freeze_stages()
+        self._register_load_state_dict_pre_hook(self._check_on_load)
+
+    def _add_units(self, **common: Any) -> None:
+        """Build ``stage0`` (the stem), ``stage1``, ... as ``spec`` says."""
         self.stage0 = MobileOneBlock(self.spec.stem, **common)
         self.stages = []
         for index, units in enumerate(self.spec.stages, start=1):
             stage = Sequential(*(MobileOneBlock(u, **common) for u in units))
             self.add_module(f'stage{index}', stage)
             self.stages.append(f'stage{index}')
-        self.out_indices = resolve_out_indices(out_indices, len(self.stages))
-        self.norm_eval = norm_eval
-        self.frozen_stages = _check_frozen(frozen_stages, len(self.stages))
-        self._freeze_stages()
-        self._register_load_state_dict_pre_hook(self._check_on_load)
 
     @property
     def deploy(self) -> bool:

@@ -52,7 +52,7 @@ default_hooks = dict(
     logger=dict(interval=1))
 custom_hooks = [
     dict(type='EMAHook', momentum=0.3, priority='ABOVE_NORMAL'),
-    dict(type='DeploySwitchHook')]
+    dict(type='DeploySwitchHook'), *{export}]
 """
 
 
@@ -85,8 +85,9 @@ def run(request, tmp_path_factory):
     write_images(folder / 'train', 16, seed=0)
     write_images(folder / 'test', 8, seed=1)
     model = classifier_cfg(norm_cfg=dict(type=request.param))
+    export = [dict(type='CoreMLExportHook')] if request.param == 'BN' else []
     (folder / 'config.py').write_text(
-        CONFIG.format(model=model, runtime=RUNTIME))
+        CONFIG.format(model=model, runtime=RUNTIME, export=export))
     train(folder)
     train(folder, '--resume', 'auto', '--cfg-options',
           'train_cfg.max_epochs=2')
@@ -119,6 +120,18 @@ def test_a_deploy_file_is_the_fold_of_its_checkpoint(run):
         model, _ = folded_here(run, path.name.replace('_deploy', ''))
         assert_same_state(model.state_dict(),
                           load_checkpoint_file(path)['state_dict'])
+
+
+def test_one_rank_exports_while_the_other_waits(run):
+    asked = 'CoreMLExportHook' in (run / 'config.py').read_text()
+    best, = (run / 'run').glob('best_*[0-9].pth')
+    assert best.with_suffix('.mlpackage').exists() == asked
+    lines = [line for path in (run / 'run').rglob('*.log')
+             for line in path.read_text().splitlines()]
+    done = [line for line in lines if 'CoreMLExportHook: done in' in line
+            or 'it is kept' in line]
+    assert len(done) == (2 if asked else 0)  # one a session
+    assert not [line for line in lines if ' - ERROR - ' in line]
 
 
 def scores_in_the_logs(run):

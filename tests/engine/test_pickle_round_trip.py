@@ -8,6 +8,7 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
+from same_values import assert_same
 
 from mmpretrain_mobileone_ext.engine.restricted_load import restricted_load
 
@@ -59,30 +60,6 @@ def containers(inner):
 VALUES = st.recursive(
     st.one_of(SCALARS, tensors(), ARRAYS, ARRAYS.map(lambda a: a.ravel()[:1]),
               st.sampled_from(CONSTANTS)), containers, max_leaves=8)
-
-
-def assert_same(got, want):
-    assert type(got) is type(want)
-    if isinstance(want, torch.Tensor):
-        assert got.dtype == want.dtype
-        assert got.stride() == want.stride()
-        assert got.requires_grad == want.requires_grad
-        assert torch.equal(got, want)
-    elif isinstance(want, (np.ndarray, np.generic)):
-        # numpy makes the byte order native, before pickle protocol 5.
-        native = [value.dtype.newbyteorder('=') for value in (got, want)]
-        assert native[0] == native[1]
-        np.testing.assert_array_equal(got, want)
-    elif isinstance(want, dict):
-        assert list(got) == list(want)
-        for key in want:
-            assert_same(got[key], want[key])
-    elif isinstance(want, (list, tuple)):
-        assert len(got) == len(want)
-        for pair in zip(got, want):
-            assert_same(*pair)
-    else:
-        assert got == want
 
 
 def reloaded(value, protocol=2, is_zip=True):

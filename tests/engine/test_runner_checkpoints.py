@@ -4,10 +4,10 @@ import pytest
 import torch
 from mmengine.evaluator import BaseMetric, Evaluator
 from mmengine.hooks import EMAHook
-from mmengine.logging import HistoryBuffer
 from mmengine.model import BaseModel
 from mmengine.runner import CheckpointLoader, Runner
 from mmengine.runner.checkpoint import load_state_dict
+from same_values import assert_same
 from torch.utils.data import Dataset
 
 from mmpretrain_mobileone_ext.engine import schemes
@@ -79,27 +79,6 @@ def run(tmp_path_factory):
     folder = tmp_path_factory.mktemp('run')
     runner(folder, 3).train()
     return folder
-
-
-def assert_same(got, want):
-    assert type(got) is type(want)
-    if isinstance(want, dict):
-        assert list(got) == list(want)
-        for key in want:
-            assert_same(got[key], want[key])
-    elif isinstance(want, (list, tuple)):
-        assert len(got) == len(want)
-        for pair in zip(got, want):
-            assert_same(*pair)
-    elif isinstance(want, HistoryBuffer):
-        for pair in zip(got.data, want.data):
-            np.testing.assert_array_equal(*pair)
-        assert got.max_length == want.max_length
-        assert got.statistics('mean') == want.statistics('mean')
-    elif isinstance(want, torch.Tensor):
-        assert torch.equal(got, want)
-    else:
-        np.testing.assert_array_equal(got, want)
 
 
 def test_values_equal_those_of_the_unrestricted_reader(run):

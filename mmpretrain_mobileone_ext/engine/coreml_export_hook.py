@@ -1,0 +1,258 @@
+"""Export the best checkpoint to Core ML at the end of a run."""
+from __future__ import annotations
+
+import copy
+import os
+import time
+from collections.abc import Mapping
+from dataclasses import fields
+from datetime import timedelta
+from importlib.util import find_spec
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any, Optional
+
+import torch.distributed as dist
+from mmengine.config import Config
+from mmengine.dist import get_world_size, is_main_process
+from mmengine.hooks import CheckpointHook, Hook
+from mmengine.registry import HOOKS
+
+from ..coreml.export_command import export_command
+from ..coreml.export_options import ExportOptions
+from ..errors import ExportError, MobileOneExtError, SpecError
+from ..launch import TRACEBACK
+from .checkpoint import load_checkpoint_file
+from .coreml_run_export import check_exportable, export_once, figures
+from .deploy_hook import DeploySwitchHook
+from .hook_order import check_order
+from .run_checkpoints import best_checkpoints, last_checkpoint
+
+_WHICH = ('best', 'last', 'both')
+_STEM = '{checkpoint}'
+_INSIDE = ('swift', 'report')  # relative to the work dir
+_OPTIONS = tuple(f.name for f in fields(ExportOptions) if f.name != 'out')
+_OWN = 'CoreMLExportHook'
+_NO_COREMLTOOLS = (
+    f'{_OWN}: coremltools is not installed; unless it is before training '
+    'ends, the export will fail: '
+    "pip install 'coremltools>=9,<10' 'numpy<2.4'")
+#: Longer than any export; the run's own group gives up after minutes.
+_PATIENCE = timedelta(days=7)
+
+
+@HOOKS.register_module()
+class CoreMLExportHook(Hook):
+    """Leave a verified and scored Core ML file in the work dir.
+
+    After training the checkpoint is exported as ``tools/export_coreml.py``
+    does it: from the file, so with the averaged weights where the run has
+    EMA; folded, compared with the network on images, and scored. The log
+    states parity, size and accuracy. The visualizer gets ``coreml/top1``
+    and ``coreml/agreement`` (%), ``coreml/size_mib`` and
+    ``coreml/relative_error`` at the checkpoint's step, and
+    ``coreml_export.json`` keeps them with what was asked for.
+
+    Options that cannot work are refused before the first iteration. What
+    fails after training fails nothing else, unless ``strict``: the log then
+    has the reason and the command that exports by hand.
+
+    A finished run that is resumed exports again only where the file is
+    missing, or was made from another checkpoint or with other options,
+    model, test data or package versions.
+
+    In a distributed run rank 0 exports and the others wait.
+
+    Args:
+        which: 'best' (by each figure of ``CheckpointHook.save_best``; the
+            last where there is none), 'last' or 'both'.
+        out: file name in the work dir, ``.mlpackage`` or ``.mlmodel``;
+            ``{checkpoint}`` is the checkpoint's name without suffix.
+        strict: raise where the export fails.
+        cfg_options: dotted keys to values, merged into the config that is
+            exported.
+        options: those of ``export_coreml`` by name: precision, compress,
+            verify_data, ... ``force`` is True by default; ``swift`` and
+            ``report`` are relative to the work dir and may hold
+            ``{checkpoint}``.
+
+    Raises:
+        SpecError: an unknown argument, or a priority that puts the hook
+            before ``DeploySwitchHook`` or ``CheckpointHook``.
+        ExportError: an option that cannot be; with ``strict`` an export
+            that failed.
+    """
+
+    # After DeploySwitchHook (BELOW_NORMAL) and CheckpointHook (VERY_LOW).
+    priority = 'LOWEST'
+
+    def __init__(self,
+                 which: str = 'best',
+                 out: str = f'{_STEM}.mlpackage',
+                 strict: bool = False,
+                 cfg_options: Optional[Mapping[str, Any]] = None,
+                 **options: Any):
+        _check_arguments(which, out, options)
+        self.which = which
+        self.out = out
+        self.strict = strict
+        self.cfg_options = dict(cfg_options or {})
+        self.options = {'force': True, **options}
+        self._group: Any = None
+        with TemporaryDirectory() as folder:
+            self._options_of(Path(folder), 'checkpoint')
+
+    def before_train(self, runner) -> None:
+        """Refuse what could only fail after training."""
+        check_order(runner.hooks, self,
+                    after=[DeploySwitchHook, CheckpointHook])
+        self._check_names(runner.hooks)
+        options = self._options_of(Path(runner.work_dir), 'checkpoint')
+        try:
+            check_exportable(self._config_of(runner), options)
+        except ExportError as error:
+            raise ExportError(f'{_OWN}: {error}') from error
+        if find_spec('coremltools') is None:
+            if self.strict:
+                raise ExportError(_NO_COREMLTOOLS)
+            runner.logger.warning(_NO_COREMLTOOLS)
+        if get_world_size() > 1 and self._group is None:
+            self._group = dist.new_group(backend='gloo', timeout=_PATIENCE)
+
+    def after_train(self, runner) -> None:
+        """Export on rank 0; the other ranks wait for the outcome."""
+        failures = self._export_all(runner) if is_main_process() else []
+        if self._group is not None:
+            box = [failures]
+            dist.broadcast_object_list(box, src=0, group=self._group)
+            failures = box[0]
+        if failures and self.strict:
+            raise ExportError(failures[0])
+
+    def _export_all(self, runner) -> list[str]:
+        """Export what there is; what failed, one line each."""
+        chosen = self._chosen(runner)
+        found = [self._try(runner, checkpoint) for checkpoint in chosen]
+        failures = [line for line in found if line is not None]
+        if not chosen:
+            failures = [f'{_OWN}: the run saved no checkpoint, so there is '
+                        'none to export']
+        for line in failures:
+            runner.logger.error(line)
+        return failures
+
+    def _chosen(self, runner) -> list[Path]:
+        bests, last = best_checkpoints(runner), last_checkpoint(runner)
+        lasts = [last] if last else []
+        if self.which == 'last':
+            return lasts
+        if lasts and not bests:
+            runner.logger.info(f'{_OWN}: the run kept no best checkpoint; '
+                               'the last one is exported')
+        return bests + lasts if self.which == 'both' else bests or lasts
+
+    def _try(self, runner, checkpoint: Path) -> Optional[str]:
+        try:
+            self._export(runner, checkpoint)
+        # Whatever it is: the training is worth more.
+        except Exception as error:
+            if os.environ.get(TRACEBACK):
+                runner.logger.exception(error)
+            return (f'{_OWN}: the export of {checkpoint.name} failed: '
+                    f'{_reason(error)}. The training is complete and its '
+                    'checkpoints are kept. By hand: '
+                    f'{self._command(runner, checkpoint)}')
+        return None
+
+    def _export(self, runner, checkpoint: Path) -> None:
+        options = self._options_of(Path(runner.work_dir), checkpoint.stem)
+        runner.logger.info(f'{_OWN}: exporting {checkpoint.name} ...')
+        start = time.monotonic()
+        result = export_once(self._config_of(runner), checkpoint, options)
+        if result is None:
+            runner.logger.info(f'{_OWN}: {options.out} was made from this '
+                               'checkpoint with these options; it is kept')
+            return
+        rows = ''.join(f'\n  {name}: {value}' for name, value in result.rows())
+        runner.logger.info(f'{_OWN}: done in {time.monotonic() - start:.1f} s'
+                           f'{rows}')
+        runner.visualizer.add_scalars(
+            {f'coreml/{k}': v for k, v in figures(result).items()},
+            step=_step(runner, checkpoint))
+
+    def _check_names(self, hooks: list[Hook]) -> None:
+        """Several files need several names."""
+        savers = [h for h in hooks if isinstance(h, CheckpointHook)]
+        if not savers:
+            raise SpecError(f'{_OWN}: the run has no CheckpointHook, so there '
+                            'would be nothing to export')
+        several = self.which == 'both' or (self.which == 'best' and any(
+            len(h.save_best or ()) > 1 for h in savers))
+        named = {'out': self.out,
+                 **{k: self.options.get(k) for k in _INSIDE}}
+        fixed = [k for k, v in named.items() if v and _STEM not in str(v)]
+        if several and fixed:
+            raise SpecError(
+                f'{_OWN}: {fixed[0]}={str(named[fixed[0]])!r} is one name, '
+                f'but several checkpoints may be exported; put {_STEM} into '
+                'it')
+
+    def _options_of(self, folder: Path, stem: str) -> ExportOptions:
+        try:
+            return ExportOptions(**self._given(folder, stem))
+        except ExportError as error:
+            raise ExportError(f'{_OWN}: {error}') from None
+
+    def _given(self, folder: Path, stem: str) -> dict[str, Any]:
+        """The options as they were given, with paths of their own."""
+        inside = {k: folder / str(v).replace(_STEM, stem)
+                  for k, v in self.options.items() if k in _INSIDE and v}
+        out = folder / self.out.replace(_STEM, stem)
+        return {**self.options, **inside, 'out': out}
+
+    def _config_of(self, runner) -> Config:
+        cfg = copy.deepcopy(runner.cfg)
+        try:
+            cfg.merge_from_dict(self.cfg_options)
+        # mmengine answers a key that does not fit in several ways.
+        except Exception as error:
+            raise SpecError(f'{_OWN}: cfg_options do not fit the config '
+                            f'({_reason(error)})') from error
+        return cfg
+
+    def _command(self, runner, checkpoint: Path) -> str:
+        """What to type; mmengine's Runner has written its config there."""
+        work_dir = Path(runner.work_dir)
+        name = Path(runner.cfg.filename or f'{runner.timestamp}.py').name
+        given = self._given(work_dir, checkpoint.stem)
+        return export_command(work_dir / name, checkpoint, given.pop('out'),
+                              given, self.cfg_options)
+
+
+def _check_arguments(which: Any, out: Any, options: Mapping[str, Any]) -> None:
+    if which not in _WHICH:
+        raise SpecError(f'{_OWN}: which={which!r}; allowed are '
+                        f'{", ".join(_WHICH)}')
+    unknown = [name for name in options if name not in _OPTIONS]
+    if unknown:
+        raise SpecError(f'{_OWN}: unknown options {", ".join(unknown)}; '
+                        'allowed are which, out, strict, cfg_options, '
+                        f'{", ".join(_OPTIONS)}')
+    if not isinstance(out, str) or Path(out).name != out:
+        raise SpecError(f'{_OWN}: out={out!r} must be a file name without a '
+                        'folder; the file is put into the work dir')
+
+
+def _step(runner, checkpoint: Path) -> int:
+    """Epoch or iteration at which the checkpoint was saved."""
+    by_epoch = any(h.by_epoch for h in runner.hooks
+                   if isinstance(h, CheckpointHook))
+    unit = 'epoch' if by_epoch else 'iter'
+    meta = load_checkpoint_file(checkpoint).get('meta', {})
+    return int(meta.get(unit, getattr(runner, unit)))
+
+
+def _reason(error: Exception) -> str:
+    text = str(error) if isinstance(error, MobileOneExtError) else \
+        f'{type(error).__name__}: {error}'
+    return ' '.join(text.split())
