@@ -8,13 +8,12 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from ..errors import ProgramError
-from . import quiet
+from . import constexpr, quiet
 from .graph import Operation, Value
 
 # MILBlob storage format: every blob has a 64-byte record at its offset.
 _BLOB_RECORD = struct.Struct('<IIQQ')
 _BLOB_SENTINEL = 0xDEADBEEF
-_CONSTEXPR = 'constexpr_'
 
 
 class _Binding(NamedTuple):
@@ -55,7 +54,8 @@ def read_operations(spec: Any, folder: Path) -> tuple[Operation, ...]:
     operations = [
         _operation(op)
         for op in function.operations
-        if op.op_type != 'const' and not op.op_type.startswith(_CONSTEXPR)
+        if op.op_type != 'const'
+        and not op.op_type.startswith(constexpr.PREFIX)
     ]
     operations += _constant_outputs(function)
     return tuple(operations)
@@ -91,10 +91,8 @@ def _bind(value: Any) -> _Binding:
         return _Binding(Value(value.name))
     if value.op.op_type == 'const':
         return _Binding(_constant(value.val))
-    if value.op.op_type.startswith(_CONSTEXPR):
-        dense = value.op.materialized_val_inference()
-        if isinstance(dense, tuple):
-            dense = dense[value.op_output_idx]
+    if value.op.op_type.startswith(constexpr.PREFIX):
+        dense = constexpr.decode(value.op)[value.op_output_idx]
         return _Binding(dense, value.op.op_type)
     return _Binding(Value(value.name))
 

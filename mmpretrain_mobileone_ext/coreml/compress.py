@@ -1,0 +1,75 @@
+"""Compress an exported file by a named scheme."""
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Optional
+
+from ..errors import ExportError
+from .compress_activations import Batches, compress_activations
+from .compress_apply import apply_plan
+from .compress_network import compress_network
+from .compress_scheme import (
+    SCHEMES,
+    W8A8,
+    DropTolerance,
+    check_scheme,
+    plan_for,
+    scheme_form,
+    tolerance_for,
+)
+from .graph_passes import system_of
+from .palette import Palettes
+from .program import read_program
+from .weights import find_weights
+
+__all__ = ['SCHEMES', 'DropTolerance', 'check_scheme', 'compress_file',
+           'package_bytes', 'tolerance_for']
+
+
+def compress_file(source: Path,
+                  scheme: str,
+                  out: Path,
+                  calibration: Batches = (),
+                  palettes: Optional[Palettes] = None) -> Path:
+    """Write ``source``, compressed by a fixed scheme, to ``out``.
+
+    Interface, labels and metadata stay; the caller makes it atomic. Tables
+    are one for each weight before iOS 18, and one for a group of output
+    channels since; integers have a scale and a zero point for each output
+    channel. See :func:`plan_for` for layers that keep more bits.
+
+    Args:
+        source: ``.mlpackage`` or ``.mlmodel`` with fp16 or fp32 weights.
+        scheme: a fixed scheme, see ``SCHEMES``.
+        out: of the same suffix; must not exist.
+        calibration: for 'w8a8': images, as inputs of
+            ``LoadedProgram.predict_batch``.
+        palettes: remembers tables, for several calls.
+
+    Returns:
+        ``out``.
+
+    Raises:
+        ExportError: no such scheme, a file that cannot hold it, or nothing
+            in it that the scheme would make smaller.
+        ProgramError: the file cannot be read.
+    """
+    program = read_program(source)
+    if program.format == 'neuralnetwork':
+        check_scheme(scheme, 'iOS15', program.format)
+        return compress_network(source, scheme_form(scheme), out)
+    system = system_of(program)
+    check_scheme(scheme, system, program.format)
+    if scheme == W8A8:
+        return compress_activations(source, out, calibration)
+    plan = plan_for(scheme, find_weights(program), system)
+    if not plan:
+        raise ExportError(f'{source}: {scheme} would make none of its '
+                          'weights smaller')
+    return apply_plan(source, plan, out, palettes or Palettes())
+
+
+def package_bytes(path: Path) -> int:
+    """Bytes of a file, or of all files of a package."""
+    files = [path] if path.is_file() else path.rglob('*')
+    return sum(f.stat().st_size for f in files if f.is_file())

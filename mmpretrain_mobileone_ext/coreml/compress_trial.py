@@ -1,0 +1,152 @@
+"""Score files that store weights by plans, and keep the smallest that fits."""
+from __future__ import annotations
+
+import shutil
+from collections import Counter
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Optional
+
+from ..errors import ExportError
+from .compress import package_bytes
+from .compress_apply import apply_plan
+from .palette import Palettes
+from .weight_form import DENSE, Form, parse_form
+
+if TYPE_CHECKING:
+    from .verify import Verification
+
+_SLACK = 1e-9
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """One file that was scored.
+
+    Attributes:
+        scheme: what it is, in words.
+        kind: 'none', 'fixed' (a named scheme), 'layer' (one layer alone) or
+            'mixed'.
+        size_bytes: of the whole package.
+        top1: share of correct labels, 0 to 1; None without labels.
+        agreement: share of images with the network's own top-1.
+        drop_points: percentage points of top-1 below the uncompressed file;
+            of agreement without labels.
+        relative: relative error of the probabilities.
+        fits: the drop is within the budget.
+        plan: operation name to form; dense ones are left out.
+        path: of the file; None where it has been removed again.
+    """
+    scheme: str
+    kind: str
+    size_bytes: int
+    top1: Optional[float]
+    agreement: float
+    drop_points: float
+    relative: float
+    fits: bool
+    plan: Mapping[str, str]
+    path: Optional[Path]
+
+    @property
+    def forms(self) -> dict[str, Form]:
+        """The plan with forms rather than their names."""
+        return {name: parse_form(form) for name, form in self.plan.items()}
+
+
+class Trial:
+    """Makes candidates, scores them, and keeps the best one's file.
+
+    Args:
+        source: uncompressed ``.mlpackage``.
+        folder: for the candidates.
+        evaluate: scores a file.
+        baseline: the scores of ``source``.
+        max_drop: budget in percentage points.
+
+    Attributes:
+        best: the smallest candidate that fits.
+        candidates: all, in the order in which they were scored.
+        budget: ``max_drop``.
+        palettes: remembers tables.
+
+    Raises:
+        ExportError: the scores have no top-1.
+    """
+
+    def __init__(self, source: Path, folder: Path,
+                 evaluate: Callable[[Path], Verification],
+                 baseline: Verification, max_drop: float):
+        self.palettes = Palettes()
+        self._source, self._folder = source, folder
+        self._evaluate, self.budget = evaluate, max_drop
+        self._known: dict[frozenset[tuple[str, Form]], Candidate] = {}
+        self._base = _shares(baseline)
+        self.best = self._judge(baseline, 'none', 'none', {}, source)
+        self.candidates = [self.best]
+        self._known[frozenset()] = self.best
+
+    def score(self, plan: Mapping[str, Form], kind: str,
+              words: str = '') -> Candidate:
+        """Score a plan, once; the file stays only if it is the best."""
+        stored = {k: form for k, form in plan.items() if form != DENSE}
+        key = frozenset(stored.items())
+        if key in self._known:
+            return self._known[key]
+        path = self._folder / f'candidate-{len(self.candidates)}.mlpackage'
+        apply_plan(self._source, stored, path, self.palettes)
+        found = self._judge(self._evaluate(path), kind,
+                            words or in_words(stored), stored, path)
+        if found.fits and found.size_bytes < self.best.size_bytes:
+            self._remove(self.best)
+            self.best = found
+        else:
+            self._remove(found)
+        self._known[key] = found
+        self.candidates.append(found)
+        return found
+
+    def _judge(self, scores: Verification, kind: str, words: str,
+               plan: Mapping[str, Form], path: Path) -> Candidate:
+        top1, agreement = _shares(scores)
+        before, now = ((self._base[1], agreement) if top1 is None
+                       else (self._base[0], top1))
+        drop = 100 * ((before or 0.0) - now)
+        relative = scores.parity.relative
+        return Candidate(
+            scheme=words,
+            kind=kind,
+            size_bytes=package_bytes(path),
+            top1=top1,
+            agreement=agreement,
+            drop_points=drop,
+            relative=relative,
+            # Scores of nan have a first class, too.
+            fits=drop <= self.budget + _SLACK and relative < float('inf'),
+            plan={name: form.name for name, form in plan.items()},
+            path=path)
+
+    def _remove(self, candidate: Candidate) -> None:
+        if candidate.path not in (None, self._source):
+            shutil.rmtree(str(candidate.path))
+
+    def all(self) -> tuple[Candidate, ...]:
+        """All candidates; only the best one has a path."""
+        return tuple(c if c is self.best else replace(c, path=None)
+                     for c in self.candidates)
+
+
+def _shares(scores: Verification) -> tuple[Optional[float], float]:
+    """Top-1 (None without labels) and agreement, 0 to 1."""
+    agreement = scores.parity.top1_agreement
+    if agreement is None:
+        raise ExportError("compress 'auto' compares top-1 classes, and the "
+                          'outputs are no class scores; name a fixed scheme')
+    return scores.top1_candidate, agreement
+
+
+def in_words(plan: Mapping[str, Form]) -> str:
+    """'3 x int8, 4 x palettize4': how many weights have which form."""
+    counted = Counter(form.name for form in plan.values())
+    return ', '.join(f'{n} x {name}' for name, n in sorted(counted.items()))

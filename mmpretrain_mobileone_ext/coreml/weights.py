@@ -1,0 +1,63 @@
+"""The convolution and linear weights of a Core ML file."""
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from .graph import Program
+
+#: Operation to the axis of its weight that counts output channels.
+_OUTPUT_AXIS = {'conv': 0, 'conv_transpose': 1, 'linear': 0}
+
+
+@dataclass(frozen=True, eq=False)
+class Weight:
+    """One weight, and the operation that uses it.
+
+    Attributes:
+        name: of the operation in the file.
+        op_type: 'conv', 'conv_transpose' or 'linear'.
+        values: fp16 or fp32, output channels first: (O, I / groups, kH, kW)
+            or (O, I).
+        depthwise: every filter sees one input channel.
+        role: 'first' (stem), 'last' (classifier) or ''.
+        stored_as: the ``constexpr_*`` operation it is stored with, '' if it
+            is not compressed.
+    """
+    name: str
+    op_type: str
+    values: np.ndarray
+    depthwise: bool
+    role: str
+    stored_as: str
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of ``values``."""
+        return self.values.shape
+
+
+def find_weights(program: Program) -> tuple[Weight, ...]:
+    """Return the weights of a program, in execution order.
+
+    The first one is the stem; the last one is the classifier if it is
+    linear: a network without a head has no last layer in this sense.
+    """
+    found = [op for op in program.operations
+             if op.type in _OUTPUT_AXIS and
+             isinstance(op.inputs.get('weight'), np.ndarray)]
+    weights = []
+    for i, op in enumerate(found):
+        values = np.moveaxis(op.inputs['weight'], _OUTPUT_AXIS[op.type], 0)
+        last = i == len(found) - 1 and op.type == 'linear'
+        compressed = op.attributes.get('compressed', {})
+        weights.append(Weight(
+            name=op.name,
+            op_type=op.type,
+            values=values,
+            depthwise=op.type == 'conv' and values.shape[1] == 1 and
+            int(op.inputs.get('groups', 1)) == values.shape[0] > 1,
+            role='first' if i == 0 else 'last' if last else '',
+            stored_as=compressed.get('weight', '')))
+    return tuple(weights)
