@@ -85,7 +85,7 @@ class CoreMLClassifier(BaseModel):
         """Run the program on pixels (N, C, H, W), 0 to 255.
 
         Args:
-            inputs: in the program's channel order.
+            inputs: in the program's channel order and of a size it takes.
             data_samples: filled with predictions in mode 'predict'.
             mode: 'tensor' returns probabilities (N, classes), 'predict'
                 a list of ``DataSample``.
@@ -116,14 +116,18 @@ class CoreMLClassifier(BaseModel):
 
 
 def _scores(outputs: dict, program: Any) -> Tensor:
+    """Class scores (N, K): of a classifier, or the only output."""
     name = program.predicted_probabilities_name
-    if name is not None:
+    if name:
         return outputs[name]
-    if len(outputs) != 1:
+    shapes = {k: tuple(v.shape) for k, v in outputs.items()}
+    value = next(iter(outputs.values()))
+    if len(outputs) != 1 or value.dim() < 2 or \
+            value.flatten(1).shape[1] != value.shape[1]:
         raise ProgramError(
             f'{program.path}: not a classifier; a single output of class '
-            f'scores is needed, it has {sorted(outputs)}')
-    return next(iter(outputs.values())).flatten(1)
+            f'scores (N, classes) is needed, it has {shapes}')
+    return value.flatten(1)
 
 
 def _pixels_only(preprocessor: Union[dict, nn.Module, None]) -> nn.Module:

@@ -12,9 +12,11 @@ from torch import nn
 from ..progress import Steps
 from . import quiet
 from .atomic import install, workspace
+from .compress import package_bytes
 from .export_describe import describe
-from .export_job import load_job
-from .export_make import make
+from .export_extras import write_extras
+from .export_job import Job, load_job
+from .export_make import Made, make
 from .export_options import (
     DEFAULT_TARGET,
     Classes,
@@ -22,6 +24,10 @@ from .export_options import (
     ImageSize,
 )
 from .export_result import ExportResult
+from .export_source import untouched_rng
+from .program import read_program
+from .requirements import check_request
+from .requirements import notes as notes_on
 
 PathLike = Union[str, Path]
 
@@ -135,26 +141,40 @@ def run_export(config: Union[PathLike, Config, nn.Module],
                progress: bool = False) -> ExportResult:
     """As :func:`export_coreml`, which see, with all figures returned."""
     quiet.coremltools()  # before minutes are spent without it
-    steps = Steps(progress)
+    check_request(options)
+    with untouched_rng():
+        return _export(config, checkpoint, options, cfg_options,
+                       Steps(progress))
+
+
+def _export(config: Union[PathLike, Config, nn.Module],
+            checkpoint: Optional[PathLike], options: ExportOptions,
+            cfg_options: Optional[Mapping[str, Any]],
+            steps: Steps) -> ExportResult:
     job = load_job(config, checkpoint, options, cfg_options, steps)
     with workspace(options.out) as folder:
         made = make(job, folder, steps)
         with steps.step('write'):
-            result = ExportResult(
-                path=options.out,
-                size_bytes=0,
-                options=options,
-                preprocessing=job.preprocessing,
-                labels=job.labels,
-                normalization=job.prepared.normalization,
-                verification=made.verification,
-                notes=job.prepared.notes)
+            result = _result(job, made)
             describe(made.path, result, job)
-            result = replace(result, size_bytes=_size(made.path))
+            result = replace(result, size_bytes=package_bytes(made.path))
             install(made.path, options.out, options.force)
+        write_extras(job, made, options.out, steps)
     return result
 
 
-def _size(path: Path) -> int:
-    files = [path] if path.is_file() else path.rglob('*')
-    return sum(f.stat().st_size for f in files if f.is_file())
+def _result(job: Job, made: Made) -> ExportResult:
+    notes = job.prepared.notes
+    if job.options.format == 'mlprogram':
+        notes += notes_on(read_program(made.path), job.options)
+    return ExportResult(
+        path=job.options.out,
+        size_bytes=0,
+        options=job.options,
+        preprocessing=job.preprocessing,
+        labels=job.labels,
+        normalization=job.prepared.normalization,
+        verification=made.verification,
+        notes=notes,
+        kept=made.kept,
+        compression=made.compression)

@@ -21,8 +21,15 @@ from .export_data import (
 from .export_model import Prepared, count_logits, prepare
 from .export_options import ExportOptions
 from .export_source import Source, load_source
+from .features import (
+    feature_network,
+    feature_preprocessing,
+    prepare_features,
+)
 from .labels import Labels, choose_labels
 from .preprocess import Preprocessing, read_preprocessing
+from .shapes import input_shapes
+from .verify import Network, classifier
 
 PathLike = Union[str, Path]
 
@@ -48,6 +55,13 @@ class Job:
     images: Images
     prepared: Prepared
 
+    @property
+    def network(self) -> Network:
+        """The network as files are compared with it."""
+        if self.options.outputs == 'features':
+            return feature_network(self.source.model, self.prepared.features)
+        return classifier(self.source.model)
+
 
 def load_job(config: Union[PathLike, Config, nn.Module],
              checkpoint: Optional[PathLike], options: ExportOptions,
@@ -60,17 +74,32 @@ def load_job(config: Union[PathLike, Config, nn.Module],
         CheckpointError: the checkpoint is unsafe or does not fit.
     """
     with steps.step('load'):
-        source = load_source(config, checkpoint, cfg_options)
+        source = load_source(config, checkpoint, cfg_options, options.outputs)
         split = _open(source, options, not isinstance(config, nn.Module))
         pre = _preprocessing(source, split, options)
-        labels = choose_labels(
-            options.classes,
-            [('checkpoint', source.classes), ('data set', split.classes)],
-            count_logits(source.model, pre.shape))
+        input_shapes(pre, options)  # refuses what no program can take
+        labels = _labels(source, split, pre, options)
         images = choose_images(split, options.verify_data, pre.shape)
     with steps.step('fold'):
-        prepared = prepare(source.model, pre)
+        prepared = _prepared(source.model, pre, options)
     return Job(options, source, split, pre, labels, images, prepared)
+
+
+def _labels(source: Source, split: TestSplit, pre: Preprocessing,
+            options: ExportOptions) -> Labels:
+    if options.outputs == 'features':
+        return Labels((), 'none: features')
+    return choose_labels(
+        options.classes,
+        [('checkpoint', source.classes), ('data set', split.classes)],
+        count_logits(source.model, pre.shape))
+
+
+def _prepared(model: nn.Module, pre: Preprocessing,
+              options: ExportOptions) -> Prepared:
+    if options.outputs == 'features':
+        return prepare_features(model, pre)
+    return prepare(model, pre)
 
 
 def _open(source: Source, options: ExportOptions,
@@ -91,12 +120,21 @@ def _preprocessing(source: Source, split: TestSplit,
     if size is None:
         raise ExportError('the image size is not in the test pipeline; give '
                           '--image-size')
-    pre = read_preprocessing(
-        source.model.get_submodule('data_preprocessor'), channels, size,
-        split.data_order)
+    pre = _read(source.model, channels, size, split, options)
+    for extra in options.extra_sizes:  # each may need another padding
+        _read(source.model, channels, extra, split, options)
     if options.input == 'image' and pre.layout is None:
         raise ExportError(_no_layout(channels))
     return pre
+
+
+def _read(model: nn.Module, channels: int, size: tuple[int, int],
+          split: TestSplit, options: ExportOptions) -> Preprocessing:
+    if options.outputs == 'features':
+        return feature_preprocessing(model, channels, size, split.data_order)
+    return read_preprocessing(
+        model.get_submodule('data_preprocessor'), channels, size,
+        split.data_order)
 
 
 def _no_layout(channels: int) -> str:

@@ -7,8 +7,9 @@ with is zero after the mean is subtracted, whatever the scale.
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Optional
+from typing import Any, Optional
 
 import torch
 from mmpretrain.models.heads import MultiLabelClsHead
@@ -16,18 +17,33 @@ from torch import Tensor, nn
 
 from ..errors import ExportError, FoldError, ParityError
 from ..models import switch_to_deploy
-from ..parity import Tolerance, compare
+from ..parity import Tolerance
 from .export_source import one_line
+from .output_parity import worst
 from .preprocess import Preprocessing
 
 _EXACT = Tolerance('std folded into the first convolution', 1e-9)
 
+#: A network and normalized images (N, C, H, W) to its outputs.
+Run = Callable[[nn.Module, Tensor], Any]
+
+
+def logits(net: nn.Module, x: Tensor) -> Tensor:
+    """Class scores (N, K) of a classifier."""
+    return net(x, mode='tensor')
+
+
+def probabilities(net: nn.Module, x: Tensor) -> Tensor:
+    """Softmax of :func:`logits`."""
+    return torch.softmax(logits(net, x), dim=1)
+
 
 class ExportModel(nn.Module):
-    """Pixels (1, C, H, W), minus the mean or not, to probabilities (1, K).
+    """Pixels (N, C, H, W), minus the mean or not, to the outputs.
 
     Args:
-        net: classifier in eval mode.
+        net: in eval mode.
+        run: calls it on normalized images.
         shift: added to the pixels, one a channel; None: the input has it.
         scale: multiplied with them; None where it is folded.
     """
@@ -35,20 +51,21 @@ class ExportModel(nn.Module):
     shift: Optional[Tensor]
     scale: Optional[Tensor]
 
-    def __init__(self, net: nn.Module, shift: Optional[Tensor],
+    def __init__(self, net: nn.Module, run: Run, shift: Optional[Tensor],
                  scale: Optional[Tensor]):
         super().__init__()
         self.net = net
+        self.run = run
         self.register_buffer('shift', shift)
         self.register_buffer('scale', scale)
 
-    def forward(self, pixels: Tensor) -> Tensor:
+    def forward(self, pixels: Tensor) -> Any:
         x = pixels
         if self.shift is not None:
             x = x + self.shift
         if self.scale is not None:
             x = x * self.scale
-        return torch.softmax(self.net(x, mode='tensor'), dim=1)
+        return self.run(self.net, x)
 
 
 @dataclass(frozen=True)
@@ -56,15 +73,19 @@ class Prepared:
     """A network ready for the graph.
 
     Attributes:
-        net: folded copy, eval mode, float32.
+        net: folded copy, eval mode, float32: a classifier or a backbone.
         scale: (C,) still to be multiplied, None where it is folded.
         normalization: in words, for the summary.
         notes: what could not be done, in words.
+        features: names of the outputs of a backbone; none of a classifier.
+        run: calls ``net`` on normalized images.
     """
     net: nn.Module
     scale: Optional[tuple[float, ...]]
     normalization: str
     notes: tuple[str, ...] = ()
+    features: tuple[str, ...] = ()
+    run: Run = probabilities
 
     def graph(self, mean: Optional[tuple[float, ...]]) -> ExportModel:
         """The module to trace; ``mean`` None where the input subtracts."""
@@ -74,7 +95,7 @@ class Prepared:
         scale = None
         if self.scale is not None:
             scale = torch.tensor(self.scale).view(1, -1, 1, 1)
-        return ExportModel(self.net, shift, scale).eval()
+        return ExportModel(self.net, self.run, shift, scale).eval()
 
 
 def count_logits(model: nn.Module, shape: tuple[int, int, int, int]) -> int:
@@ -108,30 +129,42 @@ def count_logits(model: nn.Module, shape: tuple[int, int, int, int]) -> int:
 
 
 def prepare(model: nn.Module, pre: Preprocessing) -> Prepared:
-    """Fold branches and 1/std into a copy of ``model``.
+    """Fold branches and 1/std into a copy of ``model``, a classifier.
 
     Where 1/std has no exact fold, it stays a multiplication in the graph.
     """
+    return prepare_net(model, pre, logits)
+
+
+def prepare_net(net: nn.Module, pre: Preprocessing, run: Run) -> Prepared:
+    """As :func:`prepare`, for any network that ``run`` can call.
+
+    Args:
+        net: never changed.
+        run: outputs by which the fold of 1/std is proved.
+    """
     notes = []
     try:
-        net = switch_to_deploy(model, inplace=False).eval()
+        folded = switch_to_deploy(net, inplace=False).eval()
     except FoldError as error:
-        net = copy.deepcopy(model)
+        folded = copy.deepcopy(net).eval()
         notes.append(f'branches are kept: {error}')
     if all(s == 1 for s in pre.std):
-        return Prepared(net, None, 'none' if not any(pre.mean) else
-                        'mean at the input', tuple(notes))
-    folded, reason = _fold_std(net, pre)
-    if folded is not None:
-        return Prepared(folded, None, '1/std in the first convolution',
+        words = 'mean at the input' if any(pre.mean) else 'none'
+        return Prepared(folded, None, words, tuple(notes))
+    scaled, reason = _fold_std(folded, pre, run)
+    if scaled is not None:
+        return Prepared(scaled, None, '1/std in the first convolution',
                         tuple(notes))
     notes.append(f'1/std is a mul in the graph: {reason}')
     scale = tuple(1 / s for s in pre.std)
-    return Prepared(net, scale, '1/std as a mul in the graph', tuple(notes))
+    return Prepared(folded, scale, '1/std as a mul in the graph',
+                    tuple(notes))
 
 
-def _fold_std(net: nn.Module,
-              pre: Preprocessing) -> tuple[Optional[nn.Module], str]:
+@torch.no_grad()
+def _fold_std(net: nn.Module, pre: Preprocessing,
+              run: Run) -> tuple[Optional[nn.Module], str]:
     """A float32 copy with 1/std folded and proved, or None and why not."""
     double = copy.deepcopy(net).double()
     generator = torch.Generator().manual_seed(0)
@@ -139,14 +172,14 @@ def _fold_std(net: nn.Module,
         (2, *pre.shape[1:]), generator=generator, dtype=torch.float64)
     shift, std = (torch.tensor(v, dtype=torch.float64).view(1, -1, 1, 1)
                   for v in (pre.mean, pre.std))
+    centred = pixels - shift
     try:
-        centred = pixels - shift
-        conv, reason = _first_conv(double, centred / std)
+        conv, reason = _first_conv(double, centred / std, run)
         if conv is None:
             return None, reason
-        wanted = _logits(double, centred / std)
+        wanted = run(double, centred / std)
         _divide(conv, std.flatten())
-        compare(wanted, _logits(double, centred)).require(_EXACT, 'fp64')
+        worst(wanted, run(double, centred)).require(_EXACT, 'fp64')
     except ParityError as error:
         return None, str(error)
     # A network that cannot run in float64 proves nothing.
@@ -155,13 +188,8 @@ def _fold_std(net: nn.Module,
     return double.float().eval(), ''
 
 
-@torch.no_grad()
-def _logits(net: nn.Module, x: Tensor) -> Tensor:
-    return net(x, mode='tensor')
-
-
-def _first_conv(net: nn.Module,
-                x: Tensor) -> tuple[Optional[nn.Conv2d], str]:
+def _first_conv(net: nn.Module, x: Tensor,
+                run: Run) -> tuple[Optional[nn.Conv2d], str]:
     """The one convolution that reads ``x``, or None and why not."""
     consumers: list[nn.Module] = []
 
@@ -172,7 +200,7 @@ def _first_conv(net: nn.Module,
     leaves = [m for m in net.modules() if not any(m.children())]
     hooks = [m.register_forward_pre_hook(record) for m in leaves]
     try:
-        _logits(net, x)
+        run(net, x)
     finally:
         for hook in hooks:
             hook.remove()

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Optional, Union
 
 from ..errors import ExportError
+from .compress_scheme import check_scheme
 
 FORMATS = {'.mlpackage': 'mlprogram', '.mlmodel': 'neuralnetwork'}
 PRECISIONS = ('fp16', 'fp32', 'auto')
@@ -74,6 +75,8 @@ class ExportOptions:
             _check_choice(name, getattr(self, name), allowed)
         set_ = object.__setattr__
         set_(self, 'out', _checked_out(self.out, self.force))
+        check_scheme(self.compress, self.deployment_target, self.format)
+        self._check_together()
         set_(self, 'image_size', _checked_size(self.image_size))
         set_(self, 'extra_sizes', tuple(
             _checked_size(_split(s)) for s in self.extra_sizes))
@@ -85,6 +88,19 @@ class ExportOptions:
         for name in ('swift', 'report'):
             set_(self, name, _checked_folder(name, getattr(self, name),
                                              self.force))
+
+    def _check_together(self) -> None:
+        if self.precision == 'auto' and self.format != 'mlprogram':
+            raise ExportError(f'{self.out}: precision auto chooses by '
+                              'operation, which only a .mlpackage can state')
+        if self.outputs == 'class':
+            return
+        for name, unset in (('compress', 'none'), ('swift', None),
+                            ('report', None), ('classes', None)):
+            if getattr(self, name) != unset:
+                raise ExportError(
+                    f'{name} needs classes, and outputs is features; leave '
+                    f'{name} out')
 
     @property
     def format(self) -> str:

@@ -5,13 +5,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Optional
 
+from .compress_step import Compression
 from .export_options import ExportOptions
 from .labels import Labels
+from .precision import KeptOp
 from .preprocess import Preprocessing
+from .requirements import system_of
 from .verify import Verification
-
-_SYSTEMS = {4: 'iOS13', 5: 'iOS14', 6: 'iOS15', 7: 'iOS16', 8: 'iOS17',
-            9: 'iOS18'}
 
 
 @dataclass(frozen=True)
@@ -27,6 +27,8 @@ class ExportResult:
         normalization: where mean and std went, in words.
         verification: parity and accuracy on images.
         notes: what could not be done, in words.
+        kept: operations that stay in fp32, where precision is 'auto'.
+        compression: what was tried and chosen; None without compression.
     """
     path: Path
     size_bytes: int
@@ -36,12 +38,20 @@ class ExportResult:
     normalization: str
     verification: Verification
     notes: tuple[str, ...] = ()
+    kept: tuple[KeptOp, ...] = ()
+    compression: Optional[Compression] = None
 
     @property
     def system(self) -> str:
         """Oldest iOS that runs the file, by its specification version."""
-        version = self.verification.spec_version
-        return _SYSTEMS.get(version, f'specification {version}')
+        return system_of(self.verification.spec_version)
+
+    @property
+    def tolerance(self) -> str:
+        """Name of the bound that the file was held to."""
+        if self.compression is not None:
+            return self.compression.bound
+        return self.verification.tolerance
 
     def rows(self) -> list[tuple[str, str]]:
         """Name and value, in the order of the summary table."""
@@ -69,9 +79,24 @@ class ExportResult:
              f'torch {_percent(v.top1_reference)}, Core ML '
              f'{_percent(v.top1_candidate)}'),
         ]
+        rows += self._compression_rows()
+        rows += [('in fp32', f'{op.name} ({op.type}): {op.why}')
+                 for op in self.kept]
         if v.overflows:
             rows.append(('beyond fp16', ', '.join(v.overflows)))
         return [*rows, *(('note', note) for note in self.notes)]
+
+
+    def _compression_rows(self) -> list[tuple[str, str]]:
+        found = self.compression
+        if found is None:
+            return []
+        tried = f', {len(found.candidates) - 1} files tried' \
+            if found.candidates else ''
+        return [('compression', f'{found.scheme}: '
+                 f'{found.plain_bytes / 2**20:.2f} MiB before, '
+                 f'{found.drop_points:.2f} points lost '
+                 f'(tolerance {found.bound!r}{tried})')]
 
 
 def _percent(share: Optional[float]) -> str:

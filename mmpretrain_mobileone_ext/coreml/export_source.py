@@ -34,7 +34,8 @@ class Source:
     """What is exported.
 
     Attributes:
-        model: own copy of the classifier as loaded; eval mode, float32, CPU.
+        model: own copy of the network as loaded; eval mode, float32, CPU.
+            For features only its backbone's weights are the checkpoint's.
         config: None for a module that does not know its own.
         config_name: file name of the config, or the model's class.
         classes: class names the checkpoint brings, if any.
@@ -51,37 +52,31 @@ class Source:
 
 def load_source(config: Union[PathLike, Config, nn.Module],
                 checkpoint: Optional[PathLike],
-                cfg_options: Optional[Mapping[str, Any]] = None) -> Source:
+                cfg_options: Optional[Mapping[str, Any]] = None,
+                outputs: str = 'class') -> Source:
     """Build the model and load the checkpoint, branches or folded.
 
     Args:
-        config: config file, ``Config``, or a classifier that is built.
+        config: config file, ``Config``, or a network that is built.
         checkpoint: anything mmengine loads; None: a module's own weights.
         cfg_options: dotted keys to values, merged into the config.
+        outputs: 'class' needs a classifier; for 'features' anything with a
+            ``backbone``, or a bare backbone, will do, and the checkpoint has
+            to fit the backbone only.
 
     Raises:
-        ExportError: the config is unreadable or describes no classifier.
+        ExportError: the config is unreadable or describes no such network.
         CheckpointError: the checkpoint is unsafe or does not fit.
     """
     loaded = _read_checkpoint(checkpoint)
-    if isinstance(config, nn.Module):
-        if cfg_options:
-            raise ExportError('cfg_options need a config, but a module is '
-                              'given')
-        # mmpretrain.get_model leaves its config in the module.
-        cfg, name = getattr(config, '_config', None), type(config).__name__
-        model = copy.deepcopy(config)
+    model, cfg, name = _network(config, loaded, cfg_options)
+    if getattr(model, 'artifact', None) is not None:
+        raise ExportError(f'{name}: a Core ML file is loaded in place of the '
+                          'network; there is nothing to export')
+    if outputs == 'features':
+        _load_backbone(model, loaded, str(checkpoint))
     else:
-        cfg, name = _read_config(config, cfg_options)
-        if loaded is None:
-            raise ExportError(f'{name}: no checkpoint is given, and without '
-                              'one the weights would be random')
-        model = _build(cfg, name, loaded)
-    _check_classifier(model, name)
-    if loaded is not None:
-        _load(model, loaded, str(checkpoint))
-    if isinstance(model, DeployableClassifier):
-        model.require_trained_head()
+        _load_classifier(model, loaded, name, str(checkpoint))
     local = checkpoint is not None and Path(checkpoint).is_file()
     return Source(
         model=model.cpu().float().eval(),
@@ -91,6 +86,25 @@ def load_source(config: Union[PathLike, Config, nn.Module],
             dict(dataset_meta=getattr(model, '_dataset_meta', None))),
         checkpoint=None if checkpoint is None else Path(checkpoint).name,
         sha256=file_sha256(str(checkpoint)) if local else None)
+
+
+def _network(
+    config: Union[PathLike, Config, nn.Module], loaded: Optional[dict],
+    options: Optional[Mapping[str, Any]]
+) -> tuple[nn.Module, Optional[Config], str]:
+    """The network, nothing loaded yet, its config and its name."""
+    if isinstance(config, nn.Module):
+        if options:
+            raise ExportError('cfg_options need a config, but a module is '
+                              'given')
+        # mmpretrain.get_model leaves its config in the module.
+        return (copy.deepcopy(config), getattr(config, '_config', None),
+                type(config).__name__)
+    cfg, name = _read_config(config, options)
+    if loaded is None:
+        raise ExportError(f'{name}: no checkpoint is given, and without '
+                          'one the weights would be random')
+    return _build(cfg, name, loaded), cfg, name
 
 
 @contextmanager
@@ -146,7 +160,7 @@ def _build(cfg: Config, name: str, checkpoint: dict) -> nn.Module:
     keys = checkpoint['state_dict']
     folded = any('.branch_reparam.' in k for k in keys)
     if folded and not any(_BRANCHES.search(k) for k in keys):
-        model.setdefault('backbone', {})['deploy'] = True
+        model.get('backbone', model)['deploy'] = True
     try:
         with untouched_rng(), in_scope(cfg):
             return MODELS.build(model)
@@ -165,9 +179,6 @@ def in_scope(cfg: Config) -> Any:
 
 
 def _check_classifier(model: nn.Module, name: str) -> None:
-    if getattr(model, 'artifact', None) is not None:
-        raise ExportError(f'{name}: a Core ML file is loaded in place of the '
-                          'network; there is nothing to export')
     if not callable(getattr(model, 'extract_feat', None)):
         raise ExportError(f'{name}: {type(model).__name__} is no image '
                           'classifier of mmpretrain')
@@ -190,10 +201,35 @@ def _read_checkpoint(checkpoint: Optional[PathLike]) -> Optional[dict]:
     return {'state_dict': state, 'meta': loaded.get('meta', {})}
 
 
-def _load(model: nn.Module, loaded: dict, path: str) -> None:
+def backbone_of(model: nn.Module) -> nn.Module:
+    """``model.backbone``, or ``model`` where it has none."""
+    found = getattr(model, 'backbone', None)
+    return found if isinstance(found, nn.Module) else model
+
+
+def _load_classifier(model: nn.Module, loaded: Optional[dict], name: str,
+                     path: str) -> None:
+    _check_classifier(model, name)
+    if loaded is not None:
+        _load(model, loaded['state_dict'], path)
+    if isinstance(model, DeployableClassifier):
+        model.require_trained_head()
+
+
+def _load_backbone(model: nn.Module, loaded: Optional[dict],
+                   path: str) -> None:
+    """Fill the backbone; a checkpoint's neck and head do not matter."""
+    if loaded is None:
+        return
+    state, prefix = loaded['state_dict'], 'backbone.'
+    inner = OrderedDict((k[len(prefix):], v) for k, v in state.items()
+                        if k.startswith(prefix))
+    _load(backbone_of(model), inner or state, path)
+
+
+def _load(model: nn.Module, state: Mapping[str, Any], path: str) -> None:
     try:
-        load_state_dict(model, loaded['state_dict'], strict=True,
-                        logger='silent')
+        load_state_dict(model, state, strict=True, logger='silent')
     except CheckpointError as error:
         raise CheckpointError(f'{path}: {error}') from None
     # Strictness is a RuntimeError; hooks of any network run here too.

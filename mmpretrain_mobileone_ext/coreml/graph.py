@@ -26,6 +26,12 @@ class Feature:
             probability), ``'string'`` or ``'int64'`` (class label).
         shape (tuple[int, ...]): ``(1, C, H, W)`` for an image; the declared
             default shape for a tensor; empty when the file states none.
+        shapes (tuple[tuple[int, ...], ...]): Every shape the input takes,
+            the default first; just the default where it takes one only, or
+            a range.
+        ranges (tuple[tuple[int, int], ...]): Least and greatest size of
+            each dimension, -1 for no limit; empty unless the file states
+            ranges instead of shapes.
         dtype (str): ``'fp16'``, ``'fp32'``, ``'fp64'``, ``'int8'`` or
             ``'int32'`` for a tensor; ``'uint8'`` for an image.
         color_layout (str | None): ``'RGB'``, ``'BGR'``, ``'GRAYSCALE'`` or
@@ -37,6 +43,39 @@ class Feature:
     shape: tuple[int, ...] = ()
     dtype: str = ''
     color_layout: Optional[str] = None
+    shapes: tuple[tuple[int, ...], ...] = ()
+    ranges: tuple[tuple[int, int], ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.shape and not self.shapes:
+            object.__setattr__(self, 'shapes', (self.shape,))
+
+    @property
+    def is_flexible(self) -> bool:
+        """Whether more shapes than one are allowed."""
+        return len(self.shapes) > 1 or bool(self.ranges)
+
+    @property
+    def allowed(self) -> str:
+        """The allowed shapes in words."""
+        if self.ranges:
+            sides = (
+                f'{low}' if low == high else
+                f'{low} to {"any" if high < 0 else high}'
+                for low, high in self.ranges
+            )
+            return f'({", ".join(sides)})'
+        many = ', '.join(str(shape) for shape in self.shapes)
+        return f'one of {many}' if self.is_flexible else f'exactly {many}'
+
+    def allows(self, shape: tuple[int, ...]) -> bool:
+        """Whether a value of this shape may be given."""
+        if not self.ranges:
+            return tuple(shape) in self.shapes
+        return len(shape) == len(self.ranges) and all(
+            low <= size and (high < 0 or size <= high)
+            for size, (low, high) in zip(shape, self.ranges)
+        )
 
 
 @dataclass(frozen=True, eq=False)

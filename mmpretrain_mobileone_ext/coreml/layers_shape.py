@@ -29,6 +29,26 @@ def reshape(emit: Emitter) -> None:
     emit.emit('reshape', x=emit.source(), shape=shape)
 
 
+@layer('getShape')
+def get_shape(emit: Emitter) -> None:
+    """``shape``; read where the input size is flexible."""
+    emit.emit('shape', x=emit.source())
+
+
+@layer('reshapeDynamic')
+def reshape_dynamic(emit: Emitter) -> None:
+    """``reshape`` to a shape computed at run time."""
+    x, shape = emit.sources()
+    emit.emit('reshape', x=x, shape=shape)
+
+
+@layer('gather')
+def gather(emit: Emitter) -> None:
+    """``gather``."""
+    x, indices = emit.sources()
+    emit.emit('gather', x=x, indices=indices, axis=int(emit.params.axis))
+
+
 @layer('flattenTo2D')
 def flatten(emit: Emitter) -> None:
     """``flatten2d``."""
@@ -130,6 +150,25 @@ def slice_static(emit: Emitter) -> None:
         stride=list(p.strides),
         begin_mask=list(p.beginMasks),
         end_mask=list(p.endMasks),
+        squeeze_mask=list(p.squeezeMasks) or None,
+    )
+
+
+@layer('sliceDynamic')
+def slice_dynamic(emit: Emitter) -> None:
+    """``slice_by_index`` whose begin and end are computed at run time."""
+    p = emit.params
+    if len(emit.sources()) != 3:
+        raise emit.refuse('anything but begin and end computed at run time')
+    x, begin, end = emit.sources()
+    emit.emit(
+        'slice_by_index',
+        x=x,
+        begin=begin,
+        end=end,
+        stride=list(p.strides) or None,
+        begin_mask=list(p.beginMasks) or None,
+        end_mask=list(p.endMasks) or None,
         squeeze_mask=list(p.squeezeMasks) or None,
     )
 

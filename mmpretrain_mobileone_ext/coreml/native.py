@@ -12,9 +12,17 @@ from torch import Tensor
 
 from ..errors import ProgramError
 from . import images, quiet
-from .batching import batched, check_count, drop_unit
+from .batching import (
+    Chunk,
+    Samples,
+    check_outputs,
+    drop_unit,
+    rows_of,
+    stacked,
+)
+from .fitting import fitted_to_image
 from .graph import Feature, Program
-from .runtime import LoadedProgram
+from .loaded_program import LoadedProgram
 
 _COMPUTE_UNITS = ('ALL', 'CPU_ONLY', 'CPU_AND_GPU', 'CPU_AND_NE')
 
@@ -71,22 +79,19 @@ class NativeProgram(LoadedProgram):
                 f'{self.program.path}: Core ML cannot predict ({error})'
             ) from error
 
-    def predict_batch(
-        self, inputs: Mapping[str, Tensor], chunk_size: int = 32
+    def _chunk(
+        self, batch: Mapping[str, Samples], chunk: Chunk
     ) -> dict[str, Tensor]:
-        self._check_names(inputs)
-        batch = {
-            feature.name: batched(inputs[feature.name], feature)
-            for feature in self.program.inputs
-        }
+        count, ready = chunk.stop - chunk.start, rows_of(batch, chunk)
+        if chunk.as_one:
+            outputs = self._tensors(self.predict(ready))
+            check_outputs(outputs, count)
+            return outputs
         rows = [
-            self._tensors(self.predict({k: v[i] for k, v in batch.items()}))
-            for i in range(check_count(batch))
+            self._tensors(self.predict({k: v[i] for k, v in ready.items()}))
+            for i in range(count)
         ]
-        return {
-            name: drop_unit(torch.stack([row[name] for row in rows]))
-            for name in rows[0]
-        }
+        return {k: drop_unit(v) for k, v in stacked(rows).items()}
 
     def _tensors(self, outputs: Mapping[str, Any]) -> dict[str, Tensor]:
         """Label to index, dictionary to vector, arrays to tensors."""
@@ -105,5 +110,6 @@ class NativeProgram(LoadedProgram):
 def _native(value: Any, feature: Feature) -> Any:
     """One input in the form coremltools takes it."""
     if feature.kind == 'image':
-        return images.to_pil(images.to_tensor(value, feature), feature)
+        exact = fitted_to_image(feature, value)
+        return images.to_pil(images.to_tensor(value, exact), feature)
     return np.asarray(value)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Optional, Union
 
 from ..errors import ProgramError
-from . import quiet
+from . import flexibility, quiet
 from .graph import Feature, Operation, Program, Value
 
 __all__ = ['Feature', 'Operation', 'Program', 'Value', 'read_program']
@@ -178,13 +178,13 @@ def _feature(item: Any) -> Feature:
                 f'{", ".join(_CHANNELS)}'
             )
         shape = (1, _CHANNELS[layout], image.height, image.width)
-        return Feature(item.name, 'image', shape, 'uint8', layout)
+        ways = flexibility.of_image(image, _CHANNELS[layout])
+        return Feature(item.name, 'image', shape, 'uint8', layout, *ways)
     if kind == 'multiArrayType':
         array = item.type.multiArrayType
-        dtype = array.ArrayDataType.Name(array.dataType)
-        return Feature(
-            item.name, 'tensor', tuple(array.shape), _array_dtype(item, dtype)
-        )
+        shape, dtype = tuple(array.shape), _array_dtype(item, array)
+        ways = flexibility.of_array(array)
+        return Feature(item.name, 'tensor', shape, dtype, None, *ways)
     named = {
         'dictionaryType': 'dictionary',
         'stringType': 'string',
@@ -198,7 +198,8 @@ def _feature(item: Any) -> Feature:
     return Feature(item.name, named[kind])
 
 
-def _array_dtype(item: Any, dtype: str) -> str:
+def _array_dtype(item: Any, array: Any) -> str:
+    dtype = array.ArrayDataType.Name(array.dataType)
     if dtype not in _ARRAY_DTYPES:
         raise ProgramError(
             f'array {item.name!r} has data type {dtype}; supported: '

@@ -35,6 +35,8 @@ _IMPORT_NOISE = re.compile(
 _LOGGED_NOISE = re.compile(
     r'^Saving value type of \S+ into a builtin type of \S+, '
     r'might lose precision!'
+    # Several outputs become several features, which is what is asked for.
+    r'|^Tuple detected at graph output\. This will be flattened'
 )
 
 _CONVERSION_NOISE = (

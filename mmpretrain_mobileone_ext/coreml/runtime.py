@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import os
-from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from typing import Any, Callable, Optional, Union
+from typing import Any, Callable, Union
 
 import numpy as np
 import torch
@@ -13,10 +12,21 @@ from torch import Tensor
 
 from ..errors import ProgramError
 from . import images
-from .batching import batched, check_count, drop_unit
+from .batching import (
+    Chunk,
+    Samples,
+    check_outputs,
+    drop_unit,
+    rows_of,
+    stacked,
+)
 from .executor import Executor, Stats
+from .fitting import fitted, fitted_to_image
 from .graph import Feature, Program
+from .loaded_program import LoadedProgram
 from .program import read_program
+
+__all__ = ['LoadedProgram', 'ReferenceProgram', 'load_program']
 
 _INTEGER = ('int32', 'int8')
 
@@ -70,109 +80,6 @@ def _check_choice(what: str, value: str, allowed: tuple[str, ...]) -> None:
         )
 
 
-class LoadedProgram(ABC):
-    """A Core ML model ready to predict.
-
-    Attributes:
-        program (Program): What was read from disk.
-        overflows (dict[str, int]): Operation name to the number of values
-            that became infinite in it, summed since loading or ``reset()``;
-            only operations that overflowed. Empty in ``'fp32'``.
-        ranges (dict[str, float]): Operation name to the largest ``|value|``
-            of its results so far, if asked for.
-    """
-
-    def __init__(self, program: Program) -> None:
-        self.program = program
-        self.overflows: dict[str, int] = {}
-        self.ranges: dict[str, float] = {}
-        if not program.inputs:
-            raise ProgramError(f'{program.path} has no inputs')
-
-    @property
-    def input_name(self) -> str:
-        """Name of the first input."""
-        return self.program.inputs[0].name
-
-    @property
-    def image_size(self) -> Optional[tuple[int, int]]:
-        """(H, W) of the first input, None if it is not (1, C, H, W)."""
-        shape = self.program.inputs[0].shape
-        return (shape[2], shape[3]) if len(shape) == 4 else None
-
-    @property
-    def color_layout(self) -> Optional[str]:
-        """``'RGB'``, ``'BGR'``, ``'GRAYSCALE'``, ...; None for a tensor."""
-        return self.program.inputs[0].color_layout
-
-    @property
-    def classes(self) -> Optional[tuple[Any, ...]]:
-        """Class labels of a classifier, else None."""
-        return self.program.classes
-
-    def reset(self) -> None:
-        """Forget recorded overflows and ranges."""
-        self.overflows, self.ranges = {}, {}
-
-    @abstractmethod
-    def predict(self, inputs: Mapping[str, Any]) -> dict[str, Any]:
-        """Run one sample, as Core ML does.
-
-        Args:
-            inputs (Mapping[str, Any]): Input name to a value. For an image:
-                a PIL image (converted to the layout the model wants), a
-                uint8 array (H, W, 3) in RGB order or (H, W), or a tensor
-                (1, C, H, W) with values 0..255 in the model's own channel
-                order. For a tensor: an array or tensor of the declared
-                shape.
-
-        Returns:
-            dict[str, Any]: For a classifier the label and the label to
-            probability dictionary, under the names the file declares
-            (``classLabel`` and ``classLabel_probs`` unless renamed); NumPy
-            arrays for other outputs.
-
-        Raises:
-            ProgramError: If an input is missing, unknown or does not fit.
-        """
-
-    @abstractmethod
-    def predict_batch(
-        self, inputs: Mapping[str, Tensor], chunk_size: int = 32
-    ) -> dict[str, Tensor]:
-        """Run N samples through the batch-1 program.
-
-        Args:
-            inputs (Mapping[str, Tensor]): Input name to (N, C, H, W), or
-                (N, *shape) for other inputs. Images: values 0..255 in the
-                model's own channel order.
-            chunk_size (int): Samples computed at a time.
-
-        Returns:
-            dict[str, Tensor]: Output name to a tensor (N, ...), without the
-            program's own batch dimension of 1. For a classifier: under the
-            probabilities' name (N, num_classes), in the order of
-            ``classes``; under the label's name the index of the predicted
-            class, int64 (N,).
-
-        Raises:
-            ProgramError: If an input is missing, unknown or does not fit.
-        """
-
-    def _check_names(self, inputs: Mapping[str, Any]) -> None:
-        wanted = [feature.name for feature in self.program.inputs]
-        if not isinstance(inputs, Mapping) or set(inputs) != set(wanted):
-            given = (
-                sorted(inputs)
-                if isinstance(inputs, Mapping)
-                else type(inputs).__name__
-            )
-            raise ProgramError(
-                f'inputs are {given}; the model takes a dictionary with '
-                f'{sorted(wanted)}'
-            )
-
-
 class ReferenceProgram(LoadedProgram):
     """The torch implementation; see :func:`load_program`."""
 
@@ -201,36 +108,22 @@ class ReferenceProgram(LoadedProgram):
             for name, value in outputs.items()
         }
 
-    @torch.no_grad()
-    def predict_batch(
-        self, inputs: Mapping[str, Tensor], chunk_size: int = 32
+    def _chunk(
+        self, batch: Mapping[str, Samples], chunk: Chunk
     ) -> dict[str, Tensor]:
-        self._check_names(inputs)
-        if chunk_size < 1:
-            raise ProgramError(f'chunk_size is {chunk_size}; allowed: >= 1')
-        batch = {
-            feature.name: batched(inputs[feature.name], feature)
-            for feature in self.program.inputs
-        }
-        count = check_count(batch)
-        parts = [
-            self._chunk({k: v[i : i + chunk_size] for k, v in batch.items()})
-            for i in range(0, count, chunk_size)
-        ]
-        return {key: torch.cat([p[key] for p in parts]) for key in parts[0]}
-
-    def _chunk(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        rows = rows_of(batch, chunk)
         ready = {
-            feature.name: self._cast(batch[feature.name], feature)
+            feature.name: self._cast(rows[feature.name], feature)
             for feature in self.program.inputs
         }
-        if len(next(iter(ready.values()))) == 1:
+        if chunk.as_one:
+            outputs = self._watched(self._run, ready)
+            check_outputs(outputs, chunk.stop - chunk.start)
+            return outputs
+        if chunk.stop - chunk.start == 1:
             # One sample needs no vmap, which costs about 10 us an operation.
             alone = {name: value[0] for name, value in ready.items()}
-            outputs = {
-                name: value.unsqueeze(0)
-                for name, value in self._watched(self._run, alone).items()
-            }
+            outputs = stacked([self._watched(self._run, alone)])
         else:
             outputs = self._watched(torch.vmap(self._run), ready)
         return {name: drop_unit(value) for name, value in outputs.items()}
@@ -247,18 +140,16 @@ class ReferenceProgram(LoadedProgram):
 
     def _sample(self, value: Any, feature: Feature) -> Tensor:
         if feature.kind == 'image':
-            return self._cast(images.to_tensor(value, feature), feature)
+            exact = fitted_to_image(feature, value)
+            return self._cast(images.to_tensor(value, exact), feature)
         if not isinstance(value, (Tensor, np.ndarray)):
             raise ProgramError(
                 f'input {feature.name!r} is a {type(value).__name__}; '
-                f'allowed: array or tensor of shape {feature.shape}'
+                f'allowed: array or tensor of shape {feature.allowed}'
             )
         tensor = torch.as_tensor(value)
-        if tuple(tensor.shape) != feature.shape:
-            raise ProgramError(
-                f'input {feature.name!r} has shape {tuple(tensor.shape)}; '
-                f'the model takes exactly {feature.shape}'
-            )
+        exact = fitted(feature, tuple(tensor.shape))
+        self._check_single(feature, exact.shape)
         return self._cast(tensor, feature)
 
     def _cast(self, value: Tensor, feature: Feature) -> Tensor:

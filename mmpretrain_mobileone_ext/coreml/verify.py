@@ -10,9 +10,10 @@ import torch
 from torch import Tensor
 
 from ..errors import ParityError
-from ..parity import TOLERANCES, Parity, Tolerance, compare
+from ..parity import TOLERANCES, Parity, Tolerance
 from .convert import INPUT, PROBABILITIES
 from .export_data import Images
+from .output_parity import worst
 from .preprocess import Preprocessing
 from .runtime import load_program
 
@@ -116,7 +117,7 @@ class Judge:
         candidate = _joined([{k: part[k] for k in wanted} for part in found])
         classes = PROBABILITIES in wanted
         return Verification(
-            parity=compare(wanted, candidate, classes=classes),
+            parity=worst(wanted, candidate, classes=classes),
             tolerance=tolerance_of(precision).name,
             images=self.images.origin,
             top1_reference=self._top1(wanted),
@@ -125,20 +126,32 @@ class Judge:
             operations=loaded.program.count_operations(),
             spec_version=loaded.program.spec_version)
 
+    def sample(self, count: int) -> Tensor:
+        """The first pixels, at most ``count``, (N, C, H, W) in fp32."""
+        batch, _ = next(self.images.chunks())
+        return self._ordered(batch[:count]).float()
+
+    def _ordered(self, batch: Tensor) -> Tensor:
+        return batch.flip(1) if self._flips else batch
+
     def _batches(self) -> Iterator[Tensor]:
         """Pixels in the program's order; the network runs the first time."""
         if self._pixels:
             yield from self._pixels
             return
-        first = not self._wanted
-        for batch, labels in self.images.chunks():
-            if first:
-                self._wanted.append(self._network(batch))
-                self._labels.append(labels)
-            pixels = batch.flip(1) if self._flips else batch
+        wanted, labels, kept = [], [], []
+        for batch, truth in self.images.chunks():
+            if not self._wanted:
+                wanted.append(self._network(batch))
+                labels.append(truth)
+            pixels = self._ordered(batch)
             if self._keep:
-                self._pixels.append(pixels)
+                kept.append(pixels)
             yield pixels
+        # Only now: a loop that was left early has not seen all.
+        self._pixels = kept
+        if not self._wanted:
+            self._wanted, self._labels = wanted, labels
 
     def _top1(self, outputs: Outputs) -> Optional[float]:
         known = [labels for labels in self._labels if labels is not None]

@@ -15,7 +15,6 @@ from export_kit import (
 )
 
 from mmpretrain_mobileone_ext.coreml import (
-    atomic,
     export,
     export_coreml,
     export_job,
@@ -136,25 +135,6 @@ def test_nothing_stays_after_an_interruption(case, owner, step, error,
     with pytest.raises(error):
         export_coreml(config, checkpoint, folder / 'm.mlmodel', force=True)
     assert snapshot(folder) == before
-
-
-def test_old_package_comes_back_if_the_new_cannot_move(tmp_path, monkeypatch):
-    old, new = tmp_path / 'm.mlpackage', tmp_path / 'w' / 'm.mlpackage'
-    for folder, text in ((old, 'old'), (new, 'new')):
-        folder.mkdir(parents=True)
-        (folder / 'Manifest.json').write_text(text)
-    rename = os.rename
-
-    def fail(source, target):
-        if source == new:
-            raise OSError('disk full')
-        rename(source, target)
-
-    monkeypatch.setattr(atomic.os, 'rename', fail)
-    with pytest.raises(ExportError, match='disk full'):
-        atomic.install(new, old, force=True)
-    assert (old / 'Manifest.json').read_text() == 'old'
-    assert sorted(os.listdir(tmp_path)) == ['m.mlpackage', 'w']
 
 
 def test_target_that_appears_meanwhile_is_kept(case, monkeypatch):

@@ -1,0 +1,158 @@
+"""What the Swift package needs to know of a model, read from its file."""
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Optional
+
+from ...errors import ExportError
+from ..graph import Feature, Program
+from .steps import Steps, swift_steps
+
+#: Core ML specification version to the oldest iOS and macOS that read it.
+#: The package's own floor is iOS 15 and macOS 12.
+_SYSTEMS = {6: ('15.0', '12.0'), 7: ('16.0', '13.0'), 8: ('17.0', '14.0'),
+            9: ('18.0', '15.0')}
+_LAYOUTS = {'RGB': 'rgb', 'BGR': 'bgr', 'GRAYSCALE': 'grayscale'}
+_UNITS = {'ALL': 'all', 'CPU_ONLY': 'cpuOnly', 'CPU_AND_GPU': 'cpuAndGPU',
+          'CPU_AND_NE': 'cpuAndNeuralEngine'}
+_UNKNOWN = Steps((), 'the test pipeline, which the model does not state')
+
+
+@dataclass(frozen=True)
+class ModelFacts:
+    """A classifier of images, as its file declares it.
+
+    Attributes:
+        path: the file or package.
+        sha256: over the names and the content of its files.
+        format: 'mlprogram' or 'neuralnetwork'.
+        precision: as the exporter wrote it, 'unknown' where it did not.
+        half: whether a device may compute in fp16.
+        ios, macos: oldest systems that run it, e.g. '16.0'.
+        image: its input.
+        label, probabilities: names of its outputs.
+        classes: labels in the order of the network's outputs.
+        units: case of the Swift enum ``ComputeUnits``.
+        words: what the test pipeline does to a photo.
+        pipeline: configs of its steps; none where the file states none.
+        steps: the same for Swift.
+    """
+    path: Path
+    sha256: str
+    format: str
+    precision: str
+    half: bool
+    ios: str
+    macos: str
+    image: Feature
+    label: str
+    probabilities: str
+    classes: tuple[str, ...]
+    units: str
+    words: str
+    pipeline: tuple[dict[str, Any], ...]
+    steps: Steps
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """(H, W) in pixels."""
+        return self.image.shape[2], self.image.shape[3]
+
+    @property
+    def layout(self) -> str:
+        """Case of the Swift enum ``ColorLayout``."""
+        return _LAYOUTS[self.image.color_layout or '']
+
+
+def read_facts(program: Program) -> ModelFacts:
+    """Take over what the package needs.
+
+    Raises:
+        ExportError: the model is no classifier of images with text labels.
+    """
+    meta = program.metadata
+    ios, macos = _systems(program)
+    pipeline = _pipeline(meta.get('pipeline'))
+    return ModelFacts(
+        path=program.path,
+        sha256=_digest(program.path),
+        format=program.format,
+        precision=meta.get('precision', 'unknown'),
+        half=program.format == 'neuralnetwork' or any(
+            'fp16' in op.dtypes for op in program.operations),
+        ios=ios,
+        macos=macos,
+        image=_image(program),
+        label=program.predicted_feature_name,
+        probabilities=program.predicted_probabilities_name,
+        classes=_classes(program),
+        units=_UNITS.get(meta.get('compute_units', 'ALL'), 'all'),
+        words=meta.get('preprocessing', 'not stated'),
+        pipeline=tuple(pipeline or ()),
+        steps=_UNKNOWN if pipeline is None else swift_steps(pipeline))
+
+
+def _systems(program: Program) -> tuple[str, str]:
+    version = max(program.spec_version, min(_SYSTEMS))
+    if version not in _SYSTEMS:
+        raise ExportError(
+            f'{program.path}: Core ML specification version {version}; the '
+            f'Swift package knows versions up to {max(_SYSTEMS)} (iOS 18)')
+    return _SYSTEMS[version]
+
+
+def _image(program: Program) -> Feature:
+    if len(program.inputs) != 1:
+        names = ', '.join(repr(f.name) for f in program.inputs)
+        raise ExportError(f'{program.path}: inputs {names}; the Swift package '
+                          'takes models with one image input')
+    feature = program.inputs[0]
+    if feature.kind != 'image' or feature.color_layout not in _LAYOUTS:
+        kind = feature.color_layout or feature.kind
+        raise ExportError(
+            f'{program.path}: input {feature.name!r} is a {kind}; the Swift '
+            f'package takes images ({", ".join(_LAYOUTS)}): export with '
+            'input image')
+    return feature
+
+
+def _classes(program: Program) -> tuple[str, ...]:
+    names = (program.predicted_feature_name,
+             program.predicted_probabilities_name)
+    classes = program.classes
+    if not classes or not all(names):
+        outputs = ', '.join(f.name for f in program.outputs)
+        raise ExportError(f'{program.path}: outputs {outputs}; the Swift '
+                          'package takes classifiers with labels and '
+                          'probabilities')
+    if not all(isinstance(c, str) for c in classes) or \
+            len(set(classes)) != len(classes):
+        raise ExportError(f'{program.path}: the class labels are not text, '
+                          'each one once, which the Swift package needs')
+    return classes
+
+
+def _pipeline(text: Optional[str]) -> Optional[list[dict[str, Any]]]:
+    """None where the file does not state it."""
+    try:
+        found: Any = json.loads(text or 'null')
+    except ValueError:
+        return None
+    is_list = isinstance(found, list) and all(
+        isinstance(step, dict) for step in found)
+    return found if is_list else None
+
+
+def _digest(path: Path) -> str:
+    files = [path] if path.is_file() else sorted(
+        p for p in path.rglob('*') if p.is_file())
+    total = hashlib.sha256()
+    for file in files:
+        name = file.name if file == path else \
+            file.relative_to(path).as_posix()
+        content = hashlib.sha256(file.read_bytes()).hexdigest()
+        total.update(f'{name}\0{content}\n'.encode())
+    return total.hexdigest()

@@ -1,0 +1,178 @@
+"""Inputs and outputs of the reference runtime, for the package's tests."""
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Optional, Union
+
+import numpy as np
+from PIL import Image, PngImagePlugin
+
+from ...errors import ExportError
+from ...parity import TOLERANCES, Tolerance
+from ..runtime import load_program
+from .facts import ModelFacts
+from .photos import prepare_photo
+
+Picture = Union[np.ndarray, Image.Image]
+#: Made where no image of this kind is given.
+_SEEDED = 3
+#: Levels of 255 that a prepared photo may differ by. OpenCV's bicubic rounds
+#: otherwise, and so may color management on a device.
+_MAX_LEVELS = 1
+#: Where Pillow ignores the aspect ratio: which of width and height it changes
+#: first depends on its version.
+_MAX_LEVELS_PILLOW = 8
+
+
+@dataclass(frozen=True)
+class Golden:
+    """Pixels for the package's tests.
+
+    Attributes:
+        ready: images (H, W, 3) RGB or (H, W) gray, uint8, of the model's
+            size.
+        photos: pairs of an image of any size and what the test pipeline
+            makes of it.
+    """
+    ready: tuple[np.ndarray, ...]
+    photos: tuple[tuple[np.ndarray, np.ndarray], ...]
+
+
+def choose_images(facts: ModelFacts,
+                  images: Optional[Sequence[Picture]]) -> Golden:
+    """Sort images into ready ones and photos; make up what is lacking.
+
+    Args:
+        images: PIL images, or uint8 arrays (H, W, 3) in RGB order or (H, W).
+
+    Raises:
+        ExportError: an image is of another kind, or its size is not the
+            model's and the package cannot resize it.
+    """
+    ready, photos = [], []
+    for index, image in enumerate(images or ()):
+        pixels = _pixels(image, facts, index)
+        if pixels.shape[:2] == facts.size:
+            ready.append(pixels)
+        else:
+            photos.append(_photo(pixels, facts, f'image {index}'))
+    if not ready:
+        ready = [_blocks(facts, facts.size, seed) for seed in range(_SEEDED)]
+    if not photos and facts.steps.missing is None:
+        size = _photo_size(facts)
+        made = _blocks(facts, size, _SEEDED)
+        photos = [_photo(made, facts, 'a made-up photo')]
+    return Golden(tuple(ready), tuple(photos))
+
+
+def tolerance_of(facts: ModelFacts) -> Tolerance:
+    """What a device's probabilities may differ by from ours."""
+    return TOLERANCES['export-fp16' if facts.half else 'export-fp32']
+
+
+def write_golden(folder: Path, facts: ModelFacts, golden: Golden) -> None:
+    """Write ``golden.json`` and the files that it names into ``folder``."""
+    program = load_program(
+        facts.path, arithmetic='fp16' if facts.half else 'fp32')
+    tolerance = tolerance_of(facts)
+
+    def case(pixels: np.ndarray, name: str) -> dict[str, Any]:
+        (folder / name).write_bytes(np.ascontiguousarray(pixels).tobytes())
+        found = program.predict({facts.image.name: pixels})
+        values = found[facts.probabilities]
+        return dict(
+            pixels=name,
+            label=found[facts.label],
+            probabilities=[float(values[c]) for c in facts.classes])
+
+    cases = [case(pixels, f'image-{i:02}.raw')
+             for i, pixels in enumerate(golden.ready)]
+    photos = []
+    for i, (photo, prepared) in enumerate(golden.photos):
+        _write_png(folder / f'photo-{i:02}.png', photo)
+        photos.append(dict(
+            file=f'photo-{i:02}.png',
+            prepared=case(prepared, f'photo-{i:02}.raw')))
+    content = dict(
+        tolerance=dict(
+            name=tolerance.name, max_relative=tolerance.max_relative),
+        max_levels=_max_levels(facts),
+        labels=list(facts.classes),
+        cases=cases,
+        photos=photos)
+    (folder / 'golden.json').write_text(
+        json.dumps(content, indent=1, ensure_ascii=False) + '\n',
+        encoding='utf-8')
+
+
+def _max_levels(facts: ModelFacts) -> int:
+    depends = any(step.startswith('.resize(') and '.pillow(' in step
+                  for step in facts.steps.expressions)
+    return _MAX_LEVELS_PILLOW if depends else _MAX_LEVELS
+
+
+def _pixels(image: Any, facts: ModelFacts, index: int) -> np.ndarray:
+    """(H, W, 3) RGB or (H, W), as the model's channels are."""
+    if isinstance(image, np.ndarray):
+        channels = image.shape[2:]
+        if image.dtype != np.uint8 or image.ndim not in (2, 3) \
+                or channels not in ((), (1, ), (3, )):
+            raise ExportError(
+                f'image {index} is a {image.dtype} array of shape '
+                f'{image.shape}; allowed: uint8 (H, W, 3) in RGB order or '
+                '(H, W)')
+        image = Image.fromarray(image if channels != (1, ) else image[..., 0])
+    if not isinstance(image, Image.Image):
+        raise ExportError(f'image {index} is a {type(image).__name__}; '
+                          'allowed: PIL image or uint8 array')
+    mode = 'L' if facts.layout == 'grayscale' else 'RGB'
+    return np.array(image if image.mode == mode else image.convert(mode))
+
+
+def _photo(pixels: np.ndarray, facts: ModelFacts,
+           what: str) -> tuple[np.ndarray, np.ndarray]:
+    shape = ' x '.join(map(str, pixels.shape[:2]))
+    size = ' x '.join(map(str, facts.size))
+    if facts.steps.missing is not None:
+        raise ExportError(
+            f'{what} is {shape} (H x W), but the model takes {size} and the '
+            f'Swift package cannot do {facts.steps.missing}; give images of '
+            'that size')
+    prepared = prepare_photo(pixels, facts.pipeline)
+    if prepared.shape[:2] != facts.size:
+        raise ExportError(
+            f'{what} is {shape} (H x W), which the test pipeline makes '
+            f'{" x ".join(map(str, prepared.shape[:2]))}; the model takes '
+            f'{size}')
+    return pixels, prepared
+
+
+def _photo_size(facts: ModelFacts) -> tuple[int, int]:
+    """(H, W) that the pipeline can make the model's size of."""
+    height, width = facts.size
+    if not facts.steps.expressions:
+        return height, width
+    return 2 * height + 3, 3 * width + 1
+
+
+def _blocks(facts: ModelFacts, size: tuple[int, int],
+            seed: int) -> np.ndarray:
+    """Random colors in blocks: fine noise alone looks the same to a net."""
+    generator = np.random.default_rng(seed)
+    channels = facts.image.shape[1]
+    block = max(1, min(size) // (4 + seed))
+    small = [-(-side // block) for side in size]
+    pixels = generator.integers(0, 256, (*small, channels), dtype=np.uint8)
+    pixels = pixels.repeat(block, 0).repeat(block, 1)[:size[0], :size[1]]
+    return pixels if channels == 3 else pixels[..., 0]
+
+
+def _write_png(path: Path, pixels: np.ndarray) -> None:
+    """With a mark that its colors are sRGB, so that nothing converts them."""
+    info = PngImagePlugin.PngInfo()
+    if pixels.ndim == 3:
+        info.add(b'sRGB', b'\0')
+    Image.fromarray(pixels).save(path, pnginfo=info)
