@@ -1,0 +1,26 @@
+"""Exported models of every kind, and the Swift packages made of them."""
+import pytest
+from swift_models import KINDS, export
+
+from mmpretrain_mobileone_ext.coreml.swift import write_swift_package
+
+
+@pytest.fixture(scope='session')
+def models(tmp_path_factory):
+    """An .mlpackage in fp16 and one in fp32, and a gray .mlmodel."""
+    precisions = dict(rgb='fp16', bgr='fp32', gray='fp16')
+    return {
+        kind: export(kind, tmp_path_factory.mktemp(kind),
+                     precision=precisions[kind])
+        for kind in KINDS
+    }
+
+
+@pytest.fixture(scope='session')
+def packages(models, tmp_path_factory):
+    """A Swift package of each model, never changed by a test."""
+    folder = tmp_path_factory.mktemp('packages')
+    return {
+        kind: write_swift_package(models[kind], folder / f'my {kind}')
+        for kind in KINDS
+    }

@@ -1,0 +1,102 @@
+"""Build and run a generated package with the compiler of Linux.
+
+``apple/`` has declarations of Apple's frameworks with just enough behind
+them: pixel buffers in plain memory, and a Core ML that answers with recorded
+probabilities where it gets exactly the recorded pixels. Two imports differ
+from what a Mac compiles: Darwin and XCTest's attachments are shims there.
+"""
+import json
+import shutil
+import subprocess
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from mmpretrain_mobileone_ext.coreml import read_program
+
+APPLE = Path(__file__).parent / 'apple'
+MODULES = ('AppleBasics', 'CoreVideo', 'CoreGraphics', 'ImageIO', 'CoreML',
+           'DarwinShims', 'XCTestShims')
+_FORMATS = dict(gray=0x4C303038, color=0x42475241)
+
+
+def build_modules(folder):
+    """Compile the stand-ins into ``folder``."""
+    for name in MODULES:
+        _run(['swiftc', '-emit-library', '-emit-module', '-module-name', name,
+              '-module-link-name', name, '-I.', '-L.', APPLE / f'{name}.swift',
+              '-o', f'lib{name}.so'], folder)
+    return folder
+
+
+def copy_package(package, folder):
+    """A copy whose imports Linux can resolve, and the recorded answers."""
+    copied = folder / package.name.replace(' ', '-')
+    shutil.copytree(package, copied)
+    machine = next(copied.rglob('Machine.swift'))
+    _replace(machine, 'import Darwin\n', 'import DarwinShims\n')
+    _replace(next(copied.rglob('BenchTests.swift')), 'import XCTest\n',
+             'import XCTest\nimport XCTestShims\n')
+    _record(copied)
+    return copied
+
+
+def swift(package, modules, command, *arguments):
+    """Run ``swift COMMAND`` in a package; returns the finished process."""
+    flags = ['-Xswiftc', f'-I{modules}', '-Xlinker', f'-L{modules}',
+             '-Xlinker', '-rpath', '-Xlinker', str(modules),
+             '-Xswiftc', '-strict-concurrency=complete']
+    return subprocess.run(
+        ['env', f'FAKE_COREML={package / "recorded.json"}',
+         f'BENCH_OUT={package / "bench.json"}', 'swift', command, *flags,
+         *arguments],
+        cwd=package, check=False, capture_output=True, text=True)
+
+
+def _run(command, folder):
+    done = subprocess.run([*map(str, command)], cwd=folder, check=False,
+                          capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+def _replace(file, old, new):
+    text = file.read_text()
+    assert old in text
+    file.write_text(text.replace(old, new))
+
+
+def _record(package):
+    """Write the model's interface and its answers to the golden pixels."""
+    program = read_program(next(package.glob('Sources/*/Model/*')))
+    feature = program.inputs[0]
+    _, channels, height, width = feature.shape
+    folder = next(package.glob('Tests/*/Golden'))
+    golden = json.loads((folder / 'golden.json').read_text())
+    answers = {}
+    for case in [*golden['cases'], *(p['prepared'] for p in golden['photos'])]:
+        raw = np.frombuffer((folder / case['pixels']).read_bytes(), np.uint8)
+        pixels = raw.reshape(height, width, channels)
+        if channels == 3:
+            alpha = np.full((height, width, 1), 255, np.uint8)
+            pixels = np.concatenate([pixels[..., ::-1], alpha], 2)
+        answers[_fnv(pixels.tobytes())] = case['probabilities']
+    for photo in golden['photos']:
+        pixels = np.array(Image.open(folder / photo['file']))
+        kind = 3 if pixels.ndim == 3 else 1
+        head = f'{pixels.shape[1]} {pixels.shape[0]} {kind}\n'.encode()
+        (folder / photo['file']).with_suffix('.pixels').write_bytes(
+            head + pixels.tobytes())
+    (package / 'recorded.json').write_text(json.dumps(dict(
+        input=feature.name, label=program.predicted_feature_name,
+        probabilities=program.predicted_probabilities_name, width=width,
+        height=height, format=_FORMATS['gray' if channels == 1 else 'color'],
+        labels=program.classes, answers=answers)))
+
+
+def _fnv(content):
+    """FNV-1a, 64 bits, as the stand-in for Core ML computes it."""
+    found = 0xcbf29ce484222325
+    for byte in content:
+        found = ((found ^ byte) * 0x100000001b3) % 2**64
+    return str(found)
