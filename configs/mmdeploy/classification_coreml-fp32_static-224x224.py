@@ -1,0 +1,3 @@
+_base_ = ['./_base_/coreml.py']
+
+backend_config = dict(common_config=dict(compute_precision='FLOAT32'))

@@ -1,0 +1,3 @@
+_base_ = ['./_base_/onnx.py']
+
+backend_config = dict(type='onnxruntime')

@@ -1,0 +1,183 @@
+"""A deploy config of mmdeploy, checked before mmdeploy is asked."""
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Optional, Union
+
+from mmengine.config import Config
+
+from ..coreml.export_source import one_line
+from ..errors import ExportError
+
+#: Backend to the intermediate form that mmdeploy writes for it.
+IR_TYPES = {'coreml': 'torchscript', 'onnxruntime': 'onnx', 'ncnn': 'onnx'}
+_CORE_ML_SUFFIX = {'mlprogram': '.mlpackage', 'neuralnetwork': '.mlmodel'}
+_SUFFIX = {'onnxruntime': '.onnx', 'ncnn': '.ncnn'}
+_PRECISION = {'FLOAT16': 'fp16', 'FLOAT32': 'fp32'}
+_BOUNDS = ('min_shape', 'max_shape', 'default_shape')
+
+
+@dataclass(frozen=True)
+class DeployConfig:
+    """What a deploy config asks for.
+
+    Attributes:
+        name: file name.
+        backend: 'coreml', 'onnxruntime' or 'ncnn'.
+        suffix: of the output: '.mlpackage', '.mlmodel', '.onnx', or '.ncnn'
+            for a folder with ``model.param`` and ``model.bin``.
+        precision: 'fp16' or 'fp32'.
+        channels: C of the input, None where the config does not say it.
+        size: (H, W) of the input, None where the config does not say it.
+        cfg: the config as mmdeploy takes it.
+    """
+    name: str
+    backend: str
+    suffix: str
+    precision: str
+    channels: Optional[int]
+    size: Optional[tuple[int, int]]
+    cfg: Config = field(repr=False)
+
+    @property
+    def input_name(self) -> str:
+        """Name of the only input."""
+        return self.cfg.ir_config.input_names[0]
+
+    def with_shape(self, channels: int, size: tuple[int, int]) -> DeployConfig:
+        """The same for one image of C channels and (H, W) pixels."""
+        cfg, shape = copy.deepcopy(self.cfg), [1, channels, *size]
+        if self.backend == 'coreml':
+            cfg.backend_config.model_inputs = [
+                dict(input_shapes={
+                    self.input_name: {bound: list(shape) for bound in _BOUNDS}
+                })
+            ]
+        else:
+            cfg.ir_config.input_shape = [size[1], size[0]]
+        return replace(self, channels=channels, size=size, cfg=cfg)
+
+
+def read_deploy_config(path: Union[str, Path]) -> DeployConfig:
+    """Read a deploy config; mmdeploy itself is not needed.
+
+    Args:
+        path: one of ``configs/mmdeploy`` or of mmdeploy's own for
+            mmpretrain.
+
+    Raises:
+        ExportError: unreadable, not for classification, for another backend,
+            or with dimensions that the backend refuses.
+    """
+    cfg = _load(path)
+    name = Path(path).name
+    wanted = dict(type='mmpretrain', task='Classification')
+    codebase = cfg.get('codebase_config') or {}
+    if any(codebase.get(k) != v for k, v in wanted.items()):
+        raise ExportError(f'{name}: codebase_config is {dict(codebase)}; '
+                          f'allowed: {wanted}')
+    backend = (cfg.get('backend_config') or {}).get('type')
+    if backend not in IR_TYPES:
+        raise ExportError(f'{name}: backend_config.type is {backend!r}; '
+                          f'allowed: {", ".join(IR_TYPES)}')
+    _check_ir(cfg, name, backend)
+    if backend == 'coreml':
+        return _core_ml(cfg, name)
+    return _onnx(cfg, name, backend)
+
+
+def _load(path: Union[str, Path]) -> Config:
+    if not Path(path).is_file():
+        raise ExportError(f'{path}: no such deploy config')
+    try:
+        cfg = Config.fromfile(str(path))
+    # A config is a program: it may raise anything.
+    except Exception as error:
+        raise ExportError(f'{path}: not a readable deploy config '
+                          f'({one_line(error)})') from error
+    # mmdeploy's own ONNX configs still use the older of the two names.
+    if cfg.get('ir_config') is None and cfg.get('onnx_config') is not None:
+        cfg.ir_config = cfg.onnx_config
+    return cfg
+
+
+def _check_ir(cfg: Config, name: str, backend: str) -> None:
+    ir = cfg.get('ir_config') or {}
+    if ir.get('type') != IR_TYPES[backend]:
+        raise ExportError(f'{name}: ir_config.type is {ir.get("type")!r}; '
+                          f'{backend} needs {IR_TYPES[backend]!r}')
+    for key in ('input_names', 'output_names'):
+        names = ir.get(key)
+        if not isinstance(names, (list, tuple)) or len(names) != 1:
+            raise ExportError(f'{name}: ir_config.{key} is {names!r}; a '
+                              'classifier has exactly one')
+
+
+def _core_ml(cfg: Config, name: str) -> DeployConfig:
+    backend = cfg.backend_config
+    convert_to = backend.get('convert_to')
+    if convert_to not in _CORE_ML_SUFFIX:
+        raise ExportError(f'{name}: convert_to is {convert_to!r}; allowed: '
+                          f'{", ".join(_CORE_ML_SUFFIX)}')
+    stated = (backend.get('common_config') or {}).get(
+        'compute_precision', 'FLOAT32')
+    if stated not in _PRECISION:
+        raise ExportError(f'{name}: compute_precision is {stated!r}; allowed: '
+                          f'{", ".join(_PRECISION)}')
+    shape = _input_shape(cfg, name, convert_to)
+    return DeployConfig(
+        name=name,
+        backend='coreml',
+        suffix=_CORE_ML_SUFFIX[convert_to],
+        # A neuralnetwork takes no precision; mmdeploy leaves it at fp32.
+        precision=_PRECISION[stated] if convert_to == 'mlprogram' else 'fp32',
+        channels=shape[1],
+        size=(shape[2], shape[3]),
+        cfg=cfg)
+
+
+def _input_shape(cfg: Config, name: str, convert_to: str) -> Sequence[int]:
+    """The default shape (1, C, H, W) of the only input."""
+    inputs = cfg.backend_config.get('model_inputs') or [{}]
+    shapes = (inputs[0].get('input_shapes') or {}).get(
+        cfg.ir_config.input_names[0])
+    where = f'{name}: input_shapes of {cfg.ir_config.input_names[0]!r}'
+    if not isinstance(shapes, Mapping) or any(
+            not _is_shape(shapes.get(bound)) for bound in _BOUNDS):
+        raise ExportError(f'{where} is {shapes!r}; {", ".join(_BOUNDS)} with '
+                          'four whole numbers (N, C, H, W) are needed')
+    low, high, usual = (shapes[bound] for bound in _BOUNDS)
+    if convert_to == 'mlprogram' and -1 in (*low, *high):
+        raise ExportError(f'{where} has -1, an unbounded dimension, which an '
+                          'mlprogram refuses; give the largest size')
+    if usual[0] != 1 or min(usual) < 1:
+        raise ExportError(f'{where} has default_shape {list(usual)}; one '
+                          'image (1, C, H, W) is needed')
+    return usual
+
+
+def _is_shape(value: Any) -> bool:
+    return isinstance(value, (list, tuple)) and len(value) == 4 and all(
+        isinstance(i, int) for i in value)
+
+
+def _onnx(cfg: Config, name: str, backend: str) -> DeployConfig:
+    precision = cfg.backend_config.get('precision', 'FP32')
+    if precision != 'FP32':
+        raise ExportError(f'{name}: precision is {precision!r}; allowed for '
+                          f'{backend}: FP32')
+    size = cfg.ir_config.get('input_shape')
+    if size is not None and not (len(size) == 2 and min(size) >= 1):
+        raise ExportError(f'{name}: ir_config.input_shape is {size!r}; '
+                          'allowed: [W, H] or None')
+    return DeployConfig(
+        name=name,
+        backend=backend,
+        suffix=_SUFFIX[backend],
+        precision='fp32',
+        channels=None,
+        size=None if size is None else (size[1], size[0]),
+        cfg=cfg)
