@@ -47,3 +47,9 @@ def write_forms_json(results: Sequence[FormResult], path: Path) -> Path:
     """Write results as a JSON list of objects with the fields above."""
     path.write_text(json.dumps([asdict(r) for r in results], indent=2) + '\n')
     return path
+
+
+def tree_bytes(path: Path) -> int:
+    """Bytes of a file, or of all files in a folder."""
+    files = [path] if path.is_file() else path.rglob('*')
+    return sum(f.stat().st_size for f in files if f.is_file())

@@ -1,0 +1,36 @@
+"""Results for people: tables, JSON, and one page about one network.
+
+``FormResult`` and its table serve a terminal. ``ReportData`` holds all that
+a page shows; ``write_report`` draws it. ``report.assemble`` fills it for an
+export and ``report.collect`` from a work dir (imported by name: they load
+networks).
+"""
+from .data import (
+    Candidate,
+    Disagreement,
+    Drift,
+    FormRow,
+    Guess,
+    ParityCheck,
+    Provenance,
+    RangeRow,
+    ReportData,
+)
+from .forms import FormResult, forms_table, write_forms_json
+from .page import write_report
+
+__all__ = [
+    'Candidate',
+    'Disagreement',
+    'Drift',
+    'FormResult',
+    'FormRow',
+    'Guess',
+    'ParityCheck',
+    'Provenance',
+    'RangeRow',
+    'ReportData',
+    'forms_table',
+    'write_forms_json',
+    'write_report',
+]

@@ -1,0 +1,67 @@
+"""Command line of ``tools/report.py``."""
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NoReturn, Optional, Union
+
+from mmengine.config import DictAction
+
+from ..errors import MobileOneExtError
+from .collect import collect
+from .page import write_report
+
+
+class _Parser(argparse.ArgumentParser):
+    """Answers a mistake in one line, like everything else here."""
+
+    def error(self, message: str) -> NoReturn:
+        raise MobileOneExtError(f'{message}; see --help')
+
+
+def parser() -> argparse.ArgumentParser:
+    """The arguments."""
+    p = _Parser(description='Score every form of a network that a work dir '
+                'holds (branches, folded, Core ML files) on the test split, '
+                'and show all of it on one page.')
+    p.add_argument('work_dir', type=Path, help='folder of a training')
+    p.add_argument('--out', type=Path, metavar='DIR',
+                   help='folder for report.html and report.json (default: '
+                   'WORK_DIR/report)')
+    p.add_argument('--config', type=Path,
+                   help='default: the newest *.py of the work dir')
+    p.add_argument('--checkpoint', type=Path,
+                   help='default: the last one of the work dir')
+    p.add_argument('--images', default='test', metavar='test|N',
+                   help='whole test split, or N of its images (default: '
+                   'test)')
+    p.add_argument('--cfg-options', nargs='+', action=DictAction,
+                   help='key=value pairs, merged into the config')
+    return p
+
+
+def run(argv: Optional[Sequence[str]] = None) -> Path:
+    """Write the report that the command line asks for; returns the page.
+
+    Raises:
+        MobileOneExtError: one line that says what is wrong.
+    """
+    given = parser().parse_args(argv)
+    data = collect(
+        given.work_dir,
+        config=given.config,
+        checkpoint=given.checkpoint,
+        images=_images(given.images),
+        cfg_options=given.cfg_options,
+        progress=True)
+    return write_report(data, given.out or given.work_dir / 'report')
+
+
+def _images(value: str) -> Union[int, str]:
+    if value == 'test':
+        return value
+    if not value.isdecimal() or int(value) < 1:
+        raise MobileOneExtError(f"--images is {value!r}; allowed: 'test' or "
+                                'a number of images, at least 1')
+    return int(value)

@@ -1,0 +1,250 @@
+"""All that a report shows, as plain data; nothing here is measured."""
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Optional
+
+from ..coreml.drift import OperationDrift
+
+#: Points of top-1 that a form may lose before the page advises against it.
+DEFAULT_DROP = 0.5
+#: Largest finite fp16 value.
+FP16_MAX = 65504.0
+
+
+@dataclass(frozen=True)
+class FormRow:
+    """One form of the network; None stands for "not measured".
+
+    Attributes:
+        form: what it is, unique in a report.
+        kind: 'torch', 'coreml' (computed as the file says, like a device)
+            or 'check' (a Core ML file computed in fp32, to see what the
+            rounding costs).
+        file: name of the file it was read from.
+        size_bytes: of the weights (torch) or of the whole file.
+        top1, top5: percent of images with the right label first, or among
+            the first five.
+        agreement: percent of images with the reference form's top-1.
+        psnr_db: of the probabilities against the reference form's; inf for
+            equal ones.
+        ops: operations of the program (Core ML), or ATen calls of one
+            forward pass without views (torch).
+        of: the form whose file a 'check' computes.
+        note: what a reader should know about this row.
+    """
+    form: str
+    kind: str = 'coreml'
+    file: str = ''
+    size_bytes: Optional[int] = None
+    top1: Optional[float] = None
+    top5: Optional[float] = None
+    agreement: Optional[float] = None
+    psnr_db: Optional[float] = None
+    ops: Optional[int] = None
+    of: str = ''
+    note: str = ''
+
+    @property
+    def short(self) -> str:
+        """Its name without what its kind says already."""
+        name = self.form.split(' · ')[-1].removesuffix(' (torch, fp32)')
+        # 'Core ML fp16, int8' -> 'int8', 'Core ML fp16' -> 'fp16'.
+        return name.split(', ')[-1].removeprefix('Core ML ')
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """One setting that a search for precision or compression tried.
+
+    Attributes:
+        scheme: e.g. 'palettize4'.
+        size_bytes: of the file.
+        top1, agreement: percent; None without labels.
+        fits: whether it was within the bound.
+        chosen: whether the search took it.
+        note: why not, or what is special.
+    """
+    scheme: str
+    size_bytes: Optional[int]
+    top1: Optional[float]
+    agreement: Optional[float]
+    fits: bool
+    chosen: bool = False
+    note: str = ''
+
+
+@dataclass(frozen=True)
+class Drift:
+    """Drift of every operation of one file, in execution order."""
+    form: str
+    images: int
+    rows: tuple[OperationDrift, ...]
+
+
+@dataclass(frozen=True)
+class RangeRow:
+    """How evenly one layer's folded weights fill its channels.
+
+    Attributes:
+        layer: name.
+        ratio: widest channel's largest |weight| by the median channel's.
+        sqnr_db: signal to quantization noise of int8, in dB; None where it
+            was not computed.
+        note: what follows from it.
+    """
+    layer: str
+    ratio: float
+    sqnr_db: Optional[float] = None
+    note: str = ''
+
+
+@dataclass(frozen=True)
+class Guess:
+    """What one form says about one image; probability in percent."""
+    form: str
+    short: str
+    label: str
+    probability: float
+    right: Optional[bool] = None
+    differs: bool = False
+
+
+@dataclass(frozen=True)
+class Disagreement:
+    """An image for which some form has another label than the reference.
+
+    Attributes:
+        index: position in the split.
+        truth: its label, None where it has none.
+        guesses: one a form, in the order of the forms.
+        png: the image after the test pipeline's resizing.
+    """
+    index: int
+    truth: Optional[str]
+    guesses: tuple[Guess, ...]
+    png: bytes = field(default=b'', repr=False)
+
+
+@dataclass(frozen=True)
+class ParityCheck:
+    """One named bound and what was found.
+
+    Attributes:
+        form: what was compared with the reference.
+        tolerance: name of the bound.
+        bound: it in words.
+        found: the figures in words.
+        met: whether they are within it.
+    """
+    form: str
+    tolerance: str
+    bound: str
+    found: str
+    met: bool
+
+
+@dataclass(frozen=True)
+class Provenance:
+    """Where everything came from.
+
+    Attributes:
+        command: as typed.
+        created: ISO 8601 date and time with offset.
+        config: file name; ``config_text`` its content.
+        files: (name, SHA-256) of what was read.
+        versions: by package.
+        machine: in words.
+        preprocessing: what an app does to a photo first, in words.
+        inputs, outputs: of the Core ML files, in words.
+    """
+    command: str = ''
+    created: str = ''
+    config: str = ''
+    config_text: str = field(default='', repr=False)
+    files: tuple[tuple[str, str], ...] = ()
+    versions: Mapping[str, str] = field(default_factory=dict)
+    machine: str = ''
+    preprocessing: str = ''
+    inputs: tuple[str, ...] = ()
+    outputs: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class ReportData:
+    """A whole report.
+
+    Attributes:
+        title: of the page.
+        forms: in the order of the table; at least one.
+        images: what was scored, in words, e.g. 'all 540 images of the test
+            split'.
+        num_images: how many.
+        reference: ``form`` that agreement and PSNR refer to.
+        max_drop: percentage points of top-1 (of agreement, where there are
+            no labels) that the recommended form may lose.
+        chosen: ``form`` to recommend; None: the smallest Core ML form within
+            ``max_drop``.
+        disagreements: a choice of them, checks left out;
+            ``num_disagreements`` counts all, None where nobody looked.
+        kept_fp32: (operation, reason) that a mixed precision file keeps in
+            fp32.
+        warnings: what should be read before the figures.
+    """
+    title: str
+    forms: Sequence[FormRow]
+    images: str
+    num_images: int
+    reference: str = ''
+    max_drop: float = DEFAULT_DROP
+    chosen: Optional[str] = None
+    disagreements: Sequence[Disagreement] = ()
+    num_disagreements: Optional[int] = None
+    candidates: Sequence[Candidate] = ()
+    kept_fp32: Sequence[tuple[str, str]] = ()
+    drift: Sequence[Drift] = ()
+    weight_ranges: Sequence[RangeRow] = ()
+    parity: Sequence[ParityCheck] = ()
+    warnings: Sequence[str] = ()
+    provenance: Provenance = field(default_factory=Provenance)
+
+    @property
+    def labelled(self) -> bool:
+        """Whether images have labels, so that there is a top-1."""
+        return any(f.top1 is not None for f in self.forms)
+
+    @property
+    def shown(self) -> list[FormRow]:
+        """Forms without the checks."""
+        return [f for f in self.forms if f.kind != 'check']
+
+    def checked(self) -> list[tuple[FormRow, FormRow]]:
+        """Forms that were computed in fp32 too, with that check."""
+        pairs = [(self.form(f.of), f) for f in self.forms
+                 if f.kind == 'check']
+        return [(form, check) for form, check in pairs if form is not None]
+
+    def form(self, name: Optional[str]) -> Optional[FormRow]:
+        """The row of this name, or None."""
+        return next((f for f in self.forms if f.form == name), None)
+
+
+def plain(value: Any) -> Any:
+    """Dataclasses, sequences and numbers as JSON has them.
+
+    Infinity becomes the text 'inf' (``float`` reads it), nan becomes null;
+    images are left out.
+    """
+    if hasattr(value, '__dataclass_fields__'):
+        value = {k: getattr(value, k) for k in value.__dataclass_fields__}
+    if isinstance(value, Mapping):
+        return {str(k): plain(v) for k, v in value.items()
+                if not isinstance(v, bytes)}
+    if isinstance(value, (list, tuple)):
+        return [plain(v) for v in value]
+    if isinstance(value, float) and value != value:
+        return None
+    if isinstance(value, float) and value in (float('inf'), -float('inf')):
+        return str(value)
+    return value

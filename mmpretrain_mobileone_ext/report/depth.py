@@ -1,0 +1,122 @@
+"""Pictures of what happens inside a file: drift, ranges, weights."""
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Optional
+
+from .data import FP16_MAX, Drift, RangeRow
+from .draw import ACCENT, BAD, GOOD, INK, MUTED, OTHER, Width, picture
+from .wording import TIMES, magnitude, small
+
+_COLOURS = (ACCENT, OTHER, GOOD)
+_NAMED = 3  # of the largest
+_TINY = 1e-9  # stands for zero on a logarithmic axis
+
+
+def drift_plot(drifts: Sequence[Drift]) -> Optional[str]:
+    """Relative error and largest |value| along the program, or None."""
+    drifts = [d for d in drifts if d.rows]
+    if not drifts:
+        return None
+    alt = 'Relative error of fp16 against fp32 along the program: ' + \
+        '; '.join(f'{d.form}: {_worst_words(d)}' for d in drifts)
+
+    def draw(figure: Any, width: Width) -> None:
+        error, peak = figure.subplots(2, 1, sharex=True)
+        for drift, colour in zip(drifts, _COLOURS):
+            _draw_error(error, drift, colour)
+            peak.plot([max(r.peak, _TINY) for r in drift.rows],
+                      color=colour, linewidth=1.2)
+        _name_worst(error, drifts[0])
+        for axis in (error, peak):
+            axis.set_yscale('log')
+        _limit(peak, drifts)
+        for axis in (error, peak):
+            _plain_ticks(axis)
+        error.set_title('relative error of the value', loc='left',
+                        fontsize=9, color=MUTED)
+        peak.set_title('largest |value|; above the line fp16 overflows',
+                       loc='left', fontsize=9, color=MUTED)
+        peak.set_xlabel('operation, in execution order')
+        if len(drifts) > 1:
+            error.legend(loc='lower right', fontsize=8, frameon=False,
+                         labelcolor=INK)
+
+    return picture(draw, 4.6, alt)
+
+
+def _draw_error(axis: Any, drift: Drift, colour: str) -> None:
+    shown = [(i, r.relative) for i, r in enumerate(drift.rows)
+             if r.relative]
+    axis.plot([i for i, _ in shown], [v for _, v in shown], color=colour,
+              linewidth=1.2, marker='o', markersize=2.5, label=drift.form)
+    lost = [i for i, r in enumerate(drift.rows) if r.relative is None]
+    top = max([v for _, v in shown if v] or [1.0])
+    axis.plot(lost, [top] * len(lost), linestyle='', marker='x', color=BAD,
+              markersize=6)
+
+
+def _plain_ticks(axis: Any) -> None:
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+    low, high = axis.get_ylim()
+    subs = (1, 2, 5) if high < 100 * low else (1, )
+    axis.yaxis.set_major_locator(LogLocator(subs=subs, numticks=5))
+    axis.yaxis.set_major_formatter(FuncFormatter(lambda v, _: f'{v:g}'))
+    axis.yaxis.set_minor_formatter(NullFormatter())
+
+
+def _name_worst(axis: Any, drift: Drift) -> None:
+    """Names of the largest errors would overlap: only the largest one."""
+    rows = [(r.relative, i) for i, r in enumerate(drift.rows) if r.relative]
+    if not rows:
+        return
+    value, at = max(rows)
+    left = at > len(drift.rows) / 2
+    axis.annotate(f'{drift.rows[at].type}, {small(value)}', (at, value),
+                  (-6 if left else 6, 5), textcoords='offset points',
+                  ha='right' if left else 'left', fontsize=8, color=INK,
+                  annotation_clip=False)
+    axis.margins(y=0.18)
+
+
+def _limit(axis: Any, drifts: Sequence[Drift]) -> None:
+    peaks = [r.peak for d in drifts for r in d.rows if r.peak > 0]
+    axis.axhline(FP16_MAX, color=BAD, linewidth=0.9, linestyle=(0, (4, 3)))
+    axis.annotate('65504', (0, FP16_MAX), (2, -3), fontsize=8, color=BAD,
+                  textcoords='offset points', va='top')
+    low, high = min([*peaks, 1.0]), max([*peaks, FP16_MAX])
+    axis.set_ylim(low / 3, high * 4)
+
+
+def _worst_words(drift: Drift) -> str:
+    lost = [r.name for r in drift.rows if r.relative is None]
+    if lost:
+        return f'{len(lost)} operations are not finite, first {lost[0]}'
+    worst = max(drift.rows, key=lambda r: r.relative or 0)
+    return f'largest {small(worst.relative)} in {worst.name} ({worst.type})'
+
+
+def ranges_plot(rows: Sequence[RangeRow]) -> Optional[str]:
+    """Channel imbalance of every layer, or None without layers."""
+    if not rows:
+        return None
+    worst = max(rows, key=lambda r: r.ratio)
+    alt = (f'Widest channel by median channel of {len(rows)} layers; largest '
+           f'{magnitude(worst.ratio)} in {worst.layer}')
+
+    def draw(figure: Any, width: Width) -> None:
+        axis = figure.subplots()
+        axis.bar(range(len(rows)), [r.ratio for r in rows], color=ACCENT,
+                 width=0.72)
+        axis.axhline(1, color=MUTED, linewidth=0.8)
+        axis.set_xlabel('layer, in execution order')
+        axis.set_title('widest channel by median channel', loc='left',
+                       fontsize=9, color=MUTED)
+        at = rows.index(worst)
+        left = at > len(rows) / 2
+        axis.annotate(f'{magnitude(worst.ratio)} {TIMES}', (at, worst.ratio),
+                      (0, 3), textcoords='offset points', fontsize=8,
+                      ha='right' if left else 'left', color=INK)
+        axis.margins(y=0.15)
+
+    return picture(draw, 2.6, alt)

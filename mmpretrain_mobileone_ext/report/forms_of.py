@@ -1,0 +1,184 @@
+"""Forms of a network as functions from pixels to probabilities."""
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from itertools import dropwhile
+from pathlib import Path
+from typing import Any, Optional
+
+import torch
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from ..coreml.convert import PROBABILITIES
+from ..coreml.export_data import Images
+from ..coreml.graph import Program
+from ..coreml.program import read_program
+from ..coreml.runtime import ReferenceProgram
+from ..coreml.verify import classifier
+from ..errors import ProgramError
+from ..models import MobileOneBlock
+from .data import FormRow
+from .forms import tree_bytes
+
+#: Pixels (N, C, H, W), uint8 in data order, to probabilities (N, classes).
+Predict = Callable[[Tensor], Tensor]
+
+_WORDS = {
+    'constexpr_affine_dequantize': 'int8',
+    'constexpr_lut_to_dense': 'palettized',
+    'constexpr_sparse_to_dense': 'pruned',
+    'constexpr_blockwise_shift_scale': 'int8',
+    'constexpr_lut_to_sparse': 'pruned, palettized',
+    'constexpr_sparse_blockwise_shift_scale': 'pruned, int8',
+    'constexpr_cast': '',
+}
+#: Types in fp32 whatever a program's precision: at its end, and what
+#: normalizes the pixels at its beginning.
+_EDGES = ('cast', 'classify')
+_NORMALIZING = ('add', 'cast', 'mul', 'sub')
+
+
+@dataclass(frozen=True)
+class Form:
+    """A form that can be scored.
+
+    Attributes:
+        row: what is known of it without images.
+        predict: None where it gives no class probabilities.
+        tolerance: name of the bound on its probabilities, if one applies.
+        program: of a Core ML file.
+    """
+    row: FormRow
+    predict: Optional[Predict]
+    tolerance: Optional[str] = None
+    program: Optional[Program] = None
+
+
+def torch_form(model: nn.Module, file: str, images: Images,
+               note: str = '') -> Form:
+    """A network as mmpretrain tests it, named by what its blocks are.
+
+    Args:
+        model: classifier in eval mode.
+        file: it was loaded from.
+        images: the shape of one is used to count operations.
+    """
+    blocks = [m for m in model.modules() if isinstance(m, MobileOneBlock)]
+    folded = bool(blocks) and all(b.deploy for b in blocks)
+    name = 'folded' if folded else 'branches' if blocks else 'network'
+    network = classifier(model)
+    predict: Predict = lambda pixels: network(pixels)[PROBABILITIES]  # noqa: E731
+    row = FormRow(
+        form=f'{name} (torch, fp32)',
+        kind='torch',
+        file=file,
+        size_bytes=state_bytes(model.state_dict()),
+        ops=_aten_calls(predict, torch.zeros(images.shape, dtype=torch.uint8)),
+        note=note)
+    return Form(row, predict, 'fold-float32' if folded else None)
+
+
+def state_bytes(state: Mapping[str, Tensor]) -> int:
+    """Bytes of the weights alone: a training file also holds an optimizer."""
+    return sum(v.numel() * v.element_size() for v in state.values())
+
+
+def program_forms(path: Path, flips: bool, note: str = '') -> list[Form]:
+    """A Core ML file as a device computes it, and in fp32 where it differs.
+
+    Args:
+        path: ``.mlpackage`` or ``.mlmodel``.
+        flips: whether its channel order is the reverse of the data's.
+        note: for both rows.
+
+    Raises:
+        ProgramError: it cannot be read, or has an operation that cannot be
+            executed.
+    """
+    program = read_program(path)
+    precision, compression = precision_of(program), compression_of(program)
+    name = ', '.join([f'Core ML {precision}', *compression])
+    row = FormRow(
+        form=name,
+        file=path.name,
+        size_bytes=tree_bytes(path),
+        ops=sum(program.count_operations().values()),
+        note=note)
+    tolerance = None if compression else \
+        f'export-{"fp32" if precision == "fp32" else "fp16"}'
+    forms = [Form(row, _predict(program, 'fp16', flips), tolerance, program)]
+    if precision == 'fp32':
+        return forms
+    check = replace(
+        row,
+        form=f'{name}, computed in fp32',
+        kind='check',
+        of=name)
+    return [*forms, Form(check, _predict(program, 'fp32', flips))]
+
+
+def precision_of(program: Program) -> str:
+    """'fp16', 'fp32' or 'mixed', by what the operations declare."""
+    inner = dropwhile(lambda op: op.type in _NORMALIZING, program.operations)
+    found = {d for op in inner if op.type not in _EDGES
+             for d in op.dtypes if d in ('fp16', 'fp32')}
+    return 'mixed' if len(found) > 1 else found.pop() if found else 'fp32'
+
+
+def compression_of(program: Program) -> tuple[str, ...]:
+    """How weights are stored: the exporter's word, else the operations'."""
+    kinds = {kind for op in program.operations
+             for kind in op.attributes.get('compressed', {}).values()}
+    words = {_WORDS.get(kind, kind) for kind in kinds} - {''}
+    stated = program.metadata.get('compress', 'none')
+    return tuple([stated] if words and stated != 'none' else sorted(words))
+
+
+def _predict(program: Program, arithmetic: str,
+             flips: bool) -> Optional[Predict]:
+    """None unless the program gives the probabilities of classes."""
+    name = program.predicted_probabilities_name
+    if not name and len(program.outputs) == 1:
+        name = program.outputs[0].name
+    if not name or len(program.inputs) != 1:
+        return None
+    loaded = ReferenceProgram(program, arithmetic, False,
+                              torch.device('cpu'))
+
+    def predict(pixels: Tensor) -> Tensor:
+        given = pixels.flip(1) if flips else pixels
+        scores = loaded.predict_batch({loaded.input_name: given.float()})[name]
+        return _checked(scores, program)
+
+    return predict
+
+
+def _checked(scores: Tensor, program: Program) -> Tensor:
+    fits = scores.dim() == 2 and bool((scores.nan_to_num() >= 0).all()) and \
+        bool((scores.sum(1).nan_to_num(1) - 1).abs().max() < 0.01)
+    if not fits:
+        raise ProgramError(
+            f'{program.path.name}: its output is no class probabilities')
+    return scores
+
+
+class _Calls(TorchDispatchMode):
+    """Counts ATen calls that compute something."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.count = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (),
+                           kwargs: Any = None) -> Any:
+        # A view only says where values are.
+        self.count += not func.is_view
+        return func(*args, **(kwargs or {}))
+
+
+def _aten_calls(predict: Predict, pixels: Tensor) -> int:
+    with _Calls() as calls:
+        predict(pixels)
+    return calls.count

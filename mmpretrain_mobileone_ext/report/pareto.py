@@ -1,0 +1,245 @@
+"""Size against accuracy of every form, the frontier drawn through."""
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Optional
+
+from .data import ReportData
+from .draw import (
+    ACCENT,
+    BAD,
+    INK,
+    MUTED,
+    OTHER,
+    PAPER,
+    Width,
+    picture,
+)
+from .wording import percent, size
+
+#: How many times the bound the picture goes below the best form.
+_DEPTH = 8
+#: Places for a label around its point, in points, best first.
+_OFFSETS = tuple(
+    (x, y) for far in (7, 16, 26, 38, 52) for x, y in (
+        (far, 0), (far, far), (far, -far), (-far, 0), (0, far), (0, -far),
+        (-far, far), (-far, -far)))
+
+
+@dataclass(frozen=True)
+class Point:
+    """One form in the picture.
+
+    Attributes:
+        label: its name.
+        size_bytes: of its file.
+        value: top-1, or agreement without labels, in percent.
+        kind: as of ``FormRow``.
+        frontier: no other is both smaller and as good.
+    """
+    label: str
+    size_bytes: int
+    value: float
+    kind: str
+    frontier: bool
+
+
+def pareto_points(data: ReportData) -> list[Point]:
+    """Forms and candidates with a size and a score, smallest first.
+
+    Computing a file in fp32 changes no size: such rows are left out.
+    """
+    labelled = data.labelled
+    rows = [(f.short, f.size_bytes, f.top1 if labelled else f.agreement,
+             f.kind) for f in data.shown]
+    rows += [(c.scheme, c.size_bytes, c.top1 if labelled else c.agreement,
+              'coreml') for c in data.candidates if not c.chosen]
+    found = sorted(((name, weight, value, kind)
+                    for name, weight, value, kind in rows
+                    if weight and value is not None),
+                   key=lambda r: (r[1], -r[2]))
+    points, best = [], -1.0
+    for name, weight, value, kind in found:
+        points.append(Point(name, weight, value, kind, value > best))
+        best = max(best, value)
+    return points
+
+
+def pareto_plot(data: ReportData) -> Optional[str]:
+    """The picture, or None with fewer than two points."""
+    points = pareto_points(data)
+    if len(points) < 2:
+        return None
+    labelled = data.labelled
+    what = 'top-1 %' if labelled else 'same label %'
+    reference = data.form(data.reference)
+    top = reference.top1 if reference and labelled else 100.0
+    bound = None if top is None else top - data.max_drop
+    alt = f'Size against {what}: ' + '; '.join(
+        f'{p.label} {size(p.size_bytes)}, {percent(p.value)} %'
+        for p in points)
+
+    def draw(figure: Any, width: Width) -> None:
+        axis = figure.subplots()
+        _axes(axis, points, what, bound, width)
+        _marks(axis, points, bound)
+        place_labels(figure, axis, points)
+
+    return picture(draw, 4.2, alt)
+
+
+def _axes(axis: Any, points: Sequence[Point], what: str,
+          bound: Optional[float], width: Width) -> None:
+    sizes = [p.size_bytes for p in points]
+    room = max((max(sizes) / min(sizes))**0.2, 1.35)
+    low, high = min(sizes) / room, max(sizes) * room
+    axis.set_xscale('log')
+    axis.set_xlim(low, high)
+    axis.set_xticks(_ticks(low, high, 4 if width.is_narrow else 7))
+    axis.xaxis.set_major_formatter(lambda v, _: size(round(v)))
+    axis.xaxis.set_minor_locator(_nothing())
+    axis.set_xlabel('size on disk')
+    axis.set_ylim(*_span([p.value for p in points], bound))
+    axis.set_title(what, loc='left', fontsize=9, color=MUTED)
+
+
+def _span(values: Sequence[float],
+          bound: Optional[float]) -> tuple[float, float]:
+    """Limits around what is worth a look.
+
+    A form that lost most of its accuracy would press all others into a line:
+    the picture ends a few times the bound below the best, and such forms
+    stand on its lower edge.
+    """
+    best = max(values)
+    loss = 0.0 if bound is None else max(best - bound, 0)
+    floor = best - max(_DEPTH * loss, 2.0)
+    low = min(v for v in [*values, best if bound is None else bound]
+              if v >= floor)
+    room = max((best - low) * 0.3, 0.2)
+    return low - room, best + room
+
+
+def _nothing() -> Any:
+    from matplotlib.ticker import NullLocator
+    return NullLocator()
+
+
+def _ticks(low: float, high: float, most: int) -> list[float]:
+    """Powers of two of bytes, a few of them."""
+    found = [2.0**k for k in range(60) if low <= 2.0**k <= high]
+    step = -(-len(found) // most) if found else 1
+    return found[::step] or [low, high]
+
+
+def _marks(axis: Any, points: Sequence[Point],
+           bound: Optional[float]) -> None:
+    low, high = axis.get_ylim()
+    if bound is not None and low < bound < high:
+        axis.axhspan(low, bound, color=BAD, alpha=0.07, linewidth=0)
+        axis.axhline(bound, color=BAD, linewidth=0.8, linestyle=(0, (4, 3)))
+    front = [p for p in points if p.frontier]
+    axis.step([p.size_bytes for p in front], [p.value for p in front],
+              where='post', color=ACCENT, linewidth=1.2, alpha=0.6)
+    for p in points:
+        colour = OTHER if p.kind == 'torch' else ACCENT
+        shape = 's' if p.kind == 'torch' else 'o'
+        below = p.value < low
+        axis.plot(*_place(axis, p), linestyle='', color=colour,
+                  marker='v' if below else shape, markersize=7,
+                  markeredgecolor=colour, clip_on=False, zorder=3,
+                  markerfacecolor=colour if p.frontier else PAPER)
+
+
+def _place(axis: Any, point: Point) -> tuple[float, float]:
+    """Where its mark stands: on the lower edge if it is below."""
+    return point.size_bytes, max(point.value, axis.get_ylim()[0])
+
+
+def place_labels(figure: Any, axis: Any,
+                 points: Sequence[Point]) -> list[Any]:
+    """Name every point beside it, so that no label meets another.
+
+    A label goes to the first free place around its point; where none is
+    free, to the one that covers least.
+
+    Returns:
+        The label artists.
+    """
+    figure.draw_without_rendering()
+    figure.set_layout_engine('none')
+    taken = [_mark_box(axis, p) for p in points]
+    made = []
+    for p in points:
+        label = _label(axis, p)
+        boxes = [_box(figure, axis, label, p, offset) for offset in _OFFSETS]
+        costs = [_cost(box, taken, axis) for box in boxes]
+        best = costs.index(min(costs))
+        taken.append(boxes[best])
+        _move(label, _OFFSETS[best])
+        made.append(label)
+    return made
+
+
+def _words(axis: Any, point: Point) -> str:
+    """Its name; with the value where the axis does not show it."""
+    if point.value >= axis.get_ylim()[0]:
+        return point.label
+    return f'{point.label}: {percent(point.value)}'
+
+
+def _label(axis: Any, point: Point) -> Any:
+    return axis.annotate(
+        _words(axis, point), _place(axis, point), (0, 0),
+        textcoords='offset points', fontsize=8, color=INK,
+        bbox=dict(facecolor=PAPER, alpha=0.8, linewidth=0, pad=0.6),
+        arrowprops=dict(arrowstyle='-', color=MUTED, linewidth=0.7,
+                        shrinkA=0, shrinkB=3))
+
+
+def _move(label: Any, offset: tuple[int, int]) -> None:
+    label.set_position(offset)
+    label.set_horizontalalignment(('center', 'left', 'right')[_sign(
+        offset[0])])
+    label.set_verticalalignment(('center', 'bottom', 'top')[_sign(
+        offset[1])])
+    # Close to its point, a name needs no line to it.
+    label.arrow_patch.set_visible(max(map(abs, offset)) > 10)
+
+
+def _sign(value: int) -> int:
+    """0, 1 or -1."""
+    return (value > 0) - (value < 0)
+
+
+def _box(figure: Any, axis: Any, label: Any, point: Point,
+         offset: tuple[int, int]) -> Any:
+    """Of the text alone, were it moved there: a line to it may be crossed."""
+    from matplotlib.text import Text
+    from matplotlib.transforms import Bbox
+    box = Text.get_window_extent(label, figure._get_renderer())
+    x, y = axis.transData.transform(_place(axis, point))
+    scale = figure.dpi / 72
+    # A text stands right of its point, left of it or around it.
+    left = (-0.5, 0.0, -1.0)[_sign(offset[0])] * box.width
+    low = (-0.5, 0.0, -1.0)[_sign(offset[1])] * box.height
+    return Bbox.from_bounds(x + offset[0] * scale + left,
+                            y + offset[1] * scale + low, box.width,
+                            box.height).padded(1)
+
+
+def _mark_box(axis: Any, point: Point) -> Any:
+    from matplotlib.transforms import Bbox
+    x, y = axis.transData.transform(_place(axis, point))
+    return Bbox.from_extents(x - 4, y - 4, x + 4, y + 4)
+
+
+def _cost(box: Any, taken: Sequence[Any], axis: Any) -> float:
+    """Area that a label would cover or that would be cut off."""
+    from matplotlib.transforms import Bbox
+    whole = box.width * box.height
+    inside = Bbox.intersection(box, axis.bbox)
+    cut = whole - (inside.width * inside.height if inside else 0)
+    covered = [Bbox.intersection(box, other) for other in taken]
+    return 3 * cut + sum(c.width * c.height for c in covered if c)

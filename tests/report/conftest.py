@@ -1,0 +1,21 @@
+"""Fixtures of the report tests: a work dir as a demo leaves it, tiny."""
+import shutil
+import sys
+from pathlib import Path
+
+import pytest
+
+sys.path.append(str(Path(__file__).resolve().parent.parent / 'coreml'))
+
+
+@pytest.fixture(scope='session')
+def finished_run(tmp_path_factory):
+    """A config, both checkpoints and two Core ML files; never change it."""
+    from report_kit import finish_run
+    return finish_run(tmp_path_factory.mktemp('run') / 'run')
+
+
+@pytest.fixture
+def work_dir(finished_run, tmp_path):
+    """A copy of it that a test may change."""
+    return Path(shutil.copytree(finished_run, tmp_path / 'work'))

@@ -1,0 +1,117 @@
+"""Size against accuracy: the right frontier, and labels that can be read."""
+import itertools
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from matplotlib.text import Text
+from report_kit import bare, sample
+
+from mmpretrain_mobileone_ext.report import Candidate, FormRow, ReportData
+from mmpretrain_mobileone_ext.report import pareto
+from mmpretrain_mobileone_ext.report.draw import WIDTHS, figure, style
+
+LENGTHS = ('int8', 'palettize4', 'fp16', 'branches', 'folded', 'fp32',
+           'pruned', 'joint')
+
+
+def data(*values):
+    """Forms of (size, top1)."""
+    forms = tuple(FormRow(LENGTHS[i % len(LENGTHS)] + str(i), 'coreml', 'f',
+                          size, top1) for i, (size, top1) in enumerate(values))
+    return ReportData('t', forms, 'images', 10, reference=forms[0].form)
+
+
+@given(st.lists(st.tuples(st.integers(1, 40), st.integers(0, 40)),
+                min_size=1, max_size=9))
+def test_the_frontier_is_what_no_other_form_beats(values):
+    points = pareto.pareto_points(data(*values))
+    assert len(points) == len(values)
+    for p in points:
+        beaten = any(
+            (q.size_bytes <= p.size_bytes and q.value > p.value)
+            or (q.size_bytes < p.size_bytes and q.value >= p.value)
+            for q in points)
+        twin = any(q is not p and q.frontier and (q.size_bytes, q.value) == (
+            p.size_bytes, p.value) for q in points)
+        assert p.frontier == (not beaten and not twin)
+
+
+def test_checks_and_unscored_forms_are_left_out_and_candidates_are_in():
+    found = pareto.pareto_points(sample())
+    names = [p.label for p in found]
+    assert len(found) == 4 + 2
+    assert 'palettize2' in names
+    assert not any('computed in fp32' in name for name in names)
+    assert pareto.pareto_plot(bare()) is None
+
+
+def test_without_labels_the_picture_shows_agreement():
+    rows = (FormRow('a', 'torch', '', 10, None, None, 100.0),
+            FormRow('b', 'coreml', '', 5, None, None, 98.0))
+    found = ReportData('t', rows, 'noise', 16, candidates=(
+        Candidate('c', 3, None, 91.0, False), ))
+    assert [p.value for p in pareto.pareto_points(found)] == [91, 98, 100]
+
+
+@pytest.mark.parametrize('width', WIDTHS, ids=lambda w: w.name)
+@settings(max_examples=8)
+@given(st.lists(st.tuples(st.floats(4, 7), st.sampled_from(
+    [40.0, 91.5, 92.25, 92.5, 92.75])), min_size=2, max_size=9))
+def test_no_label_covers_another_or_a_mark(width, values):
+    found = data(*((int(10**size), top1) for size, top1 in values))
+    with style():
+        canvas, boxes, marks, frame = drawn(found, width)
+    for one, other in itertools.combinations(boxes, 2):
+        assert area(one, other) <= 0.25 * min(size_of(one), size_of(other))
+    for box in boxes:
+        assert area(box, frame) >= 0.99 * size_of(box)
+
+
+def test_labels_of_a_usual_report_are_all_free():
+    values = [(450, 93.9), (417, 93.9), (445, 93.9), (239, 93.9), (145, 93.8),
+              (116, 93.4), (89, 72.7), (61, 9.7)]
+    found = data(*((size * 1024, top1) for size, top1 in values))
+    for width in WIDTHS:
+        with style():
+            _, boxes, marks, _ = drawn(found, width)
+        for one, other in itertools.combinations(boxes, 2):
+            assert area(one, other) == 0
+        assert len(boxes) == len(values)
+
+
+def drawn(found, width):
+    """The figure, boxes of labels and marks, and the axes' box."""
+    points = pareto.pareto_points(found)
+    canvas = figure(width, 4.2)
+    axis = canvas.subplots()
+    pareto._axes(axis, points, 'top-1 %', None, width)
+    pareto._marks(axis, points, None)
+    labels = pareto.place_labels(canvas, axis, points)
+    renderer = canvas._get_renderer()
+    boxes = [Text.get_window_extent(label, renderer) for label in labels]
+    marks = [pareto._mark_box(axis, p) for p in points]
+    return canvas, boxes, marks, canvas.bbox
+
+
+def area(one, other):
+    width = min(one.x1, other.x1) - max(one.x0, other.x0)
+    height = min(one.y1, other.y1) - max(one.y0, other.y0)
+    return max(width, 0) * max(height, 0)
+
+
+def size_of(box):
+    return box.width * box.height
+
+
+def test_a_form_that_lost_its_accuracy_does_not_flatten_the_rest():
+    low, high = pareto._span([93.0, 92.8, 9.7], 92.5)
+    assert 90 < low < 92.5 < 93 < high < 94
+    low, high = pareto._span([93.0], None)
+    assert low < 93 < high
+
+
+def test_the_picture_tells_all_its_figures_in_words():
+    picture = pareto.pareto_plot(sample())
+    assert picture.count('<svg') == len(WIDTHS)
+    assert 'palettize2 20.5\u00a0KiB, 40.25 %' in picture
