@@ -12,7 +12,8 @@ from setuptools.command.build_py import build_py
 ROOT = Path(__file__).resolve().parent
 PACKAGE = 'mmpretrain_mobileone_ext'
 COREML = ['coremltools>=9,<10', 'numpy<2.4']  # apple/coremltools#2633
-TEST = ['pytest>=7', 'pytest-xdist>=3', 'hypothesis>=6', 'scikit-learn>=1.0']
+TEST = ['pytest>=7', 'pytest-xdist>=3', 'hypothesis>=6', 'scikit-learn>=1.0',
+        'jsonschema>=4', 'tree-sitter>=0.23', 'tree-sitter-swift>=0.7']
 
 
 class BuildWithConfigs(build_py):
@@ -29,7 +30,8 @@ class BuildWithConfigs(build_py):
                 target / name,
                 ignore=shutil.ignore_patterns('__pycache__'),
                 dirs_exist_ok=True)
-        shutil.copy(ROOT / 'model-index.yml', target)
+        for name in ('model-index.yml', 'requirements-tested.txt'):
+            shutil.copy(ROOT / name, target)
 
 
 def version() -> str:
@@ -47,7 +49,10 @@ setup(
     long_description_content_type='text/markdown',
     license='Apache-2.0',
     packages=find_packages(include=[PACKAGE, f'{PACKAGE}.*']),
-    package_data={PACKAGE: ['models/online/*.cpp']},
+    package_data={PACKAGE: [
+        'models/online/*.cpp', 'report/templates/*',
+        'coreml/swift/bench.schema.json', 'coreml/swift/templates/*',
+        'coreml/swift/templates/*/*']},
     cmdclass={'build_py': BuildWithConfigs},
     python_requires='>=3.9',
     install_requires=[
@@ -55,6 +60,7 @@ setup(
         'torchvision',
         'mmengine>=0.10.3',
         'mmpretrain>=1.2.0',
+        'jinja2>=3',
         'matplotlib',
         'rich>=12',
         # mmengine 0.10 resolves `package::config` through pkg_resources.
@@ -62,9 +68,11 @@ setup(
     ],
     extras_require={
         'mmcv': ['mmcv>=2.0.0,<2.4.0'],
+        'mmdeploy': ['mmdeploy>=1.3.1,<1.4', 'onnx', 'onnxruntime'],
         'mmcv-lite': ['mmcv-lite>=2.0.0,<2.4.0'],
         'coreml': COREML,
         'demo': [*COREML, 'scikit-learn>=1.0'],
+        'bench': ['jsonschema>=4'],
         'test': [*COREML, *TEST],
         'dev': [*COREML, *TEST, 'ruff==0.17.6', 'mypy==2.4.1'],
     },

@@ -13,7 +13,7 @@ import mmpretrain_mobileone_ext as package
 
 ROOT = Path(__file__).resolve().parents[1]
 CONFIGS = sorted(p for p in (ROOT / 'configs').rglob('*.py')
-                 if '_base_' not in p.parts)
+                 if not {'_base_', 'mmdeploy'} & set(p.parts))
 
 FRESH = """
 import json, sys
@@ -53,7 +53,8 @@ custom_hooks = [dict(type='DeploySwitchHook')]
 
 @pytest.mark.parametrize(('registry', 'name'), [
     (MODELS, 'ConfigurableMobileOne'), (MODELS, 'DeployableClassifier'),
-    (MODELS, 'CoreMLClassifier'), (HOOKS, 'DeploySwitchHook')])
+    (MODELS, 'CoreMLClassifier'), (HOOKS, 'DeploySwitchHook'),
+    (HOOKS, 'CoreMLExportHook')])
 def test_names_are_registered(registry, name):
     assert registry.get(name) is getattr(package, name)
 

@@ -26,7 +26,8 @@ class Compression:
         bound: name of the tolerance that was met.
         drop_points: percentage points of top-1 (of agreement without
             labels) below the file before compression.
-        plain_bytes: size of that file.
+        bytes, plain_bytes: of the file and of the one before compression,
+            both without what is written into them later.
         candidates: all files that were scored, where a search was made.
         sensitivities: of its layers, most sensitive first.
     """
@@ -35,6 +36,7 @@ class Compression:
     scheme: str
     bound: str
     drop_points: float
+    bytes: int
     plain_bytes: int
     candidates: tuple[Candidate, ...] = ()
     sensitivities: tuple[Sensitivity, ...] = ()
@@ -73,7 +75,7 @@ def compress(plain: Path, before: Verification, judge: Judge,
         raise ParityError(f'nothing is written, compress '
                           f'{options.compress}: {failure}')
     return Compression(path, after, options.compress, bound.name, drop,
-                       package_bytes(plain))
+                       package_bytes(path), package_bytes(plain))
 
 
 def _searched(plain: Path, before: Verification, judge: Judge,
@@ -87,7 +89,7 @@ def _searched(plain: Path, before: Verification, judge: Judge,
     path = best.path or plain
     after = judge.score(path, options.precision)
     return Compression(path, after, best.scheme, f'max-drop {budget.max_drop}',
-                       best.drop_points, package_bytes(plain),
+                       best.drop_points, best.size_bytes, package_bytes(plain),
                        result.candidates, result.sensitivities)
 
 

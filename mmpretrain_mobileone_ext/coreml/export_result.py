@@ -94,7 +94,7 @@ class ExportResult:
         tried = f', {len(found.candidates) - 1} files tried' \
             if found.candidates else ''
         return [('compression', f'{found.scheme}: '
-                 f'{found.plain_bytes / 2**20:.2f} MiB before, '
+                 f'{found.bytes / found.plain_bytes:.2f} of the size before, '
                  f'{found.drop_points:.2f} points lost '
                  f'(tolerance {found.bound!r}{tried})')]
 
