@@ -68,7 +68,8 @@ setup(
     ],
     extras_require={
         'mmcv': ['mmcv>=2.0.0,<2.4.0'],
-        'mmdeploy': ['mmdeploy>=1.3.1,<1.4', 'onnx', 'onnxruntime'],
+        'mmdeploy': [*COREML, 'mmdeploy>=1.3.1,<1.4', 'onnxruntime<1.27'],
+        'ncnn': ['ncnn', 'pnnx'],
         'mmcv-lite': ['mmcv-lite>=2.0.0,<2.4.0'],
         'coreml': COREML,
         'demo': [*COREML, 'scikit-learn>=1.0'],

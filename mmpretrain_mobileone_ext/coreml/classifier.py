@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from ..errors import CheckpointError, ProgramError
 from ..models.program_path import take_program
+from .input_kind import takes_normalized
 
 
 @MODELS.register_module()
@@ -22,12 +23,15 @@ class CoreMLClassifier(BaseModel):
     other classifier add ``--cfg-options model.type=CoreMLClassifier``; its
     ``backbone``, ``neck`` and ``head`` are then ignored.
 
-    The file normalizes images itself, so only the channel order of
+    Our files normalize images themselves, so only the channel order of
     ``data_preprocessor`` is applied: the program receives the pixels
-    (N, C, H, W), 0 to 255, that a phone would give it.
+    (N, C, H, W), 0 to 255, that a phone would give it. A file that leaves
+    mean and std to the app, as mmdeploy's do, receives normalized pixels.
 
     Args:
         path: the file; None when it arrives as the checkpoint.
+        normalize: apply mean and std; None: where the file says that it
+            takes a normalized tensor.
         arithmetic: 'fp16' rounds every value to the precision the program
             states, 'fp32' computes in float32 with the weights as stored.
         backend: 'reference' runs anywhere; 'coreml' is Apple's runtime, on
@@ -43,6 +47,7 @@ class CoreMLClassifier(BaseModel):
 
     def __init__(self,
                  path: Optional[str] = None,
+                 normalize: Optional[bool] = None,
                  arithmetic: str = 'fp16',
                  backend: str = 'reference',
                  compute_units: str = 'ALL',
@@ -55,6 +60,7 @@ class CoreMLClassifier(BaseModel):
             raise ProgramError('CoreMLClassifier: unexpected arguments '
                                f'{unknown}')
         self.path = path
+        self._normalize = normalize
         self._options: dict[str, Any] = dict(
             arithmetic=arithmetic,
             backend=backend,
@@ -97,7 +103,8 @@ class CoreMLClassifier(BaseModel):
             raise ProgramError(f'a Core ML program cannot run mode={mode!r}; '
                                'it only predicts')
         program = self.program
-        outputs = program.predict_batch({program.input_name: inputs.cpu()})
+        images = self._as_taken(inputs.cpu(), program.program)
+        outputs = program.predict_batch({program.input_name: images})
         scores = _scores(outputs, program.program)
         if mode == 'tensor':
             return scores
@@ -105,6 +112,16 @@ class CoreMLClassifier(BaseModel):
         for sample, score in zip(samples, scores):
             sample.set_pred_score(score).set_pred_label(score.argmax())
         return samples
+
+    def _as_taken(self, pixels: Tensor, program: Any) -> Tensor:
+        """The pixels, normalized where the file leaves that to the app."""
+        normalize = self._normalize
+        if normalize is None:
+            normalize = takes_normalized(program)
+        given = self.data_preprocessor
+        if not normalize or not hasattr(given, 'mean'):
+            return pixels
+        return (pixels.float() - given.mean.cpu()) / given.std.cpu()
 
     def _take_path(self, state_dict, prefix, local_metadata, *_) -> None:
         path = take_program(state_dict, prefix, local_metadata)

@@ -11,7 +11,7 @@ from mmpretrain_mobileone_ext.errors import ProgramError
 
 def scorer(path):
     return CoreMLClassifier(
-        path=str(path), arithmetic='fp32',
+        path=str(path), normalize=False, arithmetic='fp32',
         data_preprocessor=dict(to_rgb=True))
 
 
