@@ -86,11 +86,12 @@ def _write_report(job: Job, made: Made, out: Path, steps: Steps) -> None:
 
 
 def _with_searches(data: ReportData, made: Made, out: Path) -> ReportData:
-    chosen = next((row.form for row in data.forms
-                   if row.file == out.name and row.kind == 'coreml'), None)
+    # The last: before compression, the file has the same name.
+    own = [row.form for row in data.forms
+           if row.file == out.name and row.kind == 'coreml']
     return replace(
         data,
-        chosen=chosen,
+        chosen=own[-1] if own else None,
         kept_fp32=[(op.name, op.why) for op in made.kept],
         candidates=_candidates(made))
 

@@ -194,6 +194,8 @@ def test_swift_package_and_report_beside_the_file(case, tmp_path):
              if form['file'] == 'm.mlpackage']
     assert result.size_bytes in sizes
     assert len(told['forms']) >= 4
+    chosen = next(f for f in told['forms'] if f['form'] == told['chosen'])
+    assert chosen['size_bytes'] == result.size_bytes
 
 
 @pytest.mark.parametrize(('options', 'words'), [
