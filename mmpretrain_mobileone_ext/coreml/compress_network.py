@@ -12,6 +12,7 @@ import numpy as np
 from ..errors import ExportError
 from . import quiet
 from .compress_scheme import form_for
+from .export_source import one_line
 from .palette import palettize
 from .weight_form import Form
 
@@ -83,9 +84,14 @@ def _quantize(utils: Any, spec: Any, form: Form, names: set[str]) -> Any:
     if form.code == 'table':
         how = dict(quantization_mode='custom_lut', lut_function=_table)
     model = quiet.coremltools().models.MLModel(spec, skip_model_load=True)
-    with contextlib.redirect_stdout(io.StringIO()):
-        result = utils.quantize_weights(
-            model, form.bits, selector=_Selector(names), **how)
+    try:
+        with contextlib.redirect_stdout(io.StringIO()):
+            result = utils.quantize_weights(
+                model, form.bits, selector=_Selector(names), **how)
+    except Exception as error:
+        # What it raises is a plain Exception.
+        raise ExportError(f'coremltools cannot store weights as {form.name}: '
+                          f'{one_line(error)}') from error
     # A specification where Core ML is missing, a model on macOS.
     return result.get_spec() if hasattr(result, 'get_spec') else result
 

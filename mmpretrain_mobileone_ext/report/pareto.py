@@ -167,13 +167,17 @@ def place_labels(figure: Any, axis: Any,
     Returns:
         The label artists.
     """
+    from matplotlib.text import Text
     figure.draw_without_rendering()
     figure.set_layout_engine('none')
     taken = [_mark_box(axis, p) for p in points]
     made = []
     for p in points:
         label = _label(axis, p)
-        boxes = [_box(figure, axis, label, p, offset) for offset in _OFFSETS]
+        text = Text.get_window_extent(label, figure._get_renderer())
+        at = axis.transData.transform(_place(axis, p))
+        boxes = [_box(text, at, offset, figure.dpi / 72)
+                 for offset in _OFFSETS]
         costs = [_cost(box, taken, axis) for box in boxes]
         best = costs.index(min(costs))
         taken.append(boxes[best])
@@ -213,20 +217,23 @@ def _sign(value: int) -> int:
     return (value > 0) - (value < 0)
 
 
-def _box(figure: Any, axis: Any, label: Any, point: Point,
-         offset: tuple[int, int]) -> Any:
-    """Of the text alone, were it moved there: a line to it may be crossed."""
-    from matplotlib.text import Text
+def _box(text: Any, at: tuple[float, float], offset: tuple[int, int],
+         scale: float) -> Any:
+    """Where a text of this size would stand; a line to it may be crossed.
+
+    Args:
+        text: box of the text, anywhere.
+        at: its point, in pixels.
+        offset: from there, in points.
+        scale: pixels of a point.
+    """
     from matplotlib.transforms import Bbox
-    box = Text.get_window_extent(label, figure._get_renderer())
-    x, y = axis.transData.transform(_place(axis, point))
-    scale = figure.dpi / 72
     # A text stands right of its point, left of it or around it.
-    left = (-0.5, 0.0, -1.0)[_sign(offset[0])] * box.width
-    low = (-0.5, 0.0, -1.0)[_sign(offset[1])] * box.height
-    return Bbox.from_bounds(x + offset[0] * scale + left,
-                            y + offset[1] * scale + low, box.width,
-                            box.height).padded(1)
+    left = (-0.5, 0.0, -1.0)[_sign(offset[0])] * text.width
+    low = (-0.5, 0.0, -1.0)[_sign(offset[1])] * text.height
+    return Bbox.from_bounds(at[0] + offset[0] * scale + left,
+                            at[1] + offset[1] * scale + low, text.width,
+                            text.height).padded(1)
 
 
 def _mark_box(axis: Any, point: Point) -> Any:

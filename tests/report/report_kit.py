@@ -101,8 +101,8 @@ def sample(**changes):
 
 def bare(**changes):
     """Report data with one form and nothing else measured."""
-    return ReportData('one', (FormRow('Core ML fp16'), ), 'noise', 16,
-                      **changes)
+    data = ReportData('one', (FormRow('Core ML fp16'), ), 'noise', 16)
+    return replace(data, **changes)
 
 
 class Page(HTMLParser):
