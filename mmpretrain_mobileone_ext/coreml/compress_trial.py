@@ -17,8 +17,6 @@ from .weight_form import DENSE, Form, parse_form
 if TYPE_CHECKING:
     from .verify import Verification
 
-_SLACK = 1e-9
-
 
 @dataclass(frozen=True)
 class Candidate:
@@ -112,7 +110,8 @@ class Trial:
         top1, agreement = _shares(scores)
         before, now = ((self._base[1], agreement) if top1 is None
                        else (self._base[0], top1))
-        drop = 100 * ((before or 0.0) - now)
+        # Shares of images are no binary fractions: 0.5 is to equal 0.5.
+        drop = round(100 * ((before or 0.0) - now), 9)
         relative = scores.parity.relative
         return Candidate(
             scheme=words,
@@ -123,7 +122,7 @@ class Trial:
             drop_points=drop,
             relative=relative,
             # Scores of nan have a first class, too.
-            fits=drop <= self.budget + _SLACK and relative < float('inf'),
+            fits=drop <= self.budget and relative < float('inf'),
             plan={name: form.name for name, form in plan.items()},
             path=path)
 

@@ -1,13 +1,14 @@
 """What is installed, read from metadata; nothing is imported."""
 from __future__ import annotations
 
+import csv
 import os
 import platform
 import shutil
 import sys
 from importlib import metadata
 from pathlib import Path
-from typing import Dict, Iterable, List, Optional
+from typing import Any, Dict, Iterable, List, Optional
 
 from .diagnosis import Facts
 from .versions import canonical, read_matrix, requirement
@@ -35,8 +36,8 @@ def gather(path: Optional[List[str]] = None,
         installed={name: d.version for name, d in found.items()},
         requires={name: _requires(d) for name, d in found.items()},
         damaged=_damaged(found),
-        compiled_ops=any('mmcv/_ext' in str(f).replace(os.sep, '/')
-                         for d in mmcv for f in d.files or ()),
+        compiled_ops=any(file.startswith('mmcv/_ext')
+                         for d in mmcv for file in _recorded(d)),
         compiler=_compiler(),
         swift=shutil.which('swift'))
 
@@ -46,11 +47,19 @@ def _distributions(
     """By canonical name; the first on the path is the one that is used."""
     found: Dict[str, metadata.Distribution] = {}
     for one in metadata.distributions(path=sys.path if path is None else path):
-        # A half removed package leaves metadata without a name.
-        name = one.metadata['Name'] if one.metadata else None
-        if name and one.version:
+        name = _name(one)
+        if name:
             found.setdefault(canonical(name), one)
     return found
+
+
+def _name(one: metadata.Distribution) -> str:
+    """'' for what a half removed package leaves."""
+    try:
+        told: Any = one.metadata or {}
+    except FileNotFoundError:  # newer Pythons, and the backport
+        return ''
+    return told['Name'] if 'Name' in told and 'Version' in told else ''
 
 
 def _requires(one: metadata.Distribution) -> Dict[str, str]:
@@ -58,14 +67,20 @@ def _requires(one: metadata.Distribution) -> Dict[str, str]:
     return dict(requirement(line) for line in lines if ';' not in line)
 
 
+def _recorded(one: metadata.Distribution) -> List[str]:
+    """Files as installed; ``files`` leaves out those that are missing."""
+    lines = (one.read_text('RECORD') or '').splitlines()
+    return [row[0] for row in csv.reader(lines) if row]
+
+
 def _damaged(found: Dict[str, metadata.Distribution]) -> Dict[str, str]:
     """Packages that lack a Python file they were installed with."""
     damaged = {}
     for name in (n for n in _CHECKED if n in found):
         # Two packages in one folder remove each other's files.
-        missing = [str(f) for f in found[name].files or ()
-                   if str(f).endswith('.py') and
-                   not Path(str(f.locate())).exists()]
+        missing = [file for file in _recorded(found[name])
+                   if file.endswith('.py') and
+                   not Path(str(found[name].locate_file(file))).exists()]
         if missing:
             damaged[name] = missing[0]
     return damaged

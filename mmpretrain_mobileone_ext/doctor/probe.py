@@ -44,7 +44,7 @@ def rehearse(announce: Callable[[Step], Any] = lambda step: None,
     """
     with tempfile.TemporaryFile('w+') as errors:
         steps, cuda, code, timed_out = _run(
-            [sys.executable, *program], errors, announce, seconds)
+            [sys.executable, *_flags(), *program], errors, announce, seconds)
         errors.seek(0)
         text = errors.read()
     if timed_out:
@@ -59,6 +59,12 @@ def rehearse(announce: Callable[[Step], Any] = lambda step: None,
                   _reason(text, code))
     announce(failed)
     return Rehearsal((*steps[:-1], failed), cuda, _hint(text))
+
+
+def _flags() -> List[str]:
+    """The child finds the modules that this process finds."""
+    return [flag for flag, is_set in (('-I', sys.flags.isolated),
+                                      ('-S', sys.flags.no_site)) if is_set]
 
 
 def _run(command: List[str], errors: Any, announce: Callable[[Step], Any],

@@ -5,6 +5,7 @@ from contextlib import contextmanager
 from typing import Any, Callable, Iterator, List, Sequence, TextIO, Tuple
 
 from .diagnosis import Diagnosis, Facts, Step
+from .traps import MAIN_JOB
 from .versions import fits
 
 _COLOURS = {'error': 'bold red', 'no': 'red', 'missing': 'red',
@@ -51,7 +52,11 @@ def show(found: Diagnosis, stream: TextIO) -> None:
 
 
 def version_rows(facts: Facts) -> List[Row]:
-    """Every package of the tested matrix, and Python."""
+    """Every package of the tested matrix, and Python.
+
+    A package that the main job does not need is 'optional' where it is not
+    installed.
+    """
     rows: List[Row] = [('python', '3.11', facts.python,
                        'tested' if fits(facts.python, '==3.11.*')
                        else 'differs')]
@@ -61,7 +66,8 @@ def version_rows(facts: Facts) -> List[Row]:
                 'mmcv' in facts.installed:
             rows.append(('mmcv', wanted, facts.installed['mmcv'], 'differs'))
             continue
-        state = 'missing' if version is None else \
+        absent = 'missing' if name in MAIN_JOB else 'optional'
+        state = absent if version is None else \
             'tested' if fits(version, wanted) else 'differs'
         rows.append((name, wanted, version or '', state))
     return rows

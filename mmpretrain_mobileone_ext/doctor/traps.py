@@ -9,6 +9,8 @@ from .versions import fits, numbers
 
 _NEEDED = ('torch', 'torchvision', 'mmengine', 'mmpretrain', 'coremltools',
            'mmpretrain-mobileone-ext')
+#: What the main job imports, as the tested matrix has it.
+MAIN_JOB = (*_NEEDED, 'mmcv-lite', 'matplotlib', 'numpy', 'setuptools')
 _OPENCV = ('opencv-python', 'opencv-python-headless', 'opencv-contrib-python',
            'opencv-contrib-python-headless')
 _PYTHON = '>=3.9'
@@ -74,7 +76,8 @@ def _damaged(facts: Facts) -> Iterator[Finding]:
 
 
 def _mmcv_without_ops(facts: Facts) -> Iterator[Finding]:
-    if 'mmcv' in facts.installed and not facts.compiled_ops:
+    if 'mmcv' in facts.installed and not facts.compiled_ops and \
+            'mmcv-lite' not in facts.installed:
         yield Finding(
             'warning', f'mmcv {facts.installed["mmcv"]} without compiled '
             'operators', 'it was built from source without them, so mmcv.ops '

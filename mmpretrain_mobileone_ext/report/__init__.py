@@ -13,7 +13,6 @@ from .data import (
     Guess,
     ParityCheck,
     Provenance,
-    RangeRow,
     ReportData,
 )
 from .forms import FormResult, forms_table, write_forms_json
@@ -28,7 +27,6 @@ __all__ = [
     'Guess',
     'ParityCheck',
     'Provenance',
-    'RangeRow',
     'ReportData',
     'forms_table',
     'write_forms_json',

@@ -4,28 +4,26 @@ from __future__ import annotations
 import shlex
 import sys
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
 from typing import Optional
 
-from torch import Tensor, nn
+from torch import nn
 
 from ..benchmark.machine import machine
-from ..coreml.drift import measure_drift
 from ..coreml.export_data import Images, TestSplit
 from ..coreml.metadata import in_words, versions
 from ..errors import ProgramError
 from ..progress import Steps
-from .data import Drift, FormRow, Provenance, ReportData
+from .data import FormRow, Provenance, ReportData
 from .disagree import disagreements
-from .forms_of import Form, program_forms, torch_form
+from .forms_of import Feed, Form, program_forms, torch_form
+from .inside import drifts, ranges
 from .score import parity_checks, score, scored_rows
 
 _SHOWN = 12  # images that differ
-_DRIFT_IMAGES = 32
-_DRIFT_FILES = 3
 
 
 @dataclass(frozen=True)
@@ -49,6 +47,7 @@ class Subject:
         classes: names in the order of the logits.
         flips: whether the files' channel order reverses the data's.
         size: (H, W) that the files take.
+        mean, std: of the network, for files that leave them to the app.
         config, config_text: name and content.
         files: (name, SHA-256) of the checkpoints.
     """
@@ -63,6 +62,13 @@ class Subject:
     config: str = ''
     config_text: str = ''
     files: tuple[tuple[str, str], ...] = ()
+    mean: tuple[float, ...] = ()
+    std: tuple[float, ...] = ()
+
+    @property
+    def feed(self) -> Feed:
+        """What makes the files' inputs."""
+        return Feed(self.flips, self.mean, self.std)
 
 
 def assemble(subject: Subject, steps: Steps,
@@ -70,7 +76,7 @@ def assemble(subject: Subject, steps: Steps,
     """Score every form on the same images and measure the drift.
 
     The caller adds what only it knows (candidates, operations kept in fp32,
-    weight ranges, warnings) with ``dataclasses.replace``.
+    warnings) with ``dataclasses.replace``.
 
     Args:
         subject: what to score.
@@ -87,6 +93,7 @@ def assemble(subject: Subject, steps: Steps,
                     total=len(subject.images)) as advance:
         scores = score(forms, subject.images, advance)
     rows = scored_rows(forms, scores)
+    running = [f for f in forms if f.row.form in scores.probabilities]
     with steps.step('compare'):
         odd, count = disagreements(
             scores, rows, subject.images, subject.classes,
@@ -99,8 +106,8 @@ def assemble(subject: Subject, steps: Steps,
         reference=scores.reference,
         disagreements=odd,
         num_disagreements=count,
-        drift=_drifts(subject, [f for f in forms if f.row.form in
-                                scores.probabilities], steps),
+        drift=drifts(running, subject.images, subject.feed, steps),
+        weight_ranges=ranges(forms),
         parity=parity_checks(forms, scores),
         provenance=_provenance(subject, forms, command))
 
@@ -110,7 +117,7 @@ def _forms(subject: Subject) -> list[Form]:
              for n in subject.networks]
     for path, note in subject.programs:
         try:
-            forms += program_forms(path, subject.flips, note)
+            forms += program_forms(path, subject.feed, note)
         except ProgramError as error:
             row = FormRow(form=f'Core ML, {path.name}', file=path.name,
                           note=f'not scored: {error}')
@@ -126,38 +133,17 @@ def _distinct(forms: Sequence[Form]) -> list[Form]:
         file = row.file.removesuffix('.mlpackage')
         return f'{name} · {file}' if counts[name] > 1 else name
 
-    return [
-        replace(f, row=replace(f.row, form=named(f.row.form, f.row),
-                               of=named(f.row.of, f.row))) for f in forms
-    ]
-
-
-def _drifts(subject: Subject, forms: Sequence[Form],
-            steps: Steps) -> tuple[Drift, ...]:
-    """Of the first files that compute in fp16 with weights as trained."""
-    found = []
-    count = min(_DRIFT_IMAGES, len(subject.images))
-    halves = [f for f in forms if f.tolerance == 'export-fp16']
-    for form in halves[:_DRIFT_FILES]:
-        assert form.program is not None
-        name = form.program.inputs[0].name
-        with steps.step(f'drift of {form.row.file}', total=count) as advance:
-            rows = measure_drift(
-                form.program,
-                ({name: pixels} for pixels in _pixels(subject, count)),
-                advance)
-        found.append(Drift(form.row.form, count, rows))
-    return tuple(found)
-
-
-def _pixels(subject: Subject, count: int) -> Iterator[Tensor]:
-    """Images spread over all that were scored, in the files' order."""
-    images, total = subject.images, len(subject.images)
-    if images.indices:
-        images = replace(images, indices=tuple(
-            images.indices[i * total // count] for i in range(count)))
-    for pixels, _ in images.chunks():
-        yield (pixels.flip(1) if subject.flips else pixels).float()
+    seen: Counter[str] = Counter()
+    distinct = []
+    for form in forms:
+        row = form.row
+        name, of = named(row.form, row), named(row.of, row)
+        seen[name] += 1
+        if seen[name] > 1:  # files of the same name in two folders
+            name, of = f'{name} ({seen[name]})', f'{of} ({seen[name]})'
+        distinct.append(replace(form, row=replace(
+            row, form=name, of=of if row.of else '')))
+    return distinct
 
 
 def _provenance(subject: Subject, forms: Sequence[Form],

@@ -1,6 +1,7 @@
 """A report on everything that a work dir holds."""
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -68,7 +69,7 @@ def collect(work_dir: Path,
     data = assemble(subject, steps, command)
     if images == 'test':
         data = replace(data, warnings=_contradictions(data, found))
-    return _with_summaries(data, found)
+    return _with_summaries(replace(data, kept_fp32=_kept(found)), found)
 
 
 def _preprocessing(source: Source, split: TestSplit) -> Preprocessing:
@@ -100,6 +101,8 @@ def _subject(work_dir: Path, found: Found, source: Source, split: TestSplit,
         classes=source.classes or split.classes or (),
         flips=pre.flips,
         size=pre.size,
+        mean=pre.mean,
+        std=pre.std,
         config=source.config_name,
         config_text=found.config.read_text(encoding='utf-8'),
         files=(*files, *((p.name, _program_hash(p)) for p, _ in programs)))
@@ -148,6 +151,19 @@ def _contradictions(data: ReportData, found: Found) -> Sequence[str]:
         if row.kind != 'check' and row.top1 is not None
         and abs(found.recorded.get(row.file, row.top1) - row.top1) > _SAME
     ]
+
+
+def _kept(found: Found) -> tuple[tuple[str, str], ...]:
+    """Operations in fp32 and why, as mixed precision files say it."""
+    kept: dict[str, str] = {}
+    for path in found.programs:
+        try:
+            text = read_program(path).metadata.get('in_fp32', '[]')
+            kept.update((str(op['name']), str(op['why']))
+                        for op in json.loads(text))
+        except (ProgramError, ValueError, TypeError, KeyError):
+            continue  # not this exporter's; an unreadable file has its row
+    return tuple(kept.items())
 
 
 def _with_summaries(data: ReportData, found: Found) -> ReportData:

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any, Optional
 
 from ..coreml.drift import OperationDrift
+from ..coreml.weight_ranges import WeightRange
 
 #: Points of top-1 that a form may lose before the page advises against it.
 DEFAULT_DROP = 0.5
@@ -81,23 +82,6 @@ class Drift:
     form: str
     images: int
     rows: tuple[OperationDrift, ...]
-
-
-@dataclass(frozen=True)
-class RangeRow:
-    """How evenly one layer's folded weights fill its channels.
-
-    Attributes:
-        layer: name.
-        ratio: widest channel's largest |weight| by the median channel's.
-        sqnr_db: signal to quantization noise of int8, in dB; None where it
-            was not computed.
-        note: what follows from it.
-    """
-    layer: str
-    ratio: float
-    sqnr_db: Optional[float] = None
-    note: str = ''
 
 
 @dataclass(frozen=True)
@@ -188,6 +172,8 @@ class ReportData:
             ``max_drop``.
         disagreements: a choice of them, checks left out;
             ``num_disagreements`` counts all, None where nobody looked.
+        weight_ranges: of the weights as exported, before compression; those
+            first that int8 fits worst.
         kept_fp32: (operation, reason) that a mixed precision file keeps in
             fp32.
         warnings: what should be read before the figures.
@@ -204,7 +190,7 @@ class ReportData:
     candidates: Sequence[Candidate] = ()
     kept_fp32: Sequence[tuple[str, str]] = ()
     drift: Sequence[Drift] = ()
-    weight_ranges: Sequence[RangeRow] = ()
+    weight_ranges: Sequence[WeightRange] = ()
     parity: Sequence[ParityCheck] = ()
     warnings: Sequence[str] = ()
     provenance: Provenance = field(default_factory=Provenance)

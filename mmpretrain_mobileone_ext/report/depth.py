@@ -4,12 +4,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Optional
 
-from .data import FP16_MAX, Drift, RangeRow
+from ..coreml.weight_ranges import WeightRange
+from .data import FP16_MAX, Drift
 from .draw import ACCENT, BAD, GOOD, INK, MUTED, OTHER, Width, picture
-from .wording import TIMES, magnitude, small
+from .wording import TIMES, decibel, magnitude, small
 
 _COLOURS = (ACCENT, OTHER, GOOD)
-_NAMED = 3  # of the largest
+_LAYERS = 12  # of the hardest
 _TINY = 1e-9  # stands for zero on a logarithmic axis
 
 
@@ -96,27 +97,38 @@ def _worst_words(drift: Drift) -> str:
     return f'largest {small(worst.relative)} in {worst.name} ({worst.type})'
 
 
-def ranges_plot(rows: Sequence[RangeRow]) -> Optional[str]:
-    """Channel imbalance of every layer, or None without layers."""
-    if not rows:
+def ranges_plot(rows: Sequence[WeightRange]) -> Optional[str]:
+    """What int8 keeps of the layers that it fits worst, or None."""
+    shown = list(rows)[:_LAYERS]
+    if not shown:
         return None
-    worst = max(rows, key=lambda r: r.ratio)
-    alt = (f'Widest channel by median channel of {len(rows)} layers; largest '
-           f'{magnitude(worst.ratio)} in {worst.layer}')
+    alt = 'Signal to noise of int8 weights, one scale for all channels and ' \
+        'one for each: ' + '; '.join(
+            f'{r.layer} {decibel(r.sqnr_tensor_db)} and '
+            f'{decibel(r.sqnr_channel_db)} dB' for r in shown)
 
     def draw(figure: Any, width: Width) -> None:
         axis = figure.subplots()
-        axis.bar(range(len(rows)), [r.ratio for r in rows], color=ACCENT,
-                 width=0.72)
-        axis.axhline(1, color=MUTED, linewidth=0.8)
-        axis.set_xlabel('layer, in execution order')
-        axis.set_title('widest channel by median channel', loc='left',
-                       fontsize=9, color=MUTED)
-        at = rows.index(worst)
-        left = at > len(rows) / 2
-        axis.annotate(f'{magnitude(worst.ratio)} {TIMES}', (at, worst.ratio),
-                      (0, 3), textcoords='offset points', fontsize=8,
-                      ha='right' if left else 'left', color=INK)
-        axis.margins(y=0.15)
+        low = min(r.sqnr_tensor_db for r in shown) - 3
+        for at, row in enumerate(shown):
+            _draw_range(axis, at, row, low)
+        axis.set_ylim(len(shown) - 0.4, -0.85)
+        axis.set_xlim(low, max(r.sqnr_channel_db for r in shown) + 3)
+        axis.set_yticks([])
+        axis.spines['left'].set_visible(False)
+        axis.grid(axis='y', visible=False)
+        axis.set_xlabel('signal to noise of int8 weights, dB')
 
-    return picture(draw, 2.6, alt)
+    return picture(draw, 0.7 + 0.36 * len(shown), alt)
+
+
+def _draw_range(axis: Any, at: int, row: WeightRange, left: float) -> None:
+    """One layer: its name above a line from one scale to one a channel."""
+    axis.plot([row.sqnr_tensor_db, row.sqnr_channel_db], [at, at],
+              color=MUTED, linewidth=1)
+    axis.plot(row.sqnr_channel_db, at, 'o', color=ACCENT, markersize=5.5)
+    axis.plot(row.sqnr_tensor_db, at, 'o', markersize=5.5,
+              color=BAD if row.why else OTHER)
+    axis.annotate(f'{row.layer}  {magnitude(row.ratio)} {TIMES}',
+                  (left, at - 0.36), (2, 0), textcoords='offset points',
+                  fontsize=8, color=INK if row.why else MUTED, va='center')

@@ -14,6 +14,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from ..coreml.convert import PROBABILITIES
 from ..coreml.export_data import Images
 from ..coreml.graph import Program
+from ..coreml.input_kind import takes_normalized
 from ..coreml.program import read_program
 from ..coreml.runtime import ReferenceProgram
 from ..coreml.verify import classifier
@@ -38,6 +39,33 @@ _WORDS = {
 #: normalizes the pixels at its beginning.
 _EDGES = ('cast', 'classify')
 _NORMALIZING = ('add', 'cast', 'mul', 'sub')
+
+
+@dataclass(frozen=True)
+class Feed:
+    """How pixels of a data set become what a Core ML file takes.
+
+    Attributes:
+        flips: whether its channel order is the reverse of the data's.
+        mean, std: one a channel in the file's order, applied for files that
+            leave it to the app; empty: nothing is.
+    """
+    flips: bool
+    mean: tuple[float, ...] = ()
+    std: tuple[float, ...] = ()
+
+    def inputs(self, program: Program, pixels: Tensor) -> dict[str, Tensor]:
+        """Input name to (N, C, H, W), fp32, of pixels in data order.
+
+        Raises:
+            ProgramError: a tensor, and the file does not say of what.
+        """
+        given = (pixels.flip(1) if self.flips else pixels).float()
+        if takes_normalized(program) and self.mean:
+            mean, std = (torch.tensor(v).view(1, -1, 1, 1)
+                         for v in (self.mean, self.std))
+            given = (given - mean) / std
+        return {program.inputs[0].name: given}
 
 
 @dataclass(frozen=True)
@@ -85,13 +113,13 @@ def state_bytes(state: Mapping[str, Tensor]) -> int:
     return sum(v.numel() * v.element_size() for v in state.values())
 
 
-def program_forms(path: Path, flips: bool, note: str = '') -> list[Form]:
+def program_forms(path: Path, feed: Feed, note: str = '') -> list[Form]:
     """A Core ML file as a device computes it, and in fp32 where it differs.
 
     Args:
         path: ``.mlpackage`` or ``.mlmodel``.
-        flips: whether its channel order is the reverse of the data's.
-        note: for both rows.
+        feed: makes its input.
+        note: for the first row.
 
     Raises:
         ProgramError: it cannot be read, or has an operation that cannot be
@@ -108,15 +136,16 @@ def program_forms(path: Path, flips: bool, note: str = '') -> list[Form]:
         note=note)
     tolerance = None if compression else \
         f'export-{"fp32" if precision == "fp32" else "fp16"}'
-    forms = [Form(row, _predict(program, 'fp16', flips), tolerance, program)]
+    forms = [Form(row, _predict(program, 'fp16', feed), tolerance, program)]
     if precision == 'fp32':
         return forms
     check = replace(
         row,
         form=f'{name}, computed in fp32',
         kind='check',
-        of=name)
-    return [*forms, Form(check, _predict(program, 'fp32', flips))]
+        of=name,
+        note='')
+    return [*forms, Form(check, _predict(program, 'fp32', feed))]
 
 
 def precision_of(program: Program) -> str:
@@ -132,12 +161,12 @@ def compression_of(program: Program) -> tuple[str, ...]:
     kinds = {kind for op in program.operations
              for kind in op.attributes.get('compressed', {}).values()}
     words = {_WORDS.get(kind, kind) for kind in kinds} - {''}
-    stated = program.metadata.get('compress', 'none')
+    stated = program.metadata.get('compression', 'none')
     return tuple([stated] if words and stated != 'none' else sorted(words))
 
 
 def _predict(program: Program, arithmetic: str,
-             flips: bool) -> Optional[Predict]:
+             feed: Feed) -> Optional[Predict]:
     """None unless the program gives the probabilities of classes."""
     name = program.predicted_probabilities_name
     if not name and len(program.outputs) == 1:
@@ -148,9 +177,8 @@ def _predict(program: Program, arithmetic: str,
                               torch.device('cpu'))
 
     def predict(pixels: Tensor) -> Tensor:
-        given = pixels.flip(1) if flips else pixels
-        scores = loaded.predict_batch({loaded.input_name: given.float()})[name]
-        return _checked(scores, program)
+        found = loaded.predict_batch(feed.inputs(program, pixels))
+        return _checked(found[name], program)
 
     return predict
 

@@ -7,6 +7,7 @@ from export_kit import build, files, photos, save, write_config
 
 from mmpretrain_mobileone_ext.coreml import export_coreml
 from mmpretrain_mobileone_ext.coreml.drift import OperationDrift
+from mmpretrain_mobileone_ext.coreml.weight_ranges import WeightRange
 from mmpretrain_mobileone_ext.engine.deploy_file import write_deploy_file
 from mmpretrain_mobileone_ext.report import (
     Candidate,
@@ -86,6 +87,11 @@ def sample(**changes):
             OperationDrift('conv<0>', 'conv', 'fp16', 2e-4, 26.5, 0),
             OperationDrift('mul_0', 'mul', 'fp16', None, 7e4, 12),
             OperationDrift('soft', 'softmax', 'fp16', 1e-4, 1.0, 0))), ),
+        weight_ranges=(
+            WeightRange(HOSTILE, 'conv', (8, 1, 3, 3), True, (), 24.6, 2,
+                        18.25, 41.5, HOSTILE),
+            WeightRange('head', 'linear', (3, 32), False, (), 1.5, 0, 40.0,
+                        41.0, '')),
         parity=(ParityCheck('Core ML fp16', 'export-fp16', 'relative ≤ 0.02',
                             '3.1e-04', True), ),
         warnings=(HOSTILE, ),

@@ -5,8 +5,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mmpretrain_mobileone_ext.coreml.drift import OperationDrift
+from mmpretrain_mobileone_ext.coreml.weight_ranges import WeightRange
 from mmpretrain_mobileone_ext.report import Drift, draw
-from mmpretrain_mobileone_ext.report.depth import drift_plot
+from mmpretrain_mobileone_ext.report.depth import drift_plot, ranges_plot
 
 ROWS = (OperationDrift('a', 'conv', 'fp16', 1e-4, 12.0, 0),
         OperationDrift('b', 'mul', 'fp16', None, 1e6, 3),
@@ -73,3 +74,22 @@ def test_drift_names_what_is_not_finite():
 
 def test_all_zero_drift_can_be_drawn():
     assert '<svg' in drift_plot([Drift('x', 1, ROWS[2:])])
+
+
+def layer(name, one, each, why=''):
+    return WeightRange(name, 'conv', (8, 3, 3, 3), False, (), 4.25, 0, one,
+                       each, why)
+
+
+def test_layers_are_drawn_with_their_figures():
+    found = ranges_plot([layer('hard', 18.5, 41.25, 'because'),
+                         layer('easy', 40.0, 41.0)])
+    assert 'hard 18.5 and 41.2 dB; easy 40.0 and 41.0 dB' in found
+    assert re.search(r'<text[^>]*>hard  4.25', found)
+    assert ranges_plot([]) is None
+
+
+def test_of_many_layers_the_hardest_are_drawn():
+    found = ranges_plot([layer(f'layer{i}', i, 60) for i in range(40)])
+    assert 'layer11' in found
+    assert 'layer12' not in found
