@@ -33,10 +33,9 @@ def compress_file(source: Path,
                   palettes: Optional[Palettes] = None) -> Path:
     """Write ``source``, compressed by a fixed scheme, to ``out``.
 
-    Interface, labels and metadata stay; the caller makes it atomic. Tables
-    are one for each weight before iOS 18, and one for a group of output
-    channels since; integers have a scale and a zero point for each output
-    channel. See :func:`plan_for` for layers that keep more bits.
+    Interface, labels and metadata stay. Tables are one for each weight
+    before iOS 18, and one for a group of output channels since; integers
+    have a scale and a zero point for each output channel.
 
     Args:
         source: ``.mlpackage`` or ``.mlmodel`` with fp16 or fp32 weights.

@@ -97,28 +97,35 @@ def _passes(plan: Plan, weights: Mapping[str, Weight], system: str,
 def _configs(plan: Plan, weights: Mapping[str, Weight], system: str,
              palettes: Palettes) -> dict[str, Configs]:
     """Settings of every pass: operation name to coremltools' object."""
-    co = quiet.module('coremltools.optimize.coreml')
     found: dict[str, Configs] = {name: {} for name in _PASSES}
     for name, form in plan.items():
-        shape, values = weights[name].shape, weights[name].values
-        if form.pruned:
-            found['prune_weights'][name] = co.OpThresholdPrunerConfig(
-                threshold=prune_threshold(values, form.pruned),
-                minimum_sparsity_percentile=0.0,
-                weight_threshold=0)
-        if form.code == 'int8':
-            found['linear_quantize_weights'][name] = \
-                co.OpLinearQuantizerConfig(
-                    mode='linear', dtype='int8', weight_threshold=0)
-        if form.code == 'table':
-            groups = dict(granularity='per_grouped_channel',
-                          group_size=group_size(shape, form.bits, system))
-            found['palettize_weights'][name] = co.OpPalettizerConfig(
-                mode='custom',
-                lut_function=_lut_function(form, palettes),
-                weight_threshold=0,
-                **(groups if system == 'iOS18' else {}))
+        weight = weights[name]
+        for step, config in _settings(weight, form, system, palettes):
+            for operation in (name, *weight.sharing):
+                found[step][operation] = config
     return found
+
+
+def _settings(weight: Weight, form: Form, system: str,
+              palettes: Palettes) -> Iterator[tuple[str, Any]]:
+    """The passes that make a form, with coremltools' settings."""
+    co = quiet.module('coremltools.optimize.coreml')
+    if form.pruned:
+        yield 'prune_weights', co.OpThresholdPrunerConfig(
+            threshold=prune_threshold(weight.values, form.pruned),
+            minimum_sparsity_percentile=0.0,
+            weight_threshold=0)
+    if form.code == 'int8':
+        yield 'linear_quantize_weights', co.OpLinearQuantizerConfig(
+            mode='linear', dtype='int8', weight_threshold=0)
+    if form.code == 'table':
+        size = group_size(weight.shape, form.bits, system)
+        groups = dict(granularity='per_grouped_channel', group_size=size)
+        yield 'palettize_weights', co.OpPalettizerConfig(
+            mode='custom',
+            lut_function=_lut_function(form, palettes),
+            weight_threshold=0,
+            **(groups if system == 'iOS18' else {}))
 
 
 def _lut_function(form: Form, palettes: Palettes) -> Callable[..., Any]:

@@ -116,14 +116,7 @@ def search(source: Path, folder: Path,
             without weights, or scores that have no top-1.
         ProgramError: a file cannot be executed.
     """
-    check_scheme('auto', target, 'mlprogram')
-    program = read_program(source)
-    if system_of(program) != target:
-        raise ExportError(f'{source} is for {system_of(program)}, not for '
-                          f'{target}')
-    weights = find_weights(program)
-    if not weights:
-        raise ExportError(f'{source} has no convolution or linear weights')
+    weights = _weights_of(source, target)
     steps = progress or Steps(False)
     trial = Trial(source, folder, evaluate, baseline, max_drop)
     _fixed_schemes(trial, weights, target, steps)
@@ -138,6 +131,18 @@ def search(source: Path, folder: Path,
         _repair(trial, choices, gains, advance)
         _descend(trial, choices, gains, advance)
     return SearchResult(trial.best, trial.all(), sensitivities)
+
+
+def _weights_of(source: Path, target: str) -> tuple[Weight, ...]:
+    check_scheme('auto', target, 'mlprogram')
+    program = read_program(source)
+    if system_of(program) != target:
+        raise ExportError(f'{source} is for {system_of(program)}, not for '
+                          f'{target}')
+    weights = find_weights(program)
+    if not weights:
+        raise ExportError(f'{source} has no convolution or linear weights')
+    return weights
 
 
 def _fixed_schemes(trial: Trial, weights: tuple[Weight, ...], target: str,

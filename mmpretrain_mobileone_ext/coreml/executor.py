@@ -3,23 +3,17 @@
 from __future__ import annotations
 
 import functools
-from collections import Counter
 from collections.abc import Iterator, Mapping
-from typing import Any, Callable, NamedTuple
+from typing import Callable
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from ..errors import ProgramError
-from . import ops
-from .graph import Operation, Program, Value
+from .graph import Program
+from .steps import FRESH, Step, bind, sources
 
 Stats = dict[str, dict[str, Tensor]]
-
-# Parameters that are data even when they are constants; integer constants
-# under any other name (axes, strides, ...) stay Python numbers.
-_DATA = frozenset({'x', 'y', 'a', 'b', 'cond', 'indices', 'probabilities'})
 
 # Operations whose results are values of their inputs (or zero): fp16 stays
 # fp16, so rounding them again would change nothing.
@@ -44,23 +38,6 @@ _SELECT = frozenset(
         'transpose',
     }
 )
-
-# Operations whose results are new tensors, never views.
-_FRESH = frozenset({'add', 'batch_norm', 'conv', 'linear', 'mul'})
-
-
-class _Step(NamedTuple):
-    """One operation, bound to its implementation and its constants."""
-
-    name: str
-    type: str
-    function: Callable[..., Any]
-    references: dict[str, Any]
-    sources: tuple[str, ...]
-    outputs: tuple[str, ...]
-    halves: tuple[bool, ...]
-    frees: tuple[str, ...]
-
 
 class Executor:
     """Runs the operations of a program on torch, one sample at a time.
@@ -88,7 +65,7 @@ class Executor:
         self._half = half
         self._record_range = record_range
         self._outputs = tuple(feature.name for feature in program.outputs)
-        self._steps = tuple(_bind_all(program, self._outputs, device))
+        self._steps = tuple(bind(program, self._outputs, device))
         _check_defined(program, self._outputs)
 
     def __call__(
@@ -130,7 +107,7 @@ class _Watch:
         self.stats: Stats = {'overflows': {}, 'ranges': {}, 'check': {}}
 
     def settle(
-        self, step: _Step, results: tuple[Tensor, ...]
+        self, step: Step, results: tuple[Tensor, ...]
     ) -> Iterator[tuple[str, Tensor]]:
         """Yield (name, final value) of the results of one operation."""
         for name, half, result in zip(step.outputs, step.halves, results):
@@ -141,13 +118,13 @@ class _Watch:
                 result = self._round(step, name, result)
             yield name, result
 
-    def _round(self, step: _Step, name: str, result: Tensor) -> Tensor:
+    def _round(self, step: Step, name: str, result: Tensor) -> Tensor:
         """Round to fp16, unless the operation only selects fp16 values."""
         self._rounded.add(name)
         if step.type in _SELECT and self._rounded.issuperset(step.sources):
             rounded = result
         else:
-            rounded = result.half().float()
+            rounded = self._rounding(step, result)
             # A sum of fp16 values cannot leave fp32: it is finite unless
             # one of them is not. Counting costs far more than this pass.
             _merge(self.stats['check'], '', rounded.sum(), torch.add)
@@ -155,8 +132,15 @@ class _Watch:
             self._count_infinite(step, name, result, rounded)
         return rounded
 
+    def _rounding(self, step: Step, result: Tensor) -> Tensor:
+        half = result.half()
+        if step.type in FRESH and not self._count:
+            # Nobody else has it, so its memory need not be found anew.
+            return result.copy_(half)
+        return half.float()
+
     def _count_infinite(
-        self, step: _Step, name: str, result: Tensor, rounded: Tensor
+        self, step: Step, name: str, result: Tensor, rounded: Tensor
     ) -> None:
         """Count infinities that appear in this operation."""
         infinite = rounded.isinf().sum()
@@ -180,7 +164,7 @@ def _merge(
     table[name] = combine(table[name], value) if name in table else value
 
 
-def _call(step: _Step, values: Mapping[str, Tensor]) -> tuple[Tensor, ...]:
+def _call(step: Step, values: Mapping[str, Tensor]) -> tuple[Tensor, ...]:
     """Call one operation on the values it refers to."""
     arguments = {
         parameter: values[source]
@@ -199,93 +183,11 @@ def _call(step: _Step, values: Mapping[str, Tensor]) -> tuple[Tensor, ...]:
     return (result,) if isinstance(result, Tensor) else tuple(result)
 
 
-def _bind_all(
-    program: Program, outputs: tuple[str, ...], device: torch.device
-) -> Iterator[_Step]:
-    """Bind every operation, and free each value after its last use."""
-    last_use: dict[str, int] = {}
-    uses: Counter[str] = Counter()
-    for index, op in enumerate(program.operations):
-        uses.update(_sources(op))
-        for name in (*op.outputs, *_sources(op)):
-            last_use[name] = index
-    fresh: set[str] = set()
-    for index, op in enumerate(program.operations):
-        frees = {
-            name
-            for name in (*op.outputs, *_sources(op))
-            if last_use[name] == index and name not in outputs
-        }
-        if op.type in _FRESH:
-            # With a second reader there may be a view of the value.
-            fresh.update(name for name in op.outputs if uses[name] == 1)
-        step = _bind(op, tuple(sorted(frees)), device)
-        if op.type == 'relu' and fresh & frees & set(step.sources):
-            step = step._replace(function=_relu_in_place)
-        yield step
-
-
-def _relu_in_place(x: Tensor) -> Tensor:
-    """``relu`` of a value that nothing reads afterwards."""
-    return x.relu_()
-
-
-def _bind(
-    op: Operation, frees: tuple[str, ...], device: torch.device
-) -> _Step:
-    constants: dict[str, Any] = {}
-    references: dict[str, Any] = {}
-    for name, value in op.inputs.items():
-        if isinstance(value, Value):
-            references[name] = value.name
-        elif name == 'values':
-            references[name] = tuple(
-                item.name
-                if isinstance(item, Value)
-                else _constant('x', item, device)
-                for item in value
-            )
-        else:
-            constants[name] = _constant(name, value, device)
-    return _Step(
-        name=op.name,
-        type=op.type,
-        function=functools.partial(
-            ops.lookup(op.type, op.name), **constants
-        ),
-        references=references,
-        sources=tuple(_sources(op)),
-        outputs=op.outputs,
-        halves=tuple(dtype == 'fp16' for dtype in op.dtypes),
-        frees=frees,
-    )
-
-
-def _sources(op: Operation) -> Iterator[str]:
-    """Names of the values an operation reads."""
-    for value in op.inputs.values():
-        items = value if isinstance(value, tuple) else (value,)
-        yield from (i.name for i in items if isinstance(i, Value))
-
-
-def _constant(name: str, value: Any, device: torch.device) -> Any:
-    """Convert a constant once: tensors for data, Python values else."""
-    if isinstance(value, (str, tuple)):
-        return value
-    array = np.asarray(value)
-    is_float = array.dtype.kind == 'f'
-    if name in _DATA or (is_float and array.ndim > 0):
-        if array.dtype.kind != 'b':
-            array = array.astype(np.float32 if is_float else np.int32)
-        return torch.tensor(array, device=device)
-    return array.tolist()
-
-
 def _check_defined(program: Program, outputs: tuple[str, ...]) -> None:
     """Check that every value an operation reads exists when it runs."""
     known = {feature.name for feature in program.inputs}
     for op in program.operations:
-        missing = [name for name in _sources(op) if name not in known]
+        missing = [name for name in sources(op) if name not in known]
         if missing:
             raise ProgramError(
                 f'{program.path}: operation {op.name!r} reads {missing[0]!r},'

@@ -14,6 +14,7 @@ from typing import Any, Optional
 from ..errors import ExportError
 from . import quiet
 from .graph import Operation, Program, Value
+from .steps import sources
 
 _SUFFIX = '_cast_fp16'
 #: Pixels of an image are fp32 values.
@@ -166,13 +167,6 @@ class _Spellings:
         by_name, by_result = self._tables
         return frozenset(
             by_name.get(op.name) or by_result.get(op.outputs[0]) or ())
-
-
-def sources(op: Operation) -> Iterator[str]:
-    """Names of the values that an operation reads."""
-    for value in op.inputs.values():
-        items = value if isinstance(value, tuple) else (value, )
-        yield from (i.name for i in items if isinstance(i, Value))
 
 
 def _casts(program: Program) -> list[Operation]:

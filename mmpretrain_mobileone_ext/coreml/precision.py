@@ -20,9 +20,10 @@ from torch import Tensor
 
 from ..errors import ExportError, ParityError
 from ..parity import Tolerance
-from .mixed_program import Twins, match, sources
+from .mixed_program import Twins, match
 from .precision_search import Search
 from .program import read_program
+from .steps import sources
 from .verify import Verification
 
 Convert = Callable[[frozenset[str]], Path]

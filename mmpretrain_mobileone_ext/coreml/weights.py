@@ -1,11 +1,11 @@
 """The convolution and linear weights of a Core ML file."""
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
-from .graph import Program
+from .graph import Operation, Program
 
 #: Operation to the axis of its weight that counts output channels.
 _OUTPUT_AXIS = {'conv': 0, 'conv_transpose': 1, 'linear': 0}
@@ -24,6 +24,7 @@ class Weight:
         role: 'first' (stem), 'last' (classifier) or ''.
         stored_as: the ``constexpr_*`` operation it is stored with, '' if it
             is not compressed.
+        sharing: further operations that use the same stored weight.
     """
     name: str
     op_type: str
@@ -31,6 +32,7 @@ class Weight:
     depthwise: bool
     role: str
     stored_as: str
+    sharing: tuple[str, ...] = ()
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -47,17 +49,24 @@ def find_weights(program: Program) -> tuple[Weight, ...]:
     found = [op for op in program.operations
              if op.type in _OUTPUT_AXIS and
              isinstance(op.inputs.get('weight'), np.ndarray)]
-    weights = []
+    weights: dict[int, Weight] = {}
     for i, op in enumerate(found):
-        values = np.moveaxis(op.inputs['weight'], _OUTPUT_AXIS[op.type], 0)
+        same = weights.get(id(op.inputs['weight']))
         last = i == len(found) - 1 and op.type == 'linear'
-        compressed = op.attributes.get('compressed', {})
-        weights.append(Weight(
-            name=op.name,
-            op_type=op.type,
-            values=values,
-            depthwise=op.type == 'conv' and values.shape[1] == 1 and
-            int(op.inputs.get('groups', 1)) == values.shape[0] > 1,
-            role='first' if i == 0 else 'last' if last else '',
-            stored_as=compressed.get('weight', '')))
-    return tuple(weights)
+        weights[id(op.inputs['weight'])] = (
+            replace(same, sharing=(*same.sharing, op.name)) if same else
+            _weight(op, 'first' if i == 0 else 'last' if last else ''))
+    return tuple(weights.values())
+
+
+def _weight(op: Operation, role: str) -> Weight:
+    values = np.moveaxis(op.inputs['weight'], _OUTPUT_AXIS[op.type], 0)
+    compressed = op.attributes.get('compressed', {})
+    return Weight(
+        name=op.name,
+        op_type=op.type,
+        values=values,
+        depthwise=op.type == 'conv' and values.shape[1] == 1 and
+        int(op.inputs.get('groups', 1)) == values.shape[0] > 1,
+        role=role,
+        stored_as=compressed.get('weight', ''))

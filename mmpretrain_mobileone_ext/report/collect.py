@@ -46,8 +46,7 @@ def collect(work_dir: Path,
 
     Args:
         work_dir: folder of the run.
-        config, checkpoint: where they are not the ones :func:`find.look`
-            would choose.
+        config, checkpoint: None for what :func:`find.look` chooses.
         images: 'test' for the whole test split, or a number of its images.
         cfg_options: dotted keys to values, merged into the config.
         command: for the page, as typed; None: this process's.

@@ -52,7 +52,8 @@ class FormRow:
         """Its name without what its kind says already."""
         name = self.form.split(' · ')[-1].removesuffix(' (torch, fp32)')
         # 'Core ML fp16, int8' -> 'int8', 'Core ML fp16' -> 'fp16'.
-        return name.split(', ')[-1].removeprefix('Core ML ')
+        name = name.split(', ', 1)[-1].removeprefix('Core ML ')
+        return 'several schemes' if name.count(' x ') > 1 else name
 
 
 @dataclass(frozen=True)
@@ -74,6 +75,11 @@ class Candidate:
     fits: bool
     chosen: bool = False
     note: str = ''
+
+    @property
+    def is_fixed(self) -> bool:
+        """Whether all layers are stored in one way, as a user may ask."""
+        return ' x ' not in self.scheme
 
 
 @dataclass(frozen=True)
@@ -204,6 +210,11 @@ class ReportData:
     def shown(self) -> list[FormRow]:
         """Forms without the checks."""
         return [f for f in self.forms if f.kind != 'check']
+
+    @property
+    def main_candidates(self) -> list[Candidate]:
+        """The fixed settings and the chosen one."""
+        return [c for c in self.candidates if c.is_fixed or c.chosen]
 
     def checked(self) -> list[tuple[FormRow, FormRow]]:
         """Forms that were computed in fp32 too, with that check."""

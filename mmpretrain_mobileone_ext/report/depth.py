@@ -110,10 +110,12 @@ def ranges_plot(rows: Sequence[WeightRange]) -> Optional[str]:
     def draw(figure: Any, width: Width) -> None:
         axis = figure.subplots()
         low = min(r.sqnr_tensor_db for r in shown) - 3
+        high = max(max(r.sqnr_channel_db, r.sqnr_tensor_db)
+                   for r in shown) + 3
         for at, row in enumerate(shown):
-            _draw_range(axis, at, row, low)
+            _draw_range(axis, at, row, (low + high) / 2)
         axis.set_ylim(len(shown) - 0.4, -0.85)
-        axis.set_xlim(low, max(r.sqnr_channel_db for r in shown) + 3)
+        axis.set_xlim(low, high)
         axis.set_yticks([])
         axis.spines['left'].set_visible(False)
         axis.grid(axis='y', visible=False)
@@ -122,13 +124,17 @@ def ranges_plot(rows: Sequence[WeightRange]) -> Optional[str]:
     return picture(draw, 0.7 + 0.36 * len(shown), alt)
 
 
-def _draw_range(axis: Any, at: int, row: WeightRange, left: float) -> None:
+def _draw_range(axis: Any, at: int, row: WeightRange, middle: float) -> None:
     """One layer: its name above a line from one scale to one a channel."""
-    axis.plot([row.sqnr_tensor_db, row.sqnr_channel_db], [at, at],
+    ends = sorted((row.sqnr_tensor_db, row.sqnr_channel_db))
+    left = ends[0] < middle
+    axis.plot(ends, [at, at],
               color=MUTED, linewidth=1)
     axis.plot(row.sqnr_channel_db, at, 'o', color=ACCENT, markersize=5.5)
     axis.plot(row.sqnr_tensor_db, at, 'o', markersize=5.5,
               color=BAD if row.why else OTHER)
     axis.annotate(f'{row.layer}  {magnitude(row.ratio)} {TIMES}',
-                  (left, at - 0.36), (2, 0), textcoords='offset points',
-                  fontsize=8, color=INK if row.why else MUTED, va='center')
+                  (ends[0] if left else ends[1], at - 0.4),
+                  (-3 if left else 3, 0), textcoords='offset points',
+                  fontsize=8, color=INK if row.why else MUTED, va='center',
+                  ha='left' if left else 'right')

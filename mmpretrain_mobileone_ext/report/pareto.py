@@ -19,7 +19,7 @@ from .draw import (
 from .wording import percent, size
 
 #: How many times the bound the picture goes below the best form.
-_DEPTH = 8
+_DEPTH = 4
 #: Places for a label around its point, in points, best first.
 _OFFSETS = tuple(
     (x, y) for far in (7, 16, 26, 38, 52) for x, y in (
@@ -35,7 +35,8 @@ class Point:
         label: its name.
         size_bytes: of its file.
         value: top-1, or agreement without labels, in percent.
-        kind: as of ``FormRow``.
+        kind: as of ``FormRow``, or 'tried' for a step of a search, which
+            stays without a name.
         frontier: no other is both smaller and as good.
     """
     label: str
@@ -54,7 +55,8 @@ def pareto_points(data: ReportData) -> list[Point]:
     rows = [(f.short, f.size_bytes, f.top1 if labelled else f.agreement,
              f.kind) for f in data.shown]
     rows += [(c.scheme, c.size_bytes, c.top1 if labelled else c.agreement,
-              'coreml') for c in data.candidates if not c.chosen]
+              'coreml' if c.is_fixed else 'tried')
+             for c in data.candidates if not c.chosen and c.scheme != 'none']
     found = sorted(((name, weight, value, kind)
                     for name, weight, value, kind in rows
                     if weight and value is not None),
@@ -147,7 +149,8 @@ def _marks(axis: Any, points: Sequence[Point],
         shape = 's' if p.kind == 'torch' else 'o'
         below = p.value < low
         axis.plot(*_place(axis, p), linestyle='', color=colour,
-                  marker='v' if below else shape, markersize=7,
+                  marker='v' if below else shape,
+                  markersize=4 if p.kind == 'tried' else 7,
                   markeredgecolor=colour, clip_on=False, zorder=3,
                   markerfacecolor=colour if p.frontier else PAPER)
 
@@ -170,9 +173,10 @@ def place_labels(figure: Any, axis: Any,
     from matplotlib.text import Text
     figure.draw_without_rendering()
     figure.set_layout_engine('none')
-    taken = [_mark_box(axis, p) for p in points]
+    # A crowd of small marks may be covered.
+    taken = [_mark_box(axis, p) for p in points if p.kind != 'tried']
     made = []
-    for p in points:
+    for p in (p for p in points if p.kind != 'tried'):
         label = _label(axis, p)
         text = Text.get_window_extent(label, figure._get_renderer())
         at = axis.transData.transform(_place(axis, p))

@@ -98,6 +98,6 @@ def test_refused(half, tmp_path):
     with pytest.raises(ExportError, match='are already compressed'):
         compress_file(done, 'palettize4', out)
     for scheme in ('prune50', 'joint', 'w8a8'):
-        with pytest.raises(ExportError, match='needs an .mlpackage'):
+        with pytest.raises(ExportError, match=r'needs an .mlpackage'):
             compress_file(half, scheme, out)
     assert not out.exists()

@@ -110,7 +110,7 @@ def test_wrong_budgets():
     with pytest.raises(ExportError, match='needs max_drop'):
         tolerance_for('auto')
     for number in (-0.1, 100.5, float('nan')):
-        with pytest.raises(ExportError, match='max_drop is .*0 to 100'):
+        with pytest.raises(ExportError, match=r'max_drop is .*0 to 100'):
             tolerance_for('int8', number)
     with pytest.raises(ExportError, match="compress is 'none'"):
         tolerance_for('none')

@@ -17,13 +17,16 @@ from mmpretrain_mobileone_ext.coreml.approximate import (
     output_error,
 )
 from mmpretrain_mobileone_ext.coreml.compress import package_bytes
+from mmpretrain_mobileone_ext.coreml.compress_frontier import Choice, Choices
 from mmpretrain_mobileone_ext.coreml.compress_search import search
 from mmpretrain_mobileone_ext.coreml.palette import Palettes
 from mmpretrain_mobileone_ext.coreml.program import read_program
 from mmpretrain_mobileone_ext.coreml.weight_form import (
     DENSE,
+    INT8,
     parse_form,
     stored_bytes,
+    table,
 )
 from mmpretrain_mobileone_ext.coreml.weights import find_weights
 from mmpretrain_mobileone_ext.errors import ExportError
@@ -151,6 +154,62 @@ def test_near_the_best_plan_there_is(run):
     optimum = base - max(best.values())
     saved = base - world.result.best.size_bytes
     assert saved >= 0.97 * (base - optimum)
+
+
+def test_bisection_alone_comes_close(run, monkeypatch):
+    full = run(seed=1, budget=2.0).result
+    monkeypatch.setattr(compress_search, '_MAX_STEPS', 0)
+    monkeypatch.setattr(compress_search, '_MAX_REPAIRS', 0)
+    result = run(seed=1, budget=2.0).result
+    assert result.best.kind == 'mixed'
+    mixed = [c for c in result.candidates if c.kind == 'mixed']
+    assert 2 <= len(mixed) <= 6
+    base = result.candidates[0].size_bytes
+    assert base - result.best.size_bytes >= \
+        0.9 * (base - full.best.size_bytes)
+
+
+class Ledger:
+    """Stands in for a trial: fits as soon as ``a`` has 8 bits."""
+
+    def __init__(self, *tried):
+        self.budget = 1.0
+        self.best = self.candidate({}, 1000, 0.0)
+        self.candidates = [self.best, *tried]
+
+    @staticmethod
+    def candidate(plan, size, drop):
+        return compress_trial.Candidate(
+            'words', 'mixed', size, None, 1.0, drop, 0.0, drop <= 1.0,
+            {k: f.name for k, f in plan.items()}, None)
+
+    def score(self, plan, kind, words=''):
+        fits = plan.get('a') == INT8
+        found = self.candidate(plan, 700, 0.5 if fits else 1.5)
+        self.candidates.append(found)
+        return found
+
+
+def test_repairs_start_at_the_smallest_near_miss():
+    def choices(*figures):
+        found = [Choice(*figure) for figure in figures]
+        return Choices({c.form: c for c in found}, tuple(found))
+
+    two = {'a': choices((DENSE, 400, 0.0), (INT8, 200, 0.1),
+                        (table(4), 100, 0.5)),
+           'b': choices((DENSE, 400, 0.0), (INT8, 200, 0.1))}
+    near = Ledger.candidate({'a': table(4), 'b': INT8}, 600, 1.8)
+    far = Ledger.candidate({'a': table(4)}, 500, 9.0)
+    nearer = Ledger.candidate({'a': table(4)}, 650, 1.1)
+    gains, count = {'a': 1.0, 'b': 1.0}, []
+    ledger = Ledger(nearer, near, far)
+    compress_search._repair(ledger, two, gains, count.append)
+    assert ledger.candidates[-1].fits
+    assert ledger.candidates[-1].forms == {'a': INT8, 'b': INT8}
+    assert count == [1]
+    ledger = Ledger(far)
+    compress_search._repair(ledger, two, gains, count.append)
+    assert len(ledger.candidates) == 2
 
 
 def test_sensitivities(run):

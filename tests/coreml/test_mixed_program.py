@@ -8,9 +8,10 @@ from torch import nn
 from torch.nn import functional as F
 
 from mmpretrain_mobileone_ext.coreml import quiet
-from mmpretrain_mobileone_ext.coreml.mixed_program import match, sources
+from mmpretrain_mobileone_ext.coreml.mixed_program import match
 from mmpretrain_mobileone_ext.coreml.program import read_program
 from mmpretrain_mobileone_ext.coreml.runtime import ReferenceProgram
+from mmpretrain_mobileone_ext.coreml.steps import sources
 from mmpretrain_mobileone_ext.errors import ExportError
 
 

@@ -17,6 +17,7 @@ from mmpretrain_mobileone_ext.coreml.approximate import (
     output_error,
     relative_error,
 )
+from mmpretrain_mobileone_ext.coreml.compress_apply import apply_plan
 from mmpretrain_mobileone_ext.coreml.palette import SUM_WEIGHT, Palettes
 from mmpretrain_mobileone_ext.coreml.program import read_program
 from mmpretrain_mobileone_ext.coreml.weight_form import DENSE, Form, table
@@ -50,6 +51,35 @@ def test_no_head_and_transposed(tmp_path):
     assert found[1].op_type == 'conv_transpose'
     np.testing.assert_allclose(
         found[1].values, net[2].weight.detach().numpy().swapaxes(0, 1))
+
+
+class Twice(nn.Module):
+    """One convolution, used in two places."""
+
+    def __init__(self):
+        super().__init__()
+        self.stem, self.conv = nn.Conv2d(3, 32, 3), nn.Conv2d(32, 32, 1)
+
+    def forward(self, x):
+        return self.conv(torch.relu(self.conv(torch.relu(self.stem(x)))))
+
+
+def test_shared_weights(tmp_path):
+    ct = quiet.coremltools()
+    path = save_torch(
+        Twice().eval(), tmp_path, torch.rand(1, 3, 8, 8),
+        inputs=[ct.TensorType('image', shape=(1, 3, 8, 8))],
+        compute_precision=ct.precision.FLOAT16)
+    stem, conv = find_weights(read_program(path))
+    assert (stem.sharing, len(conv.sharing)) == ((), 1)
+    for form in (table(4), Form('int8', 8), Form(pruned=50)):
+        out = apply_plan(path, {conv.name: form},
+                         tmp_path / f'{form.name}.mlpackage', Palettes())
+        program = read_program(out)
+        used = [op for op in program.operations if op.type == 'conv'][1:]
+        assert {op.name for op in used} == {conv.name, *conv.sharing}
+        assert all(op.attributes['compressed'] for op in used)
+        np.testing.assert_array_equal(*[op.inputs['weight'] for op in used])
 
 
 @given(st.integers(0, 10**6), st.booleans())
@@ -99,8 +129,8 @@ def test_groups_of_channels():
 
 def test_output_error():
     values = np.array([[1.0, -1.0], [2.0, 2.0]])
-    shifted = values + [[0.1, 0.1], [0, 0]]
-    swapped = values + [[0.1, -0.1], [0, 0]]
+    shifted = values + np.array([[0.1, 0.1], [0, 0]])
+    swapped = values + np.array([[0.1, -0.1], [0, 0]])
     energy = 10 + SUM_WEIGHT * 16
     assert output_error(values, values) == 0
     assert output_error(values, shifted) == pytest.approx(

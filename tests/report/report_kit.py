@@ -28,11 +28,7 @@ PNG = bytes.fromhex(
 
 
 def finish_run(folder):
-    """Train nothing, but leave what a training and two exports leave.
-
-    Weights are random; labels are what the network says, but for one image
-    of each class, so that accuracies are neither 0 nor 100.
-    """
+    """Train nothing, but leave what a training and two exports leave."""
     data = photos(folder / 'data', 3)
     model = build()
     checkpoint = save(model, folder / 'epoch_2.pth')

@@ -131,7 +131,7 @@ def test_json_equals_the_figures_shown(tmp_path):
         scale = {'KiB': 1024, 'MiB': 2**20}[unit]
         assert abs(float(number) * scale - form['size_bytes']) <= scale / 2
         assert int(row[6]) == form['ops']
-    _, *rows = page.rows('Every')
+    _, *rows = page.rows('Every setting')
     assert [r[0].split()[0] for r in rows] == [
         c['scheme'] for c in document['candidates']]
     assert [float(r[2]) for r in rows] == [
@@ -145,6 +145,17 @@ def test_json_without_numbers_is_strict_json(tmp_path):
     document = json.loads((tmp_path / 'report.json').read_text(),
                           parse_constant=pytest.fail)
     assert document['forms'][0]['top1'] is None
+
+
+def test_of_a_long_search_the_settings_are_shown_and_the_rest_folded():
+    row = sample().candidates[0]
+    rows = (row, replace(row, scheme='1 x int8, 2 x palettize4'),
+            replace(row, scheme='2 x int8, 1 x palettize4', chosen=True))
+    page = Page(render(sample(candidates=rows, drift=(), weight_ranges=())))
+    assert [r[0].split(' chosen')[0] for r in page.rows('Every setting')[1:]
+            ] == [f'int8 {HOSTILE}', '2 x int8, 1 x palettize4']
+    summary, = (e for e in page.all('summary') if 'tried' in e['text'])
+    assert summary['text'] == 'All 3 files tried'
 
 
 def test_the_drift_table_names_every_operation():
@@ -223,4 +234,6 @@ def test_a_form_without_its_kind_in_the_name_keeps_it():
         'palettize4'
     assert FormRow('Core ML fp16, int8').short == 'int8'
     assert FormRow('Core ML fp16').short == 'fp16'
+    assert FormRow('Core ML fp16, 3 x int8, 1 x palettize4').short == \
+        'several schemes'
     assert FormRow('branches (torch, fp32)').short == 'branches'

@@ -1,5 +1,6 @@
 """Size against accuracy: the right frontier, and labels that can be read."""
 import itertools
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -120,6 +121,19 @@ def area(one, other):
 
 def size_of(box):
     return box.width * box.height
+
+
+def test_steps_of_a_search_are_marks_without_names():
+    tried = tuple(Candidate(f'{i} x int8, 1 x palettize4', 900 + 10 * i, 90.0,
+                            None, True) for i in range(30))
+    same = Candidate('none', 2000, 90.5, None, True)
+    found = replace(data((2000, 90.5), (1000, 90.2)),
+                    candidates=(*tried, same))
+    points = pareto.pareto_points(found)
+    assert sum(p.kind == 'tried' for p in points) == 30
+    assert len(points) == 32
+    boxes, _, _ = drawn(found, WIDTHS[1])
+    assert len(boxes) == 2
 
 
 def test_a_form_that_lost_its_accuracy_does_not_flatten_the_rest():

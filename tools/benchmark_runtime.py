@@ -1,0 +1,13 @@
+"""Throughput of the reference runtime, and time of an export; see --help."""
+import sys
+
+from mmpretrain_mobileone_ext.launch import guarded
+
+
+def main() -> None:
+    from mmpretrain_mobileone_ext.benchmark.runtime_run import run
+    run()
+
+
+if __name__ == '__main__':
+    sys.exit(guarded(main))
