@@ -23,3 +23,10 @@ def _in_mmpretrains_scope():
     """Runners leave their scope behind, for whatever test comes next."""
     with DefaultScope.overwrite_default_scope('mmpretrain'):
         yield
+
+
+@pytest.fixture(autouse=True, scope='module')
+def _modules_start_in_mmpretrains_scope():
+    """As above, for fixtures that live longer than a test."""
+    with DefaultScope.overwrite_default_scope('mmpretrain'):
+        yield
