@@ -11,19 +11,22 @@ READY := $(VENV)/.mobileone-ext-ready
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 PIN := $(addprefix -c ,$(CONSTRAINTS))
 
-.PHONY: demo test lint check clean
+.PHONY: demo test test-slow lint check clean
 
 demo: $(READY)
 	$(BIN)/python tools/demo.py --dataset $(DATASET)
 
 test: $(READY)
-	$(BIN)/python -m pytest -n 2 --dist loadfile
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m 'not slow'
+
+test-slow: $(READY)
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m slow
 
 lint: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 
-check: lint test
+check: lint test test-slow
 
 $(READY): setup.py $(CONSTRAINTS)
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)

@@ -35,6 +35,8 @@ from mmpretrain_mobileone_ext.errors import (
     SpecError,
 )
 
+pytestmark = pytest.mark.slow
+
 TOOL = Path(__file__).resolve().parents[2] / 'tools/benchmark_runtime.py'
 CASE = RuntimeCase(4, dict(
     torch=(8.0, 20.0, 10.0), fp32=(4.0, 40.0, 8.0), fp16=(16.0, 40.0, 40.0)))

@@ -18,6 +18,8 @@ from mmpretrain_mobileone_ext.coreml.compress import (
 )
 from mmpretrain_mobileone_ext.coreml.compress_search import search
 
+pytestmark = pytest.mark.slow
+
 TEST = 540
 BUDGET = 0.5
 

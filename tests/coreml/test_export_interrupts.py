@@ -16,7 +16,7 @@ from kill_kit import cpu_seconds, killed_after, killed_at, stop_monitor
 from mmpretrain_mobileone_ext.coreml import export, export_coreml, load_program
 from mmpretrain_mobileone_ext.errors import ProgramError
 
-pytestmark = pytest.mark.skipif(
+pytestmark = [pytest.mark.slow, pytest.mark.skipif(]
     not hasattr(os, 'fork'), reason='processes are forked and killed')
 OLD, NEW = ('a', 'b', 'c'), ('x', 'y', 'z')
 POINTS = 50

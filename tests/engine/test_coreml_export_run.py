@@ -11,6 +11,8 @@ import pytest
 from mmpretrain_mobileone_ext.demo_data import write_digits
 from mmpretrain_mobileone_ext.launch import mmpretrain_tool
 
+pytestmark = pytest.mark.slow
+
 REPO = Path(__file__).resolve().parents[2]
 CONFIG = REPO / 'configs/digits/mobileone-tiny_bs64_digits_coreml.py'
 #: Images of each digit that are kept.

@@ -22,6 +22,8 @@ from PIL import Image
 from mmpretrain_mobileone_ext import switch_to_deploy
 from mmpretrain_mobileone_ext.engine.checkpoint import load_checkpoint_file
 
+pytestmark = pytest.mark.slow
+
 TRAIN = Path(mmpretrain.__file__).parent / '.mim/tools/train.py'
 HERE = Path(__file__).resolve().parent
 RUNTIME = HERE.parent.parent / 'configs/_base_/default_runtime.py'

@@ -4,6 +4,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from mmengine.registry import DefaultScope
 
 sys.path.append(str(Path(__file__).resolve().parent.parent / 'coreml'))
 
@@ -12,7 +13,8 @@ sys.path.append(str(Path(__file__).resolve().parent.parent / 'coreml'))
 def finished_run(tmp_path_factory):
     """A config, both checkpoints and two Core ML files; never change it."""
     from report_kit import finish_run
-    return finish_run(tmp_path_factory.mktemp('run') / 'run')
+    with DefaultScope.overwrite_default_scope('mmpretrain'):
+        return finish_run(tmp_path_factory.mktemp('run') / 'run')
 
 
 @pytest.fixture

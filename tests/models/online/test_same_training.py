@@ -9,6 +9,8 @@ from torch import nn
 
 from mmpretrain_mobileone_ext import ConfigurableMobileOne
 
+pytestmark = pytest.mark.slow
+
 ARCH = dict(num_blocks=(1, 1), width_factor=(1, 1), num_conv_branches=(3, 2),
             base_channels=(8, 16), stem_stride=1)
 STEPS = 200
