@@ -16,8 +16,10 @@ from kill_kit import cpu_seconds, killed_after, killed_at, stop_monitor
 from mmpretrain_mobileone_ext.coreml import export, export_coreml, load_program
 from mmpretrain_mobileone_ext.errors import ProgramError
 
-pytestmark = [pytest.mark.slow, pytest.mark.skipif(]
-    not hasattr(os, 'fork'), reason='processes are forked and killed')
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(not hasattr(os, 'fork'),
+                       reason='processes are forked and killed')]
 OLD, NEW = ('a', 'b', 'c'), ('x', 'y', 'z')
 POINTS = 50
 PIXELS = torch.randint(0, 256, (4, 3, 32, 32),
