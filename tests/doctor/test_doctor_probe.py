@@ -78,6 +78,7 @@ def test_known_errors_have_a_hint(text, words):
     assert bool(words) == bool(probe._hint(text))
 
 
+@pytest.mark.slow
 def test_the_real_rehearsal_passes_here():
     found = probe.rehearse()
     assert found.ok, found.steps

@@ -12,6 +12,7 @@ from torch import nn
 from mmpretrain_mobileone_ext.models import CPUSyncBatchNorm
 
 
+@pytest.mark.slow
 def test_two_ranks_equal_one_process_on_the_joined_batch():
     script = Path(__file__).with_name('sync_norm_ranks.py')
     done = subprocess.run(

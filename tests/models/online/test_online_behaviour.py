@@ -227,6 +227,7 @@ def test_kernels_equal_their_oracle(size, stride):
     assert_all_close(DepthwiseConv(spec).sums(x), PatchConv(spec).sums(x))
 
 
+@pytest.mark.slow
 def test_two_ranks_equal_one_process_on_the_joined_batch():
     script = Path(__file__).with_name('online_ranks.py')
     done = subprocess.run(
