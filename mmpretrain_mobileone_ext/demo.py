@@ -1,12 +1,7 @@
 """The whole path on real data, through the tools that a user would call."""
 from __future__ import annotations
 
-import os
-import re
-import subprocess
-import sys
 import time
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Optional
@@ -14,22 +9,17 @@ from typing import Optional
 import mmengine
 import torch
 from rich.console import Console
-from rich.progress import Progress, TextColumn, TimeElapsedColumn
 
 from .demo_data import prepare
 from .engine.checkpoint import load_checkpoint_file
 from .engine.deploy_file import deploy_path
-from .errors import MobileOneExtError
 from .report import FormResult, forms_table, write_forms_json
+from .tool_process import MIM, run_tool
 
-PACKAGE = Path(__file__).resolve().parent
 CONFIGS = {
     'digits': 'digits/mobileone-tiny_bs64_digits.py',
     'fashion-mnist': 'fashion_mnist/mobileone-tiny_bs64_fashion-mnist.py',
 }
-#: Spinning OpenMP threads starve the data loader where cores are few.
-_ENV = {'OMP_WAIT_POLICY': 'PASSIVE', 'PYTHONUNBUFFERED': '1'}
-_EPOCH = re.compile(r'Epoch\((train|test)\) +\[(\d+)?\]?\[? *(\d+)/ *(\d+)\]')
 
 
 def run_demo(dataset: str,
@@ -50,7 +40,7 @@ def run_demo(dataset: str,
     """
     data_root = prepare(dataset, data_dir)
     steps = _Steps(
-        config=PACKAGE / '.mim/configs' / CONFIGS[dataset],
+        config=MIM / 'configs' / CONFIGS[dataset],
         data_root=data_root,
         work_dir=work_dir or Path('work_dirs') / f'demo-{dataset}',
         console=Console())
@@ -117,32 +107,8 @@ class _Steps:
     def call(self, title: str, tool: str, *args: str) -> None:
         """Run a tool; raises ``MobileOneExtError`` with its log's end."""
         log = self.work_dir / f'{title.replace(" ", "-")}.log'
-        command = [sys.executable, str(PACKAGE / '.mim/tools' / tool), *args]
-        start = time.monotonic()
-        code = _stream(command, log, title, self.console)
-        if code:
-            tail = '\n'.join(log.read_text().splitlines()[-15:])
-            raise MobileOneExtError(f'{title} failed with exit code {code}; '
-                                    f'the end of {log} is: {tail}')
-        self.console.print(f'{title}: {time.monotonic() - start:.0f} s')
-
-
-def _stream(command: Sequence[str], log: Path, title: str,
-            console: Console) -> int:
-    """Run a tool, its output into ``log``; show epochs on a terminal."""
-    columns = (TextColumn('{task.description}'), TimeElapsedColumn())
-    bar = Progress(*columns, console=console, transient=True,
-                   disable=not console.is_terminal)
-    with bar, open(log, 'w', buffering=1) as file, subprocess.Popen(
-            command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-            text=True, env={**_ENV, **os.environ}) as process:
-        task = bar.add_task(title)
-        for line in process.stdout or ():
-            file.write(line)
-            found = _EPOCH.search(line)
-            if found:
-                bar.update(task, description=f'{title} {found.group(0)}')
-        return process.wait()
+        seconds = run_tool(tool, args, log, title, self.console)
+        self.console.print(f'{title}: {seconds:.0f} s')
 
 
 def _result(form: str, predictions: list[dict], reference: list[dict],

@@ -1,0 +1,66 @@
+"""Run one of the installed tools as a process, its output in a log."""
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich.console import Console
+from rich.progress import Progress, TextColumn, TimeElapsedColumn
+
+from .errors import MobileOneExtError
+
+#: The installed (or, in a clone, linked) configs and tools.
+MIM = Path(__file__).resolve().parent / '.mim'
+#: Spinning OpenMP threads starve the data loader where cores are few.
+_ENV = {'OMP_WAIT_POLICY': 'PASSIVE', 'PYTHONUNBUFFERED': '1'}
+_EPOCH = re.compile(r'Epoch\((train|test)\) +\[(\d+)?\]?\[? *(\d+)/ *(\d+)\]')
+
+
+def run_tool(tool: str, args: Sequence[str], log: Path, title: str,
+             console: Console) -> float:
+    """Run ``python tools/<tool>``; its output goes into ``log``.
+
+    Args:
+        tool: file name, such as ``train.py``.
+        args: command-line arguments.
+        log: file that is replaced.
+        title: what the progress and an error call this step.
+        console: a terminal sees the epochs that go by.
+
+    Returns:
+        Seconds that it took.
+
+    Raises:
+        MobileOneExtError: it failed; with the end of its log.
+    """
+    start = time.monotonic()
+    command = [sys.executable, str(MIM / 'tools' / tool), *args]
+    code = _stream(command, log, title, console)
+    if code:
+        tail = '\n'.join(log.read_text().splitlines()[-15:])
+        raise MobileOneExtError(f'{title} failed with exit code {code}; '
+                                f'the end of {log} is: {tail}')
+    return time.monotonic() - start
+
+
+def _stream(command: Sequence[str], log: Path, title: str,
+            console: Console) -> int:
+    """Run a command, its output into ``log``; show epochs on a terminal."""
+    columns = (TextColumn('{task.description}'), TimeElapsedColumn())
+    bar = Progress(*columns, console=console, transient=True,
+                   disable=not console.is_terminal)
+    with bar, open(log, 'w', buffering=1) as file, subprocess.Popen(
+            command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+            text=True, env={**_ENV, **os.environ}) as process:
+        task = bar.add_task(title)
+        for line in process.stdout or ():
+            file.write(line)
+            found = _EPOCH.search(line)
+            if found:
+                bar.update(task, description=f'{title} {found.group(0)}')
+        return process.wait()
