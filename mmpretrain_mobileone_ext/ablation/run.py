@@ -4,6 +4,7 @@ from __future__ import annotations
 import copy
 import hashlib
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 from mmengine.config import Config
@@ -45,16 +46,41 @@ def run_grid(config: Config, grid: Grid, out: Path, *, metric: str,
     Raises:
         MobileOneExtError: a run failed, or ``out`` holds another config.
     """
-    prepared = [(trial, _config_of(config, trial)) for trial in grid.trials()]
-    for trial, cfg in prepared:
-        _check_folder(out / trial.folder, cfg)
+    jobs = [_Job(trial, _config_of(config, trial), out / trial.folder, metric)
+            for trial in grid.trials()]
+    for job in jobs:
+        job.check_folder()
+    sizes = {job.trial.variant: _sizes(job) for job in jobs}
     results: list[TrialResult] = []
-    for index, (trial, cfg) in enumerate(prepared, 1):
-        title = f'{index}/{len(prepared)} {trial.variant}, seed {trial.seed}'
+    for index, job in enumerate(jobs, 1):
+        title = f'{index}/{len(jobs)} {job.trial.variant}, ' \
+                f'seed {job.trial.seed}'
         results.append(
-            _result(trial, cfg, out / trial.folder, metric, title, console))
+            _result(job, sizes[job.trial.variant], title, console))
         each(results)
     return results
+
+
+@dataclass(frozen=True)
+class _Job:
+    """A trial with all that it needs."""
+    trial: Trial
+    config: Config
+    folder: Path
+    metric: str
+
+    @property
+    def fingerprint(self) -> str:
+        return _fingerprint(self.config)
+
+    def check_folder(self) -> None:
+        """Refuse to mix runs of different configs under one name."""
+        known = self.folder / _CONFIG
+        if known.is_file() and \
+                _fingerprint(Config.fromfile(known)) != self.fingerprint:
+            raise MobileOneExtError(
+                f'{self.folder} holds a run of another config; remove it or '
+                'choose another --out')
 
 
 def _config_of(config: Config, trial: Trial) -> Config:
@@ -72,45 +98,37 @@ def _fingerprint(cfg: Config) -> str:
     return hashlib.sha256(cfg.pretty_text.encode()).hexdigest()[:16]
 
 
-def _check_folder(folder: Path, cfg: Config) -> None:
-    """Refuse to mix runs of different configs under one name."""
-    known = folder / _CONFIG
-    if known.is_file() and \
-            _fingerprint(Config.fromfile(known)) != _fingerprint(cfg):
-        raise MobileOneExtError(
-            f'{folder} holds a run of another config; remove it or choose '
-            'another --out')
+def _sizes(job: _Job) -> tuple[int, int]:
+    """Parameters before and after the fold; refuses what cannot be built."""
+    try:
+        model = get_model(job.config)
+    except (KeyError, TypeError, ValueError, AssertionError) as error:
+        raise SpecError(f'variant {job.trial.variant!r} cannot be built: '
+                        f'{error}') from error
+    before = sum(p.numel() for p in model.parameters())
+    switch_to_deploy(model)
+    return before, sum(p.numel() for p in model.parameters())
 
 
-def _result(trial: Trial, cfg: Config, folder: Path, metric: str,
-            title: str, console: Console) -> TrialResult:
-    done = folder / RESULT
+def _result(job: _Job, sizes: tuple[int, int], title: str,
+            console: Console) -> TrialResult:
+    done = job.folder / RESULT
     if done.is_file():
         result = TrialResult.read(done)
         console.print(f'{title}: there already, {result.score:.2f}')
         return result
-    folder.mkdir(parents=True, exist_ok=True)
-    config = write_whole(folder / _CONFIG, lambda made: cfg.dump(made))
+    job.folder.mkdir(parents=True, exist_ok=True)
+    config = write_whole(job.folder / _CONFIG, job.config.dump)
     seconds = run_tool(
-        'train.py', [str(config), '--work-dir', str(folder), '--resume'],
-        folder / 'train.log', title, console)
-    result = _measured(trial, cfg, folder, metric)
+        'train.py', [str(config), '--work-dir', str(job.folder), '--resume'],
+        job.folder / 'train.log', title, console)
+    result = TrialResult(
+        job.trial.variant, job.trial.seed, job.metric,
+        score=last_score(job.folder, job.metric),
+        step_s=median_step(job.folder),
+        train_params=sizes[0],
+        deploy_params=sizes[1],
+        fingerprint=job.fingerprint)
     write_whole(done, lambda made: made.write_text(result.to_json()))
     console.print(f'{title}: {result.score:.2f} ({seconds:.0f} s)')
     return result
-
-
-def _measured(trial: Trial, cfg: Config, folder: Path,
-              metric: str) -> TrialResult:
-    model = get_model(cfg)
-    train_params = sum(p.numel() for p in model.parameters())
-    switch_to_deploy(model)
-    return TrialResult(
-        variant=trial.variant,
-        seed=trial.seed,
-        metric=metric,
-        score=last_score(folder, metric),
-        step_s=median_step(folder),
-        train_params=train_params,
-        deploy_params=sum(p.numel() for p in model.parameters()),
-        fingerprint=_fingerprint(cfg))

@@ -15,7 +15,7 @@ from .data import (
     Provenance,
     ReportData,
 )
-from .forms import FormResult, forms_table, write_forms_json
+from .forms import FormResult, forms_table, tree_bytes, write_forms_json
 from .page import write_report
 
 __all__ = [
@@ -29,6 +29,7 @@ __all__ = [
     'Provenance',
     'ReportData',
     'forms_table',
+    'tree_bytes',
     'write_forms_json',
     'write_report',
 ]

@@ -1,0 +1,91 @@
+"""Command line of ``tools/finetune.py``."""
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Optional
+
+from mmengine.config import Config, DictAction
+from rich.console import Console
+
+from ..atomic_file import write_whole
+from ..errors import MobileOneExtError
+from ..report import forms_table
+from ..tool_process import MIM
+from ..train_to_phone import TrainToPhone
+from .folder import ImageFolder, read_folder
+from .settings import finetune_config
+
+_RECIPE = MIM / 'configs/finetune/mobileone-s0_finetune_image-folder.py'
+
+
+def parser() -> argparse.ArgumentParser:
+    """The arguments."""
+    p = argparse.ArgumentParser(
+        description='Fine-tune on a folder of images, fold, export to Core '
+        'ML and score every form on the test images.')
+    p.add_argument('data', type=Path,
+                   help='<class>/<image>, or {train,test}/<class>/<image>')
+    p.add_argument('--config', default=str(_RECIPE),
+                   help='recipe (default: MobileOne S0 at 224 pixels from '
+                   "OpenMMLab's ImageNet weights)")
+    p.add_argument('--weights', metavar='FILE|URL',
+                   help="checkpoint to start from (default: the recipe's "
+                   'load_from); its head may have other classes')
+    p.add_argument('--frozen-stages', type=int, metavar='N',
+                   help='stages that stay as they are, 0 the stem alone, -1 '
+                   "none (default: the recipe's)")
+    p.add_argument('--epochs', type=int, metavar='N',
+                   help="default: the recipe's")
+    p.add_argument('--holdout', type=float, default=0.2, metavar='SHARE',
+                   help='of each class set aside for the test where the '
+                   'folder has no split (default: %(default)s)')
+    p.add_argument('--work-dir', type=Path,
+                   help='default: work_dirs/finetune-<folder>')
+    p.add_argument('--force', action='store_true',
+                   help='replace what an earlier run left there')
+    p.add_argument('--cfg-options', nargs='+', action=DictAction,
+                   help='key=value pairs, merged into the recipe')
+    return p
+
+
+def run(argv: Optional[Sequence[str]] = None) -> Path:
+    """Fine-tune as the command line says.
+
+    Returns:
+        The Core ML package.
+
+    Raises:
+        MobileOneExtError: the folder or the recipe does not fit, or a step
+            failed.
+    """
+    args = parser().parse_args(argv)
+    folder = read_folder(args.data, args.holdout)
+    recipe = Config.fromfile(args.config)
+    if args.cfg_options:
+        recipe.merge_from_dict(args.cfg_options)
+    work_dir = args.work_dir or \
+        Path('work_dirs') / f'finetune-{args.data.resolve().name}'
+    config = work_dir / 'finetune.py'
+    if config.exists() and not args.force:
+        raise MobileOneExtError(f'{work_dir} holds an earlier run; choose '
+                                'another --work-dir or give --force')
+    work_dir.mkdir(parents=True, exist_ok=True)
+    cfg = finetune_config(recipe, folder, work_dir, weights=args.weights,
+                          frozen_stages=args.frozen_stages,
+                          epochs=args.epochs)
+    write_whole(config, lambda made: cfg.dump(made))
+    console = Console()
+    console.print(_summary(folder, cfg))
+    steps = TrainToPhone(config, work_dir, (), console)
+    console.print(forms_table(steps.run(), f'{args.data}: test images'))
+    return steps.package
+
+
+def _summary(folder: ImageFolder, cfg: Config) -> str:
+    split = 'set aside' if folder.held_out else 'of its own'
+    return (f'{folder.root}: {len(folder.classes)} classes, '
+            f'{len(folder.train)} images to train on, {len(folder.test)} '
+            f'{split} to test on; {cfg.train_cfg.max_epochs} epochs from '
+            f'{cfg.get("load_from") or "random weights"}')

@@ -1,0 +1,107 @@
+"""Train, fold, export and score every form, through the tools themselves."""
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import mmengine
+import torch
+from rich.console import Console
+
+from .engine.checkpoint import load_checkpoint_file
+from .engine.deploy_file import deploy_path
+from .report import FormResult, tree_bytes, write_forms_json
+from .tool_process import run_tool
+
+
+@dataclass(frozen=True)
+class TrainToPhone:
+    """The steps from a config to a scored Core ML package.
+
+    Attributes:
+        config: a config whose run ends with ``*_deploy.pth``
+            (``DeploySwitchHook``).
+        work_dir: takes logs, checkpoints, predictions, ``model.mlpackage``
+            and ``forms.json``; must exist.
+        options: ``KEY=VALUE`` pairs for every tool's ``--cfg-options``.
+        console: shows progress.
+    """
+    config: Path
+    work_dir: Path
+    options: Sequence[str]
+    console: Console
+
+    @property
+    def package(self) -> Path:
+        """Where the Core ML package is put."""
+        return self.work_dir / 'model.mlpackage'
+
+    def run(self) -> list[FormResult]:
+        """Do all steps; returns one result a form.
+
+        Raises:
+            MobileOneExtError: a step failed; with the end of its log.
+        """
+        self._call('train', 'train.py', str(self.config), '--work-dir',
+                   str(self.work_dir))
+        last = Path((self.work_dir / 'last_checkpoint').read_text().strip())
+        branches = self._score('branches', last)
+        folded = self._score('folded', deploy_path(last),
+                             'model.backbone.deploy=True')
+        self._call('export', 'export_coreml.py', str(self.config), str(last),
+                   '--out', str(self.package), '--verify-data', 'test',
+                   '--force')
+        coreml = self._score('coreml', self.package)
+        forms = [
+            ('branches (torch, fp32)', branches, _weight_bytes(last), last),
+            ('folded (torch, fp32)', folded,
+             _weight_bytes(deploy_path(last)), deploy_path(last)),
+            ('Core ML (.mlpackage, fp16)', coreml, tree_bytes(self.package),
+             self.package),
+        ]
+        results = [_result(name, p, branches, size, file)
+                   for name, p, size, file in forms]
+        write_forms_json(results, self.work_dir / 'forms.json')
+        return results
+
+    def _score(self, name: str, checkpoint: Path,
+               *options: str) -> list[dict]:
+        """Predictions of ``tools/test.py`` on the whole test split."""
+        out = self.work_dir / f'predictions-{name}.pkl'
+        self._call(f'test {name}', 'test.py', str(self.config),
+                   str(checkpoint), '--work-dir', str(self.work_dir / 'test'),
+                   '--out', str(out), options=options)
+        return mmengine.load(out)
+
+    def _call(self, title: str, tool: str, *args: str,
+              options: Sequence[str] = ()) -> None:
+        log = self.work_dir / f'{title.replace(" ", "-")}.log'
+        pairs = [*self.options, *options]
+        cfg_options = ['--cfg-options', *pairs] if pairs else []
+        seconds = run_tool(tool, [*args, *cfg_options], log, title,
+                           self.console)
+        self.console.print(f'{title}: {seconds:.0f} s')
+
+
+def _result(form: str, predictions: list[dict], reference: list[dict],
+            size: int, file: Path) -> FormResult:
+    labels = _labels(predictions)
+    truth = torch.stack([p['gt_label'].reshape(()) for p in predictions])
+    return FormResult(
+        form=form,
+        top1=100 * float((labels == truth).double().mean()),
+        size_bytes=size,
+        agreement=100 * float((labels == _labels(reference)).double().mean()),
+        num_images=len(predictions),
+        source=file.name)
+
+
+def _labels(predictions: list[dict]) -> torch.Tensor:
+    return torch.stack([p['pred_label'].reshape(()) for p in predictions])
+
+
+def _weight_bytes(checkpoint: Path) -> int:
+    """Bytes of the weights alone: a training file also holds an optimizer."""
+    state = load_checkpoint_file(checkpoint)['state_dict']
+    return sum(v.numel() * v.element_size() for v in state.values())

@@ -1,0 +1,65 @@
+"""One command from a folder to a scored package."""
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from mmpretrain_mobileone_ext.coreml import load_program
+from mmpretrain_mobileone_ext.demo_data import write_digits
+
+REPO = Path(__file__).resolve().parents[2]
+CONFIG = REPO / 'configs/digits/mobileone-tiny_bs64_digits.py'
+#: Few steps: small batches, averaged weights that keep up.
+FAST = ('--cfg-options', 'custom_hooks.0.momentum=0.3',
+        'optim_wrapper.optimizer.lr=0.02', 'train_dataloader.batch_size=8')
+
+
+def tool(name, *args, code=0):
+    done = subprocess.run(
+        [sys.executable, str(REPO / 'tools' / name), *map(str, args)],
+        capture_output=True, text=True,
+        env={**os.environ, 'OMP_NUM_THREADS': '1'})
+    assert done.returncode == code, done.stdout + done.stderr[-2000:]
+    return done.stdout + done.stderr
+
+
+@pytest.mark.slow
+def test_digits_from_the_stem_of_another_run(tmp_path):
+    digits = write_digits(tmp_path / 'digits')
+    few = tmp_path / 'few'  # one class less than the run before has
+    few.mkdir()
+    for name in range(9):
+        (few / f'digit {name}').symlink_to(digits / 'train' / str(name))
+    tool('train.py', CONFIG, '--work-dir', tmp_path / 'first', *FAST,
+         'train_cfg.max_epochs=1',
+         *(f'{s}_dataloader.dataset.data_root={digits}'
+           for s in ('train', 'val', 'test')))
+    weights = tmp_path / 'first/epoch_1.pth'
+    out = tool('finetune.py', few, '--config', CONFIG, '--weights', weights,
+               '--frozen-stages', 1, '--epochs', 4, '--work-dir',
+               tmp_path / 'work', *FAST)
+    forms = json.loads((tmp_path / 'work/forms.json').read_text())
+    assert len(forms) == 3 and all(f['top1'] > 80 for f in forms), out
+    program = load_program(tmp_path / 'work/model.mlpackage')
+    assert list(program.classes) == [f'digit {n}' for n in range(9)]
+    _assert_frozen(weights, tmp_path / 'work/epoch_4.pth')
+    # a second run does not mix with the first
+    again = tool('finetune.py', few, '--config', CONFIG, '--work-dir',
+                 tmp_path / 'work', code=2)
+    assert re.search(r'error: .*holds an earlier run', again)
+
+
+def _assert_frozen(before, after):
+    """Averaged weights start from the loaded ones, in frozen stages too."""
+    first, second = (torch.load(p, weights_only=False)['state_dict']
+                     for p in (before, after))
+    for key, value in first.items():
+        if key.startswith(('backbone.stage0.', 'backbone.stage1.')):
+            assert torch.equal(value, second[key]), key
+    assert any(not torch.equal(v, second[k]) for k, v in first.items()
+               if k.startswith('backbone.stage2.'))
