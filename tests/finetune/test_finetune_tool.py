@@ -44,7 +44,8 @@ def test_digits_from_the_stem_of_another_run(tmp_path):
                '--frozen-stages', 1, '--epochs', 4, '--work-dir',
                tmp_path / 'work', *FAST)
     forms = json.loads((tmp_path / 'work/forms.json').read_text())
-    assert len(forms) == 3 and all(f['top1'] > 80 for f in forms), out
+    assert len(forms) == 3, out
+    assert all(f['top1'] > 80 for f in forms), out
     program = load_program(tmp_path / 'work/model.mlpackage')
     assert list(program.classes) == [f'digit {n}' for n in range(9)]
     _assert_frozen(weights, tmp_path / 'work/epoch_4.pth')
