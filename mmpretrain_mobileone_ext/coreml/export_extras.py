@@ -11,6 +11,7 @@ import numpy as np
 from ..errors import MobileOneExtError
 from ..models import switch_to_deploy
 from ..progress import Steps
+from .compress import package_bytes
 from .export_job import Job
 from .export_make import Made
 
@@ -77,6 +78,8 @@ def _write_report(job: Job, made: Made, out: Path, steps: Steps) -> None:
         classes=job.labels.names,
         flips=job.preprocessing.flips,
         size=job.preprocessing.size,
+        mean=job.preprocessing.mean,
+        std=job.preprocessing.std,
         config=source.config_name,
         config_text='' if config is None else config.pretty_text,
         files=((source.checkpoint or '', source.sha256 or ''), ))
@@ -93,17 +96,19 @@ def _with_searches(data: ReportData, made: Made, out: Path) -> ReportData:
         data,
         chosen=own[-1] if own else None,
         kept_fp32=[(op.name, op.why) for op in made.kept],
-        candidates=_candidates(made))
+        candidates=_candidates(made, out))
 
 
-def _candidates(made: Made) -> list[Candidate]:
+def _candidates(made: Made, out: Path) -> list[Candidate]:
     from ..report.data import Candidate
     if made.compression is None:
         return []
+    # Labels and metadata, which every one of them would get.
+    later = package_bytes(out) - made.compression.bytes
     return [
         Candidate(
             scheme=c.scheme,
-            size_bytes=c.size_bytes,
+            size_bytes=c.size_bytes + later,
             top1=None if c.top1 is None else 100 * c.top1,
             agreement=100 * c.agreement,
             fits=c.fits,

@@ -21,8 +21,8 @@ from ..engine.checkpoint import file_sha256, load_checkpoint_file
 from ..errors import ProgramError
 from ..progress import Steps
 from .assemble import Network, Subject, assemble
-from .data import Candidate, ReportData
-from .find import Found, look, read_json, records
+from .data import ReportData
+from .find import Found, look
 from .forms import tree_bytes
 
 #: Percent by which two figures of the same file may differ.
@@ -68,7 +68,7 @@ def collect(work_dir: Path,
     data = assemble(subject, steps, command)
     if images == 'test':
         data = replace(data, warnings=_contradictions(data, found))
-    return _with_summaries(replace(data, kept_fp32=_kept(found)), found)
+    return replace(data, kept_fp32=_kept(found))
 
 
 def _preprocessing(source: Source, split: TestSplit) -> Preprocessing:
@@ -163,20 +163,3 @@ def _kept(found: Found) -> tuple[tuple[str, str], ...]:
         except (ProgramError, ValueError, TypeError, KeyError):
             continue  # not this exporter's; an unreadable file has its row
     return tuple(kept.items())
-
-
-def _with_summaries(data: ReportData, found: Found) -> ReportData:
-    """What exports left about their search; the last one is shown."""
-    for path in found.summaries:
-        summary = read_json(path)
-        if not isinstance(summary, dict):
-            continue
-        data = replace(
-            data,
-            candidates=records(
-                summary.get('candidates', ()), Candidate, path)
-            or data.candidates,
-            kept_fp32=tuple((str(name), str(reason)) for name, reason in
-                            summary.get('kept_fp32', ())) or data.kept_fp32,
-            max_drop=summary.get('max_drop') or data.max_drop)
-    return data

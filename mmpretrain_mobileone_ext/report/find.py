@@ -3,7 +3,6 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Optional
@@ -12,8 +11,6 @@ from ..engine.deploy_file import deploy_path
 from ..errors import MobileOneExtError
 
 _EPOCH = re.compile(r'(?:epoch|iter)_(\d+)\.pth')
-#: Figures an export leaves for the report beside its file.
-SUMMARY = '.export.json'
 
 
 @dataclass(frozen=True)
@@ -25,7 +22,6 @@ class Found:
         checkpoint: in branch form, else any.
         deploy: the folded one made from it, if any.
         programs: Core ML files.
-        summaries: figures of exports.
         recorded: form's file name to its top-1 in percent, as
             ``forms.json`` has it from ``tools/test.py``.
     """
@@ -33,7 +29,6 @@ class Found:
     checkpoint: Path
     deploy: Optional[Path]
     programs: tuple[Path, ...]
-    summaries: tuple[Path, ...]
     recorded: dict[str, float]
 
 
@@ -64,7 +59,6 @@ def look(work_dir: Path,
             p for p in work_dir.iterdir()
             if not p.name.startswith('.') and
             p.suffix in ('.mlpackage', '.mlmodel'))),
-        summaries=tuple(sorted(work_dir.glob(f'*{SUMMARY}'))),
         recorded=_recorded(work_dir / 'forms.json'))
 
 
@@ -112,7 +106,7 @@ def _only_deploy(work_dir: Path) -> Path:
 def _recorded(path: Path) -> dict[str, float]:
     if not path.is_file():
         return {}
-    rows = read_json(path)
+    rows = _read_json(path)
     fits = isinstance(rows, list) and all(
         isinstance(r, dict) and isinstance(r.get('top1'), (int, float))
         for r in rows)
@@ -121,12 +115,7 @@ def _recorded(path: Path) -> dict[str, float]:
     return {str(r.get('source')): float(r['top1']) for r in rows}
 
 
-def read_json(path: Path) -> Any:
-    """The content of a JSON file.
-
-    Raises:
-        MobileOneExtError: it is unreadable or no JSON.
-    """
+def _read_json(path: Path) -> Any:
     try:
         return json.loads(_text(path))
     except ValueError as error:
@@ -138,16 +127,3 @@ def _text(path: Path) -> str:
         return path.read_text(encoding='utf-8')
     except (OSError, UnicodeDecodeError) as error:
         raise MobileOneExtError(f'{path}: cannot read it ({error})') from error
-
-
-def records(items: Any, kind: Any, where: Path) -> Sequence[Any]:
-    """Dataclasses from a list of JSON objects.
-
-    Raises:
-        MobileOneExtError: a field is unknown or missing.
-    """
-    try:
-        return tuple(kind(**item) for item in items)
-    except TypeError as error:
-        raise MobileOneExtError(
-            f'{where}: no list of {kind.__name__} ({error})') from error

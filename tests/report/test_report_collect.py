@@ -14,7 +14,7 @@ from report_kit import Page, test_images, top1_of
 
 from mmpretrain_mobileone_ext.coreml import export_coreml, load_program
 from mmpretrain_mobileone_ext.coreml.metadata import write_metadata
-from mmpretrain_mobileone_ext.errors import CheckpointError, MobileOneExtError
+from mmpretrain_mobileone_ext.errors import CheckpointError
 from mmpretrain_mobileone_ext.report.cli import run
 from mmpretrain_mobileone_ext.report.collect import collect
 
@@ -160,21 +160,6 @@ def test_two_files_of_a_kind_are_told_apart(work_dir):
     assert len(set(names)) == len(names) == 7
     assert 'Core ML fp16 · b' in names
     assert 'Core ML fp16, computed in fp32 · model' in names
-
-
-def test_what_an_export_left_is_shown(work_dir):
-    row = dict(scheme='int8', size_bytes=10, top1=50.0, agreement=60.0,
-               fits=True)
-    (work_dir / 'model.export.json').write_text(json.dumps(
-        dict(candidates=[row], kept_fp32=[['conv', 'because']],
-             max_drop=2.0)))
-    found = collect(work_dir)
-    assert found.candidates[0].scheme == 'int8'
-    assert found.kept_fp32 == (('conv', 'because'), )
-    assert found.max_drop == 2.0
-    (work_dir / 'model.export.json').write_text('{"candidates": [{}]}')
-    with pytest.raises(MobileOneExtError, match='no list of Candidate'):
-        collect(work_dir)
 
 
 def test_a_mixed_file_says_what_stays_in_fp32(work_dir):

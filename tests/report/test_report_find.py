@@ -4,8 +4,7 @@ import json
 import pytest
 
 from mmpretrain_mobileone_ext.errors import MobileOneExtError
-from mmpretrain_mobileone_ext.report import Candidate
-from mmpretrain_mobileone_ext.report.find import look, read_json, records
+from mmpretrain_mobileone_ext.report.find import look
 
 
 def put(folder, *names):
@@ -92,12 +91,9 @@ def test_two_folded_checkpoints_are_no_guess(tmp_path):
         look(tmp_path)
 
 
-def test_records_are_checked(tmp_path):
-    row = dict(scheme='int8', size_bytes=1, top1=2.0, agreement=3.0,
-               fits=True)
-    assert records([row], Candidate, tmp_path) == (Candidate(**row), )
-    with pytest.raises(MobileOneExtError, match='no list of Candidate'):
-        records([dict(row, size=3)], Candidate, tmp_path)
-    (tmp_path / 'latin').write_bytes(b'\xff')
-    with pytest.raises(MobileOneExtError, match='cannot read it'):
-        read_json(tmp_path / 'latin')
+def test_a_table_of_forms_is_checked(run):
+    for content, says in ((b'\xff', 'cannot read it'), (b'{', 'no JSON'),
+                          (b'[{"top1": "x"}]', 'not a table of forms')):
+        (run / 'forms.json').write_bytes(content)
+        with pytest.raises(MobileOneExtError, match=says):
+            look(run)
