@@ -62,6 +62,7 @@ setup(
         'mmpretrain>=1.2.0',
         'jinja2>=3',
         'matplotlib',
+        'pyyaml',
         'rich>=12',
         # mmengine 0.10 resolves `package::config` through pkg_resources.
         'setuptools<81',

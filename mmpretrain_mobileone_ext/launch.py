@@ -21,6 +21,8 @@ TRACEBACK = 'MOBILEONE_EXT_TRACEBACK'
 #: beginning of their text.
 _NOISE = (
     r'pkg_resources is deprecated as an API',
+    # mmpretrain reads MNIST's files so, and only reads them.
+    r'The given NumPy array is not writable',
     r"'pin_memory' argument is set as true but no accelerator is found",
 )
 
