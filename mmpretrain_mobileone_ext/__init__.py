@@ -15,7 +15,12 @@ with warnings.catch_warnings():
 
 from . import config_scope  # noqa: F401
 from .coreml.classifier import CoreMLClassifier
-from .engine import CoreMLExportHook, DeploySwitchHook, EMALoadHook
+from .engine import (
+    CoreMLExportHook,
+    DeploySwitchHook,
+    DynamicRegularizationHook,
+    EMALoadHook,
+)
 from .models import (
     ConfigurableMobileOne,
     DeployableClassifier,
@@ -30,6 +35,7 @@ __all__ = [
     'CoreMLExportHook',
     'DeploySwitchHook',
     'DeployableClassifier',
+    'DynamicRegularizationHook',
     'EMALoadHook',
     '__version__',
     'switch_to_deploy',

@@ -11,9 +11,11 @@ custom_imports = dict(
 default_hooks = dict(checkpoint=dict(save_best='auto', max_keep_ckpts=2))
 
 # MobileOne is small enough to be trained on CPUs, where nccl is missing and
-# mmengine's default wrapper names a CUDA device. On several GPUs add
-# --cfg-options env_cfg.dist_cfg.backend=nccl.
-env_cfg = dict(dist_cfg=dict(backend='gloo'))
+# mmengine's default wrapper names a CUDA device.
+_cuda = __import__('torch').cuda.is_available()
+env_cfg = dict(dist_cfg=dict(backend='nccl' if _cuda else 'gloo'))
 model_wrapper_cfg = dict(
-    type='MMDistributedDataParallel', device_ids=None, broadcast_buffers=False)
+    type='MMDistributedDataParallel', broadcast_buffers=False)
+if not _cuda:
+    model_wrapper_cfg.update(device_ids=None)
 randomness = dict(seed=0)

@@ -2,6 +2,12 @@
 from . import schemes  # noqa: F401
 from .coreml_export_hook import CoreMLExportHook
 from .deploy_hook import DeploySwitchHook
+from .dynamic_regularization_hook import DynamicRegularizationHook
 from .ema_load_hook import EMALoadHook
 
-__all__ = ['CoreMLExportHook', 'DeploySwitchHook', 'EMALoadHook']
+__all__ = [
+    'CoreMLExportHook',
+    'DeploySwitchHook',
+    'DynamicRegularizationHook',
+    'EMALoadHook',
+]

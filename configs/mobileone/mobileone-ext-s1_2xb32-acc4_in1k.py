@@ -1,0 +1,4 @@
+# 256 images a step on two GPUs: gradients of four batches are added up.
+_base_ = './mobileone-ext-s1_8xb32_in1k.py'
+
+optim_wrapper = dict(accumulative_counts=4)
