@@ -20,6 +20,8 @@ from .engine import (
     DeploySwitchHook,
     DynamicRegularizationHook,
     EMALoadHook,
+    EpochSeedHook,
+    TrainThroughputHook,
 )
 from .models import (
     ConfigurableMobileOne,
@@ -37,6 +39,8 @@ __all__ = [
     'DeployableClassifier',
     'DynamicRegularizationHook',
     'EMALoadHook',
+    'EpochSeedHook',
+    'TrainThroughputHook',
     '__version__',
     'switch_to_deploy',
     'verified_switch_to_deploy',

@@ -4,10 +4,14 @@ from .coreml_export_hook import CoreMLExportHook
 from .deploy_hook import DeploySwitchHook
 from .dynamic_regularization_hook import DynamicRegularizationHook
 from .ema_load_hook import EMALoadHook
+from .epoch_seed_hook import EpochSeedHook
+from .train_throughput_hook import TrainThroughputHook
 
 __all__ = [
     'CoreMLExportHook',
     'DeploySwitchHook',
     'DynamicRegularizationHook',
     'EMALoadHook',
+    'EpochSeedHook',
+    'TrainThroughputHook',
 ]

@@ -1,4 +1,6 @@
 """See what a training really does: in its workers and in its optimizer."""
+import os
+import signal
 from collections import defaultdict
 from dataclasses import dataclass, field
 
@@ -67,6 +69,18 @@ class Stop(Hook):
     def after_train_iter(self, runner, *args, **kwargs):
         if runner.epoch == self.epoch:
             raise InterruptedError
+
+
+@HOOKS.register_module(force=True)
+class Die(Hook):
+    """Kills its process in the middle of an epoch, on one rank."""
+
+    def __init__(self, epoch):
+        self.epoch = epoch
+
+    def after_train_iter(self, runner, batch_idx, *args, **kwargs):
+        if runner.epoch == self.epoch and batch_idx and runner.rank == 1:
+            os.kill(os.getpid(), signal.SIGKILL)
 
 
 def write_images(folder, size=64, count=6):
