@@ -2,8 +2,9 @@
 
 Importing this package (``custom_imports = dict(imports=
 ['mmpretrain_mobileone_ext'])``) registers its modules into mmpretrain's
-registries, makes checkpoint loading safe and ``mmpretrain_mobileone_ext::``
-configs known to mmengine. It imports neither coremltools nor mmdeploy.
+registries and its models in the model hub, makes checkpoint loading safe and
+``mmpretrain_mobileone_ext::`` configs known to mmengine. It imports neither
+coremltools nor mmdeploy.
 """
 import warnings
 
@@ -13,7 +14,7 @@ with warnings.catch_warnings():
         'ignore', r'\s*Fail to import ``MultiScaleDeformableAttention``')
     import mmpretrain.models  # noqa: F401
 
-from . import config_scope  # noqa: F401
+from . import config_scope, zoo  # noqa: F401
 from .coreml.classifier import CoreMLClassifier
 from .engine import (
     CoreMLExportHook,

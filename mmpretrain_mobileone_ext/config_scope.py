@@ -5,6 +5,11 @@ mmengine only resolves packages of a table of its own, and asks
 entry that is no distribution but an importable module makes it use the
 module's own folder, where ``.mim/configs`` lies, for any kind of install.
 """
+from pathlib import Path
+
 from mmengine.config import utils
+
+#: The installed (or, in a clone, linked) configs, tools and model index.
+MIM = Path(__file__).resolve().parent / '.mim'
 
 utils.MODULE2PACKAGE.setdefault('mmpretrain_mobileone_ext', __name__)

@@ -7,9 +7,9 @@ from typing import Optional
 
 from rich.console import Console
 
+from .config_scope import MIM
 from .demo_data import prepare
 from .report import FormResult, forms_table
-from .tool_process import MIM
 from .train_to_phone import TrainToPhone
 
 CONFIGS = {

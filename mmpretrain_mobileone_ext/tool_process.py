@@ -12,10 +12,9 @@ from pathlib import Path
 from rich.console import Console
 from rich.progress import Progress, TextColumn, TimeElapsedColumn
 
+from .config_scope import MIM
 from .errors import MobileOneExtError
 
-#: The installed (or, in a clone, linked) configs and tools.
-MIM = Path(__file__).resolve().parent / '.mim'
 #: Spinning OpenMP threads starve the data loader where cores are few.
 _ENV = {'OMP_WAIT_POLICY': 'PASSIVE', 'PYTHONUNBUFFERED': '1'}
 _EPOCH = re.compile(r'Epoch\((train|test)\) +\[(\d+)?\]?\[? *(\d+)/ *(\d+)\]')

@@ -10,9 +10,9 @@ from mmengine.config import Config, DictAction
 from rich.console import Console
 
 from ..atomic_file import write_whole
+from ..config_scope import MIM
 from ..errors import MobileOneExtError
 from ..report import forms_table
-from ..tool_process import MIM
 from ..train_to_phone import TrainToPhone
 from .folder import ImageFolder, read_folder
 from .settings import finetune_config

@@ -4,7 +4,7 @@ from mmengine.config import Config
 from mmpretrain import get_model
 
 from mmpretrain_mobileone_ext.ablation import grid_from
-from mmpretrain_mobileone_ext.tool_process import MIM
+from mmpretrain_mobileone_ext.config_scope import MIM
 
 CONFIGS = sorted((MIM / 'configs/ablations').glob('*.py'))
 

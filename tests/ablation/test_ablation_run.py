@@ -6,8 +6,8 @@ from rich.console import Console
 from mmpretrain_mobileone_ext.ablation import run
 from mmpretrain_mobileone_ext.ablation.grid import grid_from
 from mmpretrain_mobileone_ext.ablation.results import TrialResult
+from mmpretrain_mobileone_ext.config_scope import MIM
 from mmpretrain_mobileone_ext.errors import MobileOneExtError, SpecError
-from mmpretrain_mobileone_ext.tool_process import MIM
 
 CONFIG = MIM / 'configs/digits/mobileone-tiny_bs64_digits.py'
 K = 'model.backbone.num_conv_branches'

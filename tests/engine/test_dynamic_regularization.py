@@ -13,7 +13,7 @@ from mmengine.config import Config
 from mmengine.runner import Runner
 from recipe_kit import Observe, on_few_images, write_images
 
-from mmpretrain_mobileone_ext.tool_process import MIM
+from mmpretrain_mobileone_ext.config_scope import MIM
 
 S2 = MIM / 'configs/mobileone/mobileone-ext-s2_8xb32_in1k.py'
 MMPRETRAIN_S1 = Path(mmpretrain.__file__).parent / \

@@ -3,9 +3,9 @@ import pytest
 from mmengine.config import Config
 from mmpretrain.registry import DATASETS
 
+from mmpretrain_mobileone_ext.config_scope import MIM
 from mmpretrain_mobileone_ext.errors import MobileOneExtError
 from mmpretrain_mobileone_ext.finetune import finetune_config, read_folder
-from mmpretrain_mobileone_ext.tool_process import MIM
 
 CONFIGS = MIM / 'configs'
 IMAGENET = CONFIGS / 'finetune/mobileone-s0_finetune_image-folder.py'
