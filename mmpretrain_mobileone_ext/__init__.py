@@ -22,6 +22,7 @@ from .engine import (
     DynamicRegularizationHook,
     EMALoadHook,
     EpochSeedHook,
+    ThroughputHook,
     TrainThroughputHook,
 )
 from .models import (
@@ -41,6 +42,7 @@ __all__ = [
     'DynamicRegularizationHook',
     'EMALoadHook',
     'EpochSeedHook',
+    'ThroughputHook',
     'TrainThroughputHook',
     '__version__',
     'switch_to_deploy',

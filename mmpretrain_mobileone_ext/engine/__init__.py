@@ -5,6 +5,7 @@ from .deploy_hook import DeploySwitchHook
 from .dynamic_regularization_hook import DynamicRegularizationHook
 from .ema_load_hook import EMALoadHook
 from .epoch_seed_hook import EpochSeedHook
+from .throughput_hook import ThroughputHook
 from .train_throughput_hook import TrainThroughputHook
 
 __all__ = [
@@ -13,5 +14,6 @@ __all__ = [
     'DynamicRegularizationHook',
     'EMALoadHook',
     'EpochSeedHook',
+    'ThroughputHook',
     'TrainThroughputHook',
 ]
