@@ -52,7 +52,7 @@ setup(
     package_data={PACKAGE: [
         'models/online/*.cpp', 'report/templates/*',
         'coreml/swift/bench.schema.json', 'coreml/swift/templates/*',
-        'coreml/swift/templates/*/*']},
+        'coreml/swift/templates/*/*', 'compare/published.json']},
     cmdclass={'build_py': BuildWithConfigs},
     python_requires='>=3.9',
     install_requires=[

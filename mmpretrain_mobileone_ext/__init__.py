@@ -17,6 +17,7 @@ with warnings.catch_warnings():
 from . import config_scope, zoo  # noqa: F401
 from .coreml.classifier import CoreMLClassifier
 from .engine import (
+    BNRecalibrationHook,
     CoreMLExportHook,
     DeploySwitchHook,
     DynamicRegularizationHook,
@@ -34,6 +35,7 @@ from .models import (
 from .version import __version__
 
 __all__ = [
+    'BNRecalibrationHook',
     'ConfigurableMobileOne',
     'CoreMLClassifier',
     'CoreMLExportHook',

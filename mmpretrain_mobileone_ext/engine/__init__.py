@@ -1,5 +1,6 @@
 """What happens around a run: safe loading, the deploy switch, provenance."""
 from . import schemes  # noqa: F401
+from .bn_recalibration_hook import BNRecalibrationHook
 from .coreml_export_hook import CoreMLExportHook
 from .deploy_hook import DeploySwitchHook
 from .dynamic_regularization_hook import DynamicRegularizationHook
@@ -9,6 +10,7 @@ from .throughput_hook import ThroughputHook
 from .train_throughput_hook import TrainThroughputHook
 
 __all__ = [
+    'BNRecalibrationHook',
     'CoreMLExportHook',
     'DeploySwitchHook',
     'DynamicRegularizationHook',

@@ -1,0 +1,123 @@
+"""Which models are compared: names of the model hub, or config files."""
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from mmengine.config import Config
+from mmpretrain import list_models
+from mmpretrain.apis import ModelHub
+
+from ..benchmark.runtime_network import classifier_config
+from ..errors import SpecError
+from .published import Published, from_hub, from_paper
+
+_OURS = re.compile(r'mobileone-ext-(s[0-4])(_.*)?$')
+_SIZE = 224  # only for the width of the last stage, the same at any size
+
+DEFAULT = (
+    *(f'mobileone-ext-s{i}_8xb32_in1k' for i in range(5)),
+    'efficientnet-b0_3rdparty_8xb32_in1k',
+    'mobilenet-v2_8xb32_in1k',
+    'mobilenet-v3-small_8xb128_in1k',
+    'mobilenet-v3-large_8xb128_in1k',
+    'shufflenet-v2-1x_16xb64_in1k',
+    'repvgg-A0_8xb32_in1k',
+)
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A model to compare.
+
+    Attributes:
+        name: as it was given, a config file without folder and suffix.
+        label: the architecture, what is before the first underscore.
+        config: of the classifier, its ``data_preprocessor`` in it.
+        origin: where the config is from.
+        published: what others say of it.
+    """
+    name: str
+    label: str
+    config: dict[str, Any]
+    origin: str
+    published: tuple[Published, ...]
+
+    @property
+    def is_ours(self) -> bool:
+        return self.label.startswith('mobileone')
+
+
+def resolve(names: Sequence[str]) -> list[Entry]:
+    """Find the models.
+
+    Raises:
+        SpecError: a name that is neither in the hub nor a file, a config
+            without model, or two models of the same name.
+    """
+    entries = [_resolve(name) for name in names]
+    seen = [e.name for e in entries]
+    twice = sorted({name for name in seen if seen.count(name) > 1})
+    if twice:
+        raise SpecError(f'given more than once: {", ".join(twice)}')
+    return _with_labels(entries)
+
+
+def _resolve(name: str) -> Entry:
+    if name.endswith('.py'):
+        return _from_file(Path(name))
+    known = list_models()
+    if name.lower() in known:
+        meta = ModelHub.get(name)
+        return _entry(name, _model(meta.config, name), 'model hub',
+                      from_hub(meta) or _same_architecture(name))
+    ours = _OURS.match(name)
+    if ours:
+        return _entry(name, classifier_config(ours[1], _SIZE), 'this package',
+                      _same_architecture(name))
+    raise SpecError(f'{name!r} is neither a config file (*.py) nor one of the '
+                    f'{len(known)} names of mmpretrain.list_models()')
+
+
+def _from_file(path: Path) -> Entry:
+    if not path.is_file():
+        raise SpecError(f'{path}: no such config file')
+    return _entry(path.stem, _model(Config.fromfile(path), path), str(path),
+                  [])
+
+
+def _same_architecture(name: str) -> list[Published]:
+    """What OpenMMLab's weights reach, which fit our networks as they are."""
+    ours = _OURS.match(name)
+    if ours is None:
+        return []
+    return from_hub(ModelHub.get(f'mobileone-{ours[1]}_8xb32_in1k'))
+
+
+def _model(config: Config, name: Any) -> dict[str, Any]:
+    if not isinstance(config.get('model'), dict):
+        raise SpecError(f'{name}: the config has no model')
+    model = config.model.to_dict()
+    # As mmengine's Runner does; batch augmentations are for training.
+    if config.get('data_preprocessor') is not None:
+        model.setdefault('data_preprocessor',
+                         config.data_preprocessor.to_dict())
+    model.pop('train_cfg', None)
+    return model
+
+
+def _entry(name: str, config: dict[str, Any], origin: str,
+           hub: Sequence[Published]) -> Entry:
+    label = name.split('_')[0]
+    return Entry(name, label, config, origin, (*hub, *from_paper(label)))
+
+
+def _with_labels(entries: Sequence[Entry]) -> list[Entry]:
+    """Labels that several models share give way to the names."""
+    labels = [e.label for e in entries]
+    return [e if labels.count(e.label) == 1 else
+            Entry(e.name, e.name, e.config, e.origin, e.published)
+            for e in entries]

@@ -1,0 +1,14 @@
+"""MobileOne and other classifiers side by side; see --help."""
+import sys
+
+from mmpretrain_mobileone_ext.launch import guarded
+
+
+def main() -> None:
+    import mmpretrain_mobileone_ext  # noqa: F401  (registers)
+    from mmpretrain_mobileone_ext.compare.cli import run
+    run()
+
+
+if __name__ == '__main__':
+    sys.exit(guarded(main))
