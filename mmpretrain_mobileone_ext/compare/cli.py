@@ -10,6 +10,8 @@ from rich.console import Console
 
 from ..errors import MobileOneExtError, SpecError
 
+_LOG_WIDTH = 120
+
 
 class _Parser(argparse.ArgumentParser):
     """Answers a mistake in one line, like everything else here."""
@@ -59,6 +61,8 @@ def run(argv: Optional[Sequence[str]] = None) -> None:
     from .run import run_comparison
     found = run_comparison(names or DEFAULT, **given)
     console = Console()
+    if not console.is_terminal:  # a log is not 80 columns wide
+        console = Console(width=_LOG_WIDTH)
     console.print(comparison_table(found))
     for note in (WEIGHTS_NOTE, *found.notes):
         console.print(note, highlight=False)

@@ -25,24 +25,28 @@ def deployed(config: dict[str, Any], size: int) -> nn.Module:
     """Build a classifier with random weights and fold all that folds.
 
     Branches become one convolution, and a batch norm after a convolution
-    becomes a part of it, in every family alike.
+    becomes a part of it, in every family alike. Folded and compared in
+    float64: random weights of a deep network blow rounding errors up.
 
     Args:
         config: of the classifier.
         size: of the images that norms are fitted to, in pixels.
 
+    Returns:
+        In eval mode, float32.
+
     Raises:
         ParityError: the folded network computes something else.
     """
-    model = build_classifier(copy.deepcopy(config), size)
-    images = example(size, 2)
+    model = build_classifier(copy.deepcopy(config), size).double()
+    images = example(size, 2).double()
     with torch.no_grad():
         before = model(images)
         # A deep copy: mmcv folds in place.
         folded = fuse_conv_bn(switch_to_deploy(model, inplace=False)).eval()
         parity = compare(before, folded(images))
-    parity.require(fold_tolerance(torch.float32), 'the folded network')
-    return folded.requires_grad_(False)
+    parity.require(fold_tolerance(torch.float64), 'the folded network')
+    return folded.float().requires_grad_(False)
 
 
 def example(size: int, count: int = 1) -> Tensor:

@@ -67,8 +67,8 @@ def _axes(axis: Any, rows: Sequence[Row]) -> None:
 
 
 def _ticks(low: float, high: float) -> list[float]:
-    """1, 2, 5, 10, ... as far as they are visible."""
-    every = [m * 10.0**e for e in range(-3, 6) for m in (1, 2, 5)]
+    """1, 2, 3, 5, 7, 10, ... as far as they are visible."""
+    every = [m * 10.0**e for e in range(-3, 6) for m in (1, 2, 3, 5, 7)]
     return [t for t in every if low <= t <= high] or [low, high]
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple, Optional
@@ -43,7 +43,7 @@ def columns(found: Comparison) -> list[Column]:
           for name in _devices(found)),
         Column('top-1 hub', lambda r: _published(r, 'hub', 'top1'), 2),
         Column('top-1 paper', lambda r: _published(r, 'paper', 'top1'), 1),
-        Column('iPhone 12 ms, paper',
+        Column('iPhone12 ms, paper',
                lambda r: _published(r, 'paper', 'mobile_ms'), 2),
     ]
     return [c for c in every
@@ -90,12 +90,11 @@ def comparison_table(found: Comparison) -> Table:
     table.add_column('model', no_wrap=True)
     shown = columns(found)
     for column in shown:
-        table.add_column(column.head, justify='right')
-    if found.failed:
-        table.add_column('failed')
+        head = column.head.replace(' ', '\n')
+        table.add_column(head, justify='right', no_wrap=True)
     for row in found.rows:
-        failure = [row.failure or ''] if found.failed else []
-        table.add_row(row.label, *(_cell(c, row) for c in shown), *failure)
+        mark = '' if row.failure is None else ' (failed)'
+        table.add_row(row.label + mark, *(_cell(c, row) for c in shown))
     return table
 
 
@@ -126,19 +125,24 @@ def write_comparison(found: Comparison, out: Path) -> list[Path]:
 
 def _markdown(found: Comparison) -> str:
     shown = columns(found)
-    lines = ['| model | ' + ' | '.join(c.head for c in shown) + ' |',
-             '|---|' + '---:|' * len(shown)]
-    lines += [f'| {row.label} | '
-              + ' | '.join(_cell(c, row) for c in shown) + ' |'
-              for row in found.rows]
+    failed = ['failed'] if found.failed else []
+    lines = [_line(['model', *(c.head for c in shown), *failed]),
+             '|---|' + '---:|' * len(shown) + '---|' * len(failed)]
+    for row in found.rows:
+        cells = [row.label, *(_cell(c, row) for c in shown)]
+        lines.append(_line([*cells, *([row.failure or ''] if failed else [])]))
     sources = sorted({p.source for row in found.rows for p in row.published})
     lines += ['', caption(found) + '.', WEIGHTS_NOTE,
               'FLOPs are multiply-adds of the network with branches and norms '
               'folded.', *(f'{note}.' for note in found.notes)]
     lines += ['', 'Published figures: ' + '; '.join(sources) + '.'] \
         if sources else []
-    lines += [f'- failed: {row.name}: {row.failure}' for row in found.failed]
     return '\n'.join(lines) + '\n'
+
+
+def _line(cells: Sequence[str]) -> str:
+    """A row of a Markdown table."""
+    return '| ' + ' | '.join(c.replace('|', '/') for c in cells) + ' |'
 
 
 def _csv(found: Comparison) -> str:
