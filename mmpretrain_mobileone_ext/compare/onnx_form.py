@@ -15,8 +15,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ..parity import compare, fold_tolerance
+from ..parity import Tolerance, compare
 
+#: Random weights of a deep network blow float32's rounding errors up, to
+#: 4e-4 in S4; a wrong export is off by far more.
+_BOUND = Tolerance('onnx', 1e-2)
 _NEEDS = ('onnxruntime', 'onnx', 'onnxscript')
 
 
@@ -49,8 +52,7 @@ def onnx_call(model: nn.Module, image: Tensor,
     with torch.no_grad():
         wanted = model(image)
     found = torch.from_numpy(session.run(None, feed)[0])
-    compare(wanted, found).require(fold_tolerance(torch.float32),
-                                   'ONNX Runtime against torch')
+    compare(wanted, found).require(_BOUND, 'ONNX Runtime against torch')
     return lambda: session.run(None, feed)
 
 

@@ -26,7 +26,8 @@ def place_labels(figure: Any, axis: Any, spots: Sequence[Spot]) -> list[Any]:
     for own, spot in enumerate(spots):
         label = axis.annotate(spot[0], spot[1:3], (0, 0), fontsize=8,
                               textcoords='offset points', color='#222222',
-                              zorder=5, arrowprops=_line())
+                              zorder=5, arrowprops=_line(),
+                              path_effects=_halo())
         text = _extent(figure, label)
         # A name may stand over its own bubble rather than another's.
         places = [(way, gap) for gap in _GAPS for way in _WAYS]
@@ -38,6 +39,12 @@ def place_labels(figure: Any, axis: Any, spots: Sequence[Spot]) -> list[Any]:
         _move(label, spot, *places[best])
         labels.append(label)
     return labels
+
+
+def _halo() -> list[Any]:
+    """Lines that a name crosses stop short of its letters."""
+    from matplotlib.patheffects import withStroke
+    return [withStroke(linewidth=2.5, foreground='white')]
 
 
 def _line() -> dict[str, Any]:

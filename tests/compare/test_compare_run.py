@@ -1,4 +1,5 @@
 """Small models through the whole comparison; figures by independent means."""
+import copy
 import json
 
 import pytest
@@ -8,6 +9,7 @@ from mmengine.config import Config
 from mmpretrain import get_model
 from mmpretrain.registry import MODELS
 
+from mmpretrain_mobileone_ext.compare import onnx_form
 from mmpretrain_mobileone_ext.compare import run as run_module
 from mmpretrain_mobileone_ext.compare.cli import run
 from mmpretrain_mobileone_ext.compare.entries import DEFAULT, resolve
@@ -195,3 +197,21 @@ def test_mistakes(argv, words):
 def test_bench_of_another_model(tiny, tmp_path):
     with pytest.raises(SpecError, match="'other', which is none"):
         run([tiny, '--bench', str(bench(tmp_path / 'b.json', 'other'))])
+
+
+def test_onnx_runtime_is_timed_and_compared(tiny, monkeypatch):
+    for name in ('onnxruntime', 'onnx', 'onnxscript'):
+        pytest.importorskip(name)
+    options = dict(size=32, rounds=2, coreml=False, progress=False)
+    row, = run_comparison([tiny], **options).rows
+    assert (row.failure, row.onnx.runs) == (None, 2)
+    export = onnx_form._export
+
+    def wrong(model, image, path):
+        spoiled = copy.deepcopy(model)
+        spoiled.head.fc.weight.data.neg_()
+        export(spoiled, image, path)
+
+    monkeypatch.setattr(onnx_form, '_export', wrong)
+    row, = run_comparison([tiny], **options).rows
+    assert 'ONNX Runtime against torch' in row.failure
