@@ -35,16 +35,24 @@ def run_tool(tool: str, args: Sequence[str], log: Path, title: str,
         Seconds that it took.
 
     Raises:
-        MobileOneExtError: it failed; with the end of its log.
+        MobileOneExtError: it failed; with its own error line or the end of
+            its log.
     """
     start = time.monotonic()
     command = [sys.executable, str(MIM / 'tools' / tool), *args]
     code = _stream(command, log, title, console)
     if code:
-        tail = '\n'.join(log.read_text().splitlines()[-15:])
-        raise MobileOneExtError(f'{title} failed with exit code {code}; '
-                                f'the end of {log} is: {tail}')
+        raise MobileOneExtError(f'{title} failed with exit code {code}: '
+                                f'{_reason(log)} (all of it is in {log})')
     return time.monotonic() - start
+
+
+def _reason(log: Path) -> str:
+    """The tool's own words, or what it said last."""
+    lines = log.read_text(errors='replace').splitlines()
+    errors = [line for line in lines if line.startswith('error: ')]
+    return errors[-1][len('error: '):] if errors else \
+        ' '.join(lines[-3:]) or 'it said nothing'
 
 
 def _stream(command: Sequence[str], log: Path, title: str,

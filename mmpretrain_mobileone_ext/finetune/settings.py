@@ -111,8 +111,12 @@ def _set_epochs(cfg: Config, epochs: int) -> None:
             f'{cfg.filename} does not count in epochs; set its train_cfg')
     cfg.train_cfg.max_epochs = epochs
     schedules = cfg.get('param_scheduler') or []
-    for schedule in schedules if isinstance(schedules, list) else [schedules]:
+    schedules = schedules if isinstance(schedules, list) else [schedules]
+    for schedule in schedules:
         _stretch(schedule, epochs, before)
+    # What has no epoch left goes: the warm-up may last all of a short run.
+    cfg.param_scheduler = [s for s in schedules
+                           if s.get('begin', 0) < s.get('end', epochs)]
 
 
 def _stretch(schedule: dict, epochs: int, before: int) -> None:

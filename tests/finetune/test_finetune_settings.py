@@ -67,6 +67,13 @@ def test_schedules_shrink_to_few_epochs(folder, tmp_path):
     assert (warm_up.end, cosine.begin, cosine.end) == (1, 1, 2)
 
 
+@pytest.mark.parametrize('recipe', [IMAGENET, DIGITS])
+def test_one_epoch_is_warm_up_alone(recipe, folder, tmp_path):
+    cfg = finetune_config(Config.fromfile(recipe), folder, tmp_path, epochs=1)
+    schedule, = cfg.param_scheduler
+    assert (schedule.type, schedule.begin, schedule.end) == ('LinearLR', 0, 1)
+
+
 def test_what_is_not_given_stays(folder, tmp_path):
     recipe = Config.fromfile(IMAGENET)
     cfg = finetune_config(recipe, folder, tmp_path)
