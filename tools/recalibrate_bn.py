@@ -25,7 +25,7 @@ def main() -> None:
         recalibrate_checkpoint,
     )
     done = recalibrate_checkpoint(args.pop('config'), args.pop('checkpoint'),
-                                  args.pop('out'), **args)
+                                  args.pop('out'), progress=True, **args)
     print(f'{done.metric}: {done.before[done.metric]:.4f} before, '
           f'{done.after[done.metric]:.4f} after, on {done.images} images')
     print(done.path)

@@ -2,12 +2,13 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, Optional
 
 import torch
 from mmengine.dist import all_gather_object, get_world_size
+from mmengine.registry import DefaultScope
 from mmengine.runner import Runner
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
@@ -17,9 +18,12 @@ from ..errors import SpecError
 from ..models.shielded_stats import shielded_stats
 from ..models.switch import branches_only
 
+Advance = Callable[[int], Any]
+
 
 def recalibrate(model: nn.Module, loader: Iterable[Any],
-                images: int) -> int:
+                images: int,
+                advance: Advance = lambda count: None) -> int:
     """Replace running statistics by those of the norms' inputs.
 
     As PreciseBN ("Rethinking 'Batch' in BatchNorm", arXiv 2105.07576,
@@ -36,6 +40,7 @@ def recalibrate(model: nn.Module, loader: Iterable[Any],
         model: with a ``data_preprocessor``; not wrapped.
         loader: gives batches; see :func:`training_loader`.
         images: how many to use over all ranks; the last batch is used whole.
+        advance: told the number of images after each batch of this rank.
 
     Returns:
         The number of images used.
@@ -50,7 +55,7 @@ def recalibrate(model: nn.Module, loader: Iterable[Any],
                         'recalibrate: the model is folded already, or a '
                         'Core ML file')
     seen, found = _measure(model, norms, loader,
-                           -(-images // get_world_size()))
+                           -(-images // get_world_size()), advance)
     ranks = all_gather_object((seen, found))
     used = sum(count for count, _ in ranks)
     if not used:
@@ -64,7 +69,8 @@ def recalibrate(model: nn.Module, loader: Iterable[Any],
 
 
 def _measure(model: nn.Module, norms: list[_BatchNorm],
-             loader: Iterable[Any], images: int) -> tuple[int, list[Moments]]:
+             loader: Iterable[Any], images: int,
+             advance: Advance) -> tuple[int, list[Moments]]:
     """How many images this rank used, and the moments of all norms."""
     moments, seen = [Moments() for _ in norms], 0
     with _only_norms_train(model, norms), branches_only(model), \
@@ -73,6 +79,7 @@ def _measure(model: nn.Module, norms: list[_BatchNorm],
             data = model.data_preprocessor(batch, False)  # type: ignore
             model(data['inputs'])
             seen += len(data['inputs'])
+            advance(len(data['inputs']))
             if seen >= images:
                 break
     return seen, moments
@@ -181,7 +188,9 @@ def training_loader(cfg: Mapping[str, Any], images: int,
     loader.update(persistent_workers=False)
     loader['batch_size'] = max(
         1, min(loader.get('batch_size', 1), images // get_world_size()))
-    return Runner.build_dataloader(loader, seed=seed)
+    scope = cfg.get('default_scope') or 'mmpretrain'
+    with DefaultScope.overwrite_default_scope(scope):
+        return Runner.build_dataloader(loader, seed=seed)
 
 
 def _take_test_pipeline(loader: dict, test: Optional[Mapping]) -> None:

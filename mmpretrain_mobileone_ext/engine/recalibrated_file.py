@@ -12,6 +12,7 @@ from mmengine.config import Config
 from mmengine.runner import Runner
 
 from ..errors import CheckpointError, MobileOneExtError, SpecError
+from ..progress import Steps
 from .bn_recalibration import recalibrate, tracking_norms, training_loader
 from .checkpoint import (
     existing_file,
@@ -47,7 +48,8 @@ def recalibrate_checkpoint(config: Union[PathLike, Config],
                            *,
                            images: int = 8192,
                            augment: bool = False,
-                           force: bool = False) -> Recalibrated:
+                           force: bool = False,
+                           progress: bool = False) -> Recalibrated:
     """Recalibrate, score on the test split before and after, and write.
 
     The file holds the weights (the averaged ones where the run had EMA), the
@@ -61,6 +63,7 @@ def recalibrate_checkpoint(config: Union[PathLike, Config],
         images: training images to measure on.
         augment: with the training pipeline, else the test pipeline.
         force: replace an existing ``out``, never the checkpoint itself.
+        progress: report steps on stderr.
 
     Raises:
         CheckpointError: the checkpoint is unsafe, does not fit or is folded,
@@ -75,13 +78,17 @@ def recalibrate_checkpoint(config: Union[PathLike, Config],
     if not cfg.get('test_dataloader') or not cfg.get('test_evaluator'):
         raise SpecError('the config has no test_dataloader and '
                         'test_evaluator; the result could not be verified')
-    loader = training_loader(cfg, images, augment)
+    loader, steps = training_loader(cfg, images, augment), Steps(progress)
     with TemporaryDirectory() as folder:
         runner = _test_runner(cfg, source, folder)
-        before = dict(runner.test())
+        with steps.step('score as it is'):
+            before = dict(runner.test())
         _require_norms(runner.model, source)
-        used = recalibrate(runner.model, loader, images)
-        after = dict(runner.test())
+        total = min(images, len(loader) * (loader.batch_size or 1))
+        with steps.step('measure', total) as advance:
+            used = recalibrate(runner.model, loader, images, advance)
+        with steps.step('score recalibrated'):
+            after = dict(runner.test())
     metric = next(iter(before))
     if not after[metric] >= before[metric]:
         raise MobileOneExtError(
