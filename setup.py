@@ -71,6 +71,7 @@ setup(
         'mmcv': ['mmcv>=2.0.0,<2.4.0'],
         'mmdeploy': [*COREML, 'mmdeploy>=1.3.1,<1.4', 'onnxruntime<1.27'],
         'ncnn': ['ncnn', 'pnnx'],
+        'onnx': ['onnx', 'onnxruntime', 'onnxscript'],
         'mmcv-lite': ['mmcv-lite>=2.0.0,<2.4.0'],
         'coreml': COREML,
         'demo': [*COREML, 'scikit-learn>=1.0'],
