@@ -20,7 +20,6 @@ from .results import TrialResult
 from .scalars import last_score, median_step
 
 RESULT = 'trial.json'
-_CONFIG = 'config.py'
 
 
 def run_grid(config: Config, grid: Grid, out: Path, *, metric: str,
@@ -73,9 +72,14 @@ class _Job:
     def fingerprint(self) -> str:
         return _fingerprint(self.config)
 
+    @property
+    def config_file(self) -> Path:
+        # Beside the work dir: the Runner writes a config of its own into it.
+        return self.folder.with_suffix('.py')
+
     def check_folder(self) -> None:
         """Refuse to mix runs of different configs under one name."""
-        known = self.folder / _CONFIG
+        known = self.config_file
         if known.is_file() and \
                 _fingerprint(Config.fromfile(known)) != self.fingerprint:
             raise MobileOneExtError(
@@ -118,7 +122,7 @@ def _result(job: _Job, sizes: tuple[int, int], title: str,
         console.print(f'{title}: there already, {result.score:.2f}')
         return result
     job.folder.mkdir(parents=True, exist_ok=True)
-    config = write_whole(job.folder / _CONFIG, job.config.dump)
+    config = write_whole(job.config_file, job.config.dump)
     seconds = run_tool(
         'train.py', [str(config), '--work-dir', str(job.folder), '--resume'],
         job.folder / 'train.log', title, console)

@@ -105,6 +105,13 @@ def test_a_real_grid_on_digits(tmp_path):
     made = sorted(p.name for p in out.iterdir())
     assert made == ['ablation.csv', 'ablation.md', 'ablation.png',
                     'num_conv_branches_1', 'num_conv_branches_2']
-    result = TrialResult.read(out / 'num_conv_branches_2/seed0/trial.json')
+    done = out / 'num_conv_branches_2/seed0/trial.json'
+    result = TrialResult.read(done)
     assert 0 <= result.score <= 100
     assert result.step_s > 0
+    # A trial that lost its result, as an interrupted one, goes on.
+    done.unlink()
+    assert cli(args) == out
+    assert TrialResult.read(done).score == result.score
+    log = (done.parent / 'train.log').read_text()
+    assert 'Epoch(train) [1]' not in log
