@@ -13,7 +13,8 @@ ROOT = Path(__file__).resolve().parent
 PACKAGE = 'mmpretrain_mobileone_ext'
 COREML = ['coremltools>=9,<10', 'numpy<2.4']  # apple/coremltools#2633
 TEST = ['pytest>=7', 'pytest-xdist>=3', 'hypothesis>=6', 'scikit-learn>=1.0',
-        'jsonschema>=4', 'tree-sitter>=0.23', 'tree-sitter-swift>=0.7']
+        'jsonschema>=4', 'tree-sitter>=0.23', 'tree-sitter-swift>=0.7',
+        'timm>=1.0', 'safetensors>=0.4']
 
 
 class BuildWithConfigs(build_py):

@@ -22,6 +22,8 @@ from torch import nn
 
 from ..engine.checkpoint import file_sha256
 from ..errors import CheckpointError, ExportError, MobileOneExtError
+from ..foreign.keys import MMPRETRAIN
+from ..foreign.recognize import recognize, translate
 from ..models import DeployableClassifier
 from ..models.program_path import CORE_ML_KEY
 
@@ -198,6 +200,9 @@ def _read_checkpoint(checkpoint: Optional[PathLike]) -> Optional[dict]:
                               'export needs a checkpoint of torch')
     state = OrderedDict(
         (re.sub(r'^module\.', '', k), v) for k, v in state.items())
+    found = recognize(state)
+    if found is not None:
+        state = OrderedDict(translate(state, found, MMPRETRAIN))
     return {'state_dict': state, 'meta': loaded.get('meta', {})}
 
 

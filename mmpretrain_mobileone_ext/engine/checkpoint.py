@@ -9,12 +9,15 @@ from pathlib import Path
 from typing import Any, List, Union
 
 import torch
+from mmengine.logging import print_log
 
 from mmpretrain_mobileone_ext.atomic_file import write_whole
 from mmpretrain_mobileone_ext.errors import CheckpointError
+from mmpretrain_mobileone_ext.foreign.recognize import unpack
 
 from .disarm import disarm
 from .restricted_load import open_plain, restricted_load
+from .safetensors_file import is_safetensors, load_safetensors
 
 _CHUNK = 1 << 20
 PathLike = Union[str, Path]
@@ -25,7 +28,9 @@ def load_checkpoint_file(path: PathLike, map_location: Any = 'cpu') -> dict:
 
     Accepted are files of torch.save, zip or legacy format, with a dict of
     tensors in ``'state_dict'`` or at the top: mmengine Runner files with
-    their history, published weights, plain state dicts. Config text in
+    their history, published weights, plain state dicts. So are
+    ``.safetensors`` files and timm's, whose ``'state_dict_ema'``, or
+    ``'model'``, becomes ``'state_dict'``. Config text in
     ``meta`` moves to ``meta['config_text']``; see :func:`disarm.disarm`.
 
     Args:
@@ -41,6 +46,8 @@ def load_checkpoint_file(path: PathLike, map_location: Any = 'cpu') -> dict:
     """
     file = existing_file(path)
     try:
+        if is_safetensors(file):
+            return {'state_dict': load_safetensors(file, map_location)}
         with open_plain(file) as handle:
             loaded = restricted_load(handle, map_location)
         return checked_checkpoint(loaded, file)
@@ -82,12 +89,23 @@ def checked_checkpoint(loaded: Any, path: Any = None) -> dict:
         raise CheckpointError(
             'a checkpoint must hold a dict, but this one holds a '
             f'{type(loaded).__name__}')
+    loaded = _one_state_dict(loaded)
     if 'state_dict' in loaded:
         _check_tensors(loaded['state_dict'], "'state_dict'")
         disarm(loaded, path)
     else:
         _check_tensors(loaded, "no 'state_dict', so the file itself")
     return loaded
+
+
+def _one_state_dict(loaded: dict) -> dict:
+    """timm's names for a file's weights, as mmengine's."""
+    key, state = unpack(loaded)
+    if key in ('', 'state_dict'):
+        return loaded
+    print_log(f"the checkpoint's weights are those in {key!r}", 'current')
+    return {**{k: v for k, v in loaded.items() if k != key},
+            'state_dict': state}
 
 
 def _check_tensors(state: Any, where: str) -> None:

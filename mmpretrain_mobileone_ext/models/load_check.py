@@ -13,18 +13,22 @@ from torch import Tensor, nn
 from ..errors import CheckpointError
 from .block import MobileOneBlock
 from .fold_on_load import fold_incoming
+from .translate_on_load import translate_incoming
 
 
 def check_incoming(module: nn.Module,
                    state_dict: dict,
                    prefix: str,
                    replaceable: Sequence[str] = ()) -> list[str]:
-    """Fold branch weights for folded blocks, then compare keys and shapes.
+    """Take what fits, as it has to be, and refuse the rest.
+
+    Names of Apple's and timm's code become ours, branches fold for folded
+    blocks, then keys and shapes are compared.
 
     Args:
         module: the module that is about to load.
         state_dict: its keys start with ``prefix``; changed in place where
-            branches are folded.
+            keys are renamed or branches folded.
         replaceable: key prefixes (relative) that may be missing, extra or
             of another shape: a head for other classes.
 
@@ -35,6 +39,7 @@ def check_incoming(module: nn.Module,
     Raises:
         CheckpointError: missing, unexpected or wrongly shaped keys.
     """
+    translate_incoming(module, state_dict, prefix)
     for name, block in module.named_modules():
         if isinstance(block, MobileOneBlock):
             fold_incoming(block, state_dict, _join(prefix, name))
@@ -70,7 +75,8 @@ def _explain(module: nn.Module, own: dict, given: dict, missing: list,
              extra: list, reshaped: list) -> str:
     what = f'the checkpoint does not fit {type(module).__name__}: '
     if not given:
-        return what + 'it holds no weights for it'
+        return (what + 'it holds no weights for it (those of Apple and timm '
+                'are for a DeployableClassifier or the backbone alone)')
     if not set(own) & set(given) and any(
             k.startswith('backbone.') for k in given):
         return (what + 'its keys start with "backbone."; load it with '
