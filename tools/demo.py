@@ -1,13 +1,13 @@
 """Train, fold, export to Core ML and score every form on real data."""
-import argparse
 import sys
 from pathlib import Path
 
 from mmpretrain_mobileone_ext.launch import guarded
+from mmpretrain_mobileone_ext.tool_parser import ToolParser
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = ToolParser(description=__doc__)
     parser.add_argument(
         '--dataset', default='digits', help='digits or fashion-mnist')
     parser.add_argument('--data-dir', type=Path, default=Path('data'))

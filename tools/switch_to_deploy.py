@@ -1,13 +1,13 @@
 """Fold a training checkpoint into a verified deploy checkpoint."""
-import argparse
 import sys
 from pathlib import Path
 
 from mmpretrain_mobileone_ext.launch import guarded
+from mmpretrain_mobileone_ext.tool_parser import ToolParser
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = ToolParser(description=__doc__)
     parser.add_argument('config', help='config of the training run')
     parser.add_argument('checkpoint', help='checkpoint in branch form')
     parser.add_argument(

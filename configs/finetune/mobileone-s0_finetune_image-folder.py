@@ -2,21 +2,13 @@
 #   python tools/finetune.py DATA
 # sets the folder, the classes and, if asked, weights, frozen stages, epochs.
 _base_ = [
+    '../_base_/models/mobileone_in1k.py',
     'mmpretrain::_base_/datasets/imagenet_bs64_pil_resize.py',
     '../_base_/schedules/sgd_coslr_ema.py',
     '../_base_/default_runtime.py',
 ]
 
-model = dict(
-    type='DeployableClassifier',
-    backbone=dict(type='ConfigurableMobileOne', arch='s0', frozen_stages=1),
-    neck=dict(type='GlobalAveragePooling'),
-    head=dict(
-        type='LinearClsHead',
-        num_classes=1000,
-        in_channels=1024,
-        loss=dict(type='LabelSmoothLoss', label_smooth_val=0.1),
-        topk=(1, 5)))
+model = dict(backbone=dict(frozen_stages=1))
 load_from = ('https://download.openmmlab.com/mmclassification/v0/mobileone/'
              'mobileone-s0_8xb32_in1k_20221110-0bc94952.pth')
 

@@ -9,6 +9,7 @@ from typing import Optional
 from mmengine.config import Config, DictAction
 from rich.console import Console
 
+from ..tool_parser import ToolParser
 from .grid import grid_from
 from .present import summary_table, write_results
 from .results import TrialResult, summarize
@@ -17,7 +18,7 @@ from .run import run_grid
 
 def parser() -> argparse.ArgumentParser:
     """The arguments; their values are checked by ``grid_from``."""
-    p = argparse.ArgumentParser(
+    p = ToolParser(
         description='Train variants of one config with several seeds, one '
         'after another, and compare them: a table, CSV and a plot. Run it '
         'again to go on: what is done is skipped, what was interrupted '

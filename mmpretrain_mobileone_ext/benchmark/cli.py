@@ -4,27 +4,22 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NoReturn, Optional
+from typing import Any, Optional
 
 from ..errors import SpecError
+from ..tool_parser import ToolParser
 from .options import AMP_DTYPES, DEVICES, FORMS, BenchmarkOptions
 from .results import Report
 
 _FORMS_HELP = '; '.join(f'{name}: {what}' for name, what in FORMS.items())
 
 
-class _Parser(argparse.ArgumentParser):
-    """Answers a mistake in one line, like everything else here."""
-
-    def error(self, message: str) -> NoReturn:
-        raise SpecError(f'{message}; see --help')
-
-
 def parser() -> argparse.ArgumentParser:
     """The arguments; values are checked by ``BenchmarkOptions``."""
-    p = _Parser(description='What a training step (forward, loss, backward) '
-                'costs in every form of MobileOne, step by step in turns in '
-                'one process, and how exactly the forms agree.')
+    p = ToolParser(error_type=SpecError,
+                   description='What a training step (forward, loss, '
+                   'backward) costs in every form of MobileOne, step by step '
+                   'in turns in one process, and how exactly the forms agree.')
     several: dict[str, Any] = dict(nargs='+', metavar='X')
     p.add_argument('--arch', **several,
                    help='s0 ... s4 (default: s0; in a sweep all)')

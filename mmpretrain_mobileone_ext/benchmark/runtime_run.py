@@ -6,13 +6,14 @@ import sys
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NoReturn, Optional
+from typing import Optional
 
 from rich.console import Console
 from rich.table import Table
 
 from ..errors import SpecError
 from ..progress import Steps
+from ..tool_parser import ToolParser
 from .files import check_writable, write_json
 from .machine import machine, torch_threads
 from .runtime_results import (
@@ -24,18 +25,12 @@ from .runtime_results import (
 )
 
 
-class _Parser(argparse.ArgumentParser):
-    """Answers a mistake in one line, like everything else here."""
-
-    def error(self, message: str) -> NoReturn:
-        raise SpecError(f'{message}; see --help')
-
-
 def parser() -> argparse.ArgumentParser:
     """The arguments; values are checked by ``RuntimeOptions``."""
-    p = _Parser(description='Throughput of the reference runtime against the '
-                'folded torch network, in turns in one process, and the time '
-                'of a whole export with its verification.')
+    p = ToolParser(error_type=SpecError,
+                   description='Throughput of the reference runtime against '
+                   'the folded torch network, in turns in one process, and the '
+                   'time of a whole export with its verification.')
     p.add_argument('--arch', default='s0', metavar='X',
                    help='s0 ... s4 (default: s0)')
     p.add_argument('--batch', type=int, nargs='+', default=(1, 8, 32),

@@ -4,28 +4,23 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NoReturn, Optional
+from typing import Optional
 
 from rich.console import Console
 
 from ..errors import MobileOneExtError, SpecError
+from ..tool_parser import ToolParser
 
 _LOG_WIDTH = 120
 
 
-class _Parser(argparse.ArgumentParser):
-    """Answers a mistake in one line, like everything else here."""
-
-    def error(self, message: str) -> NoReturn:
-        raise SpecError(f'{message}; see --help')
-
-
 def parser() -> argparse.ArgumentParser:
     """The arguments; values are checked by ``run_comparison``."""
-    p = _Parser(description='Compare classifiers with random weights: '
-                'parameters, FLOPs, latency of the folded network on this '
-                'CPU, size and operations of a real Core ML file, and '
-                'accuracy as published.')
+    p = ToolParser(error_type=SpecError,
+                   description='Compare classifiers with random weights: '
+                   'parameters, FLOPs, latency of the folded network on this '
+                   'CPU, size and operations of a real Core ML file, and '
+                   'accuracy as published.')
     p.add_argument('models', nargs='*', metavar='MODEL',
                    help='names of mmpretrain.list_models() or config files '
                    '(default: MobileOne S0-S4 and six peers)')

@@ -3,13 +3,14 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
-from typing import NoReturn, Optional
+from typing import Optional
 
 from mmengine.config import DictAction
 from rich.console import Console
 from rich.table import Table
 
 from ..errors import ExportError
+from ..tool_parser import ToolParser
 from .export import run_export
 from .export_options import (
     COMPUTE_UNITS,
@@ -23,18 +24,12 @@ from .export_options import (
 from .export_result import ExportResult
 
 
-class _Parser(argparse.ArgumentParser):
-    """Answers a mistake in one line, like everything else here."""
-
-    def error(self, message: str) -> NoReturn:
-        raise ExportError(f'{message}; see --help')
-
-
 def parser() -> argparse.ArgumentParser:
     """The arguments; values are checked by ``ExportOptions``."""
-    p = _Parser(description='Export an image classifier to Core ML: folded, '
-                'normalization baked in, and compared with torch before the '
-                'file gets its name.')
+    p = ToolParser(error_type=ExportError,
+                   description='Export an image classifier to Core ML: '
+                   'folded, normalization baked in, and compared with torch '
+                   'before the file gets its name.')
     p.add_argument('config', help='config of mmpretrain or this package')
     p.add_argument('checkpoint', help='branch or deploy checkpoint')
     p.add_argument('--out', required=True,

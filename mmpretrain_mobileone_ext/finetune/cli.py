@@ -13,6 +13,7 @@ from ..atomic_file import write_whole
 from ..config_scope import MIM
 from ..errors import MobileOneExtError
 from ..report import forms_table
+from ..tool_parser import ToolParser
 from ..train_to_phone import TrainToPhone
 from .folder import ImageFolder, read_folder
 from .settings import finetune_config
@@ -22,7 +23,7 @@ _RECIPE = MIM / 'configs/finetune/mobileone-s0_finetune_image-folder.py'
 
 def parser() -> argparse.ArgumentParser:
     """The arguments."""
-    p = argparse.ArgumentParser(
+    p = ToolParser(
         description='Fine-tune on a folder of images, fold, export to Core '
         'ML and score every form on the test images.')
     p.add_argument('data', type=Path,

@@ -4,7 +4,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NoReturn, Optional
+from typing import Optional
 
 from mmengine.config import DictAction
 from rich.console import Console
@@ -12,6 +12,7 @@ from rich.table import Table
 
 from ..errors import ExportError
 from ..progress import Steps
+from ..tool_parser import ToolParser
 from .compare import (
     ExporterRow,
     compare_exporters,
@@ -24,18 +25,12 @@ from .deploy_config import read_deploy_config
 from .options import DeployOptions
 
 
-class _Parser(argparse.ArgumentParser):
-    """Answers a mistake in one line, like everything else here."""
-
-    def error(self, message: str) -> NoReturn:
-        raise ExportError(f'{message}; see --help')
-
-
 def parser() -> argparse.ArgumentParser:
     """The arguments; values are checked by ``DeployOptions``."""
-    p = _Parser(description='Convert a classifier with mmdeploy\'s own API '
-                'to Core ML, ONNX Runtime or ncnn, on any OS, and compare '
-                'the file with torch before it gets its name.')
+    p = ToolParser(error_type=ExportError,
+                   description='Convert a classifier with mmdeploy\'s own API '
+                   'to Core ML, ONNX Runtime or ncnn, on any OS, and compare '
+                   'the file with torch before it gets its name.')
     p.add_argument('deploy_cfg', help='deploy config, configs/mmdeploy/...')
     p.add_argument('config', help='config of mmpretrain or this package')
     p.add_argument('checkpoint', help='branch or deploy checkpoint')

@@ -4,25 +4,19 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NoReturn, Optional, Union
+from typing import Optional, Union
 
 from mmengine.config import DictAction
 
 from ..errors import MobileOneExtError
+from ..tool_parser import ToolParser
 from .collect import collect
 from .page import write_report
 
 
-class _Parser(argparse.ArgumentParser):
-    """Answers a mistake in one line, like everything else here."""
-
-    def error(self, message: str) -> NoReturn:
-        raise MobileOneExtError(f'{message}; see --help')
-
-
 def parser() -> argparse.ArgumentParser:
     """The arguments."""
-    p = _Parser(description='Score every form of a network that a work dir '
+    p = ToolParser(description='Score every form of a network that a work dir '
                 'holds (branches, folded, Core ML files) on the test split, '
                 'and show all of it on one page.')
     p.add_argument('work_dir', type=Path, help='folder of a training')
