@@ -1,5 +1,6 @@
 """What importing the package does: names, configs, and no heavy import."""
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -67,7 +68,13 @@ def test_public_names_exist():
     assert all(hasattr(package, name) for name in package.__all__)
 
 
-@pytest.mark.parametrize('path', CONFIGS, ids=lambda p: p.stem)
+#: Large ones of which there are several like them.
+LARGE = re.compile('-s[1-4]_|-mu[12]|finetune')
+
+
+@pytest.mark.parametrize('path', [
+    pytest.param(p, id=p.stem, marks=[pytest.mark.slow]
+                 if LARGE.search(p.stem) else []) for p in CONFIGS])
 def test_each_config_builds_and_folds(path, tmp_path):
     name = path.relative_to(ROOT / 'configs').as_posix()
     child = tmp_path / 'child.py'

@@ -38,9 +38,14 @@ def test_names():
     assert list_models(f'{PREFIX}*') == NAMES
 
 
-@pytest.mark.parametrize('name', [
-    pytest.param(n, marks=[pytest.mark.slow] if '-s3' in n or '-s4' in n
-                 else []) for n in NAMES])
+def slow_if(name, *starts):
+    variant = name[len(PREFIX):] if name.startswith(PREFIX) else name
+    marks = [pytest.mark.slow] if variant.startswith(starts) else []
+    return pytest.param(name, marks=marks)
+
+
+@pytest.mark.parametrize(
+    'name', [slow_if(n, 's1', 's2', 's3', 's4') for n in NAMES])
 def test_figures_are_those_of_the_folded_network(name):
     shape = (3, 224, 224) if 'in1k' in name else \
         (3, 32, 32) if 'digits' in name else (1, 28, 28)
@@ -50,7 +55,7 @@ def test_figures_are_those_of_the_folded_network(name):
                                                found['params'])
 
 
-@pytest.mark.parametrize('variant', PAPER)
+@pytest.mark.parametrize('variant', [slow_if(v, 's4') for v in PAPER])
 def test_figures_are_the_papers_rounded(variant):
     parameters, flops = PAPER[variant]
     known = metadata(in1k(variant))

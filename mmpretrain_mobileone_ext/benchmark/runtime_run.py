@@ -29,8 +29,8 @@ def parser() -> argparse.ArgumentParser:
     """The arguments; values are checked by ``RuntimeOptions``."""
     p = ToolParser(error_type=SpecError,
                    description='Throughput of the reference runtime against '
-                   'the folded torch network, in turns in one process, and the '
-                   'time of a whole export with its verification.')
+                   'the folded torch network, in turns in one process, and '
+                   'the time of a whole export with its verification.')
     p.add_argument('--arch', default='s0', metavar='X',
                    help='s0 ... s4 (default: s0)')
     p.add_argument('--batch', type=int, nargs='+', default=(1, 8, 32),

@@ -94,6 +94,7 @@ def test_a_resumed_run_is_in_the_right_phase(images, tmp_path):
     check({**before, **after})
 
 
+@pytest.mark.slow
 def test_what_is_in_force_reaches_the_visualizers(images, tmp_path):
     observe(recipe(images, tmp_path))
     records = [json.loads(line) for path in
@@ -109,6 +110,7 @@ def test_what_is_in_force_reaches_the_visualizers(images, tmp_path):
     assert len(train) == EPOCHS * 2
 
 
+@pytest.mark.slow
 def test_strength_0_turns_augmentation_off(images, tmp_path):
     seen = observe(recipe(images, tmp_path, strength=0))
     assert all(found.stamps == {None} for found in seen.values())

@@ -30,6 +30,7 @@ def timm_file(tmp_path):
     return net, path
 
 
+@pytest.mark.slow
 def test_the_tool_goes_to_ours_and_back_to_both(timm_file, tmp_path):
     net, path = timm_file
     mine, apple, back = (tmp_path / f'{n}.pth' for n in 'mab')

@@ -21,7 +21,7 @@ from mmpretrain_mobileone_ext.models import translate_on_load
 SLOW = pytest.mark.slow
 SOURCES = ['timm', 'apple']
 ARCHS = ['s0', pytest.param('s1', marks=SLOW), pytest.param('s2', marks=SLOW),
-         pytest.param('s3', marks=SLOW), 's4']
+         pytest.param('s3', marks=SLOW), pytest.param('s4', marks=SLOW)]
 LAYOUTS = dict(timm=TIMM, apple=APPLE)
 TOLERANCE = 1e-5
 
