@@ -105,11 +105,22 @@ class DynamicRegularizationHook(Hook):
                            f'{self._strength:.2f})')
 
     def before_train_iter(self, runner, batch_idx, data_batch=None) -> None:
-        """Leave what is in force for the log and the visualizers."""
+        """Leave what is in force for the log and the visualizers.
+
+        Raises:
+            SpecError: the images do not have the size of the phase.
+        """
+        if batch_idx == 0 and 'resolution' in self._scalars:
+            _check_size(data_batch, int(self._scalars['resolution']))
         decay = max((group.get('weight_decay', 0.0) for group in
                      runner.optim_wrapper.param_groups), default=0.0)
         for name, value in (*self._scalars.items(), ('weight_decay', decay)):
             runner.message_hub.update_scalar(f'train/{name}', value)
+
+    def after_train(self, runner) -> None:
+        """Leave the data set as it was built."""
+        self._pipeline.restore()
+        self._scalars = {}
 
     def _resolve(self, model: nn.Module) -> float:
         if not self._plan.uses('magnitude'):
@@ -142,6 +153,16 @@ class DynamicRegularizationHook(Hook):
             for module in self._dropouts:
                 module.p = phase.dropout
         return found
+
+
+def _check_size(data_batch: Any, pixels: int) -> None:
+    """Whatever the pipeline is made of, its images tell the truth."""
+    shape = tuple(data_batch['inputs'][0].shape[-2:])
+    if max(shape) != pixels:
+        raise SpecError(
+            f'DynamicRegularizationHook: images of {shape[0]} x {shape[1]} '
+            f'come out of the training pipeline, not {pixels}: a transform '
+            'that it does not know sets their size')
 
 
 def _smooth(loss: LabelSmoothLoss, value: float) -> None:

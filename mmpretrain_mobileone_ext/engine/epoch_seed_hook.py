@@ -8,7 +8,7 @@ from typing import Optional
 import numpy as np
 import torch
 from mmengine.dataset import worker_init_fn
-from mmengine.dist import get_rank
+from mmengine.dist import broadcast_object_list, get_rank
 from mmengine.hooks import Hook
 from mmengine.registry import HOOKS
 
@@ -30,20 +30,34 @@ class EpochSeedHook(Hook):
     A run that was killed and resumed then equals one that was not, where
     the arithmetic is deterministic.
 
-    A checkpoint holds the seed of its run, so none has to be set.
+    A checkpoint holds the seed of its run, so none has to be set. What a
+    checkpoint does not hold is lost all the same: gradients that are being
+    accumulated when an epoch ends.
     """
 
     # Before any hook that draws numbers.
     priority = 'VERY_HIGH'
 
+    def before_train(self, runner) -> None:
+        """Agree on the seed of rank 0, the one that is saved."""
+        seeds = [runner.seed]
+        broadcast_object_list(seeds)
+        self._seed = seeds[0]
+        counts = getattr(runner.optim_wrapper, '_accumulative_counts', 1)
+        if len(runner.train_dataloader) % counts:
+            runner.logger.warning(
+                f'EpochSeedHook: {len(runner.train_dataloader)} iterations an '
+                f'epoch are no multiple of accumulative_counts={counts}, so '
+                'a resumed run lacks the gradients of the last ones')
+
     def before_train_epoch(self, runner) -> None:
         """Seed this process and the workers of the epoch."""
-        seed = epoch_seed(runner.seed, runner.epoch)
+        seed = epoch_seed(self._seed, runner.epoch)
         seed_all(seed + get_rank())
         loader = runner.train_dataloader
         if hasattr(loader.sampler, 'seed'):
             # It adds the epoch itself.
-            loader.sampler.seed = runner.seed
+            loader.sampler.seed = self._seed
         if loader.num_workers:
             loader.worker_init_fn = partial(
                 worker_init_fn, num_workers=loader.num_workers,

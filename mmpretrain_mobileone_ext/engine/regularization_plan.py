@@ -58,7 +58,8 @@ class Phase:
     def first_epoch(self, max_epochs: int) -> int:
         """The epoch in which the phase begins, counted from 0."""
         if isinstance(self.begin, float):
-            return int(self.begin * max_epochs)
+            # 0.29 of 100 is 28.999999999999996.
+            return int(self.begin * max_epochs + 1e-9)
         return self.begin
 
 

@@ -14,6 +14,7 @@ from mmengine.runner import Runner
 from recipe_kit import Observe, on_few_images, write_images
 
 from mmpretrain_mobileone_ext.config_scope import MIM
+from mmpretrain_mobileone_ext.errors import SpecError
 
 S2 = MIM / 'configs/mobileone/mobileone-ext-s2_8xb32_in1k.py'
 MMPRETRAIN_S1 = Path(mmpretrain.__file__).parent / \
@@ -116,6 +117,16 @@ def test_strength_0_turns_augmentation_off(images, tmp_path):
     assert all(found.stamps == {None} for found in seen.values())
     assert [found.sizes for found in seen.values()] == [
         {(s, s)} for s, _ in WANTED.values()]
+
+
+def test_a_size_that_does_not_come_out_is_noticed(images, tmp_path):
+    cfg = recipe(images, tmp_path)
+    pipeline = cfg.train_dataloader.dataset.pipeline
+    pipeline[1:2] = [dict(type='Resize', scale=64), dict(
+        type='RandomChoice', transforms=[[dict(
+            type='RandomResizedCrop', scale=40)]])]
+    with pytest.raises(SpecError, match=r'40 x 40 come out .* not 32'):
+        observe(cfg)
 
 
 @pytest.mark.slow

@@ -9,7 +9,9 @@ import numpy as np
 import pytest
 import torch
 from recipe_kit import write_images
+from toy_runner import toy_runner
 
+from mmpretrain_mobileone_ext.engine import epoch_seed_hook
 from mmpretrain_mobileone_ext.engine.checkpoint import load_checkpoint_file
 from mmpretrain_mobileone_ext.engine.epoch_seed_hook import epoch_seed
 
@@ -154,3 +156,31 @@ def test_epochs_have_seeds_of_their_own():
     assert len(np.unique(found)) == found.size
     assert found.min() >= 0
     assert found.max() < 2**31
+
+
+def test_all_ranks_take_the_seed_of_rank_0(monkeypatch, tmp_path):
+    """With ``diff_rank_seed`` they have others, but share out one order."""
+
+    def receive(seeds):
+        seeds[0] = 5
+
+    monkeypatch.setattr(epoch_seed_hook, 'broadcast_object_list', receive)
+    runner = toy_runner(tmp_path, dict(type='EpochSeedHook'))
+    runner.train()
+    assert runner.seed == 0
+    assert runner.train_dataloader.sampler.seed == 5
+
+
+def test_a_cut_accumulation_is_said(tmp_path):
+    runner = toy_runner(
+        tmp_path, dict(type='EpochSeedHook'), optim_wrapper=dict(
+            accumulative_counts=2,
+            optimizer=dict(type='SGD', lr=0.05)))
+    said = []
+    monkey = runner.logger.warning
+    runner.logger.warning = lambda text, *a: said.append(text)
+    try:
+        runner.train()
+    finally:
+        runner.logger.warning = monkey
+    assert any('accumulative_counts=2' in text for text in said)

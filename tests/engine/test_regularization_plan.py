@@ -99,7 +99,6 @@ def test_sizes_keep_their_proportions_and_come_back():
                    dict(type='RandomCrop', crop_size=224, padding=4))
     resize, edge, crop = data.pipeline.transforms
     pipeline = LivePipeline(data)
-    assert pipeline.resolution == 224
     pipeline.set_resolution(112)
     assert (resize.scale, edge.scale, crop.crop_size) == (
         (128, 64), 128, (112, 112))
@@ -143,3 +142,35 @@ def test_nothing_to_change_is_an_error():
         pipeline.set_resolution(3)
     with pytest.raises(SpecError, match='no RandAugment'):
         pipeline.set_magnitude(1)
+    assert pipeline.set_magnitude(0) == 0  # nothing is off already
+
+
+def test_joined_data_sets_keep_their_own_proportions():
+    one = dataset(dict(type='RandomResizedCrop', scale=224))
+    two = dataset(dict(type='RandomResizedCrop', scale=160))
+    LivePipeline(ConcatDataset([one, two], lazy_init=True)).set_resolution(112)
+    assert [d.pipeline.transforms[0].scale for d in (one, two)] == \
+        [(112, 112)] * 2
+
+
+def test_a_magnitude_beyond_its_scale_is_refused():
+    with pytest.raises(SpecError, match=r'magnitude 16 .* total_level=10'):
+        LivePipeline(dataset(RANDAUG)).set_magnitude(2)
+
+
+def test_all_is_put_back():
+    data = dataset(dict(type='Resize', scale=256), RANDAUG,
+                   dict(type='Resize', scale_factor=2.0))
+    before = str(data.pipeline)
+    pipeline = LivePipeline(data)
+    pipeline.set_resolution(64)
+    pipeline.set_magnitude(0)
+    assert str(data.pipeline) != before
+    pipeline.restore()
+    assert str(data.pipeline) == before
+
+
+@pytest.mark.parametrize('epochs', [100, 300])
+def test_shares_of_whole_epochs_are_whole(epochs):
+    assert [Phase(begin=e / epochs).first_epoch(epochs)
+            for e in range(epochs)] == list(range(epochs))
