@@ -10,6 +10,8 @@ import pytest
 from mmpretrain_mobileone_ext.demo_data import write_digits
 from mmpretrain_mobileone_ext.launch import mmpretrain_tool
 
+pytestmark = pytest.mark.slow
+
 REPO = Path(__file__).resolve().parent.parent
 CONFIG = REPO / 'configs/digits/mobileone-tiny_bs64_digits.py'
 #: Fewer steps: the averaged weights have to keep up.
