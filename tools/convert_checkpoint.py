@@ -1,13 +1,13 @@
 """Rename MobileOne's weights between mmpretrain's, timm's and Apple's code."""
-import argparse
 import sys
 from pathlib import Path
 
 from mmpretrain_mobileone_ext.launch import guarded
+from mmpretrain_mobileone_ext.tool_parser import ToolParser
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = ToolParser(description=__doc__)
     parser.add_argument('checkpoint', help="of ours, mmpretrain's, Apple's or "
                         "timm's, branches or folded; recognized by its keys")
     parser.add_argument('--to', required=True,

@@ -21,7 +21,6 @@ class TrialResult:
         step_s: median seconds of a training step, data included, by the log.
         train_params: parameters in training form.
         deploy_params: parameters after the fold.
-        fingerprint: of the config that was trained.
     """
     variant: str
     seed: int
@@ -30,7 +29,6 @@ class TrialResult:
     step_s: float
     train_params: int
     deploy_params: int
-    fingerprint: str
 
     def to_json(self) -> str:
         return json.dumps(asdict(self), indent=2) + '\n'

@@ -2,7 +2,6 @@
 from __future__ import annotations
 
 import copy
-import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -49,7 +48,9 @@ def run_grid(config: Config, grid: Grid, out: Path, *, metric: str,
             for trial in grid.trials()]
     for job in jobs:
         job.check_folder()
-    sizes = {job.trial.variant: _sizes(job) for job in jobs}
+    # Seeds do not change a size: the first job of a variant says it.
+    firsts = {job.trial.variant: job for job in reversed(jobs)}
+    sizes = {variant: _sizes(job) for variant, job in firsts.items()}
     results: list[TrialResult] = []
     for index, job in enumerate(jobs, 1):
         title = f'{index}/{len(jobs)} {job.trial.variant}, ' \
@@ -69,10 +70,6 @@ class _Job:
     metric: str
 
     @property
-    def fingerprint(self) -> str:
-        return _fingerprint(self.config)
-
-    @property
     def config_file(self) -> Path:
         # Beside the work dir: the Runner writes a config of its own into it.
         return self.folder.with_suffix('.py')
@@ -81,7 +78,7 @@ class _Job:
         """Refuse to mix runs of different configs under one name."""
         known = self.config_file
         if known.is_file() and \
-                _fingerprint(Config.fromfile(known)) != self.fingerprint:
+                Config.fromfile(known).pretty_text != self.config.pretty_text:
             raise MobileOneExtError(
                 f'{self.folder} holds a run of another config; remove it or '
                 'choose another --out')
@@ -96,10 +93,6 @@ def _config_of(config: Config, trial: Trial) -> Config:
         raise SpecError(f'variant {trial.variant!r} does not fit the config: '
                         f'{error}') from error
     return cfg
-
-
-def _fingerprint(cfg: Config) -> str:
-    return hashlib.sha256(cfg.pretty_text.encode()).hexdigest()[:16]
 
 
 def _sizes(job: _Job) -> tuple[int, int]:
@@ -131,8 +124,7 @@ def _result(job: _Job, sizes: tuple[int, int], title: str,
         score=last_score(job.folder, job.metric),
         step_s=median_step(job.folder),
         train_params=sizes[0],
-        deploy_params=sizes[1],
-        fingerprint=job.fingerprint)
+        deploy_params=sizes[1])
     write_whole(done, lambda made: made.write_text(result.to_json()))
     console.print(f'{title}: {result.score:.2f} ({seconds:.0f} s)')
     return result

@@ -1,7 +1,6 @@
 """Which models are compared: names of the model hub, or config files."""
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,12 +10,8 @@ from mmengine.config import Config
 from mmpretrain import list_models
 from mmpretrain.apis import ModelHub
 
-from ..benchmark.runtime_network import classifier_config
 from ..errors import SpecError
 from .published import Published, from_hub, from_paper
-
-_OURS = re.compile(r'mobileone-ext-(s[0-4])(_.*)?$')
-_SIZE = 224  # only for the width of the last stage, the same at any size
 
 DEFAULT = (
     *(f'mobileone-ext-s{i}_8xb32_in1k' for i in range(5)),
@@ -73,11 +68,7 @@ def _resolve(name: str) -> Entry:
     if name.lower() in known:
         meta = ModelHub.get(name)
         return _entry(name, _model(meta.config, name), 'model hub',
-                      from_hub(meta) or _same_architecture(name))
-    ours = _OURS.match(name)
-    if ours:
-        return _entry(name, classifier_config(ours[1], _SIZE), 'this package',
-                      _same_architecture(name))
+                      from_hub(meta))
     raise SpecError(f'{name!r} is neither a config file (*.py) nor one of the '
                     f'{len(known)} names of mmpretrain.list_models()')
 
@@ -87,14 +78,6 @@ def _from_file(path: Path) -> Entry:
         raise SpecError(f'{path}: no such config file')
     return _entry(path.stem, _model(Config.fromfile(path), path), str(path),
                   [])
-
-
-def _same_architecture(name: str) -> list[Published]:
-    """What OpenMMLab's weights reach, which fit our networks as they are."""
-    ours = _OURS.match(name)
-    if ours is None:
-        return []
-    return from_hub(ModelHub.get(f'mobileone-{ours[1]}_8xb32_in1k'))
 
 
 def _model(config: Config, name: Any) -> dict[str, Any]:

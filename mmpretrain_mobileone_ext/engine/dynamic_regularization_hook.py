@@ -83,6 +83,7 @@ class DynamicRegularizationHook(Hook):
         self._dropouts = [m for m in model.modules()
                           if isinstance(m, nn.Dropout)]
         self._strength = self._resolve(model)
+        self._plan.uses('resolution')  # refuses what only some phases set
         for knob, parts, what in (
                 ('label_smoothing', self._losses, 'LabelSmoothLoss'),
                 ('dropout', self._dropouts, 'Dropout')):
@@ -138,10 +139,10 @@ class DynamicRegularizationHook(Hook):
 
     def _apply(self, phase: Phase) -> dict[str, float]:
         found: dict[str, float] = {}
-        if self._plan.uses('resolution') and phase.resolution is not None:
+        if phase.resolution is not None:
             self._pipeline.set_resolution(phase.resolution)
             found['resolution'] = phase.resolution
-        if self._plan.uses('magnitude') and phase.magnitude is not None:
+        if phase.magnitude is not None:
             found['magnitude'] = self._pipeline.set_magnitude(
                 phase.magnitude * self._strength)
         if phase.label_smoothing is not None:

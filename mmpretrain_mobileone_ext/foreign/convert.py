@@ -7,7 +7,7 @@ from typing import Any, Optional, Union
 
 import torch
 from mmengine.config import Config
-from mmpretrain import get_model
+from mmpretrain.apis import ModelHub
 from torch import nn
 
 from ..atomic_file import write_whole
@@ -65,13 +65,14 @@ def convert_checkpoint(source: PathLike,
             f'{source}: not weights of MobileOne that mmpretrain, Apple or '
             f'timm name; its first key is {next(iter(state))!r}')
     ours = translate(_inside(state, found), found, _ours(found))
+    arch = arch or matching_arch(ours)
     model = filled_model(ours, found, arch)
     parity = None
     if fold and not found.folded:
         folded, measured = verified_switch_to_deploy(model)
         ours, parity = folded.state_dict(), measured.to_dict()
     record = {**provenance(source, parity=parity), 'source_layout':
-              found.summary, 'arch': arch or matching_arch(ours)}
+              found.summary, 'arch': arch}
     return _write(translate(ours, _known(ours), LAYOUTS[to]), to, target,
                   record)
 
@@ -132,13 +133,12 @@ def _channels(state: dict) -> dict[str, int]:
 
 
 def filled_model(ours: dict, found: Recognized,
-                 arch: Optional[str]) -> nn.Module:
+                 name: Optional[str]) -> nn.Module:
     """A model of the right form that takes every weight.
 
     Raises:
         CheckpointError: no architecture fits, or this one does not.
     """
-    name = arch or matching_arch(ours)
     if name is None:
         raise CheckpointError(
             f'these weights have the channels of none of {list(PRESETS)}; '
@@ -158,8 +158,9 @@ def _build(name: str, found: Recognized, ours: dict) -> nn.Module:
     if name in PRESETS:
         backbone['arch'] = name
     else:
-        config = Config.fromfile(name) if name.endswith('.py') else name
-        backbone = {**get_model(config)._config.model.backbone, **backbone}
+        config = Config.fromfile(name) if name.endswith('.py') else \
+            ModelHub.get(name).config
+        backbone = {**config.model.backbone, **backbone}
     net = ConfigurableMobileOne(
         **{k: v for k, v in backbone.items() if k != 'type'})
     if found.layout == BACKBONE:

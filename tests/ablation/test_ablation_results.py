@@ -21,7 +21,7 @@ from mmpretrain_mobileone_ext.errors import MobileOneExtError
 
 def result(variant, seed, score, step_s=0.1):
     return TrialResult(variant, seed, 'accuracy/top1', score, step_s, 1234,
-                       567, 'f' * 16)
+                       567)
 
 
 @pytest.fixture
