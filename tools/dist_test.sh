@@ -1,8 +1,7 @@
 #!/usr/bin/env bash
-# Test on several GPUs (or CPU processes) of one machine or of many:
+# Test on several GPUs (or CPU processes), of many machines too; see
+# dist_run.sh:
 #   bash tools/dist_test.sh CONFIG CHECKPOINT PROCESSES [options of tools/test.py]
-# Several machines: the same command on each, with NNODES, NODE_RANK,
-# MASTER_ADDR and PORT set.
 set -euo pipefail
 
 if [ $# -lt 3 ]; then
@@ -13,14 +12,4 @@ config=$1
 checkpoint=$2
 processes=$3
 shift 3
-
-if [ "${NNODES:-1}" -gt 1 ]; then
-    where=(--nnodes "$NNODES" --node_rank "${NODE_RANK:?}"
-           --master_addr "${MASTER_ADDR:?}" --master_port "${PORT:-29500}")
-else
-    # A free port of its own: runs beside each other do not collide.
-    where=(--standalone)
-fi
-exec "${PYTHON:-python}" -m torch.distributed.run "${where[@]}" \
-    --nproc_per_node "$processes" "$(dirname "$0")/test.py" \
-    "$config" "$checkpoint" --launcher pytorch "$@"
+exec bash "$(dirname "$0")/dist_run.sh" test.py "$processes" "$config" "$checkpoint" "$@"

@@ -143,6 +143,23 @@ def file_sha256(path: PathLike) -> str:
     return digest.hexdigest()
 
 
+def free_target(out: PathLike, source: PathLike, force: bool) -> Path:
+    """Where to write what is made from ``source``, ``~`` expanded.
+
+    Raises:
+        CheckpointError: it is the source itself, or exists without
+            ``force``.
+    """
+    target = Path(out).expanduser()
+    if target.resolve() == Path(source).expanduser().resolve():
+        raise CheckpointError(f'{target}: the result would replace the '
+                              'training checkpoint or weights it is made from')
+    if target.exists() and not force:
+        raise CheckpointError(f'{target} exists already; give --force to '
+                              'replace it')
+    return target
+
+
 def save_checkpoint_atomic(checkpoint: dict, path: PathLike) -> Path:
     """Write a checkpoint so that ``path`` is the old file or the whole new.
 

@@ -12,7 +12,11 @@ from torch import nn
 from ..errors import CheckpointError
 from ..models import MobileOneBlock, verified_switch_to_deploy
 from ..parity import Tolerance
-from .checkpoint import load_checkpoint_file, save_checkpoint_atomic
+from .checkpoint import (
+    free_target,
+    load_checkpoint_file,
+    save_checkpoint_atomic,
+)
 from .disarm import CONFIG_TEXT
 from .provenance import provenance
 
@@ -57,7 +61,7 @@ def write_deploy_file(model: nn.Module,
             is folded already, or ``out`` exists.
         ParityError: the folded form differs; nothing is written.
     """
-    target = _target(checkpoint, out, force)
+    target = free_target(out or deploy_path(checkpoint), checkpoint, force)
     _require_branches(model)
     loaded = load_checkpoint_file(checkpoint)
     meta = loaded.get('meta', {})
@@ -86,18 +90,6 @@ def write_deploy_file(model: nn.Module,
             },
             'state_dict': folded.state_dict()
         }, target)
-
-
-def _target(checkpoint: Union[str, Path], out: Union[str, Path, None],
-            force: bool) -> Path:
-    target = Path(out) if out else deploy_path(checkpoint)
-    if target.resolve() == Path(checkpoint).resolve():
-        raise CheckpointError(f'{target}: the deploy file would replace the '
-                              'training checkpoint it is made from')
-    if target.exists() and not force:
-        raise CheckpointError(f'{target} exists already; give --force to '
-                              'replace it')
-    return target
 
 
 def _require_branches(model: nn.Module) -> None:

@@ -16,6 +16,7 @@ from ..progress import Steps
 from .bn_recalibration import recalibrate, tracking_norms, training_loader
 from .checkpoint import (
     existing_file,
+    free_target,
     load_checkpoint_file,
     save_checkpoint_atomic,
 )
@@ -71,8 +72,11 @@ def recalibrate_checkpoint(config: Union[PathLike, Config],
         SpecError: no training or test data, or less than one image.
         MobileOneExtError: the score became worse; nothing is written.
     """
-    target, source = Path(out), existing_file(checkpoint)
-    _check_target(target, source, force)
+    source = existing_file(checkpoint)
+    target = free_target(out, source, force)
+    if not target.absolute().parent.is_dir():
+        raise CheckpointError(f'{target}: the folder {target.parent} does '
+                              'not exist; make it first')
     meta = load_checkpoint_file(source).get('meta', {})
     cfg = config if isinstance(config, Config) else Config.fromfile(config)
     if not cfg.get('test_dataloader') or not cfg.get('test_evaluator'):
@@ -123,18 +127,6 @@ def _test_runner(cfg: Config, checkpoint: Path, folder: str) -> Runner:
     cfg.default_hooks = dict(checkpoint=None)
     cfg.visualizer = dict(type='Visualizer')
     return Runner.from_cfg(cfg)
-
-
-def _check_target(target: Path, source: Path, force: bool) -> None:
-    if target.resolve() == source.resolve():
-        raise CheckpointError(f'{target}: the result would replace the '
-                              'checkpoint it is made from')
-    if target.exists() and not force:
-        raise CheckpointError(f'{target} exists already; give --force to '
-                              'replace it')
-    if not target.absolute().parent.is_dir():
-        raise CheckpointError(f'{target}: the folder {target.parent} does '
-                              'not exist; make it first')
 
 
 def _require_norms(model: Any, source: Path) -> None:

@@ -11,7 +11,11 @@ from mmpretrain.apis import ModelHub
 from torch import nn
 
 from ..atomic_file import write_whole
-from ..engine.checkpoint import load_checkpoint_file, save_checkpoint_atomic
+from ..engine.checkpoint import (
+    free_target,
+    load_checkpoint_file,
+    save_checkpoint_atomic,
+)
 from ..engine.provenance import provenance
 from ..errors import CheckpointError
 from ..models import (
@@ -78,17 +82,12 @@ def convert_checkpoint(source: PathLike,
 
 
 def _writable(source: PathLike, out: PathLike, to: str, force: bool) -> Path:
-    target = Path(out).expanduser()
+    target = free_target(out, source, force)
     if to not in LAYOUTS:
         raise CheckpointError(f'{to!r} is none of {list(LAYOUTS)}')
     if target.suffix == '.safetensors':
         raise CheckpointError(f'{target}: writes files of torch.save, not '
                               'safetensors; name it .pth')
-    if target.resolve() == Path(source).expanduser().resolve():
-        raise CheckpointError(f'{target} is the source itself')
-    if target.exists() and not force:
-        raise CheckpointError(f'{target} exists already; give --force to '
-                              'replace it')
     return target
 
 

@@ -51,7 +51,6 @@ _base_.custom_hooks[-1].update(strength=0.7, phases=[
     dict(begin=0.5, resolution=48, magnitude=1.0)])
 custom_hooks = [
     *_base_.custom_hooks,
-    dict(type='EpochSeedHook'),
     dict(type='TrainThroughputHook', interval=2, warmup=0),
     *{more}]
 for schedule in _base_.param_scheduler:
@@ -77,9 +76,13 @@ def train(folder, work_dir, *options, code=0):
     return said
 
 
-def write_config(folder, more=()):
+SEED = dict(type='EpochSeedHook')
+DIE = dict(type='Die', epoch=3)
+
+
+def write_config(folder, *hooks):
     (folder / 'config.py').write_text(
-        CONFIG.format(repo=REPO, more=[*more]))
+        CONFIG.format(repo=REPO, more=[*hooks]))
 
 
 def last_metrics(work_dir):
@@ -92,12 +95,12 @@ def last_metrics(work_dir):
 def runs(tmp_path_factory):
     folder = tmp_path_factory.mktemp('runs')
     write_images(folder / 'images', count=16)
-    write_config(folder)
+    write_config(folder, SEED)
     said = train(folder, 'whole')
-    write_config(folder, [dict(type='Die', epoch=3)])
+    write_config(folder, SEED, DIE)
     train(folder, 'cut', code=1)
     assert not (folder / 'cut/epoch_4.pth').exists()
-    write_config(folder)
+    write_config(folder, SEED)
     resumed = train(folder, 'cut', '--resume')
     return folder, said, resumed
 
@@ -134,15 +137,11 @@ def test_every_worker_says_how_fast_it_is(runs):
 def test_without_the_hook_a_resume_draws_other_numbers(runs):
     """Shows that the test above can fail."""
     folder, _, _ = runs
-    text = (folder / 'config.py').read_text()
-    (folder / 'config.py').write_text(
-        text.replace("    dict(type='EpochSeedHook'),\n", ''))
+    write_config(folder)
     train(folder, 'free')
-    (folder / 'config.py').write_text((folder / 'config.py').read_text(
-        ).replace('*[]]', "dict(type='Die', epoch=3)]"))
+    write_config(folder, DIE)
     train(folder, 'free-cut', code=1)
-    (folder / 'config.py').write_text((folder / 'config.py').read_text(
-        ).replace("dict(type='Die', epoch=3)]", '*[]]'))
+    write_config(folder)
     train(folder, 'free-cut', '--resume')
     whole, cut = (load_checkpoint_file(folder / n / 'epoch_4.pth')
                   for n in ('free', 'free-cut'))
