@@ -74,7 +74,7 @@ def test_files_are_not_replaced_unasked(timm_file, tmp_path):
     with pytest.raises(CheckpointError, match='--force'):
         convert_checkpoint(path, 'apple', out)
     convert_checkpoint(path, 'apple', out, force=True)
-    with pytest.raises(CheckpointError, match='would replace the training checkpoint or weights'):
+    with pytest.raises(CheckpointError, match='would replace the training'):
         convert_checkpoint(path, 'timm', path, force=True)
 
 
