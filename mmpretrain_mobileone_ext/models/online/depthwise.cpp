@@ -196,7 +196,7 @@ void tap_sums(const Band<T>& x, double* out, int64_t c, int64_t live) {
   for (int t = 0; t < kTaps; ++t) add_to<T>(out + t * c, sum[t], live);
 }
 
-// out (90, C): products (9, 9), those of tap rows a <= b only, and 9 sums.
+// out (90, C): products (9, 9), symmetric, and 9 sums.
 template <class T>
 void moments(const T* x, const Shape& s, double* out) {
   constexpr int L = Simd<T>::line, W = Simd<T>::width;
@@ -226,6 +226,10 @@ void moments(const T* x, const Shape& s, double* out) {
     }
   }
   sums.total(out);
+  // Those of tap rows a > b were not computed: they are the others' mirror.
+  for (int t = 3; t < kTaps; ++t)
+    for (int u = 0; u < t / 3 * 3; ++u)
+      std::copy_n(out + (u * kTaps + t) * s.c, s.c, out + (t * kTaps + u) * s.c);
 }
 
 template <class T>

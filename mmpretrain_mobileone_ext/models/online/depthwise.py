@@ -7,11 +7,13 @@ a row and a column inside; fewer at borders and between strides).
 """
 from __future__ import annotations
 
+import ctypes
 import functools
 import itertools
 from typing import Optional
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from ...spec import UnitSpec
@@ -38,8 +40,6 @@ class DepthwiseConv(PatchConv):
         out = torch.empty((_TAPS + 1) * _TAPS, channels, dtype=torch.float64)
         self._call('moments', x, _pixels(x), out)
         products = out[:_TAPS**2].view(_TAPS, _TAPS, channels)
-        lower = _below_tap_row()
-        products[lower] = products.transpose(0, 1)[lower]
         return out[_TAPS**2:].t(), products.permute(2, 0, 1)
 
     def weight_grad(self, x: Tensor, grad: OutputGrad,
@@ -66,8 +66,9 @@ class DepthwiseConv(PatchConv):
     def _call(self, name: str, x: Tensor, *args, after=None) -> None:
         n, c, h, w = x.shape
         stride = self.spec.stride
-        shape = torch.tensor([n, h, w, c, stride, (h - 1) // stride + 1,
-                              (w - 1) // stride + 1, torch.get_num_threads()])
+        shape = (ctypes.c_int64 * 8)(
+            n, h, w, c, stride, (h - 1) // stride + 1, (w - 1) // stride + 1,
+            torch.get_num_threads())
         *given, last = args if after is None else (*args, after)
         call(name, x.dtype, *given, shape, last)
 
@@ -81,16 +82,9 @@ def _lines(values: Tensor) -> Tensor:
     """(C, K) as (lines, K, channels of a line), zeros after channel C."""
     line = _LINE_BYTES // values.element_size()
     channels, width = values.shape
-    padded = values.new_zeros(-(-channels // line) * line, width)
-    padded[:channels] = values
-    return padded.view(-1, line, width).transpose(1, 2).contiguous()
-
-
-@functools.cache
-def _below_tap_row() -> Tensor:
-    """Pairs of taps (9, 9) whose first is in a later row."""
-    row = torch.arange(_TAPS) // 3
-    return row[:, None] > row[None]
+    if channels % line:
+        values = F.pad(values, (0, 0, 0, -channels % line))
+    return values.view(-1, line, width).transpose(1, 2).contiguous()
 
 
 @functools.cache

@@ -13,14 +13,8 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from .batch_fold import (
-    BatchFold,
-    FoldGrads,
-    KernelShape,
-    branch_variances,
-    fold_backward,
-    fold_by_batch,
-)
+from .batch_fold import BatchFold, FoldGrads, fold_backward, fold_by_batch
+from .branch_stack import KernelShape
 from .depthwise import DepthwiseConv, has_kernels
 from .moments import Moments, moments_from_sums
 from .patches import OutputGrad, PatchConv
@@ -62,13 +56,13 @@ def moments_form(unit: Unit, x: Tensor) -> Optional[Tensor]:
         moments = moments_from_sums(
             patches.count(x), *patches.sums(x.detach().to(work)), group,
             work)
-        kernels = shape.stack(params[:len(unit.branches)], moments.mean)
-        var = branch_variances(kernels, unit.eps, moments)
-        if var is None or moments.count < 2:
+        stacked = shape.stack_all(params, moments.mean)
+        found = fold_by_batch(stacked[0], unit.eps, moments)
+        if found is None or moments.count < 2:
             return None
-        fold = fold_by_batch(kernels, var, unit.eps, moments)
+        fold, var = found
     plan = _Plan(patches, shape, moments.count, group, unit.relu)
-    out = _MomentsForm.apply(x, plan, moments, fold, *params)
+    out = _MomentsForm.apply(x, plan, moments, fold, stacked, *params)
     with torch.no_grad():
         track(unit.norms, fold.mean.transpose(0, 1).flatten(1),
               var.transpose(0, 1).flatten(1), moments.count)
@@ -79,8 +73,9 @@ class _MomentsForm(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, x: Tensor, plan: _Plan, moments: Moments,
-                fold: BatchFold, *params: Optional[Tensor]):
-        kernels, gamma, beta = plan.shape.stack_all(params, moments.mean)
+                fold: BatchFold, stacked: tuple[Tensor, Tensor, Tensor],
+                *params: Optional[Tensor]):
+        kernels, gamma, beta = stacked
         weight = plan.shape.as_weight(
             fold.weight(kernels, gamma), x.dtype)
         bias = fold.bias(gamma, beta).to(x.dtype)
@@ -114,37 +109,31 @@ class _MomentsForm(torch.autograd.Function):
         dx = None
         if ctx.needs_input_grad[0]:
             dx = _input_grad(plan, x, grad, weight, mean, grads).to(dtype)
-        return (dx, None, None, None,
+        return (dx, None, None, None, None,
                 *_param_grads(plan.shape, params, grads, grad_bias))
 
 
 def _input_grad(plan: _Plan, x: Tensor, grad: OutputGrad, weight: Tensor,
                 patch_mean: Tensor, grads: FoldGrads) -> Tensor:
-    cov, mean = grads.cov, grads.mean
+    products, sums = grads.twice_cov, grads.mean
     if plan.group is not None:
         # Other ranks' losses depend on this rank's patches too.
-        both = torch.cat([cov.flatten(), mean.flatten()])
+        both = torch.cat([products.flatten(), sums.flatten()])
         dist.all_reduce(both, group=plan.group)
-        cov = both[:cov.numel()].view_as(cov)
-        mean = both[cov.numel():].view_as(mean)
-    products = cov * (2 / plan.count)
-    sums = mean / plan.count - torch.bmm(
-        products, patch_mean.unsqueeze(2)).squeeze(2)
+        products, sums = both.split([products.numel(), sums.numel()])
+        products, sums = (products.view_as(grads.twice_cov),
+                          sums.view_as(grads.mean))
+    products = products / plan.count
+    sums = (sums / plan.count).sub_(
+        torch.bmm(products, patch_mean.unsqueeze(2)).squeeze(2))
     return plan.patches.input_grad(x, grad, weight, products, sums)
 
 
 def _param_grads(shape: KernelShape, params: list, grads: FoldGrads,
                  grad_bias: Tensor) -> list[Optional[Tensor]]:
     n = len(params) // 3
-    found: list[Optional[Tensor]] = []
-    for j, kernel in enumerate(params[:n]):
-        found.append(None if kernel is None else
-                     shape.unstack(grads.kernels, kernel, j))
-    gammas = grads.gamma.transpose(0, 1).flatten(1)
-    for own, gamma in zip(gammas, params[n:2 * n]):
-        found.append(None if gamma is None else own.to(gamma.dtype))
-    for beta in params[2 * n:]:
-        # Own memory for each: an optimizer may write to gradients in place.
-        found.append(None if beta is None else
-                     grad_bias.flatten().to(beta.dtype, copy=True))
-    return found
+    # Own memory for each beta: an optimizer may write to gradients in place.
+    betas = grad_bias.flatten().repeat(n, 1).unsqueeze(0)
+    return [*shape.unstack(grads.kernels, params[:n]),
+            *shape.unstack_channels(grads.gamma, params[n:2 * n]),
+            *shape.unstack_channels(betas, params[2 * n:])]

@@ -19,7 +19,7 @@ import subprocess
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Optional, Union
+from typing import Any, Optional, Union
 
 import torch
 from mmengine.logging import print_log
@@ -31,7 +31,7 @@ SOURCES = tuple(Path(__file__).with_name(name)
                 for name in ('depthwise.cpp', 'pixels.cpp'))
 _FLAGS = ('-O3', '-march=native', '-std=c++17', '-fPIC', '-shared')
 _SECONDS = 120
-_Argument = Union[Tensor, int, None]
+_Argument = Union[Tensor, int, ctypes.Array, None]
 
 
 @functools.cache
@@ -55,13 +55,15 @@ def has_kernels_for(x: Tensor) -> bool:
 
 
 def call(name: str, dtype: torch.dtype, *args: _Argument) -> None:
-    """Call a kernel on contiguous tensors (None: a null pointer)."""
+    """Call a kernel on contiguous tensors or arrays (None: a null pointer)."""
     type_name = str(dtype).split('.')[1]
     kernel = getattr(compiled_kernels(), f'{name}_{type_name}')
     kernel(*map(_argument, args))
 
 
-def _argument(value: _Argument) -> ctypes._SimpleCData:
+def _argument(value: _Argument) -> Any:
+    if isinstance(value, ctypes.Array):
+        return value
     if value is None or isinstance(value, Tensor):
         return ctypes.c_void_p(None if value is None else value.data_ptr())
     return ctypes.c_int64(value)

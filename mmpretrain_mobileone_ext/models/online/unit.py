@@ -1,10 +1,12 @@
 """What the forms see of a unit: its branches as tensors and norms."""
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Optional
 
+import torch
 import torch.distributed as dist
 from mmcv.cnn import Conv2d
 from torch import Tensor, nn
@@ -13,13 +15,13 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from ...spec import UnitSpec
 from ..sync_norm import CPUSyncBatchNorm, several_ranks
-from .batch_fold import KernelShape
+from .branch_stack import KernelShape
 
 #: mmcv's ``Conv2d`` ('Conv') computes the same; ConvWS, DCN, ... do not.
 PLAIN_CONVS = (nn.Conv2d, Conv2d)
 _NORMS = (nn.BatchNorm2d, nn.SyncBatchNorm, CPUSyncBatchNorm)
 _HOOKS = ('_forward_hooks', '_forward_pre_hooks', '_backward_hooks',
-          '_backward_pre_hooks', 'parametrizations')
+          '_backward_pre_hooks')
 
 
 @dataclass(frozen=True)
@@ -52,11 +54,11 @@ class Unit:
         return KernelShape(spec.out_channels, spec.groups,
                            spec.in_channels // spec.groups, spec.kernel_size)
 
-    @property
+    @functools.cached_property
     def norms(self) -> list[Any]:
         return [b.norm for b in self.branches]
 
-    @property
+    @functools.cached_property
     def parameters(self) -> list[Optional[Tensor]]:
         """Kernels, then gammas, then betas, of all branches."""
         return ([b.kernel for b in self.branches]
@@ -106,7 +108,8 @@ class Unit:
 def has_hooks(modules: Sequence[nn.Module]) -> bool:
     """Whether anything watches or alters what these modules compute."""
     return torch_module._has_any_global_hook() or any(
-        getattr(m, h, None) for m in modules for h in _HOOKS)
+        'parametrizations' in m._modules
+        or any(vars(m).get(hooks) for hooks in _HOOKS) for m in modules)
 
 
 def running_stats(norm: _BatchNorm) -> tuple[Any, Any, bool, float]:
@@ -116,14 +119,10 @@ def running_stats(norm: _BatchNorm) -> tuple[Any, Any, bool, float]:
     counted, and without a ``momentum`` the average is cumulative. The first
     arguments of ``torch.native_batch_norm`` after the affine ones.
     """
-    if not (norm.training and norm.track_running_stats):
+    if not _tracks(norm):
         return None, None, True, 0.
-    rate = norm.momentum
-    if norm.num_batches_tracked is not None:
-        norm.num_batches_tracked.add_(1)
-        if rate is None:
-            rate = 1 / float(norm.num_batches_tracked)
-    return norm.running_mean, norm.running_var, True, rate or 0.
+    _count_batch([norm])
+    return norm.running_mean, norm.running_var, True, _rate(norm)
 
 
 def track(norms: Sequence[Any], mean: Tensor, var: Tensor,
@@ -135,9 +134,36 @@ def track(norms: Sequence[Any], mean: Tensor, var: Tensor,
         var: (len(norms), C) of the batch, biased.
         count: values per channel; the running variance is unbiased.
     """
-    values = mean.unbind(), (var * (count / (count - 1))).unbind()
-    for norm, *own in zip(norms, *values):
-        *running, _, rate = running_stats(norm)
-        for old, new in zip(running, own):
-            if old is not None:
-                old.lerp_(new.to(old.dtype), rate)
+    tracking = [index for index, norm in enumerate(norms) if _tracks(norm)]
+    if not tracking:
+        return
+    _count_batch([norms[index] for index in tracking])
+    dtype = norms[tracking[0]].running_mean.dtype
+    batch = torch.stack([mean, var * (count / (count - 1))], 1).to(dtype)
+    values = batch.unbind()
+    updates: dict[float, tuple[list, list]] = {}
+    for index in tracking:
+        norm = norms[index]
+        olds, news = updates.setdefault(_rate(norm), ([], []))
+        olds += [norm.running_mean, norm.running_var]
+        news += values[index].unbind()
+    for rate, (olds, news) in updates.items():
+        torch._foreach_lerp_(olds, news, rate)
+
+
+def _tracks(norm: _BatchNorm) -> bool:
+    return norm.training and norm.track_running_stats
+
+
+def _count_batch(norms: Sequence[_BatchNorm]) -> None:
+    counts = [norm.num_batches_tracked for norm in norms
+              if norm.num_batches_tracked is not None]
+    if counts:
+        torch._foreach_add_(counts, 1)
+
+
+def _rate(norm: _BatchNorm) -> float:
+    """Weight of the newest batch, already counted, in running statistics."""
+    if norm.momentum is not None or norm.num_batches_tracked is None:
+        return norm.momentum or 0.
+    return 1 / float(norm.num_batches_tracked)
