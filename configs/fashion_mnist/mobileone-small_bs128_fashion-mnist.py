@@ -10,5 +10,5 @@ model = dict(
             _delete_=True, type='LabelSmoothLoss', label_smooth_val=0.1)))
 
 train_dataloader = dict(batch_size=128)
-train_cfg = dict(max_epochs=16)
-_base_.param_scheduler[1].end = 16
+train_cfg = dict(max_epochs=15)
+_base_.param_scheduler[1].end = 15

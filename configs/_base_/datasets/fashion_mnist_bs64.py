@@ -12,8 +12,7 @@ test_pipeline = [dict(type='PackInputs')]
 
 train_dataloader = dict(
     batch_size=64,
-    num_workers=1,
-    persistent_workers=True,
+    num_workers=0,
     dataset=dict(
         type=dataset_type,
         data_root=data_root,
@@ -22,8 +21,7 @@ train_dataloader = dict(
     sampler=dict(type='DefaultSampler', shuffle=True))
 val_dataloader = dict(
     batch_size=256,
-    num_workers=1,
-    persistent_workers=True,
+    num_workers=0,
     dataset=dict(
         type=dataset_type,
         data_root=data_root,
