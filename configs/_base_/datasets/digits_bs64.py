@@ -22,7 +22,8 @@ test_pipeline = [
 
 train_dataloader = dict(
     batch_size=64,
-    num_workers=0,
+    num_workers=0,  # a step is shorter than handing over its images
+    persistent_workers=False,
     dataset=dict(
         type=dataset_type,
         data_root=data_root,
@@ -32,7 +33,8 @@ train_dataloader = dict(
     sampler=dict(type='DefaultSampler', shuffle=True))
 val_dataloader = dict(
     batch_size=128,
-    num_workers=0,
+    num_workers=0,  # a step is shorter than handing over its images
+    persistent_workers=False,
     dataset=dict(
         type=dataset_type,
         data_root=data_root,

@@ -12,7 +12,8 @@ test_pipeline = [dict(type='PackInputs')]
 
 train_dataloader = dict(
     batch_size=64,
-    num_workers=0,
+    num_workers=0,  # a step is shorter than handing over its images
+    persistent_workers=False,
     dataset=dict(
         type=dataset_type,
         data_root=data_root,
@@ -21,7 +22,8 @@ train_dataloader = dict(
     sampler=dict(type='DefaultSampler', shuffle=True))
 val_dataloader = dict(
     batch_size=256,
-    num_workers=0,
+    num_workers=0,  # a step is shorter than handing over its images
+    persistent_workers=False,
     dataset=dict(
         type=dataset_type,
         data_root=data_root,
