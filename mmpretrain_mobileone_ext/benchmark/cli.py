@@ -32,7 +32,9 @@ def parser() -> argparse.ArgumentParser:
     for name, default, text in (('--threads', 2, "torch's threads"),
                                 ('--steps', 5, 'timed steps of each form'),
                                 ('--warmup', 2, 'steps before them'),
-                                ('--seeds', 3, 'weights that are checked')):
+                                ('--seeds', 3, 'weights that are checked'),
+                                ('--check-batch', 4, 'images of the check'),
+                                ('--check-size', 64, 'their pixels')):
         p.add_argument(name, type=int, default=default, metavar='N',
                        help=f'{text} (default: {default})')
     p.add_argument('--amp', metavar='DTYPE',

@@ -19,9 +19,6 @@ from .options import BenchmarkOptions
 from .results import ArchExactness, Exactness
 from .step import Batch, TrainingStep, make_batch, weighted_sum
 
-#: Large enough that every batch norm sees 16 values, small enough for fp64.
-CHECK_BATCH = 4
-CHECK_SIZE = 64
 EXACTNESS_NOTE = (
     "fp64: against MMPretrain's branches, max |a - b| / max |b| of a tensor, "
     'the worst tensor and seed; gradient error: |g - g64| / |g64| over all '
@@ -133,7 +130,8 @@ def _trial(options: BenchmarkOptions, arch: str, seed: int) -> _Trial:
     device = options.device
     reference = build_candidate('mmpretrain', arch, state, device,
                                 torch.float64)
-    data = make_batch(reference, CHECK_BATCH, CHECK_SIZE, seed, device)
+    data = make_batch(reference, options.check_batch, options.check_size,
+                      seed, device)
     outcome = training_outcome(reference, data.to(torch.float64))
     return _Trial(arch, state, data, outcome, options)
 
@@ -151,7 +149,7 @@ def check_arch(options: BenchmarkOptions,
     """Measure how exact each multi-branch form is, over ``options.seeds``.
 
     Args:
-        options: device, seeds and amp are used.
+        options: device, seeds, check_batch, check_size and amp are used.
         forms: keys of ``options.FORMS``; see :func:`checked_forms`.
         arch: 's0' ... 's4'.
         advance: called with 1 after every form and seed.
@@ -166,7 +164,7 @@ def check_arch(options: BenchmarkOptions,
             advance(1)
     rows = tuple(
         _row(form, samples[form], failures.get(form)) for form in forms)
-    return ArchExactness(arch, CHECK_BATCH, CHECK_SIZE, rows)
+    return ArchExactness(arch, options.check_batch, options.check_size, rows)
 
 
 def _sample_into(samples: list[dict[str, float]], failures: dict[str, str],

@@ -50,6 +50,8 @@ class BenchmarkOptions:
             of which the first is what the second is compared with.
         check: whether exactness is measured; default yes, in a sweep no.
         seeds: weights and images that exactness is measured on.
+        check_batch, check_size: of those images. Large enough that every
+            batch norm sees 16 values, small enough for fp64.
         sweep: compare two forms over a grid of shapes.
         json, plot: files to write, or None.
 
@@ -67,6 +69,8 @@ class BenchmarkOptions:
     forms: Optional[tuple[str, ...]] = None
     check: Optional[bool] = None
     seeds: int = 3
+    check_batch: int = 4
+    check_size: int = 64
     sweep: bool = False
     json: Optional[Path] = None
     plot: Optional[Path] = None
@@ -90,6 +94,7 @@ class BenchmarkOptions:
             _check_least(name, getattr(self, name), least)
         for _, batch, size in self.cases():
             _check_shape(batch, size)
+        _check_shape(self.check_batch, self.check_size)
         if self.sweep and len(set(self.forms or SWEEP_FORMS)) != 2:
             raise SpecError('a sweep compares two different forms, got '
                             f'{list(self.forms or ())}')

@@ -95,13 +95,13 @@ def test_folded_and_timm_are_not_compared():
     assert checked_forms(['timm', 'branches', 'folded']) == ('branches', )
 
 
-def test_every_seed_is_measured(monkeypatch):
-    monkeypatch.setattr(exactness, 'CHECK_SIZE', 32)
+def test_every_seed_is_measured():
     advanced = []
-    options = BenchmarkOptions(seeds=2, amp='bfloat16')
+    options = BenchmarkOptions(seeds=2, check_size=32, amp='bfloat16')
     found = check_arch(options, ('branches', 'folded'), 's0', advanced.append)
     row, = found.forms
     assert row.form == 'branches'
+    assert (found.batch, found.size) == (4, 32)
     assert sum(advanced) == 2
     assert max(row.output + row.gradients + row.statistics) < 1e-9
     assert len(row.fp32_error) == len(row.amp_error) == 2
@@ -109,12 +109,11 @@ def test_every_seed_is_measured(monkeypatch):
 
 
 def test_out_of_memory_stays_in_its_row(monkeypatch):
-    monkeypatch.setattr(exactness, 'CHECK_SIZE', 32)
-
     def refuse(self, form):
         raise MemoryError
 
     monkeypatch.setattr(exactness._Trial, 'sample', refuse)
-    row, = check_arch(BenchmarkOptions(seeds=1), ('branches', ), 's0').forms
+    options = BenchmarkOptions(seeds=1, check_size=32)
+    row, = check_arch(options, ('branches', ), 's0').forms
     assert row.failure == 'out of memory'
     assert row.output == ()

@@ -8,20 +8,18 @@ import pytest
 import torch
 from rich.console import Console
 
-from mmpretrain_mobileone_ext.benchmark import exactness, run
+from mmpretrain_mobileone_ext.benchmark import run
 from mmpretrain_mobileone_ext.benchmark.options import BenchmarkOptions
 
 pytestmark = pytest.mark.usefixtures('tiny_s0')
 TOOL = Path(__file__).resolve().parents[2] / 'tools/benchmark_training.py'
 TINY = ['--threads', '1', '--batch', '2', '--size', '32', '--steps', '1',
-        '--warmup', '0', '--seeds', '1']
+        '--warmup', '0', '--seeds', '1', '--check-size', '32']
 
 
 @pytest.fixture
 def tool(monkeypatch, capsys):
     """Runs the tool in this process; returns (exit code, out, err)."""
-    monkeypatch.setattr(exactness, 'CHECK_SIZE', 32)
-
     def call(*args):
         monkeypatch.setattr(sys, 'argv', [str(TOOL), *map(str, args)])
         with pytest.raises(SystemExit) as caught:
