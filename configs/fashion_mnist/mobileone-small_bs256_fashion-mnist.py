@@ -12,5 +12,5 @@ model = dict(
 
 train_dataloader = dict(batch_size=256)
 optim_wrapper = dict(optimizer=dict(lr=0.2))
-train_cfg = dict(max_epochs=17)
-_base_.param_scheduler[1].end = 17
+train_cfg = dict(max_epochs=14)
+_base_.param_scheduler[1].end = 14

@@ -28,6 +28,8 @@ param_scheduler = [
         begin=0,
         end=300),
 ]
+# Weight decay ends at 1e-5, which the default of four digits logs as 0.
+log_processor = dict(num_digits=6)
 train_cfg = dict(by_epoch=True, max_epochs=300, val_interval=1)
 val_cfg = dict()
 test_cfg = dict()
@@ -43,4 +45,5 @@ custom_hooks = [
     dict(type='EMALoadHook'),
     # Validation scores the folded network; training ends with *_deploy.pth.
     dict(type='DeploySwitchHook', when=('val', 'after_train')),
+    dict(type='TrainThroughputHook', interval=100),
 ]
