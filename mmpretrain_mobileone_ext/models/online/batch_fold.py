@@ -69,7 +69,8 @@ def fold_by_batch(kernels: Tensor, eps: Sequence[float],
 @functools.lru_cache(maxsize=64)
 def _eps(values: tuple[float, ...], dtype: torch.dtype,
          device: torch.device) -> Tensor:
-    return torch.tensor(values, dtype=dtype, device=device).view(1, -1, 1)
+    with torch.inference_mode(False):  # it is kept for training too
+        return torch.tensor(values, dtype=dtype, device=device).view(1, -1, 1)
 
 
 @dataclass(frozen=True)

@@ -101,7 +101,10 @@ def _centre(grad: Tensor, size: int) -> Tensor:
 def _identity(shape: KernelShape, dtype: torch.dtype,
               device: torch.device) -> Tensor:
     """The kernel that hands its input on."""
-    k, out = shape.kernel_size, torch.arange(shape.out_channels)
-    kernel = torch.zeros(shape.out_channels, shape.width, k, k, dtype=dtype)
-    kernel[out, out % shape.width, k // 2, k // 2] = 1
-    return kernel.to(device)
+    k, out = shape.kernel_size, shape.out_channels
+    with torch.inference_mode(False):  # it is kept for training too
+        kernel = torch.zeros(out, shape.width, k, k, dtype=dtype,
+                             device=device)
+        channel = torch.arange(out, device=device)
+        kernel[channel, channel % shape.width, k // 2, k // 2] = 1
+    return kernel
