@@ -94,7 +94,7 @@ class BenchmarkOptions:
             _check_least(name, getattr(self, name), least)
         for _, batch, size in self.cases():
             _check_shape(batch, size)
-        _check_shape(self.check_batch, self.check_size)
+        _check_shape(self.check_batch, self.check_size, 'check_')
         if self.sweep and len(set(self.forms or SWEEP_FORMS)) != 2:
             raise SpecError('a sweep compares two different forms, got '
                             f'{list(self.forms or ())}')
@@ -127,12 +127,12 @@ def _check_least(name: str, value: int, least: int) -> None:
         raise SpecError(f'{name}={value}; at least {least} is needed')
 
 
-def _check_shape(batch: int, size: int) -> None:
-    _check_least('batch', batch, 1)
-    _check_least('size', size, 1)
+def _check_shape(batch: int, size: int, prefix: str = '') -> None:
+    _check_least(f'{prefix}batch', batch, 1)
+    _check_least(f'{prefix}size', size, 1)
     last = -(-size // STRIDE)
     if batch * last**2 < 2:
         raise SpecError(
-            f'batch={batch} and size={size} leave one value a channel at '
-            f'stride {STRIDE}, of which a batch norm cannot take the '
-            'variance; give a larger batch or size')
+            f'{prefix}batch={batch} and {prefix}size={size} leave one value '
+            f'a channel at stride {STRIDE}, of which a batch norm cannot '
+            'take the variance; give a larger batch or size')

@@ -45,6 +45,8 @@ def test_what_is_given_wins_in_a_sweep():
     (dict(seeds=0), 'seeds=0; at least 1'),
     (dict(warmup=-1), 'warmup=-1; at least 0'),
     (dict(batch=(1, ), size=(32, )), 'one value a channel'),
+    (dict(check_batch=1, check_size=32), 'check_batch=1 and check_size=32'),
+    (dict(check_size=0), 'check_size=0; at least 1'),
     (dict(plot=Path('chart.txt')), "'.txt' is not one of ['.png'"),
     (dict(sweep=True, forms=('auto', )), 'compares two different forms'),
     (dict(sweep=True, forms=('auto', 'auto')), 'compares two different'),

@@ -10,9 +10,11 @@ train_pipeline = [
 ]
 test_pipeline = [dict(type='PackInputs')]
 
+# No workers: they hand over each label as a tensor of its own, which costs
+# more than loading such small images does.
 train_dataloader = dict(
     batch_size=64,
-    num_workers=0,  # a step is shorter than handing over its images
+    num_workers=0,
     persistent_workers=False,
     dataset=dict(
         type=dataset_type,
@@ -22,7 +24,7 @@ train_dataloader = dict(
     sampler=dict(type='DefaultSampler', shuffle=True))
 val_dataloader = dict(
     batch_size=256,
-    num_workers=0,  # a step is shorter than handing over its images
+    num_workers=0,
     persistent_workers=False,
     dataset=dict(
         type=dataset_type,

@@ -134,10 +134,11 @@ def track(norms: Sequence[Any], mean: Tensor, var: Tensor,
         var: (len(norms), C) of the batch, biased.
         count: values per channel; the running variance is unbiased.
     """
-    tracking = [index for index, norm in enumerate(norms) if _tracks(norm)]
+    _count_batch([norm for norm in norms if _tracks(norm)])
+    tracking = [index for index, norm in enumerate(norms)
+                if _tracks(norm) and norm.running_mean is not None]
     if not tracking:
         return
-    _count_batch([norms[index] for index in tracking])
     dtype = norms[tracking[0]].running_mean.dtype
     batch = torch.stack([mean, var * (count / (count - 1))], 1).to(dtype)
     values = batch.unbind()
