@@ -45,25 +45,43 @@ class BatchFold:
         return (beta - gamma * self.inv_std * self.mean).sum(1)
 
 
-def fold_by_batch(kernels: Tensor, eps: Sequence[float],
-                  moments: Moments) -> Optional[tuple[BatchFold, Tensor]]:
+def fold_by_batch(kernels: Tensor, eps: Sequence[float], moments: Moments
+                  ) -> Optional[tuple[BatchFold, Tensor, Tensor]]:
     """Fold kernels (G, J, O, P) by the moments of their patches.
 
     Returns:
-        The fold, and the biased variances (G, J, O) of all branches'
-        outputs; None where cancellation spoils one of them, or where they
-        are not finite.
+        The fold, the biased variances (G, J, O) of all branches' outputs,
+        and kernels times covariance, like kernels, which backward needs;
+        None where cancellation spoils a variance, or where they are not
+        finite.
     """
     flat, shape = kernels.flatten(1, 2), kernels.shape[:3]
-    squares = torch.bmm(flat, moments.cov).mul_(flat)
-    var = squares.sum(2).view(shape).clamp_(min=0)
-    torch.mul(flat, flat, out=squares)
-    bound = torch.bmm(squares, moments.power.unsqueeze(2)).view(shape)
+    by_cov = torch.bmm(flat, moments.cov)
+    var = torch.mul(by_cov, flat).sum(2).view(shape).clamp_(min=0)
+    bound = torch.bmm(flat.square(), moments.power.unsqueeze(2)).view(shape)
     shifted = var + _eps(tuple(eps), var.dtype, var.device)
     if not bool((shifted >= bound.mul_(_CANCELLATION)).all()):
         return None
-    mean = torch.bmm(flat, moments.mean.unsqueeze(2)).view(shape)
-    return BatchFold(mean, shifted.rsqrt_()), var
+    patch_mean = moments.mean.to(flat.dtype)
+    mean = torch.bmm(flat, patch_mean.unsqueeze(2)).view(shape)
+    return (BatchFold(mean, shifted.rsqrt_()), var,
+            by_cov.view(kernels.shape))
+
+
+def centring_bias(weight: Tensor, beta: Tensor,
+                  patch_mean: Tensor) -> Tensor:
+    """Bias (G, O) with which the outputs' mean is the sum of betas.
+
+    It is the fold's, but for what rounding did to ``weight``: the output is
+    ``weight (p - mu) + sum_j beta_j``, however it was rounded.
+
+    Args:
+        weight: folded kernel (G, O, P), as the convolution has it.
+        beta: (G, J, O).
+        patch_mean: (G, P) float64.
+    """
+    mean = torch.bmm(weight.double(), patch_mean.unsqueeze(2)).squeeze(2)
+    return beta.sum(1, dtype=torch.float64).sub_(mean)
 
 
 @functools.lru_cache(maxsize=64)
@@ -90,11 +108,12 @@ class FoldGrads:
 
 
 def fold_backward(fold: BatchFold, kernels: Tensor, gamma: Tensor,
-                  patch_mean: Tensor, cov: Tensor, grad_weight: Tensor,
+                  patch_mean: Tensor, by_cov: Tensor, grad_weight: Tensor,
                   grad_bias: Tensor) -> FoldGrads:
     """Back from the folded kernel (G, O, P) and bias (G, O).
 
-    beta's gradient is ``grad_bias`` itself, for every branch.
+    ``by_cov`` as from :func:`fold_by_batch`; beta's gradient is
+    ``grad_bias`` itself, for every branch.
     """
     grad_weight, grad_bias = grad_weight.unsqueeze(1), grad_bias.unsqueeze(1)
     scale, flat = gamma * fold.inv_std, kernels.flatten(1, 2)
@@ -103,7 +122,7 @@ def fold_backward(fold: BatchFold, kernels: Tensor, gamma: Tensor,
     twice_grad_var = (grad_scale * scale).mul_(fold.inv_std.square()).neg_()
     grad_mean = (grad_bias * scale).neg_()
     scaled = flat * twice_grad_var.flatten(1).unsqueeze(2)
-    own = torch.bmm(scaled, cov).view(kernels.shape)
+    own = by_cov * twice_grad_var.unsqueeze(3)
     own.addcmul_(scale.unsqueeze(3), grad_weight)
     own.addcmul_(grad_mean.unsqueeze(3), patch_mean[:, None, None])
     return FoldGrads(

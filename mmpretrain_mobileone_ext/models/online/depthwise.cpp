@@ -22,6 +22,7 @@ namespace {
 
 constexpr int kLine = 64;  // bytes of a packed pixel
 constexpr int kBandPixels = 2048;
+constexpr int kSumPixels = 128;  // of a variance, in the tensor's type
 constexpr int kTaps = 9;
 constexpr int kStencil = 25 + 1;  // 5x5 coefficients and a constant
 constexpr int kRun = 4;           // pixels that share a coefficient load
@@ -144,8 +145,12 @@ void pack(const T* image, const T* active, int64_t h, int64_t w, int64_t c,
 
 template <class T>
 void add_to(double* out, const typename Simd<T>::V& sum, int64_t live) {
-  for (int64_t i = 0; i < std::min<int64_t>(live, Simd<T>::width); ++i)
-    out[i] += static_cast<double>(sum[i]);
+  constexpr int64_t W = Simd<T>::width;
+  // As in `pack`: a length the compiler knows is faster.
+  if (live >= W)
+    for (int64_t i = 0; i < W; ++i) out[i] += static_cast<double>(sum[i]);
+  else
+    for (int64_t i = 0; i < live; ++i) out[i] += static_cast<double>(sum[i]);
 }
 
 // A packed band of input rows that `rows` output rows need.
@@ -202,6 +207,7 @@ void moments(const T* x, const Shape& s, double* out) {
   constexpr int L = Simd<T>::line, W = Simd<T>::width;
   const Bands bands(s.n, s.ho, s.w * s.stride);
   const int64_t pitch = (s.w + 2) * L;
+  const int64_t at_once = std::max<int64_t>(1, kSumPixels / s.wo);
   Sums sums(s.threads, (kTaps + 1) * kTaps * s.c);
 #pragma omp parallel num_threads(s.threads)
   {
@@ -214,13 +220,16 @@ void moments(const T* x, const Shape& s, double* out) {
         pack<T>(image, nullptr, s.h, s.w, s.c, c0, bands.first(job) * s.stride - 1,
              (rows - 1) * s.stride + 3, 1, packed.get());
         for (int64_t at = c0; at < std::min(c0 + L, s.c); at += W) {
-          const Band<T> band{packed.get() + at - c0, rows, pitch,
-                             s.stride * L, s.wo, s.stride};
           double* to = sums.mine() + at;
-          for (int a = 0; a < 3; ++a)
-            for (int b = a; b < 3; ++b)
-              products(band, a, b, to, s.c, s.c - at);
-          tap_sums(band, to + kTaps * kTaps * s.c, s.c, s.c - at);
+          for (int64_t r = 0; r < rows; r += at_once) {
+            const Band<T> band{packed.get() + r * s.stride * pitch + at - c0,
+                               std::min(at_once, rows - r), pitch,
+                               s.stride * L, s.wo, s.stride};
+            for (int a = 0; a < 3; ++a)
+              for (int b = a; b < 3; ++b)
+                products(band, a, b, to, s.c, s.c - at);
+            tap_sums(band, to + kTaps * kTaps * s.c, s.c, s.c - at);
+          }
         }
       }
     }

@@ -21,7 +21,7 @@ class Moments:
 
     Attributes:
         count: M = N * H_out * W_out, over all ranks.
-        mean: (G, P), E[p].
+        mean: (G, P), E[p], in float64.
         cov: (G, P, P), E[p p^T] - mean mean^T (biased, as batch norm
             normalizes).
         power: (G, P), E[p^2].
@@ -55,7 +55,7 @@ def moments_from_sums(count: int, sums: Tensor, products: Tensor,
                         beta=1 / count, alpha=-1)
     power = products.diagonal(dim1=1, dim2=2) / count
     work = work_dtype(sums.shape[1], dtype)
-    return Moments(count, mean.to(work), cov.to(work), power.to(work))
+    return Moments(count, mean, cov.to(work), power.to(work))
 
 
 def work_dtype(taps: int, dtype: torch.dtype) -> torch.dtype:

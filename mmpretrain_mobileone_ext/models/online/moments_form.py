@@ -13,10 +13,16 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from .batch_fold import BatchFold, FoldGrads, fold_backward, fold_by_batch
+from .batch_fold import (
+    BatchFold,
+    FoldGrads,
+    centring_bias,
+    fold_backward,
+    fold_by_batch,
+)
 from .branch_stack import KernelShape
 from .depthwise import DepthwiseConv, has_kernels
-from .moments import Moments, moments_from_sums
+from .moments import moments_from_sums
 from .patches import OutputGrad, PatchConv
 from .pointwise import PointwiseConv
 from .unit import Unit, track
@@ -56,13 +62,14 @@ def moments_form(unit: Unit, x: Tensor) -> Optional[Tensor]:
         moments = moments_from_sums(
             patches.count(x), *patches.sums(x.detach().to(work)), group,
             work)
-        stacked = shape.stack_all(params, moments.mean)
+        stacked = shape.stack_all(params, moments.cov)
         found = fold_by_batch(stacked[0], unit.eps, moments)
         if found is None or moments.count < 2:
             return None
-        fold, var = found
+        fold, var, by_cov = found
     plan = _Plan(patches, shape, moments.count, group, unit.relu)
-    out = _MomentsForm.apply(x, plan, moments, fold, stacked, *params)
+    out = _MomentsForm.apply(x, plan, moments.mean, by_cov, fold, stacked,
+                              *params)
     with torch.no_grad():
         track(unit.norms, fold.mean.transpose(0, 1).flatten(1),
               var.transpose(0, 1).flatten(1), moments.count)
@@ -72,25 +79,26 @@ def moments_form(unit: Unit, x: Tensor) -> Optional[Tensor]:
 class _MomentsForm(torch.autograd.Function):
 
     @staticmethod
-    def forward(ctx, x: Tensor, plan: _Plan, moments: Moments,
-                fold: BatchFold, stacked: tuple[Tensor, Tensor, Tensor],
+    def forward(ctx, x: Tensor, plan: _Plan, patch_mean: Tensor,
+                by_cov: Tensor, fold: BatchFold,
+                stacked: tuple[Tensor, Tensor, Tensor],
                 *params: Optional[Tensor]):
         kernels, gamma, beta = stacked
         weight = plan.shape.as_weight(
             fold.weight(kernels, gamma), x.dtype)
-        bias = fold.bias(gamma, beta).to(x.dtype)
-        out = plan.patches.conv(x, weight, bias.flatten())
-        if plan.relu:
-            out.relu_()
+        bias = centring_bias(weight.view_as(kernels[:, 0]), beta,
+                             patch_mean).to(x.dtype)
+        out = plan.patches.conv(x, weight, bias.flatten(), plan.relu)
         ctx.plan = plan
-        ctx.save_for_backward(x, out if plan.relu else None, moments.mean,
-                              moments.cov, fold.mean, fold.inv_std, *params)
+        ctx.save_for_backward(x, out if plan.relu else None, patch_mean,
+                              by_cov, fold.mean, fold.inv_std, *params)
         return out
 
     @staticmethod
     @once_differentiable
     def backward(ctx, dy: Tensor):
-        x, active, mean, cov, branch_mean, inv_std, *params = ctx.saved_tensors
+        x, active, mean, by_cov, branch_mean, inv_std, *params = (
+            ctx.saved_tensors)
         plan, fold = ctx.plan, BatchFold(branch_mean, inv_std)
         # Half precision stops at the convolution's output: gradients to
         # moments are too small for it.
@@ -98,18 +106,18 @@ class _MomentsForm(torch.autograd.Function):
         dtype, x = x.dtype, x.to(work)
         grad = OutputGrad(dy.to(work, memory_format=torch.channels_last),
                           active)
-        kernels, gamma, _ = plan.shape.stack_all(params, mean)
+        kernels, gamma, _ = plan.shape.stack_all(params, by_cov)
         weight = plan.shape.as_weight(
             fold.weight(kernels, gamma), x.dtype)
         grad_weight, grad_bias = plan.patches.weight_grad(x, grad, weight)
         grads = fold_backward(
-            fold, kernels, gamma, mean, cov,
+            fold, kernels, gamma, mean.to(kernels.dtype), by_cov,
             grad_weight.to(kernels).reshape(kernels[:, 0].shape),
             grad_bias.to(kernels).reshape(gamma[:, 0].shape))
         dx = None
         if ctx.needs_input_grad[0]:
             dx = _input_grad(plan, x, grad, weight, mean, grads).to(dtype)
-        return (dx, None, None, None, None,
+        return (dx, None, None, None, None, None,
                 *_param_grads(plan.shape, params, grads, grad_bias))
 
 
@@ -124,8 +132,8 @@ def _input_grad(plan: _Plan, x: Tensor, grad: OutputGrad, weight: Tensor,
         products, sums = (products.view_as(grads.twice_cov),
                           sums.view_as(grads.mean))
     products = products / plan.count
-    sums = (sums / plan.count).sub_(
-        torch.bmm(products, patch_mean.unsqueeze(2)).squeeze(2))
+    sums = (sums / plan.count).sub_(torch.bmm(
+        products, patch_mean.to(products.dtype).unsqueeze(2)).squeeze(2))
     return plan.patches.input_grad(x, grad, weight, products, sums)
 
 

@@ -55,7 +55,11 @@ def has_kernels_for(x: Tensor) -> bool:
 
 
 def call(name: str, dtype: torch.dtype, *args: _Argument) -> None:
-    """Call a kernel on contiguous tensors or arrays (None: a null pointer)."""
+    """Call a kernel on contiguous tensors or arrays (None: a null pointer).
+
+    Raises:
+        ValueError: a tensor is not contiguous: kernels know no strides.
+    """
     type_name = str(dtype).split('.')[1]
     kernel = getattr(compiled_kernels(), f'{name}_{type_name}')
     kernel(*map(_argument, args))
@@ -64,8 +68,13 @@ def call(name: str, dtype: torch.dtype, *args: _Argument) -> None:
 def _argument(value: _Argument) -> Any:
     if isinstance(value, ctypes.Array):
         return value
-    if value is None or isinstance(value, Tensor):
-        return ctypes.c_void_p(None if value is None else value.data_ptr())
+    if value is None:
+        return ctypes.c_void_p(None)
+    if isinstance(value, Tensor):
+        if not value.is_contiguous():
+            raise ValueError(f'a kernel was given a tensor of strides '
+                             f'{value.stride()}, shape {tuple(value.shape)}')
+        return ctypes.c_void_p(value.data_ptr())
     return ctypes.c_int64(value)
 
 

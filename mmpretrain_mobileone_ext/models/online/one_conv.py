@@ -19,11 +19,8 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from .native import call, has_kernels_for
-from .pointwise import pixel_rows
+from .pixels import chunks, pixel_rows, size_for_kernels
 from .unit import Unit, track
-
-#: Pixels that stay in the cache from one kernel to the next.
-_CHUNK = 2048
 
 
 def is_one_conv(unit: Unit, x: Tensor) -> bool:
@@ -65,7 +62,7 @@ class _OneConvForm(torch.autograd.Function):
         constant = _stack(params[2 * n:], 0, mean) - scale * mean
         factors = torch.stack([scale[-1], scale[0], constant.sum(0)])
         call('pixel_normalize', z.dtype, z, pixels if n > 1 else None,
-             factors.to(z.dtype), int(unit.relu), *_size(z), y)
+             factors.to(z.dtype), int(unit.relu), *size_for_kernels(z), y)
         out = out.permute(0, 3, 1, 2)
         ctx.unit = unit
         ctx.save_for_backward(x, out if unit.relu else None,
@@ -104,18 +101,13 @@ def _convolve(pixels: Tensor, weight: Tensor, z: Tensor,
               skip: bool) -> tuple[Tensor, Tensor]:
     """Fill z; mean and biased variance of z and, with a skip branch, x."""
     sums = z.new_zeros(1 + skip, 2, z.shape[1], dtype=torch.float64)
-    shift = None
-    for own, from_ in _chunks(z, pixels):
+    for own, from_ in chunks(z, pixels):
         torch.mm(from_, weight.t(), out=own)
-        values = [from_, own] if skip else [own]
-        if shift is None:
-            shift = torch.stack([v[0] for v in values])
-        for value, origin, total in zip(values, shift, sums):
-            call('pixel_moments', z.dtype, value, origin, *_size(value),
+        for value, total in zip([from_, own] if skip else [own], sums):
+            call('pixel_moments', z.dtype, value, *size_for_kernels(value),
                  total)
-    assert shift is not None
     mean, square = (sums / len(z)).unbind(1)
-    return shift + mean, (square - mean.square()).clamp_(min=0)
+    return mean.contiguous(), (square - mean.square()).clamp_(min=0)
 
 
 def _gradient_sums(pixels: Tensor, weight: Optional[Tensor],
@@ -128,11 +120,11 @@ def _gradient_sums(pixels: Tensor, weight: Optional[Tensor],
     skip = len(mean) > 1
     sums = mean.new_zeros(1 + len(mean), mean.shape[1])
     origins = mean.to(z.dtype)
-    for own, from_, *grad in _chunks(z, pixels, *grads):
+    for own, from_, *grad in chunks(z, pixels, *grads):
         if weight is not None:
             torch.mm(from_, weight.t(), out=own)
         call('pixel_grad_sums', z.dtype, *grad, own, from_ if skip else None,
-             origins, *_size(own), sums)
+             origins, *size_for_kernels(own), sums)
     return sums
 
 
@@ -149,26 +141,15 @@ def _move_gradient(pixels: Tensor, weight: Tensor,
                    dx: Tensor) -> Tensor:
     """Fill dx, which may be z; returns the gradient to the weight."""
     kernel = torch.zeros_like(weight)
-    buffer = torch.empty_like(z[:_CHUNK])
-    skip = len(factors) > 1
-    for own, from_, to, *grad in _chunks(z, pixels, dx, *grads):
+    parts, skip = chunks(z, pixels, dx, *grads), len(factors) > 1
+    buffer = torch.empty_like(parts[0][0])
+    for own, from_, to, *grad in parts:
         dz = buffer[:len(own)]
         call('pixel_input_grads', z.dtype, *grad, own,
-             from_ if skip else None, factors, *_size(own), dz, to)
+             from_ if skip else None, factors, *size_for_kernels(own), dz, to)
         kernel.addmm_(dz.t(), from_)
         torch.addmm(to, dz, weight, beta=int(skip), out=to)
     return kernel
-
-
-def _chunks(*matrices: Optional[Tensor]) -> list[tuple]:
-    """The same pixels of all matrices; None stays None."""
-    count = next(len(m) for m in matrices if m is not None)
-    return [tuple(None if m is None else m[at:at + _CHUNK] for m in matrices)
-            for at in range(0, count, _CHUNK)]
-
-
-def _size(pixels: Tensor) -> tuple[int, int, int]:
-    return (*pixels.shape, torch.get_num_threads())
 
 
 def _matrix(kernel: Optional[Tensor]) -> Tensor:

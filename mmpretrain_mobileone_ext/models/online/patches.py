@@ -70,10 +70,12 @@ class PatchConv:
                 patches, patches.transpose(2, 3)).sum(0, dtype=torch.float64))
         return torch.stack(sums).sum(0), torch.stack(products).sum(0)
 
-    def conv(self, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-        """The folded convolution."""
-        return F.conv2d(x, weight, bias, groups=self.spec.groups,
-                        **self.geometry)
+    def conv(self, x: Tensor, weight: Tensor, bias: Tensor,
+             relu: bool) -> Tensor:
+        """The folded convolution, and a ReLU where one follows."""
+        out = F.conv2d(x, weight, bias, groups=self.spec.groups,
+                       **self.geometry)
+        return out.relu_() if relu else out
 
     def weight_grad(self, x: Tensor, grad: OutputGrad,
                     weight: Tensor) -> tuple[Tensor, Tensor]:

@@ -2,9 +2,9 @@
 // each instead of one an operator. Called by one_conv.py, which has the
 // formulas; the oracle is recompute_form.py.
 //
-// Work is cut into blocks of pixels. Sums over a block stay in the type of
-// the tensor, sums over blocks are double; the order depends on the number of
-// threads only.
+// Work is cut into blocks of pixels. Sums over a block are in the type of the
+// tensor unless it says otherwise, sums over blocks are double; the order
+// depends on the number of threads only.
 #include <algorithm>
 #include <cstdint>
 #include <limits>
@@ -40,16 +40,17 @@ void add_sums(int64_t pixels, int64_t size, int64_t threads, double* out,
   for (int64_t i = 0; i < threads * size; ++i) out[i % size] += parts[i];
 }
 
-// out (2, C): sums of v - shift and of its square.
+// out (2, C): sums of v and of its square, all in double: a variance is
+// their difference, and an average need not be small beside it.
 template <class T>
-void moments(const T* v, const T* shift, int64_t pixels, int64_t c,
-             int64_t threads, double* out) {
-  add_sums<T>(pixels, 2 * c, threads, out,
-              [=](int64_t first, int64_t last, T* sums) {
-    T *__restrict sum = sums, *__restrict square = sums + c;
+void moments(const T* v, int64_t pixels, int64_t c, int64_t threads,
+             double* out) {
+  add_sums<double>(pixels, 2 * c, threads, out,
+                   [=](int64_t first, int64_t last, double* sums) {
+    double *__restrict sum = sums, *__restrict square = sums + c;
     for (int64_t p = first; p < last; ++p)
       for (int64_t i = 0; i < c; ++i) {
-        const T d = v[p * c + i] - shift[i];
+        const double d = v[p * c + i];
         sum[i] += d;
         square[i] += d * d;
       }
@@ -136,10 +137,10 @@ void with_constants(bool first, bool second, F f) {
 }  // namespace
 
 #define FOR_TYPE(T, NAME)                                                   \
-  extern "C" void pixel_moments_##NAME(const T* v, const T* shift,          \
-                                       int64_t pixels, int64_t c,           \
-                                       int64_t threads, double* out) {      \
-    moments(v, shift, pixels, c, threads, out);                             \
+  extern "C" void pixel_moments_##NAME(const T* v, int64_t pixels,          \
+                                       int64_t c, int64_t threads,          \
+                                       double* out) {                       \
+    moments(v, pixels, c, threads, out);                                    \
   }                                                                         \
   extern "C" void pixel_normalize_##NAME(                                   \
       const T* z, const T* x, const T* factors, int64_t relu,               \

@@ -1,40 +1,69 @@
 """Pointwise (1x1) convolution: its patches are its pixels."""
 from __future__ import annotations
 
-from collections.abc import Iterator
+from typing import Optional
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
+from .native import call, has_kernels_for
 from .patches import OutputGrad, PatchConv
+from .pixels import chunks, pixel_rows, size_for_kernels
 
-#: Pixels whose products are summed in the tensor's own type.
-_CHUNK = 2048
+#: oneDNN's convolution (torch 2.14.1, AVX2) rounds as a matrix product does
+#: up to so many channels; with 256 its error is 1.4 times as large.
+_EXACT_CONV = 128
 
 
 class PointwiseConv(PatchConv):
     """1x1, stride 1, one group, on matrices (pixels, channels).
 
-    Images in channels_last are such matrices without a copy.
+    A skip branch puts one large number into each row of the weight. A
+    product would round it again with every channel that is added after it,
+    so where kernels exist diagonals are kept out of products.
     """
 
     def sums(self, x: Tensor) -> tuple[Tensor, Tensor]:
         rows = pixel_rows(x)
-        sums = rows.new_zeros(rows.shape[1], dtype=torch.float64)
-        gram = rows.new_zeros(rows.shape[1], rows.shape[1],
-                              dtype=torch.float64)
-        for chunk in rows.split(_CHUNK):
-            sums += chunk.sum(0)
+        channels, parts = rows.shape[1], chunks(rows)
+        gram = rows.new_zeros(channels, channels, dtype=torch.float64)
+        moments, precise = gram.new_zeros(2, channels), has_kernels_for(x)
+        for (chunk, ) in parts:
             _add_gram(gram, chunk)
-        half = gram.shape[0] // 2
+            if precise:
+                call('pixel_moments', chunk.dtype, chunk,
+                     *size_for_kernels(chunk), moments)
+            else:
+                moments[0] += chunk.sum(0)
+        half = channels // 2
         gram[half:, :half] = gram[:half, half:].t()
-        return sums[None], gram[None]
+        if precise:
+            gram.diagonal().copy_(moments[1])
+        return moments[:1], gram[None]
+
+    def conv(self, x: Tensor, weight: Tensor, bias: Tensor,
+             relu: bool) -> Tensor:
+        if not has_kernels_for(x):
+            return super().conv(x, weight, bias, relu)
+        rows, skip = pixel_rows(x), self.spec.has_skip
+        matrix, diagonal = weight.flatten(1), torch.zeros_like(bias)
+        if skip:
+            matrix, diagonal = _apart(matrix)
+        out = _product(x, matrix)
+        y = pixel_rows(out)
+        call('pixel_normalize', y.dtype, y, rows if skip else None,
+             torch.stack([torch.ones_like(bias), diagonal, bias]), int(relu),
+             *size_for_kernels(y), y)
+        return out
 
     def weight_grad(self, x: Tensor, grad: OutputGrad,
                     weight: Tensor) -> tuple[Tensor, Tensor]:
         kernel = torch.zeros_like(weight).flatten(1)
         bias = weight.new_zeros(weight.shape[0])
-        for pixels, dy in _chunks(x, grad):
+        masked = _Masked()
+        for pixels, dy, active in chunks(pixel_rows(x), *_rows(grad)):
+            dy = masked(dy, active)
             kernel.addmm_(dy.t(), pixels)
             bias += dy.sum(0)
         return kernel.view_as(weight), bias
@@ -42,34 +71,76 @@ class PointwiseConv(PatchConv):
     def input_grad(self, x: Tensor, grad: OutputGrad, weight: Tensor,
                    products: Tensor, sums: Tensor) -> Tensor:
         dx = torch.empty_like(x, memory_format=torch.channels_last)
-        products, sums = products[0].to(x.dtype), sums.to(x.dtype)
-        weight = weight.flatten(1)
-        moved = pixel_rows(dx).split(_CHUNK)
-        for out, (pixels, dy) in zip(moved, _chunks(x, grad)):
-            torch.addmm(sums, pixels, products, out=out)
-            out.addmm_(dy, weight)
+        parts = chunks(pixel_rows(dx), pixel_rows(x), *_rows(grad))
+        move = (_move_with_skip if self.spec.has_skip and has_kernels_for(x)
+                else _move)
+        move(parts, weight.flatten(1), products[0].to(x.dtype),
+             sums.to(x.dtype))
         return dx
 
 
-def _chunks(x: Tensor, grad: OutputGrad) -> Iterator[tuple[Tensor, Tensor]]:
-    """Pixels of x with the gradients to the convolution's outputs there.
-
-    The gradients share memory: one chunk is to be used before the next.
-    """
-    pixels, dys = (pixel_rows(t).split(_CHUNK) for t in (x, grad.dy))
-    if grad.active is None:
-        yield from zip(pixels, dys)
-        return
-    buffer = torch.empty_like(dys[0])
-    for own, dy, active in zip(pixels, dys,
-                               pixel_rows(grad.active).split(_CHUNK)):
-        yield own, torch.ops.aten.threshold_backward.grad_input(
-            dy, active, 0, grad_input=buffer[:len(dy)])
+def _product(x: Tensor, matrix: Tensor) -> Tensor:
+    """A convolution of x with ``matrix`` (O, C), in channels_last."""
+    out, channels = matrix.shape
+    if channels <= _EXACT_CONV:
+        return F.conv2d(x, matrix.view(out, channels, 1, 1)).contiguous(
+            memory_format=torch.channels_last)
+    y = torch.mm(pixel_rows(x), matrix.t())
+    return y.view(len(x), *x.shape[2:], out).permute(0, 3, 1, 2)
 
 
-def pixel_rows(x: Tensor) -> Tensor:
-    """Images (N, C, H, W) as (N * H * W, C)."""
-    return x.permute(0, 2, 3, 1).reshape(-1, x.shape[1])
+def _move(parts: list[tuple], weight: Tensor, products: Tensor,
+          sums: Tensor) -> None:
+    """Fill the first of each of ``parts``: dx, x, dy and active."""
+    masked = _Masked()
+    for dx, x, dy, active in parts:
+        torch.addmm(sums, x, products, out=dx)
+        dx.addmm_(masked(dy, active), weight)
+
+
+def _move_with_skip(parts: list[tuple], weight: Tensor, products: Tensor,
+                    sums: Tensor) -> None:
+    """As :func:`_move`, with diagonals apart."""
+    weight, of_grad = _apart(weight)
+    products, of_input = _apart(products)
+    ones, zeros = torch.ones_like(of_grad), torch.zeros_like(of_grad)
+    # Of gradient, input and 1, in dx and in a copy of the gradient.
+    factors = torch.stack([of_grad, of_input, sums.flatten(),
+                           ones, zeros, zeros])
+    buffer = torch.empty_like(parts[0][0])
+    for dx, x, dy, active in parts:
+        masked = buffer[:len(dx)]
+        call('pixel_input_grads', dx.dtype, dy, active, x, x, factors,
+             *size_for_kernels(dx), masked, dx)
+        dx.addmm_(x, products)
+        dx.addmm_(masked, weight)
+
+
+class _Masked:
+    """A ReLU's gradient, in memory that the next call uses again."""
+
+    def __init__(self) -> None:
+        self._buffer: Optional[Tensor] = None
+
+    def __call__(self, dy: Tensor, active: Optional[Tensor]) -> Tensor:
+        if active is None:
+            return dy
+        if self._buffer is None:
+            self._buffer = torch.empty_like(dy)
+        return torch.ops.aten.threshold_backward.grad_input(
+            dy, active, 0, grad_input=self._buffer[:len(dy)])
+
+
+def _rows(grad: OutputGrad) -> tuple[Tensor, Optional[Tensor]]:
+    return pixel_rows(grad.dy), (
+        None if grad.active is None else pixel_rows(grad.active))
+
+
+def _apart(matrix: Tensor) -> tuple[Tensor, Tensor]:
+    """A square matrix without its diagonal, and the diagonal."""
+    rest = matrix.clone()
+    rest.diagonal().zero_()
+    return rest, matrix.diagonal()
 
 
 def _add_gram(gram: Tensor, rows: Tensor) -> None:

@@ -1,0 +1,28 @@
+"""Images as matrices (pixels, channels), a chunk at a time."""
+from __future__ import annotations
+
+from typing import Optional
+
+import torch
+from torch import Tensor
+
+#: Pixels whose products are summed in the tensor's own type, and which stay
+#: in the cache from one operator to the next.
+_CHUNK = 2048
+
+
+def pixel_rows(x: Tensor) -> Tensor:
+    """Images (N, C, H, W) as (N * H * W, C); no copy in channels_last."""
+    return x.permute(0, 2, 3, 1).reshape(-1, x.shape[1])
+
+
+def chunks(*matrices: Optional[Tensor]) -> list[tuple]:
+    """The same pixels of all matrices; None stays None."""
+    count = next(len(m) for m in matrices if m is not None)
+    return [tuple(None if m is None else m[at:at + _CHUNK] for m in matrices)
+            for at in range(0, count, _CHUNK)]
+
+
+def size_for_kernels(pixels: Tensor) -> tuple[int, int, int]:
+    """What the kernels of pixels.cpp want to know of a matrix."""
+    return (*pixels.shape, torch.get_num_threads())
