@@ -197,7 +197,7 @@ class MobileOneBlock(BaseModule):
         return Unit(self.spec, tuple(branches), relu)
 
     def _branch_sum(self, x: Tensor) -> Tensor:
-        x = branch_layout(x, self.spec.groups)
+        x = branch_layout(x)
         first, *rest = self.branches()
         out = first(x)
         for branch in rest:

@@ -1,9 +1,9 @@
 """Train a unit by its branches, but keep nothing of them for backward.
 
 Each branch's convolution is run again in backward; normalized outputs are
-added up in place. Exact: the same operators as the branches', in
-channels_last. Pays where moments cost more than the one convolution they
-save, as for a pointwise unit with k = 1.
+added up in place. Exact: the same operators as the branches'. Pays where
+moments cost more than the one convolution they save, as for a pointwise unit
+with k = 1.
 """
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from .layout import safe_layout
+from .layout import branch_layout
 from .one_conv import is_one_conv, one_conv_form
 from .unit import Unit, UnitBranch, running_stats
 
@@ -23,7 +23,7 @@ def recompute_form(unit: Unit, x: Tensor) -> Tensor:
     """Sum of all branches of ``x`` (N, C_in, H, W), activated."""
     if is_one_conv(unit, x):
         return one_conv_form(unit, x, keep=False)
-    out = _RecomputeForm.apply(safe_layout(x), unit, *unit.parameters)
+    out = _RecomputeForm.apply(branch_layout(x), unit, *unit.parameters)
     return F.relu_(out) if unit.relu else out
 
 
@@ -65,7 +65,7 @@ class _RecomputeForm(torch.autograd.Function):
     def backward(ctx, dy: Tensor):
         unit, n = ctx.unit, len(ctx.unit.branches)
         x, *saved = ctx.saved_tensors
-        dy = dy.contiguous(memory_format=torch.channels_last)
+        dy = branch_layout(dy)
         dx, kernels, gammas, betas = None, [], [], []
         for j in range(n):
             weight, gamma = saved[j], saved[n + j]
