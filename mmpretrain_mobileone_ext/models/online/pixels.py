@@ -12,8 +12,12 @@ _CHUNK = 2048
 
 
 def pixel_rows(x: Tensor) -> Tensor:
-    """Images (N, C, H, W) as (N * H * W, C); no copy in channels_last."""
-    return x.permute(0, 2, 3, 1).reshape(-1, x.shape[1])
+    """Images (N, C, H, W) as (N * H * W, C); no copy in channels_last.
+
+    Contiguous in any case: one image in another layout could be viewed as a
+    matrix of strides (1, H * W).
+    """
+    return x.permute(0, 2, 3, 1).reshape(-1, x.shape[1]).contiguous()
 
 
 def chunks(*matrices: Optional[Tensor]) -> list[tuple]:

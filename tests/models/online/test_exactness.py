@@ -126,6 +126,26 @@ def test_one_conv_branch(keep, affine, widths, branches, act):
     assert stats < 1e-10
 
 
+@pytest.mark.parametrize('form', [
+    moments_form, recompute_form,
+    lambda unit, x: one_conv_form(unit, x, keep=True)])
+@pytest.mark.parametrize('images', [1, 2])
+def test_gradients_come_in_any_layout(form, images):
+    spec = UnitSpec('unit', 24, 24, 1, num_conv_branches=1)
+    block = MobileOneBlock(spec, online_reparam=False).double()
+    x = torch.randn(images, 24, 7, 9, generator=generator(),
+                    dtype=torch.float64)
+    if not is_one_conv(block.unit(), x):
+        pytest.skip('no C++ compiler')
+    grad = torch.randn(x.shape, generator=generator(1), dtype=x.dtype)
+    found = []
+    for layout in (torch.contiguous_format, torch.channels_last):
+        own = x.to(memory_format=torch.channels_last).requires_grad_()
+        form(block.unit(), own).backward(grad.to(memory_format=layout))
+        found.append(own.grad)
+    assert worst(found[:1], found[1:]) < 1e-12
+
+
 class LastStage(nn.Module):
 
     def __init__(self, net):
