@@ -23,10 +23,10 @@ PREFERENCES = ('auto', 'memory', True, False)
 Preference = Union[str, bool]
 
 _SMALL_DEPTHWISE = 80_000  # elements; below, calls cost more than arithmetic
-_LARGE_DEPTHWISE = 150_000  # of the output, one conv branch
+_LARGE_DEPTHWISE = 400_000  # of the output, one conv branch
 _LARGE = 800_000
-_SMALL_ONE_CONV = 130_000
-_LARGE_ONE_CONV = 600_000  # above, a kept output is memory to be felt
+_SMALL_ONE_CONV = 600_000
+_LARGE_ONE_CONV = 1_500_000  # above, a kept output is memory to be felt
 _MANY_PATCHES = 10_000
 _FEW_TAPS = 64
 
