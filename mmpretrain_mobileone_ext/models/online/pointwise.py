@@ -26,20 +26,15 @@ class PointwiseConv(PatchConv):
 
     def sums(self, x: Tensor) -> tuple[Tensor, Tensor]:
         rows = pixel_rows(x)
-        channels, parts = rows.shape[1], chunks(rows)
+        channels = rows.shape[1]
         gram = rows.new_zeros(channels, channels, dtype=torch.float64)
-        moments, precise = gram.new_zeros(2, channels), has_kernels_for(x)
-        for (chunk, ) in parts:
+        moments = gram.new_zeros(2, channels)
+        for (chunk, ) in chunks(rows):
             _add_gram(gram, chunk)
-            if precise:
-                call('pixel_moments', chunk.dtype, chunk,
-                     *size_for_kernels(chunk), moments)
-            else:
-                moments[0] += chunk.sum(0)
+            _add_moments(moments, chunk)
         half = channels // 2
         gram[half:, :half] = gram[:half, half:].t()
-        if precise:
-            gram.diagonal().copy_(moments[1])
+        gram.diagonal().copy_(moments[1])
         return moments[:1], gram[None]
 
     def conv(self, x: Tensor, weight: Tensor, bias: Tensor,
@@ -50,20 +45,20 @@ class PointwiseConv(PatchConv):
         matrix, diagonal = weight.flatten(1), torch.zeros_like(bias)
         if skip:
             matrix, diagonal = _apart(matrix)
-        out = _product(x, matrix)
-        y = pixel_rows(out)
+        y = _product(x, matrix)
         call('pixel_normalize', y.dtype, y, rows if skip else None,
              torch.stack([torch.ones_like(bias), diagonal, bias]), int(relu),
              *size_for_kernels(y), y)
-        return out
+        return y.view(len(x), *x.shape[2:], -1).permute(0, 3, 1, 2)
 
     def weight_grad(self, x: Tensor, grad: OutputGrad,
                     weight: Tensor) -> tuple[Tensor, Tensor]:
         kernel = torch.zeros_like(weight).flatten(1)
         bias = weight.new_zeros(weight.shape[0])
-        masked = _Masked()
-        for pixels, dy, active in chunks(pixel_rows(x), *_rows(grad)):
-            dy = masked(dy, active)
+        parts = chunks(pixel_rows(x), *_rows(grad))
+        buffer = torch.empty_like(parts[0][1])
+        for pixels, dy, active in parts:
+            dy = _masked(dy, active, buffer)
             kernel.addmm_(dy.t(), pixels)
             bias += dy.sum(0)
         return kernel.view_as(weight), bias
@@ -80,22 +75,19 @@ class PointwiseConv(PatchConv):
 
 
 def _product(x: Tensor, matrix: Tensor) -> Tensor:
-    """A convolution of x with ``matrix`` (O, C), in channels_last."""
-    out, channels = matrix.shape
-    if channels <= _EXACT_CONV:
-        return F.conv2d(x, matrix.view(out, channels, 1, 1)).contiguous(
-            memory_format=torch.channels_last)
-    y = torch.mm(pixel_rows(x), matrix.t())
-    return y.view(len(x), *x.shape[2:], out).permute(0, 3, 1, 2)
+    """The pixels of x times ``matrix`` (O, C), transposed."""
+    if x.shape[1] <= _EXACT_CONV:
+        return pixel_rows(F.conv2d(x, matrix[:, :, None, None]))
+    return torch.mm(pixel_rows(x), matrix.t())
 
 
 def _move(parts: list[tuple], weight: Tensor, products: Tensor,
           sums: Tensor) -> None:
     """Fill the first of each of ``parts``: dx, x, dy and active."""
-    masked = _Masked()
+    buffer = torch.empty_like(parts[0][2])
     for dx, x, dy, active in parts:
         torch.addmm(sums, x, products, out=dx)
-        dx.addmm_(masked(dy, active), weight)
+        dx.addmm_(_masked(dy, active, buffer), weight)
 
 
 def _move_with_skip(parts: list[tuple], weight: Tensor, products: Tensor,
@@ -116,19 +108,12 @@ def _move_with_skip(parts: list[tuple], weight: Tensor, products: Tensor,
         dx.addmm_(masked, weight)
 
 
-class _Masked:
-    """A ReLU's gradient, in memory that the next call uses again."""
-
-    def __init__(self) -> None:
-        self._buffer: Optional[Tensor] = None
-
-    def __call__(self, dy: Tensor, active: Optional[Tensor]) -> Tensor:
-        if active is None:
-            return dy
-        if self._buffer is None:
-            self._buffer = torch.empty_like(dy)
-        return torch.ops.aten.threshold_backward.grad_input(
-            dy, active, 0, grad_input=self._buffer[:len(dy)])
+def _masked(dy: Tensor, active: Optional[Tensor], buffer: Tensor) -> Tensor:
+    """A ReLU's gradient, in memory that the next call may use again."""
+    if active is None:
+        return dy
+    return torch.ops.aten.threshold_backward.grad_input(
+        dy, active, 0, grad_input=buffer[:len(dy)])
 
 
 def _rows(grad: OutputGrad) -> tuple[Tensor, Optional[Tensor]]:
@@ -149,3 +134,15 @@ def _add_gram(gram: Tensor, rows: Tensor) -> None:
     left, right = rows[:, :half], rows[:, half:]
     gram[:half] += left.t() @ rows
     gram[half:, half:] += right.t() @ right
+
+
+def _add_moments(moments: Tensor, rows: Tensor) -> None:
+    """Add the sums of rows and of their squares, more exact than a product.
+
+    A skip branch's variance is the difference of the two.
+    """
+    if has_kernels_for(rows):
+        call('pixel_moments', rows.dtype, rows, *size_for_kernels(rows),
+             moments)
+    else:
+        moments += torch.stack([rows.sum(0), rows.square().sum(0)])
