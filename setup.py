@@ -51,7 +51,7 @@ setup(
     license='Apache-2.0',
     packages=find_packages(include=[PACKAGE, f'{PACKAGE}.*']),
     package_data={PACKAGE: [
-        'models/online/*.cpp', 'report/templates/*',
+        'models/online/*.cpp', 'models/online/*.h', 'report/templates/*',
         'coreml/swift/bench.schema.json', 'coreml/swift/templates/*',
         'coreml/swift/templates/*/*', 'compare/published.json']},
     cmdclass={'build_py': BuildWithConfigs},

@@ -20,42 +20,48 @@ class Moments:
     A patch has P = kernel_size^2 * in_channels / groups taps; G groups.
 
     Attributes:
-        count: M = N * H_out * W_out, over all ranks.
         mean: (G, P), E[p], in float64.
         cov: (G, P, P), E[p p^T] - mean mean^T (biased, as batch norm
             normalizes).
         power: (G, P), E[p^2].
     """
-    count: float
     mean: Tensor
     cov: Tensor
     power: Tensor
 
 
-def moments_from_sums(count: int, sums: Tensor, products: Tensor,
-                      group: Any, dtype: torch.dtype) -> Moments:
-    """Turn sums over the patches of this rank into :class:`Moments`.
+@dataclass(frozen=True)
+class PatchSums:
+    """Sums over patches, from which moments come.
 
-    Args:
+    Attributes:
         count: patches summed over.
         sums: (G, P) float64.
-        products: (G, P, P) float64.
-        group: process group to reduce over, or None for this rank alone.
-        dtype: of the images.
+        products: (G, P, P) float64, of p p^T.
     """
-    if group is not None:
-        own = torch.cat([sums.new_tensor([count]), sums.flatten(),
+    count: float
+    sums: Tensor
+    products: Tensor
+
+    def reduced(self, group: Any) -> PatchSums:
+        """Those of all ranks of a process group; None: of this rank."""
+        if group is None:
+            return self
+        sums, products = self.sums, self.products
+        own = torch.cat([sums.new_tensor([self.count]), sums.flatten(),
                          products.flatten()])
         dist.all_reduce(own, group=group)
-        count = round(own[0].item())
-        sums = own[1:1 + sums.numel()].view_as(sums)
-        products = own[1 + sums.numel():].view_as(products)
-    mean = sums / count
-    cov = torch.baddbmm(products, mean.unsqueeze(2), mean.unsqueeze(1),
-                        beta=1 / count, alpha=-1)
-    power = products.diagonal(dim1=1, dim2=2) / count
-    work = work_dtype(sums.shape[1], dtype)
-    return Moments(count, mean, cov.to(work), power.to(work))
+        return PatchSums(round(own[0].item()),
+                         own[1:1 + sums.numel()].view_as(sums),
+                         own[1 + sums.numel():].view_as(products))
+
+    def moments(self, dtype: torch.dtype) -> Moments:
+        """Moments in ``dtype``; ``mean`` stays in float64."""
+        mean = self.sums / self.count
+        cov = torch.baddbmm(self.products, mean.unsqueeze(2),
+                            mean.unsqueeze(1), beta=1 / self.count, alpha=-1)
+        power = self.products.diagonal(dim1=1, dim2=2) / self.count
+        return Moments(mean, cov.to(dtype), power.to(dtype))
 
 
 def work_dtype(taps: int, dtype: torch.dtype) -> torch.dtype:

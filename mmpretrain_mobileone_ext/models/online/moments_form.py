@@ -13,39 +13,39 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from .batch_fold import (
-    BatchFold,
-    FoldGrads,
-    centring_bias,
-    fold_backward,
-    fold_by_batch,
-)
-from .branch_stack import KernelShape
+from .batch_fold import Folded, Folding, UnitGrads
 from .depthwise import DepthwiseConv, has_kernels
-from .moments import moments_from_sums
+from .moments import PatchSums, work_dtype
+from .native import has_kernels_for
+from .native_fold import DepthwiseFolding, PointwiseFolding
 from .patches import OutputGrad, PatchConv
 from .pointwise import PointwiseConv
 from .unit import Unit, track
-
-
-def patch_conv(unit: Unit, x: Tensor) -> PatchConv:
-    """The fastest way to the moments of this unit's patches."""
-    spec = unit.spec
-    if spec.kernel_size == spec.stride == spec.groups == 1:
-        return PointwiseConv(spec)
-    if has_kernels(spec, x):
-        return DepthwiseConv(spec)
-    return PatchConv(spec)
 
 
 @dataclass(frozen=True)
 class _Plan:
     """What forward and backward need beside tensors."""
     patches: PatchConv
-    shape: KernelShape
-    count: float
+    folding: Folding
     group: Any
     relu: bool
+
+
+def _plan(unit: Unit, x: Tensor) -> _Plan:
+    """The fastest way for this unit on these images."""
+    spec, folding = unit.spec, Folding
+    if spec.kernel_size == spec.stride == spec.groups == 1:
+        patches: PatchConv = PointwiseConv(spec)
+        if (has_kernels_for(x)
+                and work_dtype(spec.in_channels, x.dtype) == x.dtype):
+            folding = PointwiseFolding
+    elif has_kernels(spec, x):
+        patches, folding = DepthwiseConv(spec), DepthwiseFolding
+    else:
+        patches = PatchConv(spec)
+    return _Plan(patches, folding(unit.kernel_shape, unit.eps), unit.group(),
+                 unit.relu)
 
 
 def moments_form(unit: Unit, x: Tensor) -> Optional[Tensor]:
@@ -54,94 +54,68 @@ def moments_form(unit: Unit, x: Tensor) -> Optional[Tensor]:
     None is returned, and nothing is changed, where the batch's variances
     would lose digits to cancellation, or have too few values.
     """
-    work = torch.promote_types(x.dtype, torch.float32)
-    patches, shape, params = patch_conv(unit, x), unit.kernel_shape, \
-        unit.parameters
+    plan, params = _plan(unit, x), unit.parameters
     with torch.no_grad():
-        group = unit.group()
-        moments = moments_from_sums(
-            patches.count(x), *patches.sums(x.detach().to(work)), group,
-            work)
-        stacked = shape.stack_all(params, moments.cov)
-        found = fold_by_batch(stacked[0], unit.eps, moments)
-        if found is None or moments.count < 2:
-            return None
-        fold, var, by_cov = found
-    plan = _Plan(patches, shape, moments.count, group, unit.relu)
-    out = _MomentsForm.apply(x, plan, moments.mean, by_cov, fold, stacked,
-                              *params)
+        sums = PatchSums(plan.patches.count(x), *plan.patches.sums(
+            x.detach().to(_work(x)))).reduced(plan.group)
+        folded = plan.folding.fold(params, sums, x.dtype)
+    if folded is None or sums.count < 2:
+        return None
+    out = _MomentsForm.apply(x, plan, folded, sums.count, *params)
     with torch.no_grad():
-        track(unit.norms, fold.mean.transpose(0, 1).flatten(1),
-              var.transpose(0, 1).flatten(1), moments.count)
+        track(unit.norms, folded.mean, folded.var, sums.count)
     return out
+
+
+def _work(x: Tensor) -> torch.dtype:
+    """Half precision stops at the convolution's output.
+
+    Moments, and gradients to them, are too much for it.
+    """
+    return torch.promote_types(x.dtype, torch.float32)
 
 
 class _MomentsForm(torch.autograd.Function):
 
     @staticmethod
-    def forward(ctx, x: Tensor, plan: _Plan, patch_mean: Tensor,
-                by_cov: Tensor, fold: BatchFold,
-                stacked: tuple[Tensor, Tensor, Tensor],
+    def forward(ctx, x: Tensor, plan: _Plan, folded: Folded, count: float,
                 *params: Optional[Tensor]):
-        kernels, gamma, beta = stacked
-        weight = plan.shape.as_weight(
-            fold.weight(kernels, gamma), x.dtype)
-        bias = centring_bias(weight.view_as(kernels[:, 0]), beta,
-                             patch_mean).to(x.dtype)
-        out = plan.patches.conv(x, weight, bias.flatten(), plan.relu)
-        ctx.plan = plan
-        ctx.save_for_backward(x, out if plan.relu else None, patch_mean,
-                              by_cov, fold.mean, fold.inv_std, *params)
+        out = plan.patches.conv(x, folded.weight.to(x.dtype), folded.bias,
+                                plan.relu)
+        ctx.plan, ctx.count, ctx.num_params = plan, count, len(params)
+        ctx.save_for_backward(x, out if plan.relu else None, *params,
+                              folded.weight, *folded.state)
         return out
 
     @staticmethod
     @once_differentiable
     def backward(ctx, dy: Tensor):
-        x, active, mean, by_cov, branch_mean, inv_std, *params = (
-            ctx.saved_tensors)
-        plan, fold = ctx.plan, BatchFold(branch_mean, inv_std)
-        # Half precision stops at the convolution's output: gradients to
-        # moments are too small for it.
-        work = torch.promote_types(x.dtype, torch.float32)
+        x, active, *saved = ctx.saved_tensors
+        params, (weight, *state) = (saved[:ctx.num_params],
+                                    saved[ctx.num_params:])
+        plan, work = ctx.plan, _work(x)
         dtype, x = x.dtype, x.to(work)
         grad = OutputGrad(dy.to(work, memory_format=torch.channels_last),
                           active)
-        kernels, gamma, _ = plan.shape.stack_all(params, by_cov)
-        weight = plan.shape.as_weight(
-            fold.weight(kernels, gamma), x.dtype)
-        grad_weight, grad_bias = plan.patches.weight_grad(x, grad, weight)
-        grads = fold_backward(
-            fold, kernels, gamma, mean.to(kernels.dtype), by_cov,
-            grad_weight.to(kernels).reshape(kernels[:, 0].shape),
-            grad_bias.to(kernels).reshape(gamma[:, 0].shape))
+        grads = plan.folding.backward(
+            params, state, ctx.count,
+            *plan.patches.weight_grad(x, grad, weight))
         dx = None
         if ctx.needs_input_grad[0]:
-            dx = _input_grad(plan, x, grad, weight, mean, grads).to(dtype)
-        return (dx, None, None, None, None, None,
-                *_param_grads(plan.shape, params, grads, grad_bias))
+            dx = plan.patches.input_grad(
+                x, grad, weight, *_over_ranks(grads, plan.group)).to(dtype)
+        return dx, None, None, None, *grads.params
 
 
-def _input_grad(plan: _Plan, x: Tensor, grad: OutputGrad, weight: Tensor,
-                patch_mean: Tensor, grads: FoldGrads) -> Tensor:
-    products, sums = grads.twice_cov, grads.mean
-    if plan.group is not None:
-        # Other ranks' losses depend on this rank's patches too.
-        both = torch.cat([products.flatten(), sums.flatten()])
-        dist.all_reduce(both, group=plan.group)
-        products, sums = both.split([products.numel(), sums.numel()])
-        products, sums = (products.view_as(grads.twice_cov),
-                          sums.view_as(grads.mean))
-    products = products / plan.count
-    sums = (sums / plan.count).sub_(torch.bmm(
-        products, patch_mean.to(products.dtype).unsqueeze(2)).squeeze(2))
-    return plan.patches.input_grad(x, grad, weight, products, sums)
+def _over_ranks(grads: UnitGrads, group: Any) -> tuple[Tensor, Tensor]:
+    """Gradients to products and sums.
 
-
-def _param_grads(shape: KernelShape, params: list, grads: FoldGrads,
-                 grad_bias: Tensor) -> list[Optional[Tensor]]:
-    n = len(params) // 3
-    # Own memory for each beta: an optimizer may write to gradients in place.
-    betas = grad_bias.flatten().repeat(n, 1).unsqueeze(0)
-    return [*shape.unstack(grads.kernels, params[:n]),
-            *shape.unstack_channels(grads.gamma, params[n:2 * n]),
-            *shape.unstack_channels(betas, params[2 * n:])]
+    Other ranks' losses depend on this rank's patches too.
+    """
+    products, sums = grads.products, grads.sums
+    if group is None:
+        return products, sums
+    both = torch.cat([products.flatten(), sums.flatten()])
+    dist.all_reduce(both, group=group)
+    moved = both.split([products.numel(), sums.numel()])
+    return moved[0].view_as(products), moved[1].view_as(sums)

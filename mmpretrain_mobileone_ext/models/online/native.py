@@ -27,11 +27,15 @@ from torch import Tensor
 
 from ...errors import KernelError
 
-SOURCES = tuple(Path(__file__).with_name(name)
-                for name in ('depthwise.cpp', 'pixels.cpp'))
+SOURCES = tuple(Path(__file__).with_name(name) for name in (
+    'depthwise_sums.cpp', 'depthwise_fold.cpp', 'depthwise_input.cpp',
+    'pixels.cpp', 'pointwise_fold.cpp'))
+_HEADERS = tuple(Path(__file__).with_name(name)
+                 for name in ('packed.h', 'params.h'))
 _FLAGS = ('-O3', '-march=native', '-std=c++17', '-fPIC', '-shared')
 _SECONDS = 120
-_Argument = Union[Tensor, int, ctypes.Array, None]
+_Argument = Union[Tensor, Sequence[Optional[Tensor]], int, ctypes.Array,
+                  None]
 
 
 @functools.cache
@@ -57,6 +61,8 @@ def has_kernels_for(x: Tensor) -> bool:
 def call(name: str, dtype: torch.dtype, *args: _Argument) -> None:
     """Call a kernel on contiguous tensors or arrays (None: a null pointer).
 
+    A list of tensors is handed over as an array of their pointers.
+
     Raises:
         ValueError: a tensor is not contiguous: kernels know no strides.
     """
@@ -68,14 +74,20 @@ def call(name: str, dtype: torch.dtype, *args: _Argument) -> None:
 def _argument(value: _Argument) -> Any:
     if isinstance(value, ctypes.Array):
         return value
-    if value is None:
-        return ctypes.c_void_p(None)
-    if isinstance(value, Tensor):
-        if not value.is_contiguous():
-            raise ValueError(f'a kernel was given a tensor of strides '
-                             f'{value.stride()}, shape {tuple(value.shape)}')
-        return ctypes.c_void_p(value.data_ptr())
-    return ctypes.c_int64(value)
+    if value is None or isinstance(value, Tensor):
+        return ctypes.c_void_p(_address(value))
+    if isinstance(value, int):
+        return ctypes.c_int64(value)
+    return (ctypes.c_void_p * len(value))(*map(_address, value))
+
+
+def _address(tensor: Optional[Tensor]) -> Optional[int]:
+    if tensor is None:
+        return None
+    if not tensor.is_contiguous():
+        raise ValueError(f'a kernel was given a tensor of strides '
+                         f'{tensor.stride()}, shape {tuple(tensor.shape)}')
+    return tensor.data_ptr()
 
 
 def build(sources: Sequence[Path]) -> Path:
@@ -86,8 +98,8 @@ def build(sources: Sequence[Path]) -> Path:
         OSError: the cache cannot be written.
     """
     compiler = _compiler()
-    key = '\n'.join([*(source.read_text() for source in sources), compiler,
-                     *_FLAGS, _processor()])
+    texts = [path.read_text() for path in (*sources, *_HEADERS)]
+    key = '\n'.join([*texts, compiler, *_FLAGS, _processor()])
     digest = hashlib.sha256(key.encode()).hexdigest()[:16]
     library = _cache_folder() / f'kernels-{digest}.so'
     if library.exists():

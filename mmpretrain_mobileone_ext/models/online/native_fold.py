@@ -1,0 +1,150 @@
+"""Fold a unit's branches by compiled kernels.
+
+As :class:`~.batch_fold.Folding`, in one call each way (beside the products of
+matrices, of a pointwise unit) instead of some hundred.
+"""
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Sequence
+from typing import Optional
+
+import torch
+from torch import Tensor
+
+from .batch_fold import CANCELLATION, Folded, Folding, UnitGrads
+from .moments import PatchSums
+from .native import call
+
+_TAPS = 9
+_OF_BRANCH = _TAPS + 2  # values of a channel that backward takes
+
+
+class DepthwiseFolding(Folding):
+    """3x3, one channel a group, on a CPU, in float32 or float64."""
+
+    def fold(self, params: Sequence[Optional[Tensor]], sums: PatchSums,
+             dtype: torch.dtype) -> Optional[Folded]:
+        n, channels = len(params) // 3, self.shape.out_channels
+        weight = torch.empty(channels, 1, 3, 3, dtype=dtype)
+        bias = torch.empty(channels, dtype=dtype)
+        stats = torch.empty(2, n, channels, dtype=torch.float64)
+        state = torch.empty(channels, _TAPS + n * _OF_BRANCH,
+                            dtype=torch.float64)
+        fine = (ctypes.c_int64 * 1)()
+        call('depthwise_fold', dtype, _contiguous(params), _sizes(params),
+             (ctypes.c_double * n)(*self.eps), (ctypes.c_double * 1)(
+                 CANCELLATION),
+             torch.cat([sums.products.flatten(1), sums.sums], 1),
+             self._shape(n, sums.count), weight, bias, stats, state, fine)
+        if not fine[0]:
+            return None
+        return Folded(weight, bias, *stats.unbind(), (state, ))
+
+    def backward(self, params: Sequence[Optional[Tensor]],
+                 state: Sequence[Tensor], count: float, grad_weight: Tensor,
+                 grad_bias: Tensor) -> UnitGrads:
+        n, channels = len(params) // 3, self.shape.out_channels
+        grads = _empty_like(params)
+        moves = torch.empty(channels, (_TAPS + 1) * _TAPS,
+                            dtype=torch.float64)
+        dtype = next((p.dtype for p in params if p is not None),
+                     torch.float32)
+        call('depthwise_unfold', dtype, _contiguous(params), _sizes(params),
+             state[0], grad_weight.double().contiguous(),
+             grad_bias.double().contiguous(), self._shape(n, count), grads,
+             moves)
+        products, sums = moves.split([_TAPS**2, _TAPS], 1)
+        return UnitGrads(grads, products.unflatten(1, (_TAPS, _TAPS)), sums)
+
+    def _shape(self, branches: int, count: float) -> ctypes.Array:
+        return (ctypes.c_int64 * 4)(self.shape.out_channels, branches,
+                                    int(count), torch.get_num_threads())
+
+
+class PointwiseFolding(Folding):
+    """1x1, one group, on a CPU, in the type of images and parameters."""
+
+    def fold(self, params: Sequence[Optional[Tensor]], sums: PatchSums,
+             dtype: torch.dtype) -> Optional[Folded]:
+        moments = sums.moments(torch.float64)
+        cov = moments.cov[0].to(dtype)
+        n, (out, width) = len(params) // 3, self._size
+        convs = _matrices(params)
+        by_cov = torch.empty(len(convs), out, width, dtype=dtype)
+        for kernel, by in zip(convs, by_cov):
+            torch.mm(kernel, cov, out=by)
+        weight = torch.empty(out, width, 1, 1, dtype=dtype)
+        bias = torch.empty(out, dtype=dtype)
+        stats = torch.empty(2, n, out, dtype=torch.float64)
+        kept = torch.empty(out, n, 2, dtype=torch.float64)
+        fine = (ctypes.c_int64 * 1)()
+        call('pointwise_fold', dtype, _contiguous(params), _sizes(params),
+             (ctypes.c_double * n)(*self.eps), (ctypes.c_double * 1)(
+                 CANCELLATION), moments.mean,
+             moments.cov[0].diagonal().contiguous(),
+             moments.power.contiguous(), by_cov, self._shape(n), weight, bias,
+             stats, kept, fine)
+        if not fine[0]:
+            return None
+        return Folded(weight, bias, *stats.unbind(),
+                      (moments.mean, by_cov, kept))
+
+    def backward(self, params: Sequence[Optional[Tensor]],
+                 state: Sequence[Tensor], count: float, grad_weight: Tensor,
+                 grad_bias: Tensor) -> UnitGrads:
+        patch_mean, by_cov, kept = state
+        n, (out, width) = len(params) // 3, self._size
+        grads, scaled = _empty_like(params), torch.empty_like(by_cov)
+        by_var, by_mean = torch.empty(2, n, out, dtype=by_cov.dtype).unbind()
+        call('pointwise_unfold', by_cov.dtype, _contiguous(params),
+             _sizes(params), patch_mean, by_cov, kept,
+             grad_weight.contiguous(), grad_bias.contiguous(),
+             self._shape(n), grads, by_var, by_mean, scaled)
+        products = by_cov.new_zeros(width, width)
+        sums = by_cov.new_zeros(width)
+        parts = iter(zip(_matrices(params), scaled))
+        for kernel, of_var, of_mean in zip(params, by_var, by_mean):
+            if kernel is None:
+                products.diagonal().add_(of_var)
+                sums += of_mean
+            else:
+                matrix, own = next(parts)
+                products.addmm_(own.t(), matrix)
+                sums.addmv_(matrix.t(), of_mean)
+        products /= count
+        sums = (sums / count).addmv_(products, patch_mean[0].to(sums),
+                                     alpha=-1)
+        return UnitGrads(grads, products[None], sums[None])
+
+    @property
+    def _size(self) -> tuple[int, int]:
+        return self.shape.out_channels, self.shape.width
+
+    def _shape(self, branches: int) -> ctypes.Array:
+        return (ctypes.c_int64 * 4)(*self._size, branches,
+                                    torch.get_num_threads())
+
+
+def _matrices(params: Sequence[Optional[Tensor]]) -> list[Tensor]:
+    """The kernels of pointwise branches."""
+    return [kernel.detach().flatten(1)
+            for kernel in params[:len(params) // 3] if kernel is not None]
+
+
+def _contiguous(tensors: Sequence[Optional[Tensor]]
+                ) -> list[Optional[Tensor]]:
+    return [None if t is None else t.detach().contiguous() for t in tensors]
+
+
+def _sizes(params: Sequence[Optional[Tensor]]) -> ctypes.Array:
+    """Kernel size of each branch; 0: the skip branch."""
+    n = len(params) // 3
+    return (ctypes.c_int64 * n)(*(0 if kernel is None else kernel.shape[-1]
+                                  for kernel in params[:n]))
+
+
+def _empty_like(params: Sequence[Optional[Tensor]]
+                ) -> list[Optional[Tensor]]:
+    return [None if p is None else torch.empty_like(
+        p, memory_format=torch.contiguous_format) for p in params]

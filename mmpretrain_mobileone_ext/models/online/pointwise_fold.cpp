@@ -1,0 +1,167 @@
+// Fold the branches of a pointwise unit by the moments of its input, and hand
+// gradients back, but for the matrix products. Called by native_fold.py;
+// batch_fold.py has the formulas and is the oracle. Sums are double.
+#include <algorithm>
+#include <cmath>
+#include <cstdint>
+#include <vector>
+
+#include "params.h"
+
+namespace {
+
+struct Sizes {
+  int64_t out, in, branches, threads;
+};
+
+// What is known of the input's channels.
+struct Input {
+  const double *mean, *var, *power;
+};
+
+// What backward takes of a branch's output channel.
+struct Kept {
+  double mean, inv_std;
+};
+
+// Mean, variance, and the sum that the variance is part of, of one output
+// channel; w: its row of a kernel, by_cov: w times covariance.
+template <class T>
+void statistics(const T* __restrict w, const T* __restrict by_cov,
+                const double* __restrict patch_mean,
+                const double* __restrict power, int64_t in, double* mean,
+                double* var, double* bound) {
+  double m = 0, v = 0, b = 0;
+#pragma omp simd reduction(+ : m, v, b)
+  for (int64_t i = 0; i < in; ++i) {
+    const double wi = w[i];
+    m += wi * patch_mean[i];
+    v += wi * by_cov[i];
+    b += wi * wi * power[i];
+  }
+  *mean = m, *var = v, *bound = b;
+}
+
+// by_cov (convs, out, in): kernels times covariance. Fills weight (out, in), bias (out), stats (2, J, out: mean and biased
+// variance of each branch) and kept (out, J). Returns whether no variance is
+// smaller than `least` times the sum that it is part of.
+template <class T>
+bool fold(const Params<T>& params, const double* eps, double least,
+          const Input& x, const T* by_cov, const Sizes& s, T* weight,
+          T* bias, double* stats, Kept* kept) {
+  bool fine = true;
+#pragma omp parallel num_threads(s.threads) reduction(&& : fine)
+  {
+    std::vector<double> folded(s.in);
+#pragma omp for schedule(static)
+    for (int64_t o = 0; o < s.out; ++o) {
+      std::fill(folded.begin(), folded.end(), 0.);
+      double shift = 0;
+      const T* by = by_cov + o * s.in;
+      for (int64_t j = 0; j < s.branches; ++j) {
+        const T* w = params.size(j) ? params.kernel(j) + o * s.in : nullptr;
+        double mean, var, bound;
+        if (w) {
+          statistics(w, by, x.mean, x.power, s.in, &mean, &var, &bound);
+          by += s.out * s.in;
+        } else {
+          mean = x.mean[o], var = x.var[o], bound = x.power[o];
+        }
+        var = std::max(0., var);
+        fine = fine && var + eps[j] >= bound * least;
+        const double inv_std = 1 / std::sqrt(var + eps[j]);
+        kept[o * s.branches + j] = {mean, inv_std};
+        stats[j * s.out + o] = mean;
+        stats[(s.branches + j) * s.out + o] = var;
+        const double scale = params.gamma(j, o) * inv_std;
+        if (w)
+          for (int64_t i = 0; i < s.in; ++i) folded[i] += scale * w[i];
+        else
+          folded[o] += scale;
+        shift += params.beta(j, o);
+      }
+      // The mean is taken off as the rounded weight sees it.
+      T* row = weight + o * s.in;
+      for (int64_t i = 0; i < s.in; ++i) {
+        row[i] = static_cast<T>(folded[i]);
+        shift -= row[i] * x.mean[i];
+      }
+      bias[o] = static_cast<T>(shift);
+    }
+  }
+  return fine;
+}
+
+// From gradients to the folded weight (out, in) and bias (out) to those of
+// parameters, in tensors like them. by_var (J, out): twice the gradient to
+// variances; scaled (convs, out, in): kernels times it; by_mean (J, out).
+template <class T>
+void unfold(const Params<T>& params, const double* patch_mean,
+            const T* by_cov, const Kept* kept, const T* grad_weight,
+            const T* grad_bias, const Sizes& s, T* const* grads, T* by_var,
+            T* by_mean, T* scaled) {
+#pragma omp parallel for num_threads(s.threads) schedule(static)
+  for (int64_t o = 0; o < s.out; ++o) {
+    const T *__restrict own = grad_weight + o * s.in;
+    const double by_bias = grad_bias[o];
+    int64_t conv = o * s.in;
+    for (int64_t j = 0; j < s.branches; ++j) {
+      const int64_t at = j * s.out + o;
+      const Kept& is = kept[o * s.branches + j];
+      const T* __restrict w =
+          params.size(j) ? params.kernel(j) + o * s.in : nullptr;
+      double by_scale = w ? 0 : own[o];
+      if (w) {
+#pragma omp simd reduction(+ : by_scale)
+        for (int64_t i = 0; i < s.in; ++i)
+          by_scale += static_cast<double>(w[i]) * own[i];
+      }
+      by_scale -= by_bias * is.mean;
+      const double scale = params.gamma(j, o) * is.inv_std;
+      const double twice = -by_scale * scale * is.inv_std * is.inv_std;
+      const double to_mean = -by_bias * scale;
+      by_var[at] = static_cast<T>(twice);
+      by_mean[at] = static_cast<T>(to_mean);
+      if (w) {
+        const T* __restrict by = by_cov + conv;
+        T *__restrict to = grads[j] + o * s.in,
+          *__restrict times = scaled + conv;
+        conv += s.out * s.in;
+        for (int64_t i = 0; i < s.in; ++i) {
+          to[i] = static_cast<T>(twice * by[i] + scale * own[i] +
+                                 to_mean * patch_mean[i]);
+          times[i] = static_cast<T>(twice * w[i]);
+        }
+      }
+      T *gamma = grads[s.branches + j], *beta = grads[2 * s.branches + j];
+      if (gamma) gamma[o] = static_cast<T>(by_scale * is.inv_std);
+      if (beta) beta[o] = grad_bias[o];
+    }
+  }
+}
+
+}  // namespace
+
+#define FOR_TYPE(T, NAME)                                                    \
+  extern "C" void pointwise_fold_##NAME(                                     \
+      const T* const* params, const int64_t* sizes, const double* eps,       \
+      const double* least, const double* mean, const double* var,            \
+      const double* power, const T* by_cov, const int64_t* s, T* weight,     \
+      T* bias, double* stats, double* kept, int64_t* fine) {                 \
+    const auto& shape = *reinterpret_cast<const Sizes*>(s);                  \
+    *fine = fold(Params<T>(params, sizes, shape.branches), eps, *least,      \
+                 Input{mean, var, power}, by_cov, shape, weight, bias,       \
+                 stats, reinterpret_cast<Kept*>(kept));                      \
+  }                                                                          \
+  extern "C" void pointwise_unfold_##NAME(                                   \
+      const T* const* params, const int64_t* sizes,                          \
+      const double* patch_mean, const T* by_cov, const double* kept,         \
+      const T* grad_weight, const T* grad_bias, const int64_t* s,            \
+      T* const* grads, T* by_var, T* by_mean, T* scaled) {                   \
+    const auto& shape = *reinterpret_cast<const Sizes*>(s);                  \
+    unfold(Params<T>(params, sizes, shape.branches), patch_mean, by_cov,     \
+           reinterpret_cast<const Kept*>(kept), grad_weight, grad_bias,      \
+           shape, grads, by_var, by_mean, scaled);                           \
+  }
+FOR_TYPE(float, float32)
+FOR_TYPE(double, float64)
