@@ -28,8 +28,8 @@ from torch import Tensor
 from ...errors import KernelError
 
 SOURCES = tuple(Path(__file__).with_name(name) for name in (
-    'depthwise_sums.cpp', 'depthwise_fold.cpp', 'depthwise_input.cpp',
-    'pixels.cpp', 'pointwise_fold.cpp'))
+    'depthwise_moments.cpp', 'depthwise_fold.cpp', 'depthwise_weight.cpp',
+    'depthwise_input.cpp', 'pixels.cpp', 'pointwise_fold.cpp'))
 _HEADERS = tuple(Path(__file__).with_name(name)
                  for name in ('packed.h', 'params.h'))
 _FLAGS = ('-O3', '-march=native', '-std=c++17', '-fPIC', '-shared')

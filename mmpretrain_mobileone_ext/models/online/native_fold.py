@@ -39,7 +39,7 @@ class DepthwiseFolding(Folding):
              self._shape(n, sums.count), weight, bias, stats, state, fine)
         if not fine[0]:
             return None
-        return Folded(weight, bias, *stats.unbind(), (state, ))
+        return Folded(weight, bias, stats[0], stats[1], (state, ))
 
     def backward(self, params: Sequence[Optional[Tensor]],
                  state: Sequence[Tensor], count: float, grad_weight: Tensor,
@@ -87,7 +87,7 @@ class PointwiseFolding(Folding):
              stats, kept, fine)
         if not fine[0]:
             return None
-        return Folded(weight, bias, *stats.unbind(),
+        return Folded(weight, bias, stats[0], stats[1],
                       (moments.mean, by_cov, kept))
 
     def backward(self, params: Sequence[Optional[Tensor]],

@@ -87,9 +87,10 @@ class Sums {
   Sums(int64_t threads, int64_t size)
       : size_(size), parts_(threads * size, 0.) {}
   double* mine() { return parts_.data() + omp_get_thread_num() * size_; }
-  void total(double* out) const {
-    std::fill(out, out + size_, 0.);
-    for (size_t i = 0; i < parts_.size(); ++i) out[i % size_] += parts_[i];
+  std::vector<double> total() const {
+    std::vector<double> sum(size_, 0.);
+    for (size_t i = 0; i < parts_.size(); ++i) sum[i % size_] += parts_[i];
+    return sum;
   }
 
  private:

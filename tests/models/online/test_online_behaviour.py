@@ -214,19 +214,6 @@ def test_without_a_compiler(monkeypatch, tmp_path, environment):
         native.compiled_kernels.cache_clear()
 
 
-@pytest.mark.parametrize(('size', 'stride'), [(9, 1), (8, 2), (11, 3)])
-def test_kernels_equal_their_oracle(size, stride):
-    from mmpretrain_mobileone_ext.models.online.depthwise import (
-        DepthwiseConv,
-        has_kernels,
-    )
-    spec = UnitSpec('dw', 21, 21, 3, stride=stride, groups=21)
-    x = images(21, size)
-    if not has_kernels(spec, x):
-        pytest.skip('no C++ compiler')
-    assert_all_close(DepthwiseConv(spec).sums(x), PatchConv(spec).sums(x))
-
-
 @pytest.mark.slow
 def test_two_ranks_equal_one_process_on_the_joined_batch():
     script = Path(__file__).with_name('online_ranks.py')

@@ -1,0 +1,254 @@
+// Moments of the patches of a depthwise 3x3 convolution with padding 1.
+// Called by depthwise.py; the oracle is patches.py. Images are (N, H, W, C)
+// contiguous.
+//
+// Between strides each pair of taps meets pixels of its own. With stride 1 a
+// pair meets those that any pair so far apart meets, but for a row or column
+// at the border: 13 sums over the image instead of 45.
+#include "packed.h"
+
+namespace {
+
+constexpr int kSumPixels = 128;  // of a variance, in the tensor's type
+
+// Sums of the products of tap row a with tap row b.
+template <class T>
+void products(const Band<T>& x, int a, int b, double* out, int64_t c,
+              int64_t live) {
+  constexpr int L = Simd<T>::line;
+  typename Simd<T>::V sum[kTaps] = {};
+  for (int64_t r = 0; r < x.rows; ++r) {
+    const T *p = x.row(r, a), *q = x.row(r, b);
+    for (int64_t i = 0; i < x.wo; ++i, p += x.step, q += x.step) {
+      const auto p0 = load(p), p1 = load(p + L), p2 = load(p + 2 * L);
+      for (int k = 0; k < 3; ++k) {
+        const auto v = load(q + k * L);
+        sum[k] += p0 * v;
+        sum[3 + k] += p1 * v;
+        sum[6 + k] += p2 * v;
+      }
+    }
+  }
+  for (int i = 0; i < kTaps; ++i) {
+    const int t = a * 3 + i / 3, u = b * 3 + i % 3;
+    add_to<T>(out + (t * kTaps + u) * c, sum[i], live);
+  }
+}
+
+template <class T>
+void tap_sums(const Band<T>& x, double* out, int64_t c, int64_t live) {
+  typename Simd<T>::V sum[kTaps] = {};
+  for (int64_t r = 0; r < x.rows; ++r) {
+    const T* p[3] = {x.row(r, 0), x.row(r, 1), x.row(r, 2)};
+    for (int64_t i = 0; i < x.wo * x.step; i += x.step)
+      for (int t = 0; t < kTaps; ++t)
+        sum[t] += load(p[t / 3] + i + t % 3 * Simd<T>::line);
+  }
+  for (int t = 0; t < kTaps; ++t) add_to<T>(out + t * c, sum[t], live);
+}
+
+// From (90, C), without products of tap rows a > b, to (C, 90) with them:
+// they are the others' mirror.
+void by_channel(const std::vector<double>& sums, int64_t channels,
+                double* out) {
+  for (int64_t c = 0; c < channels; ++c, out += kMoments)
+    for (int k = 0; k < kMoments; ++k) {
+      const int t = k / kTaps, u = k % kTaps;
+      const bool mirrored = t < kTaps && u / 3 < t / 3;
+      out[k] = sums[(mirrored ? u * kTaps + t : k) * channels + c];
+    }
+}
+
+// out (C, 90): products (9, 9), symmetric, and 9 sums.
+template <class T>
+void moments_by_taps(const T* x, const Shape& s, double* out) {
+  constexpr int L = Simd<T>::line, W = Simd<T>::width;
+  const Bands bands(s.n, s.ho, s.w * s.stride);
+  const int64_t pitch = (s.w + 2) * L;
+  const int64_t at_once = std::max<int64_t>(1, kSumPixels / s.wo);
+  Sums sums(s.threads, kMoments * s.c);
+#pragma omp parallel num_threads(s.threads)
+  {
+    Buffer<T> packed((bands.rows * s.stride + 2) * pitch);
+#pragma omp for schedule(static)
+    for (int64_t job = 0; job < bands.count; ++job) {
+      const int64_t rows = bands.size(job);
+      const T* image = x + bands.image(job) * s.h * s.w * s.c;
+      for (int64_t c0 = 0; c0 < s.c; c0 += L) {
+        pack<T>(image, nullptr, s.h, s.w, s.c, c0, bands.first(job) * s.stride - 1,
+             (rows - 1) * s.stride + 3, 1, packed.get());
+        for (int64_t at = c0; at < std::min(c0 + L, s.c); at += W) {
+          double* to = sums.mine() + at;
+          for (int64_t r = 0; r < rows; r += at_once) {
+            const Band<T> band{packed.get() + r * s.stride * pitch + at - c0,
+                               std::min(at_once, rows - r), pitch,
+                               s.stride * L, s.wo, s.stride};
+            for (int a = 0; a < 3; ++a)
+              for (int b = a; b < 3; ++b)
+                products(band, a, b, to, s.c, s.c - at);
+            tap_sums(band, to + kTaps * kTaps * s.c, s.c, s.c - at);
+          }
+        }
+      }
+    }
+  }
+  by_channel(sums.total(), s.c, out);
+}
+
+// Sums over an image: products with the pixel at a lag (row 0: columns 0 to 2,
+// rows 1 and 2: columns -2 to 2), pixels, and the same of border lines.
+constexpr int kLags = 13;
+enum Line { kTop, kBottom, kLeft, kRight, kCorners, kLines = kCorners + 4 };
+constexpr int kOfLine = 4;  // pixels, and products at lags 0 to 2 along it
+constexpr int kLagSums = kLags + 1 + kLines * kOfLine;
+
+int lag(int down, int right) {
+  return down ? 3 + (down - 1) * 5 + right + 2 : right;
+}
+int of_line(int line) { return kLags + 1 + line * kOfLine; }
+int corner(int row_line, int col_line) {
+  return kCorners + (row_line - kTop) * 2 + col_line - kLeft;
+}
+
+// x: the first of `rows` rows of `w` pixels, two more rows and two columns on
+// each side around them.
+template <class T>
+void lag_sums(const T* x, int64_t rows, int64_t w, int64_t pitch, double* out,
+              int64_t c, int64_t live) {
+  constexpr int L = Simd<T>::line;
+  typename Simd<T>::V sum[kLags + 1] = {};
+  for (int64_t r = 0; r < rows; ++r, x += pitch)
+    for (int64_t i = 0; i < w; ++i) {
+      const T* p = x + i * L;
+      const auto v = load(p);
+      for (int k = 0; k < 3; ++k) sum[k] += v * load(p + k * L);
+      for (int k = 0; k < 5; ++k) {
+        sum[3 + k] += v * load(p + pitch + (k - 2) * L);
+        sum[8 + k] += v * load(p + 2 * pitch + (k - 2) * L);
+      }
+      sum[kLags] += v;
+    }
+  for (int k = 0; k <= kLags; ++k) add_to<T>(out + k * c, sum[k], live);
+}
+
+// `count` pixels, `step` elements apart.
+template <class T>
+void line_sums(const T* x, int64_t count, int64_t step, double* out,
+               int64_t c, int64_t live) {
+  typename Simd<T>::V sum[kOfLine] = {};
+  for (int64_t i = 0; i < count; ++i, x += step) {
+    const auto v = load(x);
+    sum[0] += v;
+    for (int k = 0; k < 3; ++k) sum[1 + k] += v * load(x + k * step);
+  }
+  for (int k = 0; k < kOfLine; ++k) add_to<T>(out + k * c, sum[k], live);
+}
+
+// Sums of a band, rows [first, first + rows) of an image, into out (kLagSums,
+// c).
+template <class T>
+void band_sums(const T* x, int64_t first, int64_t rows, int64_t pitch,
+               const Shape& s, double* out, int64_t live) {
+  constexpr int L = Simd<T>::line;
+  const int64_t at_once = std::max<int64_t>(1, kSumPixels / s.w);
+  const auto line = [&](int name, const T* from, int64_t count, int64_t step) {
+    line_sums(from, count, step, out + of_line(name) * s.c, s.c, live);
+  };
+  const int64_t end = (s.w - 1) * L;
+  for (int64_t r = 0; r < rows; r += at_once)
+    lag_sums(x + r * pitch, std::min(at_once, rows - r), s.w, pitch, out, s.c,
+             live);
+  line(kLeft, x, rows, pitch);
+  line(kRight, x + end, rows, pitch);
+  for (int name : {kTop, kBottom}) {
+    const int64_t row = (name == kTop ? 0 : s.h - 1) - first;
+    if (row < 0 || row >= rows) continue;
+    line(name, x + row * pitch, s.w, L);
+    line(corner(name, kLeft), x + row * pitch, 1, L);
+    line(corner(name, kRight), x + row * pitch + end, 1, L);
+  }
+}
+
+// The border line that a tap never meets, by its row or column; -1: none.
+int missed(int tap, int before, int after) {
+  return tap == 0 ? after : tap == 2 ? before : -1;
+}
+
+// Products of taps t and u, and sums of tap t, from a channel's sums by lags;
+// `pick(k)` is the k-th.
+template <class Pick>
+double product_of_taps(int t, int u, Pick pick) {
+  if (t > u) std::swap(t, u);
+  const int down = u / 3 - t / 3, right = u % 3 - t % 3;
+  const int row = down ? -1 : missed(t / 3, kTop, kBottom);
+  const int col = right ? -1 : missed(t % 3, kLeft, kRight);
+  double sum = pick(lag(down, right));
+  if (row >= 0) sum -= pick(of_line(row) + 1 + right);
+  if (col >= 0) sum -= pick(of_line(col) + 1 + down);
+  if (row >= 0 && col >= 0) sum += pick(of_line(corner(row, col)) + 1);
+  return sum;
+}
+
+template <class Pick>
+double sum_of_tap(int t, Pick pick) {
+  const int row = missed(t / 3, kTop, kBottom);
+  const int col = missed(t % 3, kLeft, kRight);
+  double sum = pick(kLags);
+  if (row >= 0) sum -= pick(of_line(row));
+  if (col >= 0) sum -= pick(of_line(col));
+  if (row >= 0 && col >= 0) sum += pick(of_line(corner(row, col)));
+  return sum;
+}
+
+// As `moments_by_taps`, for stride 1.
+template <class T>
+void moments_by_lags(const T* x, const Shape& s, double* out) {
+  constexpr int L = Simd<T>::line, W = Simd<T>::width;
+  const Bands bands(s.n, s.h, s.w);
+  const int64_t pitch = (s.w + 4) * L;
+  Sums sums(s.threads, kLagSums * s.c);
+#pragma omp parallel num_threads(s.threads)
+  {
+    Buffer<T> packed((bands.rows + 2) * pitch);
+#pragma omp for schedule(static)
+    for (int64_t job = 0; job < bands.count; ++job) {
+      const int64_t first = bands.first(job), rows = bands.size(job);
+      const T* image = x + bands.image(job) * s.h * s.w * s.c;
+      for (int64_t c0 = 0; c0 < s.c; c0 += L) {
+        pack<T>(image, nullptr, s.h, s.w, s.c, c0, first, rows + 2, 2,
+                packed.get());
+        for (int64_t at = c0; at < std::min(c0 + L, s.c); at += W)
+          band_sums(packed.get() + 2 * L + at - c0, first, rows, pitch, s,
+                    sums.mine() + at, s.c - at);
+      }
+    }
+  }
+  const std::vector<double> total = sums.total();
+  for (int64_t c = 0; c < s.c; ++c, out += kMoments) {
+    const auto pick = [&](int k) { return total[k * s.c + c]; };
+    for (int t = 0; t < kTaps; ++t) {
+      for (int u = 0; u < kTaps; ++u)
+        out[t * kTaps + u] = product_of_taps(t, u, pick);
+      out[kTaps * kTaps + t] = sum_of_tap(t, pick);
+    }
+  }
+}
+
+// On a line of pixels some taps are never met: their sums are 0, not what
+// rounding leaves of a difference.
+template <class T>
+void moments(const T* x, const Shape& s, double* out) {
+  if (s.stride == 1 && s.h > 1 && s.w > 1)
+    moments_by_lags(x, s, out);
+  else
+    moments_by_taps(x, s, out);
+}
+
+}  // namespace
+
+#define FOR_TYPE(T, NAME)                                                     \
+  extern "C" void moments_##NAME(const T* x, const int64_t* s, double* out) { \
+    moments(x, *reinterpret_cast<const Shape*>(s), out);                      \
+  }
+FOR_TYPE(float, float32)
+FOR_TYPE(double, float64)

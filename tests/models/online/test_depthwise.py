@@ -1,0 +1,82 @@
+"""Compiled depthwise kernels against unfolded patches, in float64."""
+import pytest
+import torch
+from helpers import generator
+
+from mmpretrain_mobileone_ext.models.online.depthwise import (
+    DepthwiseConv,
+    has_kernels,
+)
+from mmpretrain_mobileone_ext.models.online.native import compiled_kernels
+from mmpretrain_mobileone_ext.models.online.patches import (
+    OutputGrad,
+    PatchConv,
+)
+from mmpretrain_mobileone_ext.spec import UnitSpec
+
+pytestmark = pytest.mark.skipif(compiled_kernels() is None,
+                                reason='no C++ compiler')
+#: Lines and corners; bands that end before the image (2048 pixels) do.
+SIZES = [(1, 1), (1, 5), (5, 1), (2, 2), (3, 2), (2, 7), (9, 9), (50, 47),
+         (1, 2100), (2100, 2)]
+
+
+def uniform(*shape, seed=0):
+    return torch.rand(shape, generator=generator(seed),
+                      dtype=torch.float64) + 0.5
+
+
+def case(size, stride, channels=21):
+    """A unit, images, and gradients to a ReLU after it, some masked."""
+    spec = UnitSpec('dw', channels, channels, 3, stride=stride,
+                    groups=channels)
+    x = uniform(2, channels, *size)
+    assert has_kernels(spec, x)
+    outputs = (2, channels, *((s - 1) // stride + 1 for s in size))
+    return spec, x, OutputGrad(uniform(*outputs, seed=1) - 1,
+                               (uniform(*outputs, seed=2) - 1).relu())
+
+
+def assert_equal(found, wanted):
+    torch.testing.assert_close(found, wanted, rtol=1e-12, atol=0)
+
+
+@pytest.mark.parametrize('stride', [1, 2, 3])
+@pytest.mark.parametrize('size', SIZES)
+def test_moments(size, stride):
+    spec, x, _ = case(size, stride)
+    for found, wanted in zip(DepthwiseConv(spec).sums(x),
+                             PatchConv(spec).sums(x)):
+        assert_equal(found, wanted)
+
+
+@pytest.mark.parametrize('stride', [1, 2, 3])
+@pytest.mark.parametrize('size', SIZES)
+def test_gradients(size, stride):
+    spec, x, grad = case(size, stride)
+    weight, sums = uniform(21, 1, 3, 3, seed=3), uniform(21, 9, seed=4)
+    products = uniform(21, 9, 9, seed=5)
+    products = products + products.transpose(1, 2)
+    found, wanted = (
+        (*conv(spec).weight_grad(x, grad, weight),
+         conv(spec).input_grad(x, grad, weight, products, sums))
+        for conv in (DepthwiseConv, PatchConv))
+    for own, other in zip(found, wanted):
+        torch.testing.assert_close(own, other, rtol=1e-12, atol=1e-12)
+
+
+def test_one_other_pixel_is_seen():
+    spec, x, _ = case((9, 9), 1)
+    wanted = PatchConv(spec).sums(x)
+    x[1, 20, 8, 0] *= 1 + 1e-9
+    for found, of in zip(DepthwiseConv(spec).sums(x), wanted):
+        with pytest.raises(AssertionError):
+            assert_equal(found, of)
+
+
+@pytest.mark.parametrize('size', [(2, 2), (14, 14), (56, 56)])
+def test_float32_rounds_no_more_than_sums_of_pixels_do(size):
+    spec, x, _ = case(size, 1)
+    exact = PatchConv(spec).sums(x)
+    for found, wanted in zip(DepthwiseConv(spec).sums(x.float()), exact):
+        torch.testing.assert_close(found, wanted, rtol=5e-7, atol=0)
