@@ -15,7 +15,6 @@ from mmpretrain_mobileone_ext.errors import SpecError
 from mmpretrain_mobileone_ext.models import MobileOneBlock, online_forms
 from mmpretrain_mobileone_ext.models.online import native
 from mmpretrain_mobileone_ext.models.online.moments_form import moments_form
-from mmpretrain_mobileone_ext.models.online.patches import PatchConv
 from mmpretrain_mobileone_ext.spec import UnitSpec
 
 DEPTHWISE = UnitSpec('dw', 16, 16, 3, groups=16, num_conv_branches=3,
