@@ -22,7 +22,10 @@ from .unit import Unit
 PREFERENCES = ('auto', 'memory', True, False)
 Preference = Union[str, bool]
 
-_SMALL_DEPTHWISE = 80_000  # elements; below, calls cost more than arithmetic
+# Below so many elements calls cost more than arithmetic.
+_SMALL_DEPTHWISE = 10_000
+_SMALL_POINTWISE = 20_000
+_SMALL_WITHOUT_KERNELS = 80_000
 _LARGE_DEPTHWISE = 400_000  # of the output, one conv branch
 _LARGE = 800_000
 _SMALL_ONE_CONV = 600_000
@@ -106,7 +109,10 @@ def _choose_pointwise(spec: UnitSpec, x: Tensor) -> Choice:
     pixels = elements // channels
     per_channel = f'{pixels / channels:.1f} pixels a channel'
     if spec.num_convs > 1:
-        enough = pixels >= 2.5 * channels and elements >= 60_000
+        enough = (pixels >= channels and elements >= _SMALL_POINTWISE
+                  if has_kernels_for(x) else
+                  pixels >= 2.5 * channels
+                  and elements >= _SMALL_WITHOUT_KERNELS)
         return Choice('moments' if enough else 'branches', per_channel)
     if spec.num_convs == 1 and has_kernels_for(x):
         return _choose_one_conv(pixels * max(channels, spec.out_channels))
@@ -125,15 +131,15 @@ def _choose_one_conv(elements: int) -> Choice:
 
 
 def _choose_depthwise(spec: UnitSpec, x: Tensor) -> Choice:
-    elements = x.numel()
+    elements, kernels = x.numel(), has_kernels(spec, x)
     why = f'{spec.num_convs} conv branches, {elements} elements'
-    if spec.num_convs > 1:
-        enough = elements >= _SMALL_DEPTHWISE
+    if spec.num_convs <= 1:
+        least = _LARGE_DEPTHWISE * spec.stride**2
     else:
-        enough = elements >= _LARGE_DEPTHWISE * spec.stride**2
-    if enough and has_kernels(spec, x):
+        least = _SMALL_DEPTHWISE if kernels else _SMALL_WITHOUT_KERNELS
+    if elements < least:
+        return Choice('branches', why)
+    if kernels:
         return Choice('moments', why)
     # Torch's depthwise kernels of stride 1 are slower in channels_last.
-    if enough and spec.stride > 1:
-        return Choice('recompute', why)
-    return Choice('branches', why)
+    return Choice('recompute' if spec.stride > 1 else 'branches', why)
