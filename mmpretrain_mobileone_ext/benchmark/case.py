@@ -62,10 +62,12 @@ class Trial:
             failure=self.failure)
 
 
-def steps_of_case(options: BenchmarkOptions, forms: Sequence[str]) -> int:
+def steps_of_case(options: BenchmarkOptions, forms: Sequence[str],
+                  batch: int, size: int) -> int:
     """How often :func:`measure_case` reports progress."""
     # The first step, and two for memory.
-    return len(forms) * (1 + options.warmup + options.steps + 2)
+    return len(forms) * (
+        1 + options.warmup + options.steps_for(batch, size) + 2)
 
 
 def measure_case(options: BenchmarkOptions,
@@ -99,7 +101,7 @@ def measure_case(options: BenchmarkOptions,
     for turn in range(options.warmup):
         everyone(lambda t: t.step.run(), turn)
     gc.collect()
-    for turn in range(options.steps):
+    for turn in range(options.steps_for(batch, size)):
         everyone(_timed, turn)
     everyone(_peak)
     everyone(_saved)

@@ -30,7 +30,8 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument('--forms', **several,
                    help=f'which are compared (default: all). {_FORMS_HELP}')
     for name, default, text in (('--threads', 2, "torch's threads"),
-                                ('--steps', 5, 'timed steps of each form'),
+                                ('--steps', 5, 'timed steps of each form; '
+                                 'in a sweep small inputs take more'),
                                 ('--warmup', 2, 'steps before them'),
                                 ('--seeds', 3, 'weights that are checked'),
                                 ('--check-batch', 4, 'images of the check'),

@@ -30,6 +30,10 @@ AMP_DTYPES = ('bfloat16', 'float16')
 PLOT_SUFFIXES = ('.png', '.svg', '.pdf')
 #: The network shrinks images by this.
 STRIDE = 32
+#: In a sweep an input of fewer pixels takes proportionally more steps, up to
+#: so many times as many: short steps scatter more.
+FEW_PIXELS = 2**18
+MOST_ROUNDS = 10
 
 
 @dataclass(frozen=True)
@@ -44,7 +48,7 @@ class BenchmarkOptions:
         threads: torch's threads inside an operation.
         amp: dtype of ``torch.autocast``, or None.
         device: 'cpu' or 'cuda'.
-        steps: timed steps of every form.
+        steps: timed steps of every form; in a sweep small inputs take more.
         warmup: steps before them, after the first.
         forms: keys of ``FORMS``; default all, in a sweep branches and auto,
             of which the first is what the second is compared with.
@@ -104,6 +108,13 @@ class BenchmarkOptions:
         if getattr(self, name) is None:
             object.__setattr__(self, name,
                                in_sweep if self.sweep else otherwise)
+
+    def steps_for(self, batch: int, size: int) -> int:
+        """Timed steps of every form for a batch of such images."""
+        if not self.sweep:
+            return self.steps
+        rounds = -(-FEW_PIXELS // (batch * size**2))
+        return self.steps * min(rounds, MOST_ROUNDS)
 
     def cases(self) -> Iterator[tuple[str, int, int]]:
         """(arch, batch, size), small shapes of an architecture first."""

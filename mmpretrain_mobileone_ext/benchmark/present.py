@@ -20,7 +20,8 @@ def setting(options: BenchmarkOptions, machine: dict[str, Any]) -> str:
     precision = f'autocast {options.amp}' if options.amp else 'float32'
     return (f'{where}, {machine["cores"]} cores, {options.threads} threads, '
             f'torch {machine["versions"].get("torch")}, {options.device}, '
-            f'{precision}, median of {options.steps} steps in turns')
+            f'{precision}, median of {options.steps} steps in turns'
+            + (', more for small inputs' if options.sweep else ''))
 
 
 def milliseconds(value: Optional[float]) -> str:

@@ -119,7 +119,7 @@ class _Run:
 
     def _measure(self, arch: str, batch: int, size: int) -> Case:
         title = Case(arch, batch, size).title
-        total = steps_of_case(self.options, self.forms)
+        total = steps_of_case(self.options, self.forms, batch, size)
         with self.steps.step(title, total) as advance:
             return measure_case(self.options, self.forms, arch, batch, size,
                                 advance)

@@ -118,3 +118,5 @@ def test_the_setting_is_one_line():
     text = present.setting(BenchmarkOptions(amp='bfloat16'), machine)
     assert text == ('A CPU, 2 cores, 2 threads, torch 2.9, cpu, autocast '
                     'bfloat16, median of 5 steps in turns')
+    text = present.setting(BenchmarkOptions(sweep=True), machine)
+    assert text.endswith('median of 5 steps in turns, more for small inputs')
