@@ -18,8 +18,7 @@ from typing import Optional
 import torch
 from torch import Tensor
 
-from .branch_stack import KernelShape
-from .moments import Moments, PatchSums, work_dtype
+from .moments import Moments
 
 #: A variance smaller than this share of ``sum_t w_t^2 E[p_t^2]`` is the small
 #: difference of large float32 sums; branches compute it better.
@@ -27,114 +26,8 @@ CANCELLATION = 1e-3
 
 
 @dataclass(frozen=True)
-class Folded:
-    """What a batch's statistics make of a unit's branches.
-
-    Attributes:
-        weight: (out, in / groups, k, k), in float32 or float64.
-        bias: (out,), in the images' type.
-        mean: (J, out) of each branch's output.
-        var: (J, out), biased.
-        state: what :meth:`Folding.backward` takes.
-    """
-    weight: Tensor
-    bias: Tensor
-    mean: Tensor
-    var: Tensor
-    state: tuple[Tensor, ...]
-
-
-@dataclass(frozen=True)
-class UnitGrads:
-    """Gradients that come of those to the folded convolution.
-
-    Attributes:
-        params: like a unit's parameters.
-        products: (G, P, P) symmetric; twice the gradient to the sums of
-            products of the images at hand.
-        sums: (G, P), to the sums, with the covariance held fixed.
-    """
-    params: list[Optional[Tensor]]
-    products: Tensor
-    sums: Tensor
-
-
-class Folding:
-    """Fold a unit's branches by its batch, by torch's operators.
-
-    Args:
-        shape: of the convolution that branches fold into.
-        eps: of each branch's norm.
-    """
-
-    def __init__(self, shape: KernelShape, eps: Sequence[float]):
-        self.shape = shape
-        self.eps = tuple(eps)
-
-    def fold(self, params: Sequence[Optional[Tensor]], sums: PatchSums,
-             dtype: torch.dtype) -> Optional[Folded]:
-        """None where cancellation spoils a variance.
-
-        Args:
-            params: kernels, gammas and betas of all branches.
-            sums: of the patches, of all ranks.
-            dtype: of the images.
-        """
-        moments = sums.moments(work_dtype(self.shape.taps, dtype))
-        kernels, gamma, beta = self.shape.stack_all(params, moments.cov)
-        found = fold_by_batch(kernels, self.eps, moments)
-        if found is None:
-            return None
-        fold, var, by_cov = found
-        weight = self.shape.as_weight(
-            fold.weight(kernels, gamma),
-            torch.promote_types(dtype, torch.float32))
-        bias = centring_bias(weight.to(dtype).view_as(kernels[:, 0]), beta,
-                             moments.mean)
-        return Folded(weight, bias.flatten().to(dtype),
-                      fold.mean.transpose(0, 1).flatten(1),
-                      var.transpose(0, 1).flatten(1),
-                      (moments.mean, by_cov, fold.mean, fold.inv_std))
-
-    def backward(self, params: Sequence[Optional[Tensor]],
-                 state: Sequence[Tensor], count: float, grad_weight: Tensor,
-                 grad_bias: Tensor) -> UnitGrads:
-        """Gradients to parameters and sums.
-
-        Args:
-            params: as given to :meth:`fold`.
-            state: as returned by it.
-            count: of the patches of all ranks.
-            grad_weight: to the folded kernel, like it.
-            grad_bias: (out,).
-        """
-        patch_mean, by_cov, mean, inv_std = state
-        kernels, gamma, _ = self.shape.stack_all(params, by_cov)
-        patch_mean = patch_mean.to(kernels.dtype)
-        grads = fold_backward(
-            BatchFold(mean, inv_std), kernels, gamma, patch_mean, by_cov,
-            grad_weight.to(kernels).reshape(kernels[:, 0].shape),
-            grad_bias.to(kernels).reshape(gamma[:, 0].shape))
-        products = grads.twice_cov / count
-        sums = (grads.mean / count).sub_(torch.bmm(
-            products, patch_mean.unsqueeze(2)).squeeze(2))
-        return UnitGrads(self._of_params(params, grads, grad_bias), products,
-                         sums)
-
-    def _of_params(self, params: Sequence[Optional[Tensor]], grads: FoldGrads,
-                   grad_bias: Tensor) -> list[Optional[Tensor]]:
-        n, shape = len(params) // 3, self.shape
-        # Own memory for each beta: an optimizer may write to gradients in
-        # place.
-        betas = grad_bias.flatten().repeat(n, 1).unsqueeze(0)
-        return [*shape.unstack(grads.kernels, params[:n]),
-                *shape.unstack_channels(grads.gamma, params[n:2 * n]),
-                *shape.unstack_channels(betas, params[2 * n:])]
-
-
-@dataclass(frozen=True)
-class BatchFold:
-    """What a batch's statistics make of the branches.
+class NormStats:
+    """What branches are normalized by, and folding with it.
 
     Attributes:
         mean: (G, J, O) of each branch's output.
@@ -153,13 +46,13 @@ class BatchFold:
 
 
 def fold_by_batch(kernels: Tensor, eps: Sequence[float], moments: Moments
-                  ) -> Optional[tuple[BatchFold, Tensor, Tensor]]:
+                  ) -> Optional[tuple[NormStats, Tensor, Tensor]]:
     """Fold kernels (G, J, O, P) by the moments of their patches.
 
     Returns:
-        The fold, the biased variances (G, J, O) of all branches' outputs,
-        and kernels times covariance, like kernels, which backward needs;
-        None where cancellation spoils a variance, or where they are not
+        The statistics, the biased variances (G, J, O) of all branches'
+        outputs, and kernels times covariance, like kernels, which backward
+        needs; None where cancellation spoils a variance, or where they are not
         finite.
     """
     flat, shape = kernels.flatten(1, 2), kernels.shape[:3]
@@ -171,7 +64,7 @@ def fold_by_batch(kernels: Tensor, eps: Sequence[float], moments: Moments
         return None
     patch_mean = moments.mean.to(flat.dtype)
     mean = torch.bmm(flat, patch_mean.unsqueeze(2)).view(shape)
-    return (BatchFold(mean, shifted.rsqrt_()), var,
+    return (NormStats(mean, shifted.rsqrt_()), var,
             by_cov.view(kernels.shape))
 
 
@@ -200,7 +93,7 @@ def _eps(values: tuple[float, ...], dtype: torch.dtype,
 
 @dataclass(frozen=True)
 class FoldGrads:
-    """Gradients to a batch fold's inputs.
+    """Gradients that come of those to the folded convolution.
 
     Attributes:
         kernels: (G, J, O, P).
@@ -214,7 +107,7 @@ class FoldGrads:
     mean: Tensor
 
 
-def fold_backward(fold: BatchFold, kernels: Tensor, gamma: Tensor,
+def fold_backward(stats: NormStats, kernels: Tensor, gamma: Tensor,
                   patch_mean: Tensor, by_cov: Tensor, grad_weight: Tensor,
                   grad_bias: Tensor) -> FoldGrads:
     """Back from the folded kernel (G, O, P) and bias (G, O).
@@ -223,16 +116,16 @@ def fold_backward(fold: BatchFold, kernels: Tensor, gamma: Tensor,
     ``grad_bias`` itself, for every branch.
     """
     grad_weight, grad_bias = grad_weight.unsqueeze(1), grad_bias.unsqueeze(1)
-    scale, flat = gamma * fold.inv_std, kernels.flatten(1, 2)
+    scale, flat = gamma * stats.inv_std, kernels.flatten(1, 2)
     grad_scale = (kernels * grad_weight).sum(3).addcmul_(
-        grad_bias, fold.mean, value=-1)
-    twice_grad_var = (grad_scale * scale).mul_(fold.inv_std.square()).neg_()
+        grad_bias, stats.mean, value=-1)
+    twice_grad_var = (grad_scale * scale).mul_(stats.inv_std.square()).neg_()
     grad_mean = (grad_bias * scale).neg_()
     scaled = flat * twice_grad_var.flatten(1).unsqueeze(2)
     own = by_cov * twice_grad_var.unsqueeze(3)
     own.addcmul_(scale.unsqueeze(3), grad_weight)
     own.addcmul_(grad_mean.unsqueeze(3), patch_mean[:, None, None])
     return FoldGrads(
-        own, grad_scale.mul_(fold.inv_std),
+        own, grad_scale.mul_(stats.inv_std),
         torch.bmm(scaled.transpose(1, 2), flat),
         torch.bmm(grad_mean.flatten(1).unsqueeze(1), flat).squeeze(1))

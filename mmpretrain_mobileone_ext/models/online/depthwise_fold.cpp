@@ -1,6 +1,6 @@
 // Fold the branches of a depthwise 3x3 unit by the moments of its patches,
 // and hand gradients back. Called by native_fold.py; batch_fold.py has the
-// formulas and is the oracle. All sums are double.
+// formulas, folding.py is the oracle. All sums are double.
 #include <algorithm>
 #include <cmath>
 #include <cstdint>
@@ -40,7 +40,8 @@ struct Patch {
   double mean[kTaps], cov[kTaps][kTaps], power[kTaps];
 
   Patch(const double* moments, double count) {
-    for (int t = 0; t < kTaps; ++t) mean[t] = moments[kTaps * kTaps + t] / count;
+    const double* sums = moments + kTaps * kTaps;
+    for (int t = 0; t < kTaps; ++t) mean[t] = sums[t] / count;
     for (int t = 0; t < kTaps; ++t) {
       for (int u = 0; u < kTaps; ++u)
         cov[t][u] = moments[t * kTaps + u] / count - mean[t] * mean[u];

@@ -172,8 +172,8 @@ void input_grad(const T* x, const T* dy, const T* active, const T* weight,
       const int64_t high = std::min(s.ho - 1, (first + rows) / s.stride);
       for (int64_t block = 0; block < s.blocks(L); ++block) {
         const int64_t c0 = block * L;
-        pack<T>(x + image * s.h * s.w * s.c, nullptr, s.h, s.w, s.c, c0, first - 2,
-             rows + 4, 2, xs.get());
+        pack<T>(x + image * s.h * s.w * s.c, nullptr, s.h, s.w, s.c, c0,
+                first - 2, rows + 4, 2, xs.get());
         const int64_t at_image = image * s.ho * s.wo * s.c;
         pack<T>(dy + at_image, active ? active + at_image : nullptr, s.ho,
                 s.wo, s.c, c0, low, std::max<int64_t>(0, high - low + 1), 0,

@@ -75,8 +75,9 @@ void moments_by_taps(const T* x, const Shape& s, double* out) {
       const int64_t rows = bands.size(job);
       const T* image = x + bands.image(job) * s.h * s.w * s.c;
       for (int64_t c0 = 0; c0 < s.c; c0 += L) {
-        pack<T>(image, nullptr, s.h, s.w, s.c, c0, bands.first(job) * s.stride - 1,
-             (rows - 1) * s.stride + 3, 1, packed.get());
+        pack<T>(image, nullptr, s.h, s.w, s.c, c0,
+                bands.first(job) * s.stride - 1, (rows - 1) * s.stride + 3, 1,
+                packed.get());
         for (int64_t at = c0; at < std::min(c0 + L, s.c); at += W) {
           double* to = sums.mine() + at;
           for (int64_t r = 0; r < rows; r += at_once) {

@@ -13,8 +13,8 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from .batch_fold import Folded, Folding, UnitGrads
 from .depthwise import DepthwiseConv, has_kernels
+from .folding import Folded, Folding, UnitGrads
 from .moments import PatchSums, work_dtype
 from .native import has_kernels_for
 from .native_fold import DepthwiseFolding, PointwiseFolding

@@ -1,6 +1,6 @@
 """Fold a unit's branches by compiled kernels.
 
-As :class:`~.batch_fold.Folding`, in one call each way (beside the products of
+As :class:`~.folding.Folding`, in one call each way (beside the products of
 matrices, of a pointwise unit) instead of some hundred.
 """
 from __future__ import annotations
@@ -12,7 +12,8 @@ from typing import Optional
 import torch
 from torch import Tensor
 
-from .batch_fold import CANCELLATION, Folded, Folding, UnitGrads
+from .batch_fold import CANCELLATION
+from .folding import Folded, Folding, UnitGrads
 from .moments import PatchSums
 from .native import call
 
@@ -26,15 +27,14 @@ class DepthwiseFolding(Folding):
     def fold(self, params: Sequence[Optional[Tensor]], sums: PatchSums,
              dtype: torch.dtype) -> Optional[Folded]:
         n, channels = len(params) // 3, self.shape.out_channels
-        weight = torch.empty(channels, 1, 3, 3, dtype=dtype)
-        bias = torch.empty(channels, dtype=dtype)
-        stats = torch.empty(2, n, channels, dtype=torch.float64)
-        state = torch.empty(channels, _TAPS + n * _OF_BRANCH,
-                            dtype=torch.float64)
+        empty = sums.sums.new_empty
+        weight = empty(channels, 1, 3, 3, dtype=dtype)
+        bias = empty(channels, dtype=dtype)
+        stats = empty(2, n, channels)
+        state = empty(channels, _TAPS + n * _OF_BRANCH)
         fine = (ctypes.c_int64 * 1)()
         call('depthwise_fold', dtype, _contiguous(params), _sizes(params),
-             (ctypes.c_double * n)(*self.eps), (ctypes.c_double * 1)(
-                 CANCELLATION),
+             _doubles(*self.eps), _doubles(CANCELLATION),
              torch.cat([sums.products.flatten(1), sums.sums], 1),
              self._shape(n, sums.count), weight, bias, stats, state, fine)
         if not fine[0]:
@@ -46,8 +46,7 @@ class DepthwiseFolding(Folding):
                  grad_bias: Tensor) -> UnitGrads:
         n, channels = len(params) // 3, self.shape.out_channels
         grads = _empty_like(params)
-        moves = torch.empty(channels, (_TAPS + 1) * _TAPS,
-                            dtype=torch.float64)
+        moves = state[0].new_empty(channels, (_TAPS + 1) * _TAPS)
         dtype = next((p.dtype for p in params if p is not None),
                      torch.float32)
         call('depthwise_unfold', dtype, _contiguous(params), _sizes(params),
@@ -71,17 +70,16 @@ class PointwiseFolding(Folding):
         cov = moments.cov[0].to(dtype)
         n, (out, width) = len(params) // 3, self._size
         convs = _matrices(params)
-        by_cov = torch.empty(len(convs), out, width, dtype=dtype)
+        empty = sums.sums.new_empty
+        by_cov = empty(len(convs), out, width, dtype=dtype)
         for kernel, by in zip(convs, by_cov):
             torch.mm(kernel, cov, out=by)
-        weight = torch.empty(out, width, 1, 1, dtype=dtype)
-        bias = torch.empty(out, dtype=dtype)
-        stats = torch.empty(2, n, out, dtype=torch.float64)
-        kept = torch.empty(out, n, 2, dtype=torch.float64)
+        weight = empty(out, width, 1, 1, dtype=dtype)
+        bias = empty(out, dtype=dtype)
+        stats, kept = empty(2, n, out), empty(out, n, 2)
         fine = (ctypes.c_int64 * 1)()
         call('pointwise_fold', dtype, _contiguous(params), _sizes(params),
-             (ctypes.c_double * n)(*self.eps), (ctypes.c_double * 1)(
-                 CANCELLATION), moments.mean,
+             _doubles(*self.eps), _doubles(CANCELLATION), moments.mean,
              moments.cov[0].diagonal().contiguous(),
              moments.power.contiguous(), by_cov, self._shape(n), weight, bias,
              stats, kept, fine)
@@ -96,7 +94,7 @@ class PointwiseFolding(Folding):
         patch_mean, by_cov, kept = state
         n, (out, width) = len(params) // 3, self._size
         grads, scaled = _empty_like(params), torch.empty_like(by_cov)
-        by_var, by_mean = torch.empty(2, n, out, dtype=by_cov.dtype).unbind()
+        by_var, by_mean = by_cov.new_empty(2, n, out).unbind()
         call('pointwise_unfold', by_cov.dtype, _contiguous(params),
              _sizes(params), patch_mean, by_cov, kept,
              grad_weight.contiguous(), grad_bias.contiguous(),
@@ -130,6 +128,10 @@ def _matrices(params: Sequence[Optional[Tensor]]) -> list[Tensor]:
     """The kernels of pointwise branches."""
     return [kernel.detach().flatten(1)
             for kernel in params[:len(params) // 3] if kernel is not None]
+
+
+def _doubles(*values: float) -> ctypes.Array:
+    return (ctypes.c_double * len(values))(*values)
 
 
 def _contiguous(tensors: Sequence[Optional[Tensor]]

@@ -1,6 +1,6 @@
 // Fold the branches of a pointwise unit by the moments of its input, and hand
 // gradients back, but for the matrix products. Called by native_fold.py;
-// batch_fold.py has the formulas and is the oracle. Sums are double.
+// batch_fold.py has the formulas, folding.py is the oracle. Sums are double.
 #include <algorithm>
 #include <cmath>
 #include <cstdint>
@@ -42,9 +42,10 @@ void statistics(const T* __restrict w, const T* __restrict by_cov,
   *mean = m, *var = v, *bound = b;
 }
 
-// by_cov (convs, out, in): kernels times covariance. Fills weight (out, in), bias (out), stats (2, J, out: mean and biased
-// variance of each branch) and kept (out, J). Returns whether no variance is
-// smaller than `least` times the sum that it is part of.
+// by_cov (convs, out, in): kernels times covariance. Fills weight (out, in),
+// bias (out), stats (2, J, out: mean and biased variance of each branch) and
+// kept (out, J). Returns whether no variance is smaller than `least` times
+// the sum that it is part of.
 template <class T>
 bool fold(const Params<T>& params, const double* eps, double least,
           const Input& x, const T* by_cov, const Sizes& s, T* weight,

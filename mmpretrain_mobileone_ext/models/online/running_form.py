@@ -4,7 +4,7 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor
 
-from .batch_fold import BatchFold
+from .batch_fold import NormStats
 from .moments import work_dtype
 from .unit import Unit
 
@@ -20,11 +20,11 @@ def running_form(unit: Unit, x: Tensor) -> Tensor:
     mean = shape.stack_channels([n.running_mean for n in unit.norms], 0, like)
     var = shape.stack_channels([n.running_var for n in unit.norms], 0, like)
     eps = like.new_tensor(unit.eps).view(1, -1, 1)
-    fold = BatchFold(mean, (var + eps).rsqrt())
+    stats = NormStats(mean, (var + eps).rsqrt())
     out = F.conv2d(
         x,
-        shape.as_weight(fold.weight(kernels, gamma), x.dtype),
-        fold.bias(gamma, beta).flatten().to(x.dtype),
+        shape.as_weight(stats.weight(kernels, gamma), x.dtype),
+        stats.bias(gamma, beta).flatten().to(x.dtype),
         stride=spec.stride,
         padding=spec.padding,
         dilation=spec.dilation,

@@ -3,8 +3,8 @@ import pytest
 import torch
 from helpers import generator
 
-from mmpretrain_mobileone_ext.models.online.batch_fold import Folding
 from mmpretrain_mobileone_ext.models.online.branch_stack import KernelShape
+from mmpretrain_mobileone_ext.models.online.folding import Folding
 from mmpretrain_mobileone_ext.models.online.moments import PatchSums
 from mmpretrain_mobileone_ext.models.online.native import compiled_kernels
 from mmpretrain_mobileone_ext.models.online.native_fold import (
