@@ -65,7 +65,7 @@ class PatchConv:
         sums: list[Tensor] = []
         products: list[Tensor] = []
         for _, patches in self._patches(x):
-            sums.append(patches.sum((0, 3), dtype=torch.float64))
+            sums.append(patches.sum(3).sum(0, dtype=torch.float64))
             products.append(torch.matmul(
                 patches, patches.transpose(2, 3)).sum(0, dtype=torch.float64))
         return torch.stack(sums).sum(0), torch.stack(products).sum(0)

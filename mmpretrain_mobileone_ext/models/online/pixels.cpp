@@ -1,6 +1,6 @@
-// Batch norms of a pointwise unit, on matrices (pixels, channels): one pass
-// each instead of one an operator. Called by one_conv.py, which has the
-// formulas; the oracle is recompute_form.py.
+// Norms and activations of pointwise units, on matrices (pixels, channels):
+// one pass each instead of one an operator. Called by pointwise.py and
+// one_conv.py; the oracles are patches.py and recompute_form.py.
 //
 // Work is cut into blocks of pixels. Sums over a block are in the type of the
 // tensor unless it says otherwise, sums over blocks are double; the order
@@ -81,6 +81,22 @@ inline T masked(const T* dy, const T* active, int64_t at) {
   return !Relu || active[at] > 0 ? g : T(0);
 }
 
+// out: dy where `active` is above 0, else 0; adds their sums to sums (C).
+template <class T>
+void mask(const T* dy, const T* active, int64_t pixels, int64_t c,
+          int64_t threads, T* out, double* sums) {
+  add_sums<T>(pixels, c, threads, sums,
+              [=](int64_t first, int64_t last, T* own) {
+    T *__restrict sum = own, *__restrict to = out;
+    for (int64_t p = first; p < last; ++p)
+      for (int64_t i = 0; i < c; ++i) {
+        const T g = masked<true>(dy, active, p * c + i);
+        to[p * c + i] = g;
+        sum[i] += g;
+      }
+  });
+}
+
 // Branches are numbered as in Python: skip (where x is given), then conv.
 
 // out: sums of g, of g (x - mean) and of g (z - mean), (3, C) or without x
@@ -141,6 +157,11 @@ void with_constants(bool first, bool second, F f) {
                                        int64_t c, int64_t threads,          \
                                        double* out) {                       \
     moments(v, pixels, c, threads, out);                                    \
+  }                                                                         \
+  extern "C" void pixel_mask_##NAME(                                        \
+      const T* dy, const T* active, int64_t pixels, int64_t c,              \
+      int64_t threads, T* out, double* sums) {                              \
+    mask(dy, active, pixels, c, threads, out, sums);                        \
   }                                                                         \
   extern "C" void pixel_normalize_##NAME(                                   \
       const T* z, const T* x, const T* factors, int64_t relu,               \

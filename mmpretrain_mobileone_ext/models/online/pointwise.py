@@ -54,14 +54,13 @@ class PointwiseConv(PatchConv):
     def weight_grad(self, x: Tensor, grad: OutputGrad,
                     weight: Tensor) -> tuple[Tensor, Tensor]:
         kernel = torch.zeros_like(weight).flatten(1)
-        bias = weight.new_zeros(weight.shape[0])
+        bias = torch.zeros_like(kernel[:, 0], dtype=torch.float64)
         parts = chunks(pixel_rows(x), *_rows(grad))
         buffer = torch.empty_like(parts[0][1])
         for pixels, dy, active in parts:
-            dy = _masked(dy, active, buffer)
+            dy = _masked_and_summed(dy, active, buffer, bias)
             kernel.addmm_(dy.t(), pixels)
-            bias += dy.sum(0)
-        return kernel.view_as(weight), bias
+        return kernel.view_as(weight), bias.to(weight.dtype)
 
     def input_grad(self, x: Tensor, grad: OutputGrad, weight: Tensor,
                    products: Tensor, sums: Tensor) -> Tensor:
@@ -114,6 +113,19 @@ def _masked(dy: Tensor, active: Optional[Tensor], buffer: Tensor) -> Tensor:
         return dy
     return torch.ops.aten.threshold_backward.grad_input(
         dy, active, 0, grad_input=buffer[:len(dy)])
+
+
+def _masked_and_summed(dy: Tensor, active: Optional[Tensor], buffer: Tensor,
+                       sums: Tensor) -> Tensor:
+    """As :func:`_masked`; adds the sum of its pixels to ``sums``."""
+    if active is None or not has_kernels_for(dy):
+        dy = _masked(dy, active, buffer)
+        sums += dy.sum(0)
+        return dy
+    masked = buffer[:len(dy)]
+    call('pixel_mask', dy.dtype, dy, active, *size_for_kernels(dy), masked,
+         sums)
+    return masked
 
 
 def _rows(grad: OutputGrad) -> tuple[Tensor, Optional[Tensor]]:
