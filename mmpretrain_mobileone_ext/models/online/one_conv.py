@@ -22,6 +22,9 @@ from .native import call, has_kernels_for
 from .pixels import chunks, pixel_rows, size_for_kernels
 from .unit import Unit, track
 
+#: Pixels of a chunk, which stays in the cache from one pass to the next.
+_CHUNK = 2048
+
 
 def is_one_conv(unit: Unit, x: Tensor) -> bool:
     """Whether this form and its kernels exist for a unit on images x."""
@@ -101,7 +104,7 @@ def _convolve(pixels: Tensor, weight: Tensor, z: Tensor,
               skip: bool) -> tuple[Tensor, Tensor]:
     """Fill z; mean and biased variance of z and, with a skip branch, x."""
     sums = z.new_zeros(1 + skip, 2, z.shape[1], dtype=torch.float64)
-    for own, from_ in chunks(z, pixels):
+    for own, from_ in chunks(z, pixels, most=_CHUNK):
         torch.mm(from_, weight.t(), out=own)
         for value, total in zip([from_, own] if skip else [own], sums):
             call('pixel_moments', z.dtype, value, *size_for_kernels(value),
@@ -120,7 +123,7 @@ def _gradient_sums(pixels: Tensor, weight: Optional[Tensor],
     skip = len(mean) > 1
     sums = mean.new_zeros(1 + len(mean), mean.shape[1])
     origins = mean.to(z.dtype)
-    for own, from_, *grad in chunks(z, pixels, *grads):
+    for own, from_, *grad in chunks(z, pixels, *grads, most=_CHUNK):
         if weight is not None:
             torch.mm(from_, weight.t(), out=own)
         call('pixel_grad_sums', z.dtype, *grad, own, from_ if skip else None,
@@ -141,7 +144,7 @@ def _move_gradient(pixels: Tensor, weight: Tensor,
                    dx: Tensor) -> Tensor:
     """Fill dx, which may be z; returns the gradient to the weight."""
     kernel = torch.zeros_like(weight)
-    parts, skip = chunks(z, pixels, dx, *grads), len(factors) > 1
+    parts, skip = chunks(z, pixels, dx, *grads, most=_CHUNK), len(factors) > 1
     buffer = torch.empty_like(parts[0][0])
     for own, from_, to, *grad in parts:
         dz = buffer[:len(own)]

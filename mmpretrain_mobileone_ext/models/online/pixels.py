@@ -6,10 +6,6 @@ from typing import Optional
 import torch
 from torch import Tensor
 
-#: Pixels whose products are summed in the tensor's own type, and which stay
-#: in the cache from one operator to the next.
-_CHUNK = 2048
-
 
 def pixel_rows(x: Tensor) -> Tensor:
     """Images (N, C, H, W) as (N * H * W, C); no copy in channels_last.
@@ -20,11 +16,16 @@ def pixel_rows(x: Tensor) -> Tensor:
     return x.permute(0, 2, 3, 1).reshape(-1, x.shape[1]).contiguous()
 
 
-def chunks(*matrices: Optional[Tensor]) -> list[tuple]:
-    """The same pixels of all matrices; None stays None."""
+def chunks(*matrices: Optional[Tensor], most: int) -> list[tuple]:
+    """The same pixels of all matrices; None stays None.
+
+    Args:
+        most: pixels of a chunk; all but the last have as many.
+    """
     count = next(len(m) for m in matrices if m is not None)
-    return [tuple(None if m is None else m[at:at + _CHUNK] for m in matrices)
-            for at in range(0, count, _CHUNK)]
+    size = -(-count // -(-count // most))
+    return [tuple(None if m is None else m[at:at + size] for m in matrices)
+            for at in range(0, count, size)]
 
 
 def size_for_kernels(pixels: Tensor) -> tuple[int, int, int]:

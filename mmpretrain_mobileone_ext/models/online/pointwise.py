@@ -14,6 +14,8 @@ from .pixels import chunks, pixel_rows, size_for_kernels
 #: oneDNN's convolution (torch 2.14.1, AVX2) rounds as a matrix product does
 #: up to so many channels; with 256 its error is 1.4 times as large.
 _EXACT_CONV = 128
+#: Pixels of a chunk, whose products are summed in the tensor's own type.
+_CHUNK = 8192
 
 
 class PointwiseConv(PatchConv):
@@ -29,7 +31,7 @@ class PointwiseConv(PatchConv):
         channels = rows.shape[1]
         gram = rows.new_zeros(channels, channels, dtype=torch.float64)
         moments = gram.new_zeros(2, channels)
-        for (chunk, ) in chunks(rows):
+        for (chunk, ) in chunks(rows, most=_CHUNK):
             _add_gram(gram, chunk)
             _add_moments(moments, chunk)
         half = channels // 2
@@ -55,7 +57,7 @@ class PointwiseConv(PatchConv):
                     weight: Tensor) -> tuple[Tensor, Tensor]:
         kernel = torch.zeros_like(weight).flatten(1)
         bias = torch.zeros_like(kernel[:, 0], dtype=torch.float64)
-        parts = chunks(pixel_rows(x), *_rows(grad))
+        parts = chunks(pixel_rows(x), *_rows(grad), most=_CHUNK)
         buffer = torch.empty_like(parts[0][1])
         for pixels, dy, active in parts:
             dy = _masked_and_summed(dy, active, buffer, bias)
@@ -65,7 +67,8 @@ class PointwiseConv(PatchConv):
     def input_grad(self, x: Tensor, grad: OutputGrad, weight: Tensor,
                    products: Tensor, sums: Tensor) -> Tensor:
         dx = torch.empty_like(x, memory_format=torch.channels_last)
-        parts = chunks(pixel_rows(dx), pixel_rows(x), *_rows(grad))
+        parts = chunks(pixel_rows(dx), pixel_rows(x), *_rows(grad),
+                       most=_CHUNK)
         move = (_move_with_skip if self.spec.has_skip and has_kernels_for(x)
                 else _move)
         move(parts, weight.flatten(1), products[0].to(x.dtype),
