@@ -32,8 +32,8 @@ PLOT_SUFFIXES = ('.png', '.svg', '.pdf')
 STRIDE = 32
 #: In a sweep an input of fewer pixels takes proportionally more steps, up to
 #: so many times as many: short steps scatter more.
-FEW_PIXELS = 2**18
-MOST_ROUNDS = 10
+FEW_PIXELS = 2**20
+MOST_ROUNDS = 40
 
 
 @dataclass(frozen=True)

@@ -26,12 +26,12 @@ from .fuse import SKIP, fold_branches, round_once
 from .online import (
     PLAIN_CONVS,
     Preference,
+    SmallInputs,
     Unit,
     UnitBranch,
     branch_layout,
     check_preference,
     has_hooks,
-    is_small,
     online_sum,
 )
 from .shielded_stats import shielded_stats
@@ -76,6 +76,7 @@ class MobileOneBlock(BaseModule):
         self.deploy = deploy
         self.with_cp = with_cp
         self.online_reparam = check_preference(online_reparam)
+        self._small_inputs = SmallInputs(spec)
         self.se = self._squeeze_excite()
         if deploy:
             self.branch_reparam = self._conv(
@@ -177,8 +178,8 @@ class MobileOneBlock(BaseModule):
     def _may_go_online(self, x: Tensor) -> bool:
         if self.deploy or self.online_reparam is False:
             return False
-        return not (self.training
-                    and is_small(self.spec, x, self.online_reparam))
+        return not (self.training and self._small_inputs.contain(
+            x, self.online_reparam))
 
     def _is_plain_relu(self) -> bool:
         """Whether a ReLU that nobody watches directly follows the sum."""

@@ -58,7 +58,7 @@ def test_refusals_name_the_value(given, text):
 
 
 @pytest.mark.parametrize(('batch', 'size', 'steps'), [
-    (1, 64, 50), (1, 224, 30), (8, 128, 10), (8, 224, 5), (32, 224, 5)])
+    (1, 64, 200), (1, 224, 105), (8, 128, 40), (8, 224, 15), (32, 224, 5)])
 def test_small_inputs_of_a_sweep_take_more_steps(batch, size, steps):
     assert BenchmarkOptions(sweep=True).steps_for(batch, size) == steps
     assert BenchmarkOptions().steps_for(batch, size) == 5

@@ -13,7 +13,7 @@ sum, all of them exact:
   kept too. For pointwise units with one convolution.
 - ``running``: one convolution, where norms use running statistics.
 """
-from .choose import Preference, check_preference, is_small
+from .choose import Preference, SmallInputs, check_preference
 from .layout import branch_layout
 from .linear import online_sum, planned_form
 from .unit import PLAIN_CONVS, Unit, UnitBranch, has_hooks
@@ -21,12 +21,12 @@ from .unit import PLAIN_CONVS, Unit, UnitBranch, has_hooks
 __all__ = [
     'PLAIN_CONVS',
     'Preference',
+    'SmallInputs',
     'Unit',
     'UnitBranch',
     'branch_layout',
     'check_preference',
     'has_hooks',
-    'is_small',
     'online_sum',
     'planned_form',
 ]

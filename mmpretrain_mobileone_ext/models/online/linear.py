@@ -7,7 +7,7 @@ from typing import Optional
 import torch
 from torch import Tensor
 
-from .choose import Choice, Preference, choose_form, is_small
+from .choose import Choice, Preference, SmallInputs, choose_form
 from .moments_form import moments_form
 from .recompute_form import fused_form, recompute_form
 from .running_form import running_form
@@ -35,7 +35,7 @@ def online_sum(unit: Unit, x: Tensor,
 def planned_form(unit: Unit, x: Tensor, preference: Preference,
                  training: bool) -> Choice:
     """What a unit in this mode does with x, and why."""
-    if training and is_small(unit.spec, x, preference):
+    if training and SmallInputs(unit.spec).contain(x, preference):
         return Choice('branches', 'small input')
     return _closer_look(unit, x, preference)
 

@@ -222,3 +222,16 @@ def test_two_ranks_equal_one_process_on_the_joined_batch():
         capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
     assert done.stdout.count('compared') == 2
+
+
+@pytest.mark.skipif(native.compiled_kernels() is None,
+                    reason='no C++ compiler')
+def test_a_new_shape_is_a_new_question():
+    block, _ = pair(dtype=torch.float32)
+    block.online_reparam, unit = 'auto', block.unit
+    looks = []
+    block.unit = lambda relu=False: looks.append(relu) or unit(relu)
+    small, large = torch.rand(1, 16, 4, 4), torch.rand(8, 16, 64, 64)
+    for x, expected in ((small, 0), (large, 1), (large, 2), (small, 2)):
+        block(x)
+        assert len(looks) == expected
