@@ -73,12 +73,16 @@ class Stop(Hook):
 
 @HOOKS.register_module(force=True)
 class Die(Hook):
-    """Kills its process in the middle of an epoch, on one rank."""
+    """Kills its process in the middle of an epoch, on one rank.
+
+    Before an iteration, in which the others wait for it: after the last one
+    they might save the epoch first.
+    """
 
     def __init__(self, epoch):
         self.epoch = epoch
 
-    def after_train_iter(self, runner, batch_idx, *args, **kwargs):
+    def before_train_iter(self, runner, batch_idx, *args, **kwargs):
         if runner.epoch == self.epoch and batch_idx and runner.rank == 1:
             os.kill(os.getpid(), signal.SIGKILL)
 

@@ -141,6 +141,7 @@ def test_without_the_hook_a_resume_draws_other_numbers(runs):
     train(folder, 'free')
     write_config(folder, DIE)
     train(folder, 'free-cut', code=1)
+    assert not (folder / 'free-cut/epoch_4.pth').exists()
     write_config(folder)
     train(folder, 'free-cut', '--resume')
     whole, cut = (load_checkpoint_file(folder / n / 'epoch_4.pth')
