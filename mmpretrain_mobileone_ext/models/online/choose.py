@@ -91,6 +91,7 @@ class SmallInputs:
         self._answer = False
 
     def contain(self, x: Tensor, preference: Preference) -> bool:
+        """Whether x (N, C, H, W) is one; only under ``'auto'``."""
         if preference != 'auto' or (dist.is_available()
                                     and dist.is_initialized()):
             return False

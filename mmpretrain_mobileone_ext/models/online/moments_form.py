@@ -68,9 +68,9 @@ def moments_form(unit: Unit, x: Tensor) -> Optional[Tensor]:
 
 
 def _work(x: Tensor) -> torch.dtype:
-    """Half precision stops at the convolution's output.
+    """Type of moments and of gradients to them: half precision is too little.
 
-    Moments, and gradients to them, are too much for it.
+    It stops at the convolution's output.
     """
     return torch.promote_types(x.dtype, torch.float32)
 

@@ -20,7 +20,8 @@ def chunks(*matrices: Optional[Tensor], most: int) -> list[tuple]:
     """The same pixels of all matrices; None stays None.
 
     Args:
-        most: pixels of a chunk; all but the last have as many.
+        most: pixels of a chunk. Chunks are of equal size, but for the last,
+            which may be smaller.
     """
     count = next(len(m) for m in matrices if m is not None)
     size = -(-count // -(-count // most))
