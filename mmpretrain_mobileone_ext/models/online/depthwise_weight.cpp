@@ -41,8 +41,8 @@ void weight_grad(const T* x, const T* dy, const T* active, const Shape& s,
       const int64_t rows = bands.size(job);
       for (int64_t c0 = 0; c0 < s.c; c0 += L) {
         pack<T>(x + image * s.h * s.w * s.c, nullptr, s.h, s.w, s.c, c0,
-             first * s.stride - 1, (rows - 1) * s.stride + 3, 1,
-             packed.get());
+                first * s.stride - 1, (rows - 1) * s.stride + 3, 1,
+                packed.get());
         const int64_t at_image = image * s.ho * s.wo * s.c;
         pack<T>(dy + at_image, active ? active + at_image : nullptr, s.ho,
                 s.wo, s.c, c0, first, rows, 0, grad.get());
