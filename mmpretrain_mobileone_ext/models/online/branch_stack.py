@@ -9,13 +9,51 @@ group and P taps; everything per branch and channel (G, J, O).
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Optional
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+
+def in_own_memory(grads: Iterable[Optional[Tensor]]
+                  ) -> list[Optional[Tensor]]:
+    """Gradients to parameters, each in a storage of its own.
+
+    Accumulation, clipping, unscaling and optimizers write to gradients in
+    place, and autograd may hand on the tensor it was given.
+    """
+    own: list[Optional[Tensor]] = []
+    taken: set[int] = set()
+    for grad in grads:
+        if grad is not None:
+            storage = grad.untyped_storage()
+            if (storage.data_ptr() in taken
+                    or storage.nbytes() > grad.numel() * grad.element_size()):
+                grad = grad.clone(memory_format=torch.contiguous_format)
+            taken.add(grad.untyped_storage().data_ptr())
+        own.append(grad)
+    return own
+
+
+class _GradsInOwnMemory(torch.autograd.Function):
+
+    @staticmethod
+    def forward(ctx, *params: Optional[Tensor]):
+        ctx.set_materialize_grads(False)
+        return tuple(None if p is None else p.view_as(p) for p in params)
+
+    @staticmethod
+    def backward(ctx, *grads: Optional[Tensor]):
+        return tuple(in_own_memory(grads))
+
+
+def with_grads_in_own_memory(params: Sequence[Optional[Tensor]]
+                             ) -> Sequence[Optional[Tensor]]:
+    """Parameters whose gradients :func:`in_own_memory` gets to see."""
+    return _GradsInOwnMemory.apply(*params)
 
 
 @dataclass(frozen=True)
@@ -34,7 +72,8 @@ class KernelShape:
               like: Tensor) -> Tensor:
         """Kernels (None: the skip branch) as (G, J, O, P), in like's type."""
         parts = [self._full_size(kernel, like) for kernel in kernels]
-        return torch.cat(parts).to(like.dtype).view(
+        # Kernels in channels_last cannot be viewed so.
+        return torch.cat(parts).to(like.dtype).reshape(
             len(parts), self.groups, -1, self.taps).transpose(0, 1)
 
     def stack_channels(self, values: Sequence[Optional[Tensor]],

@@ -37,9 +37,18 @@ _FEW_TAPS = 64
 
 @dataclass(frozen=True)
 class Choice:
-    """'branches', 'fused', 'moments', 'recompute' or 'running', and why."""
+    """'branches', 'fused', 'moments', 'recompute' or 'running', and why.
+
+    Words are put together when somebody asks: while torch.compile traces,
+    figures are symbols that have no format.
+    """
     form: str
-    why: str
+    reason: str
+    figures: tuple = ()
+
+    @property
+    def why(self) -> str:
+        return self.reason.format(*self.figures)
 
 
 def check_preference(value: Preference) -> Preference:
@@ -69,7 +78,8 @@ def choose_form(unit: Unit, x: Tensor, preference: Preference) -> Choice:
         return _choose_synchronized(unit.spec)
     choice = _fastest(unit.spec, x)
     if preference == 'memory' and choice.form in ('branches', 'fused'):
-        return Choice('recompute', f"online_reparam='memory'; {choice.why}")
+        return Choice('recompute', "online_reparam='memory'; "
+                      f'{choice.reason}', choice.figures)
     return choice
 
 
@@ -124,46 +134,49 @@ def _fastest(spec: UnitSpec, x: Tensor) -> Choice:
     patches = PatchConv(spec).count(x)
     taps = spec.kernel_size**2 * spec.in_channels // spec.groups
     if spec.groups == 1 and taps <= _FEW_TAPS and patches >= _MANY_PATCHES:
-        return Choice('moments', f'{taps} taps, {patches} patches')
-    return Choice('branches', f'{taps} taps, {patches} patches')
+        return Choice('moments', '{} taps, {} patches', (taps, patches))
+    return Choice('branches', '{} taps, {} patches', (taps, patches))
 
 
 def _choose_pointwise(spec: UnitSpec, x: Tensor) -> Choice:
     channels, elements = spec.in_channels, x.numel()
     pixels = elements // channels
-    per_channel = f'{pixels / channels:.1f} pixels a channel'
+    per_channel = '{:.1f} pixels a channel'
+    figures = (pixels / channels, )
     if spec.num_convs > 1:
         enough = (pixels >= channels and elements >= _SMALL_POINTWISE
                   if has_kernels_for(x) else
                   pixels >= 2.5 * channels
                   and elements >= _SMALL_WITHOUT_KERNELS)
-        return Choice('moments' if enough else 'branches', per_channel)
+        return Choice('moments' if enough else 'branches', per_channel,
+                      figures)
     if spec.num_convs == 1 and has_kernels_for(x):
         return _choose_one_conv(pixels * max(channels, spec.out_channels))
     if pixels >= 100 * channels:
-        return Choice('moments', per_channel)
+        return Choice('moments', per_channel, figures)
     if elements >= _LARGE and x.device.type == 'cpu':
-        return Choice('recompute', f'one conv branch, {elements} elements')
-    return Choice('branches', f'one conv branch, {per_channel}')
+        return Choice('recompute', 'one conv branch, {} elements',
+                      (elements, ))
+    return Choice('branches', f'one conv branch, {per_channel}', figures)
 
 
 def _choose_one_conv(elements: int) -> Choice:
-    why = f'one conv branch, {elements} elements'
-    if elements < _SMALL_ONE_CONV:
-        return Choice('branches', why)
-    return Choice('fused' if elements < _LARGE_ONE_CONV else 'recompute', why)
+    form = 'branches'
+    if elements >= _SMALL_ONE_CONV:
+        form = 'fused' if elements < _LARGE_ONE_CONV else 'recompute'
+    return Choice(form, 'one conv branch, {} elements', (elements, ))
 
 
 def _choose_depthwise(spec: UnitSpec, x: Tensor) -> Choice:
     elements, kernels = x.numel(), has_kernels(spec, x)
-    why = f'{spec.num_convs} conv branches, {elements} elements'
+    why = '{} conv branches, {} elements', (spec.num_convs, elements)
     if spec.num_convs <= 1:
         least = _LARGE_DEPTHWISE * spec.stride**2
     else:
         least = _SMALL_DEPTHWISE if kernels else _SMALL_WITHOUT_KERNELS
     if elements < least:
-        return Choice('branches', why)
+        return Choice('branches', *why)
     if kernels:
-        return Choice('moments', why)
+        return Choice('moments', *why)
     # Torch's depthwise kernels of stride 1 are slower in channels_last.
-    return Choice('recompute' if spec.stride > 1 else 'branches', why)
+    return Choice('recompute' if spec.stride > 1 else 'branches', *why)

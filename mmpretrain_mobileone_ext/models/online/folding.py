@@ -117,9 +117,7 @@ class Folding:
     def _of_params(self, params: Sequence[Optional[Tensor]], grads: FoldGrads,
                    grad_bias: Tensor) -> list[Optional[Tensor]]:
         n, shape = len(params) // 3, self.shape
-        # Own memory for each beta: an optimizer may write to gradients in
-        # place.
-        betas = grad_bias.flatten().repeat(n, 1).unsqueeze(0)
+        betas = grad_bias.flatten().expand(n, -1).unsqueeze(0)
         return [*shape.unstack(grads.kernels, params[:n]),
                 *shape.unstack_channels(grads.gamma, params[n:2 * n]),
                 *shape.unstack_channels(betas, params[2 * n:])]

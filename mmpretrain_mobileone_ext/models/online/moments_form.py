@@ -13,6 +13,7 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from .branch_stack import in_own_memory
 from .depthwise import DepthwiseConv, has_kernels
 from .folding import Folded, Folding, UnitGrads
 from .moments import PatchSums, work_dtype
@@ -104,7 +105,7 @@ class _MomentsForm(torch.autograd.Function):
         if ctx.needs_input_grad[0]:
             dx = plan.patches.input_grad(
                 x, grad, weight, *_over_ranks(grads, plan.group)).to(dtype)
-        return dx, None, None, None, *grads.params
+        return dx, None, None, None, *in_own_memory(grads.params)
 
 
 def _over_ranks(grads: UnitGrads, group: Any) -> tuple[Tensor, Tensor]:

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from .branch_stack import in_own_memory
 from .native import call, has_kernels_for
 from .pixels import chunks, pixel_rows, size_for_kernels
 from .unit import Unit, track
@@ -92,12 +93,11 @@ class _OneConvForm(torch.autograd.Function):
             _stack(params[n:2 * n], 1, mean) * inv_std, inv_std, mean,
             sums / len(z)).to(x.dtype)
         kernel = _move_gradient(pixels, weight, grads, z, factors, moved)
-        betas = [None if b is None else sums[0].to(b.dtype)
-                 for b in params[2 * n:]]
+        affine = [None if p is None else g.to(p.dtype)
+                  for g, p in zip([*gammas, *[sums[0]] * n], params[n:])]
         return (dx if ctx.needs_input_grad[0] else None, None, None,
                 *[None] * (n - 1), kernel.view_as(params[n - 1]),
-                *(None if p is None else g.to(p.dtype)
-                  for g, p in zip(gammas, params[n:2 * n])), *betas)
+                *in_own_memory(affine))
 
 
 def _convolve(pixels: Tensor, weight: Tensor, z: Tensor,

@@ -14,20 +14,28 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from .branch_stack import in_own_memory
 from .layout import branch_layout
 from .one_conv import is_one_conv, one_conv_form
+from .patches import PatchConv
 from .unit import Unit, UnitBranch, running_stats
 
 
-def recompute_form(unit: Unit, x: Tensor) -> Tensor:
-    """Sum of all branches of ``x`` (N, C_in, H, W), activated."""
+def recompute_form(unit: Unit, x: Tensor) -> Optional[Tensor]:
+    """Sum of all branches of ``x`` (N, C_in, H, W), activated, or None.
+
+    None is returned, and nothing is changed, where the output has one value
+    a channel: its variance is undefined, and the branches say so.
+    """
+    if PatchConv(unit.spec).count(x) < 2:
+        return None
     if is_one_conv(unit, x):
         return one_conv_form(unit, x, keep=False)
     out = _RecomputeForm.apply(branch_layout(x), unit, *unit.parameters)
     return F.relu_(out) if unit.relu else out
 
 
-def fused_form(unit: Unit, x: Tensor) -> Tensor:
+def fused_form(unit: Unit, x: Tensor) -> Optional[Tensor]:
     """As :func:`recompute_form`, but a convolution's output may be kept."""
     if is_one_conv(unit, x):
         return one_conv_form(unit, x, keep=True)
@@ -77,7 +85,7 @@ class _RecomputeForm(torch.autograd.Function):
             betas.append(None if saved[2 * n + j] is None else grads[3])
             if grads[0] is not None:
                 dx = grads[0] if dx is None else dx.add_(grads[0])
-        return (dx, None, *kernels, *gammas, *betas)
+        return dx, None, *in_own_memory([*kernels, *gammas, *betas])
 
 
 def _branch_backward(unit: Unit, branch: UnitBranch, x: Tensor, dy: Tensor,

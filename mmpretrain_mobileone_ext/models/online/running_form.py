@@ -5,6 +5,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .batch_fold import NormStats
+from .branch_stack import with_grads_in_own_memory
 from .moments import work_dtype
 from .unit import Unit
 
@@ -16,7 +17,8 @@ def running_form(unit: Unit, x: Tensor) -> Tensor:
     """
     shape, spec = unit.kernel_shape, unit.spec
     like = x.new_empty((), dtype=work_dtype(shape.taps, x.dtype))
-    kernels, gamma, beta = shape.stack_all(unit.parameters, like)
+    kernels, gamma, beta = shape.stack_all(
+        with_grads_in_own_memory(unit.parameters), like)
     mean = shape.stack_channels([n.running_mean for n in unit.norms], 0, like)
     var = shape.stack_channels([n.running_var for n in unit.norms], 0, like)
     eps = like.new_tensor(unit.eps).view(1, -1, 1)

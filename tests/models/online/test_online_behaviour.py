@@ -96,7 +96,7 @@ def test_deepcopy_and_pickle_after_training():
                          grads_of(copy.deepcopy(block), images()))
 
 
-def test_torch_compile_of_a_network():
+def test_torch_compile_of_a_unit():
     block, wanted = pair()
     compiled = torch.compile(block, backend='eager')
     assert_all_close(grads_of(block, images(), compiled),
