@@ -60,6 +60,14 @@ def assert_close(reference, candidate, tolerance):
     assert error <= tolerance, f'relative error {error:.3g}'
 
 
+def next_value(values, towards):
+    """The neighbour of each value; not all versions of torch have it."""
+    if values.dtype == torch.float16:
+        found = np.nextafter(values.detach().numpy(), np.float16(towards))
+        return torch.from_numpy(found)
+    return torch.nextafter(values, torch.full_like(values, towards))
+
+
 def assert_same_state(reference, candidate):
     """Same keys, dtypes and bits."""
     assert reference.keys() == candidate.keys()

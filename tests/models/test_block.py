@@ -8,6 +8,7 @@ from helpers import (
     assert_close,
     assert_same_state,
     generator,
+    next_value,
     numpy_branches,
     randomize_norms,
     relative_error,
@@ -178,7 +179,7 @@ def test_weights_are_folded_in_float64_and_rounded_once(dtype):
     for wanted, rounded in ((kernel, got.weight), (bias, got.bias)):
         error = (rounded.double() - wanted).abs()
         for side in (torch.inf, -torch.inf):
-            other = torch.nextafter(rounded, torch.full_like(rounded, side))
+            other = next_value(rounded, side)
             assert (error <= (other.double() - wanted).abs()).all()
 
 

@@ -38,24 +38,6 @@ def in_own_memory(grads: Iterable[Optional[Tensor]]
     return own
 
 
-class _GradsInOwnMemory(torch.autograd.Function):
-
-    @staticmethod
-    def forward(ctx, *params: Optional[Tensor]):
-        ctx.set_materialize_grads(False)
-        return tuple(None if p is None else p.view_as(p) for p in params)
-
-    @staticmethod
-    def backward(ctx, *grads: Optional[Tensor]):
-        return tuple(in_own_memory(grads))
-
-
-def with_grads_in_own_memory(params: Sequence[Optional[Tensor]]
-                             ) -> Sequence[Optional[Tensor]]:
-    """Parameters whose gradients :func:`in_own_memory` gets to see."""
-    return _GradsInOwnMemory.apply(*params)
-
-
 @dataclass(frozen=True)
 class KernelShape:
     """Shape of the convolution that branches fold into."""

@@ -18,6 +18,7 @@ from ...spec import UnitSpec
 from .depthwise import has_kernels
 from .native import has_kernels_for
 from .patches import PatchConv
+from .torch_state import is_compiling
 from .unit import Unit
 
 PREFERENCES = ('auto', 'memory', True, False)
@@ -105,7 +106,7 @@ class SmallInputs:
         if preference != 'auto' or (dist.is_available()
                                     and dist.is_initialized()):
             return False
-        if torch.compiler.is_compiling():
+        if is_compiling():
             return self._ask(x)
         asked = x.shape, x.dtype, x.device
         if asked != self._asked:

@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from typing import Optional
 
 import torch
@@ -11,6 +12,11 @@ from .choose import Choice, Preference, SmallInputs, choose_form
 from .moments_form import moments_form
 from .recompute_form import fused_form, recompute_form
 from .running_form import running_form
+from .torch_state import (
+    autocast_dtype,
+    is_exporting,
+    is_functorch_wrapped_tensor,
+)
 from .unit import Unit
 
 
@@ -25,8 +31,10 @@ def online_sum(unit: Unit, x: Tensor,
     form = _closer_look(unit, x, preference).form
     if form == 'branches':
         return None
-    x = x.to(compute_dtype(x), memory_format=torch.channels_last)
-    with torch.autocast(x.device.type, enabled=False):
+    dtype = autocast_dtype(x)
+    x = x.to(dtype or x.dtype, memory_format=torch.channels_last)
+    with torch.autocast(x.device.type, enabled=False) if dtype else \
+            nullcontext():
         return {'fused': fused_form, 'moments': moments_form,
                 'recompute': recompute_form,
                 'running': running_form}[form](unit, x)
@@ -42,32 +50,31 @@ def planned_form(unit: Unit, x: Tensor, preference: Preference,
 
 def _closer_look(unit: Unit, x: Tensor, preference: Preference) -> Choice:
     if (_is_plain_tensor(x) and unit.is_plain()
-            and _fits(unit.parameters, x, compute_dtype(x))):
+            and _fits(unit.parameters, x, autocast_dtype(x))):
         return choose_form(unit, x, preference)
     return Choice('branches', 'no other form is defined')
-
-
-def compute_dtype(x: Tensor) -> torch.dtype:
-    """Type in which a convolution of x runs."""
-    device = x.device.type
-    if torch.is_autocast_enabled(device) and x.dtype != torch.float64:
-        return torch.get_autocast_dtype(device)
-    return x.dtype
 
 
 def _is_plain_tensor(x: Tensor) -> bool:
     """Whether x is an image batch, and nobody records what runs."""
     return (type(x) in (Tensor, torch.nn.Parameter) and x.dim() == 4
             and x.numel() > 0 and not torch.jit.is_tracing()
-            and not torch.compiler.is_exporting())
+            and not is_exporting())
 
 
 def _fits(params: Sequence[Optional[Tensor]], x: Tensor,
-          dtype: torch.dtype) -> bool:
-    """Whether parameters are where x is, in the type a convolution wants."""
+          autocast: Optional[torch.dtype]) -> bool:
+    """Whether parameters are where x is, in the type a convolution wants.
+
+    Not so where one, or x, stands for others (``torch.func``): the forms
+    have gradients and batches of their own.
+    """
+    dtype = autocast or x.dtype
     wanted = (torch.float32 if dtype in (torch.float16, torch.bfloat16)
               else dtype)
     return (wanted in (torch.float32, torch.float64)
-            and (dtype == x.dtype or torch.is_autocast_enabled(x.device.type))
-            and all(p is None or (p.dtype == wanted and p.device == x.device)
+            and (autocast is not None or dtype == wanted)
+            and not is_functorch_wrapped_tensor(x)
+            and all(p is None or (p.dtype == wanted and p.device == x.device
+                                  and not is_functorch_wrapped_tensor(p))
                     for p in params))

@@ -1,11 +1,11 @@
 """Train or evaluate a unit whose norms use their running statistics."""
 from __future__ import annotations
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from .batch_fold import NormStats
-from .branch_stack import with_grads_in_own_memory
 from .moments import work_dtype
 from .unit import Unit
 
@@ -17,8 +17,12 @@ def running_form(unit: Unit, x: Tensor) -> Tensor:
     """
     shape, spec = unit.kernel_shape, unit.spec
     like = x.new_empty((), dtype=work_dtype(shape.taps, x.dtype))
-    kernels, gamma, beta = shape.stack_all(
-        with_grads_in_own_memory(unit.parameters), like)
+    params = unit.parameters
+    if torch.is_grad_enabled():
+        # Gradients through a concatenation are views of one tensor; those
+        # through a product are tensors of their own.
+        params = [None if p is None else p * 1 for p in params]
+    kernels, gamma, beta = shape.stack_all(params, like)
     mean = shape.stack_channels([n.running_mean for n in unit.norms], 0, like)
     var = shape.stack_channels([n.running_var for n in unit.norms], 0, like)
     eps = like.new_tensor(unit.eps).view(1, -1, 1)

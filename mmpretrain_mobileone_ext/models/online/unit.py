@@ -10,12 +10,12 @@ import torch
 import torch.distributed as dist
 from mmcv.cnn import Conv2d
 from torch import Tensor, nn
-from torch.nn.modules import module as torch_module
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from ...spec import UnitSpec
 from ..sync_norm import CPUSyncBatchNorm, several_ranks
 from .branch_stack import KernelShape
+from .torch_state import has_global_hooks
 
 #: mmcv's ``Conv2d`` ('Conv') computes the same; ConvWS, DCN, ... do not.
 PLAIN_CONVS = (nn.Conv2d, Conv2d)
@@ -107,7 +107,7 @@ class Unit:
 
 def has_hooks(modules: Sequence[nn.Module]) -> bool:
     """Whether anything watches or alters what these modules compute."""
-    return torch_module._has_any_global_hook() or any(
+    return has_global_hooks() or any(
         'parametrizations' in m._modules
         or any(vars(m).get(hooks) for hooks in _HOOKS) for m in modules)
 
