@@ -4,6 +4,7 @@ from __future__ import annotations
 import csv
 import os
 import platform
+import shlex
 import shutil
 import sys
 from importlib import metadata
@@ -94,7 +95,15 @@ def _tested(matrix: Path) -> Dict[str, str]:
 
 
 def _compiler() -> Optional[str]:
-    """As ``models.online.native`` looks for it."""
-    wanted = os.environ.get('CXX')
-    names = [wanted] if wanted else ['c++', 'g++', 'clang++']
+    """As ``models.online.compiler`` looks for it."""
+    wanted = os.environ.get('CXX', '').strip()
+    names = [wanted, *_words(wanted)[:1]] if wanted else [
+        'c++', 'g++', 'clang++']
     return next(filter(None, map(shutil.which, names)), None)
+
+
+def _words(text: str) -> List[str]:
+    try:
+        return shlex.split(text)
+    except ValueError:  # an open quote
+        return []

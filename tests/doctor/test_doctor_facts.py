@@ -73,6 +73,10 @@ def test_the_compiler_is_the_one_that_is_used(site, tmp_path, monkeypatch):
     assert look(site, tmp_path).compiler is None
     monkeypatch.setenv('CXX', sys.executable)
     assert look(site, tmp_path).compiler == sys.executable
+    monkeypatch.setenv('CXX', f'{sys.executable} g++ -m64')
+    assert look(site, tmp_path).compiler == sys.executable
+    monkeypatch.setenv('CXX', '"g++')
+    assert look(site, tmp_path).compiler is None
 
 
 def test_the_matrix_of_this_package_is_found():

@@ -2,21 +2,24 @@
 
 Needs a C++ compiler (``$CXX``, ``c++``, ``g++`` or ``clang++``) and no headers
 of torch. The library is kept in ``$XDG_CACHE_HOME/mmpretrain_mobileone_ext``
-(``~/.cache``), under a name made of source, flags and processor. Without a
-compiler one line says so and callers use forms that need none;
-``MOBILEONE_EXT_NO_COMPILER=1`` asks for that.
+(``~/.cache``), under a name made of source, flags and processor, and of its
+own content: see ``library_cache``. Where it cannot be kept it is compiled at
+each start, and a line says so. Without a compiler one line says so and
+callers use forms that need none; ``MOBILEONE_EXT_NO_COMPILER=1`` asks for
+that.
 """
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import functools
 import hashlib
 import logging
 import os
 import platform
-import shutil
-import subprocess
+import re
 import tempfile
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Optional, Union
@@ -26,13 +29,17 @@ from mmengine.logging import print_log
 from torch import Tensor
 
 from ...errors import KernelError
+from .compiler import command, compile_library, find_compiler
+from .library_cache import LibraryCache, load
 
 SOURCES = tuple(Path(__file__).with_name(name) for name in (
     'depthwise_moments.cpp', 'depthwise_fold.cpp', 'depthwise_weight.cpp',
     'depthwise_input.cpp', 'pixels.cpp', 'pointwise_fold.cpp'))
 _HEADERS = tuple(Path(__file__).with_name(name)
                  for name in ('packed.h', 'params.h'))
-_FLAGS = ('-O3', '-march=native', '-std=c++17', '-fPIC', '-shared')
+#: How a source names a kernel for both types.
+_KERNEL = re.compile(r'extern "C" void (\w+)_##NAME')
+#: For everything: another process that compiles, and both attempts here.
 _SECONDS = 120
 _Argument = Union[Tensor, Sequence[Optional[Tensor]], int, ctypes.Array,
                   None]
@@ -44,10 +51,9 @@ def compiled_kernels() -> Optional[ctypes.CDLL]:
     if os.environ.get('MOBILEONE_EXT_NO_COMPILER', '0') not in ('', '0'):
         return None
     try:
-        return ctypes.CDLL(str(build(SOURCES)))
+        return _library()
     except (KernelError, OSError) as error:
-        print_log(f'units train without the compiled kernels: '
-                  f'{error}', logger='current', level=logging.WARNING)
+        _warn(f'units train without the compiled kernels: {error}')
         return None
 
 
@@ -90,67 +96,75 @@ def _address(tensor: Optional[Tensor]) -> Optional[int]:
     return tensor.data_ptr()
 
 
-def build(sources: Sequence[Path]) -> Path:
-    """Compile ``sources`` to a shared library, unless that has been done.
-
-    Raises:
-        KernelError: no compiler, or it failed.
-        OSError: the cache cannot be written.
-    """
-    compiler = _compiler()
-    texts = [path.read_text() for path in (*sources, *_HEADERS)]
-    key = '\n'.join([*texts, compiler, *_FLAGS, _processor()])
-    digest = hashlib.sha256(key.encode()).hexdigest()[:16]
-    library = _cache_folder() / f'kernels-{digest}.so'
-    if library.exists():
+def _library() -> ctypes.CDLL:
+    """The kept library if it is whole, else one that is compiled now."""
+    deadline = time.monotonic() + _SECONDS
+    start = command(find_compiler())
+    key = _key(start)
+    with contextlib.ExitStack() as opened:
+        cache, kept, problem = None, None, ''
+        try:
+            cache = opened.enter_context(LibraryCache.locked(deadline))
+            kept = cache.find(key)
+        except OSError as error:
+            problem = str(error)
+        if kept is not None:
+            # Built with a library that is gone since.
+            with contextlib.suppress(OSError):
+                return load(kept)
+        data, library = _build(start, deadline)
+        try:
+            if cache is not None:
+                cache.keep(key, data)
+        except OSError as error:
+            problem = str(error)
+        if problem:
+            _warn(f'the compiled kernels are not kept, so that each start '
+                  f'compiles them: {problem}')
         return library
-    with tempfile.TemporaryDirectory(dir=library.parent) as folder:
-        made = Path(folder) / library.name
-        # Apple's clang has no OpenMP: one thread is better than none.
-        for threads in (['-fopenmp'], []):
-            reason = _run([compiler, *_FLAGS, *threads, '-o', str(made),
-                           *map(str, sources)])
-            if not reason:
-                made.replace(library)
-                return library
-    raise KernelError(f'{compiler} failed: {reason}')
 
 
-def _run(command: list[str]) -> str:
-    """Run a command; returns why it failed, '' if it did not."""
+def _build(start: Sequence[str],
+           deadline: float) -> tuple[bytes, ctypes.CDLL]:
+    """Compile in a folder of its own; nothing is kept that does not load."""
     try:
-        done = subprocess.run(command, capture_output=True, text=True,
-                              check=False, timeout=_SECONDS)
-    except subprocess.TimeoutExpired:
-        return f'no result after {_SECONDS} s'
-    if done.returncode == 0:
-        return ''
-    lines = done.stderr.strip().splitlines()
-    return lines[0] if lines else f'exit code {done.returncode}'
+        with tempfile.TemporaryDirectory(prefix='mobileone-') as folder:
+            made = Path(folder) / 'kernels.so'
+            compile_library(start, SOURCES, made, deadline)
+            data = made.read_bytes()
+        library = load(data)
+    except OSError as error:
+        raise KernelError(f'{" ".join(start)}: {error}') from error
+    missing = [name for name in kernel_names() if not hasattr(library, name)]
+    if missing:
+        raise KernelError(f'{" ".join(start)} made a library without '
+                          f'{missing[0]}')
+    return data, library
 
 
-def _compiler() -> str:
-    wanted = os.environ.get('CXX')
-    for name in [wanted] if wanted else ['c++', 'g++', 'clang++']:
-        found = shutil.which(name)
-        if found:
-            return found
-    raise KernelError('no C++ compiler found '
-                      f'({wanted or "c++, g++, clang++"})')
+def kernel_names() -> list[str]:
+    """What a library of all sources exports."""
+    names = _KERNEL.findall(''.join(p.read_text('utf-8') for p in SOURCES))
+    return [f'{name}_{kind}' for name in names
+            for kind in ('float32', 'float64')]
+
+
+def _key(start: Sequence[str]) -> str:
+    """Names what decides about a library: source, flags and processor."""
+    parts = [*(path.read_bytes() for path in (*SOURCES, *_HEADERS)),
+             os.fsencode('\n'.join(start)), _processor().encode()]
+    return 'kernels-' + hashlib.sha256(b'\n'.join(parts)).hexdigest()[:16]
 
 
 def _processor() -> str:
     """What ``-march=native`` depends on."""
     try:
-        info = Path('/proc/cpuinfo').read_text()
+        info = Path('/proc/cpuinfo').read_text(errors='replace')
     except OSError:
         return platform.processor() + platform.machine()
     return ''.join(line for line in info.splitlines()[:40]
                    if line.startswith(('flags', 'Features', 'model name')))
 
 
-def _cache_folder() -> Path:
-    base = os.environ.get('XDG_CACHE_HOME') or Path.home() / '.cache'
-    folder = Path(base) / 'mmpretrain_mobileone_ext'
-    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    return folder
+def _warn(line: str) -> None:
+    print_log(line, logger='current', level=logging.WARNING)
