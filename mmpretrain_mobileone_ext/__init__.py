@@ -12,7 +12,13 @@ with warnings.catch_warnings():
     # mmcv-lite says so whenever it is imported; nothing here uses that op.
     warnings.filterwarnings(
         'ignore', r'\s*Fail to import ``MultiScaleDeformableAttention``')
-    import mmpretrain.models  # noqa: F401
+    try:
+        import mmpretrain.models  # noqa: F401
+    # An incompatible version asserts, a home that is missing is an error of
+    # the runtime: any type.
+    except Exception as reason:
+        from .import_advice import stop_import
+        stop_import(reason)
 
 from . import config_scope, zoo  # noqa: F401
 from .coreml.classifier import CoreMLClassifier

@@ -1,11 +1,11 @@
 """What the command-line tools share: registration, quiet, one-line errors."""
 from __future__ import annotations
 
+import contextlib
 import os
 import runpy
 import signal
 import sys
-import traceback
 import warnings
 from collections.abc import Callable
 from importlib.util import find_spec
@@ -13,9 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from .errors import MobileOneExtError
-
-#: Environment variable that keeps tracebacks.
-TRACEBACK = 'MOBILEONE_EXT_TRACEBACK'
+from .explain import Explanation, explain, where
+from .import_advice import TRACEBACK
 
 #: Known-harmless warnings of the OpenMMLab stack on current Python, by the
 #: beginning of their text.
@@ -37,29 +36,28 @@ def guarded(main: Callable[[], Any]) -> int:
     """Run a tool; turn mistakes into one line on stderr.
 
     With ``MOBILEONE_EXT_TRACEBACK`` set in the environment, errors of other
-    libraries keep their traceback.
+    libraries keep their traceback. So does what no argument, file, disk or
+    machine is known to cause (see ``explain``): that is a bug.
 
     Returns:
-        Exit code: 0, 2 after an error of this package or an unreadable
-        config, 1 after one of another library that a wrong argument or file
-        may cause, 130 after Ctrl-C.
+        Exit code: 0, 2 after an error of this package, or one that is known
+        to come from outside, 1 after one of another library that a wrong
+        argument or file may cause, 130 after Ctrl-C.
     """
     silence_known_noise()
     try:
         main()
-    except (MobileOneExtError, FileNotFoundError) as error:
+        # While it can still be told that nobody reads it.
+        sys.stdout.flush()
+    except MobileOneExtError as error:
         return _fail(error)
-    except SyntaxError as error:
-        # mmengine parses configs without their name.
-        return _fail(f'a config in `{" ".join(sys.argv[1:])}` is not valid '
-                     f'Python: {error}')
-    except (AssertionError, KeyError, TypeError, ValueError) as error:
-        # How OpenMMLab's code answers a wrong key, file or option.
-        if os.environ.get(TRACEBACK):
-            raise
-        return _fail(_foreign(error), code=1)
     except KeyboardInterrupt:
         return 128 + signal.SIGINT
+    except Exception as error:
+        explained = None if os.environ.get(TRACEBACK) else explain(error)
+        if explained is None:
+            raise
+        return _fail_outside(explained, error)
     return 0
 
 
@@ -69,10 +67,15 @@ def _fail(error: object, code: int = 2) -> int:
     return code
 
 
-def _foreign(error: Exception) -> str:
-    frame = traceback.extract_tb(error.__traceback__)[-1]
-    return (f'{type(error).__name__}: {error} ({Path(frame.filename).name}:'
-            f'{frame.lineno}; set {TRACEBACK}=1 for the traceback)')
+def _fail_outside(explained: Explanation, error: Exception) -> int:
+    if isinstance(error, BrokenPipeError):
+        # Else Python complains once more, when it flushes at its end.
+        with contextlib.suppress(OSError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    if explained.is_certain:
+        return _fail(explained.line)
+    return _fail(f'{explained.line} ({where(error)}; set {TRACEBACK}=1 for '
+                 'the traceback)', code=1)
 
 
 def mmpretrain_tool(name: str) -> Path:

@@ -6,6 +6,7 @@ hand, set data_root to it and leave write_fake_imagenet out.
 import sys
 
 from mmpretrain_mobileone_ext.launch import guarded
+from mmpretrain_mobileone_ext.tool_parser import ToolParser
 
 IMAGES, BATCH, DATA = 256, 32, 'data/fake-imagenet'
 
@@ -43,6 +44,7 @@ def config() -> dict:
 
 
 def main() -> None:
+    ToolParser(description=__doc__).parse_args()
     from mmengine.runner import Runner
 
     import mmpretrain_mobileone_ext  # noqa: F401  (registers)

@@ -13,6 +13,7 @@ from mmengine.logging import print_log
 
 from mmpretrain_mobileone_ext.atomic_file import write_whole
 from mmpretrain_mobileone_ext.errors import CheckpointError
+from mmpretrain_mobileone_ext.explain import is_out_of_memory
 from mmpretrain_mobileone_ext.foreign.recognize import unpack
 
 from .disarm import disarm
@@ -55,6 +56,9 @@ def load_checkpoint_file(path: PathLike, map_location: Any = 'cpu') -> dict:
         raise CheckpointError(f'{file}: {error}') from None
     # Hostile bytes reach much of torch: any error there is the file's.
     except Exception as error:
+        if is_out_of_memory(error):
+            raise CheckpointError(f'{file}: there is not enough memory to '
+                                  'load it') from error
         reason = ' '.join(f'{type(error).__name__}: {error}'.split())
         raise CheckpointError(
             f'{file}: not a readable checkpoint (truncated, damaged or '

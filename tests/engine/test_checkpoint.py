@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from mmpretrain_mobileone_ext import atomic_file
+from mmpretrain_mobileone_ext.engine import checkpoint
 from mmpretrain_mobileone_ext.engine.checkpoint import (
     file_sha256,
     load_checkpoint_file,
@@ -47,6 +48,20 @@ def test_load(tmp_path, is_zip, kind):
     got = load_checkpoint_file(kind(path))
     assert got['meta'] == {'epoch': 3}
     assert torch.equal(got['state_dict']['w'], torch.arange(300.))
+
+
+@pytest.mark.parametrize('error', [
+    MemoryError(), RuntimeError("DefaultCPUAllocator: can't allocate memory: "
+                                'you tried to allocate 8 bytes')])
+def test_too_little_memory_is_no_damage(tmp_path, monkeypatch, error):
+    def load(*args):
+        raise error
+
+    path = saved(tmp_path, {'state_dict': weights()})
+    monkeypatch.setattr(checkpoint, 'restricted_load', load)
+    message = failure(path)
+    assert 'not enough memory' in message
+    assert 'damaged' not in message
 
 
 def test_load_plain_state_dict_from_home(tmp_path, monkeypatch):
