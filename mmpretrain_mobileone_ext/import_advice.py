@@ -8,11 +8,10 @@ from __future__ import annotations
 import os
 import sys
 from types import TracebackType
-from typing import NoReturn, Optional
+from typing import TYPE_CHECKING, NoReturn, Optional
 
-from .doctor.diagnosis import Finding
-from .doctor.facts import gather
-from .doctor.traps import find_traps
+if TYPE_CHECKING:
+    from .doctor.diagnosis import Finding
 
 #: Environment variable that keeps tracebacks.
 TRACEBACK = 'MOBILEONE_EXT_TRACEBACK'
@@ -39,6 +38,8 @@ def import_advice(error: BaseException) -> str:
 
 
 def _errors() -> list[Finding]:
+    from .doctor.facts import gather
+    from .doctor.traps import find_traps
     return [f for f in find_traps(gather()) if f.level == 'error']
 
 

@@ -21,11 +21,29 @@ def check_writable(path: Optional[Path]) -> None:
         return
     if path.is_dir():
         raise MobileOneExtError(f'{path} is a folder, not a file to write')
+    _try_to_write(path.absolute().parent, path)
+
+
+def check_folder(path: Optional[Path]) -> None:
+    """Refuse a folder, made later if missing, that would take no file.
+
+    Raises:
+        MobileOneExtError: it, or what it would be made in, is a file or
+            read-only.
+    """
+    if path is None:
+        return
+    whole = path.absolute()
+    _try_to_write(next(p for p in (whole, *whole.parents) if p.exists()),
+                  path)
+
+
+def _try_to_write(folder: Path, given: Path) -> None:
     try:
-        with tempfile.TemporaryFile(dir=path.absolute().parent):
+        with tempfile.TemporaryFile(dir=folder):
             pass
     except OSError as error:
-        raise MobileOneExtError(f'{path} cannot be written: '
+        raise MobileOneExtError(f'{given} cannot be written: '
                                 f'{error.strerror}') from error
 
 

@@ -8,6 +8,7 @@ from typing import Optional
 
 from rich.console import Console
 
+from ..benchmark.files import check_folder
 from ..errors import MobileOneExtError, SpecError
 from ..tool_parser import ToolParser
 
@@ -51,6 +52,7 @@ def run(argv: Optional[Sequence[str]] = None) -> None:
     """
     given = vars(parser().parse_args(argv))
     out, names = given.pop('out'), given.pop('models')
+    check_folder(out)
     from .entries import DEFAULT
     from .present import WEIGHTS_NOTE, comparison_table, write_comparison
     from .run import run_comparison

@@ -10,6 +10,7 @@ from mmengine.config import DictAction
 from rich.console import Console
 from rich.table import Table
 
+from ..benchmark.files import check_writable
 from ..errors import ExportError
 from ..progress import Steps
 from ..tool_parser import ToolParser
@@ -61,6 +62,7 @@ def run(argv: Optional[Sequence[str]] = None) -> None:
     args = parser().parse_args(argv)
     if args.json is not None and not args.compare:
         raise ExportError('--json writes what --compare shows; give both')
+    check_writable(args.json)
     options = DeployOptions(args.out, args.image_size, args.verify_data,
                             args.force)
     deploy = read_deploy_config(args.deploy_cfg)

@@ -4,6 +4,7 @@ import json
 import pytest
 
 from mmpretrain_mobileone_ext.benchmark.files import (
+    check_folder,
     check_writable,
     write_json,
     write_whole,
@@ -28,6 +29,20 @@ def test_paths_that_cannot_be_written(tmp_path):
     (tmp_path / 'file').touch()
     with pytest.raises(MobileOneExtError, match='cannot be written'):
         check_writable(tmp_path / 'file/new.json')
+
+
+def test_a_folder_that_can_be_made_is_not_made_yet(tmp_path):
+    check_folder(None)
+    check_folder(tmp_path)
+    check_folder(tmp_path / 'new/below')
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize('name', ['file', 'file/below', 'file/below/more'])
+def test_folders_that_cannot_be_made(tmp_path, name):
+    (tmp_path / 'file').touch()
+    with pytest.raises(MobileOneExtError, match=f'{name} cannot be written'):
+        check_folder(tmp_path / name)
 
 
 def test_json_replaces_the_old_file(tmp_path):

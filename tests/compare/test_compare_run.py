@@ -163,6 +163,14 @@ def test_exit_code_of_a_failure(tiny, tmp_path, monkeypatch, capsys):
     assert 'NoSuch' in capsys.readouterr().err
 
 
+def test_a_place_for_nothing_is_refused_before_the_work(tiny, tmp_path,
+                                                        monkeypatch):
+    monkeypatch.setattr(run_module, 'run_comparison', None)
+    (tmp_path / 'file').touch()
+    with pytest.raises(MobileOneExtError, match='file cannot be written'):
+        run([tiny, '--out', str(tmp_path / 'file')])
+
+
 def test_core_ml_that_differs_fails_its_row(tiny, monkeypatch):
     def refuse(*args):
         raise MobileOneExtError('differs')

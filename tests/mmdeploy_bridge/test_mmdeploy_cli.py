@@ -53,6 +53,7 @@ BAD = [
     ('no images', f'{GOOD} --verify-data 0', "verify_data is '0'"),
     ('val', f'{GOOD} --verify-data val', "verify_data is 'val'"),
     ('json alone', f'{GOOD} --json a.json', 'give both'),
+    ('json nowhere', f'{GOOD} --compare --json none/a.json', 'none/a.json'),
     ('compare onnx', f'{ONNX} good.py good.pth --out m.onnx --compare',
      'for onnxruntime; only Core ML files can be compared'),
 ]
