@@ -120,6 +120,8 @@ def _config(error: Exception) -> Optional[str]:
     if path is None:
         return None
     given = f'{path}{_argument(path)}'
+    if Path(path).is_dir():
+        return f'{given} is a folder, and a config is a file'
     if isinstance(error, FileNotFoundError):
         return f'{given}: there is no such config'
     if Path(path).is_file() and _is_checkpoint(path):

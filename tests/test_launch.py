@@ -244,6 +244,7 @@ CONFIGS = {
     'deep.py': (lambda p: p.write_text('a = ' + '[' * 500 + ']' * 500),
                 'not a readable config'),
     'base.py': (lambda p: p.write_text("_base_ = './none.py'"), 'none.py'),
+    'folder.py': (lambda p: p.mkdir(), 'is a folder'),
     'missing.py': (lambda p: None, 'no such config'),
 }
 
