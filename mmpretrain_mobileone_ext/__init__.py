@@ -2,9 +2,9 @@
 
 Importing this package (``custom_imports = dict(imports=
 ['mmpretrain_mobileone_ext'])``) registers its modules into mmpretrain's
-registries and its models in the model hub, makes checkpoint loading safe and
-``mmpretrain_mobileone_ext::`` configs known to mmengine. It imports neither
-coremltools nor mmdeploy.
+registries and its models in the model hub, makes checkpoint loading and the
+writing of configs safe and ``mmpretrain_mobileone_ext::`` configs known to
+mmengine. It imports neither coremltools nor mmdeploy.
 """
 import warnings
 
@@ -20,7 +20,7 @@ with warnings.catch_warnings():
         from .import_advice import stop_import
         stop_import(reason)
 
-from . import config_scope, zoo  # noqa: F401
+from . import config_scope, config_text, zoo  # noqa: F401
 from .coreml.classifier import CoreMLClassifier
 from .engine import (
     BNRecalibrationHook,
