@@ -5,10 +5,12 @@ import time
 from pathlib import Path
 from typing import Optional
 
-from rich.console import Console
+from mmengine.config import Config
 
+from .atomic_file import write_whole
 from .config_scope import MIM
 from .demo_data import prepare
+from .outside_text import PlainConsole
 from .report import FormResult, forms_table
 from .train_to_phone import TrainToPhone
 
@@ -37,16 +39,27 @@ def run_demo(dataset: str,
     root = prepare(dataset, data_dir).resolve()
     work_dir = work_dir or Path('work_dirs') / f'demo-{dataset}'
     work_dir.mkdir(parents=True, exist_ok=True)
-    console = Console()
+    console = PlainConsole()
     start = time.monotonic()
     results = TrainToPhone(
-        config=MIM / 'configs' / CONFIGS[dataset],
+        config=_config(CONFIGS[dataset], root, work_dir),
         work_dir=work_dir,
-        options=[f'{split}_dataloader.dataset.data_root={root}'
-                 for split in ('train', 'val', 'test')],
+        options=(),
         console=console).run()
     console.print(
         forms_table(results, f'{dataset}: every form, whole test split'))
     console.print(f'{time.monotonic() - start:.0f} s; everything is in '
                   f'{work_dir}')
     return results
+
+
+def _config(recipe: str, root: Path, work_dir: Path) -> Path:
+    """The recipe with its data in ``root``, as a file of the work dir.
+
+    As an option of the tools the path would lose its blanks and be split at
+    its commas.
+    """
+    cfg = Config.fromfile(MIM / 'configs' / recipe)
+    for split in ('train', 'val', 'test'):
+        cfg[f'{split}_dataloader'].dataset.data_root = str(root)
+    return write_whole(work_dir / Path(recipe).name, cfg.dump)

@@ -6,7 +6,6 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Optional
 
-from rich.console import Console
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -15,6 +14,8 @@ from rich.progress import (
     TextColumn,
     TimeElapsedColumn,
 )
+
+from .outside_text import PlainConsole, shown
 
 
 class Steps:
@@ -25,14 +26,15 @@ class Steps:
     """
 
     def __init__(self, show: bool):
-        self._console = Console(
-            stderr=True, quiet=not show, highlight=False, markup=False)
+        self._console = PlainConsole(
+            stderr=True, quiet=not show, highlight=False)
 
     @contextmanager
     def step(self, title: str,
              total: Optional[int] = None) -> Iterator[Callable[[int], None]]:
         """Run a block as one step; yields a function to advance a count."""
-        columns = [SpinnerColumn(), TextColumn('{task.description}')]
+        columns = [SpinnerColumn(),
+                   TextColumn('{task.description}', markup=False)]
         if total is not None:
             columns += [BarColumn(), MofNCompleteColumn()]
         start = time.monotonic()
@@ -42,6 +44,6 @@ class Steps:
                 console=self._console,
                 transient=True,
                 disable=not self._console.is_terminal) as bar:
-            task = bar.add_task(title, total=total)
+            task = bar.add_task(shown(title), total=total)
             yield lambda count: bar.advance(task, count)
         self._console.print(f'{title}: {time.monotonic() - start:.1f} s')

@@ -21,10 +21,10 @@ NAMES = (
     'a\u202eb', '\x7f', 'a\udc80b', '\ud83d', 'é', 'e\u0301', '日本', '🐌',
     '<script>alert(1)</script>', '"><img src=x onerror=alert(1)>',
     '</style><script>', '<!--', ']]>', '&amp;', '&#60;', 'javascript:alert(1)',
-    '=1+1', '=cmd|" calc"!A0', '+1', '-1', '@SUM(1)', '\t=1', '\r=1', '\uff1d1',
-    'a|b', '|', '**b**', '[x](http://h)', '![x](y)', '~~s~~', '# h', '- i',
-    '```', '`a`', '<b>', '$\\frac$', 'a$b$', '$', '\\$x$', '[/]', '[bold]',
-    '[link=http://h]x[/link]', ':snail:', 'a,b', 'a;b', 'a=b', '(', ']', '%s',
-    '%(x)s', '--force', '-x', '~', '*', '?', '#', '!', 'None', 'True', '1',
-    '1e3', 'nan', 'null', 'class', 'self', '__debug__', '_delete_', '_scope_',
-    'ﬁ', 'x' * 200)
+    '=1+1', '=cmd|" calc"!A0', '+1', '-1', '@SUM(1)', '\t=1', '\r=1',
+    '\uff1d1', 'a|b', '|', '**b**', '[x](http://h)', '![x](y)', '~~s~~',
+    'http://h', '# h', '- i', '```', '`a`', '<b>', '$\\frac$', 'a$b$', '$',
+    '\\$x$', '[/]', '[bold]', '[link=http://h]x[/link]', ':snail:', 'a,b',
+    'a;b', 'a=b', '(', ']', '%s', '%(x)s', '--force', '-x', '~', '*', '?',
+    '#', '!', 'None', 'True', '1', '1e3', 'nan', 'null', 'class', 'self',
+    '__debug__', '_delete_', '_scope_', 'ﬁ', 'x' * 200)

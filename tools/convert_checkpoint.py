@@ -21,9 +21,10 @@ def main() -> None:
                         help='replace an existing file')
     args = parser.parse_args()
     from mmpretrain_mobileone_ext.foreign.convert import convert_checkpoint
-    print(convert_checkpoint(args.checkpoint, args.to, args.out,
-                             arch=args.arch, fold=args.fold,
-                             force=args.force))
+    from mmpretrain_mobileone_ext.outside_text import print_path
+    print_path(convert_checkpoint(args.checkpoint, args.to, args.out,
+                                  arch=args.arch, fold=args.fold,
+                                  force=args.force))
 
 
 if __name__ == '__main__':

@@ -6,7 +6,8 @@ from mmpretrain_mobileone_ext.launch import guarded
 
 def main() -> None:
     from mmpretrain_mobileone_ext.finetune.cli import run
-    print(run())
+    from mmpretrain_mobileone_ext.outside_text import print_path
+    print_path(run())
 
 
 if __name__ == '__main__':

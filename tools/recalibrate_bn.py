@@ -24,11 +24,12 @@ def main() -> None:
     from mmpretrain_mobileone_ext.engine.recalibrated_file import (
         recalibrate_checkpoint,
     )
+    from mmpretrain_mobileone_ext.outside_text import print_path
     done = recalibrate_checkpoint(args.pop('config'), args.pop('checkpoint'),
                                   args.pop('out'), progress=True, **args)
     print(f'{done.metric}: {done.before[done.metric]:.4f} before, '
           f'{done.after[done.metric]:.4f} after, on {done.images} images')
-    print(done.path)
+    print_path(done.path)
 
 
 if __name__ == '__main__':

@@ -5,8 +5,9 @@ from mmpretrain_mobileone_ext.launch import guarded
 
 
 def main() -> None:
+    from mmpretrain_mobileone_ext.outside_text import print_path
     from mmpretrain_mobileone_ext.report.cli import run
-    print(run())
+    print_path(run())
 
 
 if __name__ == '__main__':

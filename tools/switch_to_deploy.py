@@ -19,8 +19,9 @@ def main() -> None:
     from mmpretrain import get_model
 
     from mmpretrain_mobileone_ext.engine.deploy_file import write_deploy_file
+    from mmpretrain_mobileone_ext.outside_text import print_path
     model = get_model(Config.fromfile(args.config))
-    print(
+    print_path(
         write_deploy_file(
             model, args.checkpoint, args.out, force=args.force))
 

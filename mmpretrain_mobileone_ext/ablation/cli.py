@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Optional
 
 from mmengine.config import Config, DictAction
-from rich.console import Console
 
+from ..outside_text import PlainConsole
 from ..tool_parser import ToolParser
 from .grid import grid_from
 from .present import summary_table, write_results
@@ -55,12 +55,12 @@ def run(argv: Optional[Sequence[str]] = None) -> Path:
     if args.cfg_options:
         config.merge_from_dict(args.cfg_options)
     out = args.out or Path('work_dirs') / f'ablate-{Path(args.config).stem}'
-    console = Console(stderr=True, highlight=False, markup=False)
+    console = PlainConsole(stderr=True, highlight=False)
 
     def keep(results: list[TrialResult]) -> None:
         write_results(results, out)
 
     results = run_grid(config, grid, out, metric=args.metric,
                        console=console, each=keep)
-    Console().print(summary_table(summarize(results)))
+    PlainConsole().print(summary_table(summarize(results)))
     return out

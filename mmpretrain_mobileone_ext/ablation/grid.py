@@ -75,6 +75,7 @@ def grid_from(ablation: Optional[Mapping[str, Any]],
         raise SpecError(f"the config's ablation has unknown keys {unknown}; "
                         "allowed are 'variants' and 'seeds'")
     axes = [_axis(text) for text in vary]
+    _check_keys([key for axis in axes for key in axis[0][1]])
     named = given.get('variants')
     if named is not None:
         _check_variants(named)
@@ -82,12 +83,16 @@ def grid_from(ablation: Optional[Mapping[str, Any]],
     if not axes:
         raise SpecError('nothing to vary: give --vary KEY=VALUE,VALUE or a '
                         'config with ablation = dict(variants=...)')
-    variants = {}
+    variants: dict[str, dict[str, Any]] = {}
     for chosen in itertools.product(*axes):
         options: dict[str, Any] = {}
         for _, part in chosen:
             options.update(part)
-        variants[', '.join(name for name, _ in chosen)] = options
+        name = ', '.join(name for name, _ in chosen)
+        if name in variants:
+            raise SpecError(f'two variants are named {name!r}; name them in '
+                            "the config's ablation")
+        variants[name] = options
     wanted = given.get('seeds', (0, )) if seeds is None else seeds
     return Grid(variants, tuple(wanted))
 
@@ -103,7 +108,19 @@ def _axis(text: str) -> list[tuple[str, dict[str, Any]]]:
     if not parsed:
         raise SpecError(f'--vary {text!r} must be KEY=VALUE,VALUE,...')
     short = key.rpartition('.')[2]
-    return [(f'{short}={_shown(value)}', {key: value}) for value in parsed]
+    names = [_shown(value) for value in parsed]
+    # 1 and '1', or two of the same type, are told apart as Python does.
+    names = [name if names.count(name) == 1 else repr(value)
+             for name, value in zip(names, parsed)]
+    return [(f'{short}={name}', {key: value})
+            for name, value in zip(names, parsed)]
+
+
+def _check_keys(keys: Sequence[str]) -> None:
+    twice = sorted({key for key in keys if keys.count(key) > 1})
+    if twice:
+        raise SpecError(f'--vary gives {twice[0]!r} more than once; give all '
+                        'its values in one: KEY=VALUE,VALUE,...')
 
 
 def _shown(value: Any) -> str:
@@ -119,11 +136,26 @@ def _check_variants(variants: Any) -> None:
         raise SpecError('ablation variants must be a dict of names to option '
                         f'dicts with at least one entry, got {variants!r}')
     slugs: dict[str, str] = {}
-    for name in variants:
-        other = slugs.setdefault(_slug(name), name)
+    made: dict[str, str] = {}
+    for name, options in variants.items():
+        # Many disks do not tell capitals from small letters.
+        other = slugs.setdefault(_slug(name).casefold(), name)
         if other != name:
             raise SpecError(f'variants {other!r} and {name!r} would share '
                             f'the folder {_slug(name)!r}; rename one')
+        twin = made.setdefault(_canonical(options), name)
+        if twin != name:
+            raise SpecError(f'variants {twin!r} and {name!r} have the same '
+                            'options; seeds repeat a variant')
+
+
+def _canonical(value: Any) -> str:
+    """Equal for equal options, whatever the order of their keys."""
+    if isinstance(value, Mapping):
+        return repr(sorted((str(k), _canonical(v)) for k, v in value.items()))
+    if isinstance(value, (list, tuple)):
+        return repr([type(value).__name__, *map(_canonical, value)])
+    return repr(value)
 
 
 def _slug(name: str) -> str:

@@ -1,8 +1,6 @@
 """Variants side by side: a table, Markdown, CSV and a picture."""
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -12,6 +10,7 @@ from matplotlib.figure import Figure
 from rich.table import Table
 
 from ..atomic_file import write_whole
+from ..outside_text import csv_text, markdown, plot_label
 from .results import TrialResult, VariantSummary, summarize
 
 _HEADERS = ('mean', 'std', 'min', 'max', 'seeds', 'step ms', 'params',
@@ -51,23 +50,19 @@ def _cells(s: VariantSummary) -> list[str]:
 
 
 def _markdown(summaries: Sequence[VariantSummary]) -> str:
-    lines = [f'{summaries[0].metric}, after the last epoch', '',
+    lines = [f'{markdown(summaries[0].metric)}, after the last epoch', '',
              '| variant | ' + ' | '.join(_HEADERS) + ' |',
              '|---|' + '---:|' * len(_HEADERS)]
-    lines += [f'| {s.variant} | ' + ' | '.join(_cells(s)) + ' |'
+    lines += [f'| {markdown(s.variant)} | ' + ' | '.join(_cells(s)) + ' |'
               for s in summaries]
     return '\n'.join(lines) + '\n'
 
 
 def _csv(results: Sequence[TrialResult]) -> str:
-    text = io.StringIO()
-    writer = csv.writer(text)
     names = ('variant', 'seed', 'metric', 'score', 'step_s', 'train_params',
              'deploy_params')
-    writer.writerow(names)
-    for result in results:
-        writer.writerow([getattr(result, name) for name in names])
-    return text.getvalue()
+    return csv_text([names, *([getattr(result, name) for name in names]
+                              for result in results)])
 
 
 def _plot(summaries: Sequence[VariantSummary], path: Path) -> None:
@@ -84,10 +79,12 @@ def _plot(summaries: Sequence[VariantSummary], path: Path) -> None:
         axis.annotate(f'{summary.mean:.2f}', (summary.mean, row - 0.3),
                       ha='center', va='bottom', fontsize=8,
                       xytext=(0, 1), textcoords='offset points')
-    axis.set_yticks(range(len(summaries)), [s.variant for s in summaries])
+    axis.set_yticks(range(len(summaries)),
+                    [plot_label(s.variant) for s in summaries])
     axis.set_ylim(len(summaries) - 0.5, -0.75)
     axis.margins(x=0.12)
-    axis.set_xlabel(f'{summaries[0].metric}; dots are seeds, bars their mean')
+    axis.set_xlabel(f'{plot_label(summaries[0].metric)}; dots are seeds, '
+                    'bars their mean')
     axis.grid(axis='x', alpha=0.3)
     axis.spines[['top', 'right']].set_visible(False)
     figure.savefig(path, dpi=_DPI)

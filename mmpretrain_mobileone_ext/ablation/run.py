@@ -13,6 +13,7 @@ from rich.console import Console
 from ..atomic_file import write_whole
 from ..errors import MobileOneExtError, SpecError
 from ..models import switch_to_deploy
+from ..outside_text import shown
 from ..tool_process import run_tool
 from .grid import Grid, Trial
 from .results import TrialResult
@@ -53,7 +54,7 @@ def run_grid(config: Config, grid: Grid, out: Path, *, metric: str,
     sizes = {variant: _sizes(job) for variant, job in firsts.items()}
     results: list[TrialResult] = []
     for index, job in enumerate(jobs, 1):
-        title = f'{index}/{len(jobs)} {job.trial.variant}, ' \
+        title = f'{index}/{len(jobs)} {shown(job.trial.variant)}, ' \
                 f'seed {job.trial.seed}'
         results.append(
             _result(job, sizes[job.trial.variant], title, console))

@@ -1,49 +1,87 @@
-"""Read the scalars that mmengine's LocalVisBackend leaves in a work dir."""
+"""Read the scalars that mmengine's LocalVisBackend leaves in a work dir.
+
+Each start of a run has a folder of its own, named by date and time. A clock
+may be set back between two starts, so what counts is the epoch (the
+iteration, where a run counts those) that a record states.
+"""
 from __future__ import annotations
 
 import json
 import statistics
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from ..errors import MobileOneExtError
 
 
+class _Validation(NamedTuple):
+    """The last one of a start: how far it had trained, and the score."""
+    step: float
+    score: float
+    file: Path
+
+
 def last_score(work_dir: Path, metric: str) -> float:
-    """The newest value of a validation metric.
+    """A validation metric at the end of the training.
 
     Raises:
-        MobileOneExtError: the runs logged none; names what they logged.
+        MobileOneExtError: the runs logged none (names what they logged), the
+            training went on after it, or two runs that ended there differ.
     """
-    found: list[float] = []
+    found: list[_Validation] = []
     names: set[str] = set()
-    for record in _records(work_dir):
-        names.update(record)
-        if metric in record:
-            found.append(float(record[metric]))
+    trained = 0.0
+    for path in _files(work_dir):
+        scores = []
+        for record in _records(path):
+            names.update(record)
+            if metric in record:
+                scores.append(_Validation(record.get('step', 0),
+                                          float(record[metric]), path))
+            elif 'loss' in record:
+                trained = max(trained, record.get('epoch', 0))
+        # Of equal steps the later line.
+        found += scores and [max(reversed(scores), key=lambda v: v.step)]
     if not found:
-        scores = sorted(name for name in names if '/' in name)
+        scored = sorted(name for name in names if '/' in name)
         raise MobileOneExtError(f'{work_dir}: no validation logged {metric!r};'
-                                f' there are {scores or "no metrics"}')
-    return found[-1]
+                                f' there are {scored or "no metrics"}')
+    return _agreed(found, trained, work_dir)
+
+
+def _agreed(found: list[_Validation], trained: float, work_dir: Path) -> float:
+    end = max(v.step for v in found)
+    if end < trained:
+        raise MobileOneExtError(
+            f'{work_dir}: the last validation is of epoch {end:g}, but '
+            f'epoch {trained:g} was trained; remove the folder to train again')
+    last = {str(v.score): v for v in found if v.step == end}
+    if len(last) > 1:
+        listed = ', '.join(f'{score} in {v.file}' for score, v in last.items())
+        raise MobileOneExtError(
+            f'{work_dir} holds several runs that ended at {end:g} with '
+            f'different scores: {listed}; remove those that do not count')
+    return found[[v.step for v in found].index(end)].score
 
 
 def median_step(work_dir: Path) -> float:
     """Median of the logged seconds a training step; NaN without any."""
-    times = [float(r['time']) for r in _records(work_dir)
-             if 'time' in r and 'loss' in r]
+    times = [float(r['time']) for path in _files(work_dir)
+             for r in _records(path) if 'time' in r and 'loss' in r]
     return statistics.median(times) if times else float('nan')
 
 
-def _records(work_dir: Path) -> Iterator[dict[str, Any]]:
-    """All records, in the order in which they were written.
+def _files(work_dir: Path) -> list[Path]:
+    return sorted(work_dir.glob('*/vis_data/scalars.json'))
 
-    Each start of a run has a folder of its own, named by date and time.
-    """
-    for path in sorted(work_dir.glob('*/vis_data/scalars.json')):
-        for line in path.read_text().splitlines():
-            try:
-                yield json.loads(line)
-            except ValueError:
-                continue  # the line during which a run was killed
+
+def _records(path: Path) -> Iterator[dict[str, Any]]:
+    """All records of one start, in the order in which they were written."""
+    for line in path.read_text(errors='replace').splitlines():
+        try:
+            record = json.loads(line)
+        except ValueError:
+            continue  # the line during which a run was killed
+        if isinstance(record, dict):
+            yield record

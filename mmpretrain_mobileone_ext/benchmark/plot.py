@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Optional
 
+from ..outside_text import plot_label
 from .present import megabytes, milliseconds
 from .results import Case, Cost
 
@@ -73,7 +74,7 @@ def write_cost_plot(path: Path, cases: Sequence[Case], caption: str) -> None:
     axes[0].set_yticks([b.y for b in bars],
                        [_LABELS.get(b.cost.form, b.cost.form) for b in bars])
     axes[0].set_ylim(bottom, 0)
-    figure.supxlabel(caption, fontsize=7, color='#555555')
+    figure.supxlabel(plot_label(caption), fontsize=7, color='#555555')
     figure.savefig(path, dpi=_DPI)
 
 
@@ -104,12 +105,13 @@ def _draw_panel(axis: Any, panel: _Panel, bars: Sequence[_Bar]) -> None:
         form = bar.cost.form
         style = _FLOOR if form == 'folded' else _PLAIN
         axis.barh(bar.y, value, height=0.78, color=COLOURS[form], **style)
-        text = bar.cost.failure or panel.label(bar.cost)
+        text = plot_label(bar.cost.failure or panel.label(bar.cost))
         axis.annotate(text, (value, bar.y), (3, 0), va='center', fontsize=8,
                       textcoords='offset points')
     for bar in {b.case: b for b in reversed(bars)}.values():
-        axis.annotate(bar.case.title, (0, bar.y - 0.5), (3, 1), fontsize=8.5,
-                      fontweight='bold', textcoords='offset points')
+        axis.annotate(plot_label(bar.case.title), (0, bar.y - 0.5), (3, 1),
+                      fontsize=8.5, fontweight='bold',
+                      textcoords='offset points')
     axis.set_title(panel.title, fontsize=10, loc='left')
     axis.set_xlim(0, 1.16 * max(values) or 1)
     # Without a tick at the right edge, that would meet the next panel's 0.
@@ -148,7 +150,7 @@ def write_sweep_plot(path: Path, cases: Sequence[Case], form: str,
     axis.spines[:].set_visible(False)
     axis.set_title(f'time of a training step, {form} / {reference} '
                    '(blue: faster, orange: slower)', fontsize=10, loc='left')
-    figure.supxlabel(caption, fontsize=7, color='#555555')
+    figure.supxlabel(plot_label(caption), fontsize=7, color='#555555')
     figure.savefig(path, dpi=_DPI)
 
 

@@ -8,6 +8,7 @@ from typing import Any, Optional
 
 from rich.console import Console
 
+from ..outside_text import PlainConsole
 from ..progress import Steps
 from .candidates import choose_forms
 from .case import measure_case, steps_of_case
@@ -64,7 +65,7 @@ def run_benchmark(options: BenchmarkOptions,
 
 
 def _console() -> Console:
-    console = Console(markup=False, highlight=False)
+    console = PlainConsole(highlight=False)
     if not console.is_terminal:
         console.width = max(console.width, _WIDTH)
     return console

@@ -7,10 +7,10 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from pprint import pformat
 from typing import Any
 
 import torch
+from mmengine.config import Config
 from PIL import Image
 from torch import nn
 
@@ -40,7 +40,7 @@ def time_export(model: nn.Module, config: dict[str, Any], size: int,
         ExportError: the tool failed; quotes what it said last.
     """
     _write_images(folder / 'data', images)
-    (folder / 'config.py').write_text(_config(config, size, folder / 'data'))
+    _config(config, size, folder / 'data').dump(folder / 'config.py')
     classes = tuple(f'class {i}' for i in range(CLASSES))
     torch.save(
         dict(state_dict=model.state_dict(),
@@ -68,14 +68,14 @@ def _write_images(folder: Path, count: int) -> None:
         Image.fromarray(image).save(folder / f'{i:04d}.png')
 
 
-def _config(model: dict[str, Any], size: int, data: Path) -> str:
+def _config(model: dict[str, Any], size: int, data: Path) -> Config:
     dataset = dict(
         type='CustomDataset', data_root=str(data), with_label=False,
         pipeline=[dict(type='LoadImageFromFile'),
                   dict(type='CenterCrop', crop_size=size),
                   dict(type='PackInputs')])
-    loader = dict(batch_size=32, dataset=dataset)
-    return ("default_scope = 'mmpretrain'\n"
-            "custom_imports = dict(imports=['mmpretrain_mobileone_ext'])\n"
-            f'model = {pformat(model)}\n'
-            f'test_dataloader = {pformat(loader)}\n')
+    return Config(dict(
+        default_scope='mmpretrain',
+        custom_imports=dict(imports=['mmpretrain_mobileone_ext']),
+        model=model,
+        test_dataloader=dict(batch_size=32, dataset=dataset)))

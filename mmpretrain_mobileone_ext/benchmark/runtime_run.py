@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 from ..errors import SpecError
+from ..outside_text import PlainConsole
 from ..progress import Steps
 from ..tool_parser import ToolParser
 from .files import check_writable, write_json
@@ -76,7 +77,7 @@ def run_runtime_benchmark(options: RuntimeOptions,
     report = RuntimeReport(machine('cpu'), sys.argv, options.plain())
     with torch_threads(options.threads):
         _measure(options, report, Steps(progress))
-    console = console or Console(markup=False, highlight=False)
+    console = console or PlainConsole(highlight=False)
     console.print(cases_table(options, report.cases))
     for line in lines(report):
         console.print(line)

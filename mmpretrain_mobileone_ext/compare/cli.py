@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Optional
 
-from rich.console import Console
 
 from ..benchmark.files import check_folder
 from ..errors import MobileOneExtError, SpecError
+from ..outside_text import PlainConsole
 from ..tool_parser import ToolParser
 
 _LOG_WIDTH = 120
@@ -57,9 +57,9 @@ def run(argv: Optional[Sequence[str]] = None) -> None:
     from .present import WEIGHTS_NOTE, comparison_table, write_comparison
     from .run import run_comparison
     found = run_comparison(names or DEFAULT, **given)
-    console = Console()
+    console = PlainConsole()
     if not console.is_terminal:  # a log is not 80 columns wide
-        console = Console(width=_LOG_WIDTH)
+        console = PlainConsole(width=_LOG_WIDTH)
     console.print(comparison_table(found))
     for note in (WEIGHTS_NOTE, *found.notes):
         console.print(note, highlight=False)

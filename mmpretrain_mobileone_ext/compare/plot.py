@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from ..outside_text import plot_label
 from .place import place_labels
 from .results import Comparison, Row
 
@@ -31,9 +32,9 @@ def write_plot(path: Path, found: Comparison, caption: str) -> None:
     axis = figure.subplots()
     _axes(axis, rows)
     _bubbles(axis, rows)
-    figure.supxlabel(caption, fontsize=7, color='#555555')
+    figure.supxlabel(plot_label(caption), fontsize=7, color='#555555')
     place_labels(figure, axis, [
-        (r.label, _x(r), r.top1 or 0, _radius(r)) for r in rows])
+        (plot_label(r.label), _x(r), r.top1 or 0, _radius(r)) for r in rows])
     figure.savefig(path, dpi=_DPI)
 
 

@@ -1,8 +1,6 @@
 """A comparison as a table, Markdown, CSV and JSON."""
 from __future__ import annotations
 
-import csv
-import io
 import json
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -13,6 +11,7 @@ from rich.table import Table
 
 from ..atomic_file import write_whole
 from ..errors import MobileOneExtError
+from ..outside_text import csv_text, markdown
 from ..report.wording import DASH
 from .plot import write_plot
 from .published import pick
@@ -132,28 +131,26 @@ def _markdown(found: Comparison) -> str:
         cells = [row.label, *(_cell(c, row) for c in shown)]
         lines.append(_line([*cells, *([row.failure or ''] if failed else [])]))
     sources = sorted({p.source for row in found.rows for p in row.published})
-    lines += ['', caption(found) + '.', WEIGHTS_NOTE,
+    lines += ['', markdown(caption(found)) + '.', WEIGHTS_NOTE,
               'FLOPs are multiply-adds of the network with branches and norms '
-              'folded.', *(f'{note}.' for note in found.notes)]
-    lines += ['', 'Published figures: ' + '; '.join(sources) + '.'] \
+              'folded.', *(f'{markdown(note)}.' for note in found.notes)]
+    lines += ['', 'Published figures: ' + markdown('; '.join(sources)) + '.'] \
         if sources else []
     return '\n'.join(lines) + '\n'
 
 
 def _line(cells: Sequence[str]) -> str:
     """A row of a Markdown table."""
-    return '| ' + ' | '.join(c.replace('|', '/') for c in cells) + ' |'
+    return '| ' + ' | '.join(map(markdown, cells)) + ' |'
 
 
 def _csv(found: Comparison) -> str:
     """Unrounded; a row a model."""
-    text = io.StringIO()
-    writer = csv.writer(text)
     shown = columns(found)
-    writer.writerow(['name', 'label', *(c.head for c in shown), 'top-1 source',
-                     'failure'])
+    rows: list[list[Any]] = [['name', 'label', *(c.head for c in shown),
+                              'top-1 source', 'failure']]
     for row in found.rows:
         values: list[Any] = [c.value(row) for c in shown]
         sources = '; '.join(p.source for p in row.published)
-        writer.writerow([row.name, row.label, *values, sources, row.failure])
-    return text.getvalue()
+        rows.append([row.name, row.label, *values, sources, row.failure])
+    return csv_text(rows)

@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from typing import Optional
 
 from mmengine.config import DictAction
-from rich.console import Console
 from rich.table import Table
 
 from ..errors import ExportError
+from ..outside_text import PlainConsole, print_path
 from ..tool_parser import ToolParser
 from .export import run_export
 from .export_options import (
@@ -103,5 +103,5 @@ def print_summary(result: ExportResult) -> None:
     table.add_column(overflow='fold')
     for row in result.rows():
         table.add_row(*row)
-    Console(markup=False).print(table)
-    print(result.path)
+    PlainConsole().print(table)
+    print_path(result.path)

@@ -1,10 +1,11 @@
 """An export written as a call of ``tools/export_coreml.py``."""
 from __future__ import annotations
 
-import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Optional
+
+from ..outside_text import shell_command
 
 _TOOL = 'python tools/export_coreml.py'
 #: Stands for a file that holds the labels: they are no argument of the tool.
@@ -32,7 +33,7 @@ def export_command(config: Path, checkpoint: Path, out: Path,
     if cfg_options:
         words += ['--cfg-options', *(f'{key}={_spelled(value)}'
                                      for key, value in cfg_options.items())]
-    return ' '.join([_TOOL, *map(shlex.quote, words)])
+    return f'{_TOOL} {shell_command(words)}'
 
 
 def _option(name: str, value: Any) -> list[str]:

@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import os
+import unicodedata
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -9,6 +10,9 @@ from pathlib import Path
 from typing import Optional, Union
 
 from ..errors import ExportError
+
+#: Controls and separators of lines, paragraphs and pages.
+_NO_TEXT = ('Cc', 'Zl', 'Zp')
 
 
 @dataclass(frozen=True)
@@ -71,15 +75,29 @@ def _given(given: Union[str, os.PathLike[str], Sequence[str]]) -> Labels:
 
 def _read(path: Path) -> tuple[str, ...]:
     try:
+        # Line ends become one; nothing else ends a line, as in editors.
         text = path.expanduser().read_text(encoding='utf-8-sig')
     except (OSError, UnicodeDecodeError) as error:
         reason = ' '.join(str(error).split())
-        raise ExportError(f'{path}: cannot read class labels: '
+        raise ExportError(f'{path}: cannot read class labels as UTF-8: '
                           f'{reason}') from error
-    names = tuple(line.strip() for line in text.splitlines())
-    if not names:
+    if not text:
         raise ExportError(f'{path}: the file of class labels is empty')
-    return names
+    lines = text.removesuffix('\n').split('\n')
+    for number, line in enumerate(lines, start=1):
+        _check_characters(line, f'{path}: line {number}')
+    return tuple(line.strip() for line in lines)
+
+
+def _check_characters(line: str, where: str) -> None:
+    if '\0' in line:
+        raise ExportError(f'{where} holds NUL; save the class labels as UTF-8 '
+                          'text, this may be UTF-16')
+    wrong = [c for c in line
+             if c != '\t' and unicodedata.category(c) in _NO_TEXT]
+    if wrong:
+        raise ExportError(f'{where} holds {wrong[0]!r}, which is no character '
+                          'of a class label')
 
 
 def _distinct(labels: Labels) -> Labels:

@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Optional
 
 from mmengine.config import Config, DictAction
-from rich.console import Console
 
 from ..atomic_file import write_whole
 from ..config_scope import MIM
 from ..errors import MobileOneExtError
+from ..outside_text import PlainConsole
 from ..report import forms_table
 from ..tool_parser import ToolParser
 from ..train_to_phone import TrainToPhone
@@ -77,7 +77,7 @@ def run(argv: Optional[Sequence[str]] = None) -> Path:
                           frozen_stages=args.frozen_stages,
                           epochs=args.epochs)
     write_whole(config, lambda made: cfg.dump(made))
-    console = Console()
+    console = PlainConsole()
     console.print(_summary(folder, cfg))
     steps = TrainToPhone(config, work_dir, (), console)
     console.print(forms_table(steps.run(), f'{args.data}: test images'))

@@ -2,14 +2,14 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Optional
 
 from mmengine.config import Config
 
 from ..errors import MobileOneExtError
-from .folder import ImageFolder, Sample
+from .folder import ImageFolder
+from .image_list import image_list
 
 _SPLITS = ('train', 'val', 'test')
 
@@ -34,7 +34,8 @@ def finetune_config(recipe: Config, folder: ImageFolder, work_dir: Path, *,
         epochs: the recipe's when None; schedules are stretched with it.
 
     Raises:
-        MobileOneExtError: the recipe lacks what has to be set.
+        MobileOneExtError: the recipe lacks what has to be set, or an image
+            has a name that a list of images cannot hold.
     """
     cfg = copy.deepcopy(recipe)
     _check(cfg)
@@ -61,10 +62,12 @@ def _check(cfg: Config) -> None:
 
 
 def _set_data(cfg: Config, folder: ImageFolder, work_dir: Path) -> None:
-    lists = {
-        'train': _write_list(work_dir / 'train.txt', folder.train),
-        'test': _write_list(work_dir / 'test.txt', folder.test)
-    }
+    texts = {name: image_list(getattr(folder, name), folder.root)
+             for name in ('train', 'test')}
+    lists = {}
+    for name, text in texts.items():
+        lists[name] = (work_dir / f'{name}.txt').resolve()
+        lists[name].write_bytes(text)
     for split in _SPLITS:
         loader = cfg[f'{split}_dataloader']
         loader.dataset = dict(
@@ -80,11 +83,6 @@ def _pipeline(dataset: Any) -> Any:
     while 'pipeline' not in dataset and 'dataset' in dataset:
         dataset = dataset['dataset']
     return dataset['pipeline']
-
-
-def _write_list(path: Path, samples: Sequence[Sample]) -> Path:
-    path.write_text(''.join(f'{p} {label}\n' for p, label in samples))
-    return path.resolve()
 
 
 def _set_classes(cfg: Config, count: int) -> None:

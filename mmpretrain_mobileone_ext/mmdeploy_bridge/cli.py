@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Optional
 
 from mmengine.config import DictAction
-from rich.console import Console
 from rich.table import Table
 
 from ..benchmark.files import check_writable
 from ..errors import ExportError
+from ..outside_text import PlainConsole, print_path
 from ..progress import Steps
 from ..tool_parser import ToolParser
 from .compare import (
@@ -87,8 +87,8 @@ def _print(result: DeployResult, rows: Sequence[ExporterRow]) -> None:
     table.add_column(overflow='fold')
     for row in result.rows():
         table.add_row(*row)
-    console = Console(markup=False)
+    console = PlainConsole()
     console.print(table)
     if rows:
         console.print(comparison_table(rows))
-    print(result.path)
+    print_path(result.path)

@@ -4,10 +4,10 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from rich.console import Console
 from rich.table import Table
 from torch import Tensor, nn
 
+from ..outside_text import PlainConsole
 from .block import MobileOneBlock
 from .online import planned_form
 from .shielded_stats import shielded_stats
@@ -52,4 +52,4 @@ def print_online_forms(model: nn.Module, x: Tensor) -> None:
     for row in online_forms(model, x):
         table.add_row(row['unit'], 'x'.join(map(str, row['input'])),
                       row['form'], row['why'])
-    Console().print(table)
+    PlainConsole().print(table)

@@ -1,7 +1,6 @@
 """From a loaded network and Core ML files to all that a report shows."""
 from __future__ import annotations
 
-import shlex
 import sys
 from collections import Counter
 from collections.abc import Sequence
@@ -16,6 +15,7 @@ from ..benchmark.machine import machine
 from ..coreml.export_data import Images, TestSplit
 from ..coreml.metadata import in_words, versions
 from ..errors import ProgramError
+from ..outside_text import shell_command
 from ..progress import Steps
 from .data import FormRow, Provenance, ReportData
 from .disagree import disagreements
@@ -151,7 +151,7 @@ def _provenance(subject: Subject, forms: Sequence[Form],
     here = machine('cpu')
     inputs, outputs = _interface(forms)
     return Provenance(
-        command=command or shlex.join(
+        command=command or shell_command(
             ['python', *(a for a in sys.argv if a)]),
         created=datetime.now().astimezone().isoformat(timespec='seconds'),
         config=subject.config,

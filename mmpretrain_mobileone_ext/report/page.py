@@ -4,11 +4,13 @@ from __future__ import annotations
 import base64
 import json
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from ..atomic_file import write_whole
 from ..errors import MobileOneExtError
+from ..outside_text import shown
 from . import wording
 from .data import ReportData, plain
 from .depth import drift_plot, ranges_plot
@@ -48,8 +50,9 @@ def write_report(data: ReportData, out: Path) -> Path:
     except OSError as error:
         raise MobileOneExtError(f'{out}: cannot make the folder: '
                                 f'{error}') from error
-    write_whole(out / FIGURES,
-                lambda made: made.write_text(figures, encoding='utf-8'))
+    # JSON spells half of a surrogate pair as Python does.
+    write_whole(out / FIGURES, partial(Path.write_bytes, data=figures.encode(
+        errors='backslashreplace')))
     return write_whole(out / PAGE,
                        lambda made: made.write_text(page, encoding='utf-8'))
 
@@ -73,6 +76,7 @@ def render(data: ReportData) -> str:
     env = Environment(
         loader=FileSystemLoader(_TEMPLATES),
         autoescape=True,
+        finalize=_visible,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True)
@@ -86,6 +90,11 @@ def render(data: ReportData) -> str:
         verdict=headline(data),
         style=Markup((_TEMPLATES / 'report.css').read_text('utf-8')),
         **{k: v and Markup(v) for k, v in pictures.items()})
+
+
+def _visible(value: Any) -> Any:
+    """Text of the page; pictures and the style sheet are Markup."""
+    return shown(value, keep='\n\t') if type(value) is str else value
 
 
 def _data_uri(png: bytes) -> str:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from ...errors import ExportError
+from ...outside_text import markdown, markdown_code, shell_word
 from .facts import ModelFacts
 from .golden import tolerance_of
 from .literals import string_literal
@@ -53,12 +54,14 @@ def _environment() -> Any:
     except ImportError as error:
         raise ExportError(f'cannot import jinja2 ({error}); the Swift '
                           f'package needs it: {_INSTALL}') from error
-    # Escaping is Swift's: every text passes the filter ``swift``.
+    # Every text passes the filter of the language that it goes into.
     environment = jinja2.Environment(
         undefined=jinja2.StrictUndefined,
         keep_trailing_newline=True,
         autoescape=False)
-    environment.filters['swift'] = string_literal
+    environment.filters.update(
+        swift=string_literal, markdown=markdown, code=markdown_code,
+        shell=shell_word)
     return environment
 
 
