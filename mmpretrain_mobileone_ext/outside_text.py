@@ -61,7 +61,7 @@ class PlainConsole(Console):
     def render_str(self, text: str, **options: Any) -> Text:
         """As rich's, of :func:`shown` text; also of titles and cells."""
         options.update(markup=False, emoji=False)
-        return super().render_str(shown(text, keep='\n\t'), **options)
+        return super().render_str(shown(text, keep='\n'), **options)
 
 
 def print_path(path: Any) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Optional
 
 from ..errors import MobileOneExtError
+from .image_list import check_name
 
 #: Suffixes that mmpretrain's CustomDataset takes for images.
 _IMAGES = ('.jpg', '.jpeg', '.png', '.ppm', '.bmp', '.pgm', '.tif')
@@ -45,7 +46,8 @@ def read_folder(root: Path, holdout: float = 0.2,
 
     Raises:
         MobileOneExtError: fewer than two classes, a class without images,
-            or a test class that is not trained.
+            a test class that is not trained, or a name that a list of
+            images cannot hold.
     """
     root = Path(root)
     if not root.is_dir():
@@ -105,12 +107,12 @@ def _classes(root: Path) -> tuple[str, ...]:
 
 
 def _folders(root: Path) -> tuple[str, ...]:
-    return tuple(sorted(p.name for p in root.iterdir()
+    return tuple(sorted(check_name(p.name, root) for p in root.iterdir()
                         if p.is_dir() and not p.name.startswith('.')))
 
 
 def _images(root: Path, folder: Path) -> list[str]:
-    found = sorted(p.relative_to(root).as_posix()
+    found = sorted(check_name(p.relative_to(root).as_posix(), root)
                    for p in folder.rglob('*')
                    if p.suffix.lower() in _IMAGES and p.is_file())
     if not found:

@@ -34,8 +34,7 @@ def finetune_config(recipe: Config, folder: ImageFolder, work_dir: Path, *,
         epochs: the recipe's when None; schedules are stretched with it.
 
     Raises:
-        MobileOneExtError: the recipe lacks what has to be set, or an image
-            has a name that a list of images cannot hold.
+        MobileOneExtError: the recipe lacks what has to be set.
     """
     cfg = copy.deepcopy(recipe)
     _check(cfg)
@@ -62,12 +61,10 @@ def _check(cfg: Config) -> None:
 
 
 def _set_data(cfg: Config, folder: ImageFolder, work_dir: Path) -> None:
-    texts = {name: image_list(getattr(folder, name), folder.root)
+    lists = {name: (work_dir / f'{name}.txt').resolve()
              for name in ('train', 'test')}
-    lists = {}
-    for name, text in texts.items():
-        lists[name] = (work_dir / f'{name}.txt').resolve()
-        lists[name].write_bytes(text)
+    for name, path in lists.items():
+        path.write_bytes(image_list(getattr(folder, name)))
     for split in _SPLITS:
         loader = cfg[f'{split}_dataloader']
         loader.dataset = dict(

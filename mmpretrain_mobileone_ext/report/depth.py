@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from typing import Any, Optional
 
 from ..coreml.weight_ranges import WeightRange
+from ..outside_text import shown
 from .data import FP16_MAX, Drift
 from .draw import ACCENT, BAD, GOOD, INK, MUTED, OTHER, Width, picture
 from .wording import TIMES, decibel, magnitude, small
@@ -47,12 +48,13 @@ def drift_plot(drifts: Sequence[Drift]) -> Optional[str]:
 
 
 def _draw_error(axis: Any, drift: Drift, colour: str) -> None:
-    shown = [(i, r.relative) for i, r in enumerate(drift.rows)
+    drawn = [(i, r.relative) for i, r in enumerate(drift.rows)
              if r.relative]
-    axis.plot([i for i, _ in shown], [v for _, v in shown], color=colour,
-              linewidth=1.2, marker='o', markersize=2.5, label=drift.form)
+    axis.plot([i for i, _ in drawn], [v for _, v in drawn], color=colour,
+              linewidth=1.2, marker='o', markersize=2.5,
+              label=shown(drift.form))
     lost = [i for i, r in enumerate(drift.rows) if r.relative is None]
-    top = max([v for _, v in shown if v] or [1.0])
+    top = max([v for _, v in drawn if v] or [1.0])
     axis.plot(lost, [top] * len(lost), linestyle='', marker='x', color=BAD,
               markersize=6)
 
@@ -73,7 +75,8 @@ def _name_worst(axis: Any, drift: Drift) -> None:
         return
     value, at = max(rows)
     left = at > len(drift.rows) / 2
-    axis.annotate(f'{drift.rows[at].type}, {small(value)}', (at, value),
+    name = shown(drift.rows[at].type)
+    axis.annotate(f'{name}, {small(value)}', (at, value),
                   (-6 if left else 6, 5), textcoords='offset points',
                   ha='right' if left else 'left', fontsize=8, color=INK,
                   annotation_clip=False)
@@ -99,29 +102,29 @@ def _worst_words(drift: Drift) -> str:
 
 def ranges_plot(rows: Sequence[WeightRange]) -> Optional[str]:
     """What int8 keeps of the layers that it fits worst, or None."""
-    shown = list(rows)[:_LAYERS]
-    if not shown:
+    hardest = list(rows)[:_LAYERS]
+    if not hardest:
         return None
     alt = 'Signal to noise of int8 weights, one scale for all channels and ' \
         'one for each: ' + '; '.join(
             f'{r.layer} {decibel(r.sqnr_tensor_db)} and '
-            f'{decibel(r.sqnr_channel_db)} dB' for r in shown)
+            f'{decibel(r.sqnr_channel_db)} dB' for r in hardest)
 
     def draw(figure: Any, width: Width) -> None:
         axis = figure.subplots()
-        low = min(r.sqnr_tensor_db for r in shown) - 3
+        low = min(r.sqnr_tensor_db for r in hardest) - 3
         high = max(max(r.sqnr_channel_db, r.sqnr_tensor_db)
-                   for r in shown) + 3
-        for at, row in enumerate(shown):
+                   for r in hardest) + 3
+        for at, row in enumerate(hardest):
             _draw_range(axis, at, row, (low + high) / 2)
-        axis.set_ylim(len(shown) - 0.4, -0.85)
+        axis.set_ylim(len(hardest) - 0.4, -0.85)
         axis.set_xlim(low, high)
         axis.set_yticks([])
         axis.spines['left'].set_visible(False)
         axis.grid(axis='y', visible=False)
         axis.set_xlabel('signal to noise of int8 weights, dB')
 
-    return picture(draw, 0.7 + 0.36 * len(shown), alt)
+    return picture(draw, 0.7 + 0.36 * len(hardest), alt)
 
 
 def _draw_range(axis: Any, at: int, row: WeightRange, middle: float) -> None:
@@ -133,7 +136,7 @@ def _draw_range(axis: Any, at: int, row: WeightRange, middle: float) -> None:
     axis.plot(row.sqnr_channel_db, at, 'o', color=ACCENT, markersize=5.5)
     axis.plot(row.sqnr_tensor_db, at, 'o', markersize=5.5,
               color=BAD if row.why else OTHER)
-    axis.annotate(f'{row.layer}  {magnitude(row.ratio)} {TIMES}',
+    axis.annotate(f'{shown(row.layer)}  {magnitude(row.ratio)} {TIMES}',
                   (ends[0] if left else ends[1], at - 0.4),
                   (-3 if left else 3, 0), textcoords='offset points',
                   fontsize=8, color=INK if row.why else MUTED, va='center',

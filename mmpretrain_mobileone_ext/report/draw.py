@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from html import escape
 from typing import Any
 
+from ..outside_text import shown
+
 #: Colours on the canvas that stand for the page's variables, so that one
 #: picture serves light and dark.
 INK, MUTED, GRID, GOOD, BAD, ACCENT, OTHER, PAPER = (
@@ -130,7 +132,7 @@ def themed(svg: str, name: str, alt: str) -> str:
     svg = re.sub(r'\bid="', f'id="{prefix}', svg)
     svg = re.sub(r'((?:xlink:href="|url\()#)', rf'\1{prefix}', svg)
     head = (f'<svg class="plot {name}" role="img" '
-            f'aria-label="{escape(alt, quote=True)}"')
+            f'aria-label="{escape(shown(alt), quote=True)}"')
     # Its size in points gives way to the page's; the view box stays.
     svg = re.sub(r'(<svg [^>]*?) width="[^"]*" height="[^"]*"', r'\1', svg,
                  count=1)

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Optional
 
+from ..outside_text import shown
 from .data import ReportData
 from .draw import (
     ACCENT,
@@ -63,7 +64,7 @@ def pareto_points(data: ReportData) -> list[Point]:
                    key=lambda r: (r[1], -r[2]))
     points, best = [], -1.0
     for name, weight, value, kind in found:
-        points.append(Point(name, weight, value, kind, value > best))
+        points.append(Point(shown(name), weight, value, kind, value > best))
         best = max(best, value)
     return points
 

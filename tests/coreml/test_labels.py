@@ -1,0 +1,56 @@
+"""Files of class labels: a label a line, or a reason why not."""
+import pytest
+from hostile_text import NAMES
+
+from mmpretrain_mobileone_ext.coreml.labels import choose_labels
+from mmpretrain_mobileone_ext.errors import ExportError
+
+
+def read(path, content, count):
+    path.write_bytes(content)
+    return choose_labels(path, [], count).names
+
+
+@pytest.mark.parametrize('content', [
+    b'cat\ndog\n', b'cat\ndog', b'cat\r\ndog\r\n', b'cat\rdog',
+    b'\xef\xbb\xbfcat\ndog\n', b' cat \n\tdog\n'])
+def test_what_editors_write_is_read(content, tmp_path):
+    assert read(tmp_path / 'labels.txt', content, 2) == ('cat', 'dog')
+
+
+@pytest.mark.parametrize('text', ['cat\ndog\n', '猫\n犬\n', 'é\nü\n'])
+@pytest.mark.parametrize('encoding', [
+    'utf-16', 'utf-16-le', 'utf-16-be', 'utf-32', 'utf-32-le'])
+def test_another_encoding_is_refused(text, encoding, tmp_path):
+    with pytest.raises(ExportError, match='UTF-8') as caught:
+        read(tmp_path / 'labels.txt', text.encode(encoding), 2)
+    assert 'labels.txt' in str(caught.value)
+    assert '\n' not in str(caught.value)
+
+
+@pytest.mark.parametrize('inside', [
+    '\0', '\x0c', '\x0b', '\x1b', '\x1c', '\x85', '\x7f', '\u2028', '\u2029'])
+@pytest.mark.parametrize('place', ['cat{}\ndog', 'ca{}t\ndog', '{}cat\ndog',
+                                   'cat\n{}\ndog'])
+def test_controls_are_no_line_ends_and_no_label(inside, place, tmp_path):
+    content = place.format(inside).encode()
+    with pytest.raises(ExportError, match=r'labels.txt: line [12] holds'):
+        read(tmp_path / 'labels.txt', content, 2)
+
+
+def test_bytes_that_are_no_text_are_refused(tmp_path):
+    with pytest.raises(ExportError, match='as UTF-8'):
+        read(tmp_path / 'labels.txt', b'caf\xe9\n', 1)
+    with pytest.raises(ExportError, match='is empty'):
+        read(tmp_path / 'labels.txt', b'', 1)
+    with pytest.raises(ExportError, match="label 2 is ''"):
+        read(tmp_path / 'labels.txt', b'cat\n\ndog\n', 3)
+
+
+def test_any_visible_label_is_read(tmp_path):
+    names = tuple(dict.fromkeys(
+        n.strip() for n in NAMES
+        if n.strip().isprintable() and n.strip()))
+    assert len(names) > 90
+    content = '\n'.join(names).encode()
+    assert read(tmp_path / 'labels.txt', content, len(names)) == names
