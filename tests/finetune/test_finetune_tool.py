@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from hostile_text import RUNS
 
 from mmpretrain_mobileone_ext.coreml import load_program
 from mmpretrain_mobileone_ext.demo_data import write_digits
@@ -53,6 +54,26 @@ def test_digits_from_the_stem_of_another_run(tmp_path):
     again = tool('finetune.py', few, '--config', CONFIG, '--work-dir',
                  tmp_path / 'work', code=2)
     assert re.search(r'error: .*holds an earlier run', again)
+
+
+@pytest.mark.slow
+def test_names_of_folders_stay_names_in_every_process(tmp_path, monkeypatch):
+    """Train, test and export read the config that the Runner wrote again."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv('OMP_NUM_THREADS', '1')
+    digits = write_digits(tmp_path / 'digits')
+    names = (RUNS, '{{$HOME:}}', ' =1+1 ', '[b]', 'a|b"\'')
+    for index, name in enumerate(names):
+        (tmp_path / 'data' / name).mkdir(parents=True)
+        for source in sorted((digits / 'train' / str(index)).iterdir())[:12]:
+            (tmp_path / 'data' / name / source.name).symlink_to(source)
+    tool('finetune.py', 'data', '--config', CONFIG, '--epochs', 1,
+         '--work-dir', 'w{{fileDirname}}', *FAST, 'load_from=None')
+    assert not list(tmp_path.rglob('pwned*'))
+    work = Path('w{{fileDirname}}')
+    program = load_program(work / 'model.mlpackage')
+    assert list(program.classes) == sorted(names)
+    assert os.environ['HOME'] not in (work / 'finetune.py').read_text()
 
 
 def _assert_frozen(before, after):
