@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Optional
 
-
 from ..benchmark.files import check_folder
 from ..errors import MobileOneExtError, SpecError
 from ..outside_text import PlainConsole
