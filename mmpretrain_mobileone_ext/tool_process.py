@@ -12,6 +12,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.progress import Progress, TextColumn, TimeElapsedColumn
 
+from .child_process import ChildProcess
 from .config_scope import MIM
 from .errors import MobileOneExtError
 
@@ -23,6 +24,8 @@ _EPOCH = re.compile(r'Epoch\((train|test)\) +\[(\d+)?\]?\[? *(\d+)/ *(\d+)\]')
 def run_tool(tool: str, args: Sequence[str], log: Path, title: str,
              console: Console) -> float:
     """Run ``python tools/<tool>``; its output goes into ``log``.
+
+    It ends with this process, see ``child_process``.
 
     Args:
         tool: file name, such as ``train.py``.
@@ -49,7 +52,7 @@ def run_tool(tool: str, args: Sequence[str], log: Path, title: str,
 
 def _reason(log: Path) -> str:
     """The tool's own words, or what it said last."""
-    lines = log.read_text(errors='replace').splitlines()
+    lines = log.read_text('utf-8', errors='replace').splitlines()
     errors = [line for line in lines if line.startswith('error: ')]
     return errors[-1][len('error: '):] if errors else \
         ' '.join(lines[-3:]) or 'it said nothing'
@@ -61,9 +64,10 @@ def _stream(command: Sequence[str], log: Path, title: str,
     columns = (TextColumn('{task.description}'), TimeElapsedColumn())
     bar = Progress(*columns, console=console, transient=True,
                    disable=not console.is_terminal)
-    with bar, open(log, 'w', buffering=1) as file, subprocess.Popen(
+    text = dict(encoding='utf-8', errors='replace')
+    with bar, open(log, 'w', buffering=1, **text) as file, ChildProcess(
             command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-            text=True, env={**_ENV, **os.environ}) as process:
+            env={**_ENV, **os.environ}, **text) as process:
         task = bar.add_task(title)
         for line in process.stdout or ():
             file.write(line)

@@ -3,7 +3,6 @@ from __future__ import annotations
 
 import os
 import re
-import subprocess
 import sys
 import time
 from pathlib import Path
@@ -14,6 +13,7 @@ from mmengine.config import Config
 from PIL import Image
 from torch import nn
 
+from ..child_process import run_child
 from ..errors import ExportError
 from .runtime_network import CLASSES, random_images
 from .runtime_results import ExportTime
@@ -51,9 +51,8 @@ def time_export(model: nn.Module, config: dict[str, Any], size: int,
                str(folder / 'weights.pth'), '--out', str(out),
                '--verify-data', str(images)]
     start = time.perf_counter()
-    done = subprocess.run(
-        command, capture_output=True, text=True,
-        env={**os.environ, 'OMP_NUM_THREADS': str(threads)})
+    done = run_child(
+        command, env={**os.environ, 'OMP_NUM_THREADS': str(threads)})
     seconds = time.perf_counter() - start
     if done.returncode or not out.exists():
         raise ExportError(f'the timed export failed: {done.stderr[-500:]}')

@@ -1,6 +1,7 @@
 """Run the rehearsal in a process that may break in any way."""
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 import subprocess
@@ -15,6 +16,7 @@ from .diagnosis import Rehearsal, Step
 
 _SECONDS = 300
 _PROGRAM = Path(__file__).with_name('rehearsal.py')
+_CHILD_PROCESS = Path(__file__).resolve().parents[1] / 'child_process.py'
 #: Part of an error's text to what usually helps.
 _HINTS = (
     ('torchvision::nms', 'install torch and torchvision in one command'),
@@ -42,7 +44,8 @@ def rehearse(announce: Callable[[Step], Any] = lambda step: None,
         program: arguments of the Python that runs it.
         seconds: after which it is ended.
     """
-    with tempfile.TemporaryFile('w+') as errors:
+    with tempfile.TemporaryFile(
+            'w+', encoding='utf-8', errors='replace') as errors:
         steps, cuda, code, timed_out = _run(
             [sys.executable, *_flags(), *program], errors, announce, seconds)
         errors.seek(0)
@@ -67,6 +70,15 @@ def _flags() -> List[str]:
                                       ('-S', sys.flags.no_site)) if is_set]
 
 
+def _child_process() -> Any:
+    """The package's module, without the package: that may be broken."""
+    spec: Any = importlib.util.spec_from_file_location(
+        'mobileone_child_process', _CHILD_PROCESS)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
 def _run(command: List[str], errors: Any, announce: Callable[[Step], Any],
          seconds: float) -> Tuple[List[Step], bool, int, bool]:
     """Follow the child's lines; the last step is open if it died in it."""
@@ -74,8 +86,9 @@ def _run(command: List[str], errors: Any, announce: Callable[[Step], Any],
     cuda, start = False, time.monotonic()
     # Two OpenMP threads on a busy machine wait for each other.
     env = {'OMP_WAIT_POLICY': 'PASSIVE', **os.environ}
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=errors,
-                          text=True, env=env) as child:
+    with _child_process().ChildProcess(
+            command, stdout=subprocess.PIPE, stderr=errors, env=env,
+            encoding='utf-8', errors='replace') as child:
         timer = Timer(seconds, child.kill)
         timer.start()
         for line in child.stdout or ():

@@ -22,7 +22,6 @@ import functools
 import importlib
 import importlib.util
 import inspect
-import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -32,6 +31,7 @@ import torch
 from mmengine.config import Config
 from mmengine.registry import DefaultScope
 
+from ..child_process import run_child
 from ..coreml import quiet
 from ..coreml.export_source import one_line, untouched_rng
 from ..errors import ExportError, MobileOneExtError
@@ -171,9 +171,8 @@ def _torchscript_exporter() -> Iterator[None]:
 def _call_pnnx(onnx: Path, shape: tuple[int, int, int, int]) -> None:
     program = importlib.import_module('pnnx').EXEC_PATH
     sizes = ','.join(str(i) for i in shape)
-    done = subprocess.run(
-        [program, onnx.name, f'inputshape=[{sizes}]', 'fp16=0'],
-        cwd=onnx.parent, capture_output=True, text=True, check=False)
+    done = run_child([program, onnx.name, f'inputshape=[{sizes}]', 'fp16=0'],
+                     cwd=onnx.parent)
     # It may fail with exit code 0.
     if not all(onnx.with_name(f'{NAME}.ncnn.{kind}').is_file()
                for kind in ('param', 'bin')):
