@@ -59,6 +59,7 @@ setup(
     install_requires=[
         'torch>=2.1',
         'torchvision',
+        'filelock>=3.4',
         'mmengine>=0.10.3',
         'mmpretrain>=1.2.0',
         'jinja2>=3',

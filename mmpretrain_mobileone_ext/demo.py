@@ -13,6 +13,7 @@ from .demo_data import prepare
 from .outside_text import PlainConsole
 from .report import FormResult, forms_table
 from .train_to_phone import TrainToPhone
+from .work_dir import RunRecord, sole_use, text_hash
 
 CONFIGS = {
     'digits': 'digits/mobileone-tiny_bs64_digits.py',
@@ -26,7 +27,8 @@ def run_demo(dataset: str,
     """Train, fold, export and score on ``dataset``; print one table.
 
     Logs, checkpoints, the Core ML package, predictions of every form and
-    ``forms.json`` stay in ``work_dir``.
+    ``forms.json`` stay in ``work_dir``. A run that was interrupted goes on;
+    a finished one is replaced.
 
     Args:
         dataset: 'digits' or 'fashion-mnist'.
@@ -34,18 +36,20 @@ def run_demo(dataset: str,
         work_dir: ``work_dirs/demo-<dataset>`` when None.
 
     Raises:
-        MobileOneExtError: unknown data set, or a step that failed.
+        MobileOneExtError: unknown data set, ``work_dir`` is in use, or a
+            step failed.
     """
-    root = prepare(dataset, data_dir).resolve()
+    cfg = _config(dataset, prepare(dataset, data_dir).resolve())
     work_dir = work_dir or Path('work_dirs') / f'demo-{dataset}'
-    work_dir.mkdir(parents=True, exist_ok=True)
     console = PlainConsole()
     start = time.monotonic()
-    results = TrainToPhone(
-        config=_config(CONFIGS[dataset], root, work_dir),
-        work_dir=work_dir,
-        options=(),
-        console=console).run()
+    asked = dict(config=text_hash(cfg.pretty_text))
+    with sole_use(work_dir, console):
+        found = RunRecord.read(work_dir)
+        record = found if found and found.goes_on(asked) else \
+            RunRecord.begin(work_dir, asked)
+        config = write_whole(work_dir / Path(CONFIGS[dataset]).name, cfg.dump)
+        results = TrainToPhone(config, work_dir, record, console).run()
     console.print(
         forms_table(results, f'{dataset}: every form, whole test split'))
     console.print(f'{time.monotonic() - start:.0f} s; everything is in '
@@ -53,13 +57,13 @@ def run_demo(dataset: str,
     return results
 
 
-def _config(recipe: str, root: Path, work_dir: Path) -> Path:
-    """The recipe with its data in ``root``, as a file of the work dir.
+def _config(dataset: str, root: Path) -> Config:
+    """The recipe with its data in ``root``.
 
     As an option of the tools the path would lose its blanks and be split at
     its commas.
     """
-    cfg = Config.fromfile(MIM / 'configs' / recipe)
+    cfg = Config.fromfile(MIM / 'configs' / CONFIGS[dataset])
     for split in ('train', 'val', 'test'):
         cfg[f'{split}_dataloader'].dataset.data_root = str(root)
-    return write_whole(work_dir / Path(recipe).name, cfg.dump)
+    return cfg

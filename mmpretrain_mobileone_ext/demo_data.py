@@ -1,15 +1,16 @@
 """The two data sets of the demo, from packages: nothing is downloaded."""
 from __future__ import annotations
 
+import contextlib
 import gzip
 import os
 import shutil
-import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
 
+from .atomic_file import workspace
 from .errors import MobileOneExtError
 
 #: Where Debian's ``dataset-fashion-mnist`` puts its files.
@@ -79,31 +80,20 @@ def unpack_fashion_mnist(root: Path,
     return root
 
 
-class _staged:  # noqa: N801
-    """A sibling folder whose files move to the target when complete."""
-
-    def __init__(self, target: Path):
-        self.target = target
-
-    def __enter__(self) -> Path:
-        self.target.parent.mkdir(parents=True, exist_ok=True)
-        self.stage = Path(
-            tempfile.mkdtemp(
-                prefix=f'.{self.target.name}.', dir=self.target.parent))
-        return self.stage
-
-    def __exit__(self, error, *_) -> None:
-        if error is not None:
-            shutil.rmtree(self.stage, ignore_errors=True)
-            return
-        os.chmod(self.stage, 0o755)
-        if not self.target.exists():
-            os.replace(self.stage, self.target)
+@contextlib.contextmanager
+def _staged(target: Path) -> Iterator[Path]:
+    """A folder whose files move to the target when complete."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with workspace(target) as folder:
+        stage = folder / target.name
+        stage.mkdir()
+        yield stage
+        if not target.exists():
+            os.replace(stage, target)
             return
         # The folder may hold files of others, which stay.
-        for item in self.stage.iterdir():
-            os.replace(item, self.target / item.name)
-        self.stage.rmdir()
+        for item in stage.iterdir():
+            os.replace(item, target / item.name)
 
 
 PREPARE: dict[str, Callable[[Path], Path]] = {

@@ -64,10 +64,11 @@ def _stream(command: Sequence[str], log: Path, title: str,
     columns = (TextColumn('{task.description}'), TimeElapsedColumn())
     bar = Progress(*columns, console=console, transient=True,
                    disable=not console.is_terminal)
-    text = dict(encoding='utf-8', errors='replace')
-    with bar, open(log, 'w', buffering=1, **text) as file, ChildProcess(
-            command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-            env={**_ENV, **os.environ}, **text) as process:
+    with bar, open(log, 'w', buffering=1, encoding='utf-8') as file, \
+            ChildProcess(command, stdout=subprocess.PIPE,
+                         stderr=subprocess.STDOUT, encoding='utf-8',
+                         errors='replace',
+                         env={**_ENV, **os.environ}) as process:
         task = bar.add_task(title)
         for line in process.stdout or ():
             file.write(line)

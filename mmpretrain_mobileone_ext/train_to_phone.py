@@ -13,9 +13,10 @@ from .engine.checkpoint import load_checkpoint_file
 from .engine.deploy_file import deploy_path
 from .report import FormResult, tree_bytes, write_forms_json
 from .tool_process import run_tool
+from .work_dir import RunRecord, resume_option
 
 
-@dataclass(frozen=True)
+@dataclass
 class TrainToPhone:
     """The steps from a config to a scored Core ML package.
 
@@ -23,13 +24,13 @@ class TrainToPhone:
         config: a config whose run ends with ``*_deploy.pth``
             (``DeploySwitchHook``).
         work_dir: takes logs, checkpoints, predictions, ``model.mlpackage``
-            and ``forms.json``; must exist.
-        options: ``KEY=VALUE`` pairs for every tool's ``--cfg-options``.
+            and ``forms.json``; exists, and is this process's alone.
+        record: of the run in ``work_dir``; its steps are not done again.
         console: shows progress.
     """
     config: Path
     work_dir: Path
-    options: Sequence[str]
+    record: RunRecord
     console: Console
 
     @property
@@ -43,15 +44,13 @@ class TrainToPhone:
         Raises:
             MobileOneExtError: a step failed; with the end of its log.
         """
-        self._call('train', 'train.py', str(self.config), '--work-dir',
-                   str(self.work_dir))
-        last = Path((self.work_dir / 'last_checkpoint').read_text().strip())
+        last = self._train()
         branches = self._score('branches', last)
         folded = self._score('folded', deploy_path(last),
                              'model.backbone.deploy=True')
         self._call('export', 'export_coreml.py', str(self.config), str(last),
                    '--out', str(self.package), '--verify-data', 'test',
-                   '--force')
+                   '--force', makes=self.package)
         coreml = self._score('coreml', self.package)
         forms = [
             ('branches (torch, fp32)', branches, _weight_bytes(last), last),
@@ -63,7 +62,16 @@ class TrainToPhone:
         results = [_result(name, p, branches, size, file)
                    for name, p, size, file in forms]
         write_forms_json(results, self.work_dir / 'forms.json')
+        self.record = self.record.as_finished()
         return results
+
+    def _train(self) -> Path:
+        """The checkpoint of the last epoch."""
+        note = self.work_dir / 'last_checkpoint'
+        self._call('train', 'train.py', str(self.config), '--work-dir',
+                   str(self.work_dir), *resume_option(self.work_dir),
+                   makes=note)
+        return Path(note.read_text().strip())
 
     def _score(self, name: str, checkpoint: Path,
                *options: str) -> list[dict]:
@@ -71,16 +79,19 @@ class TrainToPhone:
         out = self.work_dir / f'predictions-{name}.pkl'
         self._call(f'test {name}', 'test.py', str(self.config),
                    str(checkpoint), '--work-dir', str(self.work_dir / 'test'),
-                   '--out', str(out), options=options)
+                   '--out', str(out), makes=out, options=options)
         return mmengine.load(out)
 
-    def _call(self, title: str, tool: str, *args: str,
+    def _call(self, title: str, tool: str, *args: str, makes: Path,
               options: Sequence[str] = ()) -> None:
+        if title in self.record.done and makes.exists():
+            self.console.print(f'{title}: done before')
+            return
         log = self.work_dir / f'{title.replace(" ", "-")}.log'
-        pairs = [*self.options, *options]
-        cfg_options = ['--cfg-options', *pairs] if pairs else []
+        cfg_options = ['--cfg-options', *options] if options else []
         seconds = run_tool(tool, [*args, *cfg_options], log, title,
                            self.console)
+        self.record = self.record.with_step(title)
         self.console.print(f'{title}: {seconds:.0f} s')
 
 

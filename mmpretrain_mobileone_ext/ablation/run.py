@@ -15,6 +15,7 @@ from ..errors import MobileOneExtError, SpecError
 from ..models import switch_to_deploy
 from ..outside_text import shown
 from ..tool_process import run_tool
+from ..work_dir import resume_option, sole_use
 from .grid import Grid, Trial
 from .results import TrialResult
 from .scalars import last_score, median_step
@@ -43,22 +44,24 @@ def run_grid(config: Config, grid: Grid, out: Path, *, metric: str,
         The results, in the order of the grid.
 
     Raises:
-        MobileOneExtError: a run failed, or ``out`` holds another config.
+        MobileOneExtError: a run failed, or ``out`` holds another config or
+            is in use.
     """
     jobs = [_Job(trial, _config_of(config, trial), out / trial.folder, metric)
             for trial in grid.trials()]
-    for job in jobs:
-        job.check_folder()
     # Seeds do not change a size: the first job of a variant says it.
     firsts = {job.trial.variant: job for job in reversed(jobs)}
     sizes = {variant: _sizes(job) for variant, job in firsts.items()}
-    results: list[TrialResult] = []
-    for index, job in enumerate(jobs, 1):
-        title = f'{index}/{len(jobs)} {shown(job.trial.variant)}, ' \
-                f'seed {job.trial.seed}'
-        results.append(
-            _result(job, sizes[job.trial.variant], title, console))
-        each(results)
+    with sole_use(out, console):
+        for job in jobs:
+            job.check_folder()
+        results: list[TrialResult] = []
+        for index, job in enumerate(jobs, 1):
+            title = f'{index}/{len(jobs)} {shown(job.trial.variant)}, ' \
+                    f'seed {job.trial.seed}'
+            results.append(
+                _result(job, sizes[job.trial.variant], title, console))
+            each(results)
     return results
 
 
@@ -118,7 +121,8 @@ def _result(job: _Job, sizes: tuple[int, int], title: str,
     job.folder.mkdir(parents=True, exist_ok=True)
     config = write_whole(job.config_file, job.config.dump)
     seconds = run_tool(
-        'train.py', [str(config), '--work-dir', str(job.folder), '--resume'],
+        'train.py', [str(config), '--work-dir', str(job.folder),
+                     *resume_option(job.folder)],
         job.folder / 'train.log', title, console)
     result = TrialResult(
         job.trial.variant, job.trial.seed, job.metric,

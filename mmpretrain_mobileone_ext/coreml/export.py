@@ -9,9 +9,11 @@ from typing import Any, Optional, Union
 from mmengine.config import Config
 from torch import nn
 
+from ..atomic_file import workspace
+from ..errors import ExportError
 from ..progress import Steps
 from . import quiet
-from .atomic import install, workspace
+from .atomic import install
 from .compress import package_bytes
 from .export_describe import describe
 from .export_extras import write_extras
@@ -152,7 +154,7 @@ def _export(config: Union[PathLike, Config, nn.Module],
             cfg_options: Optional[Mapping[str, Any]],
             steps: Steps) -> ExportResult:
     job = load_job(config, checkpoint, options, cfg_options, steps)
-    with workspace(options.out) as folder:
+    with workspace(options.out, ExportError) as folder:
         made = make(job, folder, steps)
         with steps.step('write'):
             result = _result(job, made)

@@ -6,7 +6,7 @@ Loading one executes nothing it contains, on any torch version: see
 """
 import hashlib
 from pathlib import Path
-from typing import Any, List, Union
+from typing import Any, BinaryIO, Callable, List, Optional, Union
 
 import torch
 from mmengine.logging import print_log
@@ -181,7 +181,7 @@ def save_checkpoint_atomic(checkpoint: dict, path: PathLike) -> Path:
 
     def write(made: Path) -> None:
         with open(made, 'xb') as handle:
-            torch.save(checkpoint, handle)
+            _save(checkpoint, handle)
 
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -189,3 +189,39 @@ def save_checkpoint_atomic(checkpoint: dict, path: PathLike) -> Path:
         raise CheckpointError(f'{target} cannot be written: '
                               f'{error}') from error
     return write_whole(target, write, CheckpointError)
+
+
+def _save(checkpoint: dict, handle: BinaryIO) -> None:
+    """torch.save; what the disk refuses is raised as the system says it.
+
+    torch finds at the end that its zip file is not as long as it should be,
+    and raises that in place of the error of the write.
+    """
+    witness: Any = _Witness(handle)
+    try:
+        torch.save(checkpoint, witness)
+    except RuntimeError:
+        if witness.refusal is None:
+            raise
+        raise witness.refusal from None
+
+
+class _Witness:
+    """A file to write to that remembers the first refusal."""
+
+    def __init__(self, handle: BinaryIO):
+        self._handle = handle
+        self.refusal: Optional[OSError] = None
+
+    def write(self, data: Any) -> int:
+        return self._asked(self._handle.write, data)
+
+    def flush(self) -> None:
+        self._asked(self._handle.flush)
+
+    def _asked(self, call: Callable[..., Any], *args: Any) -> Any:
+        try:
+            return call(*args)
+        except OSError as error:
+            self.refusal = self.refusal or error
+            raise

@@ -15,9 +15,12 @@ from ..outside_text import PlainConsole
 from ..report import forms_table
 from ..tool_parser import ToolParser
 from ..train_to_phone import TrainToPhone
+from ..work_dir import RunRecord, sole_use, text_hash
 from .folder import ImageFolder, read_folder
 from .settings import finetune_config
 
+#: Written into the work dir; so does mmengine's Runner, over it.
+CONFIG = 'finetune.py'
 _RECIPE = MIM / 'configs/finetune/mobileone-s0_finetune_image-folder.py'
 
 
@@ -25,7 +28,8 @@ def parser() -> argparse.ArgumentParser:
     """The arguments."""
     p = ToolParser(
         description='Fine-tune on a folder of images, fold, export to Core '
-        'ML and score every form on the test images.')
+        'ML and score every form on the test images. Run it again to go on '
+        'after an interruption: what is done is skipped.')
     p.add_argument('data', type=Path,
                    help='<class>/<image>, or {train,test}/<class>/<image>')
     p.add_argument('--config', default=str(_RECIPE),
@@ -45,7 +49,8 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument('--work-dir', type=Path,
                    help='default: work_dirs/finetune-<folder>')
     p.add_argument('--force', action='store_true',
-                   help='replace what an earlier run left there')
+                   help='replace what an earlier run left there, and start '
+                   'anew')
     p.add_argument('--cfg-options', nargs='+', action=DictAction,
                    help='key=value pairs, merged into the recipe')
     return p
@@ -58,8 +63,8 @@ def run(argv: Optional[Sequence[str]] = None) -> Path:
         The Core ML package.
 
     Raises:
-        MobileOneExtError: the folder or the recipe does not fit, or a step
-            failed.
+        MobileOneExtError: the folder or the recipe does not fit, the work
+            dir is in use or holds another run, or a step failed.
     """
     args = parser().parse_args(argv)
     folder = read_folder(args.data, args.holdout)
@@ -68,20 +73,50 @@ def run(argv: Optional[Sequence[str]] = None) -> Path:
         recipe.merge_from_dict(args.cfg_options)
     work_dir = args.work_dir or \
         Path('work_dirs') / f'finetune-{args.data.resolve().name}'
-    config = work_dir / 'finetune.py'
-    if config.exists() and not args.force:
-        raise MobileOneExtError(f'{work_dir} holds an earlier run; choose '
-                                'another --work-dir or give --force')
-    work_dir.mkdir(parents=True, exist_ok=True)
-    cfg = finetune_config(recipe, folder, work_dir, weights=args.weights,
-                          frozen_stages=args.frozen_stages,
-                          epochs=args.epochs)
-    write_whole(config, lambda made: cfg.dump(made))
     console = PlainConsole()
-    console.print(_summary(folder, cfg))
-    steps = TrainToPhone(config, work_dir, (), console)
-    console.print(forms_table(steps.run(), f'{args.data}: test images'))
+    with sole_use(work_dir, console):
+        asked = _asked(args, recipe, folder)
+        record = None if args.force else _interrupted(work_dir, asked)
+        config = work_dir / CONFIG
+        cfg = finetune_config(recipe, folder, work_dir, weights=args.weights,
+                              frozen_stages=args.frozen_stages,
+                              epochs=args.epochs)
+        record = record or RunRecord.begin(work_dir, asked)
+        write_whole(config, lambda made: cfg.dump(made))
+        console.print(_summary(folder, cfg))
+        steps = TrainToPhone(config, work_dir, record, console)
+        console.print(forms_table(steps.run(), f'{args.data}: test images'))
     return steps.package
+
+
+def _asked(args: argparse.Namespace, recipe: Config,
+           folder: ImageFolder) -> dict[str, str]:
+    """All that makes a run what it is, before anything is written."""
+    return dict(
+        recipe=text_hash(str(recipe.to_dict())),
+        images=text_hash(repr((folder.root.resolve(), folder.classes,
+                               folder.train, folder.test))),
+        weights=str(args.weights),
+        frozen_stages=str(args.frozen_stages),
+        epochs=str(args.epochs))
+
+
+def _interrupted(work_dir: Path, asked: dict[str, str]) -> Optional[RunRecord]:
+    """The run to go on with; None where there is none.
+
+    Raises:
+        MobileOneExtError: another or a finished run is there.
+    """
+    found = RunRecord.read(work_dir)
+    if found and found.goes_on(asked):
+        return found
+    if not found and not (work_dir / CONFIG).exists():
+        return None
+    which = 'an earlier run'
+    if found:
+        which += found.differs_by(asked) or ', which is finished'
+    raise MobileOneExtError(f'{work_dir} holds {which}; choose another '
+                            '--work-dir or give --force')
 
 
 def _summary(folder: ImageFolder, cfg: Config) -> str:

@@ -8,7 +8,9 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any, Optional, Union
 
-from ..coreml.atomic import install, workspace
+from ..atomic_file import workspace
+from ..coreml.atomic import install
+from ..errors import ExportError
 from ..progress import Steps
 from .convert import convert, require_mmdeploy
 from .deploy_config import DeployConfig, read_deploy_config
@@ -130,7 +132,7 @@ def run_deploy(deploy: DeployConfig, config: PathLike, checkpoint: PathLike,
     """As :func:`deploy_classifier`, with its arguments checked."""
     start = time.perf_counter()
     version = metadata.version('mmdeploy')
-    with workspace(options.out) as folder:
+    with workspace(options.out, ExportError) as folder:
         with steps.step('load'):
             network = load_network(deploy, config, checkpoint, options,
                                    cfg_options)

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Optional, Union
 
+from ...atomic_file import workspace
 from ...errors import ExportError
-from ..atomic import workspace
 from ..program import read_program
 from .bench import SCHEMA
 from .facts import ModelFacts, read_facts
@@ -55,7 +55,7 @@ def write_swift_package(model: Union[str, os.PathLike[str]],
     library = module_name(name, target.resolve().name)
     facts = read_facts(read_program(model))
     golden = choose_images(facts, images)
-    with workspace(target) as folder:
+    with workspace(target, ExportError) as folder:
         made = folder / target.name
         made.mkdir()
         try:

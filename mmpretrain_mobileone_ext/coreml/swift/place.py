@@ -4,6 +4,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from ...atomic_file import OLD
 from ...errors import ExportError
 from ..exchange import exchange
 
@@ -60,7 +61,7 @@ def _swap(made: Path, target: Path) -> None:
     if exchange(made, target):
         return
     # The name under which a workspace finds what a killed process put aside.
-    aside = made.with_name(f'{target.name}.old')
+    aside = made.with_name(target.name + OLD)
     os.rename(target, aside)
     try:
         os.rename(made, target)
