@@ -3,9 +3,9 @@
 Between the two stands a guard: this file, run as a program. Its standard
 input is a pipe whose other end only the parent has, so that it is closed
 when the parent ends in any way, ``kill -9`` included, on every system. The
-guard starts the child in a session of its own and ends all of that session
-when the pipe is closed or the child is through: data loaders, compilers and
-whatever else the child started.
+guard starts the child in a process group of its own and ends all of that
+group when the pipe is closed or the child is through: data loaders,
+compilers and whatever else the child started.
 
 Standard library only, and nothing of the package: ``doctor`` loads this file
 where the package cannot be imported.
@@ -18,14 +18,17 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from typing import Any, List, Optional, Sequence
 
 #: How long an interrupted child may clean up, in seconds.
-GRACE = 1.0
+GRACE = 0.5
 _INTERRUPT = b'i'
 #: What ends a guard together with its child.
 _ENDINGS = ('SIGTERM', 'SIGINT', 'SIGHUP')
 _NOT_STARTED = 127  # as a shell says it
+#: A zombie counts as alive, and nobody may be there to bury it.
+_LOOKS, _LOOK = 50, 0.01
 
 
 class ChildProcess(subprocess.Popen):
@@ -97,6 +100,8 @@ def run_child(command: Sequence[str], seconds: Optional[float] = None,
 
 def _guard(command: List[str]) -> int:
     """Run a command until it, or the parent, is through; its return code."""
+    # Ignored where the parent runs in a shell's background, and inherited.
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
     try:
         child = subprocess.Popen(command, stdin=subprocess.DEVNULL,
                                  start_new_session=True)
@@ -108,7 +113,7 @@ def _guard(command: List[str]) -> int:
             signal.signal(getattr(signal, name), lambda *_: _end(child))
     threading.Thread(target=_follow_line, args=(child, ), daemon=True).start()
     code = child.wait()
-    _end(child)  # what it left behind
+    _end_rest(child)
     return code
 
 
@@ -126,11 +131,23 @@ def _end(child: subprocess.Popen) -> None:
                        capture_output=True, check=False)
 
 
-def _send(child: subprocess.Popen, number: int) -> None:
-    """Signal all of the child's session; none is left is no error."""
-    if os.name == 'posix':
-        with contextlib.suppress(ProcessLookupError, PermissionError):
-            os.killpg(child.pid, number)
+def _end_rest(child: subprocess.Popen) -> None:
+    """End what the child left behind, and see it gone."""
+    for _ in range(_LOOKS):
+        if not _send(child, signal.SIGKILL):
+            return
+        time.sleep(_LOOK)
+
+
+def _send(child: subprocess.Popen, number: int) -> bool:
+    """Signal all of the child's process group; whether any is left."""
+    if os.name != 'posix':
+        return False
+    try:
+        os.killpg(child.pid, number)
+    except (ProcessLookupError, PermissionError):
+        return False
+    return True
 
 
 def _leave(code: int) -> None:

@@ -13,7 +13,7 @@ from .engine.checkpoint import load_checkpoint_file
 from .engine.deploy_file import deploy_path
 from .report import FormResult, tree_bytes, write_forms_json
 from .tool_process import run_tool
-from .work_dir import RunRecord, resume_option
+from .work_dir import RunRecord, last_checkpoint, resume_option
 
 
 @dataclass
@@ -69,7 +69,8 @@ class TrainToPhone:
         """The checkpoint of the last epoch."""
         note = self.work_dir / 'last_checkpoint'
         self._call('train', 'train.py', str(self.config), '--work-dir',
-                   str(self.work_dir), *resume_option(self.work_dir),
+                   str(self.work_dir), *resume_option(
+                       last_checkpoint(self.work_dir)),
                    makes=note)
         return Path(note.read_text().strip())
 

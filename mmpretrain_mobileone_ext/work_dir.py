@@ -2,7 +2,7 @@
 
 A killed run is gone on with by the same command, so its folder has to say
 what it was asked for (``RunRecord``), where its training can go on
-(``resume_option``), and that nobody else is at it (``sole_use``).
+(``last_checkpoint``), and that nobody else is at it (``sole_use``).
 """
 from __future__ import annotations
 
@@ -147,25 +147,30 @@ def text_hash(text: str) -> str:
 def last_checkpoint(folder: Path) -> Optional[Path]:
     """The checkpoint that a training in ``folder`` can go on from, or None.
 
-    mmengine's note may be empty or name a file that is gone, if the run was
-    killed between two of its steps; the newest whole one is taken then.
+    A run that was killed while it wrote mmengine's note left that empty: the
+    newest checkpoint is taken then. Without the note there is none, because
+    what lies there may be of another run.
     """
-    checkpoints = [p for pattern in ('epoch_*.pth', 'iter_*.pth')
-                   for p in folder.glob(pattern)
-                   if not p.stem.endswith('_deploy')]
-    checkpoints.sort(key=lambda path: path.stat().st_mtime, reverse=True)
-    with contextlib.suppress(OSError, ValueError):
-        checkpoints.insert(0, folder / Path(
-            (folder / _LAST).read_text().strip()).name)
+    try:
+        noted = Path((folder / _LAST).read_text().strip()).name
+    except (OSError, ValueError):
+        return None
+    found = folder / noted if noted else _newest_checkpoint(folder)
     # The directory of a zip file is its end: half a file has none.
-    return next((p for p in checkpoints if zipfile.is_zipfile(p)), None)
+    return found if found and zipfile.is_zipfile(found) else None
 
 
-def resume_option(folder: Path) -> list[str]:
-    """What makes ``tools/train.py`` go on with what is in ``folder``.
+def _newest_checkpoint(folder: Path) -> Optional[Path]:
+    paths = [p for pattern in ('epoch_*.pth', 'iter_*.pth')
+             for p in folder.glob(pattern)
+             if not p.stem.endswith('_deploy')]
+    return max(paths, key=lambda path: path.stat().st_mtime, default=None)
 
-    Nothing where there is no checkpoint: ``--resume`` would make it forget
-    the weights that the config starts from.
+
+def resume_option(checkpoint: Optional[Path]) -> list[str]:
+    """What makes ``tools/train.py`` go on from a checkpoint.
+
+    Nothing where there is none: ``--resume`` would make it forget the
+    weights that the config starts from.
     """
-    found = last_checkpoint(folder)
-    return ['--resume', str(found.resolve())] if found else []
+    return ['--resume', str(checkpoint.resolve())] if checkpoint else []

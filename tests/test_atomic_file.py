@@ -2,8 +2,6 @@
 import errno
 import os
 import signal
-import subprocess
-import sys
 
 import pytest
 
@@ -75,25 +73,32 @@ def test_a_missing_folder_is_not_made(tmp_path):
     assert os.listdir(tmp_path) == []
 
 
-KILLED = """
-import os, signal, sys
-from pathlib import Path
-from mmpretrain_mobileone_ext.atomic_file import write_whole
+@pytest.mark.skipif(not hasattr(os, 'fork'), reason='a fork is killed')
+@pytest.mark.parametrize('number', [
+    signal.SIGKILL, signal.SIGTERM, signal.SIGHUP])
+def test_a_killed_process_leaves_the_old_file_and_nothing_for_ever(
+        path, number):
+    def write(made):
+        made.write_text('half')
+        os.kill(os.getpid(), number)
 
-def write(made):
-    made.write_text('half')
-    os.kill(os.getpid(), signal.SIGKILL)
-
-write_whole(Path(sys.argv[1]), write)
-"""
-
-
-def test_a_killed_process_leaves_the_old_file(path):
-    done = subprocess.run([sys.executable, '-c', KILLED, str(path)],
-                          check=False)
-    assert done.returncode == -signal.SIGKILL
+    child = os.fork()
+    if child == 0:
+        write_whole(path, write)
+        os._exit(0)
+    assert os.waitpid(child, 0)[1] == number
     assert path.read_text() == 'old'
     left = [name for name in os.listdir(path.parent) if name != path.name]
     assert [name[:10] for name in left] == ['.plot.png.']
     write_whole(path, lambda made: made.write_text('new'))
     assert path.read_text() == 'new'
+    assert os.listdir(path.parent) == [path.name]
+
+
+def test_a_file_that_is_being_written_is_not_swept(path):
+    def write(made):
+        write_whole(path, lambda other: other.write_text('theirs'))
+        made.write_text('ours')
+
+    write_whole(path, write)
+    assert path.read_text() == 'ours'

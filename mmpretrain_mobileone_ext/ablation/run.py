@@ -5,6 +5,7 @@ import copy
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Optional
 
 from mmengine.config import Config
 from mmpretrain import get_model
@@ -15,10 +16,10 @@ from ..errors import MobileOneExtError, SpecError
 from ..models import switch_to_deploy
 from ..outside_text import shown
 from ..tool_process import run_tool
-from ..work_dir import resume_option, sole_use
+from ..work_dir import last_checkpoint, resume_option, sole_use
 from .grid import Grid, Trial
 from .results import TrialResult
-from .scalars import last_score, median_step
+from .scalars import last_score, median_step, scored_steps
 
 RESULT = 'trial.json'
 
@@ -88,6 +89,21 @@ class _Job:
                 'choose another --out')
 
 
+    def start(self) -> Optional[Path]:
+        """Where an interrupted training goes on; None for its beginning.
+
+        mmengine saves an epoch before it validates it, and does not make up
+        for that later: a last epoch without a score is trained again.
+        """
+        found = last_checkpoint(self.folder)
+        end = self.config.train_cfg.get('max_epochs')
+        if not found or found.name != f'epoch_{end}.pth' or \
+                end in scored_steps(self.folder, self.metric):
+            return found
+        before = found.with_name(f'epoch_{end - 1}.pth')
+        return before if before.is_file() else None
+
+
 def _config_of(config: Config, trial: Trial) -> Config:
     cfg = copy.deepcopy(config)
     cfg.pop('ablation', None)
@@ -122,7 +138,7 @@ def _result(job: _Job, sizes: tuple[int, int], title: str,
     config = write_whole(job.config_file, job.config.dump)
     seconds = run_tool(
         'train.py', [str(config), '--work-dir', str(job.folder),
-                     *resume_option(job.folder)],
+                     *resume_option(job.start())],
         job.folder / 'train.log', title, console)
     result = TrialResult(
         job.trial.variant, job.trial.seed, job.metric,

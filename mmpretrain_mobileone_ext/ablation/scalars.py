@@ -65,6 +65,12 @@ def _agreed(found: list[_Validation], trained: float, work_dir: Path) -> float:
     return found[[v.step for v in found].index(end)].score
 
 
+def scored_steps(work_dir: Path, metric: str) -> set[int]:
+    """The epochs (or iterations) that were validated."""
+    return {int(r['step']) for r in _records(work_dir)
+            if metric in r and 'step' in r}
+
+
 def median_step(work_dir: Path) -> float:
     """Median of the logged seconds a training step; NaN without any."""
     times = [float(r['time']) for path in _files(work_dir)

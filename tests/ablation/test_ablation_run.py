@@ -1,4 +1,6 @@
 """Trials are trained once, go on where they were, and never mix."""
+import zipfile
+
 import pytest
 from mmengine.config import Config
 from rich.console import Console
@@ -8,6 +10,7 @@ from mmpretrain_mobileone_ext.ablation.grid import grid_from
 from mmpretrain_mobileone_ext.ablation.results import TrialResult
 from mmpretrain_mobileone_ext.config_scope import MIM
 from mmpretrain_mobileone_ext.errors import MobileOneExtError, SpecError
+from mmpretrain_mobileone_ext.work_dir import sole_use
 
 CONFIG = MIM / 'configs/digits/mobileone-tiny_bs64_digits.py'
 K = 'model.backbone.num_conv_branches'
@@ -42,7 +45,7 @@ def test_each_trial_is_a_config_of_its_own(trained, tmp_path):
         (f'num_conv_branches={k}', s) for s in (0, 1) for k in (1, 4)]
     for (tool, args), result in zip(trained, results):
         assert tool == 'train.py'
-        assert '--resume' in args
+        assert '--resume' not in args  # nothing is there yet
         cfg = Config.fromfile(args[0])
         assert f'num_conv_branches={cfg.model.backbone.num_conv_branches}' \
             == result.variant
@@ -59,6 +62,31 @@ def test_what_is_done_is_not_done_again(trained, tmp_path):
     assert go(tmp_path) == first
     assert len(trained) == 1
     assert 'num_conv_branches_4' in trained[0][1][0]
+
+
+@pytest.mark.parametrize(('validated', 'start'), [
+    ((1, 2), 'epoch_2.pth'), ((1, ), 'epoch_1.pth')])
+def test_an_epoch_without_its_score_is_trained_again(
+        trained, tmp_path, validated, start):
+    """mmengine saves before it validates, and a kill may come in between."""
+    folder = tmp_path / 'num_conv_branches_1/seed0'
+    (folder / '20260101/vis_data').mkdir(parents=True)
+    (folder / '20260101/vis_data/scalars.json').write_text(''.join(
+        f'{{"accuracy/top1": 9.0, "step": {n}}}\n' for n in validated))
+    for n in (1, 2):
+        with zipfile.ZipFile(folder / f'epoch_{n}.pth', 'w'):
+            pass
+    (folder / 'last_checkpoint').write_text('epoch_2.pth')
+    go(tmp_path, vary=f'{K}=1', **{'train_cfg.max_epochs': 2})
+    assert trained[0][1][-2:] == ['--resume', str(folder / start)]
+    assert '--resume' not in trained[1][1]
+
+
+def test_two_runs_in_one_folder(trained, tmp_path):
+    with sole_use(tmp_path, Console(quiet=True)), \
+            pytest.raises(MobileOneExtError, match='is in use by process'):
+        go(tmp_path)
+    assert not trained
 
 
 def test_runs_of_another_config_are_not_mixed_in(trained, tmp_path):
@@ -102,7 +130,7 @@ def test_a_real_grid_on_digits(tmp_path):
             for s in ('train', 'val', 'test'))
     ]
     out = cli(args)
-    made = sorted(p.name for p in out.iterdir())
+    made = sorted(p.name for p in out.glob('[!.]*'))
     assert made == ['ablation.csv', 'ablation.md', 'ablation.png',
                     'num_conv_branches_1', 'num_conv_branches_2']
     done = out / 'num_conv_branches_2/seed0/trial.json'

@@ -8,8 +8,10 @@ import pytest
 from export_kit import snapshot
 from kill_kit import killed_at, stop_monitor
 
+from mmpretrain_mobileone_ext import atomic_file
+from mmpretrain_mobileone_ext.atomic_file import workspace
 from mmpretrain_mobileone_ext.coreml import atomic
-from mmpretrain_mobileone_ext.coreml.atomic import install, workspace
+from mmpretrain_mobileone_ext.coreml.atomic import install
 from mmpretrain_mobileone_ext.coreml.exchange import exchange
 from mmpretrain_mobileone_ext.errors import ExportError
 
@@ -42,6 +44,10 @@ def content(path):
         path / n for n in ('Manifest.json', 'Data/model', 'Data/weights/w')]
     (text,) = {f.read_text() for f in files}
     return text
+
+
+def abandoned(name):
+    return f'.{name}.{"0" * 32}.partial'
 
 
 def replace(target, text='new'):
@@ -153,14 +159,25 @@ def test_a_folder_is_left_alone_while_its_process_lives(tmp_path):
 
 
 def test_a_name_is_no_pattern(tmp_path):
-    (tmp_path / '.ab.mlpackage.0.partial').mkdir()
+    (tmp_path / abandoned('ab.mlpackage')).mkdir()
     with workspace(tmp_path / '[a]b.mlpackage') as ours:
         assert ours.is_dir()
-    assert os.listdir(tmp_path) == ['.ab.mlpackage.0.partial']
+    assert os.listdir(tmp_path) == [abandoned('ab.mlpackage')]
+
+
+def test_a_name_that_begins_another_is_another(tmp_path):
+    """What is put aside in the other's folder would be lost."""
+    theirs = tmp_path / abandoned('m.mlpackage')
+    make(theirs / 'm.mlpackage.old', 'old')
+    with workspace(tmp_path / 'm') as ours:
+        assert set(tmp_path.iterdir()) == {theirs, ours}
+    with workspace(tmp_path / 'm.mlpackage'):
+        assert content(tmp_path / 'm.mlpackage') == 'old'
+    assert os.listdir(tmp_path) == ['m.mlpackage']
 
 
 def test_a_folder_taken_for_abandoned_is_made_again(tmp_path, monkeypatch):
-    claim, taken = atomic._claim, []
+    claim, taken = atomic_file._claim, []
 
     def slow(folder):
         if not taken:  # another process was faster
@@ -168,7 +185,7 @@ def test_a_folder_taken_for_abandoned_is_made_again(tmp_path, monkeypatch):
             folder.rmdir()
         return claim(folder)
 
-    monkeypatch.setattr(atomic, '_claim', slow)
+    monkeypatch.setattr(atomic_file, '_claim', slow)
     with workspace(tmp_path / 'm.mlmodel') as folder:
         assert folder.is_dir()
         assert folder != taken[0]
@@ -178,9 +195,9 @@ def test_disks_without_locks(tmp_path, monkeypatch):
     def refuse(*args):
         raise OSError('no locks available')
 
-    stale = tmp_path / '.m.mlmodel.0.partial'
+    stale = tmp_path / abandoned('m.mlmodel')
     stale.mkdir()
-    monkeypatch.setattr(atomic.fcntl, 'flock', refuse)
+    monkeypatch.setattr(atomic_file.fcntl, 'flock', refuse)
     replace(tmp_path / 'm.mlmodel')
     assert content(tmp_path / 'm.mlmodel') == 'new'
     # Whether its process lives is unknown.
