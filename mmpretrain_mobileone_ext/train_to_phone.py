@@ -9,6 +9,7 @@ import mmengine
 import torch
 from rich.console import Console
 
+from .atomic_file import write_whole
 from .engine.checkpoint import load_checkpoint_file
 from .engine.deploy_file import deploy_path
 from .report import FormResult, tree_bytes, write_forms_json
@@ -66,12 +67,20 @@ class TrainToPhone:
         return results
 
     def _train(self) -> Path:
-        """The checkpoint of the last epoch."""
+        """The checkpoint of the last epoch.
+
+        mmengine's Runner writes its config over one that lies in the work
+        dir. That of a training that was resumed would make every later step
+        resume as well.
+        """
         note = self.work_dir / 'last_checkpoint'
+        asked = self.config.read_bytes()
         self._call('train', 'train.py', str(self.config), '--work-dir',
                    str(self.work_dir), *resume_option(
                        last_checkpoint(self.work_dir)),
                    makes=note)
+        if self.config.read_bytes() != asked:
+            write_whole(self.config, lambda made: made.write_bytes(asked))
         return Path(note.read_text().strip())
 
     def _score(self, name: str, checkpoint: Path,

@@ -30,12 +30,17 @@ def living(env):
             and _read(p / 'stat').rsplit(b')')[-1].split()[0] not in b'ZX']
 
 
-def seconds_until_gone(env, at_most):
-    """How long any of them lives on; fails after ``at_most`` seconds."""
-    start = time.monotonic()
-    while living(env):
-        assert time.monotonic() - start < at_most, living(env)
-    return time.monotonic() - start
+def assert_gone(env, within, but=None):
+    """All of them end within so many seconds, ``but`` one PID."""
+    end = time.monotonic() + within
+    while True:
+        late = time.monotonic() > end
+        left = {pid: _read(Path(f'/proc/{pid}/cmdline'))
+                for pid in living(env) if pid != but}
+        if not left:
+            return
+        assert not late, left
+        time.sleep(0.01)
 
 
 def _read(path):

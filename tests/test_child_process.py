@@ -5,7 +5,7 @@ import subprocess
 import sys
 
 import pytest
-from child_kit import living, marked_env, seconds_until_gone, start
+from child_kit import assert_gone, living, marked_env, start
 
 from mmpretrain_mobileone_ext import child_process
 from mmpretrain_mobileone_ext.child_process import ChildProcess, run_child
@@ -63,7 +63,7 @@ def test_all_end_with_the_parent(number, argv):
         assert parent.stdout.readline() == 'up\n'
     assert len(living(env)) >= 5
     parent.send_signal(number)
-    seconds_until_gone(env, SOON)
+    assert_gone(env, SOON)
     parent.communicate()
 
 
@@ -89,7 +89,7 @@ def test_a_parent_killed_while_it_starts_a_child():
         f'child = ChildProcess([sys.executable, "-c", {TREE!r}])\n'
         'os.kill(os.getpid(), signal.SIGKILL)')
     subprocess.run([sys.executable, '-c', code], env=env, check=False)
-    seconds_until_gone(env, SOON)
+    assert_gone(env, SOON)
 
 
 def test_an_error_in_the_block_lets_the_child_clean_up(tmp_path):

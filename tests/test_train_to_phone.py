@@ -20,6 +20,8 @@ class KilledError(Exception):
 @pytest.fixture
 def run(tmp_path, monkeypatch):
     """Runs all steps; dies before one of them. Returns those that ran."""
+    (tmp_path / 'c.py').write_text('asked = True')
+
     def go(dies_before=None):
         seen = []
 
@@ -27,6 +29,7 @@ def run(tmp_path, monkeypatch):
             if title == dies_before:
                 raise KilledError
             seen.append((title, '--resume' in args))
+            assert Path(args[0]).read_text() == 'asked = True'
             _make(title, tmp_path, list(map(str, args)))
             return 1.0
 
@@ -49,6 +52,7 @@ def _make(title, folder, args):
         for name in ('epoch_1.pth', 'epoch_1_deploy.pth'):
             torch.save(dict(state_dict=dict(w=torch.zeros(3))), folder / name)
         (folder / 'last_checkpoint').write_text(str(folder / 'epoch_1.pth'))
+        (folder / 'c.py').write_text('resume = True')  # as the Runner does
     elif title == 'export':
         (folder / 'model.mlpackage').mkdir()
     else:
@@ -67,6 +71,7 @@ def test_it_goes_on_with_the_step_that_was_interrupted(run, step):
 
 def test_a_training_with_a_checkpoint_is_resumed(run, tmp_path):
     _make('train', tmp_path, [])
+    (tmp_path / 'c.py').write_text('asked = True')
     note = (tmp_path / 'last_checkpoint').read_text()
     run(dies_before='train')  # a new run: it forgets what was there
     (tmp_path / 'last_checkpoint').write_text(note)

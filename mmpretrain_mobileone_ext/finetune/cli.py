@@ -19,7 +19,7 @@ from ..work_dir import RunRecord, sole_use, text_hash
 from .folder import ImageFolder, read_folder
 from .settings import finetune_config
 
-#: Written into the work dir; so does mmengine's Runner, over it.
+#: The config of a run, in its work dir.
 CONFIG = 'finetune.py'
 _RECIPE = MIM / 'configs/finetune/mobileone-s0_finetune_image-folder.py'
 
