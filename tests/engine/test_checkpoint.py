@@ -1,6 +1,7 @@
 import hashlib
 import os
 import re
+import resource
 from collections import OrderedDict
 from pathlib import Path
 
@@ -197,6 +198,36 @@ def test_save_leaves_the_old_file_on_failure(tmp_path, monkeypatch):
         save_checkpoint_atomic({}, path)
     assert path.read_bytes() == before
     assert os.listdir(tmp_path) == ['a.pth']
+
+
+@pytest.mark.skipif(not hasattr(os, 'fork'), reason='a fork has the limit')
+@pytest.mark.parametrize('limit', [0, 100, 3000, 5000])
+def test_a_disk_that_is_full_before_the_end_of_the_zip_file(tmp_path, limit):
+    """torch says 'unexpected pos' in place of the disk's own words."""
+    path = save_checkpoint_atomic(weights(), tmp_path / 'a.pth')
+    before = path.read_bytes()
+    child = os.fork()
+    if child == 0:
+        # Larger files are refused, by EFBIG: Python ignores the signal.
+        resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
+        try:
+            save_checkpoint_atomic({'w': torch.zeros(5000)}, path)
+        except CheckpointError as error:
+            one_line = f'{path} cannot be written: [Errno 27] File too large'
+            os._exit(0 if str(error) == one_line else 1)
+        finally:
+            os._exit(2)
+    assert os.waitpid(child, 0)[1] == 0
+    assert path.read_bytes() == before
+    assert os.listdir(tmp_path) == ['a.pth']
+
+
+def test_what_torch_cannot_save_is_no_full_disk(tmp_path):
+    with pytest.raises(RuntimeError, match='same data as different types'):
+        shared = torch.zeros(4)
+        save_checkpoint_atomic(
+            {'a': shared, 'b': shared.view(torch.int32)}, tmp_path / 'a.pth')
+    assert os.listdir(tmp_path) == []
 
 
 def test_save_into_a_file_is_refused(tmp_path):
