@@ -157,6 +157,7 @@ def test_it_works_without_torch_and_everything_else():
 def test_a_copy_as_a_wheel_installs_it_finds_its_matrix(tmp_path):
     site = tmp_path / 'site/mmpretrain_mobileone_ext'
     shutil.copytree(PACKAGE / 'doctor', site / 'doctor')
+    shutil.copy(PACKAGE / 'child_process.py', site)
     # The package around it is broken.
     (site / '__init__.py').write_text('raise ImportError')
     tools = site / '.mim/tools'
