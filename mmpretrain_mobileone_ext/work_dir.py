@@ -12,6 +12,7 @@ import hashlib
 import json
 import os
 import platform
+import re
 import time
 import zipfile
 from collections.abc import Iterator, Mapping
@@ -29,6 +30,7 @@ _LOCK, _HOLDER = '.lock', '.lock-holder'
 _RECORD = 'run.json'
 #: mmengine's note of the checkpoint that was saved last.
 _LAST = 'last_checkpoint'
+_NUMBERED = re.compile(r'(?:epoch|iter)_(\d+)\.pth')
 
 
 @contextlib.contextmanager
@@ -161,10 +163,10 @@ def last_checkpoint(folder: Path) -> Optional[Path]:
 
 
 def _newest_checkpoint(folder: Path) -> Optional[Path]:
-    paths = [p for pattern in ('epoch_*.pth', 'iter_*.pth')
-             for p in folder.glob(pattern)
-             if not p.stem.endswith('_deploy')]
-    return max(paths, key=lambda path: path.stat().st_mtime, default=None)
+    """By epoch or iteration: a clock may have been set back."""
+    numbers = {path: int(match[1]) for path in folder.iterdir()
+               if (match := _NUMBERED.fullmatch(path.name))}
+    return max(numbers, key=lambda path: numbers[path], default=None)
 
 
 def resume_option(checkpoint: Optional[Path]) -> list[str]:

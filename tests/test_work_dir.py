@@ -114,11 +114,12 @@ def test_training_goes_on_from_the_last_checkpoint(tmp_path):
 
 
 def test_a_note_that_was_not_written_yet(tmp_path):
-    checkpoint(tmp_path, 'epoch_1.pth', time=1)
-    newest = checkpoint(tmp_path, 'epoch_2.pth', time=2)
-    checkpoint(tmp_path, 'epoch_2_deploy.pth', time=8)
+    # The clock was set back, and 10 is more than 9.
+    checkpoint(tmp_path, 'epoch_9.pth', time=9)
+    last = checkpoint(tmp_path, 'epoch_10.pth', time=2)
+    checkpoint(tmp_path, 'epoch_11_deploy.pth', time=8)
     note(tmp_path, '')
-    assert last_checkpoint(tmp_path) == newest
+    assert last_checkpoint(tmp_path) == last
 
 
 @pytest.mark.parametrize('text', ['epoch_3.pth', 'gone.pth', '../x.pth'])

@@ -223,8 +223,8 @@ def test_a_disk_that_is_full_before_the_end_of_the_zip_file(tmp_path, limit):
 
 
 def test_what_torch_cannot_save_is_no_full_disk(tmp_path):
+    shared = torch.zeros(4)
     with pytest.raises(RuntimeError, match='same data as different types'):
-        shared = torch.zeros(4)
         save_checkpoint_atomic(
             {'a': shared, 'b': shared.view(torch.int32)}, tmp_path / 'a.pth')
     assert os.listdir(tmp_path) == []
