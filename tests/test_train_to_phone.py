@@ -35,7 +35,7 @@ def run(tmp_path, monkeypatch):
 
         monkeypatch.setattr(train_to_phone, 'run_tool', run_tool)
         record = RunRecord.read(tmp_path) or RunRecord.begin(tmp_path, {})
-        steps = TrainToPhone(tmp_path / 'c.py', tmp_path, record, (),
+        steps = TrainToPhone(tmp_path / 'c.py', tmp_path, record,
                              Console(quiet=True))
         if dies_before:
             with pytest.raises(KilledError):

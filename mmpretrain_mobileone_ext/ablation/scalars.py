@@ -67,8 +67,8 @@ def _agreed(found: list[_Validation], trained: float, work_dir: Path) -> float:
 
 def scored_steps(work_dir: Path, metric: str) -> set[int]:
     """The epochs (or iterations) that were validated."""
-    return {int(r['step']) for r in _records(work_dir)
-            if metric in r and 'step' in r}
+    return {int(r['step']) for path in _files(work_dir)
+            for r in _records(path) if metric in r and 'step' in r}
 
 
 def median_step(work_dir: Path) -> float:
