@@ -56,7 +56,7 @@ _TEXTS = tuple((re.compile(text), meaning) for text, meaning in (
     (r'Target -?\d+ is out of bounds|Class values must be |'
      r'index -?\d+ is out of bounds for dimension', _LABEL),
     (r'Found \d+ files in subfolders|No valid data|num_samples=0|'
-     'data set is empty', 'the data set is empty'),
+     'need at least one array to concatenate', 'the data set is empty'),
     (r'PytorchStreamWriter failed|unexpected pos \d+ vs \d+|'
      'inline_container', 'a checkpoint could not be written whole; is the '
      'disk full?'),
@@ -74,6 +74,8 @@ _TEXTS = tuple((re.compile(text), meaning) for text, meaning in (
     (r'Caught \w+ in DataLoader worker', 'a sample cannot be read'),
     (r'home directory', 'this user has no home directory; set HOME'),
 ))
+#: What functions that write call the file.
+_FILE_NAMES = ('filename', 'filepath', 'path', 'target', 'made', 'f')
 _WORKER = re.compile(r'Caught \w+ in DataLoader worker process \d+')
 
 
@@ -162,7 +164,8 @@ def _import(error: Exception) -> Optional[str]:
     if (error.name or '').startswith(__package__ + '.'):
         return None
     if 'petrel_client' in str(error):
-        urls = re.findall(r'\b[\w+]+://[^\s,\]]+', ' '.join(sys.argv))
+        urls = dict.fromkeys(
+            re.findall(r'\b[\w+]+://[^\s,\]]+', ' '.join(sys.argv)))
         return (f'{", ".join(urls) or "a URL of another kind than http"}: '
                 'reading it needs petrel_client, which is not installed; '
                 'download the files and give their paths')
@@ -200,7 +203,8 @@ def _system(error: Exception) -> Optional[str]:
     meaning = _SYSTEM.get(error.errno or 0)
     path = error.filename if error.filename2 is None else error.filename2
     if path is None:
-        return f'{meaning} ({_last(error)})' if meaning else _last(error)
+        said = f'{meaning} ({_last(error)})' if meaning else _last(error)
+        return f'{_file_in_use(error)}{said}'
     path = os.fsdecode(path) if isinstance(path, (str, bytes)) else str(path)
     return (f'{path}{_argument(path)}: {meaning or error.strerror} '
             f'({type(error).__name__})')
@@ -211,8 +215,20 @@ def _text(error: Exception) -> Optional[str]:
     for pattern, meaning in _TEXTS:
         # A worker's error arrives with the worker's traceback in its text.
         if pattern.search(text) or pattern.search(str(error)[:200]):
-            return f'{meaning} ({text})'
+            file = _file_in_use(error) if 'disk' in meaning else ''
+            return f'{file}{meaning} ({text})'
     return None
+
+
+def _file_in_use(error: Exception) -> str:
+    """A full disk does not say where: the innermost frame that does."""
+    found = ''
+    for frame, _ in traceback.walk_tb(error.__traceback__):
+        for name in _FILE_NAMES:
+            value = frame.f_locals.get(name)
+            if isinstance(value, (str, Path)) and os.path.isabs(value):
+                found = str(value)
+    return f'{found}{_argument(found)}: ' if found else ''
 
 
 def _answer(error: Exception) -> Optional[str]:

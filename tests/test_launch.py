@@ -14,6 +14,7 @@ import pytest
 import torch
 import yaml
 from mmengine.config import Config
+from mmengine.runner import save_checkpoint
 from PIL import Image
 from test_bad_inputs import call
 from torch.utils.data import DataLoader
@@ -71,6 +72,8 @@ LIKELY = {
                      'num_classes'),
     'more classes, one-hot': (RuntimeError(
         'Class values must be smaller than num_classes.'), 'num_classes'),
+    'no lines': (ValueError('need at least one array to concatenate'),
+                 'empty'),
     'no images': (RuntimeError('Found 0 files in subfolders of: x'), 'empty'),
     'memory': (MemoryError(), 'not enough memory'),
     "torch's memory": (RuntimeError(
@@ -164,9 +167,13 @@ def test_the_disk_is_full(capsys):
         with open('/dev/full', 'wb') as handle:
             torch.save(state, handle)
 
-    for main in (to_path, to_handle):
+    def by_mmengine():
+        save_checkpoint(state, '/dev/full')
+
+    for main in (to_path, to_handle, by_mmengine):
         _, line = answer(main, capsys)
         assert 'disk' in line
+        assert main is to_handle or '/dev/full: ' in line
 
 
 class Samples(torch.utils.data.Dataset):
@@ -338,7 +345,9 @@ TRAINED = {
 }
 
 
-@pytest.mark.parametrize('name', TRAINED)
+@pytest.mark.parametrize('name', [
+    pytest.param(n, marks=pytest.mark.slow) if n == 's3' else n
+    for n in TRAINED])
 def test_training(name, files, monkeypatch, capsys):
     words, fragment = TRAINED[name]
     monkeypatch.chdir(files)
