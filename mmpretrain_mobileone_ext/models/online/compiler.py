@@ -4,13 +4,13 @@ from __future__ import annotations
 import os
 import shlex
 import shutil
-import signal
 import subprocess
 import tempfile
 import time
 from collections.abc import Sequence
 from pathlib import Path
 
+from ...child_process import ChildProcess
 from ...errors import KernelError
 
 _FLAGS = ('-O3', '-march=native', '-std=c++17', '-fPIC', '-shared')
@@ -80,27 +80,15 @@ def _run(words: list[str], deadline: float) -> str:
     # Not a pipe: whoever inherits it could keep it open.
     with tempfile.TemporaryFile() as said:
         try:
-            code = _exit_code(words, said.fileno(), seconds)
+            with ChildProcess(words, stdout=subprocess.DEVNULL,
+                              stderr=said) as process:
+                code = process.wait(seconds)
         except subprocess.TimeoutExpired:
             raise KernelError(f'{words[0]} gave no result within '
                               f'{seconds:.0f} s') from None
         said.seek(0)
         text = said.read(_READ).decode(errors='replace')
     return '' if code == 0 else _reason(text, code)
-
-
-def _exit_code(words: list[str], stderr: int, seconds: float) -> int:
-    process = subprocess.Popen(
-        words, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
-        stderr=stderr, start_new_session=True)
-    try:
-        return process.wait(seconds)
-    except BaseException:
-        # A driver's children would go on. Its own id still names the group,
-        # because nobody has waited for it.
-        os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
-        raise
 
 
 def _reason(text: str, code: int) -> str:
