@@ -26,7 +26,7 @@ from .checkpoint import load_checkpoint_file
 from .coreml_run_export import check_exportable, export_once, figures
 from .deploy_hook import DeploySwitchHook
 from .hook_order import check_order
-from .run_checkpoints import best_checkpoints, last_checkpoint
+from .run_checkpoints import best_checkpoints, last_checkpoint, spare_others
 
 _WHICH = ('best', 'last', 'both')
 _STEM = '{checkpoint}'
@@ -107,6 +107,7 @@ class CoreMLExportHook(Hook):
         check_order(runner.hooks, self,
                     after=[DeploySwitchHook, CheckpointHook])
         self._check_names(runner.hooks)
+        spare_others(runner)
         options = self._options_of(Path(runner.work_dir), 'checkpoint')
         try:
             check_exportable(self._config_of(runner), options)

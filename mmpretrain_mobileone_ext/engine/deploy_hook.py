@@ -15,9 +15,9 @@ from ..errors import SpecError
 from ..models import MobileOneBlock, switch_to_deploy
 from ..models.switch import compare_forms
 from ..parity import fold_tolerance
-from .deploy_file import unwrap, write_deploy_file
+from .deploy_file import deploy_path, unwrap, write_deploy_file
 from .hook_order import check_order
-from .run_checkpoints import kept_checkpoints
+from .run_checkpoints import kept_checkpoints, place_beside, spare_others
 
 _STAGES = ('val', 'test', 'after_train')
 _SAMPLES = 32  # images compared per run and epoch
@@ -31,7 +31,8 @@ class DeploySwitchHook(Hook):
     ``EMAHook`` has swapped the averaged weights in, and compared with the
     branches on the first batch; a difference stops the run. Training, EMA
     and checkpoints never see the copy. ``'after_train'`` writes
-    ``*_deploy.pth`` beside the last and the best checkpoint. In a
+    ``*_deploy.pth`` beside the last and the best checkpoint, and into the
+    work dir where the run was resumed from one elsewhere. In a
     distributed run all ranks score the copy of rank 0, whose weights and
     running statistics are the ones that are saved.
 
@@ -76,6 +77,10 @@ class DeploySwitchHook(Hook):
                 'DeploySwitchHook: the model has no re-parameterizable block '
                 f'({type(model).__name__}); use ConfigurableMobileOne as the '
                 'backbone or remove the hook')
+
+    def before_train_epoch(self, runner) -> None:
+        """Leave the files of a run that this one was resumed from alone."""
+        spare_others(runner)
 
     def before_train_iter(self, runner, batch_idx, data_batch=None) -> None:
         """Keep one batch for the comparison after training."""
@@ -166,6 +171,8 @@ class DeploySwitchHook(Hook):
             path = write_deploy_file(
                 runner.model,
                 checkpoint,
+                place_beside(runner, checkpoint) /
+                deploy_path(checkpoint).name,
                 inputs=self._sample,
                 tolerance=self.tolerance,
                 config_text=runner.cfg.pretty_text,

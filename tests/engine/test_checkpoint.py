@@ -147,24 +147,60 @@ def test_config_text_is_kept_where_nothing_runs_it(tmp_path, key):
     assert got['message_hub']['resumed_keys'] == {'seed': True}
 
 
-@pytest.mark.parametrize(('key', 'value', 'is_kept'), [
-    ('best_ckpt', '{folder}/best_accuracy_epoch_1.pth', True),
-    ('best_ckpt', '{folder}/sub/../best_a.pth', True),
-    ('best_ckpt', '{folder}/other.pth', False),
-    ('best_ckpt', '{folder}/sub/best_a.pth', False),
-    ('best_ckpt', '{folder}/best_.pth/..', False),
-    ('best_ckpt_accuracy/top1', '/etc', False),
-    ('best_ckpt', 3, False),
-    ('keep_ckpt_ids', [1, 2], True),
-    ('keep_ckpt_ids', ['../x'], False),
-    ('last_ckpt', '/anywhere', True),
-])
-def test_paths_that_a_resumed_run_would_delete(tmp_path, key, value, is_kept):
+@pytest.mark.parametrize(('value', 'is_kept'), [
+    ([1, 2], True), (['../x'], False), ([True], False), ((1, 2), False)])
+def test_numbers_of_checkpoints_that_a_resumed_run_would_delete(
+        tmp_path, value, is_kept):
+    got = disarmed(tmp_path, {'keep_ckpt_ids': value})['message_hub']
+    assert ('keep_ckpt_ids' in got['runtime_info']) == is_kept
+    assert ('keep_ckpt_ids' in got['resumed_keys']) == is_kept
+
+
+BEST = 'best_accuracy_epoch_1.pth'
+#: What a checkpoint says, and the file beside it that is meant.
+NAMED = [
+    ('best_ckpt', '{folder}/' + BEST, BEST),
+    ('best_ckpt_loss', '{folder}/sub/../' + BEST, BEST),
+    ('best_ckpt', f'/before/it/was/moved/{BEST}', BEST),
+    ('best_ckpt', f'C:\\work\\run\\{BEST}', BEST),
+    ('best_ckpt', '{folder}/sub/best_elsewhere.pth', None),
+    ('best_ckpt', '{folder}/epoch_1.pth', None),
+    ('best_ckpt', '{folder}/best_folder.pth', None),
+    ('best_ckpt', '{folder}/best_link.pth', None),
+    ('best_ckpt', '{folder}/best_gone.pth', None),
+    ('best_ckpt', '{folder}/best_.pth/..', None),
+    ('best_ckpt', f'{BEST}\0', None),
+    ('best_ckpt', '/x/' + 'y' * 100_000 + '.pth', None),
+    ('best_ckpt_accuracy/top1', '/etc', None),
+    ('best_ckpt', 3, None),
+    ('last_ckpt', '{folder}/epoch_1.pth', 'epoch_1.pth'),
+    ('last_ckpt', '/before/it/was/moved/epoch_1.pth', 'epoch_1.pth'),
+    ('last_ckpt', '{folder}/sub/best_elsewhere.pth', None),
+    ('last_ckpt', '../sub', None),
+    ('last_ckpt', '', None),
+    ('last_ckpt', b'epoch_1.pth', None),
+]
+
+
+@pytest.mark.parametrize(('key', 'value', 'meant'), NAMED,
+                         ids=[f'{k}-{v!s:.40}' for k, v, _ in NAMED])
+def test_of_a_path_only_the_name_of_a_file_beside_is_believed(
+        tmp_path, key, value, meant):
+    folder, outside = tmp_path / 'run', tmp_path / 'outside.pth'
+    (folder / 'sub').mkdir(parents=True)
+    (folder / 'best_folder.pth').mkdir()
+    for file in (folder / BEST, folder / 'epoch_1.pth', outside,
+                 folder / 'sub/best_elsewhere.pth'):
+        file.write_bytes(b'kept')
+    (folder / 'best_link.pth').symlink_to(outside)
     if isinstance(value, str):
-        value = value.format(folder=tmp_path)
-    got = disarmed(tmp_path, {key: value})['message_hub']
-    assert (key in got['runtime_info']) == is_kept
-    assert (key in got['resumed_keys']) == is_kept
+        value = value.format(folder=folder)
+    got = disarmed(folder, {key: value})['message_hub']
+    found = got['runtime_info'].get(key)
+    assert (key in got['resumed_keys']) == (meant is not None)
+    assert (found is None) == (meant is None)
+    if meant is not None:
+        assert os.path.samefile(found, folder / meant)
 
 
 def test_sha256(tmp_path):
