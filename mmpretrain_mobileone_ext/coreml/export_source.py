@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Optional, Union
+from urllib.parse import urlsplit
 
 import numpy as np
 import torch
@@ -21,6 +22,7 @@ from mmpretrain.registry import MODELS
 from torch import nn
 
 from ..engine.checkpoint import file_sha256
+from ..engine.download import shown
 from ..errors import CheckpointError, ExportError, MobileOneExtError
 from ..foreign.keys import MMPRETRAIN
 from ..foreign.recognize import recognize, translate
@@ -75,10 +77,11 @@ def load_source(config: Union[PathLike, Config, nn.Module],
     if getattr(model, 'artifact', None) is not None:
         raise ExportError(f'{name}: a Core ML file is loaded in place of the '
                           'network; there is nothing to export')
+    path = shown(str(checkpoint))
     if outputs == 'features':
-        _load_backbone(model, loaded, str(checkpoint))
+        _load_backbone(model, loaded, path)
     else:
-        _load_classifier(model, loaded, name, str(checkpoint))
+        _load_classifier(model, loaded, name, path)
     local = checkpoint is not None and Path(checkpoint).is_file()
     return Source(
         model=model.cpu().float().eval(),
@@ -86,7 +89,8 @@ def load_source(config: Union[PathLike, Config, nn.Module],
         config_name=name,
         classes=_classes((loaded or {}).get('meta')) or _classes(
             dict(dataset_meta=getattr(model, '_dataset_meta', None))),
-        checkpoint=None if checkpoint is None else Path(checkpoint).name,
+        checkpoint=None if checkpoint is None else Path(
+            urlsplit(path).path if '://' in path else path).name,
         sha256=file_sha256(str(checkpoint)) if local else None)
 
 
@@ -196,8 +200,8 @@ def _read_checkpoint(checkpoint: Optional[PathLike]) -> Optional[dict]:
         str(checkpoint), map_location='cpu', logger='silent')
     state = loaded.get('state_dict', loaded)
     if CORE_ML_KEY in state:
-        raise CheckpointError(f'{checkpoint} is a Core ML file already; '
-                              'export needs a checkpoint of torch')
+        raise CheckpointError(f'{shown(str(checkpoint))} is a Core ML file '
+                              'already; export needs a checkpoint of torch')
     state = OrderedDict(
         (re.sub(r'^module\.', '', k), v) for k, v in state.items())
     found = recognize(state)

@@ -24,7 +24,8 @@ _CHUNK = 1 << 20
 PathLike = Union[str, Path]
 
 
-def load_checkpoint_file(path: PathLike, map_location: Any = 'cpu') -> dict:
+def load_checkpoint_file(path: PathLike, map_location: Any = 'cpu',
+                         name: Optional[str] = None) -> dict:
     """Load a checkpoint that nothing is known about.
 
     Accepted are files of torch.save, zip or legacy format, with a dict of
@@ -37,6 +38,8 @@ def load_checkpoint_file(path: PathLike, map_location: Any = 'cpu') -> dict:
     Args:
         path (str or Path): Local file; ``~`` is expanded.
         map_location: As of torch.load. Defaults to 'cpu'.
+        name (str, optional): What messages call the file. Defaults to its
+            path.
 
     Returns:
         dict: The checkpoint.
@@ -53,7 +56,7 @@ def load_checkpoint_file(path: PathLike, map_location: Any = 'cpu') -> dict:
             loaded = restricted_load(handle, map_location)
         return checked_checkpoint(loaded, file)
     except CheckpointError as error:
-        raise CheckpointError(f'{file}: {error}') from None
+        raise CheckpointError(f'{name or file}: {error}') from None
     # Hostile bytes reach much of torch: any error there is the file's.
     except Exception as error:
         if is_out_of_memory(error):
@@ -61,8 +64,8 @@ def load_checkpoint_file(path: PathLike, map_location: Any = 'cpu') -> dict:
                                   'load it') from error
         reason = ' '.join(f'{type(error).__name__}: {error}'.split())
         raise CheckpointError(
-            f'{file}: not a readable checkpoint (truncated, damaged or '
-            f'another format): {reason[:300]}') from error
+            f'{name or file}: not a readable checkpoint (truncated, damaged '
+            f'or another format): {reason[:300]}') from error
 
 
 def existing_file(path: PathLike) -> Path:

@@ -6,12 +6,10 @@ local or downloaded, as untrusted data. Names of Core ML files are new.
 """
 import io
 import os
-import re
 import sys
 from collections import OrderedDict
 from pathlib import Path
 from typing import Any, Optional, Union
-from urllib.parse import urlparse
 
 import torch
 from mmengine.dist import barrier, get_dist_info
@@ -28,10 +26,8 @@ from mmpretrain_mobileone_ext.errors import CheckpointError
 
 from ..models.program_path import CORE_ML_KEY, ProgramMetadata
 from .checkpoint import checked_checkpoint, load_checkpoint_file
+from .download import TIMEOUT, load_url
 from .restricted_load import restricted_load
-
-_HASH = re.compile(r'-([a-f0-9]{8,64})\.')
-_DATE = re.compile(r'20\d{6}')
 
 
 @CheckpointLoader.register_scheme(prefixes='', force=True)
@@ -72,66 +68,49 @@ def load_from_coreml(filename: Union[str, Path],
 def load_from_http(filename: str,
                    map_location: Any = None,
                    model_dir: Optional[str] = None,
-                   progress: Optional[bool] = None) -> dict:
+                   progress: Optional[bool] = None,
+                   timeout: float = TIMEOUT,
+                   limit: Optional[int] = None) -> dict:
     """Download a checkpoint once, then load it like a local file.
 
     Args:
-        filename (str): URL. A name that ends in ``-<8 or more hexadecimal
-            digits>.<suffix>``, as published files' names do, must match the
-            SHA-256 of what is downloaded.
+        filename (str): URL; see :func:`download.load_url`.
         map_location: As of torch.load.
         model_dir (str, optional): Folder for downloads. Defaults to
-            ``checkpoints`` in torch.hub's folder, where mmengine looks too.
+            ``checkpoints`` in torch.hub's folder.
         progress (bool, optional): Show a progress bar. Defaults to whether
             stderr is a terminal.
+        timeout (float): Seconds without an answer after which it is given
+            up.
+        limit (int, optional): Bytes allowed. Defaults to what
+            ``MOBILEONE_EXT_MAX_DOWNLOAD_MB`` allows, or 4 GiB.
 
     Returns:
         dict: The checkpoint.
 
     Raises:
-        CheckpointError: If it cannot be downloaded or loaded.
+        CheckpointError: If it cannot be downloaded or loaded; nothing is
+            kept then.
     """
+    folder = Path(model_dir or os.path.join(torch.hub.get_dir(),
+                                            'checkpoints'))
+
+    def load() -> dict:
+        return load_url(
+            filename, folder,
+            lambda file, name: load_checkpoint_file(file, map_location, name),
+            show=sys.stderr.isatty() if progress is None else progress,
+            timeout=timeout, limit=limit)
+
     rank, world_size = get_dist_info()
     if world_size == 1:
-        return load_checkpoint_file(
-            _download(filename, model_dir, progress), map_location)
+        return load()
     try:
-        if rank == 0:
-            _download(filename, model_dir, progress)
+        loaded = load() if rank == 0 else None
     finally:
         # The others must not wait forever for a download that failed.
         barrier()
-    return load_checkpoint_file(
-        _download(filename, model_dir, progress), map_location)
-
-
-def _download(url: str, model_dir: Optional[str],
-              progress: Optional[bool]) -> Path:
-    name = os.path.basename(urlparse(url).path)
-    if not name:
-        raise CheckpointError(f'{url}: the URL names no file')
-    folder = Path(model_dir or os.path.join(torch.hub.get_dir(),
-                                            'checkpoints'))
-    file = folder / name
-    if file.exists():
-        return file
-    show = sys.stderr.isatty() if progress is None else progress
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        # Writes beside the target and renames, so a file is a whole file.
-        torch.hub.download_url_to_file(url, str(file), _hash_in(name), show)
-    # URLError is an OSError; a hash that differs is a RuntimeError.
-    except (OSError, RuntimeError, ValueError) as error:
-        raise CheckpointError(
-            f'{url}: cannot download the checkpoint: {error}') from error
-    return file
-
-
-def _hash_in(name: str) -> Optional[str]:
-    found = _HASH.search(name)
-    # A date in the same place is eight such digits too.
-    is_hash = found is not None and not _DATE.fullmatch(found.group(1))
-    return found.group(1) if found is not None and is_hash else None
+    return load() if loaded is None else loaded
 
 
 @CheckpointLoader.register_scheme(

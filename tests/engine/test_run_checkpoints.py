@@ -56,7 +56,7 @@ def test_a_checkpoint_that_names_another_folder_writes_nothing_there(
 
 
 def test_a_run_in_a_new_folder_leaves_the_old_one_alone(first, tmp_path):
-    folder, best = first
+    folder, _ = first
     # Whatever comes next is better than this one.
     claim(folder / 'epoch_2.pth', best_score=-1.)
     before = files(folder)
