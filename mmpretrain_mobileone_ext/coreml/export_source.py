@@ -27,6 +27,7 @@ from ..errors import CheckpointError, ExportError, MobileOneExtError
 from ..foreign.keys import MMPRETRAIN
 from ..foreign.recognize import recognize, translate
 from ..models import DeployableClassifier
+from ..models.load_values import check_dtypes, check_finite
 from ..models.program_path import CORE_ML_KEY
 
 PathLike = Union[str, Path]
@@ -69,7 +70,8 @@ def load_source(config: Union[PathLike, Config, nn.Module],
             to fit the backbone only.
 
     Raises:
-        ExportError: the config is unreadable or describes no such network.
+        ExportError: the config is unreadable or describes no such network,
+            or weights are not finite.
         CheckpointError: the checkpoint is unsafe or does not fit.
     """
     loaded = _read_checkpoint(checkpoint)
@@ -82,6 +84,7 @@ def load_source(config: Union[PathLike, Config, nn.Module],
         _load_backbone(model, loaded, path)
     else:
         _load_classifier(model, loaded, name, path)
+    _check_finite(model, name, outputs)
     local = checkpoint is not None and Path(checkpoint).is_file()
     return Source(
         model=model.cpu().float().eval(),
@@ -236,8 +239,18 @@ def _load_backbone(model: nn.Module, loaded: Optional[dict],
     _load(backbone_of(model), inner or state, path)
 
 
+def _check_finite(model: nn.Module, name: str, outputs: str) -> None:
+    """Before conversion, and for networks that check nothing themselves."""
+    used = backbone_of(model) if outputs == 'features' else model
+    try:
+        check_finite(used, used.state_dict())
+    except CheckpointError as error:
+        raise ExportError(f'{name}: {error}') from None
+
+
 def _load(model: nn.Module, state: Mapping[str, Any], path: str) -> None:
     try:
+        check_dtypes(state, model.state_dict())
         load_state_dict(model, state, strict=True, logger='silent')
     except CheckpointError as error:
         raise CheckpointError(f'{path}: {error}') from None

@@ -5,6 +5,7 @@ from typing import Any
 
 from ..errors import CheckpointError
 from .fuse import CONVS, SCALE, SKIP, round_once
+from .load_values import check_dtypes, check_finite
 
 
 def fold_incoming(block: Any, state_dict: dict,
@@ -16,7 +17,8 @@ def fold_incoming(block: Any, state_dict: dict,
     fold into wrong weights of the right shape.
 
     Raises:
-        CheckpointError: missing, unexpected or wrongly shaped branch keys.
+        CheckpointError: missing, unexpected or wrongly shaped branch keys,
+            another kind of number, or weights or a fold that are not finite.
         FoldError: a conv or norm for which no exact fold exists.
     """
     marks = tuple(prefix + name for name in (CONVS, SCALE, SKIP))
@@ -27,12 +29,14 @@ def fold_incoming(block: Any, state_dict: dict,
         return
     twin = block.branch_twin()
     given = {k[len(prefix):]: state_dict.pop(k) for k in found}
+    check_dtypes(given, twin.state_dict(), prefix)
     try:
         twin.load_state_dict(given, assign=True)
     except RuntimeError as error:
         reason = ' '.join(str(error).split())
         raise CheckpointError(f'{block.spec.name}: the branches in the '
                               f'checkpoint do not fit: {reason}') from error
+    check_finite(twin, given, prefix)
     dtype = block.branch_reparam.weight.dtype
     for name, value in zip(('weight', 'bias'), twin.fold()):
         state_dict[folded + name] = round_once(value, dtype)

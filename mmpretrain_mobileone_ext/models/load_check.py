@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from ..errors import CheckpointError
 from .block import MobileOneBlock
 from .fold_on_load import fold_incoming
+from .load_values import check_dtypes, check_finite
 from .translate_on_load import translate_incoming
 
 
@@ -23,7 +24,7 @@ def check_incoming(module: nn.Module,
     """Take what fits, as it has to be, and refuse the rest.
 
     Names of Apple's and timm's code become ours, branches fold for folded
-    blocks, then keys and shapes are compared.
+    blocks, then keys, shapes, dtypes and values are looked at.
 
     Args:
         module: the module that is about to load.
@@ -37,7 +38,8 @@ def check_incoming(module: nn.Module,
         does not fill.
 
     Raises:
-        CheckpointError: missing, unexpected or wrongly shaped keys.
+        CheckpointError: missing, unexpected or wrongly shaped keys, another
+            kind of number, or weights that are not finite.
     """
     translate_incoming(module, state_dict, prefix)
     for name, block in module.named_modules():
@@ -62,6 +64,10 @@ def check_incoming(module: nn.Module,
            keys for keys in (unfilled, extra, reshaped)]
     if any(bad):
         raise CheckpointError(_explain(module, own, given, *bad))
+    loaded = {k: v for k, v in given.items() if k in own
+              and getattr(v, 'shape', None) == own[k].shape}
+    check_dtypes(loaded, own, prefix)
+    check_finite(module, loaded, prefix)
     if not open_ends:
         return []
     return [k for k in (*unfilled, *reshaped) if k.startswith(open_ends)]
