@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from typing import Any, Optional, Union
 
 from .errors import SpecError
-from .spec_values import check_branches, check_int, split_se_cfg
+from .option_checks import integer, layer_cfg, text
+from .spec_values import check_branches, split_se_cfg
 from .stage_plan import StagePlan, num_stages, stage_plans
 
 ActCfg = Optional[dict]
@@ -75,10 +76,13 @@ class UnitSpec:
     act_cfg: ActCfg = None
 
     def __post_init__(self):
+        text('name', self.name)
+        layer_cfg(f'{self.name}: se_cfg', self.se_cfg)
+        layer_cfg(f'{self.name}: act_cfg', self.act_cfg)
         for field in ('in_channels', 'out_channels', 'kernel_size', 'stride',
                       'dilation', 'groups'):
-            check_int(f'{self.name}: {field}', getattr(self, field), 1)
-        check_int(f'{self.name}: num_conv_branches', self.num_conv_branches)
+            integer(f'{self.name}: {field}', getattr(self, field), 1)
+        integer(f'{self.name}: num_conv_branches', self.num_conv_branches)
         check_branches(self.branches)
         if self.kernel_size % 2 == 0:
             raise SpecError(
@@ -214,11 +218,12 @@ def _stem(cfg, plans, in_channels, num_conv_branches, branches) -> UnitSpec:
     channels = cfg.get('stem_channels', min(cap, plans[0].channels))
     return UnitSpec(
         'stage0',
-        check_int('in_channels', in_channels, 1),
-        check_int('stem_channels', channels, 1),
+        integer('in_channels', in_channels, 1),
+        integer('stem_channels', channels, 1),
         kernel_size=3,
         stride=cfg.get('stem_stride', 2),
-        num_conv_branches=num_conv_branches,
+        num_conv_branches=integer('stem_num_conv_branches',
+                                  num_conv_branches),
         branches=branches,
         act_cfg=plans[0].act_cfg)
 

@@ -1,10 +1,12 @@
 """Checks of single values of an architecture; each raises ``SpecError``."""
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any, Optional
 
+from . import option_checks
 from .errors import SpecError
+from .option_checks import integer
 
 BRANCH_KINDS = ('conv', 'scale', 'skip')
 SE_UNITS = {
@@ -16,22 +18,13 @@ _SE_LAYER_KEYS = ('ratio', 'squeeze_channels', 'divisor', 'bias', 'conv_cfg',
                   'act_cfg')
 
 
-def check_int(name: str, value: Any, minimum: int = 0) -> int:
-    """Return ``value`` if it is an int >= ``minimum``."""
-    if isinstance(value, bool) or not isinstance(value, int) \
-            or value < minimum:
-        raise SpecError(f'{name} must be an integer >= {minimum}, '
-                        f'got {value!r}')
-    return value
-
-
 def positive_ints(name: str, values: Any) -> tuple[int, ...]:
     """Return ``values`` as a non-empty tuple of ints >= 1."""
     if not isinstance(values, (list, tuple)) or not values:
         raise SpecError(f'{name} must be a non-empty list or tuple of '
                         f'integers, got {values!r}')
     return tuple(
-        check_int(f'{name} of stage {i + 1}', v, 1)
+        integer(f'{name} of stage {i + 1}', v, 1)
         for i, v in enumerate(values))
 
 
@@ -59,12 +52,7 @@ def plain_dict(cfg: Any) -> Optional[dict]:
 
 def check_branches(branches: Any) -> tuple[str, ...]:
     """Return branch kinds as a tuple of names from ``BRANCH_KINDS``."""
-    if isinstance(branches, str) or not isinstance(branches, Sequence) \
-            or not branches or any(b not in BRANCH_KINDS for b in branches) \
-            or len(set(branches)) != len(branches):
-        raise SpecError(f'branches must be a non-empty selection of '
-                        f'{BRANCH_KINDS}, got {branches!r}')
-    return tuple(branches)
+    return option_checks.selection('branches', branches, BRANCH_KINDS)
 
 
 def split_se_cfg(se_cfg: Any) -> tuple[Optional[dict], tuple[str, ...]]:
@@ -90,9 +78,9 @@ def split_se_cfg(se_cfg: Any) -> tuple[Optional[dict], tuple[str, ...]]:
     if unknown:
         raise SpecError(f'se_cfg has unknown keys {unknown}; allowed are '
                         f'{["placement", "units", *_SE_LAYER_KEYS]}')
-    check_int('se_cfg.ratio', args.setdefault('ratio', 16), 1)
+    integer('se_cfg.ratio', args.setdefault('ratio', 16), 1)
     if args.get('squeeze_channels') is not None:
-        check_int('se_cfg.squeeze_channels', args['squeeze_channels'], 1)
+        integer('se_cfg.squeeze_channels', args['squeeze_channels'], 1)
     return args, SE_UNITS[units]
 
 

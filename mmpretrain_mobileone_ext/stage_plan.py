@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from typing import Any, Optional
 
 from .errors import SpecError
-from .spec_values import check_int, per_stage, plain_dict, positive_ints
+from .option_checks import integer
+from .spec_values import per_stage, plain_dict, positive_ints
 
 
 @dataclass(frozen=True)
@@ -48,7 +49,7 @@ def stage_plans(n: int, cfg, act_cfg, se_cfg, output_stride,
     strides = positive_ints(
         'strides', per_stage({'strides': cfg.get('strides', 2)},
                              'strides', n))
-    stem_stride = check_int('stem_stride', cfg.get('stem_stride', 2), 1)
+    stem_stride = integer('stem_stride', cfg.get('stem_stride', 2), 1)
     strided = [stride > 1 for stride in strides]
     strides, dilated = _dilate(stem_stride, strides, output_stride, dilations)
     acts = per_stage({'act_cfg': act_cfg}, 'act_cfg', n)
@@ -92,7 +93,7 @@ def _dilate(stem_stride, strides, output_stride, dilations):
         return strides, [(d, d) for d in rates]
     if dilations is not None:
         raise SpecError('give either output_stride or dilations, not both')
-    check_int('output_stride', output_stride, 1)
+    integer('output_stride', output_stride, 1)
     reached, rate, new_strides, rates = stem_stride, 1, [], []
     for stride in strides:
         first = rate
@@ -120,7 +121,7 @@ def _num_se_blocks(cfg, se_cfg, depths) -> tuple[int, ...]:
         from_arch = 0  # a preset without SE has none in any number of stages
     from_arch = per_stage({'num_se_blocks': from_arch}, 'num_se_blocks', n)
     for i, count in enumerate(from_arch):
-        check_int(f'num_se_blocks of stage {i + 1}', count)
+        integer(f'num_se_blocks of stage {i + 1}', count)
     # "The last five" of a stage shortened to three blocks are all three.
     placed = tuple(min(a, d) for a, d in zip(from_arch, depths))
     if isinstance(se_cfg, str):

@@ -9,8 +9,10 @@ from mmpretrain.registry import MODELS
 from mmpretrain.structures import DataSample
 from torch import Tensor, nn
 
+from .. import option_checks
 from ..errors import CheckpointError, ProgramError
 from ..models.program_path import take_program
+from .export_options import COMPUTE_UNITS
 from .input_kind import takes_normalized
 
 
@@ -59,6 +61,18 @@ class CoreMLClassifier(BaseModel):
         if unknown:
             raise ProgramError('CoreMLClassifier: unexpected arguments '
                                f'{unknown}')
+        owner = 'CoreMLClassifier:'
+        if path is not None:
+            option_checks.path(f'{owner} path', path, ProgramError)
+        if normalize is not None:
+            option_checks.boolean(f'{owner} normalize', normalize,
+                                  ProgramError)
+        for name, value, allowed in (
+                ('arithmetic', arithmetic, ('fp32', 'fp16')),
+                ('backend', backend, ('reference', 'coreml')),
+                ('compute_units', compute_units, COMPUTE_UNITS)):
+            option_checks.one_of(f'{owner} {name}', value, allowed,
+                                 ProgramError)
         self.path = path
         self._normalize = normalize
         self._options: dict[str, Any] = dict(
@@ -148,6 +162,9 @@ def _scores(outputs: dict, program: Any) -> Tensor:
 
 
 def _pixels_only(preprocessor: Union[dict, nn.Module, None]) -> nn.Module:
+    if preprocessor is not None and not isinstance(preprocessor, nn.Module):
+        option_checks.mapping('CoreMLClassifier: data_preprocessor',
+                              preprocessor, ProgramError)
     if isinstance(preprocessor, nn.Module):
         pixels = copy.deepcopy(preprocessor)
     else:

@@ -11,6 +11,7 @@ from torch import nn
 
 from ..atomic_file import workspace
 from ..errors import ExportError
+from ..option_checks import boolean, mapping, path
 from ..progress import Steps
 from . import quiet
 from .atomic import install
@@ -114,6 +115,11 @@ def export_coreml(config: Union[PathLike, Config, nn.Module],
         ProgramError: coremltools is missing, or the converted program has
             an operation that cannot be executed here.
     """
+    boolean('progress', progress, ExportError)
+    if cfg_options is not None:
+        mapping('cfg_options', cfg_options, ExportError)
+    if checkpoint is not None:
+        path('checkpoint', checkpoint, ExportError)
     options = ExportOptions(
         out=out,  # type: ignore[arg-type]
         precision=precision,

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Optional, Union
 
 from ..errors import ExportError
+from ..option_checks import boolean, number, one_of, path, sequence, text
 from .compress_scheme import check_scheme
 
 FORMATS = {'.mlpackage': 'mlprogram', '.mlmodel': 'neuralnetwork'}
@@ -67,23 +68,28 @@ class ExportOptions:
     report: Optional[Path] = None
 
     def __post_init__(self) -> None:
+        boolean('force', self.force, ExportError)
+        for name in ('compress', 'author', 'license'):
+            text(name, getattr(self, name), ExportError)
+        _check_classes(self.classes)
         for name, allowed in (('precision', PRECISIONS),
                               ('deployment_target', TARGETS),
                               ('compute_units', COMPUTE_UNITS),
                               ('input', INPUTS),
                               ('outputs', OUTPUTS)):
-            _check_choice(name, getattr(self, name), allowed)
+            one_of(name, getattr(self, name), allowed, ExportError)
         set_ = object.__setattr__
         set_(self, 'out', _checked_out(self.out, self.force))
         check_scheme(self.compress, self.deployment_target, self.format)
         self._check_together()
-        set_(self, 'image_size', _checked_size(self.image_size))
+        set_(self, 'image_size', checked_size(self.image_size))
         set_(self, 'extra_sizes', tuple(
-            _checked_size(_split(s)) for s in self.extra_sizes))
+            checked_size(_split(s), 'extra_sizes') for s in sequence(
+                'extra_sizes', self.extra_sizes, ExportError)))
         set_(self, 'batch_sizes', _checked_batches(self.batch_sizes))
         set_(self, 'max_drop', _checked_drop(self.max_drop, self.compress))
         default = 'test' if self.compress == 'auto' else 100
-        set_(self, 'verify_data', _checked_verify(
+        set_(self, 'verify_data', checked_verify(
             default if self.verify_data is None else self.verify_data))
         for name in ('swift', 'report'):
             set_(self, name, _checked_folder(name, getattr(self, name),
@@ -108,27 +114,32 @@ class ExportOptions:
         return FORMATS[self.out.suffix]
 
 
-def _check_choice(name: str, value: Any, allowed: Sequence[str]) -> None:
-    if value not in allowed:
-        raise ExportError(
-            f'{name} is {value!r}; allowed: {", ".join(allowed)}')
+def _check_classes(classes: Any) -> None:
+    if classes is None:
+        return
+    if isinstance(classes, (str, os.PathLike)):
+        path('classes', classes, ExportError)
+        return
+    for label in sequence('classes', classes, ExportError):
+        text('classes has a label that', label, ExportError)
 
 
 def _checked_out(out: Any, force: bool) -> Path:
     if out is None or str(out) == '':
         raise ExportError('no output is given; name a .mlpackage or .mlmodel')
-    path = Path(out).expanduser()
-    if path.suffix not in FORMATS:
+    target = Path(path('out', out, ExportError)).expanduser()
+    if target.suffix not in FORMATS:
         raise ExportError(
-            f'{path}: unknown suffix {path.suffix!r}; allowed: .mlpackage '
+            f'{target}: unknown suffix {target.suffix!r}; allowed: .mlpackage '
             '(mlprogram), .mlmodel (neuralnetwork)')
-    if not path.parent.is_dir():
-        raise ExportError(f'{path}: the folder {path.parent} does not exist; '
-                          'make it first')
-    if not os.access(path.parent, os.W_OK):
-        raise ExportError(f'{path}: the folder {path.parent} is not writable')
-    check_free(path, force)
-    return path
+    if not target.parent.is_dir():
+        raise ExportError(f'{target}: the folder {target.parent} does not '
+                          'exist; make it first')
+    if not os.access(target.parent, os.W_OK):
+        raise ExportError(f'{target}: the folder {target.parent} is not '
+                          'writable')
+    check_free(target, force)
+    return target
 
 
 def check_free(path: Path, force: bool) -> None:
@@ -149,19 +160,22 @@ def check_free(path: Path, force: bool) -> None:
                           'replaced even with --force')
 
 
-def _checked_size(size: Any) -> Optional[tuple[int, int]]:
+def checked_size(size: Any, name: str = 'image_size'
+                 ) -> Optional[tuple[int, int]]:
+    """(H, W) in pixels of H, [H] or [H, W]; None stays.
+
+    Raises:
+        ExportError: it is none of these.
+    """
     if size is None:
         return None
     items = list(size) if isinstance(size, (list, tuple)) else [size]
-    try:
-        sides = [int(i) for i in items if not isinstance(i, (bool, float))]
-    except (TypeError, ValueError):
-        sides = []
-    if len(sides) != len(items) or len(sides) not in (1, 2) or not all(
-            1 <= s <= _MAX_SIDE for s in sides):
-        raise ExportError(
-            f'image_size is {" ".join(str(i) for i in items)!r}; allowed: '
-            f'H or H W in whole pixels, 1 to {_MAX_SIDE}')
+    sides = [_whole(i) for i in items]
+    if len(sides) not in (1, 2) or not all(1 <= s <= _MAX_SIDE
+                                           for s in sides):
+        shown = ' '.join(' '.join(str(i) for i in items).split())[:200]
+        raise ExportError(f'{name} is {shown!r}; allowed: H or H W in '
+                          f'whole pixels, 1 to {_MAX_SIDE}')
     return sides[0], sides[-1]
 
 
@@ -176,45 +190,49 @@ def _checked_drop(drop: Any, compress: str) -> Optional[float]:
     if compress == 'none':
         raise ExportError(f'max_drop is {drop} without compression; give '
                           '--compress')
-    if isinstance(drop, bool) or not 0 <= drop <= 100:
-        raise ExportError(f'max_drop is {drop!r}; allowed: 0 to 100 '
-                          'percentage points')
-    return float(drop)
+    return float(number('max_drop', drop, 0, 100, ExportError,
+                        also='percentage points, '))
 
 
 def _checked_folder(name: str, folder: Any, force: bool) -> Optional[Path]:
     if folder is None:
         return None
-    path = Path(folder).expanduser()
-    if not path.parent.is_dir():
-        raise ExportError(f'{name}: the folder {path.parent} does not exist; '
-                          'make it first')
-    if os.path.lexists(path) and not force:
-        raise ExportError(f'{name}: {path} exists; give --force (force=True) '
-                          'to replace it')
-    return path
+    target = Path(path(name, folder, ExportError)).expanduser()
+    if not target.parent.is_dir():
+        raise ExportError(f'{name}: the folder {target.parent} does not '
+                          'exist; make it first')
+    if os.path.lexists(target) and not force:
+        raise ExportError(f'{name}: {target} exists; give --force '
+                          '(force=True) to replace it')
+    return target
 
 
 def _checked_batches(sizes: Any) -> tuple[int, ...]:
-    try:
-        found = sorted({int(s) for s in sizes})
-    except (TypeError, ValueError):
-        found = []
-    if not found or found[0] < 1:
+    found = [_whole(s) for s in sequence('batch_sizes', sizes, ExportError)]
+    if not found or min(found) < 1:
         raise ExportError(f'batch_sizes is {sizes!r}; allowed: whole numbers '
                           'of images, at least 1')
     return tuple(sorted({1, *found}))
 
 
-def _checked_verify(value: Any) -> Union[int, str]:
-    if value in ('test', 'none'):
+def checked_verify(value: Any) -> Union[int, str]:
+    """'test', 'none' or a number of images, at least 1.
+
+    Raises:
+        ExportError: it is none of these.
+    """
+    if isinstance(value, str) and value in ('test', 'none'):
         return value
-    try:
-        number = 0 if isinstance(value, (bool, float)) else int(value)
-    except (TypeError, ValueError):
-        number = 0
-    if number < 1:
+    count = _whole(value)
+    if count < 1:
         raise ExportError(
             f"verify_data is {value!r}; allowed: 'test', 'none' or a number "
             'of images, at least 1')
-    return number
+    return count
+
+
+def _whole(value: Any) -> int:
+    """A whole number, also as a command line has it; 0 for all else."""
+    if isinstance(value, str) and value.isdecimal():
+        return int(value)
+    return value if type(value) is int else 0

@@ -17,6 +17,7 @@ from torch.utils.data import DataLoader
 from ..errors import SpecError
 from ..models.shielded_stats import shielded_stats
 from ..models.switch import branches_only
+from ..option_checks import boolean, integer
 
 Advance = Callable[[int], Any]
 
@@ -176,8 +177,8 @@ def training_loader(cfg: Mapping[str, Any], images: int,
     Raises:
         SpecError: the config has no training data, or ``images`` < 1.
     """
-    if isinstance(images, bool) or not isinstance(images, int) or images < 1:
-        raise SpecError(f'images={images!r} must be 1 or more')
+    integer('images', images, 1)
+    boolean('augment', augment)
     if not cfg.get('train_dataloader'):
         raise SpecError('the config has no train_dataloader, whose images are '
                         'what norms are recalibrated on')

@@ -8,7 +8,7 @@ from mmengine.registry import HOOKS
 from mmengine.runner.base_loop import BaseLoop
 from torch.utils.data import DataLoader
 
-from ..errors import SpecError
+from ..option_checks import boolean, integer
 from .bn_recalibration import recalibrate, training_loader
 from .deploy_file import unwrap
 from .deploy_hook import DeploySwitchHook
@@ -38,12 +38,8 @@ class BNRecalibrationHook(Hook):
     priority: Any = 55
 
     def __init__(self, images: int = 8192, augment: bool = False):
-        if isinstance(images, bool) or not isinstance(images, int) \
-                or images < 1:
-            raise SpecError(f'BNRecalibrationHook: images={images!r} must be '
-                            '1 or more')
-        self.images = images
-        self.augment = augment
+        self.images = integer('BNRecalibrationHook: images', images, 1)
+        self.augment = boolean('BNRecalibrationHook: augment', augment)
         self._loader: Optional[DataLoader] = None
 
     def before_run(self, runner) -> None:

@@ -60,8 +60,8 @@ def load_checkpoint_file(path: PathLike, map_location: Any = 'cpu',
     # Hostile bytes reach much of torch: any error there is the file's.
     except Exception as error:
         if is_out_of_memory(error):
-            raise CheckpointError(f'{file}: there is not enough memory to '
-                                  'load it') from error
+            raise CheckpointError(f'{name or file}: there is not enough '
+                                  'memory to load it') from error
         reason = ' '.join(f'{type(error).__name__}: {error}'.split())
         raise CheckpointError(
             f'{name or file}: not a readable checkpoint (truncated, damaged '

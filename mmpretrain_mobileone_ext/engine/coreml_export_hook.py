@@ -22,6 +22,7 @@ from ..coreml.export_command import export_command
 from ..coreml.export_options import ExportOptions
 from ..errors import ExportError, MobileOneExtError, SpecError
 from ..launch import TRACEBACK
+from ..option_checks import boolean, mapping, one_of, refuse
 from .checkpoint import load_checkpoint_file
 from .coreml_run_export import check_exportable, export_once, figures
 from .deploy_hook import DeploySwitchHook
@@ -93,6 +94,9 @@ class CoreMLExportHook(Hook):
                  cfg_options: Optional[Mapping[str, Any]] = None,
                  **options: Any):
         _check_arguments(which, out, options)
+        boolean(f'{_OWN}: strict', strict)
+        if cfg_options is not None:
+            mapping(f'{_OWN}: cfg_options', cfg_options)
         self.which = which
         self.out = out
         self.strict = strict
@@ -231,17 +235,28 @@ class CoreMLExportHook(Hook):
 
 
 def _check_arguments(which: Any, out: Any, options: Mapping[str, Any]) -> None:
-    if which not in _WHICH:
-        raise SpecError(f'{_OWN}: which={which!r}; allowed are '
-                        f'{", ".join(_WHICH)}')
+    one_of(f'{_OWN}: which', which, _WHICH)
     unknown = [name for name in options if name not in _OPTIONS]
     if unknown:
         raise SpecError(f'{_OWN}: unknown options {", ".join(unknown)}; '
                         'allowed are which, out, strict, cfg_options, '
                         f'{", ".join(_OPTIONS)}')
-    if not isinstance(out, str) or Path(out).name != out:
-        raise SpecError(f'{_OWN}: out={out!r} must be a file name without a '
-                        'folder; the file is put into the work dir')
+    if not isinstance(out, str) or not out or Path(out).name != out:
+        refuse(f'{_OWN}: out', out, 'a file name without a folder; the file '
+               'is put into the work dir')
+    for name in _INSIDE:
+        folder = options.get(name)
+        if folder is not None and not _is_inside(folder):
+            refuse(f'{_OWN}: {name}', folder, 'a folder inside the work dir, '
+                   'relative to it')
+
+
+def _is_inside(folder: Any) -> bool:
+    if not isinstance(folder, (str, os.PathLike)):
+        return False
+    parts = Path(folder).parts
+    return bool(parts) and not Path(folder).is_absolute() and \
+        '..' not in parts
 
 
 def _step(runner, checkpoint: Path) -> int:

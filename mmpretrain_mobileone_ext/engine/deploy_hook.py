@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from ..errors import SpecError
 from ..models import MobileOneBlock, switch_to_deploy
 from ..models.switch import compare_forms
+from ..option_checks import number, selection
 from ..parity import fold_tolerance
 from .deploy_file import deploy_path, unwrap, write_deploy_file
 from .hook_order import check_order
@@ -45,7 +46,7 @@ class DeploySwitchHook(Hook):
             dtype when None (see ``parity.TOLERANCES``).
 
     Raises:
-        SpecError: unknown ``when``, a model without foldable blocks, or a
+        SpecError: a wrong argument, a model without foldable blocks, or a
             priority that puts the hook on the wrong side of another.
         ParityError: the folded form differs from the branches.
     """
@@ -57,11 +58,9 @@ class DeploySwitchHook(Hook):
     def __init__(self,
                  when: Sequence[str] = _STAGES,
                  tolerance: Optional[float] = None):
-        if isinstance(when, str) or not when or not set(when) <= set(_STAGES):
-            raise SpecError(f'DeploySwitchHook: when={when!r} must be a '
-                            f'non-empty selection of {_STAGES}')
-        self.when = tuple(when)
-        self.tolerance = tolerance
+        self.when = selection('DeploySwitchHook: when', when, _STAGES)
+        self.tolerance = tolerance if tolerance is None else number(
+            'DeploySwitchHook: tolerance', tolerance)
         self._original: Optional[nn.Module] = None
         self._branches: Optional[nn.Module] = None
         self._sample: Optional[Tensor] = None

@@ -12,6 +12,7 @@ from torch import nn
 
 from ..errors import SpecError
 from ..models import ConfigurableMobileOne, switch_to_deploy
+from ..option_checks import number
 from .deploy_file import unwrap
 from .live_pipeline import LivePipeline
 from .regularization_plan import Phase, Plan, read_phases, strength_for
@@ -61,11 +62,9 @@ class DynamicRegularizationHook(Hook):
     def __init__(self,
                  strength: Union[str, float] = 'auto',
                  phases: Sequence[Mapping[str, Any]] = _PHASES):
-        number = isinstance(strength, (int, float)) and \
-            not isinstance(strength, bool) and strength >= 0
-        if strength != 'auto' and not number:
-            raise SpecError(f'DynamicRegularizationHook: strength={strength!r}'
-                            " must be 'auto' or a number >= 0")
+        if not isinstance(strength, str) or strength != 'auto':
+            number('DynamicRegularizationHook: strength', strength,
+                   also="'auto', ")
         self.strength = strength
         self.phases = read_phases(phases)
         self._scalars: dict[str, float] = {}

@@ -12,6 +12,7 @@ from mmengine.config import Config
 from mmengine.runner import Runner
 
 from ..errors import CheckpointError, MobileOneExtError, SpecError
+from ..option_checks import boolean, integer
 from ..progress import Steps
 from .bn_recalibration import recalibrate, tracking_norms, training_loader
 from .checkpoint import (
@@ -72,6 +73,10 @@ def recalibrate_checkpoint(config: Union[PathLike, Config],
         SpecError: no training or test data, or less than one image.
         MobileOneExtError: the score became worse; nothing is written.
     """
+    for name, value in (('augment', augment), ('force', force),
+                        ('progress', progress)):
+        boolean(name, value)
+    integer('images', images, 1)
     source = existing_file(checkpoint)
     target = free_target(out, source, force)
     if not target.absolute().parent.is_dir():

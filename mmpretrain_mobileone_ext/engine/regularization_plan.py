@@ -12,6 +12,7 @@ from dataclasses import dataclass, fields
 from typing import Any, Optional, Union
 
 from ..errors import SpecError
+from ..option_checks import mapping, sequence
 
 #: Parameters of the folded backbones at which strength is 0 and 1.
 S1_BACKBONE = 3_483_840
@@ -105,7 +106,8 @@ def read_phases(given: Sequence[Mapping[str, Any]]) -> tuple[Phase, ...]:
         SpecError: an unknown key or a value that is not allowed.
     """
     known = [f.name for f in fields(Phase)]
-    for phase in given:
+    for phase in sequence('phases', given):
+        mapping('phase', phase)
         unknown = sorted(set(phase) - set(known))
         if unknown:
             raise SpecError(f'phase has unknown keys {unknown}; allowed are '

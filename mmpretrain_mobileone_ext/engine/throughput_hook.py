@@ -18,6 +18,7 @@ from torch import nn
 from ..atomic_file import write_whole
 from ..errors import SpecError
 from ..models.form import form_of
+from ..option_checks import integer, selection
 from .laps import Lap, RankLaps, batch_size, summarize
 from .peak_memory import peak_bytes, reset_peak
 
@@ -55,15 +56,8 @@ class ThroughputHook(Hook):
     priority = 'HIGHEST'
 
     def __init__(self, warmup: int = 5, when: Sequence[str] = _STAGES):
-        if isinstance(warmup, bool) or not isinstance(warmup, int) \
-                or warmup < 0:
-            raise SpecError(f'ThroughputHook: warmup={warmup!r} must be a '
-                            'number of batches, 0 or more')
-        if isinstance(when, str) or not when or not set(when) <= set(_STAGES):
-            raise SpecError(f'ThroughputHook: when={when!r} must be a '
-                            f'non-empty selection of {_STAGES}')
-        self.warmup = warmup
-        self.when = tuple(when)
+        self.warmup = integer('ThroughputHook: warmup', warmup)
+        self.when = selection('ThroughputHook: when', when, _STAGES)
         self._laps: list[Lap] = []
         self._timer: Optional[_StepTimer] = None
         self._ready = 0.0

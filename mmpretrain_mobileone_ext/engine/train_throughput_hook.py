@@ -8,7 +8,7 @@ from mmengine.dist import all_gather_object
 from mmengine.hooks import Hook
 from mmengine.registry import HOOKS
 
-from ..errors import SpecError
+from ..option_checks import integer
 
 
 @HOOKS.register_module()
@@ -33,13 +33,8 @@ class TrainThroughputHook(Hook):
     priority = 'NORMAL'
 
     def __init__(self, interval: int = 50, warmup: int = 5):
-        for name, value, least in (('interval', interval, 1),
-                                   ('warmup', warmup, 0)):
-            if type(value) is not int or value < least:
-                raise SpecError(f'TrainThroughputHook: {name}={value!r} must '
-                                f'be an integer >= {least}')
-        self.interval = interval
-        self.warmup = warmup
+        self.interval = integer('TrainThroughputHook: interval', interval, 1)
+        self.warmup = integer('TrainThroughputHook: warmup', warmup)
         self._images = 0
         self._start = 0.0
 

@@ -11,6 +11,7 @@ from typing import Any, Optional, Union
 from ..atomic_file import workspace
 from ..coreml.atomic import install
 from ..errors import ExportError
+from ..option_checks import boolean, mapping
 from ..progress import Steps
 from .convert import convert, require_mmdeploy
 from .deploy_config import DeployConfig, read_deploy_config
@@ -117,7 +118,11 @@ def deploy_classifier(deploy_cfg: PathLike,
         CheckpointError: the checkpoint is unsafe or does not fit.
         ParityError: the file predicts otherwise; nothing is written.
     """
-    options = DeployOptions(Path(out), image_size, verify_data, force)
+    boolean('progress', progress, ExportError)
+    if cfg_options is not None:
+        mapping('cfg_options', cfg_options, ExportError)
+    options = DeployOptions(out, image_size, verify_data,  # type: ignore
+                            force)
     deploy = read_deploy_config(deploy_cfg)
     options.check_target(deploy)
     require_mmdeploy(deploy.backend)

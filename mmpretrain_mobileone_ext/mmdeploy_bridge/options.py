@@ -3,13 +3,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Optional, Union
+from typing import Any, Union
 
-from ..coreml.export_options import check_free
+from ..coreml.export_options import check_free, checked_size, checked_verify
 from ..errors import ExportError
+from ..option_checks import boolean, path
 from .deploy_config import DeployConfig
-
-_MAX_SIDE = 8192
 
 
 @dataclass(frozen=True)
@@ -34,9 +33,11 @@ class DeployOptions:
 
     def __post_init__(self) -> None:
         set_ = object.__setattr__
-        set_(self, 'out', Path(self.out).expanduser())
-        set_(self, 'image_size', _checked_size(self.image_size))
-        set_(self, 'verify_data', _checked_count(self.verify_data))
+        boolean('force', self.force, ExportError)
+        out = path('out', self.out, ExportError)
+        set_(self, 'out', Path(out).expanduser())
+        set_(self, 'image_size', checked_size(self.image_size))
+        set_(self, 'verify_data', checked_verify(self.verify_data))
 
     def check_target(self, deploy: DeployConfig) -> None:
         """Refuse a target of another suffix, or one that is taken.
@@ -52,28 +53,3 @@ class DeployOptions:
             raise ExportError(f'{self.out}: the folder {self.out.parent} '
                               'does not exist; make it first')
         check_free(self.out, self.force)
-
-
-def _checked_size(size: Any) -> Optional[tuple[int, int]]:
-    if size is None:
-        return None
-    sides = list(size) if isinstance(size, (list, tuple)) else [size]
-    fits = len(sides) in (1, 2) and all(
-        isinstance(s, int) and 1 <= s <= _MAX_SIDE for s in sides)
-    if not fits:
-        raise ExportError(f'image_size is {size!r}; allowed: H or H W in '
-                          f'whole pixels, 1 to {_MAX_SIDE}')
-    return sides[0], sides[-1]
-
-
-def _checked_count(value: Union[int, str]) -> Union[int, str]:
-    if value in ('test', 'none'):
-        return value
-    try:
-        number = int(value)
-    except (TypeError, ValueError):
-        number = 0
-    if number < 1:
-        raise ExportError(f"verify_data is {value!r}; allowed: 'test', "
-                          "'none' or a number of images, at least 1")
-    return number

@@ -20,6 +20,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.checkpoint import checkpoint
 
 from ..errors import FoldError, SpecError
+from ..option_checks import boolean, layer_cfg
 from ..spec import UnitSpec
 from .fold_on_load import fold_incoming
 from .fuse import SKIP, fold_branches, round_once
@@ -70,6 +71,10 @@ class MobileOneBlock(BaseModule):
                  online_reparam: Preference = 'auto',
                  init_cfg=None):
         super().__init__(init_cfg)
+        boolean('deploy', deploy)
+        boolean('with_cp', with_cp)
+        layer_cfg('conv_cfg', conv_cfg)
+        layer_cfg('norm_cfg', norm_cfg)
         self.spec = spec
         self.conv_cfg = conv_cfg
         self.norm_cfg = dict(type='BN') if norm_cfg is None else norm_cfg

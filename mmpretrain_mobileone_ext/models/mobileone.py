@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from ..errors import SpecError
+from ..option_checks import boolean
 from ..spec import build_network_spec
 from ..spec_values import resolve_out_indices
 from .block import MobileOneBlock
@@ -130,7 +131,7 @@ class ConfigurableMobileOne(BaseBackbone):
             conv_cfg=conv_cfg, norm_cfg=norm_cfg, deploy=deploy,
             with_cp=with_cp, online_reparam=online_reparam)
         self.out_indices = resolve_out_indices(out_indices, len(self.stages))
-        self.norm_eval = norm_eval
+        self.norm_eval = boolean('norm_eval', norm_eval)
         self.frozen_stages = _check_frozen(frozen_stages, len(self.stages))
         self._freeze_stages()
         self._register_load_state_dict_pre_hook(self._check_on_load)

@@ -9,6 +9,7 @@ from typing import Any, Optional, TypeVar, Union
 import torch
 from torch import Tensor, nn
 
+from ..option_checks import boolean
 from ..parity import Parity, Tolerance, compare, fold_tolerance
 from .block import MobileOneBlock
 
@@ -34,7 +35,7 @@ def switch_to_deploy(model: Model, inplace: bool = True) -> Model:
     Raises:
         FoldError: a block has no exact fold; ``model`` is then unchanged.
     """
-    if not inplace:
+    if not boolean('inplace', inplace):
         model = copy.deepcopy(model)
     folds = [(b, b.fold()) for b in _blocks(model) if not b.deploy]
     _fold_foreign(model)

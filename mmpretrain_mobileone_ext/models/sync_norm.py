@@ -1,12 +1,14 @@
 """Synchronized batch norm that also trains on CPUs (gloo)."""
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Optional
 
 import torch
 import torch.distributed as dist
 from mmengine.registry import MODELS
 from torch import Tensor, nn
+
+from ..option_checks import boolean, integer, number
 
 
 class _SumOverRanks(torch.autograd.Function):
@@ -47,8 +49,28 @@ class CPUSyncBatchNorm(nn.BatchNorm2d):
     are the same. On GPUs ``SyncBN`` is faster.
 
     Use as ``norm_cfg=dict(type='CPUSyncBN')``; ranks may have batches of
-    different size.
+    different size. Arguments are those of ``nn.BatchNorm2d``.
+
+    Raises:
+        SpecError: an argument of a wrong type.
     """
+
+    def __init__(self,
+                 num_features: int,
+                 eps: float = 1e-5,
+                 momentum: Optional[float] = 0.1,
+                 affine: bool = True,
+                 track_running_stats: bool = True,
+                 device: Any = None,
+                 dtype: Any = None):
+        integer('CPUSyncBN: num_features', num_features, 1)
+        number('CPUSyncBN: eps', eps)
+        if momentum is not None:
+            number('CPUSyncBN: momentum', momentum, 0, 1)
+        boolean('CPUSyncBN: affine', affine)
+        boolean('CPUSyncBN: track_running_stats', track_running_stats)
+        super().__init__(num_features, eps, momentum, affine,
+                         track_running_stats, device, dtype)
 
     def forward(self, x: Tensor) -> Tensor:
         """Normalize (N, C, H, W) over N, H, W of all ranks."""

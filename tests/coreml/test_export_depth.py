@@ -206,7 +206,7 @@ def test_swift_package_and_report_beside_the_file(case, tmp_path):
     (dict(precision='auto', out='m.mlmodel'), 'only a .mlpackage'),
     (dict(batch_sizes=(0, )), 'batch_sizes is'),
     (dict(batch_sizes=(1, 2)), 'tensor'),
-    (dict(extra_sizes=('a', )), 'image_size is'),
+    (dict(extra_sizes=('a', )), "extra_sizes is 'a'"),
     (dict(outputs='features', compress='int8'), 'needs classes'),
     (dict(outputs='features', swift='s'), 'needs classes'),
     (dict(swift='missing/s'), 'does not exist'),

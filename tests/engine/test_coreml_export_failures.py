@@ -148,10 +148,10 @@ def test_an_old_file_stays_after_a_failure(tmp_path, monkeypatch):
 
 # --- before training --------------------------------------------------------
 @pytest.mark.parametrize(('options', 'says'), [
-    (dict(which='worst'), "which='worst'; allowed are best, last, both"),
+    (dict(which='worst'), "which is 'worst'; allowed: best, last, both"),
     (dict(precison='fp32'), r'unknown options precison; allowed .*precision'),
-    (dict(out='exports/a.mlpackage'), 'must be a file name'),
-    (dict(out=None), 'must be a file name'),
+    (dict(out='exports/a.mlpackage'), 'allowed: a file name'),
+    (dict(out=None), 'allowed: a file name'),
     (dict(out='a.onnx'), r"unknown suffix '\.onnx'"),
     (dict(precision='bf16'), "precision is 'bf16'; allowed: fp16"),
     (dict(deployment_target='iOS9'), "'iOS9'; allowed: iOS15"),

@@ -80,7 +80,7 @@ def test_what_only_some_phases_set_is_refused():
 
 @pytest.mark.parametrize('strength', ['weak', -1, True, None])
 def test_strengths_that_cannot_be(strength):
-    with pytest.raises(SpecError, match='strength='):
+    with pytest.raises(SpecError, match='strength is'):
         DynamicRegularizationHook(strength=strength)
 
 
