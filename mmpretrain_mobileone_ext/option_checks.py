@@ -50,8 +50,9 @@ def number(name: str, value: Any, least: float = 0.0, most: float = math.inf,
     """
     if isinstance(value, bool) or not isinstance(value, (int, float)) or \
             not (least <= value <= most and math.isfinite(value)):
-        top = '' if most == math.inf else f' and <= {most:g}'
-        refuse(name, value, f'{also}a finite number >= {least:g}{top}', error)
+        span = f'>= {least:g}' if most == math.inf else \
+            f'of {least:g} to {most:g}'
+        refuse(name, value, f'{also}a finite number {span}', error)
     return value
 
 
@@ -92,8 +93,8 @@ def path(name: str, value: Any,
 
 
 def sequence(name: str, value: Any, error: Error = SpecError) -> Sequence:
-    """A list or tuple; no text."""
-    if not isinstance(value, (list, tuple)):
+    """A list, tuple or range; no text."""
+    if not isinstance(value, (list, tuple, range)):
         refuse(name, value, 'a list or tuple', error)
     return value
 

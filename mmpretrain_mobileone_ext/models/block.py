@@ -71,10 +71,10 @@ class MobileOneBlock(BaseModule):
                  online_reparam: Preference = 'auto',
                  init_cfg=None):
         super().__init__(init_cfg)
-        boolean('deploy', deploy)
-        boolean('with_cp', with_cp)
-        layer_cfg('conv_cfg', conv_cfg)
-        layer_cfg('norm_cfg', norm_cfg)
+        boolean(f'{spec.name}: deploy', deploy)
+        boolean(f'{spec.name}: with_cp', with_cp)
+        layer_cfg(f'{spec.name}: conv_cfg', conv_cfg)
+        layer_cfg(f'{spec.name}: norm_cfg', norm_cfg)
         self.spec = spec
         self.conv_cfg = conv_cfg
         self.norm_cfg = dict(type='BN') if norm_cfg is None else norm_cfg

@@ -189,9 +189,9 @@ def test_stops_at_the_number_asked_for():
 
 @pytest.mark.parametrize('images', [0, -1, 2.5, True])
 def test_wrong_numbers(images):
-    with pytest.raises(SpecError, match='images='):
+    with pytest.raises(SpecError, match='images is'):
         training_loader(dict(train_dataloader=loader_cfg(9, 0)), images)
-    with pytest.raises(SpecError, match='images='):
+    with pytest.raises(SpecError, match='images is'):
         BNRecalibrationHook(images=images)
 
 

@@ -217,7 +217,6 @@ def test_only_plain_convolutions_are_folded():
     ('conv_cfg', dict(type='Conv2d', bias=True)),
     ('norm_cfg', dict(type='NoNorm')),
     ('norm_cfg', dict(type='BN', slope=3)),
-    ('norm_cfg', 'BN'),
     ('act_cfg', dict(type='NoAct')),
     ('act_cfg', dict(type='ReLU', slope=3)),
     ('se_cfg', dict(ratio=4, divisor=0)),
