@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from .errors import ParityError
+from .option_checks import number
 
 
 @dataclass(frozen=True)
@@ -93,11 +94,15 @@ class Parity:
 
 def fold_tolerance(dtype: torch.dtype,
                    given: Union[float, Tolerance, None] = None) -> Tolerance:
-    """The tolerance of a fold in ``dtype``, or the given one."""
+    """The tolerance of a fold in ``dtype``, or the given one.
+
+    Raises:
+        SpecError: the given one is no finite number >= 0.
+    """
     if isinstance(given, Tolerance):
         return given
     if given is not None:
-        return Tolerance('given', float(given))
+        return Tolerance('given', float(number('tolerance', given)))
     return TOLERANCES[f'fold-{str(dtype).split(".")[-1]}']
 
 

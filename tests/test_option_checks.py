@@ -8,6 +8,7 @@ import math
 
 import numpy as np
 import pytest
+import torch
 from helpers import TINY_BACKBONE
 from mmengine.registry import HOOKS
 from mmpretrain.registry import MODELS
@@ -27,6 +28,7 @@ from mmpretrain_mobileone_ext.engine import (
     DynamicRegularizationHook,
     ThroughputHook,
 )
+from mmpretrain_mobileone_ext.engine.deploy_file import write_deploy_file
 from mmpretrain_mobileone_ext.engine.ema_load_hook import EMALoadHook
 from mmpretrain_mobileone_ext.engine.epoch_seed_hook import EpochSeedHook
 from mmpretrain_mobileone_ext.engine.recalibrated_file import (
@@ -37,11 +39,13 @@ from mmpretrain_mobileone_ext.engine.train_throughput_hook import (
     TrainThroughputHook,
 )
 from mmpretrain_mobileone_ext.errors import MobileOneExtError, SpecError
+from mmpretrain_mobileone_ext.foreign.convert import convert_checkpoint
 from mmpretrain_mobileone_ext.mmdeploy_bridge.deploy import deploy_classifier
 from mmpretrain_mobileone_ext.mmdeploy_bridge.options import DeployOptions
 from mmpretrain_mobileone_ext.models import MobileOneBlock
 from mmpretrain_mobileone_ext.models.classifier import DeployableClassifier
 from mmpretrain_mobileone_ext.models.sync_norm import CPUSyncBatchNorm
+from mmpretrain_mobileone_ext.parity import fold_tolerance
 from mmpretrain_mobileone_ext.spec import UnitSpec
 
 PACKAGE = 'mmpretrain_mobileone_ext'
@@ -147,6 +151,14 @@ OWNERS = {
         'images': (*COUNT, 0), 'augment': SWITCH, 'force': SWITCH,
         'progress': SWITCH},
     switch_to_deploy: {'model': FOREIGN, 'inplace': SWITCH},
+    fold_tolerance: {'dtype': FOREIGN, 'given': NUMBER},
+    convert_checkpoint: {
+        'source': FOREIGN, 'to': NAME, 'out': FOREIGN, 'arch': FOREIGN,
+        'fold': SWITCH, 'force': SWITCH},
+    write_deploy_file: {
+        'model': FOREIGN, 'checkpoint': FOREIGN, 'out': FOREIGN,
+        'inputs': FOREIGN, 'tolerance': FOREIGN, 'config_text': FOREIGN,
+        'force': SWITCH},
 }
 #: Options without a default.
 NEEDED = {
@@ -165,6 +177,10 @@ NEEDED = {
     recalibrate_checkpoint: lambda: dict(
         config='none.py', checkpoint='none.pth', out='out.pth'),
     switch_to_deploy: lambda: dict(model=None),
+    fold_tolerance: lambda: dict(dtype=torch.float32),
+    convert_checkpoint: lambda: dict(source='none.pth', to='apple',
+                                     out='out.pth'),
+    write_deploy_file: lambda: dict(model=None, checkpoint='none.pth'),
 }
 #: A bound on a drop is for compressed files alone.
 WITH = {(owner, 'max_drop'): dict(compress='int8')
@@ -207,7 +223,8 @@ def test_values_of_another_kind_are_refused(owner, option, tmp_path,
         said = str(error.value)
         assert '\n' not in said, value
         assert len(said) < 1500, value
-        names = (option, option.rstrip('s'), 'no output', 'suffix')
+        names = (option, option.rstrip('s'), 'no output', 'suffix',
+                 'tolerance')
         assert any(name in said for name in names), (value, said)
     assert not list(tmp_path.iterdir())
 

@@ -11,6 +11,7 @@ from torch import nn
 
 from ..errors import CheckpointError
 from ..models import MobileOneBlock, verified_switch_to_deploy
+from ..option_checks import boolean
 from ..parity import Tolerance
 from .checkpoint import (
     free_target,
@@ -61,6 +62,7 @@ def write_deploy_file(model: nn.Module,
             is folded already, or ``out`` exists.
         ParityError: the folded form differs; nothing is written.
     """
+    boolean('force', force, CheckpointError)
     target = free_target(out or deploy_path(checkpoint), checkpoint, force)
     _require_branches(model)
     loaded = load_checkpoint_file(checkpoint)

@@ -23,6 +23,7 @@ from ..models import (
     DeployableClassifier,
     verified_switch_to_deploy,
 )
+from ..option_checks import boolean, one_of
 from ..spec import PRESETS
 from .keys import BACKBONE, LAYOUTS, MMPRETRAIN, Layout
 from .recognize import Recognized, recognize_any, translate
@@ -60,6 +61,8 @@ def convert_checkpoint(source: PathLike,
             or is the source.
         ParityError: the folded form differs; nothing is written.
     """
+    boolean('fold', fold, CheckpointError)
+    boolean('force', force, CheckpointError)
     target = _writable(source, out, to, force)
     loaded = load_checkpoint_file(source)
     state = loaded.get('state_dict', loaded)
@@ -83,8 +86,7 @@ def convert_checkpoint(source: PathLike,
 
 def _writable(source: PathLike, out: PathLike, to: str, force: bool) -> Path:
     target = free_target(out, source, force)
-    if to not in LAYOUTS:
-        raise CheckpointError(f'{to!r} is none of {list(LAYOUTS)}')
+    one_of('to', to, LAYOUTS, CheckpointError)
     if target.suffix == '.safetensors':
         raise CheckpointError(f'{target}: writes files of torch.save, not '
                               'safetensors; name it .pth')

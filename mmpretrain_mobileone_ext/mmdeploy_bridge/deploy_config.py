@@ -146,7 +146,7 @@ def _input_shape(cfg: Config, name: str, convert_to: str) -> Sequence[int]:
         cfg.ir_config.input_names[0])
     where = f'{name}: input_shapes of {cfg.ir_config.input_names[0]!r}'
     if not isinstance(shapes, Mapping) or any(
-            not _is_shape(shapes.get(bound)) for bound in _BOUNDS):
+            not _whole(shapes.get(bound), 4) for bound in _BOUNDS):
         raise ExportError(f'{where} is {shapes!r}; {", ".join(_BOUNDS)} with '
                           'four whole numbers (N, C, H, W) are needed')
     low, high, usual = (shapes[bound] for bound in _BOUNDS)
@@ -159,9 +159,10 @@ def _input_shape(cfg: Config, name: str, convert_to: str) -> Sequence[int]:
     return usual
 
 
-def _is_shape(value: Any) -> bool:
-    return isinstance(value, (list, tuple)) and len(value) == 4 and all(
-        isinstance(i, int) for i in value)
+def _whole(value: Any, count: int) -> bool:
+    """Whether it is a list of so many whole numbers."""
+    return isinstance(value, (list, tuple)) and len(value) == count and all(
+        type(i) is int for i in value)
 
 
 def _onnx(cfg: Config, name: str, backend: str) -> DeployConfig:
@@ -170,7 +171,7 @@ def _onnx(cfg: Config, name: str, backend: str) -> DeployConfig:
         raise ExportError(f'{name}: precision is {precision!r}; allowed for '
                           f'{backend}: FP32')
     size = cfg.ir_config.get('input_shape')
-    if size is not None and not (len(size) == 2 and min(size) >= 1):
+    if size is not None and not (_whole(size, 2) and min(size) >= 1):
         raise ExportError(f'{name}: ir_config.input_shape is {size!r}; '
                           'allowed: [W, H] or None')
     return DeployConfig(

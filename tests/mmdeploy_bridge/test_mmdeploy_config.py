@@ -105,6 +105,8 @@ BAD = [
     ('[8, 3, 224, 224]', '[8, 3, -1, 224]', 'unbounded'),
     ('default_shape=[1', 'default_shape=[2', r'\[2, 3, 224, 224\]; one'),
     ('min_shape=[1, 3, 224, 224]', 'min_shape=[1, 3]', 'four whole numbers'),
+    ('min_shape=[1, 3, 224, 224]', 'min_shape=[True, 3, 224, 224]',
+     'four whole numbers'),
     ('input=dict(\n', 'image=dict(\n', 'four whole numbers'),
     ('dict(input_shapes', 'dict(shapes', 'four whole numbers'),
     ('ir_config', 'this is no Python', 'not a readable deploy config'),
@@ -135,4 +137,14 @@ def test_halves_for_onnx_are_refused(tmp_path):
     path.write_text(f"_base_ = [{str(NCNN)!r}]\n"
                     "backend_config = dict(precision='INT8')\n")
     with pytest.raises(ExportError, match='allowed for ncnn: FP32'):
+        read_deploy_config(path)
+
+
+@pytest.mark.parametrize('size', ['224', [224], [224, '224'], [True, 1],
+                                  [0, 8], [8.0, 8]], ids=str)
+def test_sizes_for_onnx_are_two_whole_numbers(tmp_path, size):
+    path = tmp_path / 'size.py'
+    path.write_text(f"_base_ = [{str(NCNN)!r}]\n"
+                    f'ir_config = dict(input_shape={size!r})\n')
+    with pytest.raises(ExportError, match=r'input_shape is .*\[W, H\]'):
         read_deploy_config(path)
