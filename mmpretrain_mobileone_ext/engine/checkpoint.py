@@ -17,7 +17,7 @@ from mmpretrain_mobileone_ext.explain import is_out_of_memory
 from mmpretrain_mobileone_ext.foreign.recognize import unpack
 
 from .disarm import disarm
-from .restricted_load import open_plain, restricted_load
+from .restricted_load import restricted_load
 from .safetensors_file import is_safetensors, load_safetensors
 
 _CHUNK = 1 << 20
@@ -52,7 +52,7 @@ def load_checkpoint_file(path: PathLike, map_location: Any = 'cpu',
     try:
         if is_safetensors(file):
             return {'state_dict': load_safetensors(file, map_location)}
-        with open_plain(file) as handle:
+        with open(file, 'rb') as handle:
             loaded = restricted_load(handle, map_location)
         return checked_checkpoint(loaded, file)
     except CheckpointError as error:

@@ -6,6 +6,7 @@ from mmengine.logging import HistoryBuffer
 
 from . import rebuild, rebuild_numpy
 from .admitted import Admitted, refused
+from .storages import storage_kinds
 
 _Key = Tuple[str, str]
 # One spelling per name: Python 2's, numpy 2's and old torch's move to it.
@@ -72,9 +73,7 @@ def _constants() -> Iterator[Tuple[_Key, Any]]:
     for name, value in vars(torch).items():
         if isinstance(value, torch.dtype):
             yield ('torch', name), value
-    # torch.load maps these itself where it has a newer form for them.
-    for storage in torch._storage_classes:
-        yield (storage.__module__, storage.__name__), storage
+    yield from storage_kinds().items()
 
 
 _NAMES: Dict[_Key, Any] = {**dict(_constants()), **dict(_rows())}
@@ -88,12 +87,12 @@ def find(module: str, name: str) -> Any:
         name (str): Name in that module, dots taken literally.
 
     Returns:
-        Admitted or torch.dtype or type: The stand-in, dtype or storage class.
+        Admitted or torch.dtype: The stand-in or the dtype.
 
     Raises:
         CheckpointError: For every name that is not in the table.
     """
     key = (_MODULES.get(module, module), name)
     if key not in _NAMES:
-        raise refused(f'{module}.{name}')
+        raise refused(f'{module[:100]}.{name[:100]}')
     return _NAMES[key]

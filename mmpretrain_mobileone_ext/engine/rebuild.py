@@ -27,7 +27,7 @@ def default_dict(factory: Any = None) -> defaultdict:
     if factory is None:
         return defaultdict()
     known = isinstance(factory, Admitted) and factory.factory is not None
-    require(known, f'collections.defaultdict({path_of(factory)})')
+    require(known, 'collections.defaultdict({})', factory)
     return defaultdict(factory.factory)
 
 
@@ -59,8 +59,10 @@ def config_dict(values: Any = None) -> dict:
 
 def encode(text: Any, encoding: Any = 'latin1') -> bytes:
     """Bytes that Python 2's protocols carry as text."""
-    require(type(text) is str and encoding in ('latin1', 'latin-1'),
-            f'_codecs.encode(..., {encoding!r})')
+    require(
+        type(text) is type(encoding) is str
+        and encoding in ('latin1', 'latin-1'), '_codecs.encode(..., {})',
+        encoding)
     return text.encode('latin1')
 
 
@@ -74,7 +76,7 @@ def byte_array(source: Any = b'', encoding: Any = 'latin1') -> bytearray:
     # bytearray(10**12) would allocate; bytes and their latin-1 form cannot.
     if type(source) is str:
         source = encode(source, encoding)
-    require(type(source) is bytes, f'bytearray of {path_of(source)}')
+    require(type(source) is bytes, 'bytearray of {}', source)
     return bytearray(source)
 
 
@@ -85,17 +87,12 @@ def complex_of(real: Any = 0.0, imag: Any = 0.0) -> complex:
 
 
 # --- torch ------------------------------------------------------------------
-def _storage_nbytes(storage: Any) -> int:
-    untyped = getattr(storage, '_untyped_storage', storage)  # torch >= 2.0
-    if hasattr(untyped, 'nbytes'):
-        return untyped.nbytes()
-    return untyped.size() * untyped.element_size()
-
-
 def _check_view(storage: Any, offset: Any, size: Any, stride: Any,
                 dtype: Any) -> None:
     """Refuse a view that would grow, or read outside of, its storage."""
-    require(torch.is_storage(storage), f'a tensor on {path_of(storage)}')
+    require(
+        isinstance(storage, torch.storage.TypedStorage), 'a tensor on {}',
+        storage)
     require(isinstance(dtype, torch.dtype), 'a tensor without a dtype')
     require(
         is_sizes((offset, )) and is_sizes(size) and is_sizes(stride)
@@ -103,18 +100,24 @@ def _check_view(storage: Any, offset: Any, size: Any, stride: Any,
     if 0 in size:
         return
     last = offset + sum((n - 1) * step for n, step in zip(size, stride))
-    end = (last + 1) * torch.empty((), dtype=dtype).element_size()
-    require(end <= _storage_nbytes(storage), 'a tensor beyond its storage')
+    end = (last + 1) * dtype.itemsize
+    require(end <= storage._untyped_storage.nbytes(),
+            'a tensor beyond its storage')
 
 
 def _metadata(metadata: Any) -> tuple:
-    if not metadata:
+    if metadata is None:
         return ()
     require(
-        type(metadata) is dict and all(
-            type(k) is str and type(v) is bool for k, v in metadata.items()),
+        type(metadata) is dict and set(metadata) <= {'conj', 'neg'}
+        and all(type(v) is bool for v in metadata.values()),
         'malformed tensor metadata')
     return (metadata, )
+
+
+def _switch(value: Any) -> bool:
+    require(type(value) in (bool, int), 'requires_grad={}', value)
+    return bool(value)
 
 
 def tensor(storage: Any,
@@ -127,9 +130,9 @@ def tensor(storage: Any,
     """``torch._utils._rebuild_tensor_v2`` inside the storage's bounds."""
     # ``hooks`` is always replaced: backward hooks are code.
     _check_view(storage, offset, size, stride, getattr(storage, 'dtype', None))
-    return torch._utils._rebuild_tensor_v2(storage, offset, tuple(size),
-                                           tuple(stride), bool(requires_grad),
-                                           OrderedDict(), *_metadata(metadata))
+    return torch._utils._rebuild_tensor_v2(
+        storage, offset, tuple(size), tuple(stride), _switch(requires_grad),
+        OrderedDict(), *_metadata(metadata))
 
 
 def tensor_v3(storage: Any,
@@ -142,10 +145,9 @@ def tensor_v3(storage: Any,
               metadata: Any = None) -> torch.Tensor:
     """``torch._utils._rebuild_tensor_v3``: the dtype is given apart."""
     _check_view(storage, offset, size, stride, dtype)
-    return torch._utils._rebuild_tensor_v3(storage, offset, tuple(size),
-                                           tuple(stride), bool(requires_grad),
-                                           OrderedDict(), dtype,
-                                           *_metadata(metadata))
+    return torch._utils._rebuild_tensor_v3(
+        storage, offset, tuple(size), tuple(stride), _switch(requires_grad),
+        OrderedDict(), dtype, *_metadata(metadata))
 
 
 def parameter(data: Any,
@@ -155,7 +157,7 @@ def parameter(data: Any,
     """A parameter on a tensor that was rebuilt before."""
     # ``state`` holds Python attributes; set, they could shadow methods.
     require(isinstance(data, torch.Tensor), 'a parameter of no tensor')
-    return torch.nn.Parameter(data, bool(requires_grad))
+    return torch.nn.Parameter(data, _switch(requires_grad))
 
 
 def attributed_tensor(builder: Any,
@@ -165,10 +167,11 @@ def attributed_tensor(builder: Any,
     """A tensor that carries Python attributes: the tensor, without them."""
     plain = isinstance(builder, Admitted) and builder.call in (
         tensor, tensor_v3, parameter)
-    require(plain, path_of(builder))
+    require(plain, '{}', builder)
+    require(type(args) is tuple, '{} with no tuple', builder)
     require(
         path_of(kind) in ('torch.Tensor', 'torch.nn.parameter.Parameter'),
-        f'a tensor of class {path_of(kind)}')
+        'a tensor of class {}', kind)
     return builder.call(*args)
 
 
@@ -181,7 +184,8 @@ def size_of(sizes: Any = ()) -> torch.Size:
 def device(kind: Any, index: Any = None) -> torch.device:
     """A torch.device by type and index."""
     require(
-        type(kind) is str and type(index) in (int, type(None)),
+        type(kind) is str and len(kind) <= 32 and
+        (index is None or is_sizes((index, ))),
         'torch.device of no name')
     return torch.device(kind) if index is None else torch.device(kind, index)
 

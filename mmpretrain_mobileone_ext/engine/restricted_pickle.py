@@ -1,21 +1,20 @@
-"""A pickle reader for torch.load that executes nothing a file asks for.
+"""A pickle reader for checkpoints that executes nothing a file asks for.
 
-``torch.load`` unpickles with whatever ``pickle_module`` it is given, on every
-version and for both of its formats. The one made here knows a positive list
-of opcodes and names (see ``pickle_names``), so it does not depend on torch's
-own ``weights_only`` mode, which refuses mmengine's checkpoints.
+It knows a positive list of opcodes and names (see ``pickle_names``), so it
+does not depend on torch's own ``weights_only`` mode, which refuses mmengine's
+checkpoints, and what it builds is bounded (see ``load_budget``).
 """
 import pickle
 import pickletools
 from collections import Counter, OrderedDict, defaultdict
-from types import SimpleNamespace
-from typing import Any, Callable, Dict, List, Tuple
+from typing import Any, BinaryIO, Callable, Dict, List
 
 import numpy as np
 import torch
 from mmengine.logging import HistoryBuffer
 
 from .admitted import Admitted, check_keys, path_of, refused, require
+from .load_budget import Budget
 from .pickle_names import find
 from .rebuild_numpy import restore_array, restore_dtype, restore_history
 
@@ -24,15 +23,19 @@ from .rebuild_numpy import restore_array, restore_dtype, restore_history
 _PurePython: Any = pickle._Unpickler
 # These build plain values and move them about; the base class runs them.
 _PLAIN_OPCODES = {
-    'PROTO', 'FRAME', 'STOP', 'MARK', 'POP', 'POP_MARK', 'DUP', 'NONE',
+    'PROTO', 'MARK', 'POP', 'POP_MARK', 'DUP', 'NONE',
     'NEWFALSE', 'NEWTRUE', 'INT', 'BININT', 'BININT1', 'BININT2', 'LONG',
     'LONG1', 'LONG4', 'FLOAT', 'BINFLOAT', 'STRING', 'BINSTRING',
     'SHORT_BINSTRING', 'BINBYTES', 'SHORT_BINBYTES', 'BINBYTES8', 'UNICODE',
     'BINUNICODE', 'SHORT_BINUNICODE', 'BINUNICODE8', 'EMPTY_TUPLE', 'TUPLE',
     'TUPLE1', 'TUPLE2', 'TUPLE3', 'EMPTY_LIST', 'LIST', 'EMPTY_DICT',
-    'EMPTY_SET', 'GET', 'BINGET', 'LONG_BINGET', 'PUT', 'BINPUT',
+    'GET', 'BINGET', 'LONG_BINGET', 'PUT', 'BINPUT',
     'LONG_BINPUT', 'MEMOIZE', 'GLOBAL', 'STACK_GLOBAL',
 }
+#: Longest text form of a number or a name. Turning a long number into binary
+#: takes the square of its length.
+_LINE = 4096
+_SET_BYTES = 216
 _DICTS = (dict, OrderedDict, defaultdict, Counter)
 
 
@@ -53,30 +56,92 @@ def _dispatch() -> Dict[int, Callable[[Any], None]]:
     }
 
 
+def _no_storage(pid: Any) -> Any:
+    raise refused('a storage outside of the checkpoint itself')
+
+
 class RestrictedUnpickler(_PurePython):
-    """Reads plain data; subclassed by torch.load, which sets the storages.
+    """Reads one pickle of plain data from a file's current place.
+
+    Args:
+        file (BinaryIO): A binary file.
+        budget (Budget): What the whole file may build.
+        storage (callable, optional): Gets a persistent id, gives its storage.
 
     Raises:
         CheckpointError: For any name, call, state or opcode not admitted.
     """
     dispatch = _dispatch()
 
+    def __init__(self, file: BinaryIO, budget: Budget,
+                 storage: Callable[[Any], Any] = _no_storage) -> None:
+        # utf-8, as torch.load, for the text of Python 2.
+        super().__init__(file, encoding='utf-8')
+        self._budget = budget
+        self._storage = storage
+
+    def load(self) -> Any:
+        """The object; like the base class's, but with a bounded number of
+        operations and no frames."""
+        self.stack: List[Any] = []
+        self.metastack: List[List[Any]] = []
+        self.append = self.stack.append
+        dispatch = self.dispatch
+        for _ in self._budget.steps:
+            opcode = self._file_read(1)
+            if opcode == pickle.STOP:
+                return self.stack.pop()
+            if not opcode:
+                break
+            dispatch[opcode[0]](self)
+        else:
+            raise self._budget.out_of_steps()
+        raise EOFError('the pickle has no end')
+
+    def read(self, count: int) -> bytes:
+        """Exactly ``count`` bytes."""
+        # Compared first: a file sets memory aside before it reads.
+        short = count > self._budget.size
+        data = b'' if short else self._file_read(count)
+        if len(data) != count:
+            raise EOFError('the pickle ends within a value')
+        return data
+
+    def readline(self) -> bytes:
+        """A line of text."""
+        line = self._file_readline(_LINE)
+        require(line.endswith(b'\n'), 'a line without end')
+        return line
+
     def find_class(self, module: str, name: str) -> Any:
         """The stand-in of an admitted name; nothing is imported."""
         return find(module, name)
 
-    def check_storage(self, key: Any, nbytes: int) -> None:
-        """Refuse a storage larger than the file; see pickle_module."""
-        raise refused('a storage outside of torch.load')
+    def load_frame(self) -> None:
+        """Skip the size of a frame, a hint for reading ahead."""
+        self.read(8)
+
+    dispatch[pickle.FRAME[0]] = load_frame
+
+    def load_empty_set(self) -> None:
+        """The one object of a single byte that is not small."""
+        self._budget.build(_SET_BYTES)
+        self.append(set())
+
+    dispatch[pickle.EMPTY_SET[0]] = load_empty_set
 
     def load_reduce(self) -> None:
         """Call an admitted function of ours with the arguments given."""
         args = self.stack.pop()
         func = self.stack[-1]
         known = isinstance(func, Admitted) and func.call is not None
-        require(known, f'a call of {path_of(func)}')
-        require(type(args) is tuple, f'{path_of(func)} with no tuple')
-        self.stack[-1] = func.call(*args)
+        require(known, 'a call of {}', func)
+        require(type(args) is tuple, '{} with no tuple', func)
+        self._budget.call(args)
+        made = func.call(*args)
+        if isinstance(made, torch.Tensor):
+            self._budget.view(made)
+        self.stack[-1] = made
 
     dispatch[pickle.REDUCE[0]] = load_reduce
 
@@ -85,11 +150,12 @@ class RestrictedUnpickler(_PurePython):
         args = self.stack.pop()
         cls = self.stack[-1]
         known = isinstance(cls, Admitted) and cls.new is not None
-        require(known, f'a new {path_of(cls)}')
+        require(known, 'a new {}', cls)
         # A HistoryBuffer takes its contents from BUILD alone.
         limit = 0 if cls.new is HistoryBuffer else 1
         require(type(args) is tuple and len(args) == limit,
-                f'{path_of(cls)} with arguments')
+                '{} with arguments', cls)
+        self._budget.call(args)
         self.stack[-1] = cls.new(*args)
 
     dispatch[pickle.NEWOBJ[0]] = load_newobj
@@ -98,6 +164,7 @@ class RestrictedUnpickler(_PurePython):
         """Set the state of the few kinds that have one, each its own way."""
         state = self.stack.pop()
         target = self.stack[-1]
+        self._budget.call(state)
         if type(target) is HistoryBuffer:
             restore_history(target, state)
         elif type(target) is np.ndarray:
@@ -112,7 +179,10 @@ class RestrictedUnpickler(_PurePython):
     dispatch[pickle.BUILD[0]] = load_build
 
     def _replace(self, old: Any, new: Any) -> None:
+        if new is old:
+            return
         # dtypes are immutable here, so BUILD gives a new one everywhere.
+        self._budget.call(self.memo)
         self.stack[-1] = new
         for index in [i for i, v in self.memo.items() if v is old]:
             self.memo[index] = new
@@ -129,7 +199,7 @@ class RestrictedUnpickler(_PurePython):
 
     def _extend(self, items: List[Any]) -> None:
         target = self.stack[-1]
-        require(type(target) is list, f'appending to {path_of(target)}')
+        require(type(target) is list, 'appending to {}', target)
         target.extend(items)
 
     def load_setitem(self) -> None:
@@ -152,7 +222,7 @@ class RestrictedUnpickler(_PurePython):
 
     def _update(self, items: List[Any]) -> None:
         target = self.stack[-1]
-        require(type(target) in _DICTS, f'setting items of {path_of(target)}')
+        require(type(target) in _DICTS, 'setting items of {}', target)
         check_keys(items[::2])
         for key, value in zip(items[::2], items[1::2]):
             target[key] = value
@@ -160,7 +230,7 @@ class RestrictedUnpickler(_PurePython):
     def load_additems(self) -> None:
         items = self.pop_mark()
         target = self.stack[-1]
-        require(type(target) is set, f'adding items to {path_of(target)}')
+        require(type(target) is set, 'adding items to {}', target)
         check_keys(items)
         target.update(items)
 
@@ -181,9 +251,7 @@ class RestrictedUnpickler(_PurePython):
     dispatch[pickle.BYTEARRAY8[0]] = load_bytearray8
 
     def load_binpersid(self) -> None:
-        pid = self.stack.pop()
-        self.check_storage(*_storage_claim(pid))
-        self.append(self.persistent_load(pid))
+        self.append(self._storage(self.stack.pop()))
 
     dispatch[pickle.BINPERSID[0]] = load_binpersid
 
@@ -195,55 +263,3 @@ def _restore_metadata(target: OrderedDict, state: Any) -> None:
         and all(type(v) in (dict, OrderedDict) for v in state.values()),
         'setting attributes of collections.OrderedDict')
     target.__dict__.update(state)
-
-
-def _storage_claim(pid: Any) -> Tuple[str, int]:
-    """The key and the size in bytes of a persistent id, which torch trusts."""
-    is_storage = type(pid) is tuple and len(pid) in (5, 6) and pid[0] in (
-        'storage', b'storage')
-    require(is_storage, f'the persistent id {str(pid)[:80]}')
-    kind, key, location, numel = pid[1:5]
-    require(
-        type(key) is str and type(location) in (str, bytes)
-        and type(numel) is int and numel >= 0, 'a malformed storage')
-    view = pid[5] if len(pid) == 6 else None
-    require(view is None or _is_view(view, numel), 'a malformed storage view')
-    return key, numel * _element_size(kind)
-
-
-def _is_view(view: Any, numel: int) -> bool:
-    plain = type(view) is tuple and [type(v) for v in view] == [str, int, int]
-    return plain and view[1] >= 0 and 0 <= view[2] <= numel - view[1]
-
-
-def _element_size(kind: Any) -> int:
-    if isinstance(kind, type) and kind in torch._storage_classes:
-        if kind.__name__.endswith('UntypedStorage'):
-            return 1  # counted in bytes
-        return kind(0).element_size()  # typed classes: torch < 1.11
-    known = type(kind).__module__ == 'torch.serialization'
-    require(known, f'a storage of {path_of(kind)}')
-    return torch.empty((), dtype=kind.dtype).element_size()
-
-
-def pickle_module(check_storage: Callable[[str, int], None]) -> Any:
-    """A stand-in for the module ``pickle`` that torch.load accepts.
-
-    Args:
-        check_storage (callable): Gets the key and size in bytes of each
-            storage before torch allocates it; raises CheckpointError for
-            one that the file cannot hold.
-
-    Returns:
-        SimpleNamespace: With ``Unpickler``, ``load`` and ``__name__``.
-    """
-
-    class Unpickler(RestrictedUnpickler):
-
-        def check_storage(self, key: str, nbytes: int) -> None:
-            check_storage(key, nbytes)
-
-    def load(file: Any, **options: Any) -> Any:
-        return Unpickler(file, **options).load()
-
-    return SimpleNamespace(__name__=__name__, Unpickler=Unpickler, load=load)

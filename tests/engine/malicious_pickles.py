@@ -250,7 +250,7 @@ MISUSES = [
      call(name('collections', 'defaultdict'), name('builtins', 'getattr'))),
     ('codec', "_codecs.encode(..., 'rot13')",
      call(name('_codecs', 'encode'), text('a'), text('rot13'))),
-    ('huge bytearray', 'bytearray of an object of int',
+    ('huge bytearray', 'bytearray of 2130706432',
      call(name('builtins', 'bytearray'), b'J\x00\x00\x00\x7f')),
     ('object array', "numpy.dtype('O8')", call(_DTYPE, text('O8'))),
     ('object flag', 'annotated numpy.dtype', _F4 + tup(

@@ -22,8 +22,10 @@ CONSTANTS = (*DTYPES, torch.device('cpu'), torch.device('cuda', 1),
 SCALARS = st.one_of(st.none(), st.booleans(), st.integers(),
                     st.floats(allow_nan=False), st.text(max_size=5),
                     st.complex_numbers(allow_nan=False))
-KEYS = st.one_of(st.text(max_size=5), st.integers(),
-                 st.tuples(st.integers(), st.text(max_size=3)))
+# Keys hold at most 64 bits of numbers; see is_plain_key.
+WORDS = st.integers(-1 << 63, (1 << 63) - 1)
+KEYS = st.one_of(st.text(max_size=5), WORDS,
+                 st.tuples(WORDS, st.text(max_size=3)))
 ARRAYS = hnp.arrays(
     st.one_of(hnp.scalar_dtypes().filter(lambda d: d.kind in 'biufc'),
               hnp.unicode_string_dtypes(max_len=4)),

@@ -183,7 +183,7 @@ def tensor(stored, offset, size, stride, hooks=b'N'):
     (tensor(storage('FloatStorage', 2), 0, 3, 1), 'beyond its storage'),
     (tensor(storage('FloatStorage', 2), 2, 1, 1), 'beyond its storage'),
     (tensor(storage('FloatStorage', 2), 0, 2, 2), 'beyond its storage'),
-    (tensor(b'N', 0, 1, 1), 'a tensor on an object of NoneType'),
+    (tensor(b'N', 0, 1, 1), 'a tensor on None'),
     (bad.name('torch._utils', '_rebuild_sparse_tensor'), '_rebuild_sparse'),
 ])
 def test_tensor_outside_of_its_storage_is_refused(tmp_path, payload, asked):
