@@ -16,6 +16,7 @@ from mmpretrain_mobileone_ext.errors import CheckpointError
 from mmpretrain_mobileone_ext.explain import is_out_of_memory
 from mmpretrain_mobileone_ext.foreign.recognize import unpack
 
+from .admitted import brief
 from .disarm import disarm
 from .restricted_load import restricted_load
 from .safetensors_file import is_safetensors, load_safetensors
@@ -131,7 +132,7 @@ def _check_tensors(state: Any, where: str) -> None:
 def _few(others: List[Any], state: dict) -> str:
     if not state:
         return 'it is empty'
-    shown = ', '.join(f'{str(key)[:60]!r} ({type(state[key]).__name__})'
+    shown = ', '.join(f'{brief(key)} ({type(state[key]).__name__})'
                       for key in others[:5])
     rest = '' if len(others) <= 5 else f' and {len(others) - 5} more'
     return f'not a tensor: {shown}{rest}'

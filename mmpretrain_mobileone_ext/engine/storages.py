@@ -3,6 +3,7 @@
 A storage is exactly as large as its record. Its memory is filled whole
 before anyone gets the checkpoint, or the file is refused.
 """
+import ctypes
 import sys
 from dataclasses import dataclass
 from typing import Any, BinaryIO, Callable, Dict, Optional, Tuple
@@ -88,9 +89,9 @@ class ZipStorages:
                 f'refuses to load: storage {brief(claim.key)} claims '
                 f'{claim.nbytes} bytes, the file holds '
                 f'{"none" if held is None else held}')
-        memory = torch.empty(held, dtype=torch.uint8, device='cpu')
-        self._records.read_into(name, _bytes_of(memory))
-        storage = memory.untyped_storage()
+        # Not initialized: the record fills it, or nobody gets it.
+        storage = torch.UntypedStorage(held, device='cpu')
+        self._records.read_into(name, _bytes_of(storage))
         if self._swap:
             storage.byteswap(claim.dtype)
         return self._restore(storage, claim.location)
@@ -117,7 +118,7 @@ class LegacyStorages:
         self._size = size
         self._restore = restorer(map_location)
         self._claimed = 0
-        self._memory: Dict[str, torch.Tensor] = {}
+        self._memory: Dict[str, torch.UntypedStorage] = {}
         self._loaded: Dict[str, Tuple[_Claim, Any]] = {}
 
     def __call__(self, pid: Any) -> torch.storage.TypedStorage:
@@ -145,9 +146,10 @@ class LegacyStorages:
             raise CheckpointError(
                 f'refuses to load: storages up to {brief(claim.key)} claim '
                 f'{self._claimed} bytes, the file holds {self._size}')
-        memory = torch.zeros(claim.nbytes, dtype=torch.uint8, device='cpu')
+        zeros = torch.zeros(claim.nbytes, dtype=torch.uint8, device='cpu')
+        memory = zeros.untyped_storage()
         self._memory[claim.key] = memory
-        return self._restore(memory.untyped_storage(), claim.location)
+        return self._restore(memory, claim.location)
 
     def fill(self, handle: BinaryIO, keys: Any) -> None:
         """Read all storages, which end the file, in the order of ``keys``.
@@ -161,7 +163,7 @@ class LegacyStorages:
         for key in keys:
             claim, storage = self._loaded[key]
             self._read(handle, claim)
-            own = self._memory[key].untyped_storage()
+            own = self._memory[key]
             is_done = storage.device.type == 'meta' or (
                 storage.data_ptr() == own.data_ptr())
             if not is_done:
@@ -227,9 +229,14 @@ def _wrap(storage: Any, dtype: torch.dtype) -> torch.storage.TypedStorage:
         wrap_storage=storage, dtype=dtype, _internal=True)
 
 
-def _bytes_of(memory: torch.Tensor) -> memoryview:
-    array: Any = memory.numpy()
-    return memoryview(array)
+def _bytes_of(memory: torch.UntypedStorage) -> memoryview:
+    """The storage's memory; once it was a numpy array's, torch would never
+    resize it again."""
+    nbytes = memory.nbytes()
+    if not nbytes:
+        return memoryview(bytearray())
+    array = (ctypes.c_ubyte * nbytes).from_address(memory.data_ptr())
+    return memoryview(array).cast('B')
 
 
 def storage_kinds() -> Dict[Tuple[str, str], StorageKind]:

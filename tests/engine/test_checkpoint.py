@@ -116,7 +116,7 @@ def test_truncated_file(tmp_path, is_zip, part):
     ({'state_dict': [torch.ones(1)]}, 'is a list'),
     ({'state_dict': {'w': torch.ones(1), 'n': 'text'}}, "'n' (str)"),
     ({'state_dict': {'w': torch.ones(1), 'a': np.ones(1)}}, "'a' (ndarray)"),
-    ({'state_dict': {1: torch.ones(1)}}, "'1' (Tensor)"),
+    ({'state_dict': {1: torch.ones(1)}}, "1 (Tensor)"),
     ({'net': {'w': torch.ones(1)}, 'epoch': 1}, "'net' (dict)"),
     ({'state_dict': {str(i): i for i in range(9)}}, 'and 4 more'),
     ({'state_dict': weights(), 'meta': [1]}, "'meta' must be a dict"),
