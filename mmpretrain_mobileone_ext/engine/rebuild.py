@@ -105,14 +105,20 @@ def _check_view(storage: Any, offset: Any, size: Any, stride: Any,
             'a tensor beyond its storage')
 
 
-def _metadata(metadata: Any) -> tuple:
-    if metadata is None:
-        return ()
+def _rebuilt(storage: Any, dtype: Any, offset: Any, size: Any, stride: Any,
+             requires_grad: Any, metadata: Any) -> torch.Tensor:
+    _check_view(storage, offset, size, stride, dtype)
     require(
-        type(metadata) is dict and set(metadata) <= {'conj', 'neg'}
-        and all(type(v) is bool for v in metadata.values()),
+        metadata is None or (type(metadata) is dict
+        and set(metadata) <= {'conj', 'neg'}
+        and all(type(v) is bool for v in metadata.values())),
         'malformed tensor metadata')
-    return (metadata, )
+    untyped = storage._untyped_storage
+    made = torch.empty(0, dtype=dtype, device=untyped.device)
+    made.set_(untyped, offset, tuple(size), tuple(stride))
+    if metadata:
+        torch._utils.set_tensor_metadata(made, metadata)
+    return made.requires_grad_(_switch(requires_grad))
 
 
 def _switch(value: Any) -> bool:
@@ -128,11 +134,9 @@ def tensor(storage: Any,
            hooks: Any = None,
            metadata: Any = None) -> torch.Tensor:
     """``torch._utils._rebuild_tensor_v2`` inside the storage's bounds."""
-    # ``hooks`` is always replaced: backward hooks are code.
-    _check_view(storage, offset, size, stride, getattr(storage, 'dtype', None))
-    return torch._utils._rebuild_tensor_v2(
-        storage, offset, tuple(size), tuple(stride), _switch(requires_grad),
-        OrderedDict(), *_metadata(metadata))
+    # ``hooks`` is always left out: backward hooks are code.
+    return _rebuilt(storage, getattr(storage, 'dtype', None), offset, size,
+                    stride, requires_grad, metadata)
 
 
 def tensor_v3(storage: Any,
@@ -144,10 +148,8 @@ def tensor_v3(storage: Any,
               dtype: Any,
               metadata: Any = None) -> torch.Tensor:
     """``torch._utils._rebuild_tensor_v3``: the dtype is given apart."""
-    _check_view(storage, offset, size, stride, dtype)
-    return torch._utils._rebuild_tensor_v3(
-        storage, offset, tuple(size), tuple(stride), _switch(requires_grad),
-        OrderedDict(), dtype, *_metadata(metadata))
+    return _rebuilt(storage, dtype, offset, size, stride, requires_grad,
+                    metadata)
 
 
 def parameter(data: Any,
