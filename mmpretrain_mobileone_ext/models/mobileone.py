@@ -118,6 +118,9 @@ class ConfigurableMobileOne(BaseBackbone):
                  init_cfg: Any = _INIT_CFG):
         # Long by its signature alone: every choice, its default in sight.
         super().__init__(init_cfg)
+        for name, value in (('norm_eval', norm_eval), ('deploy', deploy),
+                            ('with_cp', with_cp)):
+            boolean(f'ConfigurableMobileOne: {name}', value)
         self.arch = arch
         self.spec = build_network_spec(
             arch, num_conv_branches=num_conv_branches,
@@ -131,7 +134,7 @@ class ConfigurableMobileOne(BaseBackbone):
             conv_cfg=conv_cfg, norm_cfg=norm_cfg, deploy=deploy,
             with_cp=with_cp, online_reparam=online_reparam)
         self.out_indices = resolve_out_indices(out_indices, len(self.stages))
-        self.norm_eval = boolean('norm_eval', norm_eval)
+        self.norm_eval = norm_eval
         self.frozen_stages = _check_frozen(frozen_stages, len(self.stages))
         self._freeze_stages()
         self._register_load_state_dict_pre_hook(self._check_on_load)
