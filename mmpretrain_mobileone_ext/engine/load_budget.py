@@ -18,8 +18,10 @@ _FREE = 64 * _MIB
 #: Bytes that a byte of the pickle may build. A tensor takes about 100 bytes
 #: of pickle, 3 calls and 3 kB; a history's numbers are copied three times.
 _PER_BYTE = 64
-#: No pickle builds more, storages apart: 1 GiB.
+#: No pickle builds more, storages apart, than 1 GiB, or what the histories of
+#: a long run do: so many times the file.
 _MOST = 1024 * _MIB
+_MOST_PER_BYTE = 8
 #: About 35 a tensor; so many take two seconds.
 _OPERATIONS = 2_000_000
 #: How often each byte of the file may be seen by tensors; tied weights
@@ -47,7 +49,8 @@ class Budget:
     def __init__(self, pickled: int, size: int) -> None:
         self.size = size
         self.steps = iter(range(min(pickled, _OPERATIONS)))
-        self._built = self._most = min(_FREE + _PER_BYTE * pickled, _MOST)
+        self._built = self._most = min(_FREE + _PER_BYTE * pickled,
+                                       max(_MOST, _MOST_PER_BYTE * size))
         self._viewed = _FREE + _VIEWS * size
 
     def build(self, nbytes: int) -> None:

@@ -73,6 +73,8 @@ def run(argv: Optional[Sequence[str]] = None) -> Path:
         recipe.merge_from_dict(args.cfg_options)
     work_dir = args.work_dir or \
         Path('work_dirs') / f'finetune-{args.data.resolve().name}'
+    for path in (args.data.resolve(), work_dir.resolve()):
+        _check_path(path)
     console = PlainConsole()
     with sole_use(work_dir, console):
         asked = _asked(args, recipe, folder)
@@ -117,6 +119,15 @@ def _interrupted(work_dir: Path, asked: dict[str, str]) -> Optional[RunRecord]:
         which += found.differs_by(asked) or ', which is finished'
     raise MobileOneExtError(f'{work_dir} holds {which}; choose another '
                             '--work-dir or give --force')
+
+
+def _check_path(path: Path) -> None:
+    try:
+        str(path).encode()
+    except UnicodeEncodeError as error:
+        raise MobileOneExtError(
+            f'{str(path)!r} is no UTF-8, which the files of a run need; '
+            'rename it or choose another --work-dir') from error
 
 
 def _summary(folder: ImageFolder, cfg: Config) -> str:

@@ -82,7 +82,8 @@ def test_values_are_cut_before_they_are_formatted(value, text):
 
 
 def test_budget_grows_with_the_file():
-    for size, most in ((0, 64), (1 << 20, 128), (1 << 40, 1024)):
+    for size, most in ((0, 64), (1 << 20, 128), (1 << 26, 1024),
+                       (1 << 30, 8192)):
         budget = Budget(size, size)
         budget.build(most << 20)
         with pytest.raises(CheckpointError, match=f'more than {most} MiB'):
