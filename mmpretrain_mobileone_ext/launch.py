@@ -62,8 +62,8 @@ def guarded(main: Callable[[], Any]) -> int:
 
 
 def _fail(error: object, code: int = 2) -> int:
-    text = ' '.join(str(error).split())
-    print(f'error: {text}', file=sys.stderr)
+    from .outside_text import shown
+    print(f'error: {shown(" ".join(str(error).split()))}', file=sys.stderr)
     return code
 
 

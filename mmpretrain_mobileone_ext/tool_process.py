@@ -61,7 +61,8 @@ def _reason(log: Path) -> str:
 def _stream(command: Sequence[str], log: Path, title: str,
             console: Console) -> int:
     """Run a command, its output into ``log``; show epochs on a terminal."""
-    columns = (TextColumn('{task.description}'), TimeElapsedColumn())
+    columns = (TextColumn('{task.description}', markup=False),
+               TimeElapsedColumn())
     bar = Progress(*columns, console=console, transient=True,
                    disable=not console.is_terminal)
     with bar, open(log, 'w', buffering=1, encoding='utf-8') as file, \

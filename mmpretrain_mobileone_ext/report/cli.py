@@ -24,7 +24,7 @@ def parser() -> argparse.ArgumentParser:
                    help='folder for report.html and report.json (default: '
                    'WORK_DIR/report)')
     p.add_argument('--config', type=Path,
-                   help='default: the newest *.py of the work dir')
+                   help='default: the *.py of the work dir')
     p.add_argument('--checkpoint', type=Path,
                    help='default: the last one of the work dir')
     p.add_argument('--images', default='test', metavar='test|N',

@@ -39,7 +39,7 @@ def look(work_dir: Path,
 
     Args:
         work_dir: of a training or a demo.
-        config: the newest ``*.py`` of the folder when None.
+        config: the ``*.py`` of the folder when None.
         checkpoint: when None, what ``last_checkpoint`` names, else the
             highest ``epoch_*.pth`` or ``iter_*.pth``, else ``best_*.pth``,
             else the only other one.
@@ -52,7 +52,7 @@ def look(work_dir: Path,
     chosen = checkpoint or _checkpoint(work_dir)
     deploy = deploy_path(chosen)
     return Found(
-        config=_existing(config or _newest(work_dir), 'config'),
+        config=_existing(config or _only_config(work_dir), 'config'),
         checkpoint=_existing(chosen, 'checkpoint'),
         deploy=deploy if deploy.is_file() else None,
         programs=tuple(sorted(
@@ -68,12 +68,13 @@ def _existing(path: Path, what: str) -> Path:
     return path
 
 
-def _newest(work_dir: Path) -> Path:
-    found = sorted(work_dir.glob('*.py'), key=lambda p: p.stat().st_mtime)
-    if not found:
-        raise MobileOneExtError(f'{work_dir}: no config (*.py) in it; give '
-                                '--config')
-    return found[-1]
+def _only_config(work_dir: Path) -> Path:
+    """Of several none is taken: the newest is what a clock says it is."""
+    found = sorted(work_dir.glob('*.py'))
+    if len(found) != 1:
+        names = ', '.join(p.name for p in found) or 'no config (*.py)'
+        raise MobileOneExtError(f'{work_dir}: {names} in it; give --config')
+    return found[0]
 
 
 def _checkpoint(work_dir: Path) -> Path:

@@ -83,6 +83,9 @@ def test_what_is_missing_is_said(tmp_path):
     put(tmp_path, 'config.py')
     with pytest.raises(MobileOneExtError, match='no such checkpoint'):
         look(tmp_path, None, tmp_path / 'no.pth')
+    put(tmp_path, 'other.py')
+    with pytest.raises(MobileOneExtError, match=r'config\.py, other\.py in'):
+        look(tmp_path)
 
 
 def test_two_folded_checkpoints_are_no_guess(tmp_path):
