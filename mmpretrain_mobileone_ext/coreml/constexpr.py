@@ -9,23 +9,31 @@ for a 1024 x 1024 layer of 8 bits.
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping
 from typing import Any, Callable, Optional
 
 import numpy as np
 
 from ..errors import ProgramError
+from .budget import Ledger
+from .package_files import one_line
 
 PREFIX = 'constexpr_'
+# Bytes of a number on the way: an index, a bit a byte, two floats.
+_WIDEST = 16
 
 Arrays = tuple[np.ndarray, ...]
 
 
-def decode(op: Any) -> Arrays:
+def decode(op: Any, ledger: Optional[Ledger] = None) -> Arrays:
     """Return the dense results of one ``constexpr_*`` operation.
 
     Args:
-        op (Operation): coremltools' in-memory operation; its inputs are
-            constants or results of other ``constexpr_*`` operations.
+        op (Operation): Has ``op_type``, ``name`` and ``inputs``, as
+            coremltools' in-memory operation; its inputs are constants or
+            results of other ``constexpr_*`` operations.
+        ledger (Ledger | None): Takes the bytes of the results.
 
     Returns:
         tuple[np.ndarray, ...]: One array a result, in the dtype that the
@@ -33,8 +41,10 @@ def decode(op: Any) -> Arrays:
         operation scales).
 
     Raises:
-        ProgramError: If the operation is none of the documented ones.
+        ProgramError: If the operation is none of the documented ones, its
+            inputs do not fit each other, or the results take too much.
     """
+    ledger = Ledger() if ledger is None else ledger
     if op.op_type not in _DECODERS:
         raise ProgramError(
             f'weights stored as {op.op_type!r} (named {op.name!r}) cannot be '
@@ -45,8 +55,24 @@ def decode(op: Any) -> Arrays:
         for name, var in op.inputs.items()
         if var is not None
     }
-    result = _DECODERS[op.op_type](**inputs)
-    return result if isinstance(result, tuple) else (result,)
+    what = f'a weight stored as {op.op_type!r} (named {op.name!r})'
+    ledger.check(_WIDEST * _count(inputs), what)
+    try:
+        result = _DECODERS[op.op_type](**inputs)
+    # NumPy raises all of these on arrays that do not fit each other.
+    except (ArithmeticError, IndexError, TypeError, ValueError) as error:
+        raise ProgramError(f'{what} is damaged: {one_line(error)}') from error
+    results = result if isinstance(result, tuple) else (result,)
+    ledger.hold(sum(r.nbytes for r in results), what)
+    return results
+
+
+def _count(inputs: Mapping[str, Any]) -> int:
+    """Numbers in the dense result, from the shapes of the inputs."""
+    if inputs.get('shape') is not None:
+        return math.prod(max(0, int(n)) for n in inputs['shape'])
+    count = max((np.size(value) for value in inputs.values()), default=0)
+    return count * (inputs['lut'].shape[-1] if 'lut' in inputs else 1)
 
 
 def _value(var: Any) -> Any:
@@ -64,6 +90,11 @@ def _affine(
     """``constexpr_affine_dequantize``: scale * (data - zero_point)."""
     shape = [1] * quantized_data.ndim
     shape[int(axis)] = -1
+    channels = (1, quantized_data.shape[int(axis)])
+    if np.size(scale) not in channels or np.size(zero_point) not in channels:
+        raise ValueError(
+            f'{np.size(scale)} scales and {np.size(zero_point)} zero points '
+            f'for {channels[1]} channels')
     shift = np.reshape(zero_point, shape).astype(np.float32)
     factor = np.reshape(scale, shape).astype(np.float32)
     dense = (quantized_data.astype(np.float32) - shift) * factor
@@ -86,6 +117,8 @@ def _spread(blocks: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
     for axis, (found, wanted) in enumerate(zip(blocks.shape, shape)):
         if found not in (1, wanted):
             blocks = np.repeat(blocks, wanted // found, axis)
+    if np.broadcast_shapes(blocks.shape, shape) != shape:
+        raise ValueError(f'blocks of shape {blocks.shape} for {shape}')
     return blocks
 
 
@@ -170,6 +203,9 @@ def _cast(source_val: np.ndarray, output_dtype: Any) -> np.ndarray:
 
 def _unpacked(packed: np.ndarray, bits: int, count: int) -> np.ndarray:
     """Numbers of 1 to 8 bits, least significant bit first (iOS 16)."""
+    if packed.size != -(-count * bits // 8):
+        raise ValueError(f'{count} numbers of {bits} bits in {packed.size} '
+                         'bytes')
     stream = np.unpackbits(packed, count=count * bits, bitorder='little')
     places = (1 << np.arange(bits)).astype(np.uint8)
     return stream.reshape(count, bits) @ places

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Iterator, Mapping
-from typing import Callable
+from typing import Callable, Optional
 
 import torch
 from torch import Tensor
 
 from ..errors import ProgramError
+from .budget import Ledger, Meter, NeedsValuesError
 from .graph import Program
 from .steps import FRESH, Step, bind, sources
 
@@ -50,9 +51,11 @@ class Executor:
             fp16; inside an operation arithmetic stays fp32.
         record_range (bool): Measure max ``|value|`` of every operation.
         device (torch.device | str): Where to keep constants and compute.
+        ledger (Ledger): Takes the bytes of the constants.
 
     Raises:
-        ProgramError: If an operation is not implemented.
+        ProgramError: If an operation is not implemented, or the constants
+            take too much.
     """
 
     def __init__(
@@ -61,15 +64,19 @@ class Executor:
         half: bool,
         record_range: bool,
         device: torch.device,
+        ledger: Ledger,
     ) -> None:
         self._half = half
         self._record_range = record_range
         self._outputs = tuple(feature.name for feature in program.outputs)
-        self._steps = tuple(bind(program, self._outputs, device))
         _check_defined(program, self._outputs)
+        self._steps = tuple(bind(program, self._outputs, device, ledger))
 
     def __call__(
-        self, inputs: Mapping[str, Tensor], count: bool = False
+        self,
+        inputs: Mapping[str, Tensor],
+        count: bool = False,
+        meter: Optional[Meter] = None,
     ) -> tuple[dict[str, Tensor], Stats]:
         """Run the program.
 
@@ -78,6 +85,8 @@ class Executor:
                 program declares.
             count (bool): Count overflows; otherwise only tell whether there
                 was any, which is much faster.
+            meter (Meter | None): Active; told which values are held, and
+                results are compared with what the program declares.
 
         Returns:
             tuple: Output name to tensor, and 0-dim statistics per operation
@@ -89,7 +98,13 @@ class Executor:
         watch = _Watch(self._half, self._record_range, count)
         for step in self._steps:
             results = _call(step, values)
-            values.update(watch.settle(step, results))
+            settled = dict(watch.settle(step, results))
+            if meter is not None:
+                _check_declared(step, results)
+                meter.keep(settled.values())
+                for name in step.frees:
+                    meter.free(settled.get(name, values.get(name)))
+            values.update(settled)
             for name in step.frees:
                 del values[name]
         return {name: values[name] for name in self._outputs}, watch.stats
@@ -174,6 +189,8 @@ def _call(step: Step, values: Mapping[str, Tensor]) -> tuple[Tensor, ...]:
     }
     try:
         result = step.function(**arguments)
+    except NeedsValuesError:
+        raise
     except Exception as error:
         # torch raises every kind of error on shapes that do not fit.
         reason = ' '.join(str(error).split())
@@ -181,6 +198,30 @@ def _call(step: Step, values: Mapping[str, Tensor]) -> tuple[Tensor, ...]:
             f'operation {step.type!r} (named {step.name!r}) failed: {reason}'
         ) from error
     return (result,) if isinstance(result, Tensor) else tuple(result)
+
+
+def _check_declared(step: Step, results: tuple[Tensor, ...]) -> None:
+    """Check results against the shapes that the program declares."""
+    if len(results) != len(step.outputs):
+        raise ProgramError(
+            f'operation {step.type!r} (named {step.name!r}) declares '
+            f'{len(step.outputs)} results and computes {len(results)}'
+        )
+    for shape, result in zip(step.shapes, results):
+        found = tuple(result.shape)
+        if shape is not None and not _is_of(found, shape):
+            raise ProgramError(
+                f'operation {step.type!r} (named {step.name!r}) declares a '
+                f'result of shape {shape} and computes {found}'
+            )
+
+
+def _is_of(
+    found: tuple[int, ...], declared: tuple[Optional[int], ...]
+) -> bool:
+    return len(found) == len(declared) and all(
+        b is None or a == b for a, b in zip(found, declared)
+    )
 
 
 def _check_defined(program: Program, outputs: tuple[str, ...]) -> None:

@@ -92,6 +92,8 @@ class Operation:
         outputs (tuple[str, ...]): Names of the results.
         dtypes (tuple[str, ...]): Declared dtype of each result: ``'fp16'``,
             ``'fp32'``, ``'int32'``, ``'bool'``, ...
+        shapes (tuple): Declared shape of each result, with None for a size
+            that depends on the input; None, or missing, for what has none.
         attributes (Mapping[str, Any]): ``'layer'``: the layer kind this
             operation was read from (``neuralnetwork`` only);
             ``'compressed'``: parameter name to the ``constexpr_*``
@@ -104,6 +106,7 @@ class Operation:
     outputs: tuple[str, ...]
     dtypes: tuple[str, ...]
     attributes: Mapping[str, Any] = field(default_factory=dict)
+    shapes: tuple[Optional[tuple[Optional[int], ...]], ...] = ()
 
 
 @dataclass(frozen=True, eq=False)

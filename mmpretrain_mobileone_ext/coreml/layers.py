@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from .nn_registry import Emitter, edges, layer, weights
+from .nn_registry import Emitter, edges, layer
 
 _POOLS = {0: 'max_pool', 1: 'avg_pool', 2: 'l2_pool'}
 _GLOBAL_POOLS = {0: 'reduce_max', 1: 'reduce_mean', 2: 'reduce_l2_norm'}
@@ -37,8 +37,8 @@ def convolution(emit: Emitter) -> None:
     shape = per_group if p.isDeconvolution else (channels, per_group[0])
     shared = {
         'x': emit.source(),
-        'weight': weights(p.weights, (*shape, *p.kernelSize)),
-        'bias': weights(p.bias) if p.hasBias else None,
+        'weight': emit.weights(p.weights, (*shape, *p.kernelSize)),
+        'bias': emit.weights(p.bias) if p.hasBias else None,
         'strides': list(p.stride) or [1, 1],
         'dilations': list(p.dilationFactor) or [1, 1],
         'groups': groups,
@@ -60,8 +60,8 @@ def inner_product(emit: Emitter) -> None:
     emit.emit(
         'linear',
         x=emit.source(),
-        weight=weights(p.weights, (p.outputChannels, p.inputChannels)),
-        bias=weights(p.bias) if p.hasBias else None,
+        weight=emit.weights(p.weights, (p.outputChannels, p.inputChannels)),
+        bias=emit.weights(p.bias) if p.hasBias else None,
     )
 
 
@@ -80,8 +80,8 @@ def batched_matmul(emit: Emitter) -> None:
     emit.emit(
         'linear',
         x=emit.source(),
-        weight=weights(p.weights, (columns, rows)),
-        bias=weights(p.bias) if p.hasBias else None,
+        weight=emit.weights(p.weights, (columns, rows)),
+        bias=emit.weights(p.bias) if p.hasBias else None,
     )
 
 
@@ -93,14 +93,14 @@ def batchnorm(emit: Emitter) -> None:
         raise emit.refuse('statistics over the batch')
     shared = {
         'x': emit.source(),
-        'gamma': weights(p.gamma),
-        'beta': weights(p.beta),
+        'gamma': emit.weights(p.gamma),
+        'beta': emit.weights(p.beta),
         'epsilon': p.epsilon,
     }
     if p.instanceNormalization:
         emit.emit('instance_norm', **shared)
         return
-    mean, variance = weights(p.mean), weights(p.variance)
+    mean, variance = emit.weights(p.mean), emit.weights(p.variance)
     emit.emit('batch_norm', mean=mean, variance=variance, **shared)
 
 
@@ -108,10 +108,10 @@ def batchnorm(emit: Emitter) -> None:
 def scale(emit: Emitter) -> None:
     """``x * scale + bias``, both broadcast."""
     p = emit.params
-    factor = weights(p.scale, list(p.shapeScale))
+    factor = emit.weights(p.scale, list(p.shapeScale))
     product = emit.emit('mul', not p.hasBias, x=emit.source(), y=factor)
     if p.hasBias:
-        offset = weights(p.bias, list(p.shapeBias))
+        offset = emit.weights(p.bias, list(p.shapeBias))
         emit.emit('add', x=product, y=offset)
 
 
@@ -119,13 +119,13 @@ def scale(emit: Emitter) -> None:
 def bias(emit: Emitter) -> None:
     """``x + bias``, broadcast."""
     p = emit.params
-    emit.emit('add', x=emit.source(), y=weights(p.bias, list(p.shape)))
+    emit.emit('add', x=emit.source(), y=emit.weights(p.bias, list(p.shape)))
 
 
 @layer('loadConstantND', 'loadConstant')
 def load_constant(emit: Emitter) -> None:
     """A constant tensor."""
-    emit.load(weights(emit.params.data, list(emit.params.shape)))
+    emit.load(emit.weights(emit.params.data, list(emit.params.shape)))
 
 
 @layer('mvn')
@@ -208,17 +208,17 @@ def activation(emit: Emitter) -> None:
     p = getattr(emit.params, kind)
     x = emit.source()
     if kind == 'PReLU':
-        emit.emit('prelu', x=x, alpha=_vector(p.alpha))
+        emit.emit('prelu', x=x, alpha=_vector(emit, p.alpha))
     elif kind == 'parametricSoftplus':
-        alpha, beta = _vector(p.alpha), _vector(p.beta)
+        alpha, beta = _vector(emit, p.alpha), _vector(emit, p.beta)
         emit.emit('softplus_parametric', x=x, alpha=alpha, beta=beta)
     else:
         op_type, names = _ACTIVATIONS[kind]
         emit.emit(op_type, x=x, **{name: getattr(p, name) for name in names})
 
 
-def _vector(params: Any) -> np.ndarray[Any, Any]:
-    return weights(params).reshape(-1)
+def _vector(emit: Emitter, params: Any) -> np.ndarray[Any, Any]:
+    return emit.weights(params).reshape(-1)
 
 
 @layer('clampedReLU')

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from typing import Any, Optional
@@ -101,7 +102,8 @@ class LoadedProgram(ABC):
             inputs (Mapping[str, Tensor]): Input name to (N, C, H, W), or
                 (N, *shape) for other inputs. Images: values 0..255 in the
                 model's own channel order.
-            chunk_size (int): Most samples computed at a time.
+            chunk_size (int): Most samples computed at a time; fewer where
+                memory is bounded (``memory_budget``).
 
         Returns:
             dict[str, Tensor]: Output name to a tensor (N, ...), without the
@@ -124,8 +126,13 @@ class LoadedProgram(ABC):
             # Classifiers of Core ML take one sample at a time.
             batch = {k: v._replace(together=frozenset())
                      for k, v in batch.items()}
-        parts = [self._chunk(batch, c) for c in chunks(batch, chunk_size)]
+        limit = min(chunk_size, self._most_at_once(batch))
+        parts = [self._chunk(batch, c) for c in chunks(batch, limit)]
         return {key: torch.cat([p[key] for p in parts]) for key in parts[0]}
+
+    def _most_at_once(self, batch: Mapping[str, Samples]) -> int:
+        """Samples of a batch that memory suffices for; at least 1."""
+        return sys.maxsize
 
     @abstractmethod
     def _chunk(

@@ -2,28 +2,54 @@
 
 from __future__ import annotations
 
-import struct
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Optional
 
 from ..errors import ProgramError
-from . import constexpr, quiet
+from . import constexpr
+from .budget import Ledger
 from .graph import Operation, Value
+from .mil_values import Constants, TensorType, tensor_type
 
-# MILBlob storage format: every blob has a 64-byte record at its offset.
-_BLOB_RECORD = struct.Struct('<IIQQ')
-_BLOB_SENTINEL = 0xDEADBEEF
+#: Far beyond any network for images; bounds what reading takes.
+MAX_OPERATIONS = 20_000
+
+Shape = tuple[Optional[int], ...]
 
 
-class _Binding(NamedTuple):
-    """A resolved parameter and how its weights are stored ('' if plain)."""
+class Interface(NamedTuple):
+    """What the main function takes and returns: names to types."""
+
+    inputs: Mapping[str, TensorType]
+    outputs: Mapping[str, Optional[Shape]]
+
+
+class _Stored(NamedTuple):
+    """A constant, and the operation it is compressed with ('' if none)."""
 
     value: Any
     stored_as: str = ''
 
 
-def read_operations(spec: Any, folder: Path) -> tuple[Operation, ...]:
+class _Variable(NamedTuple):
+    """An input of a ``constexpr_*`` operation, as :mod:`.constexpr` asks."""
+
+    val: Any
+    op: Any = None
+
+
+class _Compressed(NamedTuple):
+    """A ``constexpr_*`` operation, as :mod:`.constexpr` asks."""
+
+    op_type: str
+    name: str
+    inputs: Mapping[str, _Variable]
+
+
+def read_operations(
+    spec: Any, folder: Path, ledger: Ledger
+) -> tuple[tuple[Operation, ...], Interface]:
     """Return the operations of an ``mlprogram`` specification.
 
     Args:
@@ -31,153 +57,181 @@ def read_operations(spec: Any, folder: Path) -> tuple[Operation, ...]:
             ``mlProgram`` inside.
         folder (Path): Folder of the specification file; weights are stored
             below it (``@model_path`` in the file).
+        ledger (Ledger): Takes the bytes of constants.
 
     Returns:
-        tuple[Operation, ...]: In execution order. Compressed weights
-        (``constexpr_*``) are replaced by their dense values.
+        tuple: Operations in execution order, compressed weights
+        (``constexpr_*``) as dense values; and the function's interface.
 
     Raises:
-        ProgramError: If the package holds several functions or states, or
-            if a weights file is missing or too short.
+        ProgramError: If the package holds several functions or states, if
+            a weights file is missing, too short or damaged, or if a value
+            is read that nothing defines.
     """
     functions = spec.mlProgram.functions
     if len(functions) != 1:
         raise ProgramError(
             f'the package holds {len(functions)} functions '
-            f'({", ".join(sorted(functions)) or "none"}); only packages '
+            f'({", ".join(sorted(functions)[:9]) or "none"}); only packages '
             f'with exactly one are supported'
         )
-    _check_weights(spec, folder)
-    load = quiet.module('coremltools.converters.mil.frontend.milproto.load')
-    program = load.load(spec, spec.specificationVersion, _weights_dir(folder))
-    (function,) = program.functions.values()
-    operations = [
-        _operation(op)
-        for op in function.operations
-        if op.op_type != 'const'
-        and not op.op_type.startswith(constexpr.PREFIX)
-    ]
-    operations += _constant_outputs(function)
-    return tuple(operations)
-
-
-def _weights_dir(folder: Path) -> str:
-    return str(folder / 'weights')
-
-
-def _operation(op: Any) -> Operation:
-    """Translate one pymil operation."""
-    bound = {
-        name: _bind(value)
-        for name, value in op.inputs.items()
-        if value is not None
-    }
-    compressed = {k: v.stored_as for k, v in bound.items() if v.stored_as}
-    return Operation(
-        name=op.name,
-        type=op.op_type,
-        inputs={name: binding.value for name, binding in bound.items()},
-        outputs=tuple(var.name for var in op.outputs),
-        dtypes=tuple(_dtype(var) for var in op.outputs),
-        attributes={'compressed': compressed} if compressed else {},
-    )
-
-
-def _bind(value: Any) -> _Binding:
-    """Resolve one parameter: constant, dense weights, or reference."""
-    if isinstance(value, (list, tuple)):
-        return _Binding(tuple(_bind(item).value for item in value))
-    if value.op is None:
-        return _Binding(Value(value.name))
-    if value.op.op_type == 'const':
-        return _Binding(_constant(value.val))
-    if value.op.op_type.startswith(constexpr.PREFIX):
-        dense = constexpr.decode(value.op)[value.op_output_idx]
-        return _Binding(dense, value.op.op_type)
-    return _Binding(Value(value.name))
-
-
-def _constant(value: Any) -> Any:
-    """Unwrap MIL's list of class labels; leave other constants alone."""
-    items = getattr(value, 'ls', value)
-    if not isinstance(items, (list, tuple)):
-        return items
-    # Labels are NumPy scalars here; users compare them with str and int.
-    return tuple(getattr(item, 'item', lambda i=item: i)() for item in items)
-
-
-def _dtype(var: Any) -> str:
-    types = quiet.module('coremltools.converters.mil.mil.types')
-    if types.is_dict(var.sym_type):
-        return 'dictionary'
-    return str(types.builtin_to_string(var.dtype))
-
-
-def _constant_outputs(function: Any) -> Iterator[Operation]:
-    """Model outputs that no operation computes, as ``identity``."""
-    for var in function.outputs:
-        bound = None if var.op is None else _bind(var)
-        if bound is not None and not isinstance(bound.value, Value):
-            yield Operation(
-                name=f'{var.name}_identity',
-                type='identity',
-                inputs={'x': bound.value},
-                outputs=(var.name,),
-                dtypes=(_dtype(var),),
-            )
-
-
-def _check_weights(spec: Any, folder: Path) -> None:
-    """Check that every weight lies inside its file.
-
-    The native reader maps the file into memory and may kill the process on
-    a short file, so the extents are verified first.
-    """
-    files: dict[str, Path] = {}
-    for blob in _blobs(spec.mlProgram):
-        name = blob.fileName.split('/')[-1]
-        path = files.setdefault(name, Path(_weights_dir(folder)) / name)
-        if not path.is_file():
-            raise ProgramError(f'the weights file {path} is missing')
-        _check_blob(path, blob.offset)
-
-
-def _check_blob(path: Path, offset: int) -> None:
-    """Check one blob record and the extent of the data it points to."""
-    size = path.stat().st_size
-    with path.open('rb') as stream:
-        stream.seek(offset)
-        record = stream.read(_BLOB_RECORD.size)
-    needed = offset + 64
-    if len(record) == _BLOB_RECORD.size:
-        sentinel, _, length, start = _BLOB_RECORD.unpack(record)
-        if sentinel != _BLOB_SENTINEL:
-            raise ProgramError(
-                f'the weights file {path} is damaged: no blob at byte '
-                f'{offset}'
-            )
-        needed = max(needed, start + length)
-    if size < needed:
+    (function,) = functions.values()
+    if function.opset not in function.block_specializations:
         raise ProgramError(
-            f'the weights file {path} is truncated: {size} bytes, the '
-            f'program needs at least {needed}'
+            f'the function has no block for its operation set '
+            f'{function.opset!r}'
+        )
+    block = function.block_specializations[function.opset]
+    if len(block.operations) > MAX_OPERATIONS:
+        raise ProgramError(
+            f'the program has {len(block.operations)} operations; allowed: '
+            f'{MAX_OPERATIONS}'
+        )
+    inputs = {item.name: tensor_type(item.type) for item in function.inputs}
+    reader = _Reader(Constants(folder / 'weights', ledger), ledger, inputs)
+    operations = reader.operations(block)
+    return operations, Interface(inputs, reader.outputs(block))
+
+
+class _Reader:
+    """Translates one block; knows the values that are defined so far."""
+
+    def __init__(
+        self,
+        constants: Constants,
+        ledger: Ledger,
+        inputs: Mapping[str, TensorType],
+    ) -> None:
+        self._constants = constants
+        self._ledger = ledger
+        self._stored: dict[str, _Stored] = {}
+        self._shapes: dict[str, Optional[Shape]] = {
+            name: item.shape for name, item in inputs.items()
+        }
+
+    def operations(self, block: Any) -> tuple[Operation, ...]:
+        """All operations but constants, then constant outputs."""
+        found = []
+        for spec in block.operations:
+            if spec.type == 'const':
+                self._define(spec, [_Stored(self._attribute(spec, 'val'))])
+            elif spec.type.startswith(constexpr.PREFIX):
+                self._define(spec, self._decoded(spec))
+            else:
+                found.append(self._operation(spec))
+                self._define(spec)
+        return (*found, *self._constant_outputs(block))
+
+    def outputs(self, block: Any) -> dict[str, Optional[Shape]]:
+        """Names of the results and their declared shapes."""
+        return {name: self._shapes[name] for name in block.outputs}
+
+    def _define(
+        self, spec: Any, stored: Optional[list[_Stored]] = None
+    ) -> None:
+        """Make the results of one operation known, each name once."""
+        if stored is not None and len(stored) != len(spec.outputs):
+            raise ProgramError(
+                f'operation {spec.type!r} has {len(spec.outputs)} results; '
+                f'allowed: {len(stored)}'
+            )
+        for index, output in enumerate(spec.outputs):
+            if output.name in self._shapes:
+                raise ProgramError(f'two values are named {output.name!r}')
+            self._shapes[output.name] = _declared(output.type)
+            if stored is not None:
+                self._stored[output.name] = stored[index]
+
+    def _attribute(self, spec: Any, name: str) -> Any:
+        if name not in spec.attributes:
+            raise ProgramError(f'operation {spec.type!r} has no {name!r}')
+        return self._constants.read(spec.attributes[name])
+
+    def _operation(self, spec: Any) -> Operation:
+        bound = {
+            parameter: self._bind(parameter, argument)
+            for parameter, argument in spec.inputs.items()
+        }
+        compressed = {k: v.stored_as for k, v in bound.items() if v.stored_as}
+        return Operation(
+            name=self._name(spec),
+            type=spec.type,
+            inputs={name: item.value for name, item in bound.items()},
+            outputs=tuple(output.name for output in spec.outputs),
+            dtypes=tuple(_dtype(output.type) for output in spec.outputs),
+            attributes={'compressed': compressed} if compressed else {},
+            shapes=tuple(_declared(output.type) for output in spec.outputs),
         )
 
+    def _name(self, spec: Any) -> str:
+        if 'name' in spec.attributes:
+            return str(self._attribute(spec, 'name'))
+        return spec.outputs[0].name if spec.outputs else spec.type
 
-def _blobs(program: Any) -> Iterator[Any]:
-    """Yield every reference to a weights file in a MIL program."""
-    for function in program.functions.values():
-        for block in function.block_specializations.values():
-            yield from _block_blobs(block)
+    def _bind(self, parameter: str, argument: Any) -> _Stored:
+        """Resolve one parameter: constant, dense weights, or reference."""
+        items = [self._bound(binding) for binding in argument.arguments]
+        if parameter != 'values' and len(items) == 1:
+            return items[0]
+        return _Stored(tuple(item.value for item in items))
+
+    def _bound(self, binding: Any) -> _Stored:
+        if binding.WhichOneof('binding') == 'value':
+            return _Stored(self._constants.read(binding.value))
+        if binding.name not in self._shapes:
+            raise ProgramError(
+                f'an operation reads {binding.name!r}, which nothing defines'
+            )
+        return self._stored.get(binding.name, _Stored(Value(binding.name)))
+
+    def _decoded(self, spec: Any) -> list[_Stored]:
+        """Dense results of a ``constexpr_*`` operation."""
+        named = {
+            name: _Variable(self._constants.read(value))
+            for name, value in spec.attributes.items()
+            if name != 'name'
+        }
+        for name, argument in spec.inputs.items():
+            value = self._bind(name, argument).value
+            if isinstance(value, Value):
+                raise ProgramError(
+                    f'{spec.type!r} reads {value.name!r}, which is no '
+                    f'constant'
+                )
+            named[name] = _Variable(value)
+        op = _Compressed(spec.type, self._name(spec), named)
+        return [_Stored(v, spec.type)
+                for v in constexpr.decode(op, self._ledger)]
+
+    def _constant_outputs(self, block: Any) -> Iterator[Operation]:
+        """Model outputs that no operation computes, as ``identity``."""
+        types = {
+            output.name: output.type
+            for spec in block.operations
+            for output in spec.outputs
+        }
+        for name in block.outputs:
+            if name not in self._shapes:
+                raise ProgramError(f'output {name!r} is never computed')
+            if name in self._stored:
+                yield Operation(
+                    name=f'{name}_identity',
+                    type='identity',
+                    inputs={'x': self._stored[name].value},
+                    outputs=(name,),
+                    dtypes=(_dtype(types[name]),),
+                )
 
 
-def _block_blobs(block: Any) -> Iterator[Any]:
-    for op in block.operations:
-        values = [*op.attributes.values()]
-        for argument in op.inputs.values():
-            values += [binding.value for binding in argument.arguments]
-        for value in values:
-            if value.WhichOneof('value') == 'blobFileValue':
-                yield value.blobFileValue
-        for inner in op.blocks:
-            yield from _block_blobs(inner)
+def _dtype(spec: Any) -> str:
+    kind = spec.WhichOneof('type')
+    if kind == 'tensorType':
+        return tensor_type(spec).kind.name
+    return 'dictionary' if kind == 'dictionaryType' else str(kind)
+
+
+def _declared(spec: Any) -> Optional[Shape]:
+    """Sizes that the program declares; None for what is no tensor."""
+    if spec.WhichOneof('type') != 'tensorType':
+        return None
+    return tensor_type(spec).shape

@@ -8,7 +8,9 @@ import numpy as np
 
 from ..errors import ProgramError
 from . import layers, layers_elementwise, layers_shape
+from .budget import Ledger
 from .graph import Operation, Value
+from .mil import MAX_OPERATIONS
 from .nn_registry import LAYERS, Emitter
 
 __all__ = [
@@ -26,12 +28,15 @@ _BIAS_ORDER = {
 }
 
 
-def read_operations(spec: Any, kind: str) -> tuple[Operation, ...]:
+def read_operations(
+    spec: Any, kind: str, ledger: Ledger
+) -> tuple[Operation, ...]:
     """Return a neural network's layers in the vocabulary of MIL.
 
     Args:
         spec (Model): Parsed ``CoreML.Specification.Model``.
         kind (str): ``'neuralNetwork'`` or ``'neuralNetworkClassifier'``.
+        ledger (Ledger): Takes the bytes of the weights.
 
     Returns:
         tuple[Operation, ...]: Image preprocessing, layers, and for a
@@ -43,8 +48,13 @@ def read_operations(spec: Any, kind: str) -> tuple[Operation, ...]:
     """
     network = getattr(spec, kind)
     _check_mapping(spec, network)
+    if len(network.layers) > MAX_OPERATIONS:
+        raise ProgramError(
+            f'the network has {len(network.layers)} layers; allowed: '
+            f'{MAX_OPERATIONS}'
+        )
     renamed: dict[str, str] = {}
-    emitter = Emitter(renamed)
+    emitter = Emitter(renamed, ledger)
     for step in network.preprocessing:
         emitter.operations += _preprocess(step, spec, renamed)
     for item in network.layers:

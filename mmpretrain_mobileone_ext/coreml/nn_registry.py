@@ -8,6 +8,7 @@ from typing import Any, Callable, Optional
 import numpy as np
 
 from ..errors import ProgramError
+from .budget import Ledger
 from .graph import Operation, Value
 
 
@@ -17,9 +18,11 @@ class Emitter:
     Args:
         renamed (dict[str, str]): Values that stand in for others; the
             preprocessed image for the image.
+        ledger (Ledger): Takes the bytes of the weights.
     """
 
-    def __init__(self, renamed: dict[str, str]) -> None:
+    def __init__(self, renamed: dict[str, str], ledger: Ledger) -> None:
+        self._ledger = ledger
         self.operations: list[Operation] = []
         self._renamed = renamed
         self._constants: dict[str, Any] = {}
@@ -47,6 +50,20 @@ class Emitter:
         """All inputs of the current layer."""
         names = [self._renamed.get(n, n) for n in self._layer.input]
         return tuple(self._constants.get(n, Value(n)) for n in names)
+
+    def weights(
+        self, params: Any, shape: Optional[Sequence[int]] = None
+    ) -> np.ndarray[Any, Any]:
+        """Decode weights of the current layer; see :func:`weights`."""
+        count = len(params.floatValue) + len(params.float16Value) // 2
+        if params.HasField('quantization'):
+            bits = int(params.quantization.numberOfBits)
+            count = len(params.rawValue) * 8 // max(1, bits)
+        what = f'layer {self._layer.name!r}: weights'
+        self._ledger.check(_WIDEST * count, what)
+        found = weights(params, shape)
+        self._ledger.hold(found.nbytes, what)
+        return found
 
     def load(self, array: Any) -> None:
         """Declare the current layer's output to be a constant."""
@@ -83,6 +100,9 @@ class Emitter:
             f'supported by the reference runtime'
         )
 
+
+# Bytes of a number on its way to fp32: 8 bits, a code, two floats.
+_WIDEST = 32
 
 _Translate = Callable[[Emitter], Any]
 

@@ -13,11 +13,23 @@ from torch import Tensor
 from ..errors import ProgramError
 from .op_registry import op
 
+# Each part is a value of its own; a program names every one of them.
+_MOST_PARTS = 10_000
+
 
 @op('classify')
 def classify(probabilities: Tensor, classes: Sequence[Any]) -> Any:
-    """Index (int64) of the most probable class, and all probabilities."""
+    """Index (int64) of the most probable class, and all probabilities.
+
+    Raises:
+        ProgramError: If there is not one label for each probability.
+    """
     flat = probabilities.reshape(-1)
+    if len(flat) != len(classes):
+        raise ProgramError(
+            f'there are {len(classes)} class labels for {len(flat)} '
+            f'probabilities'
+        )
     return flat.argmax(-1), flat
 
 
@@ -94,9 +106,19 @@ def split(
     num_splits: Optional[int] = None,
     split_sizes: Optional[Sequence[int]] = None,
 ) -> Any:
-    """Cut along ``axis`` into given sizes, or equal parts."""
+    """Cut along ``axis`` into given sizes, or equal parts.
+
+    Raises:
+        ProgramError: If the parts are not equal, or too many.
+    """
     if split_sizes is None:
-        return torch.split(x, x.shape[axis] // (num_splits or 1), axis)
+        count, size = num_splits or 1, x.shape[axis]
+        if not 1 <= count <= _MOST_PARTS or size % count:
+            raise ProgramError(
+                f'{size} entries cannot be split into {count} equal parts; '
+                f'allowed: divisors up to {_MOST_PARTS}'
+            )
+        return torch.split(x, size // count, axis)
     return torch.split(x, list(split_sizes), axis)
 
 
@@ -133,7 +155,8 @@ def _cut(x: Tensor, axis: int, at: slice) -> Tensor:
     taken = range(*at.indices(x.shape[axis]))
     if taken.step == 1:
         return x.narrow(axis, taken.start, len(taken))
-    index = torch.tensor(taken, dtype=torch.int64, device=x.device)
+    places = torch.arange(len(taken), device=x.device)
+    index = taken.start + taken.step * places
     return x.index_select(axis, index)
 
 
@@ -216,7 +239,9 @@ def reverse(x: Tensor, axes: Optional[Sequence[int]] = None) -> Tensor:
 @op('shape')
 def shape(x: Tensor) -> Tensor:
     """Sizes of ``x``, int32."""
-    return torch.tensor(x.shape, dtype=torch.int32, device=x.device)
+    # Sizes are known without data; on 'meta' they would be lost.
+    device = 'cpu' if x.is_meta else x.device
+    return torch.tensor(x.shape, dtype=torch.int32, device=device)
 
 
 @op('fill')

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import json
 import os
 from pathlib import Path
 from typing import Any, Optional, Union
 
 from ..errors import ProgramError
-from . import flexibility, quiet
+from . import flexibility, promises, quiet
+from .budget import MEMORY, Ledger
 from .graph import Feature, Operation, Program, Value
+from .package_files import one_line, shortened, specification_file
 
 __all__ = ['Feature', 'Operation', 'Program', 'Value', 'read_program']
 
@@ -28,12 +29,16 @@ _ARRAY_DTYPES = {
 }
 
 
-def read_program(path: Union[str, os.PathLike[str]]) -> Program:
+def read_program(
+    path: Union[str, os.PathLike[str]], memory_budget: float = MEMORY
+) -> Program:
     """Read a Core ML model as saved on disk; runs on any OS.
 
     Args:
         path (str | PathLike): A ``.mlpackage`` folder (an ``mlprogram`` or a
             ``neuralnetwork`` inside) or a ``.mlmodel`` file.
+        memory_budget (float): Most bytes that its constants may take, as
+            dense values.
 
     Returns:
         Program: Interface, operations with their constants (compressed
@@ -42,73 +47,39 @@ def read_program(path: Union[str, os.PathLike[str]]) -> Program:
     Raises:
         ProgramError: If the path does not exist or is no Core ML model, if
             the specification or the weights are missing, truncated or
-            damaged, or if the model is of a kind other than ``mlprogram``
-            and ``neuralnetwork`` (a pipeline, a tree ensemble, ...).
+            damaged, if the package holds links that lead outside, if its
+            description contradicts the program, or if the model is of a
+            kind other than ``mlprogram`` and ``neuralnetwork`` (a pipeline,
+            a tree ensemble, ...).
     """
     if not isinstance(path, (str, os.PathLike)):
         raise ProgramError(
             f'the path is an {type(path).__name__} ({path!r}); allowed: str '
             f'or PathLike'
         )
-    source = Path(path).expanduser()
-    file = _specification_file(source)
     try:
-        return _read(source, file)
+        source = Path(path).expanduser()
+        file = specification_file(source)
+    except ProgramError:
+        raise
+    # A NUL, a name that is too long, links in a circle, no permission.
+    except (OSError, RuntimeError, ValueError) as error:
+        raise ProgramError(
+            f'{shortened(repr(os.fspath(path)))} cannot be opened: '
+            f'{one_line(error)}'
+        ) from error
+    try:
+        return _read(source, file, Ledger(memory_budget))
     except ProgramError as error:
         raise ProgramError(f'{source}: {error}') from error
     except Exception as error:
-        # coremltools' decoders raise every kind of error on damaged input.
-        reason = ' '.join(f'{type(error).__name__}: {error}'.split())
+        # protobuf and NumPy raise every kind of error on damaged input.
         raise ProgramError(
-            f'{source}: cannot decode the model ({reason})'
+            f'{source}: cannot decode the model ({one_line(error)})'
         ) from error
 
 
-def _specification_file(source: Path) -> Path:
-    """Locate the specification: the file itself, or inside the package."""
-    if not source.exists():
-        raise ProgramError(f'no such file or package: {source}')
-    if source.is_dir():
-        return _package_root(source)
-    if source.suffix != '.mlmodel':
-        raise ProgramError(
-            f'{source} is not a Core ML model: expected a .mlpackage folder '
-            f'or a .mlmodel file'
-        )
-    return source
-
-
-def _package_root(package: Path) -> Path:
-    """Find a package's root model through its manifest."""
-    manifest = package / 'Manifest.json'
-    if not manifest.is_file():
-        raise ProgramError(
-            f'{package} is not a Core ML package: it has no Manifest.json'
-        )
-    try:
-        content = json.loads(manifest.read_text(encoding='utf-8'))
-        root = content['rootModelIdentifier']
-        relative = content['itemInfoEntries'][root]['path']
-    except (ValueError, KeyError, TypeError) as error:
-        raise ProgramError(
-            f'{manifest} is damaged: it names no root model'
-        ) from error
-    data = (package / 'Data').resolve()
-    if not isinstance(relative, str) or \
-            data not in (data / relative).resolve().parents:
-        raise ProgramError(
-            f'{manifest} is damaged: its root model {relative!r} is not a '
-            f'file inside the package'
-        )
-    file = data / relative
-    if not file.is_file():
-        raise ProgramError(
-            f'{package} is incomplete: its model {file} is missing'
-        )
-    return file
-
-
-def _read(source: Path, file: Path) -> Program:
+def _read(source: Path, file: Path, ledger: Ledger) -> Program:
     spec = _parse(file)
     kind = spec.WhichOneof('Type')
     description = spec.description
@@ -116,8 +87,8 @@ def _read(source: Path, file: Path) -> Program:
         raise ProgramError(
             f'the model is of kind {kind}; supported: {_ALLOWED}'
         )
-    operations = _operations(spec, kind, file.parent)
-    return Program(
+    operations, interface = _operations(spec, kind, file.parent, ledger)
+    program = Program(
         path=source,
         format='mlprogram' if kind == 'mlProgram' else 'neuralnetwork',
         inputs=tuple(_feature(item) for item in description.input),
@@ -129,6 +100,8 @@ def _read(source: Path, file: Path) -> Program:
         metadata=_metadata(description.metadata),
         spec_version=spec.specificationVersion,
     )
+    promises.check(program, interface)
+    return program
 
 
 def _parse(file: Path) -> Any:
@@ -151,12 +124,15 @@ def _parse(file: Path) -> Any:
     return spec
 
 
-def _operations(spec: Any, kind: str, folder: Path) -> tuple[Operation, ...]:
+def _operations(
+    spec: Any, kind: str, folder: Path, ledger: Ledger
+) -> tuple[tuple[Operation, ...], Any]:
+    """Operations, and the interface where the program itself has one."""
     from . import mil, neuralnetwork
 
     if kind == 'mlProgram':
-        return mil.read_operations(spec, folder)
-    return neuralnetwork.read_operations(spec, kind)
+        return mil.read_operations(spec, folder, ledger)
+    return neuralnetwork.read_operations(spec, kind, ledger), None
 
 
 def _classes(operations: tuple[Operation, ...]) -> Optional[tuple[Any, ...]]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from typing import Any, Callable, Union
+from typing import Any, Callable, Optional, Union
 
 import numpy as np
 import torch
@@ -20,6 +20,7 @@ from .batching import (
     rows_of,
     stacked,
 )
+from .budget import MEMORY, WORK, Ledger, Meter, NeedsValuesError
 from .executor import Executor, Stats
 from .fitting import fitted, fitted_to_image
 from .graph import Feature, Program
@@ -38,6 +39,8 @@ def load_program(
     compute_units: str = 'ALL',
     record_range: bool = False,
     device: Union[str, torch.device] = 'cpu',
+    memory_budget: float = MEMORY,
+    work_budget: float = WORK,
 ) -> LoadedProgram:
     """Load a Core ML model for prediction.
 
@@ -55,22 +58,32 @@ def load_program(
         record_range (bool): Record max ``|value|`` of every operation's
             result (before rounding) in :attr:`LoadedProgram.ranges`.
         device (str | torch.device): Where the reference backend computes.
+        memory_budget (float): Most bytes that constants and values may take
+            at a time (default: 2 GiB). Known from shapes, before anything is
+            allocated; ``predict_batch`` computes fewer samples at a time
+            where that is enough.
+        work_budget (float): Most work of one prediction, in multiply-adds
+            of a convolution (default: 1e11). Known from shapes too.
 
     Returns:
         LoadedProgram: Has ``predict`` and ``predict_batch``.
 
     Raises:
         ProgramError: If the file cannot be read, an operation is not
-            implemented, or an argument has none of the allowed values.
+            implemented or fails, results have other shapes than the file
+            declares, a budget does not suffice, or an argument has none of
+            the allowed values.
     """
     _check_choice('arithmetic', arithmetic, ('fp32', 'fp16'))
     _check_choice('backend', backend, ('reference', 'coreml'))
     if backend == 'coreml':
         from .native import NativeProgram
 
-        return NativeProgram(read_program(path), compute_units)
-    program, place = read_program(path), torch.device(device)
-    return ReferenceProgram(program, arithmetic, record_range, place)
+        return NativeProgram(read_program(path, memory_budget), compute_units)
+    program, place = read_program(path, memory_budget), torch.device(device)
+    return ReferenceProgram(
+        program, arithmetic, record_range, place, memory_budget, work_budget
+    )
 
 
 def _check_choice(what: str, value: str, allowed: tuple[str, ...]) -> None:
@@ -89,11 +102,23 @@ class ReferenceProgram(LoadedProgram):
         arithmetic: str,
         record_range: bool,
         device: torch.device,
+        memory_budget: float = MEMORY,
+        work_budget: float = WORK,
     ) -> None:
         super().__init__(program)
         self._half = arithmetic == 'fp16'
         self._device = device
-        self._run = Executor(program, self._half, record_range, device)
+        self._ledger = Ledger(memory_budget)
+        self._work = work_budget
+        self._run = Executor(
+            program, self._half, record_range, device, self._ledger
+        )
+        #: Shapes of the inputs to the bytes that values take at most; None
+        #: where shapes depend on the numbers.
+        self._peaks: dict[tuple[tuple[int, ...], ...], Optional[int]] = {}
+        shapes = tuple(feature.shape for feature in program.inputs)
+        if all(shape and min(shape) > 0 for shape in shapes):
+            self._peak(shapes)
 
     @torch.no_grad()
     def predict(self, inputs: Mapping[str, Any]) -> dict[str, Any]:
@@ -102,7 +127,7 @@ class ReferenceProgram(LoadedProgram):
             feature.name: self._sample(inputs[feature.name], feature)
             for feature in self.program.inputs
         }
-        outputs = self._watched(self._run, sample)
+        outputs = self._watched(self._metered(sample), sample)
         return {
             name: self._present(name, value)
             for name, value in outputs.items()
@@ -117,16 +142,60 @@ class ReferenceProgram(LoadedProgram):
             for feature in self.program.inputs
         }
         if chunk.as_one:
-            outputs = self._watched(self._run, ready)
+            outputs = self._watched(self._metered(ready), ready)
             check_outputs(outputs, chunk.stop - chunk.start)
             return outputs
         if chunk.stop - chunk.start == 1:
             # One sample needs no vmap, which costs about 10 us an operation.
             alone = {name: value[0] for name, value in ready.items()}
-            outputs = stacked([self._watched(self._run, alone)])
+            outputs = stacked([self._watched(self._metered(alone), alone)])
         else:
             outputs = self._watched(torch.vmap(self._run), ready)
         return {name: drop_unit(value) for name, value in outputs.items()}
+
+    def _most_at_once(self, batch: Mapping[str, Samples]) -> int:
+        peak = self._peak(tuple(
+            batch[f.name].alone for f in self.program.inputs))
+        left = self._ledger.limit - self._ledger.held
+        return max(1, int(left // peak)) if peak else 1
+
+    def _metered(self, inputs: Mapping[str, Tensor]) -> Callable[..., Any]:
+        """What runs inputs of this size; refuses what takes too much."""
+        shapes = tuple(
+            tuple(inputs[f.name].shape) for f in self.program.inputs)
+        if self._peak(shapes) is not None:
+            return self._run
+        return self._run_counting
+
+    def _run_counting(self, inputs: Mapping[str, Tensor],
+                      count: bool = False) -> Any:
+        """Run while every step is counted, just before it is computed."""
+        with Meter(self._ledger, self._work, execute=True) as meter:
+            return self._run(inputs, count, meter)
+
+    def _peak(self, shapes: tuple[tuple[int, ...], ...]) -> Optional[int]:
+        """Bytes that values take; None if that depends on the numbers.
+
+        Raises:
+            ProgramError: they, or the work, are beyond the budget.
+        """
+        if shapes not in self._peaks:
+            self._peaks[shapes] = self._measured(shapes)
+        return self._peaks[shapes]
+
+    def _measured(self, shapes: tuple[tuple[int, ...], ...]) -> Optional[int]:
+        meter = Meter(self._ledger, self._work)
+        inputs = {
+            f.name: torch.empty(shape, device='meta', dtype=self._type(f))
+            for f, shape in zip(self.program.inputs, shapes)
+        }
+        meter.keep(inputs.values())
+        try:
+            with torch.no_grad(), meter:
+                self._run(inputs, meter=meter)
+        except NeedsValuesError:
+            return None
+        return max(meter.peak, meter.live)
 
     def _watched(
         self, run: Callable[..., Any], inputs: dict[str, Tensor]
@@ -153,12 +222,16 @@ class ReferenceProgram(LoadedProgram):
         return self._cast(tensor, feature)
 
     def _cast(self, value: Tensor, feature: Feature) -> Tensor:
+        tensor = value.to(self._device, self._type(feature))
         if feature.dtype in _INTEGER:
-            return value.to(self._device, torch.int32)
-        tensor = value.to(self._device, torch.float32)
+            return tensor
         if self._half and feature.dtype == 'fp16':
             return tensor.half().float()
         return tensor
+
+    def _type(self, feature: Feature) -> torch.dtype:
+        is_integer = feature.dtype in _INTEGER
+        return torch.int32 if is_integer else torch.float32
 
     def _present(self, name: str, value: Tensor) -> Any:
         """One output in the form Core ML returns it."""

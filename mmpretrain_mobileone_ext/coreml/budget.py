@@ -1,0 +1,201 @@
+"""What a program may cost, counted from shapes before anything is computed.
+
+A file of a kilobyte can ask for a tensor of 10^10 elements, or for a window
+of 10^10 elements at every place of a small one. So a program is first run on
+tensors without data (torch's 'meta' device): every torch operation that it
+comes down to then tells the shapes of what it would allocate.
+"""
+from __future__ import annotations
+
+import math
+from typing import Any, Callable, Optional
+
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_flatten, tree_map
+
+from ..errors import ProgramError
+
+#: Bytes. MobileOne-S4 holds 1 GiB for 32 images of 224 x 224, or for one of
+#: 1024 x 1024, with its weights.
+MEMORY = 2 * 2**30
+#: Multiply-adds of a convolution: 30 times those of S4 for 224 x 224.
+WORK = 1e11
+
+# Work beyond a multiply-add of a large matrix product, of which a processor
+# does dozens in the time in which it fetches one number from memory.
+_PER_NUMBER = 32
+_PER_SORTED = 10 * _PER_NUMBER
+_PER_NARROW = 16
+_NARROW = 8  # channels of a group below which convolutions are slow
+_MOST_DIMENSIONS = 64
+# Numbers up to which values are computed: sizes, from which shapes follow.
+_SIZES = 4096
+
+_SORTING = ('topk', 'sort', 'cumsum', 'cumprod', 'gather', 'index')
+
+
+class NeedsValuesError(Exception):
+    """The shapes depend on the numbers that a program is given."""
+
+
+class Ledger:
+    """Bytes that are held, within a limit.
+
+    Args:
+        limit: bytes.
+    """
+
+    def __init__(self, limit: float = MEMORY):
+        self.limit = limit
+        self.held = 0
+
+    def hold(self, size: int, what: str) -> None:
+        """Add ``size`` bytes.
+
+        Raises:
+            ProgramError: they are too many, with what is held already.
+        """
+        self.check(size, what)
+        self.held += size
+
+    def check(self, size: int, what: str) -> None:
+        """As :meth:`hold`, without adding them."""
+        if self.held + size > self.limit:
+            raise ProgramError(
+                f'{what} takes {_gib(size)} GiB of memory, and '
+                f'{_gib(self.held)} GiB are held already; allowed: '
+                f'{_gib(self.limit)} GiB (memory_budget)')
+
+
+def _gib(size: float) -> str:
+    return f'{size / 2**30:.3g}'
+
+
+class Meter(TorchDispatchMode):
+    """Counts memory and work of what runs inside, before it runs.
+
+    Args:
+        ledger: what is held all the time; its limit is that of all.
+        work: limit, in multiply-adds.
+        execute: compute what has been counted. Otherwise only sizes are
+            computed, and everything else is on the meta device.
+
+    Attributes:
+        live: bytes of the values that are held between operations.
+        peak: most bytes at a time, without those of the ledger.
+        done: work so far.
+    """
+
+    def __init__(self, ledger: Ledger, work: float, execute: bool = False):
+        super().__init__()
+        self._ledger = ledger
+        self._limit = work
+        self._execute = execute
+        self._made = 0
+        self.live = 0
+        self.peak = 0
+        self.done = 0.0
+
+    def keep(self, values: Any) -> None:
+        """The values of the last operation stay, what it made else goes."""
+        self.live += sum(_bytes(v) for v in values)
+        self._made = 0
+
+    def free(self, value: Tensor) -> None:
+        """A value is not needed any more."""
+        self.live -= _bytes(value)
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (),
+                           kwargs: Optional[dict] = None) -> Any:
+        given = _tensors((args, kwargs or {}))
+        known = all(not t.is_meta for t in given)
+        if func is torch.ops.aten._local_scalar_dense.default:
+            if not known:
+                raise NeedsValuesError
+            return func(*args, **(kwargs or {}))
+        found = _without_data(func, args, kwargs or {})
+        made = _tensors(found)
+        self._count(func, args, given, made)
+        small = sum(t.numel() for t in (*given, *made)) <= _SIZES
+        if self._execute or (known and small):
+            return func(*args, **(kwargs or {}))
+        return found
+
+    def _count(self, func: Any, args: Any, given: list[Tensor],
+               made: list[Tensor]) -> None:
+        if any(t.dim() > _MOST_DIMENSIONS for t in made):
+            raise ProgramError('a result has more than '
+                               f'{_MOST_DIMENSIONS} dimensions')
+        if any(r.alias_info is not None for r in func._schema.returns):
+            made = []  # views, and values written in place
+        self._made += sum(map(_bytes, made))
+        self._ledger.check(self.live + self._made, 'it')
+        self.peak = max(self.peak, self.live + self._made)
+        self.done += _work(func, args, given, made)
+        if self.done > self._limit:
+            raise ProgramError(
+                f'the work is that of {self.done:.2g} multiply-adds with '
+                f'all before it; allowed: {self._limit:.2g} (work_budget)')
+
+
+def _without_data(func: Any, args: Any, kwargs: dict) -> Any:
+    """Results of a torch operation as to shape and dtype."""
+    if any(a.name == 'device' for a in func._schema.arguments):
+        kwargs = {**kwargs, 'device': torch.device('meta')}
+    return func(*tree_map(_meta, args), **tree_map(_meta, kwargs))
+
+
+def _meta(value: Any) -> Any:
+    if isinstance(value, Tensor) and not value.is_meta:
+        return torch.empty_strided(value.shape, value.stride(),
+                                   dtype=value.dtype, device='meta')
+    return value
+
+
+def _tensors(tree: Any) -> list[Tensor]:
+    return [v for v in tree_flatten(tree)[0] if isinstance(v, Tensor)]
+
+
+def _bytes(value: Tensor) -> int:
+    return value.numel() * value.element_size()
+
+
+def _work(func: Any, args: Any, given: list[Tensor],
+          made: list[Tensor]) -> float:
+    """In multiply-adds of a large matrix product."""
+    name = func.__name__.partition('.')[0].lstrip('_')
+    for words, count in _COUNTS.items():
+        if name in words:
+            return count(args, made)
+    numbers = sum(t.numel() for t in (*given, *made)) if made else 0
+    sorts = any(word in name for word in _SORTING)
+    return numbers * (_PER_SORTED if sorts else _PER_NUMBER)
+
+
+def _of_convolution(args: Any, made: list[Tensor]) -> float:
+    x, weight, transposed = args[0], args[1], args[6]
+    groups = max(1, args[8])
+    places = x.numel() if transposed else made[0].numel()
+    narrow = min(weight.shape[0] // groups, weight.shape[1]) < _NARROW
+    each = math.prod(weight.shape[1:])
+    moved = (x.numel() + made[0].numel()) * _PER_NUMBER
+    return places * each * (_PER_NARROW if narrow else 1) + moved
+
+
+def _of_product(args: Any, made: list[Tensor]) -> float:
+    inner = [a for a in args if isinstance(a, Tensor)][-2].shape[-1]
+    return made[0].numel() * (inner + _PER_NUMBER)
+
+
+def _of_window(args: Any, made: list[Tensor]) -> float:
+    return made[0].numel() * math.prod(args[1]) * _PER_NUMBER
+
+
+_COUNTS: dict[tuple[str, ...], Callable[[Any, list[Tensor]], float]] = {
+    ('convolution',): _of_convolution,
+    ('mm', 'bmm', 'addmm', 'baddbmm'): _of_product,
+    ('avg_pool2d', 'avg_pool3d', 'max_pool2d_with_indices',
+     'max_pool3d_with_indices'): _of_window,
+}
