@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, Optional
 
 from ..errors import SpecError
+from ..output_paths import check_apart
 from ..tool_parser import ToolParser
 from .options import AMP_DTYPES, DEVICES, FORMS, BenchmarkOptions
 from .results import Report
@@ -61,6 +62,7 @@ def run(argv: Optional[Sequence[str]] = None) -> Report:
         MobileOneExtError: one line that says what is wrong.
     """
     given = vars(parser().parse_args(argv))
+    check_apart({'--json': given['json'], '--plot': given['plot']}, {})
     for name in ('arch', 'batch', 'size', 'forms'):
         given[name] = None if given[name] is None else tuple(given[name])
     options = BenchmarkOptions(**given)

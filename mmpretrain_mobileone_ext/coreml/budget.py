@@ -17,23 +17,27 @@ from torch.utils._pytree import tree_flatten, tree_map
 
 from ..errors import ProgramError
 
-#: Bytes. MobileOne-S4 holds 1 GiB for 32 images of 224 x 224, or for one of
-#: 1024 x 1024, with its weights.
+#: Bytes: hundreds of images of 224 x 224 at a time through MobileOne-S4,
+#: whose values take 4 MiB each, or twenty of 1024 x 1024.
 MEMORY = 2 * 2**30
-#: Multiply-adds of a convolution: 30 times those of S4 for 224 x 224.
-WORK = 1e11
+#: Multiply-adds of a convolution: S4 for an image of 1024 x 1024 takes 1e11,
+#: for one of 224 x 224 a twentieth.
+WORK = 1.2e11
 
 # Work beyond a multiply-add of a large matrix product, of which a processor
 # does dozens in the time in which it fetches one number from memory.
 _PER_NUMBER = 32
-_PER_SORTED = 10 * _PER_NUMBER
+_PER_DISTANT = 10 * _PER_NUMBER  # numbers that are not fetched in a row
+_PER_SORTED = 100 * _PER_NUMBER
 _PER_NARROW = 16
 _NARROW = 8  # channels of a group below which convolutions are slow
+_PER_TRANSPOSED = 4
 _MOST_DIMENSIONS = 64
 # Numbers up to which values are computed: sizes, from which shapes follow.
 _SIZES = 4096
 
-_SORTING = ('topk', 'sort', 'cumsum', 'cumprod', 'gather', 'index')
+_DISTANT = ('cumsum', 'gather', 'index', 'softmax', 'logsumexp', 'argmax',
+            'argmin')
 
 
 class NeedsValuesError(Exception):
@@ -131,7 +135,7 @@ class Meter(TorchDispatchMode):
         if any(r.alias_info is not None for r in func._schema.returns):
             made = []  # views, and values written in place
         self._made += sum(map(_bytes, made))
-        self._ledger.check(self.live + self._made, 'it')
+        self._ledger.check(self.live + self._made, 'it, with all values,')
         self.peak = max(self.peak, self.live + self._made)
         self.done += _work(func, args, given, made)
         if self.done > self._limit:
@@ -170,18 +174,29 @@ def _work(func: Any, args: Any, given: list[Tensor],
         if name in words:
             return count(args, made)
     numbers = sum(t.numel() for t in (*given, *made)) if made else 0
-    sorts = any(word in name for word in _SORTING)
-    return numbers * (_PER_SORTED if sorts else _PER_NUMBER)
+    if name in ('topk', 'sort'):
+        return numbers * _PER_SORTED
+    distant = any(word in name for word in _DISTANT) or not all(
+        map(_in_a_row, (*given, *made)))
+    return numbers * (_PER_DISTANT if distant else _PER_NUMBER)
+
+
+def _in_a_row(value: Tensor) -> bool:
+    return value.is_contiguous() or (value.dim() == 4 and value.is_contiguous(
+        memory_format=torch.channels_last))
 
 
 def _of_convolution(args: Any, made: list[Tensor]) -> float:
     x, weight, transposed = args[0], args[1], args[6]
     groups = max(1, args[8])
     places = x.numel() if transposed else made[0].numel()
-    narrow = min(weight.shape[0] // groups, weight.shape[1]) < _NARROW
+    sides = weight.shape[0] // groups, weight.shape[1]
     each = math.prod(weight.shape[1:])
-    moved = (x.numel() + made[0].numel()) * _PER_NUMBER
-    return places * each * (_PER_NARROW if narrow else 1) + moved
+    each *= _PER_NARROW if min(sides) < _NARROW else 1
+    each *= _PER_TRANSPOSED if transposed else 1
+    # A single filter for a single channel, unlike many side by side.
+    each *= 4 if sides == (1, 1) and groups < _NARROW else 1
+    return places * each + (x.numel() + made[0].numel()) * _PER_NUMBER
 
 
 def _of_product(args: Any, made: list[Tensor]) -> float:

@@ -103,7 +103,8 @@ class Executor:
                 _check_declared(step, results)
                 meter.keep(settled.values())
                 for name in step.frees:
-                    meter.free(settled.get(name, values.get(name)))
+                    meter.free(settled[name] if name in settled
+                               else values[name])
             values.update(settled)
             for name in step.frees:
                 del values[name]

@@ -12,6 +12,7 @@ from torch import nn
 from ..atomic_file import workspace
 from ..errors import ExportError
 from ..option_checks import boolean, mapping, path
+from ..output_paths import check_apart
 from ..progress import Steps
 from . import quiet
 from .atomic import install
@@ -150,6 +151,10 @@ def run_export(config: Union[PathLike, Config, nn.Module],
     """As :func:`export_coreml`, which see, with all figures returned."""
     quiet.coremltools()  # before minutes are spent without it
     check_request(options)
+    check_apart({'out': options.out, 'swift': options.swift,
+                 'report': options.report},
+                {'config': config, 'checkpoint': checkpoint},
+                ExportError, package='out', shared=('report', ))
     with untouched_rng():
         return _export(config, checkpoint, options, cfg_options,
                        Steps(progress))

@@ -9,6 +9,7 @@ from typing import Any, Optional, Union
 
 from ..errors import ExportError
 from ..option_checks import boolean, number, one_of, path, sequence, text
+from ..output_paths import check_apart
 from .compress_scheme import check_scheme
 
 FORMATS = {'.mlpackage': 'mlprogram', '.mlmodel': 'neuralnetwork'}
@@ -94,6 +95,9 @@ class ExportOptions:
         for name in ('swift', 'report'):
             set_(self, name, _checked_folder(name, getattr(self, name),
                                              self.force))
+        check_apart({'out': self.out, 'swift': self.swift,
+                     'report': self.report}, {'classes': self.classes},
+                    ExportError, package='out', shared=('report', ))
 
     def _check_together(self) -> None:
         if self.precision == 'auto' and self.format != 'mlprogram':

@@ -86,10 +86,13 @@ def conv(
     dilations = dilations or [1] * rank
     kernel = _effective(weight, dilations)
     pads = resolve_pads(pad_type, pad, x.shape[2:], kernel, strides)
-    symmetric = all(before == after for before, after in pads)
-    if not symmetric:
+    # Pads as large as the kernel take torch through a slower convolution,
+    # with hidden copies of the input.
+    native = all(before == after and before < size
+                 for (before, after), size in zip(pads, kernel))
+    if not native:
         x = pad_spatial(x, pads)
-    padding = [before if symmetric else 0 for before, _ in pads]
+    padding = [before if native else 0 for before, _ in pads]
     return _CONV[rank](
         x, weight, bias, strides, padding, dilations, groups
     )

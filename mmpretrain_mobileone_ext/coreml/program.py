@@ -19,6 +19,7 @@ _NETWORKS = {
     'neuralNetworkClassifier': 'neuralNetworkClassifier',
 }
 _ALLOWED = 'mlProgram, neuralNetwork or neuralNetworkClassifier'
+_LONGEST = 8000
 _CHANNELS = {'RGB': 3, 'BGR': 3, 'GRAYSCALE': 1, 'GRAYSCALE_FLOAT16': 1}
 _ARRAY_DTYPES = {
     'FLOAT16': 'fp16',
@@ -71,7 +72,9 @@ def read_program(
     try:
         return _read(source, file, Ledger(memory_budget))
     except ProgramError as error:
-        raise ProgramError(f'{source}: {error}') from error
+        # Names in it come out of the file.
+        reason = shortened(' '.join(str(error).split()), _LONGEST)
+        raise ProgramError(f'{source}: {reason}') from error
     except Exception as error:
         # protobuf and NumPy raise every kind of error on damaged input.
         raise ProgramError(

@@ -68,7 +68,7 @@ def _check_classifier(program: Program) -> None:
         return
     _check_once('class labels', program.classes)
     found = {_LABELS.get(type(c), type(c).__name__) for c in program.classes}
-    if len(found) != 1 or label and kinds[label] not in found:
+    if len(found) != 1 or (label and kinds[label] not in found):
         raise ProgramError(
             f'the labels are of type {" and ".join(sorted(found)) or "none"}, '
             f'the description says {kinds.get(label, "no label")}')

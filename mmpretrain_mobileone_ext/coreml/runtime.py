@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, Callable, Optional, Union
 
 import numpy as np
@@ -63,7 +64,8 @@ def load_program(
             allocated; ``predict_batch`` computes fewer samples at a time
             where that is enough.
         work_budget (float): Most work of one prediction, in multiply-adds
-            of a convolution (default: 1e11). Known from shapes too.
+            of a convolution (default: 1.2e11). Known from shapes too; for
+            inputs larger than the default ones it grows as they do.
 
     Returns:
         LoadedProgram: Has ``predict`` and ``predict_batch``.
@@ -170,7 +172,9 @@ class ReferenceProgram(LoadedProgram):
     def _run_counting(self, inputs: Mapping[str, Tensor],
                       count: bool = False) -> Any:
         """Run while every step is counted, just before it is computed."""
-        with Meter(self._ledger, self._work, execute=True) as meter:
+        shapes = [tuple(value.shape) for value in inputs.values()]
+        work = self._work * self._growth(shapes)
+        with Meter(self._ledger, work, execute=True) as meter:
             return self._run(inputs, count, meter)
 
     def _peak(self, shapes: tuple[tuple[int, ...], ...]) -> Optional[int]:
@@ -183,8 +187,14 @@ class ReferenceProgram(LoadedProgram):
             self._peaks[shapes] = self._measured(shapes)
         return self._peaks[shapes]
 
+    def _growth(self, shapes: Iterable[tuple[int, ...]]) -> float:
+        """How much larger than the default ones inputs are; at least 1."""
+        given = sum(map(math.prod, shapes))
+        default = sum(math.prod(f.shape) for f in self.program.inputs)
+        return max(1.0, given / max(1, default))
+
     def _measured(self, shapes: tuple[tuple[int, ...], ...]) -> Optional[int]:
-        meter = Meter(self._ledger, self._work)
+        meter = Meter(self._ledger, self._work * self._growth(shapes))
         inputs = {
             f.name: torch.empty(shape, device='meta', dtype=self._type(f))
             for f, shape in zip(self.program.inputs, shapes)

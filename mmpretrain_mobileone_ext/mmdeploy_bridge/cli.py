@@ -11,6 +11,7 @@ from rich.table import Table
 
 from ..benchmark.files import check_writable
 from ..errors import ExportError
+from ..output_paths import check_apart
 from ..outside_text import PlainConsole, print_path
 from ..progress import Steps
 from ..tool_parser import ToolParser
@@ -65,6 +66,9 @@ def run(argv: Optional[Sequence[str]] = None) -> None:
     check_writable(args.json)
     options = DeployOptions(args.out, args.image_size, args.verify_data,
                             args.force)
+    check_apart({'out': options.out, '--json': args.json},
+                {'deploy_cfg': args.deploy_cfg, 'config': args.config,
+                 'checkpoint': args.checkpoint}, ExportError, package='out')
     deploy = read_deploy_config(args.deploy_cfg)
     options.check_target(deploy)
     rows: list[ExporterRow] = []

@@ -9,6 +9,7 @@ from typing import Optional, Union
 from mmengine.config import DictAction
 
 from ..errors import MobileOneExtError
+from ..output_paths import check_apart
 from ..tool_parser import ToolParser
 from .collect import collect
 from .page import write_report
@@ -42,6 +43,8 @@ def run(argv: Optional[Sequence[str]] = None) -> Path:
         MobileOneExtError: one line that says what is wrong.
     """
     given = parser().parse_args(argv)
+    out = given.out or given.work_dir / 'report'
+    check_apart({'--out': out}, {})
     data = collect(
         given.work_dir,
         config=given.config,
@@ -49,7 +52,7 @@ def run(argv: Optional[Sequence[str]] = None) -> Path:
         images=_images(given.images),
         cfg_options=given.cfg_options,
         progress=True)
-    return write_report(data, given.out or given.work_dir / 'report')
+    return write_report(data, out)
 
 
 def _images(value: str) -> Union[int, str]:

@@ -15,6 +15,7 @@ from ..coreml.export_data import (
     read_sample,
 )
 from ..coreml.export_source import Source, load_source
+from ..coreml.package_files import MANIFEST, package_files
 from ..coreml.preprocess import Preprocessing, read_preprocessing
 from ..coreml.program import read_program
 from ..engine.checkpoint import file_sha256, load_checkpoint_file
@@ -136,8 +137,10 @@ def _program_hash(path: Path) -> str:
     """Of a file, or of the package's specification and weights in turn."""
     if path.is_file():
         return file_sha256(path)
-    parts = sorted(p for p in path.rglob('*')
-                   if p.is_file() and p.name != 'Manifest.json')
+    try:
+        parts = [p for p in package_files(path) if p.name != MANIFEST]
+    except ProgramError:
+        return ''  # its row will say so
     return ' '.join(f'{p.name} {file_sha256(p)}' for p in parts)
 
 
@@ -160,6 +163,7 @@ def _kept(found: Found) -> tuple[tuple[str, str], ...]:
             text = read_program(path).metadata.get('in_fp32', '[]')
             kept.update((str(op['name']), str(op['why']))
                         for op in json.loads(text))
-        except (ProgramError, ValueError, TypeError, KeyError):
+        except (ProgramError, ValueError, TypeError, KeyError,
+                RecursionError):
             continue  # not this exporter's; an unreadable file has its row
     return tuple(kept.items())

@@ -119,7 +119,7 @@ def _recorded(path: Path) -> dict[str, float]:
 def _read_json(path: Path) -> Any:
     try:
         return json.loads(_text(path))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise MobileOneExtError(f'{path}: no JSON ({error})') from error
 
 

@@ -76,7 +76,7 @@ def read_bench_json(path: Union[str, os.PathLike[str]]) -> BenchResult:
     source = Path(path).expanduser()
     try:
         found = json.loads(source.read_text(encoding='utf-8'))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         reason = ' '.join(str(error).split())
         raise ExportError(f'{source}: cannot read the benchmark: '
                           f'{reason}') from error

@@ -9,6 +9,7 @@ from typing import Any, Optional
 
 from ...errors import ExportError
 from ..graph import Feature, Program
+from ..package_files import package_files
 from .steps import Steps, swift_steps
 
 #: Core ML specification version to the oldest iOS and macOS that read it.
@@ -139,7 +140,7 @@ def _pipeline(text: Optional[str]) -> Optional[list[dict[str, Any]]]:
     """None where the file does not state it."""
     try:
         found: Any = json.loads(text or 'null')
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
     is_list = isinstance(found, list) and all(
         isinstance(step, dict) for step in found)
@@ -147,10 +148,8 @@ def _pipeline(text: Optional[str]) -> Optional[list[dict[str, Any]]]:
 
 
 def _digest(path: Path) -> str:
-    files = [path] if path.is_file() else sorted(
-        p for p in path.rglob('*') if p.is_file())
     total = hashlib.sha256()
-    for file in files:
+    for file in package_files(path):
         name = file.name if file == path else \
             file.relative_to(path).as_posix()
         content = hashlib.sha256(file.read_bytes()).hexdigest()

@@ -9,6 +9,7 @@ from typing import Optional, Union
 
 from ...atomic_file import workspace
 from ...errors import ExportError
+from ...output_paths import check_apart
 from ..program import read_program
 from .bench import SCHEMA
 from .facts import ModelFacts, read_facts
@@ -52,6 +53,7 @@ def write_swift_package(model: Union[str, os.PathLike[str]],
     """
     target = Path(out).expanduser()
     check_folder(target, force)
+    check_apart({'out': target}, {'model': model}, ExportError)
     library = module_name(name, target.resolve().name)
     facts = read_facts(read_program(model))
     golden = choose_images(facts, images)
