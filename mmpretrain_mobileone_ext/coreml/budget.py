@@ -27,7 +27,7 @@ WORK = 1.2e11
 # Work beyond a multiply-add of a large matrix product, of which a processor
 # does dozens in the time in which it fetches one number from memory.
 _PER_NUMBER = 32
-_PER_DISTANT = 10 * _PER_NUMBER  # numbers that are not fetched in a row
+_PER_DISTANT = 50 * _PER_NUMBER  # numbers that are not fetched in a row
 _PER_SORTED = 100 * _PER_NUMBER
 _PER_NARROW = 16
 _NARROW = 8  # channels of a group below which convolutions are slow
@@ -36,8 +36,8 @@ _MOST_DIMENSIONS = 64
 # Numbers up to which values are computed: sizes, from which shapes follow.
 _SIZES = 4096
 
-_DISTANT = ('cumsum', 'gather', 'index', 'softmax', 'logsumexp', 'argmax',
-            'argmin')
+_DISTANT = ('cumsum', 'gather', 'index')
+_SORTING = ('topk', 'sort', 'softmax', 'logsumexp', 'argmax', 'argmin')
 
 
 class NeedsValuesError(Exception):
@@ -134,7 +134,7 @@ class Meter(TorchDispatchMode):
                                f'{_MOST_DIMENSIONS} dimensions')
         if any(r.alias_info is not None for r in func._schema.returns):
             made = []  # views, and values written in place
-        self._made += sum(map(_bytes, made))
+        self._made += sum(map(_bytes, made)) + _hidden(func, args, made)
         self._ledger.check(self.live + self._made, 'it, with all values,')
         self.peak = max(self.peak, self.live + self._made)
         self.done += _work(func, args, given, made)
@@ -174,7 +174,7 @@ def _work(func: Any, args: Any, given: list[Tensor],
         if name in words:
             return count(args, made)
     numbers = sum(t.numel() for t in (*given, *made)) if made else 0
-    if name in ('topk', 'sort'):
+    if name in _SORTING:
         return numbers * _PER_SORTED
     distant = any(word in name for word in _DISTANT) or not all(
         map(_in_a_row, (*given, *made)))
@@ -195,8 +195,21 @@ def _of_convolution(args: Any, made: list[Tensor]) -> float:
     each *= _PER_NARROW if min(sides) < _NARROW else 1
     each *= _PER_TRANSPOSED if transposed else 1
     # A single filter for a single channel, unlike many side by side.
-    each *= 4 if sides == (1, 1) and groups < _NARROW else 1
+    each *= 8 if sides == (1, 1) and groups < _NARROW else 1
     return places * each + (x.numel() + made[0].numel()) * _PER_NUMBER
+
+
+def _hidden(func: Any, args: Any, made: list[Tensor]) -> int:
+    """Bytes of the windows that narrow convolutions write out, and copy."""
+    if not func.__name__.startswith('convolution'):
+        return 0
+    x, weight, transposed, groups = args[0], args[1], args[6], max(1, args[8])
+    if min(weight.shape[0] // groups, weight.shape[1]) >= _NARROW or \
+            groups >= _NARROW:
+        return 0
+    one = x if transposed else made[0]  # sample at a time
+    places = math.prod(one.shape[2:])
+    return 2 * places * groups * math.prod(weight.shape[1:]) * 4
 
 
 def _of_product(args: Any, made: list[Tensor]) -> float:

@@ -137,6 +137,7 @@ def inside(folder: Path, name: str) -> Union[Path, None]:
     """``folder / name``, None unless that is below ``folder``."""
     try:
         found = (folder / name).resolve()
+        found.exists()  # a name that is too long resolves, but cannot be
     except (OSError, ValueError, RuntimeError):  # too long, a NUL, a loop
         return None
     return folder / name if folder.resolve() in found.parents else None

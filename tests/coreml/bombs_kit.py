@@ -2,7 +2,7 @@
 from __future__ import annotations
 
 import numpy as np
-from crafted_kit import Crafted, blob, set_blob, set_value
+from crafted_kit import Crafted, blob, proto, set_blob, set_value
 
 BIG = 10**9
 
@@ -262,22 +262,90 @@ def one_weight_for_all(c):
     c.op('add', 'y', (1, 4, 6, 5), x='x', y='s0')
 
 
-ONE_WEIGHT = blob(np.ones((1000, 1000), np.float32), 2)
+def _tiled(c, *shape):
+    """A value 't' of this shape, its size a multiple of 120."""
+    count = int(np.prod(shape)) // 120
+    c.op('tile', 'l', (count, 4, 6, 5), x='x', reps=_ints(count, 1, 1, 1))
+    c.op('reshape', 't', shape, x='l', shape=_ints(*shape))
 
+
+def edge_window(c):
+    _tiled(c, 1, 4, 360, 360)
+    c.op('max_pool', 'y', (1, 4, 261, 261), x='t',
+         kernel_sizes=_ints(100, 100), strides=_ints(1, 1),
+         pad_type=np.array('valid'), pad=_ints(0, 0, 0, 0))
+
+
+def edge_filter(c):
+    _tiled(c, 1, 1, 4_800, 4_800)
+    c.const('w', np.ones((1, 1, 3, 3), np.float32))
+    c.op('conv', 'y', (1, 1, 4_798, 4_798), x='t', weight='w',
+         strides=_ints(1, 1), pad_type=np.array('valid'),
+         dilations=_ints(1, 1), groups=np.int32(1))
+
+
+def edge_transposed(c):
+    _tiled(c, 1, 8, 300, 300)
+    c.const('w', np.ones((8, 8, 40, 40), np.float32))
+    c.op('conv_transpose', 'y', (1, 8, 495, 495), x='t', weight='w',
+         strides=_ints(1, 1), pad_type=np.array('valid'),
+         dilations=_ints(5, 5), groups=np.int32(1))
+
+
+def edge_order(c):
+    _tiled(c, 12_000_000)
+    c.op('topk', 'y', (6_000_000,), x='t', k=np.int32(6_000_000),
+         axis=np.int32(0), ascending=np.bool_(False))
+    output = c.block.operations[-1].outputs.add()
+    output.CopyFrom(c.block.operations[-1].outputs[0])
+    output.name = 'i'
+    output.type.tensorType.dataType = proto().MIL_pb2.INT32
+
+
+def edge_softmax(c):
+    _tiled(c, 4_800, 3_600)
+    c.op('softmax', 'y', (4_800, 3_600), x='t', axis=np.int32(0))
+
+
+def edge_copies(c):
+    _tiled(c, 24, 20, 24, 20, 12, 8)
+    c.op('transpose', 'p', (8, 20, 12, 24, 20, 24), x='t',
+         perm=_ints(5, 3, 4, 2, 1, 0))
+    c.op('reshape', 'y', (24 * 20, 46_080), x='p',
+         shape=_ints(24 * 20, 46_080))
+
+
+def edge_integers(c):
+    _tiled(c, 12_000_000)
+    c.op('cast', 'n', (12_000_000,), 'INT32', x='t', dtype=np.array('int32'))
+    c.const('k', np.int32(7))
+    for i in range(60):
+        c.op('mod', f'm{i}', (12_000_000,), 'INT32', x='n', y='k')
+
+
+#: Name to what writes the operations. Far beyond the budgets, or cheap.
 BOMBS = {
     function.__name__: function for function in (
         fill, fill_that_lies, fill_of_a_computed_shape, tile, many_tiles,
         doubling, avg_pool, window, max_window, l2_window, padding, border,
         upsample, resize, convolution, large_kernel, transposed, gather,
         outer_product, products, broadcast, constants_only, long_window,
-        rows, dimensions, reversed_slice, long_chain, sorting, operations,
-        nested_blocks, specializations, table, sparse, scales,
-        one_weight_for_all)
+        rows, dimensions, reversed_slice, long_chain, sorting, table, sparse,
+        scales)
 }
+#: As large as a file can well be.
+HEAVY = {
+    function.__name__: function for function in (
+        operations, nested_blocks, specializations, one_weight_for_all,
+        edge_window, edge_filter, edge_transposed, edge_order, edge_softmax,
+        edge_copies, edge_integers)
+}
+
+ONE_WEIGHT = blob(np.ones((1000, 1000), np.float32), 2)
 
 
 def write_bomb(name, folder):
     crafted = Crafted()
-    BOMBS[name](crafted)
+    {**BOMBS, **HEAVY}[name](crafted)
     weights = ONE_WEIGHT if name == 'one_weight_for_all' else None
     return crafted.save(folder, weights=weights)
