@@ -56,7 +56,8 @@ def exploded(names, tmp_path_factory):
 @pytest.mark.parametrize('name', BOMBS)
 def test_bomb(bombs, name):
     outcome, seconds, memory = bombs[name]
-    assert outcome.startswith('refused: ') and '\n' not in outcome
+    assert outcome.startswith('refused: ')
+    assert '\n' not in outcome
     assert seconds < SECONDS
     assert memory < 2**28  # what Python itself takes
 
@@ -96,7 +97,7 @@ def test_dead_values_do_not_count(tmp_path):
 
 
 def test_constants_count(tiny_package):
-    with pytest.raises(ProgramError, match='weight.*memory_budget'):
+    with pytest.raises(ProgramError, match=r'weight.*memory_budget'):
         read_program(tiny_package, memory_budget=100)
 
 
@@ -140,7 +141,7 @@ def test_shapes_that_follow_from_numbers(tmp_path):
     path = crafted.save(tmp_path)
     loaded = load_program(path, memory_budget=2e4)
     assert loaded.predict({'x': np.float32([20, 5])})['y'].shape == (5, 5)
-    with pytest.raises(ProgramError, match="'matmul'.*memory_budget"):
+    with pytest.raises(ProgramError, match=r"'matmul'.*memory_budget"):
         loaded.predict({'x': np.float32([1, 100])})
 
 
@@ -163,7 +164,8 @@ def test_counted_as_computed(name):
     meter = Meter(Ledger(), 1e12)
     with meter:
         found = OPERATIONS[name](value.to('meta'))
-    assert found.is_meta and found.shape == wanted.shape
+    assert found.is_meta
+    assert found.shape == wanted.shape
     assert meter.peak >= wanted.numel() * 4
     assert meter.done >= wanted.numel()
     with pytest.raises(ProgramError, match='memory_budget'), \

@@ -106,10 +106,12 @@ def test_mutated_package(tiny_package, tmp_path, seed):
     whole = found[0][0]
     assert set(whole) == {'classLabel', 'classLabel_probs'}
     texts = [o for o, *_ in found if isinstance(o, str)]
-    assert len(paths) > 350 and len(texts) > len(paths) // 4
+    assert len(paths) > 350
+    assert len(texts) > len(paths) // 4
     for text in texts:
         assert text.startswith('refused: '), text
-        assert '\n' not in text and len(text) < 10_000
+        assert '\n' not in text
+        assert len(text) < 10_000
     assert max(seconds for _, seconds, _ in found[1:]) < SECONDS
     assert max(grown for *_, grown in found[1:]) < 2**28
 
@@ -123,5 +125,6 @@ def test_mutated_neural_network(tiny_model, tmp_path):
         paths[-1].write_bytes(change(content, rng))
     found = outcomes(paths)
     for text in (o for o, *_ in found if isinstance(o, str)):
-        assert text.startswith('refused: ') and '\n' not in text, text
+        assert text.startswith('refused: '), text
+        assert '\n' not in text
     assert max(seconds for _, seconds, _ in found[1:]) < SECONDS

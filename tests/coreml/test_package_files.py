@@ -60,7 +60,7 @@ LINKS = {
 @pytest.mark.parametrize('name', LINKS)
 def test_what_leads_outside_is_refused(package, secret, name):
     LINKS[name](package, secret)
-    with pytest.raises(ProgramError, match='link|neither a folder') as caught:
+    with pytest.raises(ProgramError, match=r'link|neither a folder') as caught:
         read_program(package)
     assert '\n' not in str(caught.value)
     out = package.parent / 'Swift'
@@ -95,7 +95,7 @@ def root_at(package, path):
     '\ud800'])
 def test_manifest_names_a_file_inside(package, path):
     root_at(package, path)
-    with pytest.raises(ProgramError, match='not a file inside|missing') as e:
+    with pytest.raises(ProgramError, match=r'not a file inside|missing') as e:
         read_program(package)
     assert len(str(e.value)) < 1000
 

@@ -139,7 +139,7 @@ def test_array_of_another_type(tmp_path, dtype):
     array = crafted.spec.description.input[0].type.multiArrayType
     array.dataType = getattr(array, dtype)
     crafted.op('relu', 'y', (1, 4, 6, 5), x='x')
-    with pytest.raises(ProgramError, match="'x' is .* by the description"):
+    with pytest.raises(ProgramError, match=r"'x' is .* by the description"):
         read_program(crafted.save(tmp_path))
 
 
@@ -147,7 +147,7 @@ def test_array_of_another_type(tmp_path, dtype):
 def test_result_that_is_declared_otherwise(tmp_path, shape):
     crafted = Crafted()
     crafted.op('relu', 'y', shape, x='x')
-    with pytest.raises(ProgramError, match="'relu'.*declares .* and computes"):
+    with pytest.raises(ProgramError, match=r"'relu'.*declares .* computes"):
         load_program(crafted.save(tmp_path))
 
 
