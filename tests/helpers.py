@@ -60,6 +60,11 @@ def assert_close(reference, candidate, tolerance):
     assert error <= tolerance, f'relative error {error:.3g}'
 
 
+def id_of(value):
+    """The same in every process: a function's text holds its address."""
+    return getattr(value, '__name__', None) or str(value)
+
+
 def next_value(values, towards):
     """The neighbour of each value; not all versions of torch have it."""
     if values.dtype == torch.float16:

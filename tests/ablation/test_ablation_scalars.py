@@ -25,8 +25,8 @@ def start(work_dir, clock, epochs, scores, by_epoch=True):
         ''.join(json.dumps(line) + '\n' for line in lines))
 
 
-@pytest.mark.parametrize('clocks', itertools.permutations(
-    ['20250101_000000', '20240101_000000', '20230101_000000']))
+@pytest.mark.parametrize('clocks', list(itertools.permutations(
+    ['20250101_000000', '20240101_000000', '20230101_000000'])))
 @pytest.mark.parametrize('by_epoch', [True, False])
 def test_the_furthest_start_counts_not_the_latest_clock(
         clocks, by_epoch, tmp_path):

@@ -8,6 +8,7 @@ from threading import Event, Thread
 
 import pytest
 import torch
+from helpers import id_of
 from mmengine.runner import CheckpointLoader
 
 from mmpretrain_mobileone_ext.engine import checkpoint as checkpoint_file
@@ -156,7 +157,7 @@ PAGE = b'\n <!DOCTYPE html><title>Sign in</title>'
     (lambda handler: handler.start(503), 'HTTP 503'),
     (lambda handler: handler.wfile.write(b'no HTTP at all\r\n\r\n'),
      'BadStatusLine'),
-], ids=str)
+], ids=id_of)
 def test_what_is_no_checkpoint_is_not_kept(site, folder, answer, says):
     site.pages['/m.pth'] = answer
     assert says in refused(f'{site.url}/m.pth', folder)
@@ -252,7 +253,7 @@ def test_https_is_not_given_up_by_a_redirect():
 @pytest.mark.parametrize('answer', [serves(WEIGHTS), serves(PAGE),
                                     serves(b'junk'), stalls,
                                     lambda handler: handler.start(404)],
-                         ids=str)
+                         ids=id_of)
 def test_secrets_of_a_url_stay_there(site, folder, answer):
     site.pages['/m.pth'] = answer
     url = site.url.replace('//', '//zoe:pass%40word@') + '/m.pth?key=tok#frag'

@@ -5,6 +5,7 @@ import legacy_kit
 import malicious_pickles as bad
 import pytest
 import torch
+from helpers import id_of
 from same_values import assert_same
 
 from mmpretrain_mobileone_ext.engine.restricted_load import restricted_load
@@ -131,7 +132,7 @@ def test_storage_of_unknown_kind_is_refused(kind):
     'cpu', b'cpu', None, torch.device('cpu'), {'cpu': 'cpu'}, {},
     lambda storage, location: storage, lambda storage, location: None,
     lambda storage, location: storage.clone()
-], ids=str)
+], ids=id_of)
 def test_places_that_are_the_processor(is_zip, place):
     base = torch.arange(5.)
     value = {'a': base, 'b': base[2:], 'none': torch.zeros(0)}
@@ -146,7 +147,7 @@ def test_places_that_are_the_processor(is_zip, place):
     'meta', torch.device('meta'), {'cpu': 'meta'},
     lambda storage, location: torch.UntypedStorage(storage.nbytes(),
                                                    device='meta')
-], ids=str)
+], ids=id_of)
 def test_places_without_memory(is_zip, place):
     got = load(saved(VALUE, is_zip), place)
     assert {k: (v.is_meta, v.shape) for k, v in got.items()} == {
