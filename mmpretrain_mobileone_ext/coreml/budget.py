@@ -8,6 +8,7 @@ comes down to then tells the shapes of what it would allocate.
 from __future__ import annotations
 
 import math
+from pathlib import Path
 from typing import Any, Callable, Optional
 
 import torch
@@ -16,13 +17,19 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten, tree_map
 
 from ..errors import ProgramError
+from .package_files import package_files
 
-#: Bytes: hundreds of images of 224 x 224 at a time through MobileOne-S4,
-#: whose values take 4 MiB each, or twenty of 1024 x 1024.
+#: Bytes that any file may take: hundreds of images of 224 x 224 at a time
+#: through MobileOne-S4, whose values take 4 MiB each, or 20 of 1024 x 1024.
 MEMORY = 2 * 2**30
-#: Multiply-adds of a convolution: S4 for an image of 1024 x 1024 takes 1e11,
-#: for one of 224 x 224 a twentieth.
+#: Multiply-adds of a convolution that any file may take: S4 for an image of
+#: 1024 x 1024 takes 1e11, for one of 224 x 224 a twentieth.
 WORK = 1.2e11
+#: A large file may take more: weights of four bits are computed with as eight
+#: times as many bytes, and a transformer of images of 384 x 384 multiplies by
+#: each byte of its weights three hundred times.
+_MEMORY_OF_BYTE = 10
+_WORK_OF_BYTE = 1000
 
 # Work beyond a multiply-add of a large matrix product, of which a processor
 # does dozens in the time in which it fetches one number from memory.
@@ -38,6 +45,20 @@ _SIZES = 4096
 
 _DISTANT = ('cumsum', 'gather', 'index')
 _SORTING = ('topk', 'sort', 'softmax', 'logsumexp', 'argmax', 'argmin')
+
+
+def memory_of(path: Path) -> float:
+    """Bytes that a model may take where nobody said how many."""
+    return max(MEMORY, _MEMORY_OF_BYTE * _size(path))
+
+
+def work_of(path: Path) -> float:
+    """Multiply-adds of a prediction where nobody said how many."""
+    return max(WORK, _WORK_OF_BYTE * _size(path))
+
+
+def _size(path: Path) -> int:
+    return sum(file.stat().st_size for file in package_files(path))
 
 
 class NeedsValuesError(Exception):

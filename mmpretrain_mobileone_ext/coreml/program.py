@@ -8,7 +8,7 @@ from typing import Any, Optional, Union
 
 from ..errors import ProgramError
 from . import flexibility, promises, quiet
-from .budget import MEMORY, Ledger
+from .budget import Ledger, memory_of
 from .graph import Feature, Operation, Program, Value
 from .package_files import one_line, shortened, specification_file
 
@@ -31,15 +31,16 @@ _ARRAY_DTYPES = {
 
 
 def read_program(
-    path: Union[str, os.PathLike[str]], memory_budget: float = MEMORY
+    path: Union[str, os.PathLike[str]],
+    memory_budget: Optional[float] = None,
 ) -> Program:
     """Read a Core ML model as saved on disk; runs on any OS.
 
     Args:
         path (str | PathLike): A ``.mlpackage`` folder (an ``mlprogram`` or a
             ``neuralnetwork`` inside) or a ``.mlmodel`` file.
-        memory_budget (float): Most bytes that its constants may take, as
-            dense values.
+        memory_budget (float | None): Most bytes that its constants may
+            take, as dense values; None for a multiple of the file's.
 
     Returns:
         Program: Interface, operations with their constants (compressed
@@ -61,6 +62,8 @@ def read_program(
     try:
         source = Path(path).expanduser()
         file = specification_file(source)
+        if memory_budget is None:
+            memory_budget = memory_of(source)
     except ProgramError:
         raise
     # A NUL, a name that is too long, links in a circle, no permission.

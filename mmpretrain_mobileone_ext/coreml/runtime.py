@@ -21,7 +21,7 @@ from .batching import (
     rows_of,
     stacked,
 )
-from .budget import MEMORY, WORK, Ledger, Meter, NeedsValuesError
+from .budget import Ledger, Meter, NeedsValuesError, memory_of, work_of
 from .executor import Executor, Stats
 from .fitting import fitted, fitted_to_image
 from .graph import Feature, Program
@@ -40,8 +40,8 @@ def load_program(
     compute_units: str = 'ALL',
     record_range: bool = False,
     device: Union[str, torch.device] = 'cpu',
-    memory_budget: float = MEMORY,
-    work_budget: float = WORK,
+    memory_budget: Optional[float] = None,
+    work_budget: Optional[float] = None,
 ) -> LoadedProgram:
     """Load a Core ML model for prediction.
 
@@ -59,13 +59,15 @@ def load_program(
         record_range (bool): Record max ``|value|`` of every operation's
             result (before rounding) in :attr:`LoadedProgram.ranges`.
         device (str | torch.device): Where the reference backend computes.
-        memory_budget (float): Most bytes that constants and values may take
-            at a time (default: 2 GiB). Known from shapes, before anything is
-            allocated; ``predict_batch`` computes fewer samples at a time
-            where that is enough.
-        work_budget (float): Most work of one prediction, in multiply-adds
-            of a convolution (default: 1.2e11). Known from shapes too; for
-            inputs larger than the default ones it grows as they do.
+        memory_budget (float | None): Most bytes that constants and values
+            may take at a time (default: 2 GiB, or 10 times the file's
+            bytes). Known from shapes, before anything is allocated;
+            ``predict_batch`` computes fewer samples at a time where that is
+            enough.
+        work_budget (float | None): Most work of one prediction, in
+            multiply-adds of a convolution (default: 1.2e11, or 1000 times
+            the file's bytes). Known from shapes too; for inputs larger than
+            the default ones it grows as they do.
 
     Returns:
         LoadedProgram: Has ``predict`` and ``predict_batch``.
@@ -104,14 +106,17 @@ class ReferenceProgram(LoadedProgram):
         arithmetic: str,
         record_range: bool,
         device: torch.device,
-        memory_budget: float = MEMORY,
-        work_budget: float = WORK,
+        memory_budget: Optional[float] = None,
+        work_budget: Optional[float] = None,
     ) -> None:
         super().__init__(program)
         self._half = arithmetic == 'fp16'
         self._device = device
-        self._ledger = Ledger(memory_budget)
-        self._work = work_budget
+        self._ledger = Ledger(
+            memory_of(program.path) if memory_budget is None
+            else memory_budget)
+        self._work = (work_of(program.path) if work_budget is None
+                      else work_budget)
         self._run = Executor(
             program, self._half, record_range, device, self._ledger
         )

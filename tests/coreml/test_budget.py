@@ -15,7 +15,14 @@ from crafted_kit import Crafted
 from runtime_kit import photo
 
 from mmpretrain_mobileone_ext.coreml import load_program, read_program
-from mmpretrain_mobileone_ext.coreml.budget import MEMORY, Ledger, Meter
+from mmpretrain_mobileone_ext.coreml.budget import (
+    MEMORY,
+    WORK,
+    Ledger,
+    Meter,
+    memory_of,
+    work_of,
+)
 from mmpretrain_mobileone_ext.errors import ProgramError
 
 SECONDS = 10  # of the issue
@@ -89,6 +96,15 @@ def test_budgets_are_arguments(tmp_path):
         load_program(path, memory_budget=7e6)
     with pytest.raises(ProgramError, match=r'\(work_budget\)'):
         load_program(path, work_budget=1e6)
+
+
+def test_large_files_may_take_more(tmp_path):
+    small, large = tmp_path / 'small.mlmodel', tmp_path / 'large.mlmodel'
+    for path, size in ((small, 10**6), (large, 10**9)):
+        path.touch()
+        os.truncate(path, size)  # holds no data on disk
+    assert (memory_of(small), work_of(small)) == (MEMORY, WORK)
+    assert (memory_of(large), work_of(large)) == (10**10, 10**12)
 
 
 def test_dead_values_do_not_count(tmp_path):
