@@ -3,8 +3,9 @@
 Importing this package (``custom_imports = dict(imports=
 ['mmpretrain_mobileone_ext'])``) registers its modules into mmpretrain's
 registries and its models in the model hub, makes checkpoint loading and the
-writing of configs safe and ``mmpretrain_mobileone_ext::`` configs known to
-mmengine. It imports neither coremltools nor mmdeploy.
+writing of configs safe, ``mmpretrain_mobileone_ext::`` configs known to
+mmengine and class names compared in every run. It imports neither
+coremltools nor mmdeploy.
 """
 import warnings
 
@@ -24,6 +25,7 @@ from . import config_scope, config_text, zoo  # noqa: F401
 from .coreml.classifier import CoreMLClassifier
 from .engine import (
     BNRecalibrationHook,
+    ClassNamesHook,
     CoreMLExportHook,
     DeploySwitchHook,
     DynamicRegularizationHook,
@@ -42,6 +44,7 @@ from .version import __version__
 
 __all__ = [
     'BNRecalibrationHook',
+    'ClassNamesHook',
     'ConfigurableMobileOne',
     'CoreMLClassifier',
     'CoreMLExportHook',

@@ -22,6 +22,10 @@ class CheckpointError(MobileOneExtError, RuntimeError):
     """A checkpoint that is unreadable, unsafe, or does not fit the model."""
 
 
+class ClassNamesError(MobileOneExtError, ValueError):
+    """Names of classes that stand for different labels in two places."""
+
+
 class ProgramError(MobileOneExtError, RuntimeError):
     """A Core ML file that is unreadable or uses an unsupported operation."""
 

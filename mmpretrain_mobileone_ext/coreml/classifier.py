@@ -2,7 +2,7 @@
 from __future__ import annotations
 
 import copy
-from typing import Any, Optional, Union
+from typing import Any, NoReturn, Optional, Union
 
 from mmengine.model import BaseModel
 from mmpretrain.registry import MODELS
@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from .. import option_checks
 from ..errors import CheckpointError, ProgramError
-from ..models.program_path import take_program
+from ..models.program_path import refuse, take_program
 from .export_options import COMPUTE_UNITS
 from .input_kind import takes_normalized
 
@@ -126,6 +126,43 @@ class CoreMLClassifier(BaseModel):
         for sample, score in zip(samples, scores):
             sample.set_pred_score(score).set_pred_label(score.argmax())
         return samples
+
+    def predict(self, inputs: Tensor,
+                data_samples: Optional[list] = None) -> list:
+        """As ``forward`` in mode 'predict'."""
+        return self(inputs, data_samples, mode='predict')
+
+    def extract_feat(self, *args: Any, **kwargs: Any) -> NoReturn:
+        """Refuse: a Core ML classifier gives away no features.
+
+        Raises:
+            CheckpointError: always; so do the others below.
+        """
+        refuse(self.path, 'extract_feat()')
+
+    def extract_feats(self, *args: Any, **kwargs: Any) -> NoReturn:
+        """Refuse, as :meth:`extract_feat`."""
+        refuse(self.path, 'extract_feats()')
+
+    def loss(self, *args: Any, **kwargs: Any) -> NoReturn:
+        """Refuse: there is nothing to train."""
+        refuse(self.path, 'loss()')
+
+    def switch_to_deploy(self) -> NoReturn:
+        """Refuse: there are no branches."""
+        refuse(self.path, 'switch_to_deploy()')
+
+    def train(self, mode: bool = True):
+        """``train(False)`` as torch's; refuse to train."""
+        if mode:
+            refuse(self.path, 'train()')
+        return super().train(mode)
+
+    def state_dict(self, *args: Any, **kwargs: Any):
+        """Refuse where there is a file: it has no weights of torch."""
+        if self.path is not None:
+            refuse(self.path, 'state_dict()')
+        return super().state_dict(*args, **kwargs)
 
     def _as_taken(self, pixels: Tensor, program: Any) -> Tensor:
         """The pixels, normalized where the file leaves that to the app."""

@@ -11,6 +11,7 @@ from mmengine.config import Config
 from mmpretrain.registry import DATASETS
 from torch import Tensor
 
+from ..class_names import ClassNames, data_set_names, names_of
 from ..errors import ExportError
 from .export_source import in_scope, one_line, untouched_rng
 from .preprocess import check_pipeline, data_order, pipeline_size, step_name
@@ -26,20 +27,32 @@ class TestSplit:
     Attributes:
         steps: test pipeline, as plain dicts; empty where there is none.
         dataset: None when nothing may be read or a module is exported.
-        classes: of the data set (its class when it is not built), or None.
+        names: every list of class names that the data set has, its own
+            before those of its folders; its class's when it is not built.
         data_order: 'RGB' or 'BGR', the order after the pipeline, or None.
     """
     __test__ = False  # not a test case, whatever pytest thinks of its name
 
     steps: tuple[dict, ...] = ()
     dataset: Optional[Any] = field(default=None, repr=False)
-    classes: Optional[tuple[str, ...]] = None
+    names: tuple[ClassNames, ...] = ()
     data_order: Optional[str] = 'BGR'
 
     @property
     def size(self) -> Optional[tuple[int, int]]:
         """(H, W) the steps state, or None."""
         return pipeline_size(self.steps)
+
+    @property
+    def classes(self) -> Optional[tuple[str, ...]]:
+        """Class names of the data set, or None."""
+        return self.names[0].names if self.names else None
+
+    @property
+    def labels(self) -> list[tuple[str, tuple[str, ...]]]:
+        """All of ``names``, with where they are from in a word or two."""
+        return [('folders of the test split' if i else 'data set', n.names)
+                for i, n in enumerate(self.names)]
 
 
 def open_split(cfg: Optional[Config], image_size: Optional[tuple[int, int]],
@@ -76,7 +89,7 @@ def open_split(cfg: Optional[Config], image_size: Optional[tuple[int, int]],
     return TestSplit(
         steps=tuple(steps),
         dataset=dataset,
-        classes=_classes(inner, dataset),
+        names=_names(inner, dataset),
         data_order=data_order(steps, kind))
 
 
@@ -124,19 +137,15 @@ def _built(described: Any, cfg: Config) -> Any:
     return dataset
 
 
-def _classes(described: Any, dataset: Any) -> Optional[tuple[str, ...]]:
+def _names(described: Any, dataset: Any) -> tuple[ClassNames, ...]:
     if dataset is not None:
-        found = (getattr(dataset, 'metainfo', None) or {}).get('classes')
-    else:
-        own = (described.get('metainfo') or {}).get('classes')
-        known = DATASETS.get(described.get('type') or '') \
-            if isinstance(described.get('type'), str) else None
-        meta = getattr(known, 'METAINFO', None) or {}
-        found = own or described.get('classes') or meta.get('classes')
-    # A data set without names may answer with its number of classes.
-    if not isinstance(found, (list, tuple)) or not found:
-        return None
-    return tuple(str(c) for c in found)
+        return tuple(data_set_names(dataset, 'the test split'))
+    own = (described.get('metainfo') or {}).get('classes')
+    known = DATASETS.get(described.get('type') or '') \
+        if isinstance(described.get('type'), str) else None
+    meta = getattr(known, 'METAINFO', None) or {}
+    found = names_of(own or described.get('classes') or meta.get('classes'))
+    return (ClassNames(found, 'the data set'), ) if found else ()
 
 
 @dataclass(frozen=True)

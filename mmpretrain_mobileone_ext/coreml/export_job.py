@@ -91,7 +91,7 @@ def _labels(source: Source, split: TestSplit, pre: Preprocessing,
         return Labels((), 'none: features')
     return choose_labels(
         options.classes,
-        [('checkpoint', source.classes), ('data set', split.classes)],
+        [('checkpoint', source.classes), *split.labels],
         count_logits(source.model, pre.shape))
 
 

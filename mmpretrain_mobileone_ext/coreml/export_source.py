@@ -21,6 +21,7 @@ from mmengine.runner.checkpoint import load_state_dict
 from mmpretrain.registry import MODELS
 from torch import nn
 
+from ..class_names import checkpoint_names
 from ..engine.checkpoint import file_sha256
 from ..engine.download import shown
 from ..errors import CheckpointError, ExportError, MobileOneExtError
@@ -90,8 +91,9 @@ def load_source(config: Union[PathLike, Config, nn.Module],
         model=model.cpu().float().eval(),
         config=cfg,
         config_name=name,
-        classes=_classes((loaded or {}).get('meta')) or _classes(
-            dict(dataset_meta=getattr(model, '_dataset_meta', None))),
+        classes=checkpoint_names(
+            (loaded or {}).get('meta')) or checkpoint_names(dict(
+                dataset_meta=getattr(model, '_dataset_meta', None))),
         checkpoint=None if checkpoint is None else Path(
             urlsplit(path).path if '://' in path else path).name,
         sha256=file_sha256(str(checkpoint)) if local else None)
@@ -259,14 +261,3 @@ def _load(model: nn.Module, state: Mapping[str, Any], path: str) -> None:
         raise CheckpointError(
             f'{path}: the checkpoint does not fit {type(model).__name__} '
             f'({one_line(error)})') from error
-
-
-def _classes(meta: Any) -> Optional[tuple[str, ...]]:
-    """Class names in a checkpoint's meta, in any of their places."""
-    meta = meta if isinstance(meta, Mapping) else {}
-    known = meta.get('dataset_meta')
-    found = known.get('classes') if isinstance(known, Mapping) else None
-    found = found or meta.get('CLASSES')
-    if not isinstance(found, (list, tuple)) or not found:
-        return None
-    return tuple(str(c) for c in found)

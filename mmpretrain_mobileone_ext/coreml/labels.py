@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Optional, Union
 
+from ..class_names import ClassNames, check_consistent, check_related
 from ..errors import ExportError
 
 #: Controls and separators of lines, paragraphs and pages.
@@ -35,26 +36,49 @@ def choose_labels(given: Union[str, os.PathLike[str], Sequence[str], None],
     Args:
         given: file with one label a line, or the labels.
         known: (origin, labels or None), best first. Labels that occur
-            twice (ImageNet has two cranes) get their index appended.
+            twice (ImageNet has two cranes) get their index appended. All
+            are compared, with given ones too.
         num_logits: outputs of the network.
 
     Raises:
-        ExportError: unreadable, empty, duplicate or too few labels.
+        ExportError: unreadable, empty, duplicate or too few labels, or lists
+            in which a name stands for different labels.
     """
+    found = [Labels(tuple(map(str, names)), origin)
+             for origin, names in known if names]
     if given is not None:
         labels = _given(given)
-    else:
-        found = [Labels(tuple(map(str, names)), origin)
-                 for origin, names in known if names]
-        if not found:
-            return Labels(tuple(map(str, range(num_logits))),
-                          'unknown: numbered')
+    elif found:
         labels = _distinct(found[0])
+    else:
+        return Labels(tuple(map(str, range(num_logits))), 'unknown: numbered')
     if len(labels.names) != num_logits:
         raise ExportError(
             f'{len(labels.names)} classes ({labels.origin}) do not fit the '
             f'{num_logits} outputs of the network')
+    if given is None:
+        check_labels(known)
+    else:
+        check_labels([(labels.origin, labels.names), *known], may_rename=True)
     return labels
+
+
+def check_labels(known: Sequence[tuple[str, Optional[Sequence[str]]]],
+                 may_rename: bool = False) -> None:
+    """Refuse lists in which a name stands for different labels.
+
+    Args:
+        known: (origin, labels or None); a checkpoint's first.
+        may_rename: whether the first may share no name with the others.
+
+    Raises:
+        ExportError: names two lists.
+    """
+    lists = [ClassNames(tuple(map(str, names)), f'classes from {origin}')
+             for origin, names in known if names]
+    check_consistent(lists, ExportError)
+    if lists and not may_rename:
+        check_related(lists[0], lists[1:], ExportError)
 
 
 def _given(given: Union[str, os.PathLike[str], Sequence[str]]) -> Labels:
@@ -66,6 +90,10 @@ def _given(given: Union[str, os.PathLike[str], Sequence[str]]) -> Labels:
         if not isinstance(name, str) or not name.strip():
             raise ExportError(f'{labels.origin}: label {index} is {name!r}; '
                               'a label must be text, one a line, not empty')
+    return _unique(labels)
+
+
+def _unique(labels: Labels) -> Labels:
     twice = [n for n, count in Counter(labels.names).items() if count > 1]
     if twice:
         raise ExportError(f'{labels.origin}: {len(twice)} labels occur more '
@@ -105,4 +133,4 @@ def _distinct(labels: Labels) -> Labels:
     counts = Counter(labels.names)
     names = tuple(name if counts[name] == 1 else f'{name} ({index})'
                   for index, name in enumerate(labels.names))
-    return Labels(names, labels.origin)
+    return _unique(Labels(names, labels.origin))

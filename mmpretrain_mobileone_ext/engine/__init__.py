@@ -1,6 +1,7 @@
 """What happens around a run: safe loading, the deploy switch, provenance."""
 from . import schemes  # noqa: F401
 from .bn_recalibration_hook import BNRecalibrationHook
+from .class_names_hook import ClassNamesHook
 from .coreml_export_hook import CoreMLExportHook
 from .deploy_hook import DeploySwitchHook
 from .dynamic_regularization_hook import DynamicRegularizationHook
@@ -11,6 +12,7 @@ from .train_throughput_hook import TrainThroughputHook
 
 __all__ = [
     'BNRecalibrationHook',
+    'ClassNamesHook',
     'CoreMLExportHook',
     'DeploySwitchHook',
     'DynamicRegularizationHook',

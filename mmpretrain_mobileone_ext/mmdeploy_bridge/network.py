@@ -78,8 +78,7 @@ def load_network(deploy: DeployConfig, config: PathLike, checkpoint: PathLike,
         preprocessing=pre,
         images=choose_images(split, options.verify_data, pre.shape),
         labels=choose_labels(
-            None, [('checkpoint', source.classes),
-                   ('data set', split.classes)],
+            None, [('checkpoint', source.classes), *split.labels],
             count_logits(source.model, pre.shape)))
 
 

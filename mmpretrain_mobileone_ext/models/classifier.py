@@ -9,9 +9,11 @@ from mmpretrain.registry import MODELS
 
 from ..errors import CheckpointError
 from .load_check import check_incoming
-from .program_path import take_program
+from .program_path import ReplacedPart, refuse, take_program
 from .switch import switch_to_deploy
 
+#: What a Core ML file takes the place of.
+_PARTS = ('backbone', 'neck', 'head')
 #: What mmpretrain's ``inference_model`` chooses an inferencer by.
 _CLASSIFICATION = SimpleNamespace(
     results=[SimpleNamespace(task='Image Classification')])
@@ -31,14 +33,19 @@ class DeployableClassifier(ImageClassifier):
       config file, not only for one of mmpretrain's model hub.
     - A ``.mlpackage`` or ``.mlmodel`` given as the checkpoint is executed
       in place of the network (see ``CoreMLClassifier``), so the unmodified
-      ``tools/test.py CONFIG model.mlpackage`` scores the artifact.
+      ``tools/test.py CONFIG model.mlpackage`` scores the artifact. There is
+      no network then: what needs one is refused by name, until a checkpoint
+      is loaded again.
 
     Arguments are those of ``mmpretrain.models.ImageClassifier``.
     """
 
+    #: What torch asks a module in its constructor needs no file.
+    _artifact: tuple = ()
+
     def __init__(self, *args: Any, **kwargs: Any):
         super().__init__(*args, **kwargs)
-        self._artifact: tuple = ()
+        self._network: tuple = ()
         self._untrained: list[str] = []
         self._hub_entry: Optional[Any] = None
         self._data_meta: dict = {}
@@ -74,7 +81,9 @@ class DeployableClassifier(ImageClassifier):
 
         Raises:
             FoldError: a block has no exact fold; nothing is changed then.
+            CheckpointError: a Core ML file is loaded in its place.
         """
+        self._require_network('switch_to_deploy()')
         return switch_to_deploy(self)
 
     def forward(self, inputs, data_samples=None, mode: str = 'tensor'):
@@ -84,16 +93,71 @@ class DeployableClassifier(ImageClassifier):
             CheckpointError: a Core ML program is loaded (it can only
                 ``test_step``), or the head was never loaded nor trained.
         """
-        if self._artifact:
-            raise CheckpointError(
-                f'{self._artifact[0].path} is loaded in place of the network; '
-                f'it predicts through test_step, forward(mode={mode!r}) has '
-                'no trained weights')
+        self._require_network(f'forward(mode={mode!r})')
         if mode == 'loss' and self.training:
             self._untrained = []
-        if mode == 'predict':
-            self.require_trained_head()
         return super().forward(inputs, data_samples, mode)
+
+    def extract_feat(self, inputs, stage='neck'):
+        """As the parent's, of a network.
+
+        Raises:
+            CheckpointError: a Core ML file is loaded in its place.
+        """
+        self._require_network('extract_feat()')
+        return super().extract_feat(inputs, stage)
+
+    def loss(self, inputs, data_samples):
+        """As the parent's, of a network.
+
+        Raises:
+            CheckpointError: a Core ML file is loaded in its place.
+        """
+        self._require_network('loss()')
+        return super().loss(inputs, data_samples)
+
+    def predict(self, inputs, data_samples=None, **kwargs):
+        """As the parent's, of a network: inputs are normalized.
+
+        Raises:
+            CheckpointError: a Core ML file is loaded in its place, which
+                takes pixels, or the head was never loaded nor trained.
+        """
+        self._require_network('predict()')
+        self.require_trained_head()
+        return super().predict(inputs, data_samples, **kwargs)
+
+    def state_dict(self, *args, **kwargs):
+        """As torch's, of a network.
+
+        Raises:
+            CheckpointError: a Core ML file is loaded in its place.
+        """
+        self._require_network('state_dict()')
+        return super().state_dict(*args, **kwargs)
+
+    def train(self, mode: bool = True):
+        """As torch's, of a network; ``train(False)`` is for both.
+
+        Raises:
+            CheckpointError: a Core ML file is loaded in its place.
+        """
+        if mode:
+            self._require_network('train()')
+        return super().train(mode)
+
+    def get_layer_depth(self, param_name: str):
+        """As the parent's, of a network.
+
+        Raises:
+            CheckpointError: a Core ML file is loaded in its place.
+        """
+        self._require_network('get_layer_depth()')
+        return super().get_layer_depth(param_name)
+
+    def _require_network(self, asked: str) -> None:
+        if self._artifact:
+            refuse(self._artifact[0].path, asked)
 
     def require_trained_head(self) -> None:
         """Refuse to go on with a head that a checkpoint did not fill.
@@ -122,9 +186,7 @@ class DeployableClassifier(ImageClassifier):
     def _check_on_load(self, state_dict, prefix, local_metadata, *_) -> None:
         path = take_program(state_dict, prefix, local_metadata)
         if path is None:
-            self._untrained = check_incoming(self, state_dict, prefix,
-                                             ('head.', ))
-            self._artifact = ()
+            self._take_weights(state_dict, prefix)
             return
         # A tuple keeps it out of the module tree: it has no parameters to
         # average, move or save.
@@ -133,7 +195,31 @@ class DeployableClassifier(ImageClassifier):
                 type='CoreMLClassifier',
                 path=path,
                 data_preprocessor=self.data_preprocessor)), )
-        state_dict.update({
-            prefix + k: v
-            for k, v in self.state_dict().items()
-        })
+        self._replace_network(path)
+
+    def _take_weights(self, state_dict, prefix) -> None:
+        artifact = self._artifact
+        self._restore_network()
+        try:
+            self._untrained = check_incoming(self, state_dict, prefix,
+                                             ('head.', ))
+        except CheckpointError:
+            if artifact:
+                self._artifact = artifact
+                self._replace_network(artifact[0].path)
+            raise
+
+    def _replace_network(self, path: str) -> None:
+        """Put the network aside: its weights say nothing about the file."""
+        parts = {name: getattr(self, name) for name in _PARTS}
+        self._network = self._network or (parts, )
+        for name, part in parts.items():
+            if part is not None:
+                setattr(self, name, ReplacedPart(path, name))
+
+    def _restore_network(self) -> None:
+        for name, part in (self._network or ({}, ))[0].items():
+            setattr(self, name, part)
+            if part is not None:  # what the model was told meanwhile
+                part.to(self.data_preprocessor.device).train(self.training)
+        self._network, self._artifact = (), ()

@@ -1,7 +1,9 @@
 """How a Core ML file's path travels as a checkpoint, and who may take it."""
 from __future__ import annotations
 
-from typing import Optional
+from typing import Any, NoReturn, Optional
+
+from torch import nn
 
 from ..errors import CheckpointError
 
@@ -45,3 +47,64 @@ def take_program(state_dict: dict, prefix: str,
     if path is not None and CORE_ML_KEY in (local_metadata or {}):
         local_metadata[CORE_ML_KEY].taken = True
     return path
+
+
+class ProgramOnlyError(CheckpointError, AttributeError):
+    """What a Core ML file in place of a network cannot answer.
+
+    An ``AttributeError``, so that ``hasattr`` says no.
+    """
+
+
+def refuse(path: Any, asked: str) -> NoReturn:
+    """Name what was asked of a Core ML file, and what it can do.
+
+    Raises:
+        ProgramOnlyError: always.
+    """
+    raise ProgramOnlyError(
+        f'{path} is a Core ML file, loaded in place of the network: it '
+        f'predicts through test_step and val_step, but {asked} needs a '
+        'network with the weights of a torch checkpoint')
+
+
+def require_network(model: nn.Module, asked: str) -> None:
+    """Refuse a model that holds a Core ML file instead of a network.
+
+    Raises:
+        ProgramOnlyError: it does.
+    """
+    for module in model.modules():
+        artifact = getattr(module, 'artifact', None)
+        if artifact is not None:
+            refuse(artifact.path, asked)
+
+
+class ReplacedPart(nn.Module):
+    """Stands where a part of a network was; whatever is asked is refused.
+
+    Args:
+        path: the Core ML file.
+        name: of the part in its model, e.g. 'backbone'.
+    """
+
+    def __init__(self, path: str, name: str):
+        super().__init__()
+        self._path = path
+        self._part = name
+
+    def forward(self, *args: Any, **kwargs: Any) -> NoReturn:
+        """Refuse to run.
+
+        Raises:
+            ProgramOnlyError: always.
+        """
+        refuse(self._path, f'the {self._part}')
+
+    def __getattr__(self, name: str) -> Any:
+        try:
+            return super().__getattr__(name)
+        except AttributeError:
+            path = self.__dict__.get('_path', 'the file')
+            part = self.__dict__.get('_part', 'network')
+        refuse(path, f'{part}.{name}')

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from ..option_checks import boolean
 from ..parity import Parity, Tolerance, compare, fold_tolerance
 from .block import MobileOneBlock
+from .program_path import require_network
 
 Model = TypeVar('Model', bound=nn.Module)
 
@@ -34,7 +35,9 @@ def switch_to_deploy(model: Model, inplace: bool = True) -> Model:
 
     Raises:
         FoldError: a block has no exact fold; ``model`` is then unchanged.
+        CheckpointError: a Core ML file is loaded in place of the network.
     """
+    require_network(model, 'switch_to_deploy()')
     if not boolean('inplace', inplace):
         model = copy.deepcopy(model)
     folds = [(b, b.fold()) for b in _blocks(model) if not b.deploy]

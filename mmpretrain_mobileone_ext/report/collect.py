@@ -15,6 +15,7 @@ from ..coreml.export_data import (
     read_sample,
 )
 from ..coreml.export_source import Source, load_source
+from ..coreml.labels import check_labels
 from ..coreml.package_files import MANIFEST, package_files
 from ..coreml.preprocess import Preprocessing, read_preprocessing
 from ..coreml.program import read_program
@@ -82,6 +83,7 @@ def _preprocessing(source: Source, split: TestSplit) -> Preprocessing:
 def _subject(work_dir: Path, found: Found, source: Source, split: TestSplit,
              pre: Preprocessing, images: Images,
              cfg_options: Optional[Mapping[str, Any]]) -> Subject:
+    check_labels([('checkpoint', source.classes), *split.labels])
     files = [(found.checkpoint.name, source.sha256 or '')]
     networks = [Network(source.model, found.checkpoint.name)]
     if found.deploy is not None:
