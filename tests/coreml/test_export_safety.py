@@ -151,3 +151,21 @@ def test_target_that_appears_meanwhile_is_kept(case, monkeypatch):
         export_coreml(config, checkpoint, out)
     assert out.read_bytes() == b'of someone else'
     assert os.listdir(folder) == [out.name]
+
+
+def test_a_split_labelled_in_another_way_is_no_test(case, tmp_path):
+    """Its top-1 would be fine, and every name on the phone wrong."""
+    config, checkpoint, folder = case
+    wrong = CLASSES[::-1]
+    with pytest.raises(ExportError, match='another order') as caught:
+        export_coreml(
+            config, save(build(), tmp_path / 'w.pth', wrong),
+            folder / 'm.mlmodel', cfg_options={
+                'test_dataloader.dataset.metainfo.classes': list(wrong)})
+    assert 'folders of the test split' in str(caught.value)
+    image, = (tmp_path / 'data/test' / CLASSES[0]).iterdir()
+    image.unlink()
+    image.parent.rmdir()
+    with pytest.raises(ExportError, match=f"'{CLASSES[0]}' missing"):
+        export_coreml(config, checkpoint, folder / 'm.mlmodel')
+    assert not any(folder.iterdir())

@@ -54,3 +54,35 @@ def test_any_visible_label_is_read(tmp_path):
     assert len(names) > 90
     content = '\n'.join(names).encode()
     assert read(tmp_path / 'labels.txt', content, len(names)) == names
+
+
+def choose(given, checkpoint, *split):
+    known = [('checkpoint', checkpoint), *zip(('data set', 'folders'), split)]
+    return choose_labels(given, known, 3).names
+
+
+def test_lists_that_agree():
+    assert choose(None, 'abc', 'abc', 'abc') == ('a', 'b', 'c')
+    assert choose(None, 'abc', ('n00000001', 'n00000002', 'n00000003'))
+    assert choose(None, 'abc', 'abc', 'xyz') == ('a', 'b', 'c')
+    assert choose(tuple('uvw'), 'abc', 'abc') == ('u', 'v', 'w')
+    assert choose(None, None, 'abc', 'xyz') == ('a', 'b', 'c')
+
+
+@pytest.mark.parametrize(('lists', 'said'), [
+    ((None, 'cba', 'cba', 'abc'), 'another order'),
+    ((None, None, 'cba', 'abc'), 'another order'),
+    ((None, 'abc', 'bc'), "'a' missing in classes from data set"),
+    ((tuple('bac'), 'abc', 'abc'), 'classes from given'),
+    ((tuple('bac'), None, 'abc'), 'another order'),
+    ((None, 'abc', 'xyz'), 'other classes'),
+    ((None, ('x', 'caf\u00e9', 'cafe\u0301')), 'two Unicode forms'),
+    ((('x', 'caf\u00e9', 'cafe\u0301'), None), 'two Unicode forms')])
+def test_lists_that_do_not(lists, said):
+    with pytest.raises(ExportError, match=said):
+        choose(*lists)
+
+
+def test_an_index_makes_no_label_of_another_class():
+    with pytest.raises(ExportError, match=r"such as 'a \(0\)'"):
+        choose(None, ('a', 'a', 'a (0)'))
