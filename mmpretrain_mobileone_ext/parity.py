@@ -102,7 +102,8 @@ def fold_tolerance(dtype: torch.dtype,
     if isinstance(given, Tolerance):
         return given
     if given is not None:
-        return Tolerance('given', float(number('tolerance', given)))
+        bound = float(number('tolerance', given))
+        return Tolerance(f'{bound:g}, as given', bound)
     return TOLERANCES[f'fold-{str(dtype).split(".")[-1]}']
 
 

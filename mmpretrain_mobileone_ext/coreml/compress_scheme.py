@@ -82,7 +82,8 @@ def tolerance_for(scheme: str,
         if not 0 <= max_drop <= 100:
             raise ExportError(f'max_drop is {max_drop}; allowed: percentage '
                               'points of top-1, 0 to 100')
-        return DropTolerance('given', float(max_drop), from_user=True)
+        return DropTolerance(f'max-drop {max_drop:g}', float(max_drop),
+                             from_user=True)
     if scheme == 'auto':
         raise ExportError("compress 'auto' needs max_drop: the percentage "
                           'points of top-1 that it may cost')

@@ -1,4 +1,4 @@
-"""The smallest file within a budget of accuracy: ``--compress auto``.
+"""The smallest file within a budget of accuracy: the search.
 
 Every fixed scheme is scored first. Then each layer is compressed alone, and
 what that does to the output says how much its errors matter; from there on
@@ -9,8 +9,9 @@ form a path from dense to the smallest file: bisection finds where the budget
 ends, and single steps that still fit follow. The scores decide, all of them
 on saved and executed files; the prediction only says what to try.
 
-The file is chosen on the images that it is scored on: with few images the
-figure flatters it, and a budget below one image is one of no image.
+Scores flatter the file that is chosen by them: ``compress_step`` judges it on
+other images. A file whose top-1 holds only because about as many images are
+gained as lost does not fit either, see ``accuracy.CHANGED``.
 """
 from __future__ import annotations
 
@@ -98,6 +99,8 @@ def search(source: Path, folder: Path,
            baseline: Verification, max_drop: float, target: str,
            progress: Optional[Steps] = None) -> SearchResult:
     """Find the smallest file whose top-1 drops by ``max_drop`` at most.
+
+    Labels may change by :data:`~..accuracy.CHANGED` times as many points.
 
     The result is at most as large as every fixed scheme that fits, as each
     of them is scored. Equal input gives an equal result.

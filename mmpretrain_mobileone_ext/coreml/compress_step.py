@@ -1,18 +1,27 @@
 """Compression as a step of an export: within its bound, or refused."""
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
+from ..accuracy import Answers, Verdict, verdict_on
 from ..errors import ParityError
 from ..progress import Steps
-from .compress import compress_file, package_bytes, tolerance_for
-from .compress_search import Candidate, Sensitivity, search
+from .compress import (
+    DropTolerance,
+    compress_file,
+    package_bytes,
+    tolerance_for,
+)
+from .compress_apply import apply_plan
+from .compress_search import Candidate, SearchResult, Sensitivity, search
 from .convert import INPUT
 from .export_options import ExportOptions
-from .verify import Judge, Verification
+from .palette import Palettes
+from .verify import Advance, Judge, Verification
 
 _CALIBRATION = 64  # images whose values say how far activations reach
+_OTHER_HALF = slice(1, None, 2)  # of Images.every_other
 
 
 @dataclass(frozen=True)
@@ -21,15 +30,20 @@ class Compression:
 
     Attributes:
         path: of the file.
-        verification: of this file.
+        verification: of this file, on all images.
         scheme: what its weights are stored as, in words.
         bound: name of the tolerance that was met.
         drop_points: percentage points of top-1 (of agreement without
-            labels) below the file before compression.
+            labels) below the file before compression, on all images.
         bytes, plain_bytes: of the file and of the one before compression,
             both without what is written into them later.
-        candidates: all files that were scored, where a search was made.
+        verdict: on images that had no part in the choice where there are
+            enough of them, else on all.
+        candidates: all files that were scored, where a search was made, the
+            uncompressed one first.
         sensitivities: of its layers, most sensitive first.
+        chosen_on: the images that candidates were scored on, in words.
+        chosen_images: how many they are.
     """
     path: Path
     verification: Verification
@@ -38,8 +52,16 @@ class Compression:
     drop_points: float
     bytes: int
     plain_bytes: int
+    verdict: Verdict
     candidates: tuple[Candidate, ...] = ()
     sensitivities: tuple[Sensitivity, ...] = ()
+    chosen_on: str = ''
+    chosen_images: int = 0
+
+    @property
+    def tried(self) -> int:
+        """Compressed files that were made and scored in a search."""
+        return max(len(self.candidates) - 1, 0)
 
 
 def compress(plain: Path, before: Verification, judge: Judge,
@@ -67,35 +89,112 @@ def compress(plain: Path, before: Verification, judge: Judge,
     with steps.step('verify compressed', total=len(judge.images)) as advance:
         after = judge.score(path, options.precision, advance)
     bound = tolerance_for(options.compress, options.max_drop)
-    drop = _drop(before, after)
-    failure = bound.failure(drop, after.parity.num_samples)
+    images = after.parity.num_samples
+    verdict = verdict_on(_answers(before), _answers(after),
+                         bound.allowed(images), bound.name)
+    failure = bound.failure(verdict.loss.points, images)
     if failure is None and not after.parity.relative < float('inf'):
         failure = 'its output is not finite'
     if failure is not None:
         raise ParityError(f'nothing is written, compress '
                           f'{options.compress}: {failure}')
-    return Compression(path, after, options.compress, bound.name, drop,
-                       package_bytes(path), package_bytes(plain))
+    return Compression(path, after, options.compress, bound.name,
+                       verdict.loss.points, package_bytes(path),
+                       package_bytes(plain), verdict)
 
 
 def _searched(plain: Path, before: Verification, judge: Judge,
               options: ExportOptions, folder: Path,
               steps: Steps) -> Compression:
+    """Chosen on one half of the images where a half can tell the budget."""
     budget = tolerance_for('auto', options.max_drop)
+    apart = _can_be_halved(judge, budget)
+    chooser = judge.on(judge.images.every_other()) if apart else judge
+    first = chooser.score(plain, options.precision) if apart else before
     result = search(plain, folder,
-                    lambda path: judge.score(path, options.precision), before,
-                    budget.max_drop, options.deployment_target, steps)
-    best = result.best
-    path = best.path or plain
-    after = judge.score(path, options.precision)
-    return Compression(path, after, best.scheme, f'max-drop {budget.max_drop}',
-                       best.drop_points, best.size_bytes, package_bytes(plain),
-                       result.candidates, result.sensitivities)
+                    lambda path: chooser.score(path, options.precision),
+                    first, budget.max_drop, options.deployment_target, steps)
+    with steps.step('verify compressed') as advance:
+        after, candidates = _kept_on_all(
+            plain, before, judge, options, folder, result, budget, advance)
+    best = next(c for c in candidates if c.path is not None)
+    assert best.path is not None
+    return Compression(
+        path=best.path,
+        verification=after,
+        scheme=best.scheme,
+        bound=budget.name,
+        drop_points=_verdict(before, after, budget, False).loss.points,
+        bytes=package_bytes(best.path),
+        plain_bytes=package_bytes(plain),
+        verdict=_verdict(before, after, budget, apart),
+        candidates=candidates,
+        sensitivities=result.sensitivities,
+        chosen_on=chooser.images.origin,
+        chosen_images=len(chooser.images))
 
 
-def _drop(before: Verification, after: Verification) -> float:
-    """Points of top-1, or of agreement where nothing is labelled."""
-    if before.top1_candidate is not None and after.top1_candidate is not None:
-        return 100 * (before.top1_candidate - after.top1_candidate)
-    return 100 * ((before.parity.top1_agreement or 0.0) -
-                  (after.parity.top1_agreement or 0.0))
+def _can_be_halved(judge: Judge, budget: DropTolerance) -> bool:
+    """Whether one image of a half is worth no more than the budget."""
+    half = len(judge.images) // 2
+    return judge.images.split is not None and half > 0 and \
+        100 / half <= budget.max_drop
+
+
+def _kept_on_all(plain: Path, before: Verification, judge: Judge,
+                 options: ExportOptions, folder: Path, result: SearchResult,
+                 budget: DropTolerance, advance: Advance
+                 ) -> tuple[Verification, tuple[Candidate, ...]]:
+    """The smallest that also keeps the budget on all images.
+
+    Returns:
+        Its verification, and all candidates; only its own has a path.
+    """
+    found = {id(c): replace(c, path=None) for c in result.candidates}
+    for c in sorted((c for c in result.candidates if c.fits),
+                    key=lambda c: (c.size_bytes, c is not result.best)):
+        path = c.path or _again(plain, c, folder)
+        after = judge.score(path, options.precision) if c.plan else before
+        advance(1)
+        reason = _against(before, after, budget)
+        found[id(c)] = replace(c, path=None if reason else path,
+                               reason=reason)
+        if not reason:
+            return after, tuple(found.values())
+    raise AssertionError('the file before compression loses nothing')
+
+
+def _against(before: Verification, after: Verification,
+             budget: DropTolerance) -> str:
+    """What all images say against a file that was chosen on half of them."""
+    verdict = _verdict(before, after, budget, False)
+    if not after.parity.relative < float('inf'):
+        return 'not finite on all images'
+    if verdict.beyond:
+        return f'loses {verdict.loss.points:.2f} points on all images'
+    if verdict.restless:
+        return f'changes {verdict.changed} labels of all images'
+    return ''
+
+
+def _again(plain: Path, candidate: Candidate, folder: Path) -> Path:
+    """The file of a candidate, which the search has removed."""
+    if not candidate.plan:
+        return plain
+    number = len(list(folder.glob('again-*')))
+    return apply_plan(plain, candidate.forms,
+                      folder / f'again-{number}.mlpackage', Palettes())
+
+
+def _verdict(before: Verification, after: Verification,
+             budget: DropTolerance, apart: bool) -> Verdict:
+    """On the images that had no part in a choice, or on all."""
+    which = _OTHER_HALF if apart else slice(None)
+    return verdict_on(_answers(before).part(which),
+                      _answers(after).part(which), budget.max_drop,
+                      budget.name, apart)
+
+
+def _answers(found: Verification) -> Answers:
+    assert found.answers is not None  # options refuse features
+    return found.answers

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Optional
 
+from ..accuracy import too_many_changed
 from ..errors import ExportError
 from .compress import package_bytes
 from .compress_apply import apply_plan
@@ -32,9 +33,10 @@ class Candidate:
         drop_points: percentage points of top-1 below the uncompressed file;
             of agreement without labels.
         relative: relative error of the probabilities.
-        fits: the drop is within the budget.
+        fits: nothing speaks against it.
         plan: operation name to form; dense ones are left out.
         path: of the file; None where it has been removed again.
+        reason: why it does not fit, or why it was not taken.
     """
     scheme: str
     kind: str
@@ -46,6 +48,7 @@ class Candidate:
     fits: bool
     plan: Mapping[str, str]
     path: Optional[Path]
+    reason: str = ''
 
     @property
     def forms(self) -> dict[str, Form]:
@@ -113,6 +116,8 @@ class Trial:
         # Shares of images are no binary fractions: 0.5 is to equal 0.5.
         drop = round(100 * ((before or 0.0) - now), 9)
         relative = scores.parity.relative
+        changed = round(100 * (self._base[1] - agreement), 9)
+        reason = _reason(drop, changed, relative, self.budget)
         return Candidate(
             scheme=words,
             kind=kind,
@@ -121,10 +126,10 @@ class Trial:
             agreement=agreement,
             drop_points=drop,
             relative=relative,
-            # Scores of nan have a first class, too.
-            fits=drop <= self.budget and relative < float('inf'),
+            fits=not reason,
             plan={name: form.name for name, form in plan.items()},
-            path=path)
+            path=path,
+            reason=reason)
 
     def _remove(self, candidate: Candidate) -> None:
         if candidate.path not in (None, self._source):
@@ -134,6 +139,18 @@ class Trial:
         """All candidates; only the best one has a path."""
         return tuple(c if c is self.best else replace(c, path=None)
                      for c in self.candidates)
+
+
+def _reason(drop: float, changed: float, relative: float,
+            budget: float) -> str:
+    """What speaks against a file, or ''; points, and a relative error."""
+    if not relative < float('inf'):
+        return 'not finite'  # scores of nan have a first class, too
+    if drop > budget:
+        return f'loses {drop:.2f} points'
+    if too_many_changed(changed, budget):
+        return f'changes {changed:.2f} % of the labels'
+    return ''
 
 
 def _shares(scores: Verification) -> tuple[Optional[float], float]:

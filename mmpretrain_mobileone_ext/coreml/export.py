@@ -170,7 +170,8 @@ def _export(config: Union[PathLike, Config, nn.Module],
         with steps.step('write'):
             result = _result(job, made)
             describe(made.path, result, job)
-            result = replace(result, size_bytes=package_bytes(made.path))
+            result = replace(result, size_bytes=package_bytes(made.path),
+                             plain_bytes=_described(made, result, job))
             install(made.path, options.out, options.force)
         write_extras(job, made, options.out, steps)
     return result
@@ -190,4 +191,17 @@ def _result(job: Job, made: Made) -> ExportResult:
         verification=made.verification,
         notes=notes,
         kept=made.kept,
-        compression=made.compression)
+        compression=made.compression,
+        verdict=made.verdict)
+
+
+def _described(made: Made, result: ExportResult, job: Job) -> Optional[int]:
+    """Bytes of the file before compression, as it would be written."""
+    if made.plain is None or made.before is None:
+        return None
+    plain = replace(made, path=made.plain, verification=made.before,
+                    compression=None)
+    describe(made.plain, replace(
+        result, verification=made.before, compression=None,
+        verdict=plain.verdict), job)
+    return package_bytes(made.plain)

@@ -3,7 +3,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Optional, Union
 
 import torch
@@ -164,6 +164,18 @@ class Images:
 
     def __len__(self) -> int:
         return len(self.indices) if self.split else _NOISE_IMAGES
+
+    def every_other(self) -> Images:
+        """Half of the images of a split, spread over it.
+
+        Raises:
+            ExportError: they are noise, or fewer than two.
+        """
+        if self.split is None or len(self.indices) < 2:
+            raise ExportError(f'{self.origin} cannot be halved')
+        half = self.indices[::2]
+        return replace(self, indices=half,
+                       origin=f'every other one of {self.origin}')
 
     def chunks(self) -> Iterator[tuple[Tensor, Optional[Tensor]]]:
         """Yield (N, C, H, W) uint8 in data order, and labels (N,) or None.

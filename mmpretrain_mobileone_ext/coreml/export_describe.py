@@ -40,6 +40,8 @@ def describe(made: Path, result: ExportResult, job: Job) -> None:
         top1=dict(torch=found.top1_reference, coreml=found.top1_candidate),
         versions=versions(),
         **preview_metadata(read_program(made)))
+    if result.verdict is not None:
+        user['accuracy'] = result.verdict.to_dict()
     if result.compression is not None:
         user['compression'] = result.compression.scheme
     standard = dict(

@@ -4,7 +4,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Optional
 
 import numpy as np
 
@@ -12,6 +12,7 @@ from ..errors import MobileOneExtError
 from ..models import switch_to_deploy
 from ..progress import Steps
 from .compress import package_bytes
+from .compress_step import Compression
 from .export_job import Job
 from .export_make import Made
 
@@ -82,7 +83,8 @@ def _write_report(job: Job, made: Made, out: Path, steps: Steps) -> None:
         std=job.preprocessing.std,
         config=source.config_name,
         config_text='' if config is None else config.pretty_text,
-        files=((source.checkpoint or '', source.sha256 or ''), ))
+        files=((source.checkpoint or '', source.sha256 or ''), ),
+        baseline=plain)
     data = _with_searches(assemble(subject, steps), made, out)
     with steps.step('write report'):
         write_report(data, job.options.report or out.parent)
@@ -92,26 +94,36 @@ def _with_searches(data: ReportData, made: Made, out: Path) -> ReportData:
     # The last: before compression, the file has the same name.
     own = [row.form for row in data.forms
            if row.file == out.name and row.kind == 'coreml']
-    return replace(
+    found, verdict = made.compression, made.verdict
+    data = replace(
         data,
         chosen=own[-1] if own else None,
-        kept_fp32=[(op.name, op.why) for op in made.kept],
-        candidates=_candidates(made, out))
+        kept_fp32=[(op.name, op.why) for op in made.kept])
+    if verdict is not None:
+        data = replace(data, accuracy=verdict, max_drop=verdict.bound)
+    if found is not None and found.candidates:
+        data = replace(
+            data, candidates=_candidates(found, made.plain, out),
+            chosen_on=found.chosen_on, chosen_images=found.chosen_images)
+    return data
 
 
-def _candidates(made: Made, out: Path) -> list[Candidate]:
+def _candidates(found: Compression, plain: Optional[Path],
+                out: Path) -> list[Candidate]:
     from ..report.data import Candidate
-    if made.compression is None:
-        return []
     # Labels and metadata, which every one of them would get.
-    later = package_bytes(out) - made.compression.bytes
+    later = package_bytes(out) - found.bytes
+    before = found.plain_bytes if plain is None else package_bytes(plain)
     return [
         Candidate(
             scheme=c.scheme,
-            size_bytes=c.size_bytes + later,
+            size_bytes=c.size_bytes + later if c.plan else before,
             top1=None if c.top1 is None else 100 * c.top1,
             agreement=100 * c.agreement,
             fits=c.fits,
-            chosen=c.path is not None)
-        for c in made.compression.candidates if c.kind != 'layer'
+            chosen=c.path is not None,
+            note=c.reason,
+            kind=c.kind,
+            lost_points=c.drop_points)
+        for c in found.candidates
     ]

@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Optional
 
+from ..accuracy import DEFAULT_DROP, Verdict, verdict_on
 from ..progress import Steps
 from .compress_step import Compression, compress
 from .convert import INPUT, convert_and_save
@@ -30,13 +31,28 @@ class Made:
         verification: of this file.
         kept: operations that stay in fp32, where precision is 'auto'.
         plain: the file before compression, which stays in the workspace.
+        before: its verification.
         compression: what was tried; None without compression.
     """
     path: Path
     verification: Verification
     kept: tuple[KeptOp, ...] = ()
     plain: Optional[Path] = None
+    before: Optional[Verification] = None
     compression: Optional[Compression] = None
+
+    @property
+    def verdict(self) -> Optional[Verdict]:
+        """Whether it keeps the accuracy; None where it has no classes.
+
+        Against the file before compression; without any, against the
+        network.
+        """
+        if self.compression is not None:
+            return self.compression.verdict
+        answers = self.verification.answers
+        return None if answers is None else verdict_on(
+            answers.of_reference, answers, DEFAULT_DROP, 'default')
 
 
 def make(job: Job, folder: Path, steps: Steps) -> Made:
@@ -59,6 +75,7 @@ def make(job: Job, folder: Path, steps: Steps) -> Made:
         found = compress(made.path, made.verification, judge, job.options,
                          folder, steps)
         made = replace(made, path=found.path, plain=made.path,
+                       before=made.verification,
                        verification=found.verification, compression=found)
     if job.options.format == 'mlprogram':
         check_target(read_program(made.path), job.options.deployment_target)

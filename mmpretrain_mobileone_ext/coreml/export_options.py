@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Optional, Union
 
+from ..accuracy import DEFAULT_DROP
 from ..errors import ExportError
 from ..option_checks import boolean, number, one_of, path, sequence, text
 from ..output_paths import check_apart
@@ -190,7 +191,7 @@ def _split(size: Any) -> Any:
 
 def _checked_drop(drop: Any, compress: str) -> Optional[float]:
     if drop is None:
-        return 0.5 if compress == 'auto' else None
+        return DEFAULT_DROP if compress == 'auto' else None
     if compress == 'none':
         raise ExportError(f'max_drop is {drop} without compression; give '
                           '--compress')

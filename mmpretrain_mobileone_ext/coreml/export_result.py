@@ -5,6 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Optional
 
+from ..accuracy import Verdict
+from ..figures import NBSP, share, size, worth
 from .compress_step import Compression
 from .export_options import ExportOptions
 from .labels import Labels
@@ -29,6 +31,8 @@ class ExportResult:
         notes: what could not be done, in words.
         kept: operations that stay in fp32, where precision is 'auto'.
         compression: what was tried and chosen; None without compression.
+        plain_bytes: what the file would be without compression.
+        verdict: whether it keeps the accuracy; None without classes.
     """
     path: Path
     size_bytes: int
@@ -40,6 +44,8 @@ class ExportResult:
     notes: tuple[str, ...] = ()
     kept: tuple[KeptOp, ...] = ()
     compression: Optional[Compression] = None
+    plain_bytes: Optional[int] = None
+    verdict: Optional[Verdict] = None
 
     @property
     def system(self) -> str:
@@ -63,7 +69,7 @@ class ExportResult:
             f'tensor, {self.preprocessing.channels} channels'
         rows = [
             ('file', str(self.path)),
-            ('size', f'{self.size_bytes / 2**20:.2f} MiB'),
+            ('size', size(self.size_bytes).replace(NBSP, ' ')),
             ('format', f'{self.options.format}, {self.system} or later'),
             ('precision', self.options.precision),
             ('input', f'image, {height} x {width}, {layout}'),
@@ -71,33 +77,53 @@ class ExportResult:
             ('classes', f'{len(self.labels.names)} ({self.labels.origin})'),
             ('operations', f'{sum(ops.values())}, of them '
              f'{ops.get("conv", 0)} conv'),
-            ('compared on', v.images),
+            ('compared on', v.images if p.top1_agreement is None else
+             f'{v.images}; {worth(p.num_samples)}'),
             ('parity', f'relative {p.relative:.2e}, max abs '
              f'{p.max_abs:.2e}, PSNR {p.psnr_db:.1f} dB'),
-            ('same top-1', _percent(p.top1_agreement)),
+            ('same top-1', _percent(p.top1_agreement, p.num_samples)),
             ('top-1', 'no labels' if v.top1_reference is None else
-             f'torch {_percent(v.top1_reference)}, Core ML '
-             f'{_percent(v.top1_candidate)}'),
+             f'torch {_percent(v.top1_reference, p.num_samples)}, Core ML '
+             f'{_percent(v.top1_candidate, p.num_samples)}'),
         ]
-        rows += self._compression_rows()
+        rows += [*self._compression_rows(), *self._verdict_rows()]
         rows += [('in fp32', f'{op.name} ({op.type}): {op.why}')
                  for op in self.kept]
         if v.overflows:
             rows.append(('beyond fp16', ', '.join(v.overflows)))
         return [*rows, *(('note', note) for note in self.notes)]
 
-
     def _compression_rows(self) -> list[tuple[str, str]]:
         found = self.compression
         if found is None:
             return []
-        tried = f', {len(found.candidates) - 1} files tried' \
+        tried = f', {found.tried} files tried on {found.chosen_on}' \
             if found.candidates else ''
+        before = self.plain_bytes or found.plain_bytes
         return [('compression', f'{found.scheme}: '
-                 f'{found.bytes / found.plain_bytes:.2f} of the size before, '
-                 f'{found.drop_points:.2f} points lost '
-                 f'(tolerance {found.bound!r}{tried})')]
+                 f'{self.size_bytes / before:.2f} of '
+                 f'{size(before).replace(NBSP, " ")}{tried}')]
+
+    def _verdict_rows(self) -> list[tuple[str, str]]:
+        found = self.verdict
+        if found is None:
+            return []
+        what = 'top-1' if found.labelled else 'agreement'
+        against = 'network' if self.compression is None else \
+            'file before compression'
+        rows = [(f'{what} lost', f'{found.loss.words} against the {against}, '
+                 f'on {judged_on(found)}; bound {found.bound:g} points '
+                 f'({found.bound_name})'),
+                ('verdict', found.words)]
+        return rows
 
 
-def _percent(share: Optional[float]) -> str:
-    return 'unknown' if share is None else f'{100 * share:.2f} %'
+def judged_on(verdict: Verdict) -> str:
+    """What a verdict rests on, in words."""
+    count = f'{verdict.loss.images} images'
+    return f'the other {count}' if verdict.judged_apart else \
+        f'the {count}'
+
+
+def _percent(found: Optional[float], images: int) -> str:
+    return 'unknown' if found is None else share(100 * found, images, ' %')

@@ -2,13 +2,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Optional
 
 import torch
 from torch import Tensor
 
+from ..accuracy import Answers
 from ..errors import ParityError
 from ..parity import TOLERANCES, Parity, Tolerance
 from .convert import INPUT, PROBABILITIES
@@ -37,6 +38,7 @@ class Verification:
         overflows: operation to count of values beyond fp16.
         operations: operation type to count, in the file.
         spec_version: Core ML specification version of the file.
+        answers: first class of every image; None for features.
     """
     parity: Parity
     tolerance: str
@@ -46,6 +48,8 @@ class Verification:
     overflows: dict[str, int]
     operations: dict[str, int]
     spec_version: int
+    answers: Optional[Answers] = field(default=None, repr=False,
+                                       compare=False)
 
     @property
     def failure(self) -> Optional[str]:
@@ -89,11 +93,15 @@ class Judge:
     def __init__(self, network: Network, pre: Preprocessing, images: Images):
         self.images = images
         self._network = network
-        self._flips = pre.flips
         self._keep = len(images) * pre.bytes <= _KEPT_BYTES
         self._wanted: list[Outputs] = []
         self._labels: list[Optional[Tensor]] = []
         self._pixels: list[Tensor] = []
+        self._pre = pre
+
+    def on(self, images: Images) -> Judge:
+        """One for the same network on other images."""
+        return Judge(self._network, self._pre, images)
 
     def score(self, path: Path, precision: str,
               advance: Advance = lambda count: None) -> Verification:
@@ -116,15 +124,17 @@ class Judge:
         wanted = _joined(self._wanted)
         candidate = _joined([{k: part[k] for k in wanted} for part in found])
         classes = PROBABILITIES in wanted
+        answers = self._answers(wanted, candidate) if classes else None
         return Verification(
             parity=worst(wanted, candidate, classes=classes),
             tolerance=tolerance_of(precision).name,
             images=self.images.origin,
-            top1_reference=self._top1(wanted),
-            top1_candidate=self._top1(candidate),
+            top1_reference=_top1(answers and answers.of_reference),
+            top1_candidate=_top1(answers),
             overflows=dict(loaded.overflows),
             operations=loaded.program.count_operations(),
-            spec_version=loaded.program.spec_version)
+            spec_version=loaded.program.spec_version,
+            answers=answers)
 
     def sample(self, count: int) -> Tensor:
         """The first pixels, at most ``count``, (N, C, H, W) in fp32."""
@@ -132,7 +142,7 @@ class Judge:
         return self._ordered(batch[:count]).float()
 
     def _ordered(self, batch: Tensor) -> Tensor:
-        return batch.flip(1) if self._flips else batch
+        return batch.flip(1) if self._pre.flips else batch
 
     def _batches(self) -> Iterator[Tensor]:
         """Pixels in the program's order; the network runs the first time."""
@@ -153,12 +163,19 @@ class Judge:
         if not self._wanted:
             self._wanted, self._labels = wanted, labels
 
-    def _top1(self, outputs: Outputs) -> Optional[float]:
+    def _answers(self, wanted: Outputs, found: Outputs) -> Answers:
         known = [labels for labels in self._labels if labels is not None]
-        if PROBABILITIES not in outputs or len(known) != len(self._labels):
-            return None
-        same = outputs[PROBABILITIES].argmax(1) == torch.cat(known)
-        return float(same.double().mean())
+        complete = len(known) == len(self._labels)
+        return Answers(wanted[PROBABILITIES].argmax(1),
+                       found[PROBABILITIES].argmax(1),
+                       torch.cat(known) if complete else None)
+
+
+def _top1(answers: Optional[Answers]) -> Optional[float]:
+    """Share of right labels; None where there are none."""
+    if answers is None or answers.labels is None:
+        return None
+    return float(answers.right.double().mean())
 
 
 def classifier(model: Any) -> Network:

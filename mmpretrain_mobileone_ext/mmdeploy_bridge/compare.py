@@ -18,6 +18,7 @@ from ..coreml.export_options import ExportOptions
 from ..coreml.graph import Program
 from ..coreml.program import read_program
 from ..errors import ExportError
+from ..figures import share
 from ..parity import Parity
 from ..progress import Steps
 from .convert import require_mmdeploy
@@ -48,6 +49,7 @@ class ExporterRow:
         relative: error of the probabilities, see ``Parity``.
         images: what it was compared on, in words.
         seconds: from the checkpoint to the verified file, imports apart.
+        num_images: how many it was compared on.
     """
     exporter: str
     precision: str
@@ -63,6 +65,7 @@ class ExporterRow:
     relative: float
     images: str
     seconds: float
+    num_images: int = 0
 
 
 def compare_exporters(
@@ -146,6 +149,7 @@ def _row(program: Program, parity: Parity, **known: Any) -> ExporterRow:
         around=dict(Counter(around).most_common()),
         agreement=100 * (parity.top1_agreement or 0.0),
         relative=parity.relative,
+        num_images=parity.num_samples,
         **known)
 
 
@@ -177,7 +181,8 @@ def _cells(row: ExporterRow) -> tuple[str, ...]:
     return (row.input, row.output, row.app,
             f'{row.operations} = {row.network} network{around}',
             row.precision, f'{row.size_bytes / 1024:.0f}',
-            'no labels' if row.top1 is None else f'{row.top1:.2f}',
+            'no labels' if row.top1 is None else
+            share(row.top1, row.num_images),
             f'{row.agreement:.2f}', f'{row.relative:.1e}', row.images,
             f'{row.seconds:.1f}')
 

@@ -11,6 +11,7 @@ from typing import Any, Optional, Union
 from ..atomic_file import workspace
 from ..coreml.atomic import install
 from ..errors import ExportError
+from ..figures import share
 from ..option_checks import boolean, mapping
 from ..progress import Steps
 from .convert import convert, require_mmdeploy
@@ -60,10 +61,10 @@ class DeployResult:
             ('compared on', f'{s.images}, by {self.opened.runtime}'),
             ('parity', f'relative {p.relative:.2e}, max abs '
              f'{p.max_abs:.2e}, PSNR {p.psnr_db:.1f} dB'),
-            ('same top-1', _percent(p.top1_agreement)),
+            ('same top-1', _percent(p.top1_agreement, p.num_samples)),
             ('top-1', 'no labels' if s.top1_reference is None else
-             f'torch {_percent(s.top1_reference)}, file '
-             f'{_percent(s.top1_candidate)}'),
+             f'torch {_percent(s.top1_reference, p.num_samples)}, file '
+             f'{_percent(s.top1_candidate, p.num_samples)}'),
             ('time', f'{self.seconds:.1f} s'),
         ]
         if self.opened.overflows:
@@ -161,5 +162,5 @@ def _size(path: Path) -> int:
     return sum(f.stat().st_size for f in files if f.is_file())
 
 
-def _percent(share: Optional[float]) -> str:
-    return 'unknown' if share is None else f'{100 * share:.2f} %'
+def _percent(found: Optional[float], images: int) -> str:
+    return 'unknown' if found is None else share(100 * found, images, ' %')

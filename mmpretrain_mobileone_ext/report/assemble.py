@@ -21,7 +21,7 @@ from .data import FormRow, Provenance, ReportData
 from .disagree import disagreements
 from .forms_of import Feed, Form, program_forms, torch_form
 from .inside import drifts, ranges
-from .score import parity_checks, score, scored_rows
+from .score import Scores, parity_checks, score, scored_rows
 
 _SHOWN = 12  # images that differ
 
@@ -48,6 +48,8 @@ class Subject:
         flips: whether the files' channel order reverses the data's.
         size: (H, W) that the files take.
         mean, std: of the network, for files that leave them to the app.
+        baseline: of the programs, the one that accuracy is lost against;
+            None: the reference network.
         config, config_text: name and content.
         files: (name, SHA-256) of the checkpoints.
     """
@@ -64,6 +66,7 @@ class Subject:
     files: tuple[tuple[str, str], ...] = ()
     mean: tuple[float, ...] = ()
     std: tuple[float, ...] = ()
+    baseline: Optional[Path] = None
 
     @property
     def feed(self) -> Feed:
@@ -92,7 +95,8 @@ def assemble(subject: Subject, steps: Steps,
     with steps.step(f'score {len(forms)} forms',
                     total=len(subject.images)) as advance:
         scores = score(forms, subject.images, advance)
-    rows = scored_rows(forms, scores)
+    baseline = _baseline(forms, scores, subject.baseline)
+    rows = scored_rows(forms, scores, baseline)
     running = [f for f in forms if f.row.form in scores.probabilities]
     with steps.step('compare'):
         odd, count = disagreements(
@@ -104,12 +108,22 @@ def assemble(subject: Subject, steps: Steps,
         images=subject.images.origin,
         num_images=len(subject.images),
         reference=scores.reference,
+        baseline=baseline,
         disagreements=odd,
         num_disagreements=count,
         drift=drifts(running, subject.images, subject.feed, steps),
         weight_ranges=ranges(forms),
         parity=parity_checks(forms, scores),
         provenance=_provenance(subject, forms, command))
+
+
+def _baseline(forms: Sequence[Form], scores: Scores,
+              path: Optional[Path]) -> str:
+    """Name of the form of a file, else of the reference."""
+    return next((f.row.form for f in forms
+                 if f.program is not None and f.program.path == path
+                 and f.row.kind == 'coreml'
+                 and f.row.form in scores.probabilities), scores.reference)
 
 
 def _forms(subject: Subject) -> list[Form]:

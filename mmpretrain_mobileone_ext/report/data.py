@@ -5,11 +5,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Optional
 
+from ..accuracy import DEFAULT_DROP, Verdict
 from ..coreml.drift import OperationDrift
 from ..coreml.weight_ranges import WeightRange
 
-#: Points of top-1 that a form may lose before the page advises against it.
-DEFAULT_DROP = 0.5
 #: Largest finite fp16 value.
 FP16_MAX = 65504.0
 
@@ -28,6 +27,9 @@ class FormRow:
         top1, top5: percent of images with the right label first, or among
             the first five.
         agreement: percent of images with the reference form's top-1.
+        top1_low, top1_high: interval of ``top1``, percent.
+        lost, gained: images that only the baseline form gets right, or only
+            this one; without labels, like the reference form.
         psnr_db: of the probabilities against the reference form's; inf for
             equal ones.
         ops: operations of the program (Core ML), or ATen calls of one
@@ -46,6 +48,10 @@ class FormRow:
     ops: Optional[int] = None
     of: str = ''
     note: str = ''
+    top1_low: Optional[float] = None
+    top1_high: Optional[float] = None
+    lost: Optional[int] = None
+    gained: Optional[int] = None
 
     @property
     def short(self) -> str:
@@ -67,6 +73,9 @@ class Candidate:
         fits: whether it was within the bound.
         chosen: whether the search took it.
         note: why not, or what is special.
+        kind: 'none' (the file before compression), 'fixed', 'layer' (one
+            layer alone) or 'mixed'; '' where only the scheme tells.
+        lost_points: percentage points below the file before compression.
     """
     scheme: str
     size_bytes: Optional[int]
@@ -75,11 +84,20 @@ class Candidate:
     fits: bool
     chosen: bool = False
     note: str = ''
+    kind: str = ''
+    lost_points: Optional[float] = None
 
     @property
     def is_fixed(self) -> bool:
         """Whether all layers are stored in one way, as a user may ask."""
+        if self.kind:
+            return self.kind in ('none', 'fixed')
         return ' x ' not in self.scheme
+
+    @property
+    def is_compressed(self) -> bool:
+        """Whether it is another file than the one before the search."""
+        return self.scheme != 'none'
 
 
 @dataclass(frozen=True)
@@ -172,10 +190,15 @@ class ReportData:
             split'.
         num_images: how many.
         reference: ``form`` that agreement and PSNR refer to.
+        baseline: ``form`` that points are lost against; '': the reference.
         max_drop: percentage points of top-1 (of agreement, where there are
-            no labels) that the recommended form may lose.
+            no labels) that the recommended form may lose against it.
         chosen: ``form`` to recommend; None: the smallest Core ML form within
             ``max_drop``.
+        accuracy: the verdict on ``chosen``, where its maker has one; None:
+            that of ``lost`` and ``gained`` of the recommended form.
+        chosen_on: images that candidates were scored on, in words, and
+            ``chosen_images`` how many; '' and 0: those of the forms.
         disagreements: a choice of them, checks left out;
             ``num_disagreements`` counts all, None where nobody looked.
         weight_ranges: of the weights as exported, before compression; those
@@ -189,8 +212,12 @@ class ReportData:
     images: str
     num_images: int
     reference: str = ''
+    baseline: str = ''
     max_drop: float = DEFAULT_DROP
     chosen: Optional[str] = None
+    accuracy: Optional[Verdict] = None
+    chosen_on: str = ''
+    chosen_images: int = 0
     disagreements: Sequence[Disagreement] = ()
     num_disagreements: Optional[int] = None
     candidates: Sequence[Candidate] = ()
@@ -215,6 +242,21 @@ class ReportData:
     def main_candidates(self) -> list[Candidate]:
         """The fixed settings and the chosen one."""
         return [c for c in self.candidates if c.is_fixed or c.chosen]
+
+    @property
+    def tried(self) -> list[Candidate]:
+        """All files that a search made."""
+        return [c for c in self.candidates if c.is_compressed]
+
+    @property
+    def searched_apart(self) -> bool:
+        """Whether candidates were scored on other images than forms."""
+        return 0 < self.chosen_images < self.num_images
+
+    @property
+    def baseline_form(self) -> Optional[FormRow]:
+        """The row that points are lost against."""
+        return self.form(self.baseline or self.reference)
 
     def checked(self) -> list[tuple[FormRow, FormRow]]:
         """Forms that were computed in fp32 too, with that check."""

@@ -9,6 +9,8 @@ from typing import Optional
 
 from rich.table import Table
 
+from ..figures import interval_of, share
+
 
 @dataclass(frozen=True)
 class FormResult:
@@ -21,6 +23,7 @@ class FormResult:
         agreement: percent of images with the reference form's top-1.
         num_images: images scored.
         source: file name.
+        top1_low, top1_high: interval of ``top1``, percent; computed.
     """
     form: str
     top1: float
@@ -28,6 +31,13 @@ class FormResult:
     agreement: float
     num_images: int
     source: str
+    top1_low: Optional[float] = None
+    top1_high: Optional[float] = None
+
+    def __post_init__(self) -> None:
+        low, high = interval_of(self.top1, self.num_images) or (None, None)
+        object.__setattr__(self, 'top1_low', low)
+        object.__setattr__(self, 'top1_high', high)
 
 
 def forms_table(results: Sequence[FormResult],
@@ -38,7 +48,8 @@ def forms_table(results: Sequence[FormResult],
     for name in ('top-1 %', 'size KiB', 'agreement %', 'images'):
         table.add_column(name, justify='right')
     for r in results:
-        table.add_row(r.form, f'{r.top1:.2f}', f'{r.size_bytes / 1024:.0f}',
+        table.add_row(r.form, share(r.top1, r.num_images),
+                      f'{r.size_bytes / 1024:.0f}',
                       f'{r.agreement:.2f}', str(r.num_images))
     return table
 

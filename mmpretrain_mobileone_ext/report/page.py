@@ -10,12 +10,13 @@ from typing import Any
 
 from ..atomic_file import write_whole
 from ..errors import MobileOneExtError
+from ..figures import bracket, confidence, interval_of
 from ..outside_text import shown
 from . import wording
 from .data import ReportData, plain
 from .depth import drift_plot, ranges_plot
 from .headline import headline
-from .pareto import pareto_plot
+from .pareto import pareto_plot, search_plot
 
 PAGE, FIGURES = 'report.html', 'report.json'
 _TEMPLATES = Path(__file__).with_name('templates')
@@ -63,7 +64,9 @@ def to_json(data: ReportData) -> str:
     document = {
         'verdict': {'level': verdict.level, 'sentence': verdict.sentence,
                     'form': verdict.form},
-        **plain(data)
+        'files_tried': len(data.tried),
+        **plain(data),
+        'accuracy': verdict.accuracy and verdict.accuracy.to_dict()
     }
     return json.dumps(document, indent=2, allow_nan=False,
                       ensure_ascii=False) + '\n'
@@ -80,14 +83,16 @@ def render(data: ReportData) -> str:
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True)
-    env.filters.update(_FILTERS, data_uri=_data_uri)
+    env.filters.update(_FILTERS, data_uri=_data_uri, ends=_ends)
     pictures = dict(
         pareto=pareto_plot(data),
+        searched=search_plot(data),
         drift=drift_plot(data.drift),
         ranges=ranges_plot(data.weight_ranges))
     return env.get_template('report.html.j2').render(
         data=data,
         verdict=headline(data),
+        confidence=confidence(),
         style=Markup((_TEMPLATES / 'report.css').read_text('utf-8')),
         **{k: v and Markup(v) for k, v in pictures.items()})
 
@@ -95,6 +100,11 @@ def render(data: ReportData) -> str:
 def _visible(value: Any) -> Any:
     """Text of the page; pictures and the style sheet are Markup."""
     return shown(value, keep='\n\t') if type(value) is str else value
+
+
+def _ends(value: float, images: int) -> str:
+    ends = interval_of(value, images)
+    return '' if ends is None else bracket(*ends)
 
 
 def _data_uri(png: bytes) -> str:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any, Optional
 
 from ..outside_text import shown
-from .data import ReportData
+from .data import Candidate, ReportData
 from .draw import (
     ACCENT,
     BAD,
@@ -47,17 +47,41 @@ class Point:
     frontier: bool
 
 
+#: Name, bytes, percent and kind of a point.
+_Row = tuple[str, Optional[int], Optional[float], str]
+
+
 def pareto_points(data: ReportData) -> list[Point]:
     """Forms and candidates with a size and a score, smallest first.
 
-    Computing a file in fp32 changes no size: such rows are left out.
+    Computing a file in fp32 changes no size: such rows are left out. So are
+    candidates that were scored on other images, see :func:`search_plot`.
     """
     labelled = data.labelled
-    rows = [(f.short, f.size_bytes, f.top1 if labelled else f.agreement,
-             f.kind) for f in data.shown]
-    rows += [(c.scheme, c.size_bytes, c.top1 if labelled else c.agreement,
-              'coreml' if c.is_fixed else 'tried')
-             for c in data.candidates if not c.chosen and c.scheme != 'none']
+    rows: list[_Row] = [
+        (f.short, f.size_bytes, f.top1 if labelled else f.agreement, f.kind)
+        for f in data.shown]
+    if not data.searched_apart:
+        rows += [row for c, row in _candidate_rows(data)
+                 if not c.chosen and c.is_compressed]
+    return _points(rows)
+
+
+def search_points(data: ReportData) -> list[Point]:
+    """What a search tried on images of its own, smallest first."""
+    return _points([row for _, row in _candidate_rows(data)])
+
+
+def _candidate_rows(data: ReportData) -> list[tuple[Candidate, _Row]]:
+    """Without single layers, which are steps on the way to the others."""
+    return [(c, ('not compressed' if not c.is_compressed else
+                 'chosen' if c.chosen and not c.is_fixed else c.scheme,
+                 c.size_bytes, c.top1 if data.labelled else c.agreement,
+                 'coreml' if c.is_fixed or c.chosen else 'tried'))
+            for c in data.candidates if c.kind != 'layer']
+
+
+def _points(rows: Sequence[_Row]) -> list[Point]:
     found = sorted(((name, weight, value, kind)
                     for name, weight, value, kind in rows
                     if weight and value is not None),
@@ -70,14 +94,27 @@ def pareto_points(data: ReportData) -> list[Point]:
 
 
 def pareto_plot(data: ReportData) -> Optional[str]:
-    """The picture, or None with fewer than two points."""
-    points = pareto_points(data)
+    """The picture of all forms, or None with fewer than two points."""
+    base = data.baseline_form
+    top = None if base is None else \
+        base.top1 if data.labelled else base.agreement
+    return _plot(data, pareto_points(data), top)
+
+
+def search_plot(data: ReportData) -> Optional[str]:
+    """What a search tried, where forms were scored on other images."""
+    if not data.searched_apart:
+        return None
+    tops = [c.top1 if data.labelled else c.agreement
+            for c in data.candidates if not c.is_compressed]
+    return _plot(data, search_points(data), tops[0] if tops else None)
+
+
+def _plot(data: ReportData, points: Sequence[Point],
+          top: Optional[float]) -> Optional[str]:
     if len(points) < 2:
         return None
-    labelled = data.labelled
-    what = 'top-1 %' if labelled else 'same label %'
-    reference = data.form(data.reference)
-    top = reference.top1 if reference and labelled else 100.0
+    what = 'top-1 %' if data.labelled else 'same label %'
     bound = None if top is None else top - data.max_drop
     alt = f'Size against {what}: ' + '; '.join(
         f'{p.label} {size(p.size_bytes)}, {percent(p.value)} %'

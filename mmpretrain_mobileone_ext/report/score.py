@@ -8,8 +8,10 @@ from typing import Any, Optional
 import torch
 from torch import Tensor
 
+from ..accuracy import Answers, loss_between
 from ..coreml.export_data import Images
 from ..errors import MobileOneExtError, ProgramError
+from ..figures import interval_of
 from ..parity import TOLERANCES, Parity, Tolerance, compare
 from .data import FormRow, ParityCheck
 from .forms_of import Form, Predict
@@ -35,6 +37,12 @@ class Scores:
     def reference(self) -> str:
         """Name of the form that the others are compared with."""
         return next(iter(self.probabilities))
+
+    def answers(self, name: str) -> Answers:
+        """First class of every image, by a form."""
+        found = self.probabilities
+        return Answers(found[self.reference].argmax(1),
+                       found[name].argmax(1), self.labels)
 
     def parity(self, name: str) -> Parity:
         """Of a form's probabilities against the reference's."""
@@ -84,12 +92,17 @@ def _run(running: dict[str, Predict], pixels: Tensor,
             del running[name]
 
 
-def scored_rows(forms: Sequence[Form], scores: Scores) -> list[FormRow]:
-    """The rows with what was measured."""
-    return [_row(f.row, scores) for f in forms]
+def scored_rows(forms: Sequence[Form], scores: Scores,
+                baseline: str = '') -> list[FormRow]:
+    """The rows with what was measured.
+
+    Args:
+        baseline: form that images are lost against; '': the reference.
+    """
+    return [_row(f.row, scores, baseline or scores.reference) for f in forms]
 
 
-def _row(row: FormRow, scores: Scores) -> FormRow:
+def _row(row: FormRow, scores: Scores, baseline: str) -> FormRow:
     found = scores.probabilities.get(row.form)
     if found is None:
         if row.note.startswith('not scored'):
@@ -99,9 +112,16 @@ def _row(row: FormRow, scores: Scores) -> FormRow:
             row.note, f'not scored: {reason}'))))
     parity = scores.parity(row.form)
     is_reference = row.form == scores.reference
+    top1 = _hits(found, scores.labels, 1)
+    low, high = interval_of(top1, len(found)) or (None, None)
+    loss = loss_between(scores.answers(baseline), scores.answers(row.form))
     return replace(
         row,
-        top1=_hits(found, scores.labels, 1),
+        top1=top1,
+        top1_low=low,
+        top1_high=high,
+        lost=loss.lost,
+        gained=loss.gained,
         top5=_hits(found, scores.labels, _TOP),
         agreement=100 * (parity.top1_agreement or 0.0),
         psnr_db=None if is_reference else parity.psnr_db)

@@ -4,26 +4,10 @@ from __future__ import annotations
 import math
 from typing import Optional
 
-DASH, TIMES, MINUS = '\u2013', '\u00d7', '\u2212'
-#: Between a number and its unit: no line ends there.
-NBSP = '\u00a0'
+from ..figures import DASH, MINUS, NBSP, TIMES, percent, share, size
 
-
-def percent(value: Optional[float]) -> str:
-    """Percent with two digits, as the tools print it."""
-    return DASH if value is None else f'{value:.2f}'
-
-
-def size(value: Optional[int]) -> str:
-    """Bytes with a unit that leaves at least one digit."""
-    if value is None:
-        return DASH
-    for unit, scale in (('MiB', 2**20), ('KiB', 2**10)):
-        if value >= scale:
-            number = value / scale
-            digits = 0 if number >= 100 or number == int(number) else 1
-            return f'{number:.{digits}f}{NBSP}{unit}'
-    return f'{value}{NBSP}B'
+__all__ = ['DASH', 'MINUS', 'NBSP', 'TIMES', 'count', 'decibel', 'magnitude',
+           'percent', 'share', 'size', 'small', 'times']
 
 
 def decibel(value: Optional[float]) -> str:

@@ -1,0 +1,191 @@
+"""What a form of a network loses against another, and what images can say.
+
+A loss is paired: both forms see the same images, and only those count that
+one of them gets right and the other does not.
+"""
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, Optional
+
+import torch
+from torch import Tensor
+
+from .intervals import CONFIDENCE, paired_difference
+
+#: Points of top-1 that a form may lose where nobody gave another number.
+DEFAULT_DROP = 0.5
+#: Times the bound that labels may change: where as many images are gained as
+#: lost the accuracy stays, but other images need not repeat that balance.
+CHANGED = 2.0
+#: Differences of shares are no binary fractions.
+_ROUNDING = 1e-9
+
+
+@dataclass(frozen=True)
+class Answers:
+    """The first class of every image.
+
+    Attributes:
+        reference: (N,) int64, of the network.
+        candidate: (N,) int64, of the form that is looked at.
+        labels: (N,) int64, the right ones; None where some image has none.
+    """
+    reference: Tensor
+    candidate: Tensor
+    labels: Optional[Tensor] = None
+
+    @property
+    def right(self) -> Tensor:
+        """(N,) bool: the right label; the network's where none is known."""
+        wanted = self.reference if self.labels is None else self.labels
+        return self.candidate == wanted
+
+    @property
+    def of_reference(self) -> Answers:
+        """What the network says, as a form."""
+        return Answers(self.reference, self.reference, self.labels)
+
+    def part(self, which: slice) -> Answers:
+        """Those of some of the images."""
+        return Answers(self.reference[which], self.candidate[which],
+                       None if self.labels is None else self.labels[which])
+
+
+@dataclass(frozen=True)
+class Loss:
+    """What one form loses against another on the same images.
+
+    Attributes:
+        lost: images that only the other form gets right.
+        gained: images that only this form gets right.
+        images: all of them, at least 1.
+        points: percentage points lost; below zero where more is gained.
+        low, high: its interval, :func:`~.intervals.paired_difference`.
+    """
+    lost: int
+    gained: int
+    images: int
+    points: float = field(init=False)
+    low: float = field(init=False)
+    high: float = field(init=False)
+
+    def __post_init__(self) -> None:
+        low, high = paired_difference(self.lost, self.gained, self.images)
+        found = (self.lost - self.gained) / self.images
+        for name, value in (('points', found), ('low', low), ('high', high)):
+            # Shares of images are no binary fractions: 0.5 is to equal 0.5.
+            object.__setattr__(self, name, round(100 * value, 9))
+
+    @property
+    def words(self) -> str:
+        """'0.37 points (95 % interval -0.52 to 1.53)'."""
+        return (f'{_signed(self.points)} points ({100 * CONFIDENCE:g} % '
+                f'interval {_signed(self.low)} to {_signed(self.high)})')
+
+
+def loss_between(before: Answers, after: Answers) -> Loss:
+    """What ``after`` loses of what ``before`` gets right, image by image."""
+    first, second = before.right, after.right
+    return Loss(int((first & ~second).sum()), int((second & ~first).sum()),
+                len(first))
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """Whether a form keeps the accuracy, as far as the images can say.
+
+    Attributes:
+        loss: against the form that it was made from.
+        bound: percentage points that it may lose.
+        bound_name: where the bound comes from.
+        changed: images with another label than the network's.
+        changed_before: of the form that it was made from.
+        judged_apart: the form was chosen on other images than these.
+        labelled: right are true labels, not the network's.
+    """
+    loss: Loss
+    bound: float
+    bound_name: str
+    changed: int
+    changed_before: int = 0
+    judged_apart: bool = False
+    labelled: bool = True
+
+    @property
+    def beyond(self) -> bool:
+        """More is lost than may be."""
+        return self.loss.points > self.bound + _ROUNDING
+
+    @property
+    def uncertain(self) -> bool:
+        """So few images do not exclude a loss beyond the bound."""
+        return self.loss.high > self.bound + _ROUNDING
+
+    @property
+    def restless(self) -> bool:
+        """More labels changed than :data:`CHANGED` bounds."""
+        added = 100 * (self.changed - self.changed_before) / self.loss.images
+        return too_many_changed(added, self.bound)
+
+    @property
+    def level(self) -> str:
+        """'good', 'warn' or 'bad'."""
+        return 'bad' if self.beyond else \
+            'warn' if self.uncertain or self.restless else 'good'
+
+    @property
+    def words(self) -> str:
+        """The verdict in a few words."""
+        bound = f'{self.bound:g} points'
+        if self.beyond:
+            return f'more than {bound}'
+        if self.restless:
+            return f'within {bound}, but many labels changed'
+        if self.uncertain:
+            return f'within {bound}, but too few images to be sure'
+        return f'within {bound}, and so is the whole interval'
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, for metadata and JSON."""
+        loss = self.loss
+        return dict(
+            level=self.level, bound_points=self.bound, bound=self.bound_name,
+            lost_points=loss.points, low=loss.low, high=loss.high,
+            confidence=CONFIDENCE, lost=loss.lost, gained=loss.gained,
+            images=loss.images, changed_labels=self.changed,
+            judged_apart=self.judged_apart, labelled=self.labelled)
+
+
+def too_many_changed(points: float, bound: float) -> bool:
+    """Whether so many labels changed that an equal top-1 is a balance.
+
+    Args:
+        points: percentage points of agreement with the network lost.
+        bound: percentage points of top-1 that may be lost.
+    """
+    return points > CHANGED * bound + _ROUNDING
+
+
+def verdict_on(before: Answers, after: Answers, bound: float,
+               bound_name: str, judged_apart: bool = False) -> Verdict:
+    """The verdict on ``after``, which was made from ``before``.
+
+    Args:
+        bound: percentage points that may be lost.
+        bound_name: where it comes from.
+        judged_apart: these images had no part in a choice of ``after``.
+    """
+    return Verdict(
+        loss_between(before, after), bound, bound_name,
+        changed=_changed(after), changed_before=_changed(before),
+        judged_apart=judged_apart, labelled=after.labels is not None)
+
+
+def _changed(answers: Answers) -> int:
+    return int(torch.ne(answers.candidate, answers.reference).sum())
+
+
+def _signed(points: float) -> str:
+    """Two digits, and no minus before zero."""
+    return f'{round(points, 2) + 0.0:.2f}'
