@@ -4,7 +4,7 @@ from statistics import NormalDist
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.optimize import brentq, minimize_scalar
 from scipy.stats import binom, binomtest
@@ -71,6 +71,7 @@ def test_equal_forms_leave_room_for_a_loss():
         assert paired_difference(0, 0, total) == pytest.approx((-edge, edge))
 
 
+@settings(max_examples=30)
 @given(st.integers(1, 3000), st.data())
 def test_the_interval_mirrors_and_holds_what_was_found(total, data):
     lost = data.draw(st.integers(0, total))

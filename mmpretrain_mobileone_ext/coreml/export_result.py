@@ -115,6 +115,10 @@ class ExportResult:
                  f'on {judged_on(found)}; bound {found.bound:g} points '
                  f'({found.bound_name})'),
                 ('verdict', found.words)]
+        if self.compression is not None and self.compression.candidates \
+                and not found.judged_apart:
+            rows.append(('judged on', 'the images that chose the file: there '
+                         'are too few to judge it on others'))
         return rows
 
 

@@ -54,15 +54,16 @@ def sample(**changes):
     """Report data with something in every part, and hostile names."""
     forms = (
         FormRow('branches (torch, fp32)', 'torch', 'epoch_9.pth', 320_880,
-                92.5, 99.75, 100.0, None, 262),
+                92.5, 99.75, 100.0, None, 262, lost=0, gained=0),
         FormRow('folded (torch, fp32)', 'torch', 'epoch_9_deploy.pth',
                 79_016, 92.5, 99.75, 100.0, 152.26, 27),
         FormRow('Core ML fp16', 'coreml', 'model.mlpackage', 60_465, 92.5,
-                99.75, 99.9, float('inf'), 26),
+                99.75, 99.75, float('inf'), 26, lost=0, gained=0),
         FormRow('Core ML fp16, computed in fp32', 'check', 'model.mlpackage',
                 60_465, 92.6, 99.75, 100.0, 77.1, 26, of='Core ML fp16'),
         FormRow(f'Core ML {HOSTILE}', 'coreml', 'a&b<i>.mlpackage', 31_002,
-                92.25, 99.5, 97.5, 33.3, 26, note=HOSTILE),
+                92.25, 99.5, 97.5, 33.3, 26, note=HOSTILE, lost=2,
+                gained=1),
     )
     guesses = tuple(
         Guess(f.form, f.short, HOSTILE if i else 'ant', 51.25, i == 0, i > 0)

@@ -1,25 +1,31 @@
 """The recommended form and the sentence about it."""
+import re
 from dataclasses import replace
 
 from hypothesis import given
 from hypothesis import strategies as st
 from report_kit import bare, sample
 
-from mmpretrain_mobileone_ext.report import FormRow, ParityCheck, ReportData
+from mmpretrain_mobileone_ext.accuracy import Loss, Verdict
+from mmpretrain_mobileone_ext.report import Candidate, FormRow, ParityCheck, ReportData
 from mmpretrain_mobileone_ext.report.headline import headline, recommended
 
+IMAGES = 10_000
 REFERENCE = FormRow('branches (torch, fp32)', 'torch', 'a.pth', 4000, 90.0,
-                    None, 100.0)
+                    None, 100.0, lost=0, gained=0)
 
 
 def data(*forms, **changes):
-    return ReportData('title', (REFERENCE, *forms), 'all 10 images', 10,
+    return ReportData('title', (REFERENCE, *forms), 'all images', IMAGES,
                       reference=REFERENCE.form, **changes)
 
 
-def form(name, size, top1, agreement=99.0, kind='coreml'):
+def form(name, size, top1, agreement=99.5, kind='coreml'):
+    # Without labels, the network's count.
+    lost = 90.0 - top1 if top1 is not None else 100 - agreement
+    lost = round(lost / 100 * IMAGES)
     return FormRow(name, kind, f'{name}.mlpackage', size, top1, None,
-                   agreement)
+                   agreement, lost=max(lost, 0), gained=max(-lost, 0))
 
 
 def test_the_smallest_within_the_bound_is_recommended():
@@ -91,13 +97,63 @@ def test_a_bound_that_is_not_met_warns():
 
 
 def test_tiles_compare_with_the_reference():
-    tiles = {t.label: t for t in headline(
-        data(form('int8', 1000, 89.75))).tiles}
-    assert tiles['top-1'].beside == '\u22120.25 points'
+    row = replace(form('int8', 1000, 89.75), top1_low=89.1, top1_high=90.3)
+    tiles = {t.label: t for t in headline(data(row)).tiles}
+    assert tiles['top-1'].beside.endswith('89.1 to 90.3')
+    lost = tiles['points lost']
+    assert lost.value == '0.25'
+    assert re.search(r'0\.1\d to 0\.3\d, bound 0\.5$', lost.beside)
     assert tiles['size'].beside.startswith('4.0')
-    assert tiles['same label'].value.startswith('99.00')
+    assert tiles['same label'].value.startswith('99.50')
+    assert tiles['same label'].beside == '50 of 10000 differ'
 
 
 def test_a_single_form_that_was_not_scored_has_a_headline():
     assert headline(bare()).level == 'warn'
     assert headline(sample()).level == 'warn'  # it has a warning
+
+
+def judged(lost, gained, images, bound, changed, **more):
+    """A page on a file that an export chose, with its verdict."""
+    row = replace(form('small', 2048, 90.0 - 100 * (lost - gained) / images),
+                  lost=lost, gained=gained,
+                  agreement=100 - 100 * changed / images)
+    found = Verdict(Loss(lost, gained, images), bound, 'max-drop', changed,
+                    **more)
+    return headline(replace(
+        data(row), num_images=images, chosen='small', max_drop=bound,
+        accuracy=found, candidates=(Candidate('int8', 9, 90.0, 99.0, True), )))
+
+
+def test_green_only_where_the_whole_interval_is_within_the_bound():
+    assert judged(0, 0, 10_000, 0.5, 0).level == 'good'
+    few = judged(0, 0, 540, 0.5, 0)
+    assert few.level == 'warn'
+    assert '540 images are too few' in few.sentence
+    assert 'up to 0.71 cannot be excluded' in few.sentence
+    assert '1 image = 0.19 points' in few.detail
+    assert judged(28, 0, 540, 5.0, 28).level == 'bad'
+
+
+def test_five_of_56_changed_labels_do_not_keep_the_accuracy():
+    found = judged(2, 2, 56, 2.0, 5)
+    assert found.level == 'warn'
+    assert 'keeps' not in found.sentence
+    assert 'changes 5 of 56 labels' in found.sentence
+    assert 'which flatters it' in found.detail
+
+
+def test_a_file_that_fails_on_other_images_is_told():
+    found = judged(5, 0, 270, 0.5, 5, judged_apart=True)
+    assert found.level == 'bad'
+    assert 'loses 1.85 points on other 270 images' in found.sentence
+    assert 'judged on the other 270' in found.detail
+
+
+def test_the_bound_of_an_export_is_that_of_its_page():
+    """Accepted at 5 points, a file is not red for losing 1.79."""
+    found = judged(1, 0, 56, 5.0, 1)
+    assert found.level == 'warn'
+    assert 'to 5 points' in found.sentence
+    assert not any('0.5' in t.beside for t in found.tiles
+                   if t.label == 'points lost')
