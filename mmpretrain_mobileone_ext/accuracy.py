@@ -101,7 +101,7 @@ class Verdict:
         bound_name: where the bound comes from.
         changed: images with another label than the network's.
         changed_before: of the form that it was made from.
-        judged_apart: the form was chosen on other images than these.
+        judged_apart: the form was the best of many on other images.
         labelled: right are true labels, not the network's.
     """
     loss: Loss
@@ -174,7 +174,7 @@ def verdict_on(before: Answers, after: Answers, bound: float,
     Args:
         bound: percentage points that may be lost.
         bound_name: where it comes from.
-        judged_apart: these images had no part in a choice of ``after``.
+        judged_apart: ``after`` was the best of many on other images.
     """
     return Verdict(
         loss_between(before, after), bound, bound_name,

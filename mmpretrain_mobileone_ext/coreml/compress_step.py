@@ -37,8 +37,8 @@ class Compression:
             labels) below the file before compression, on all images.
         bytes, plain_bytes: of the file and of the one before compression,
             both without what is written into them later.
-        verdict: on images that had no part in the choice where there are
-            enough of them, else on all.
+        verdict: on the half of the images that candidates were not scored
+            on, where there are enough of them, else on all.
         candidates: all files that were scored, where a search was made, the
             uncompressed one first.
         sensitivities: of its layers, most sensitive first.
@@ -62,6 +62,11 @@ class Compression:
     def tried(self) -> int:
         """Compressed files that were made and scored in a search."""
         return max(len(self.candidates) - 1, 0)
+
+    @property
+    def passed_over(self) -> int:
+        """Smaller files that fit where they were chosen, not on all."""
+        return sum(c.fits and bool(c.reason) for c in self.candidates)
 
 
 def compress(plain: Path, before: Verification, judge: Judge,

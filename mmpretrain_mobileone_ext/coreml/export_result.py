@@ -99,6 +99,9 @@ class ExportResult:
             return []
         tried = f', {found.tried} files tried on {found.chosen_on}' \
             if found.candidates else ''
+        if found.passed_over:
+            tried += f'; {found.passed_over} smaller ones fit there, but ' \
+                'not on all images'
         before = self.plain_bytes or found.plain_bytes
         return [('compression', f'{found.scheme}: '
                  f'{self.size_bytes / before:.2f} of '

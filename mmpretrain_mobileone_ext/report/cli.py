@@ -8,6 +8,7 @@ from typing import Optional, Union
 
 from mmengine.config import DictAction
 
+from ..accuracy import DEFAULT_DROP
 from ..errors import MobileOneExtError
 from ..output_paths import check_apart
 from ..tool_parser import ToolParser
@@ -31,6 +32,9 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument('--images', default='test', metavar='test|N',
                    help='whole test split, or N of its images (default: '
                    'test)')
+    p.add_argument('--max-drop', type=float, default=DEFAULT_DROP,
+                   metavar='P', help='percentage points of top-1 that the '
+                   f'recommended file may lose (default: {DEFAULT_DROP:g})')
     p.add_argument('--cfg-options', nargs='+', action=DictAction,
                    help='key=value pairs, merged into the config')
     return p
@@ -51,6 +55,7 @@ def run(argv: Optional[Sequence[str]] = None) -> Path:
         checkpoint=given.checkpoint,
         images=_images(given.images),
         cfg_options=given.cfg_options,
+        max_drop=given.max_drop,
         progress=True)
     return write_report(data, out)
 

@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Optional, Union
 
+from ..accuracy import DEFAULT_DROP
 from ..coreml.export_data import (
     Images,
     TestSplit,
@@ -21,6 +22,7 @@ from ..coreml.preprocess import Preprocessing, read_preprocessing
 from ..coreml.program import read_program
 from ..engine.checkpoint import file_sha256, load_checkpoint_file
 from ..errors import ProgramError
+from ..option_checks import number
 from ..progress import Steps
 from .assemble import Network, Subject, assemble
 from .data import ReportData
@@ -36,6 +38,7 @@ def collect(work_dir: Path,
             config: Optional[Path] = None,
             checkpoint: Optional[Path] = None,
             images: Union[int, str] = 'test',
+            max_drop: float = DEFAULT_DROP,
             cfg_options: Optional[Mapping[str, Any]] = None,
             command: Optional[str] = None,
             progress: bool = False) -> ReportData:
@@ -50,6 +53,8 @@ def collect(work_dir: Path,
         work_dir: folder of the run.
         config, checkpoint: None for what :func:`find.look` chooses.
         images: 'test' for the whole test split, or a number of its images.
+        max_drop: percentage points of top-1 that the recommended file may
+            lose against the network, 0 to 100.
         cfg_options: dotted keys to values, merged into the config.
         command: for the page, as typed; None: this process's.
         progress: report steps on stderr.
@@ -58,6 +63,8 @@ def collect(work_dir: Path,
         MobileOneExtError: the folder lacks something, or an error of its
             kinds: an unsafe checkpoint, an unreadable split.
     """
+    number('max_drop', max_drop, 0, 100, MobileOneExtError,
+           also='percentage points, ')
     steps = Steps(progress)
     found = look(work_dir, config, checkpoint)
     with steps.step('load network'):
@@ -70,7 +77,7 @@ def collect(work_dir: Path,
     data = assemble(subject, steps, command)
     if images == 'test':
         data = replace(data, warnings=_contradictions(data, found))
-    return replace(data, kept_fp32=_kept(found))
+    return replace(data, max_drop=max_drop, kept_fp32=_kept(found))
 
 
 def _preprocessing(source: Source, split: TestSplit) -> Preprocessing:

@@ -7,7 +7,7 @@ from typing import Optional
 from ..accuracy import Loss, Verdict
 from ..figures import confidence, worth
 from .data import FormRow, ReportData
-from .wording import MINUS, NBSP, TIMES, percent, size, times
+from .wording import NBSP, TIMES, percent, points, size, times
 
 
 @dataclass(frozen=True)
@@ -138,9 +138,9 @@ def _doubt(data: ReportData, name: str, found: Verdict) -> str:
                 f'the bound is {found.bound:g}')
     if found.restless:
         return (f'{name} changes {found.changed} of {lost.images} labels, '
-                f'though it loses {_signed(lost.points)} points')
+                f'though it loses {points(lost.points)} points')
     return (f'{images} are too few to hold {name} to {found.bound:g} points: '
-            f'it loses {_signed(lost.points)}, but up to {lost.high:.2f} '
+            f'it loses {points(lost.points)}, but up to {lost.high:.2f} '
             'cannot be excluded')
 
 
@@ -159,8 +159,10 @@ def _detail(data: ReportData, best: FormRow,
     if found is None or not data.candidates:
         return said
     if found.judged_apart:
+        passed = sum(c.fits and bool(c.note) for c in data.candidates)
+        over = f', where {passed} smaller files failed' if passed else ''
         return (f'{said} It was chosen on {data.chosen_images} of them and '
-                f'judged on the other {found.loss.images}.')
+                f'judged on the other {found.loss.images}{over}.')
     return (f'{said} It was chosen on the images that judge it, which '
             'flatters it: there are too few to judge it on others.')
 
@@ -172,9 +174,9 @@ def _tiles(best: FormRow, reference: Optional[FormRow],
     tiles = [Tile('size', size(best.size_bytes), _smaller(best, other))]
     if found is not None:
         tiles.insert(0, Tile(
-            'points lost', _signed(found.loss.points),
-            f'{confidence()}: {_signed(found.loss.low)} to '
-            f'{_signed(found.loss.high)}, bound {found.bound:g}'))
+            'points lost', points(found.loss.points),
+            f'{confidence()}: {points(found.loss.low)} to '
+            f'{points(found.loss.high)}, bound {found.bound:g}'))
     if best.top1 is not None:
         tiles.insert(0, Tile('top-1', f'{percent(best.top1)}{NBSP}%',
                              _range(best)))
@@ -199,8 +201,3 @@ def _smaller(best: FormRow, other: Optional[FormRow]) -> str:
         return ''
     return f'{times(other.size_bytes / best.size_bytes)}{NBSP}{TIMES} ' \
         f'smaller than {size(other.size_bytes)}'
-
-
-def _signed(points: float) -> str:
-    """Two digits, with a minus of its own width and none before zero."""
-    return f'{round(points, 2) + 0.0:.2f}'.replace('-', MINUS)

@@ -22,7 +22,8 @@ PAGE, FIGURES = 'report.html', 'report.json'
 _TEMPLATES = Path(__file__).with_name('templates')
 _FILTERS: dict[str, Callable[[Any], str]] = {
     name: getattr(wording, name)
-    for name in ('percent', 'size', 'decibel', 'count', 'small', 'magnitude')
+    for name in ('percent', 'points', 'size', 'decibel', 'count', 'small',
+                 'magnitude')
 }
 
 

@@ -4,10 +4,16 @@ from __future__ import annotations
 import math
 from typing import Optional
 
-from ..figures import DASH, MINUS, NBSP, TIMES, percent, share, size
+from ..figures import DASH, MINUS, NBSP, TIMES, percent, size
 
 __all__ = ['DASH', 'MINUS', 'NBSP', 'TIMES', 'count', 'decibel', 'magnitude',
-           'percent', 'share', 'size', 'small', 'times']
+           'percent', 'points', 'size', 'small', 'times']
+
+
+def points(value: Optional[float]) -> str:
+    """Percentage points, with a true minus and none before zero."""
+    return DASH if value is None else \
+        f'{round(value, 2) + 0.0:.2f}'.replace('-', MINUS)
 
 
 def decibel(value: Optional[float]) -> str:

@@ -87,7 +87,7 @@ def test_tolerances():
     assert tolerance_for('prune30+int8').max_drop == pytest.approx(1.2)
     assert tolerance_for('int8').name == 'compress-int8'
     given = tolerance_for('palettize2', 0.5)
-    assert (given.name, given.max_drop) == ('given', 0.5)
+    assert (given.name, given.max_drop) == ('max-drop 0.5', 0.5)
     assert tolerance_for('auto', 0.5) == given
 
 

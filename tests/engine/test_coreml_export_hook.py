@@ -134,7 +134,7 @@ def test_the_log_states_score_parity_and_size(run, photos):
         assert f'top-1: torch {wanted:.2f} %, Core ML {wanted:.2f} %' in block
         assert 'compared on: all 24 images of the test split' in block
         assert re.search(r'parity: relative \S+, max abs', block)
-        assert re.search(r'size: 0\.\d+ MiB', block)
+        assert re.search(r'size: \d+\.\d KiB', block)
 
 
 def test_the_visualizer_and_the_record_have_the_figures(run, photos):

@@ -256,7 +256,7 @@ def test_a_wrong_fold_stops_the_run(stage, tmp_path, monkeypatch):
 
 
 def test_the_tolerance_is_the_users(tmp_path):
-    with pytest.raises(ParityError, match="'given'"):
+    with pytest.raises(ParityError, match="'0, as given'"):
         toy_runner(tmp_path, dict(DEPLOY, tolerance=0.)).val()
 
 

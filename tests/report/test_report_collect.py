@@ -14,7 +14,7 @@ from report_kit import Page, test_images, top1_of
 
 from mmpretrain_mobileone_ext.coreml import export_coreml, load_program
 from mmpretrain_mobileone_ext.coreml.metadata import write_metadata
-from mmpretrain_mobileone_ext.errors import CheckpointError
+from mmpretrain_mobileone_ext.errors import CheckpointError, MobileOneExtError
 from mmpretrain_mobileone_ext.report.cli import run
 from mmpretrain_mobileone_ext.report.collect import collect
 
@@ -121,6 +121,17 @@ def test_some_images_are_enough(finished_run):
     found = collect(finished_run, images=4)
     assert found.num_images == 4
     assert found.images == '4 of 9 images of the test split'
+
+
+def test_the_bound_is_the_users(work_dir):
+    page = run([str(work_dir), '--max-drop', '3', '--out',
+                str(work_dir / 'r')])
+    told = json.loads(page.with_name('report.json').read_text())
+    assert told['max_drop'] == told['accuracy']['bound_points'] == 3
+    assert told['accuracy']['images'] == 9
+    assert told['verdict']['level'] == 'warn'
+    with pytest.raises(MobileOneExtError, match='max_drop'):
+        run([str(work_dir), '--max-drop', '-1'])
 
 
 def test_another_checkpoint_is_told(work_dir):

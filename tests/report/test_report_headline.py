@@ -7,7 +7,12 @@ from hypothesis import strategies as st
 from report_kit import bare, sample
 
 from mmpretrain_mobileone_ext.accuracy import Loss, Verdict
-from mmpretrain_mobileone_ext.report import Candidate, FormRow, ParityCheck, ReportData
+from mmpretrain_mobileone_ext.report import (
+    Candidate,
+    FormRow,
+    ParityCheck,
+    ReportData,
+)
 from mmpretrain_mobileone_ext.report.headline import headline, recommended
 
 IMAGES = 10_000
