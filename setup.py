@@ -76,6 +76,7 @@ setup(
         'onnx': ['onnx', 'onnxruntime', 'onnxscript'],
         'mmcv-lite': ['mmcv-lite>=2.0.0,<2.4.0'],
         'coreml': COREML,
+        'heic': ['pillow-heif>=0.16'],
         'demo': [*COREML, 'scikit-learn>=1.0'],
         'bench': ['jsonschema>=4'],
         'test': [*COREML, *TEST],

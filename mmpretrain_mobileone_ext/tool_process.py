@@ -18,7 +18,8 @@ from .errors import MobileOneExtError
 
 #: Spinning OpenMP threads starve the data loader where cores are few.
 _ENV = {'OMP_WAIT_POLICY': 'PASSIVE', 'PYTHONUNBUFFERED': '1'}
-_EPOCH = re.compile(r'Epoch\((train|test)\) +\[(\d+)?\]?\[? *(\d+)/ *(\d+)\]')
+_EPOCH = re.compile(r'(?:Epoch|Iter)\((train|test)\) +'
+                    r'\[(\d+)?\]?\[? *(\d+)/ *(\d+)\]')
 
 
 def run_tool(tool: str, args: Sequence[str], log: Path, title: str,

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from ..errors import ProgramError
 from .graph import Feature
+from .images import upright_size
 
 
 def fitted(feature: Feature, shape: tuple[int, ...]) -> Feature:
@@ -45,7 +46,7 @@ def _image_shape(feature: Feature, value: Any) -> Optional[tuple[int, ...]]:
     if isinstance(value, Tensor):
         return tuple(value.shape)
     if isinstance(value, Image.Image):
-        return (1, channels, value.height, value.width)
+        return (1, channels, *upright_size(value))
     if isinstance(value, np.ndarray) and value.ndim in (2, 3):
         return (1, channels, *value.shape[:2])
     return None

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image
+from PIL import ExifTags, Image, ImageOps
 from torch import Tensor
 
 from ..errors import ProgramError
@@ -18,16 +18,53 @@ _MODES = {
     'GRAYSCALE': 'L',
     'GRAYSCALE_FLOAT16': 'F',
 }
+#: Orientations in which rows and columns change places.
+_LYING = (5, 6, 7, 8)
+
+
+def upright_size(image: Image.Image) -> tuple[int, int]:
+    """(H, W) of an image once it is turned as its EXIF data say."""
+    lies = image.getexif().get(ExifTags.Base.Orientation) in _LYING
+    return image.size if lies else (image.height, image.width)
+
+
+def upright(image: Image.Image, mode: str) -> Image.Image:
+    """A PIL image as MMPretrain's loader gives the file it was opened from.
+
+    It is turned as its EXIF data say, of 16 bits the upper 8 count, and
+    transparency is dropped, all as in OpenCV. Colors of a CMYK JPEG may
+    differ from OpenCV's by one level, and those of a transparent TIFF are
+    darker there.
+
+    Args:
+        image: of any mode but 32-bit ones, which have no range that could
+            be mapped to 0..255.
+        mode: 'RGB', 'L' or 'F', with values 0..255; 'F' takes 'F' too.
+
+    Raises:
+        ProgramError: the image has 32-bit values.
+    """
+    image = ImageOps.exif_transpose(image)
+    if image.mode.startswith('I;16'):
+        upper = np.asarray(image).astype(np.uint16) >> 8
+        image = Image.fromarray(upper.astype(np.uint8))
+    if image.mode in ('I', 'F') and image.mode != mode:
+        raise ProgramError(
+            f'the image has mode {image.mode!r}, 32-bit values of no fixed '
+            "range; scale it to 0..255 and convert it to 'L' or 'RGB'")
+    # Pillow takes a premultiplied image back to colors by way of these.
+    through = {'RGBa': 'RGBA', 'La': 'LA'}.get(image.mode, image.mode)
+    return image.convert(through).convert(mode)
 
 
 def to_tensor(value: Any, feature: Feature) -> Tensor:
     """Convert one image to the tensor the program starts from.
 
     Args:
-        value (PIL.Image.Image | np.ndarray | Tensor): A PIL image of any
-            mode; or an array (H, W, 3) in RGB order or (H, W), uint8; or a
-            tensor (1, C, H, W) with values 0..255 in the model's own channel
-            order. The size must be the model's.
+        value (PIL.Image.Image | np.ndarray | Tensor): A PIL image, read as
+            by :func:`upright`; or an array (H, W, 3) in RGB order or (H, W),
+            uint8; or a tensor (1, C, H, W) with values 0..255 in the model's
+            own channel order. The size must be the model's.
         feature (Feature): The image input.
 
     Returns:
@@ -35,12 +72,13 @@ def to_tensor(value: Any, feature: Feature) -> Tensor:
         order.
 
     Raises:
-        ProgramError: If the type, the dtype or the size does not fit.
+        ProgramError: If the type, the mode, the dtype or the size does not
+            fit.
     """
     if isinstance(value, Tensor):
         return _check_shape(value, feature).float()
     if isinstance(value, Image.Image):
-        value = np.asarray(value.convert(_MODES[feature.color_layout or '']))
+        value = np.asarray(upright(value, _MODES[feature.color_layout or '']))
     elif not isinstance(value, np.ndarray):
         raise ProgramError(
             f'image {feature.name!r} is a {type(value).__name__}; allowed: '

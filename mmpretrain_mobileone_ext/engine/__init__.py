@@ -1,5 +1,5 @@
 """What happens around a run: safe loading, the deploy switch, provenance."""
-from . import schemes  # noqa: F401
+from . import heic_loading, schemes  # noqa: F401
 from .bn_recalibration_hook import BNRecalibrationHook
 from .class_names_hook import ClassNamesHook
 from .coreml_export_hook import CoreMLExportHook

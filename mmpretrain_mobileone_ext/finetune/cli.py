@@ -16,8 +16,11 @@ from ..report import forms_table
 from ..tool_parser import ToolParser
 from ..train_to_phone import TrainToPhone
 from ..work_dir import RunRecord, sole_use, text_hash
+from .contents import print_folder
 from .folder import ImageFolder, read_folder
-from .settings import finetune_config
+from .image_check import check_images
+from .rehearsal import rehearse
+from .settings import check_recipe, finetune_config, has_switch, length
 
 #: The config of a run, in its work dir.
 CONFIG = 'finetune.py'
@@ -67,7 +70,6 @@ def run(argv: Optional[Sequence[str]] = None) -> Path:
             dir is in use or holds another run, or a step failed.
     """
     args = parser().parse_args(argv)
-    folder = read_folder(args.data, args.holdout)
     recipe = Config.fromfile(args.config)
     if args.cfg_options:
         recipe.merge_from_dict(args.cfg_options)
@@ -76,6 +78,12 @@ def run(argv: Optional[Sequence[str]] = None) -> Path:
     for path in (args.data.resolve(), work_dir.resolve()):
         _check_path(path)
     console = PlainConsole()
+    check_recipe(recipe)
+    if not args.force:
+        _refuse_finished(work_dir)
+    folder = read_folder(
+        args.data, args.holdout, check=lambda paths: check_images(
+            recipe, args.data, paths, console))
     with sole_use(work_dir, console):
         asked = _asked(args, recipe, folder)
         record = None if args.force else _interrupted(work_dir, asked)
@@ -83,9 +91,15 @@ def run(argv: Optional[Sequence[str]] = None) -> Path:
         cfg = finetune_config(recipe, folder, work_dir, weights=args.weights,
                               frozen_stages=args.frozen_stages,
                               epochs=args.epochs)
+        print_folder(folder, work_dir, console)
+        console.print(_summary(folder, cfg))
+        if not has_switch(recipe):
+            console.print('the recipe does not fold its network: '
+                          'DeploySwitchHook is added')
+        if record is None:
+            rehearse(cfg, work_dir / 'model.mlpackage')
         record = record or RunRecord.begin(work_dir, asked)
         write_whole(config, lambda made: cfg.dump(made))
-        console.print(_summary(folder, cfg))
         steps = TrainToPhone(config, work_dir, record, console)
         console.print(forms_table(steps.run(), f'{args.data}: test images'))
     return steps.package
@@ -97,7 +111,8 @@ def _asked(args: argparse.Namespace, recipe: Config,
     return dict(
         recipe=text_hash(str(recipe.to_dict())),
         images=text_hash(repr((folder.root.resolve(), folder.classes,
-                               folder.train, folder.test))),
+                               folder.train, folder.test,
+                               folder.skipped))),
         weights=str(args.weights),
         frozen_stages=str(args.frozen_stages),
         epochs=str(args.epochs))
@@ -109,16 +124,25 @@ def _interrupted(work_dir: Path, asked: dict[str, str]) -> Optional[RunRecord]:
     Raises:
         MobileOneExtError: another or a finished run is there.
     """
+    _refuse_finished(work_dir)
     found = RunRecord.read(work_dir)
-    if found and found.goes_on(asked):
-        return found
-    if not found and not (work_dir / CONFIG).exists():
-        return None
-    which = 'an earlier run'
-    if found:
-        which += found.differs_by(asked) or ', which is finished'
-    raise MobileOneExtError(f'{work_dir} holds {which}; choose another '
-                            '--work-dir or give --force')
+    if found and not found.goes_on(asked):
+        raise _holds(work_dir, found.differs_by(asked))
+    return found
+
+
+def _refuse_finished(work_dir: Path) -> None:
+    """Before minutes are spent on images."""
+    found = RunRecord.read(work_dir)
+    if found and found.finished:
+        raise _holds(work_dir, ', which is finished')
+    if not found and (work_dir / CONFIG).exists():
+        raise _holds(work_dir, '')
+
+
+def _holds(work_dir: Path, which: str) -> MobileOneExtError:
+    return MobileOneExtError(f'{work_dir} holds an earlier run{which}; '
+                             'choose another --work-dir or give --force')
 
 
 def _check_path(path: Path) -> None:
@@ -134,5 +158,5 @@ def _summary(folder: ImageFolder, cfg: Config) -> str:
     split = 'set aside' if folder.held_out else 'of its own'
     return (f'{folder.root}: {len(folder.classes)} classes, '
             f'{len(folder.train)} images to train on, {len(folder.test)} '
-            f'{split} to test on; {cfg.train_cfg.max_epochs} epochs from '
+            f'{split} to test on; {length(cfg)} from '
             f'{cfg.get("load_from") or "random weights"}')

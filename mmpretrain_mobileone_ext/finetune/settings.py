@@ -7,11 +7,13 @@ from typing import Any, Optional
 
 from mmengine.config import Config
 
+from ..coreml.preprocess import step_name
 from ..errors import MobileOneExtError
+from .fit_classes import set_classes
+from .fit_data import SPLITS, check_data, set_data
 from .folder import ImageFolder
-from .image_list import image_list
 
-_SPLITS = ('train', 'val', 'test')
+_SWITCH, _LAST_STAGE = 'DeploySwitchHook', 'after_train'
 
 
 def finetune_config(recipe: Config, folder: ImageFolder, work_dir: Path, *,
@@ -21,7 +23,9 @@ def finetune_config(recipe: Config, folder: ImageFolder, work_dir: Path, *,
     """The recipe's config, made to train on ``folder``.
 
     Writes ``train.txt`` and ``test.txt`` into ``work_dir``: the images with
-    their labels, so that every later run sees the same split.
+    their labels, so that every later run sees the same split. The run ends
+    with the folded file: ``DeploySwitchHook`` is added where the recipe has
+    none.
 
     Args:
         recipe: any classification config with an image backbone; it is left
@@ -37,9 +41,10 @@ def finetune_config(recipe: Config, folder: ImageFolder, work_dir: Path, *,
         MobileOneExtError: the recipe lacks what has to be set.
     """
     cfg = copy.deepcopy(recipe)
-    _check(cfg)
-    _set_data(cfg, folder, work_dir)
-    _set_classes(cfg, len(folder.classes))
+    check_recipe(cfg)
+    set_data(cfg, folder, work_dir)
+    set_classes(cfg, len(folder.classes))
+    _set_switch(cfg)
     if weights is not None:
         cfg.load_from = weights
     if frozen_stages is not None:
@@ -49,53 +54,62 @@ def finetune_config(recipe: Config, folder: ImageFolder, work_dir: Path, *,
     return cfg
 
 
-def _check(cfg: Config) -> None:
-    lacking = [f'{s}_dataloader' for s in _SPLITS
-               if not cfg.get(f'{s}_dataloader')]
+def check_recipe(cfg: Config) -> None:
+    """Refuse a config that no image folder can be fine-tuned with.
+
+    Raises:
+        MobileOneExtError: names what it lacks, or what does not fit.
+    """
+    lacking = [f'{split}_{part}' for split in SPLITS
+               for part in ('dataloader', 'evaluator')
+               if (split, part) != ('train', 'evaluator')
+               and not cfg.get(f'{split}_{part}')]
+    lacking += [] if cfg.get('train_cfg') else ['train_cfg']
     model = cfg.get('model') or {}
     lacking += [f'model.{part}' for part in ('backbone', 'head')
                 if not isinstance(model.get(part), dict)]
     if lacking:
         raise MobileOneExtError(f'{cfg.filename}: no recipe to fine-tune '
                                 f'with, it lacks {", ".join(lacking)}')
+    check_data(cfg)
+    saving = (cfg.get('default_hooks') or {}).get('checkpoint', {})
+    if saving is None or saving.get('save_last') is False:
+        raise MobileOneExtError(
+            f'{cfg.filename}: default_hooks.checkpoint does not save the '
+            'last checkpoint, which is the one to export')
 
 
-def _set_data(cfg: Config, folder: ImageFolder, work_dir: Path) -> None:
-    lists = {name: (work_dir / f'{name}.txt').resolve()
-             for name in ('train', 'test')}
-    for name, path in lists.items():
-        path.write_bytes(image_list(getattr(folder, name)))
-    for split in _SPLITS:
-        loader = cfg[f'{split}_dataloader']
-        loader.dataset = dict(
-            type='CustomDataset',
-            data_root='',
-            data_prefix=str(folder.root.resolve()),
-            ann_file=str(lists['train' if split == 'train' else 'test']),
-            metainfo=dict(classes=list(folder.classes)),
-            pipeline=_pipeline(loader.dataset))
+def length(cfg: Config) -> str:
+    """How long a config trains, in words."""
+    epochs = cfg.train_cfg.get('max_epochs')
+    if epochs is None:
+        return f'{cfg.train_cfg.get("max_iters")} iterations'
+    return f'{epochs} epochs'
 
 
-def _pipeline(dataset: Any) -> Any:
-    while 'pipeline' not in dataset and 'dataset' in dataset:
-        dataset = dataset['dataset']
-    return dataset['pipeline']
+def has_switch(cfg: Config) -> bool:
+    """Whether a run of a config writes the folded file."""
+    return any(_folds(hook) for hook in _switches(cfg))
 
 
-def _set_classes(cfg: Config, count: int) -> None:
-    cfg.model.head.num_classes = count
-    for holder in (cfg, cfg.model):
-        if isinstance(holder.get('data_preprocessor'), dict):
-            holder['data_preprocessor']['num_classes'] = count
-    scored = [cfg.model.head]
-    for split in ('val', 'test'):
-        given = cfg[f'{split}_evaluator']
-        scored += given if isinstance(given, (list, tuple)) else [given]
-    for part in scored:
-        if 'topk' in part:
-            ranks = part['topk']
-            ranks = [ranks] if isinstance(ranks, int) else ranks
-            part['topk'] = tuple(k for k in ranks if k <= count)
+def _switches(cfg: Config) -> list[Any]:
+    hooks = [*(cfg.get('custom_hooks') or ()),
+             *(cfg.get('default_hooks') or {}).values()]
+    return [h for h in hooks if h and step_name(h) == _SWITCH]
+
+
+def _folds(hook: Any) -> bool:
+    return _LAST_STAGE in hook.get('when', (_LAST_STAGE, ))
+
+
+def _set_switch(cfg: Config) -> None:
+    found = _switches(cfg)
+    if not found:
+        cfg.custom_hooks = [
+            *(cfg.get('custom_hooks') or ()),
+            dict(type=_SWITCH, when=('val', _LAST_STAGE))]
+    elif not _folds(found[0]):
+        found[0]['when'] = (*found[0]['when'], _LAST_STAGE)
 
 
 def _set_epochs(cfg: Config, epochs: int) -> None:
@@ -103,10 +117,11 @@ def _set_epochs(cfg: Config, epochs: int) -> None:
     if before is None or epochs < 1:
         raise MobileOneExtError(
             f'epochs={epochs} must be 1 or more' if before else
-            f'{cfg.filename} does not count in epochs; set its train_cfg')
+            f'{cfg.filename} counts in iterations, not in epochs; give '
+            '--cfg-options train_cfg.max_iters=N')
     cfg.train_cfg.max_epochs = epochs
     schedules = cfg.get('param_scheduler') or []
-    schedules = schedules if isinstance(schedules, list) else [schedules]
+    schedules = [schedules] if isinstance(schedules, dict) else schedules
     for schedule in schedules:
         _stretch(schedule, epochs, before)
     # What has no epoch left goes: the warm-up may last all of a short run.

@@ -10,8 +10,9 @@ from typing import Any, Optional, Union
 import numpy as np
 from PIL import Image, PngImagePlugin
 
-from ...errors import ExportError
+from ...errors import ExportError, ProgramError
 from ...parity import TOLERANCES, Tolerance
+from ..images import upright
 from ..runtime import load_program
 from .facts import ModelFacts
 from .photos import prepare_photo
@@ -129,7 +130,10 @@ def _pixels(image: Any, facts: ModelFacts, index: int) -> np.ndarray:
         raise ExportError(f'image {index} is a {type(image).__name__}; '
                           'allowed: PIL image or uint8 array')
     mode = 'L' if facts.layout == 'grayscale' else 'RGB'
-    return np.array(image if image.mode == mode else image.convert(mode))
+    try:
+        return np.array(upright(image, mode))
+    except ProgramError as error:
+        raise ExportError(f'image {index}: {error}') from error
 
 
 def _photo(pixels: np.ndarray, facts: ModelFacts,
