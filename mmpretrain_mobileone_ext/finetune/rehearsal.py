@@ -1,4 +1,4 @@
-"""All steps of a run on two images, before hours of training."""
+"""The steps of a run on two images, before hours of training."""
 from __future__ import annotations
 
 import copy
@@ -29,7 +29,7 @@ _OF_WORKERS = ('persistent_workers', 'prefetch_factor', 'timeout',
 
 
 def rehearse(cfg: Config, package: Path) -> None:
-    """Train, score and prepare the export of an untrained network.
+    """Prepare the export of an untrained network, train and score it.
 
     It takes seconds. Nothing is converted or written.
 
@@ -44,12 +44,13 @@ def rehearse(cfg: Config, package: Path) -> None:
         with _step(cfg, 'the model cannot be built'):
             model = _built(cfg)
         _check_foldable(cfg, model)
+        # First, since it says best what is wrong with a network.
+        with _step(cfg, 'the network could not be exported'):
+            _prepare_export(cfg, model, package)
         with _step(cfg, 'a training step fails'):
             _train(cfg, model)
         with _step(cfg, 'the test fails'):
             _score(cfg, model)
-        with _step(cfg, 'the network could not be exported'):
-            _prepare_export(cfg, model, package)
 
 
 @contextmanager

@@ -6,6 +6,7 @@ import pytest
 from hostile_text import NAMES, RUNS
 from mmengine.config import Config
 from mmpretrain.registry import DATASETS
+from PIL import Image
 
 from mmpretrain_mobileone_ext.config_scope import MIM
 from mmpretrain_mobileone_ext.errors import MobileOneExtError
@@ -38,7 +39,8 @@ def folder_of(root, names):
     for name in names:
         (root / name).mkdir(parents=True)
         for index in range(2):
-            (root / name / f'{index} {name[:50]}.png').write_bytes(b'')
+            Image.new('RGB', (32, 32)).save(
+                root / name / f'{index} {name[:50]}.png')
     return root
 
 

@@ -29,11 +29,16 @@ class Scene:
         self.seen = []
         self.do = self.kill
         monkeypatch.setattr(TrainToPhone, 'run', lambda steps: self.do(steps))
+        self.rehearsed = 0
+        monkeypatch.setattr(cli, 'rehearse', self.rehearse)
 
     def add(self, path):
         file = self.data / f'{path}.png'
         file.parent.mkdir(parents=True, exist_ok=True)
         Image.new('L', (8, 8)).save(file)
+
+    def rehearse(self, cfg, package):
+        self.rehearsed += 1
 
     def kill(self, steps):
         self.seen.append(steps.record.done)
@@ -65,6 +70,7 @@ def test_an_interrupted_run_goes_on(scene):
     interrupt(scene, '--epochs', '3')
     interrupt(scene, '--epochs', '3')
     assert scene.seen == [(), ('step 1',)]
+    assert scene.rehearsed == 1
 
 
 def test_mmengine_writes_a_config_over_ours(scene):
@@ -85,6 +91,20 @@ def test_another_run_is_not_mixed_in(scene):
                       *args)
     scene.add('cat/3')
     scene.refused('holds an earlier run with other images')
+
+
+def test_what_is_skipped_belongs_to_a_run(scene):
+    interrupt(scene)
+    (scene.data / 'cat/broken.png').write_bytes(b'<html>')
+    scene.refused('holds an earlier run with other images')
+
+
+def test_a_finished_run_is_refused_before_images_are_opened(
+        scene, monkeypatch):
+    scene.do = scene.finish
+    scene.go()
+    monkeypatch.setattr(cli, 'read_folder', None)
+    scene.refused('which is finished')
 
 
 def test_a_finished_run_stays(scene):

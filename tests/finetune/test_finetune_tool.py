@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 from hostile_text import RUNS
+from PIL import Image
 
 from mmpretrain_mobileone_ext.coreml import load_program
 from mmpretrain_mobileone_ext.demo_data import write_digits
@@ -54,6 +55,54 @@ def test_digits_from_the_stem_of_another_run(tmp_path):
     again = tool('finetune.py', few, '--config', CONFIG, '--work-dir',
                  tmp_path / 'work', code=2)
     assert re.search(r'error: .*holds an earlier run', again)
+
+
+#: In iterations, on two data sets, one of them repeated, and unfolded.
+ITERATIONS = """
+_base_ = {base!r}
+part = dict(_scope_='mmpretrain', type='RepeatDataset', times=2,
+            dataset=_base_.train_dataloader.dataset)
+train_dataloader = dict(dataset=dict(
+    _delete_=True, type='ConcatDataset', datasets=[part, part]))
+train_cfg = dict(
+    _delete_=True, by_epoch=False, max_iters=24, val_interval=12)
+param_scheduler = [dict(type='ConstantLR', by_epoch=False, factor=1.0)]
+default_hooks = dict(checkpoint=dict(by_epoch=False, interval=12))
+custom_hooks = []
+model = dict(head=dict(topk=(5, )))
+val_evaluator = dict(topk=(5, ))
+test_evaluator = dict(topk=(5, ))
+"""
+
+
+@pytest.mark.slow
+def test_a_folder_and_a_recipe_as_people_have_them(tmp_path):
+    digits = write_digits(tmp_path / 'digits')
+    for split, source, count in (('Training', 'train', 40),
+                                 ('Testing', 'test', 10)):
+        for name in ('0', '1'):
+            folder = tmp_path / 'data' / split / f'a {name}'
+            folder.mkdir(parents=True)
+            for image in sorted((digits / source / name).iterdir())[:count]:
+                Image.open(image).save(
+                    folder / f'{image.stem}.webp', lossless=True)
+    (tmp_path / 'data/Training/a 0/page.jpg').write_text('<html>')
+    (tmp_path / 'data/Training/a 0/._0.jpg').write_text('x')
+    recipe = tmp_path / 'recipe.py'
+    recipe.write_text(ITERATIONS.format(base=str(CONFIG)))
+    out = tool('finetune.py', tmp_path / 'data', '--config', recipe,
+               '--work-dir', tmp_path / 'work', '--cfg-options',
+               'load_from=None', 'train_dataloader.batch_size=16')
+    assert '24 iterations' in out
+    assert 'DeploySwitchHook is added' in out
+    assert 'Training/a 0/page.jpg: no image but a web page' in out
+    program = load_program(tmp_path / 'work/model.mlpackage')
+    assert list(program.classes) == ['a 0', 'a 1']
+    forms = json.loads((tmp_path / 'work/forms.json').read_text())
+    assert [f['num_images'] for f in forms] == [20, 20, 20]
+    dumped = (tmp_path / 'work/finetune.py').read_text()
+    assert 'RepeatDataset' in dumped
+    assert 'ConcatDataset' not in dumped
 
 
 @pytest.mark.slow

@@ -1,6 +1,7 @@
 """Every file of a folder is opened, and none is dropped without a word."""
 import csv
 import io
+import re
 import sys
 from types import SimpleNamespace
 
@@ -98,7 +99,7 @@ def test_a_class_left_with_nothing_is_refused(root):
     (root / 'eel').mkdir()
     (root / 'eel' / '1.jpg').write_bytes(b'<html>')
     with pytest.raises(MobileOneExtError,
-                       match='eel holds no image that can be read.*web page'):
+                       match=r'eel holds no image that can be read.*web page'):
         read(root)
     (root / 'eel' / '1.jpg').write_bytes(GOOD['a.jpg'])
     with pytest.raises(MobileOneExtError, match='eel has 1 image'):
@@ -115,7 +116,7 @@ def test_a_loader_that_yields_several_kinds_is_refused(root):
     Image.new('L', (8, 8)).save(gray, 'PNG')
     (root / 'cat' / 'gray.png').write_bytes(gray.getvalue())
     with pytest.raises(MobileOneExtError,
-                       match='1 in cat/gray.png, 3 in .*color_type'):
+                       match=r'1 in cat/gray\.png, 3 in .*color_type'):
         read(root, recipe)
 
 
@@ -133,9 +134,7 @@ def test_counts_reasons_and_files_are_shown(root, tmp_path):
         rows = list(csv.reader(file))
     assert rows[0] == ['path', 'reason']
     assert len(rows) == 9
-    assert [line.split()[1::2] for line in shown.splitlines()
-            if line.startswith(('│ cat', '│ dog'))] == [
-        ['cat', '7', '2'], ['dog', '7', '2']] or '│' not in shown
+    assert re.search(r'cat\D+7\D+2\D+dog\D+7\D+2\D+', shown)
 
 
 def test_without_the_decoder_heic_is_skipped_by_name(root, monkeypatch):
