@@ -8,6 +8,13 @@ custom_imports = dict(
     ],
     allow_failed_imports=False)
 
+# Without the scope that mmengine notes in what it inherits from another
+# package: MMPretrain's tools hand these options on to the class.
+visualizer = dict(
+    _delete_=True,
+    type='UniversalVisualizer',
+    vis_backends=[dict(type='LocalVisBackend')])
+
 default_hooks = dict(checkpoint=dict(save_best='auto', max_keep_ckpts=2))
 
 # MobileOne is small enough to be trained on CPUs, where nccl is missing and

@@ -14,7 +14,14 @@ from typing import Any, Dict, Iterable, List, Optional
 from .diagnosis import Facts
 from .versions import canonical, read_matrix, requirement
 
-MATRIX = Path(__file__).resolve().parents[1] / '.mim/requirements-tested.txt'
+_PACKAGE = Path(__file__).resolve().parents[1]
+#: In an install under ``.mim``, as are configs; in a clone, whose ``.mim`` may
+#: hold links that are none, in the root.
+MATRIX = next(
+    (home / 'requirements-tested.txt'
+     for home in (_PACKAGE / '.mim', _PACKAGE.parent)
+     if (home / 'configs').is_dir()),
+    _PACKAGE / '.mim/requirements-tested.txt')
 #: Both own the module ``mmcv``.
 MMCV = ('mmcv', 'mmcv-lite')
 _CHECKED = (*MMCV, 'mmengine', 'mmpretrain')

@@ -55,9 +55,8 @@ def _step(title: str) -> Iterator[None]:
 def _config() -> Any:
     from mmengine.config import Config
 
-    import mmpretrain_mobileone_ext as package
-    return Config.fromfile(
-        str(Path(package.__file__).parent / '.mim/configs' / _CONFIG))
+    from mmpretrain_mobileone_ext.config_scope import MIM
+    return Config.fromfile(str(MIM / 'configs' / _CONFIG))
 
 
 def _trained(images: Any) -> Any:

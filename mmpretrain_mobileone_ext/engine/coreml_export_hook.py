@@ -28,6 +28,7 @@ from .coreml_run_export import check_exportable, export_once, figures
 from .deploy_hook import DeploySwitchHook
 from .hook_order import check_order
 from .run_checkpoints import best_checkpoints, last_checkpoint, spare_others
+from .schedule_preview import leaves_preview
 
 _WHICH = ('best', 'last', 'both')
 _STEM = '{checkpoint}'
@@ -105,6 +106,10 @@ class CoreMLExportHook(Hook):
         self._group: Any = None
         with TemporaryDirectory() as folder:
             self._options_of(Path(folder), 'checkpoint')
+
+    def before_run(self, runner) -> None:
+        """Leave a run that has no network to export."""
+        leaves_preview(self, runner)
 
     def before_train(self, runner) -> None:
         """Refuse what could only fail after training."""

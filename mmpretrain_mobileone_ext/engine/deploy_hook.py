@@ -19,6 +19,7 @@ from ..parity import fold_tolerance
 from .deploy_file import deploy_path, unwrap, write_deploy_file
 from .hook_order import check_order
 from .run_checkpoints import kept_checkpoints, place_beside, spare_others
+from .schedule_preview import leaves_preview
 
 _STAGES = ('val', 'test', 'after_train')
 _SAMPLES = 32  # images compared per run and epoch
@@ -67,6 +68,8 @@ class DeploySwitchHook(Hook):
 
     def before_run(self, runner) -> None:
         """Refuse a model or an order in which the hook cannot work."""
+        if leaves_preview(self, runner):
+            return
         check_order(runner.hooks, self, after=[EMAHook],
                     before=[CheckpointHook])
         model = unwrap(runner.model)

@@ -16,6 +16,7 @@ from ..option_checks import number
 from .deploy_file import unwrap
 from .live_pipeline import LivePipeline
 from .regularization_plan import Phase, Plan, read_phases, strength_for
+from .schedule_preview import leaves_preview
 
 #: mmpretrain's steps for S2 to S4 (epochs 37 and 112 of 300), as shares.
 _PHASES = (
@@ -68,6 +69,10 @@ class DynamicRegularizationHook(Hook):
         self.strength = strength
         self.phases = read_phases(phases)
         self._scalars: dict[str, float] = {}
+
+    def before_run(self, runner) -> None:
+        """Leave a run that has no images."""
+        leaves_preview(self, runner)
 
     def before_train(self, runner) -> None:
         """Find what has to be changed; refuses where it is not there."""

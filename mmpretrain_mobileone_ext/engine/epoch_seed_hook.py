@@ -12,6 +12,8 @@ from mmengine.dist import broadcast_object_list, get_rank
 from mmengine.hooks import Hook
 from mmengine.registry import HOOKS
 
+from .schedule_preview import leaves_preview
+
 #: A prime beyond the ranks and workers of any run, so that no two meet.
 _STRIDE = 1_000_003
 _SEEDS = 2**31
@@ -37,6 +39,10 @@ class EpochSeedHook(Hook):
 
     # Before any hook that draws numbers.
     priority = 'VERY_HIGH'
+
+    def before_run(self, runner) -> None:
+        """Leave a run that has no images to draw."""
+        leaves_preview(self, runner)
 
     def before_train(self, runner) -> None:
         """Agree on the seed of rank 0, the one that is saved."""

@@ -9,6 +9,7 @@ from mmengine.hooks import Hook
 from mmengine.registry import HOOKS
 
 from ..option_checks import integer
+from .schedule_preview import leaves_preview
 
 
 @HOOKS.register_module()
@@ -37,6 +38,10 @@ class TrainThroughputHook(Hook):
         self.warmup = integer('TrainThroughputHook: warmup', warmup)
         self._images = 0
         self._start = 0.0
+
+    def before_run(self, runner) -> None:
+        """Leave a run that has no images to count."""
+        leaves_preview(self, runner)
 
     def before_train_epoch(self, runner) -> None:
         """Start counting anew."""
