@@ -11,7 +11,7 @@ READY := $(VENV)/.mobileone-ext-ready
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 PIN := $(addprefix -c ,$(CONSTRAINTS))
 
-.PHONY: demo test test-slow lint check clean
+.PHONY: demo test test-slow test-kernels lint check clean
 
 demo: $(READY)
 	$(BIN)/python tools/demo.py --dataset $(DATASET)
@@ -22,11 +22,18 @@ test: $(READY)
 test-slow: $(READY)
 	$(BIN)/python -m pytest -n 2 --dist loadfile -m slow
 
+# Once more where torch and oneDNN choose other kernels, as on another CPU.
+test-kernels: $(READY)
+	ATEN_CPU_CAPABILITY=default ONEDNN_MAX_CPU_ISA=SSE41 \
+		$(BIN)/python -m pytest -n 2 --dist loadfile -m 'not slow' \
+		tests/models/online tests/coreml/test_export*.py \
+		tests/coreml/test_networks.py
+
 lint: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 
-check: lint test test-slow
+check: lint test test-slow test-kernels
 
 $(READY): setup.py $(CONSTRAINTS)
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)

@@ -37,7 +37,7 @@ class BuildWithConfigs(build_py):
 
 def version() -> str:
     scope: dict = {}
-    exec((ROOT / PACKAGE / 'version.py').read_text(), scope)
+    exec((ROOT / PACKAGE / 'version.py').read_text('utf-8'), scope)
     return scope['__version__']
 
 

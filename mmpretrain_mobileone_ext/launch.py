@@ -1,7 +1,9 @@
 """What the command-line tools share: registration, quiet, one-line errors."""
 from __future__ import annotations
 
+import codecs
 import contextlib
+import locale
 import os
 import runpy
 import signal
@@ -12,6 +14,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from .config_scope import MIM
 from .errors import MobileOneExtError
 from .explain import Explanation, explain, where
 from .import_advice import TRACEBACK
@@ -44,6 +47,7 @@ def guarded(main: Callable[[], Any]) -> int:
         to come from outside, 1 after one of another library that a wrong
         argument or file may cause, 130 after Ctrl-C.
     """
+    _use_utf8()
     silence_known_noise()
     try:
         main()
@@ -59,6 +63,34 @@ def guarded(main: Callable[[], Any]) -> int:
             raise
         return _fail_outside(explained, error)
     return 0
+
+
+def _use_utf8() -> None:
+    """Start a tool again in Python's UTF-8 mode where the locale is another.
+
+    mmengine writes logs and notes in the locale's encoding, so that a folder
+    or a class with a name in another script would end the run. What is
+    printed keeps the terminal's encoding; what that lacks is escaped.
+    """
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, 'reconfigure'):
+            stream.reconfigure(errors='backslashreplace')
+    known = codecs.lookup(locale.getpreferredencoding(False)).name
+    # Where only a part of a program runs there is nothing to start again.
+    if known == 'utf-8' or os.name != 'posix' or not _is_tool():
+        return
+    encoding = sys.stdout.encoding or 'ascii'
+    # With Python's own options, which 3.9 does not know.
+    words = getattr(sys, 'orig_argv', ['', *sys.argv])[1:]
+    os.execve(sys.executable, [sys.executable, *words], {
+        **os.environ, 'PYTHONUTF8': '1',
+        'PYTHONIOENCODING': f'{encoding}:backslashreplace'})
+
+
+def _is_tool() -> bool:
+    file = getattr(sys.modules['__main__'], '__file__', None)
+    return file is not None and \
+        Path(file).resolve().parent == (MIM / 'tools').resolve()
 
 
 def _fail(error: object, code: int = 2) -> int:

@@ -18,6 +18,8 @@ from .errors import MobileOneExtError
 
 #: Spinning OpenMP threads starve the data loader where cores are few.
 _ENV = {'OMP_WAIT_POLICY': 'PASSIVE', 'PYTHONUNBUFFERED': '1'}
+#: As the log is read, whatever this process's terminal can show.
+_PRINTED = {'PYTHONIOENCODING': 'utf-8:backslashreplace'}
 _EPOCH = re.compile(r'(?:Epoch|Iter)\((train|test)\) +'
                     r'\[(\d+)?\]?\[? *(\d+)/ *(\d+)\]')
 
@@ -70,7 +72,7 @@ def _stream(command: Sequence[str], log: Path, title: str,
             ChildProcess(command, stdout=subprocess.PIPE,
                          stderr=subprocess.STDOUT, encoding='utf-8',
                          errors='replace',
-                         env={**_ENV, **os.environ}) as process:
+                         env={**_ENV, **os.environ, **_PRINTED}) as process:
         task = bar.add_task(title)
         for line in process.stdout or ():
             file.write(line)

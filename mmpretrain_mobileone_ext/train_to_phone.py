@@ -81,7 +81,7 @@ class TrainToPhone:
                    makes=note)
         if self.config.read_bytes() != asked:
             write_whole(self.config, lambda made: made.write_bytes(asked))
-        return Path(note.read_text().strip())
+        return Path(note.read_text('utf-8').strip())
 
     def _score(self, name: str, checkpoint: Path,
                *options: str) -> list[dict]:

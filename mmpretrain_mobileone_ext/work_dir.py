@@ -53,7 +53,7 @@ def sole_use(folder: Path, console: Console) -> Iterator[None]:
         lock.acquire(timeout=0)
         (folder / _HOLDER).write_text(
             f'process {os.getpid()} on {platform.node()}, since '
-            f'{time.strftime("%Y-%m-%d %H:%M:%S")}')
+            f'{time.strftime("%Y-%m-%d %H:%M:%S")}', 'utf-8')
     except Timeout:
         raise MobileOneExtError(
             f'{folder} is in use by {_holder(folder)}; wait for its end or '
@@ -72,7 +72,8 @@ def sole_use(folder: Path, console: Console) -> Iterator[None]:
 
 def _holder(folder: Path) -> str:
     try:
-        return (folder / _HOLDER).read_text() or 'another run'
+        return (folder / _HOLDER).read_text(
+            'utf-8', errors='replace') or 'another run'
     except OSError:
         return 'another run'
 
@@ -154,7 +155,9 @@ def last_checkpoint(folder: Path) -> Optional[Path]:
     what lies there may be of another run.
     """
     try:
-        noted = Path((folder / _LAST).read_text().strip()).name
+        # Its folder's name may be in another encoding, its own is ASCII.
+        noted = Path((folder / _LAST).read_text(
+            'utf-8', errors='replace').strip()).name
     except (OSError, ValueError):
         return None
     found = folder / noted if noted else _newest_checkpoint(folder)

@@ -15,12 +15,12 @@ def main() -> None:
     parser.add_argument(
         '--force', action='store_true', help='replace an existing file')
     args = parser.parse_args()
-    from mmengine.config import Config
     from mmpretrain import get_model
 
+    from mmpretrain_mobileone_ext.config_file import read_config
     from mmpretrain_mobileone_ext.engine.deploy_file import write_deploy_file
     from mmpretrain_mobileone_ext.outside_text import print_path
-    model = get_model(Config.fromfile(args.config))
+    model = get_model(read_config(args.config))
     print_path(
         write_deploy_file(
             model, args.checkpoint, args.out, force=args.force))

@@ -1,4 +1,4 @@
-# Matched to the µ0 of paper table 13: 0.57 M parameters and 68 M FLOPs, within
+# Matched to the μ0 of paper table 13: 0.57 M parameters and 68 M FLOPs, within
 # 1 %. The paper does not give its widths; these are ours: as deep as S0, the
 # widths that come closest and grow from stage to stage.
 _base_ = './mobileone-ext-s0_8xb32_in1k.py'

@@ -1,4 +1,4 @@
-# Matched to the µ1 of paper table 13, 0.98 M parameters and 139 M FLOPs, to
+# Matched to the μ1 of paper table 13, 0.98 M parameters and 139 M FLOPs, to
 # 1 %. The paper does not give its widths; these are ours: as deep as S0, the
 # widths that come closest and grow from stage to stage.
 _base_ = './mobileone-ext-s0_8xb32_in1k.py'

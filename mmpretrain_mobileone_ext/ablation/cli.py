@@ -6,8 +6,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Optional
 
-from mmengine.config import Config, DictAction
+from mmengine.config import DictAction
 
+from ..config_file import read_config
 from ..outside_text import PlainConsole
 from ..tool_parser import ToolParser
 from .grid import grid_from
@@ -50,7 +51,7 @@ def run(argv: Optional[Sequence[str]] = None) -> Path:
         MobileOneExtError: see ``grid_from`` and ``run_grid``.
     """
     args = parser().parse_args(argv)
-    config = Config.fromfile(args.config)
+    config = read_config(args.config)
     grid = grid_from(config.get('ablation'), args.vary, args.seeds)
     if args.cfg_options:
         config.merge_from_dict(args.cfg_options)

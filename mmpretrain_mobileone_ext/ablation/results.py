@@ -41,7 +41,7 @@ class TrialResult:
             MobileOneExtError: it is something else.
         """
         try:
-            return cls(**json.loads(path.read_text()))
+            return cls(**json.loads(path.read_text('utf-8')))
         except (ValueError, TypeError) as error:
             raise MobileOneExtError(f'{path} holds no result of a trial: '
                                     f'{error}') from error

@@ -146,6 +146,7 @@ def _result(job: _Job, sizes: tuple[int, int], title: str,
         step_s=median_step(job.folder),
         train_params=sizes[0],
         deploy_params=sizes[1])
-    write_whole(done, lambda made: made.write_text(result.to_json()))
+    write_whole(done, lambda made: made.write_text(
+        result.to_json(), 'utf-8'))
     console.print(f'{title}: {result.score:.2f} ({seconds:.0f} s)')
     return result

@@ -84,7 +84,7 @@ def _files(work_dir: Path) -> list[Path]:
 
 def _records(path: Path) -> Iterator[dict[str, Any]]:
     """All records of one start, in the order in which they were written."""
-    for line in path.read_text(errors='replace').splitlines():
+    for line in path.read_text('utf-8', errors='replace').splitlines():
         try:
             record = json.loads(line)
         except ValueError:

@@ -35,7 +35,7 @@ def write_fake_imagenet(root: Union[str, Path], images: int) -> Path:
     index = root / 'meta' / 'val.txt'
     lines = [f'{i:05d}.jpg {i * 7919 % CLASSES}\n' for i in range(images)]
     if index.exists():
-        if index.read_text() == ''.join(lines):
+        if index.read_text('utf-8') == ''.join(lines):
             return root
         raise SpecError(f'{root} holds another validation split; choose '
                         'another folder')
@@ -44,5 +44,5 @@ def write_fake_imagenet(root: Union[str, Path], images: int) -> Path:
     for i, line in enumerate(lines):
         pixels = random_images(1, _SIZE, seed=i)[0].byte().permute(1, 2, 0)
         Image.fromarray(pixels.numpy()).save(root / 'val' / line.split()[0])
-    index.write_text(''.join(lines))
+    index.write_text(''.join(lines), 'utf-8')
     return root

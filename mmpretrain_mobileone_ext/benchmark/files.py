@@ -54,4 +54,4 @@ def write_json(path: Path, document: dict[str, Any]) -> Path:
         MobileOneExtError: the disk refuses; an old file is then in place.
     """
     text = json.dumps(document, indent=2) + '\n'
-    return write_whole(path, lambda made: made.write_text(text))
+    return write_whole(path, lambda made: made.write_text(text, 'utf-8'))

@@ -53,7 +53,8 @@ def torch_threads(count: int) -> Iterator[None]:
 
 def _cpu_model() -> str:
     try:
-        lines = Path('/proc/cpuinfo').read_text().splitlines()
+        lines = Path('/proc/cpuinfo').read_text(
+            'utf-8', errors='replace').splitlines()
     except OSError:
         lines = []
     names = [x.split(':', 1)[1].strip() for x in lines

@@ -74,7 +74,7 @@ def _resident_peak(step: TrainingStep) -> Optional[int]:
     _give_back_free_memory()
     before = _status('VmRSS')
     try:
-        (_PROC / 'clear_refs').write_text('5')
+        (_PROC / 'clear_refs').write_text('5', 'utf-8')
     except OSError:
         return None
     step.run()
@@ -95,7 +95,7 @@ def _status(key: str) -> Optional[int]:
 
 def _kilobytes(path: Path, key: str) -> Optional[int]:
     try:
-        lines = path.read_text().splitlines()
+        lines = path.read_text('utf-8').splitlines()
     except OSError:
         return None
     found = [line.split()[1] for line in lines if line.startswith(f'{key}:')]
@@ -115,7 +115,7 @@ def free_bytes(device: str) -> Optional[int]:
 def _group_bytes() -> Optional[int]:
     """What a container's limit leaves (control groups, version 2)."""
     try:
-        limit, used = ((_GROUP / f'memory.{name}').read_text().strip()
+        limit, used = ((_GROUP / f'memory.{name}').read_text('utf-8').strip()
                        for name in ('max', 'current'))
         return int(limit) - int(used)
     except (OSError, ValueError):  # no group, or its limit is "max"

@@ -10,6 +10,7 @@ from mmengine.config import Config
 from mmpretrain import list_models
 from mmpretrain.apis import ModelHub
 
+from ..config_file import read_config
 from ..errors import SpecError
 from .published import Published, from_hub, from_paper
 
@@ -76,7 +77,7 @@ def _resolve(name: str) -> Entry:
 def _from_file(path: Path) -> Entry:
     if not path.is_file():
         raise SpecError(f'{path}: no such config file')
-    return _entry(path.stem, _model(Config.fromfile(path), path), str(path),
+    return _entry(path.stem, _model(read_config(path), path), str(path),
                   [])
 
 

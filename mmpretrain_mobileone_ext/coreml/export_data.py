@@ -2,7 +2,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Optional, Union
 
@@ -12,9 +12,16 @@ from mmpretrain.registry import DATASETS
 from torch import Tensor
 
 from ..class_names import ClassNames, data_set_names, names_of
+from ..config_file import unwrapped
 from ..errors import ExportError
 from .export_source import in_scope, one_line, untouched_rng
-from .preprocess import check_pipeline, data_order, pipeline_size, step_name
+from .preprocess import (
+    check_pipeline,
+    data_order,
+    pipeline_size,
+    resized,
+    type_name,
+)
 
 _CHUNK = 32
 _NOISE_IMAGES = 16
@@ -76,46 +83,40 @@ def open_split(cfg: Optional[Config], image_size: Optional[tuple[int, int]],
     if described is None and read:
         raise ExportError('the config has no test_dataloader; give '
                           '--verify-data none and the class labels')
-    inner = _innermost(described or {})
-    steps = _plain(inner.get('pipeline') or cfg.get('test_pipeline') or [])
-    check_pipeline(steps)
-    steps = _resized(steps, image_size)
-    kind = inner.get('type', '')
-    kind = kind if isinstance(kind, str) else kind.__name__
-    dataset = None
-    if read:
-        inner['pipeline'] = steps
-        dataset = _built(described, cfg)
+    parts = unwrapped(described or {})
+    for part in parts:
+        part['pipeline'] = _pipeline(part, cfg, image_size)
+    order = _common_order(parts)
+    dataset = _built(described, cfg) if read else None
     return TestSplit(
-        steps=tuple(steps),
+        steps=tuple(parts[0]['pipeline']),
         dataset=dataset,
-        names=_names(inner, dataset),
-        data_order=data_order(steps, kind))
+        names=_names(parts[0], dataset),
+        data_order=order)
 
 
-def _innermost(described: Any) -> Any:
-    """The data set inside wrappers; the first of several."""
-    while 'pipeline' not in described:
-        inner = described.get('dataset') or described.get('datasets')
-        if not inner:
-            break
-        described = inner[0] if isinstance(inner, list) else inner
-    return described
+def _pipeline(part: Any, cfg: Config,
+              size: Optional[tuple[int, int]]) -> list[dict]:
+    steps = [dict(step) for step in
+             part.get('pipeline') or cfg.get('test_pipeline') or []]
+    check_pipeline(steps)
+    return resized(steps, size)
 
 
-def _plain(steps: Sequence[Mapping[str, Any]]) -> list[dict]:
-    return [dict(step) for step in steps]
+def _common_order(parts: Sequence[Any]) -> Optional[str]:
+    """'RGB' or 'BGR' after the pipeline, None where it is not known.
 
-
-def _resized(steps: list[dict],
-             size: Optional[tuple[int, int]]) -> list[dict]:
-    if size is None or size == pipeline_size(steps):
-        return steps
-    packs = [i for i, s in enumerate(steps)
-             if step_name(s).startswith('Pack')]
-    at = packs[0] if packs else len(steps)
-    resize = dict(type='Resize', scale=(size[1], size[0]))
-    return [*steps[:at], resize, *steps[at:]]
+    Raises:
+        ExportError: data sets of one split disagree.
+    """
+    orders = [data_order(part['pipeline'], type_name(part)) for part in parts]
+    if len(set(orders)) > 1:
+        shown = ', '.join(f'{type_name(part)}: {order or "unknown"}'
+                          for part, order in zip(parts, orders))
+        raise ExportError('the data sets of the test split yield different '
+                          f'orders of channels ({shown}); give all the same '
+                          'pipeline')
+    return orders[0]
 
 
 def _built(described: Any, cfg: Config) -> Any:

@@ -22,6 +22,7 @@ from mmpretrain.registry import MODELS
 from torch import nn
 
 from ..class_names import checkpoint_names
+from ..config_file import read_config, types_by_name
 from ..engine.checkpoint import file_sha256
 from ..engine.download import shown
 from ..errors import CheckpointError, ExportError, MobileOneExtError
@@ -109,13 +110,18 @@ def _network(
             raise ExportError('cfg_options need a config, but a module is '
                               'given')
         # mmpretrain.get_model leaves its config in the module.
-        return (copy.deepcopy(config), getattr(config, '_config', None),
+        return (copy.deepcopy(config), _own_config(config),
                 type(config).__name__)
     cfg, name = _read_config(config, options)
     if loaded is None:
         raise ExportError(f'{name}: no checkpoint is given, and without '
                           'one the weights would be random')
     return _build(cfg, name, loaded), cfg, name
+
+
+def _own_config(model: nn.Module) -> Optional[Config]:
+    config = getattr(model, '_config', None)
+    return types_by_name(config) if isinstance(config, Config) else config
 
 
 @contextmanager
@@ -138,14 +144,14 @@ def one_line(error: BaseException, limit: int = 300) -> str:
 def _read_config(config: Union[PathLike, Config],
                  options: Optional[Mapping[str, Any]]) -> tuple[Config, str]:
     if isinstance(config, Config):
-        cfg = copy.deepcopy(config)
+        cfg = copy.deepcopy(types_by_name(config))
         path: Any = cfg.filename or 'config'
     else:
         path = config
         if not Path(path).is_file():
             raise ExportError(f'{path}: no such config file')
         try:
-            cfg = Config.fromfile(str(path))
+            cfg = read_config(path)
         # A config is a program: it may raise anything.
         except Exception as error:
             raise ExportError(f'{path}: not a readable config '

@@ -15,6 +15,8 @@ _ARRAY_ORDER = {'CIFAR10': 'RGB', 'CIFAR100': 'RGB'}
 #: Steps after which pixels are no integers 0 to 255 any more.
 _FLOAT_STEPS = ('Normalize', 'ToTensor', 'ConvertImageDtype',
                 'LinearTransformation')
+#: Steps from arrays to PIL images or tensors.
+_LEAVE_ARRAYS = ('ToPIL', 'NumpyToPIL', 'ToPILImage', 'PILToTensor')
 _SWAP = {'RGB': 'BGR', 'BGR': 'RGB'}
 
 
@@ -114,9 +116,13 @@ def _layout(channels: int, flips: bool,
 
 def step_name(step: Mapping[str, Any]) -> str:
     """``'mmpretrain.CenterCrop'`` -> ``'CenterCrop'``."""
-    kind = step.get('type', '')
-    text = kind if isinstance(kind, str) else getattr(kind, '__name__', '')
-    return text.split('/')[-1].split('.')[-1]
+    return type_name(step).split('/')[-1].split('.')[-1]
+
+
+def type_name(described: Mapping[str, Any]) -> str:
+    """The ``type`` of a step or a data set, a class or its name, as text."""
+    kind = described.get('type', '')
+    return kind if isinstance(kind, str) else getattr(kind, '__name__', '')
 
 
 def check_pipeline(steps: Sequence[Mapping[str, Any]]) -> None:
@@ -152,6 +158,34 @@ def data_order(steps: Sequence[Mapping[str, Any]],
     return order if order in _SWAP else None
 
 
+def resized(steps: Sequence[Mapping[str, Any]],
+            size: Optional[tuple[int, int]]) -> list[Any]:
+    """The steps with one at their end that resizes to (H, W), if needed.
+
+    It is torchvision's where images are PIL's or tensors by then.
+    """
+    if size is None or size == pipeline_size(steps):
+        return [*steps]
+    packs = [i for i, s in enumerate(steps)
+             if step_name(s).startswith('Pack')]
+    at = packs[0] if packs else len(steps)
+    resize = dict(type='Resize', scale=(size[1], size[0])) \
+        if _yields_arrays(steps[:at]) else \
+        dict(type='torchvision/Resize', size=list(size))
+    return [*steps[:at], resize, *steps[at:]]
+
+
+def _yields_arrays(steps: Sequence[Mapping[str, Any]]) -> bool:
+    found = True
+    for step in steps:
+        name = step_name(step)
+        if name in ('ToNumpy', 'PILToNumpy'):
+            found = True
+        elif name in _LEAVE_ARRAYS:
+            found = False
+    return found
+
+
 def pipeline_size(
         steps: Sequence[Mapping[str, Any]]) -> Optional[tuple[int, int]]:
     """(H, W) after a test pipeline, where its steps say it.
@@ -166,7 +200,7 @@ def pipeline_size(
 
 def _step_size(step: Mapping[str, Any]) -> Optional[tuple[int, int]]:
     name = step_name(step)
-    if 'torchvision/' in str(step.get('type', '')):
+    if 'torchvision/' in type_name(step):
         sizes = {'CenterCrop': 'size', 'Resize': 'size'}
         return _pair(step.get(sizes.get(name, '')))
     if name in ('CenterCrop', 'EfficientNetCenterCrop'):
@@ -179,6 +213,8 @@ def _step_size(step: Mapping[str, Any]) -> Optional[tuple[int, int]]:
 def _pair(value: Any) -> Optional[tuple[int, int]]:
     if isinstance(value, int):
         return value, value
+    if isinstance(value, (list, tuple)) and len(value) == 1:
+        return _pair(value[0])
     if isinstance(value, (list, tuple)) and len(value) == 2:
         return int(value[0]), int(value[1])
     return None

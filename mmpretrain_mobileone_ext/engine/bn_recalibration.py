@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.data import DataLoader
 
+from ..config_file import unwrapped
 from ..errors import SpecError
 from ..models.shielded_stats import shielded_stats
 from ..models.switch import branches_only
@@ -195,15 +196,8 @@ def training_loader(cfg: Mapping[str, Any], images: int,
 
 
 def _take_test_pipeline(loader: dict, test: Optional[Mapping]) -> None:
-    pipeline = None if test is None else _innermost(
-        test['dataset']).get('pipeline')
-    own = _innermost(loader['dataset'])
-    if pipeline is not None and 'pipeline' in own:
-        own['pipeline'] = copy.deepcopy(pipeline)
-
-
-def _innermost(dataset: Any) -> Any:
-    """The data set inside wrappers such as ``RepeatDataset``."""
-    while isinstance(dataset.get('dataset'), Mapping):
-        dataset = dataset['dataset']
-    return dataset
+    pipeline = None if test is None else unwrapped(
+        test['dataset'])[0].get('pipeline')
+    for own in unwrapped(loader['dataset']):
+        if pipeline is not None and 'pipeline' in own:
+            own['pipeline'] = copy.deepcopy(pipeline)

@@ -67,7 +67,8 @@ def export_once(cfg: Config, checkpoint: Path,
         result = run_export(cfg, checkpoint, options)
     entries[options.out.name] = dict(request=request, **figures(result))
     text = json.dumps(entries, indent=2) + '\n'
-    write_whole(record, lambda made: made.write_text(text), ExportError)
+    write_whole(record, lambda made: made.write_text(text, 'utf-8'),
+                ExportError)
     return result
 
 
@@ -112,7 +113,7 @@ def _exists(options: ExportOptions) -> bool:
 def _read(record: Path) -> dict[str, Mapping[str, Any]]:
     """A damaged record is none: the export is then repeated."""
     try:
-        found = json.loads(record.read_text())
+        found = json.loads(record.read_text('utf-8'))
     except (OSError, ValueError):
         return {}
     plain = isinstance(found, dict) and all(

@@ -20,7 +20,7 @@ def reset_peak(device: torch.device) -> None:
         torch.cuda.reset_peak_memory_stats(device)
         return
     try:
-        (_PROC / 'clear_refs').write_text('5')
+        (_PROC / 'clear_refs').write_text('5', 'utf-8')
     except OSError:
         return
 
@@ -30,7 +30,7 @@ def peak_bytes(device: torch.device) -> Optional[int]:
     if device.type == 'cuda':
         return torch.cuda.max_memory_allocated(device)
     try:
-        lines = (_PROC / 'status').read_text().splitlines()
+        lines = (_PROC / 'status').read_text('utf-8').splitlines()
     except OSError:
         lines = []
     found = [line.split()[1] for line in lines if line.startswith('VmHWM:')]

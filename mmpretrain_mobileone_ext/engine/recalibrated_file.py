@@ -11,6 +11,7 @@ from uuid import uuid4
 from mmengine.config import Config
 from mmengine.runner import Runner
 
+from ..config_file import read_config, types_by_name
 from ..errors import CheckpointError, MobileOneExtError, SpecError
 from ..option_checks import boolean, integer
 from ..progress import Steps
@@ -83,7 +84,8 @@ def recalibrate_checkpoint(config: Union[PathLike, Config],
         raise CheckpointError(f'{target}: the folder {target.parent} does '
                               'not exist; make it first')
     meta = load_checkpoint_file(source).get('meta', {})
-    cfg = config if isinstance(config, Config) else Config.fromfile(config)
+    cfg = types_by_name(config) if isinstance(config, Config) else \
+        read_config(config)
     if not cfg.get('test_dataloader') or not cfg.get('test_evaluator'):
         raise SpecError('the config has no test_dataloader and '
                         'test_evaluator; the result could not be verified')

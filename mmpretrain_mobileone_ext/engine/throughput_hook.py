@@ -195,4 +195,5 @@ def _write(runner, record: dict[str, Any]) -> None:
         f'{"unknown" if peak is None else f"{peak:.0f} MB"}')
     path = Path(runner.log_dir) / f'throughput_{record["stage"]}.json'
     text = json.dumps(record, indent=2) + '\n'
-    write_whole(path, partial(Path.write_text, data=text))
+    write_whole(path, partial(Path.write_text, data=text,
+                              encoding='utf-8'))

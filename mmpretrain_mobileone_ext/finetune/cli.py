@@ -9,6 +9,7 @@ from typing import Optional
 from mmengine.config import Config, DictAction
 
 from ..atomic_file import write_whole
+from ..config_file import read_config
 from ..config_scope import MIM
 from ..errors import MobileOneExtError
 from ..outside_text import PlainConsole
@@ -70,7 +71,7 @@ def run(argv: Optional[Sequence[str]] = None) -> Path:
             dir is in use or holds another run, or a step failed.
     """
     args = parser().parse_args(argv)
-    recipe = Config.fromfile(args.config)
+    recipe = read_config(args.config)
     if args.cfg_options:
         recipe.merge_from_dict(args.cfg_options)
     work_dir = args.work_dir or \

@@ -6,11 +6,11 @@ from pathlib import Path
 from typing import Any, Optional, Union
 
 import torch
-from mmengine.config import Config
 from mmpretrain.apis import ModelHub
 from torch import nn
 
 from ..atomic_file import write_whole
+from ..config_file import read_config
 from ..engine.checkpoint import (
     free_target,
     load_checkpoint_file,
@@ -159,7 +159,7 @@ def _build(name: str, found: Recognized, ours: dict) -> nn.Module:
     if name in PRESETS:
         backbone['arch'] = name
     else:
-        config = Config.fromfile(name) if name.endswith('.py') else \
+        config = read_config(name) if name.endswith('.py') else \
             ModelHub.get(name).config
         backbone = {**config.model.backbone, **backbone}
     net = ConfigurableMobileOne(
@@ -182,5 +182,5 @@ def _write(state: dict, to: str, target: Path, record: dict) -> Path:
     done = save_checkpoint_atomic(state, target)
     beside = target.with_name(f'{target.name}.provenance.json')
     write_whole(beside, lambda made: made.write_text(
-        json.dumps(record, indent=1) + '\n'), CheckpointError)
+        json.dumps(record, indent=1) + '\n', 'utf-8'), CheckpointError)
     return done

@@ -194,7 +194,8 @@ def write_comparison(rows: Sequence[ExporterRow], path: Path) -> Path:
         ExportError: the disk refuses.
     """
     text = json.dumps([asdict(row) for row in rows], indent=2) + '\n'
-    return write_whole(path, lambda made: made.write_text(text), ExportError)
+    return write_whole(path, lambda made: made.write_text(text, 'utf-8'),
+                       ExportError)
 
 
 def _percent(share: Optional[float]) -> Optional[float]:

@@ -32,7 +32,7 @@ def describe(made: Path, network: Network, scored: Scored,
         write_metadata(made, entries, standard, entries['preprocessing'])
     elif backend == 'ncnn':
         text = json.dumps(entries, indent=2, default=str)
-        (made / METADATA).write_text(text + '\n')
+        (made / METADATA).write_text(text + '\n', 'utf-8')
     else:
         _write_onnx(made, entries)
 

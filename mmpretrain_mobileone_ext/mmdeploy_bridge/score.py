@@ -197,7 +197,7 @@ def _ncnn(path: Path, deploy: DeployConfig) -> Opened:
                         ncnn.Mat(image.contiguous().numpy()).clone())
         return np.array(extractor.extract(net.output_names()[0])[1])
 
-    lines = (path / PARAM).read_text().splitlines()[2:]
+    lines = (path / PARAM).read_text('utf-8').splitlines()[2:]
     kinds = [line.split()[0] for line in lines if line.strip()]
     return Opened(
         run=lambda images: torch.from_numpy(np.stack([one(i) for i in images])

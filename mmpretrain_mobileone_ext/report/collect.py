@@ -21,7 +21,7 @@ from ..coreml.package_files import MANIFEST, package_files
 from ..coreml.preprocess import Preprocessing, read_preprocessing
 from ..coreml.program import read_program
 from ..engine.checkpoint import file_sha256, load_checkpoint_file
-from ..errors import ProgramError
+from ..errors import MobileOneExtError, ProgramError
 from ..option_checks import number
 from ..progress import Steps
 from .assemble import Network, Subject, assemble

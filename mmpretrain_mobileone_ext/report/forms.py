@@ -56,7 +56,8 @@ def forms_table(results: Sequence[FormResult],
 
 def write_forms_json(results: Sequence[FormResult], path: Path) -> Path:
     """Write results as a JSON list of objects with the fields above."""
-    path.write_text(json.dumps([asdict(r) for r in results], indent=2) + '\n')
+    text = json.dumps([asdict(r) for r in results], indent=2) + '\n'
+    path.write_text(text, encoding='utf-8')
     return path
 
 

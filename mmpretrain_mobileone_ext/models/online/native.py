@@ -159,7 +159,8 @@ def _key(start: Sequence[str]) -> str:
 def _processor() -> str:
     """What ``-march=native`` depends on."""
     try:
-        info = Path('/proc/cpuinfo').read_text(errors='replace')
+        info = Path('/proc/cpuinfo').read_text(
+            'utf-8', errors='replace')
     except OSError:
         return platform.processor() + platform.machine()
     return ''.join(line for line in info.splitlines()[:40]
