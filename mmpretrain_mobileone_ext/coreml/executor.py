@@ -127,7 +127,8 @@ class _Watch:
     ) -> Iterator[tuple[str, Tensor]]:
         """Yield (name, final value) of the results of one operation."""
         for name, half, result in zip(step.outputs, step.halves, results):
-            if self._record_range and result.is_floating_point():
+            measured = self._record_range and result.numel() > 0
+            if measured and result.is_floating_point():
                 peak = result.abs().amax()
                 _merge(self.stats['ranges'], step.name, peak, torch.maximum)
             if self._half and half and result.is_floating_point():
@@ -198,7 +199,24 @@ def _call(step: Step, values: Mapping[str, Tensor]) -> tuple[Tensor, ...]:
         raise ProgramError(
             f'operation {step.type!r} (named {step.name!r}) failed: {reason}'
         ) from error
-    return (result,) if isinstance(result, Tensor) else tuple(result)
+    results = (result,) if isinstance(result, Tensor) else tuple(result)
+    return _as_declared(step, results)
+
+
+def _as_declared(
+    step: Step, results: tuple[Tensor, ...]
+) -> tuple[Tensor, ...]:
+    """Results in the types the program declares.
+
+    Of an integer and a constant of floats (iOS 17) only the declaration
+    tells the type of the result; floats become integers by truncation.
+    """
+    if len(results) != len(step.dtypes):
+        return results
+    return tuple(
+        result if dtype is None else result.to(dtype)
+        for result, dtype in zip(results, step.dtypes)
+    )
 
 
 def _check_declared(step: Step, results: tuple[Tensor, ...]) -> None:

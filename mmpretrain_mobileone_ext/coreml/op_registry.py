@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from typing import Any, Callable, TypeVar
 
 from ..errors import ProgramError
@@ -14,9 +15,10 @@ OPS: dict[str, Callable[..., Any]] = {}
 def op(*names: str) -> Callable[[_Function], _Function]:
     """Register a function as the implementation of MIL operations.
 
-    The function takes the operation's parameters by their MIL names: data
-    as ``torch.Tensor``, compile-time constants as Python numbers, lists and
-    strings. It returns one tensor, or a tuple for several results.
+    The function takes the operation's parameters by their MIL names. Those
+    annotated as ``Tensor`` are data and arrive as such, constants or not;
+    other constants arrive as Python numbers, lists and strings. It returns
+    one tensor, or a tuple for several results.
 
     Args:
         *names (str): MIL operation types, e.g. ``'conv'``.
@@ -30,6 +32,18 @@ def op(*names: str) -> Callable[[_Function], _Function]:
         return function
 
     return register
+
+
+def data_parameters(op_type: str) -> frozenset[str]:
+    """Names of the parameters that an operation takes as tensors."""
+    parameters = inspect.signature(OPS[op_type]).parameters.values()
+    return frozenset(
+        p.name for p in parameters if str(p.annotation) in _TENSORS
+    )
+
+
+# Annotations are strings where a module postpones their evaluation.
+_TENSORS = ('Tensor', 'Optional[Tensor]', 'Sequence[Tensor]')
 
 
 def lookup(op_type: str, op_name: str) -> Callable[..., Any]:

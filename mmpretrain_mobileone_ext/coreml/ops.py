@@ -20,10 +20,11 @@ from . import (
     ops_space,
     ops_tensor,
 )
-from .op_registry import OPS, lookup, op
+from .op_registry import OPS, data_parameters, lookup, op
 
 __all__ = [
     'OPS',
+    'data_parameters',
     'implemented',
     'lookup',
     'op',

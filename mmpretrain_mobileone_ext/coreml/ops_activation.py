@@ -26,7 +26,11 @@ def relu6(x: Tensor) -> Tensor:
 
 @op('clamped_relu')
 def clamped_relu(x: Tensor, alpha: float, beta: float) -> Tensor:
-    """``min(beta, x)`` if ``x >= 0``, else ``min(beta, alpha * x)``."""
+    """``min(beta, x)`` if ``x >= 0``, else ``min(beta, alpha * x)``.
+
+    This is MIL's document; for ``beta < 0`` coremltools folds constants to
+    another value, ``min(beta, max(x, 0)) + min(beta, alpha * min(x, 0))``.
+    """
     return torch.clamp(torch.where(x >= 0, x, alpha * x), max=beta)
 
 
@@ -50,8 +54,8 @@ def elu(x: Tensor, alpha: float) -> Tensor:
 
 @op('thresholded_relu')
 def thresholded_relu(x: Tensor, alpha: float) -> Tensor:
-    """``x`` if ``x >= alpha``, else 0."""
-    return torch.where(x >= alpha, x, torch.zeros_like(x))
+    """``x`` if ``x >= alpha``, else 0; NaN stays NaN, as folded."""
+    return torch.where(x < alpha, torch.zeros_like(x), x)
 
 
 @op('linear_activation')

@@ -49,6 +49,9 @@ def resolve_pads(
     if pad_type == 'custom':
         both = list(pad or [0] * (2 * len(sizes)))
         return list(zip(both[::2], both[1::2]))
+    # Under ``same`` MIL's document gives the size of the result, and then
+    # pads that depend on the kernel only, which contradict it for strides.
+    # NeuralNetwork.proto (SamePadding) and the shapes in files decide.
     totals = [
         max(0, (math.ceil(size / stride) - 1) * stride + k - size)
         for size, k, stride in zip(sizes, kernel, strides)
@@ -162,7 +165,9 @@ def linear(
     x: Tensor, weight: Tensor, bias: Optional[Tensor] = None
 ) -> Tensor:
     """``x @ weight.T + bias``; ``weight`` is (D_out, D_in)."""
-    return F.linear(x, weight, bias)
+    kind = torch.promote_types(x.dtype, weight.dtype)
+    shift = None if bias is None else bias.to(kind)
+    return F.linear(x.to(kind), weight.to(kind), shift)
 
 
 @op('matmul')
@@ -172,7 +177,13 @@ def matmul(
     transpose_x: bool = False,
     transpose_y: bool = False,
 ) -> Tensor:
-    """Batched matrix product with NumPy broadcasting."""
+    """Batched matrix product with NumPy broadcasting.
+
+    An integer tensor times a constant of floats, or the reverse (iOS 17), is
+    computed in floats.
+    """
+    kind = torch.promote_types(x.dtype, y.dtype)
+    x, y = x.to(kind), y.to(kind)
     left = x.transpose(-1, -2) if transpose_x else x
     right = y.transpose(-1, -2) if transpose_y else y
     return torch.matmul(left, right)

@@ -21,11 +21,9 @@ _UNARY: dict[str, Callable[[Tensor], Tensor]] = {
     'cosh': torch.cosh,
     'erf': torch.erf,
     'exp': torch.exp,
-    'exp2': torch.exp2,
     'floor': torch.floor,
     'logical_not': torch.logical_not,
     'round': torch.round,
-    'sign': torch.sign,
     'sin': torch.sin,
     'sinh': torch.sinh,
     'sqrt': torch.sqrt,
@@ -34,10 +32,9 @@ _UNARY: dict[str, Callable[[Tensor], Tensor]] = {
     'tanh': torch.tanh,
 }
 
-_BINARY: dict[str, Callable[[Any, Any], Tensor]] = {
+_BINARY: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     'add': torch.add,
     'equal': torch.eq,
-    'floor_div': torch.floor_divide,
     'greater': torch.gt,
     'greater_equal': torch.ge,
     'less': torch.lt,
@@ -47,7 +44,6 @@ _BINARY: dict[str, Callable[[Any, Any], Tensor]] = {
     'logical_xor': torch.logical_xor,
     'maximum': torch.maximum,
     'minimum': torch.minimum,
-    'mod': torch.remainder,
     'mul': torch.mul,
     'not_equal': torch.ne,
     'pow': torch.pow,
@@ -68,11 +64,17 @@ _CASTS = {
 
 
 def _unary(function: Callable[[Tensor], Tensor]) -> Any:
-    return lambda x: function(x)
+    def unary(x: Tensor) -> Tensor:
+        return function(x)
+
+    return unary
 
 
-def _binary(function: Callable[[Any, Any], Tensor]) -> Any:
-    return lambda x, y: function(x, y)
+def _binary(function: Callable[[Tensor, Tensor], Tensor]) -> Any:
+    def binary(x: Tensor, y: Tensor) -> Tensor:
+        return function(x, y)
+
+    return binary
 
 
 for _name, _one in _UNARY.items():
@@ -83,15 +85,54 @@ for _name, _two in _BINARY.items():
 
 @op('real_div')
 def real_div(x: Tensor, y: Tensor) -> Tensor:
-    """``x / y`` of floating-point tensors.
+    """``x / y``; of two integer tensors without the fraction."""
+    if x.is_floating_point() or y.is_floating_point():
+        return torch.true_divide(x, y)
+    return torch.div(x.long(), y.long(), rounding_mode='trunc').int()
 
-    Raises:
-        ProgramError: If both are integer: MIL does not say how to round.
+
+@op('floor_div')
+def floor_div(x: Tensor, y: Tensor) -> Tensor:
+    """``x / y`` rounded down."""
+    return _of_wide(torch.floor_divide, x, y)
+
+
+@op('mod')
+def mod(x: Tensor, y: Tensor) -> Tensor:
+    """``x - y * floor(x / y)``, with the sign of ``y``."""
+    return _of_wide(torch.remainder, x, y)
+
+
+def _of_wide(
+    function: Callable[[Tensor, Tensor], Tensor], x: Tensor, y: Tensor
+) -> Tensor:
+    """Compute integers as int64.
+
+    The processor ends a program that divides the least int32 by -1.
     """
-    quotient = torch.true_divide(x, y)
-    if not (x.is_floating_point() or y.is_floating_point()):
-        raise ProgramError('real_div of two integer tensors is not defined')
-    return quotient
+    if x.is_floating_point() or y.is_floating_point():
+        return function(x, y)
+    return function(x.long(), y.long()).int()
+
+
+@op('exp2')
+def exp2(x: Tensor) -> Tensor:
+    """``2^x``; of an integer tensor without the fraction."""
+    return like(torch.exp2(x), x)
+
+
+@op('sign')
+def sign(x: Tensor) -> Tensor:
+    """1, -1, or 0 for 0; NaN, which is none of them, stays NaN."""
+    return torch.where(x.isnan(), x, torch.sign(x))
+
+
+def like(result: Tensor, x: Tensor) -> Tensor:
+    """A result in the dtype of ``x``, as MIL declares it.
+
+    Floats become integers by truncation; what is beyond int32 wraps.
+    """
+    return result if x.is_floating_point() else result.to(x.dtype)
 
 
 @op('inverse')

@@ -76,11 +76,18 @@ def local_response_norm(
     beta: float = 0.75,
     k: float = 1.0,
 ) -> Tensor:
-    """``x / (k + alpha / size * sum(x^2 of neighbors))^beta``."""
-    squares = x.square().movedim(1, -1)
+    """``x / (k + alpha / size * sum(x^2 of neighbors))^beta``.
+
+    Channels are the third dimension from the end. MIL's document says
+    (N, C, *D) of rank 3 or 4, which is the same for rank 4. At rank 3 the
+    values in Apple's test of the operation (``TestNormalizationLocal
+    ResponseNorm``, measured on devices) and the layer of the same name in
+    NeuralNetwork.proto decide: they take (C, H, W).
+    """
+    squares = x.square().movedim(-3, -1)
     # The window covers size // 2 channels before the current one.
     padded = F.pad(squares, (size // 2, (size - 1) // 2))
-    total = padded.unfold(-1, size, 1).sum(-1).movedim(-1, 1)
+    total = padded.unfold(-1, size, 1).sum(-1).movedim(-1, -3)
     return x / (k + alpha / size * total) ** beta
 
 

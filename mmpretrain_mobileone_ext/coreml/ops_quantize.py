@@ -37,8 +37,10 @@ def dequantize(
     axis: Optional[int] = None,
 ) -> Tensor:
     """``scale * (input - zero_point)``."""
-    shifted = input - _along(zero_point, input, axis)
-    return shifted * _along(scale, input, axis)
+    # Numbers of 8 bits would wrap.
+    values = input.to(torch.float32)
+    shifted = values - _along(zero_point, values, axis)
+    return shifted * _along(scale, values, axis)
 
 
 def _along(parameter: Any, input: Tensor, axis: Optional[int]) -> Any:

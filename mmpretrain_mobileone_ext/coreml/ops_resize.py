@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Callable, Optional
+from typing import Callable, Optional, Union
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -15,8 +16,10 @@ from .op_registry import op
 _Positions = Callable[[Tensor, int, int], Tensor]
 
 
+# One division of whole numbers each: a position on the grid, or half way
+# between two, comes out exact.
 def _strict_align_corners(i: Tensor, n_in: int, n_out: int) -> Tensor:
-    return i * ((n_in - 1) / max(n_out - 1, 1))
+    return i * (n_in - 1) / max(n_out - 1, 1)
 
 
 def _align_corners(i: Tensor, n_in: int, n_out: int) -> Tensor:
@@ -26,16 +29,15 @@ def _align_corners(i: Tensor, n_in: int, n_out: int) -> Tensor:
 
 
 def _default(i: Tensor, n_in: int, n_out: int) -> Tensor:
-    return i * (n_in / n_out)
+    return i * n_in / n_out
 
 
 def _offset_corners(i: Tensor, n_in: int, n_out: int) -> Tensor:
-    delta = max(1, n_in - 1) / n_out
-    return (i + 0.5) * delta
+    return (2 * i + 1) * max(1, n_in - 1) / (2 * n_out)
 
 
 def _unalign_corners(i: Tensor, n_in: int, n_out: int) -> Tensor:
-    return (i + 0.5) * (n_in / n_out) - 0.5
+    return ((2 * i + 1) * n_in - n_out) / (2 * n_out)
 
 
 # MIL's sampling modes: output index to position on the input grid.
@@ -51,15 +53,28 @@ _SAMPLING: dict[str, _Positions] = {
 def _linear(x: Tensor, axis: int, n_out: int, mode: str) -> Tensor:
     """Resample one axis linearly at the positions of a sampling mode."""
     n_in = x.shape[axis]
-    i = torch.arange(n_out, dtype=torch.float64, device=x.device)
-    position = _SAMPLING[mode](i, n_in, n_out).clamp(0, n_in - 1)
+    position = _positions(x, axis, n_out, mode)
     low = position.floor()
     shape = [1] * x.dim()
     shape[axis] = n_out
-    weight = (position - low).to(x.dtype).reshape(shape)
+    weight = (position - low).to(torch.float32).reshape(shape)
     before = x.index_select(axis, low.long())
     after = x.index_select(axis, (low.long() + 1).clamp(max=n_in - 1))
     return before + (after - before) * weight
+
+
+def _positions(x: Tensor, axis: int, n_out: int, mode: str) -> Tensor:
+    n_in = x.shape[axis]
+    i = torch.arange(n_out, dtype=torch.float64, device=x.device)
+    return _SAMPLING[mode](i, n_in, n_out).clamp(0, n_in - 1)
+
+
+def _rounded(x: Tensor, axis: int, n_out: int, mode: str) -> Tensor:
+    """Resample one axis at the pixel nearest to each position."""
+    # Half way between two pixels MIL does not say which. The lower one
+    # repeats pixels evenly where a size is doubled.
+    index = torch.ceil(_positions(x, axis, n_out, mode) - 0.5).long()
+    return x.index_select(axis, index)
 
 
 def _nearest(x: Tensor, axis: int, n_out: int) -> Tensor:
@@ -73,9 +88,14 @@ def upsample_nearest_neighbor(
     x: Tensor, scale_factor_height: float = 1, scale_factor_width: float = 1
 ) -> Tensor:
     """Repeat pixels; sizes become ``floor(size * scale)``."""
-    height = math.floor(x.shape[-2] * scale_factor_height)
-    width = math.floor(x.shape[-1] * scale_factor_width)
+    height = _scaled(x.shape[-2], scale_factor_height)
+    width = _scaled(x.shape[-1], scale_factor_width)
     return resize_nearest_neighbor(x, height, width)
+
+
+def _scaled(size: int, scale: float) -> int:
+    """``floor(size * scale)`` in fp32, as sizes in a file are computed."""
+    return math.floor(np.float32(size) * np.float32(scale))
 
 
 @op('resize_nearest_neighbor')
@@ -111,8 +131,8 @@ def upsample_bilinear(
     centered = 'UNALIGN_CORNERS' if half else 'DEFAULT'
     return resize_bilinear(
         x,
-        math.floor(x.shape[-2] * scale_factor_height),
-        math.floor(x.shape[-1] * scale_factor_width),
+        _scaled(x.shape[-2], scale_factor_height),
+        _scaled(x.shape[-1], scale_factor_width),
         'STRICT_ALIGN_CORNERS' if align_corners else centered,
     )
 
@@ -141,30 +161,35 @@ def resize_bilinear(
 @op('resize')
 def resize(
     x: Tensor,
-    shape: Sequence[int],
+    shape: Union[Sequence[int], Tensor],
     resized_dims: int,
     interpolation_mode: str = 'LINEAR',
     sampling_mode: str = 'DEFAULT',
 ) -> Tensor:
     """Resize the last ``resized_dims`` dimensions; size 0 keeps one.
 
+    ``NEAREST_NEIGHBOR`` takes the pixel that is nearest to a position, so 2
+    to 3 pixels are [a, b, b], as in Apple's own test of the operation;
+    ``resize_nearest_neighbor`` takes the one before it.
+
     Raises:
-        ProgramError: If a mode is unknown, or is ``NEAREST_NEIGHBOR`` with
-            a sampling mode other than ``DEFAULT``.
+        ProgramError: If a mode is unknown.
     """
-    nearest = interpolation_mode == 'NEAREST_NEIGHBOR'
-    if nearest and sampling_mode != 'DEFAULT':
+    if interpolation_mode not in _INTERPOLATION:
         raise ProgramError(
-            f'resize: NEAREST_NEIGHBOR with sampling_mode '
-            f'{sampling_mode!r} is not implemented; allowed: DEFAULT'
+            f'resize: interpolation_mode {interpolation_mode!r} is unknown; '
+            f'allowed: {", ".join(_INTERPOLATION)}'
         )
     if sampling_mode not in _SAMPLING:
-        raise ProgramError(f'resize: unknown sampling_mode {sampling_mode!r}')
+        raise ProgramError(
+            f'resize: sampling_mode {sampling_mode!r} is unknown; allowed: '
+            f'{", ".join(_SAMPLING)}'
+        )
+    resample = _INTERPOLATION[interpolation_mode]
     targets = list(shape)[len(shape) - resized_dims :]
     for axis, target in enumerate(targets, x.dim() - resized_dims):
-        size = int(target) or x.shape[axis]
-        if nearest:
-            x = _nearest(x, axis, size)
-        else:
-            x = _linear(x, axis, size, sampling_mode)
+        x = resample(x, axis, int(target) or x.shape[axis], sampling_mode)
     return x
+
+
+_INTERPOLATION = {'LINEAR': _linear, 'NEAREST_NEIGHBOR': _rounded}

@@ -35,10 +35,15 @@ def classify(probabilities: Tensor, classes: Sequence[Any]) -> Any:
 
 @op('reshape')
 def reshape(x: Tensor, shape: Union[Sequence[int], Tensor]) -> Tensor:
-    """New shape; -1 is inferred, 0 keeps the dimension of ``x``."""
+    """New shape; -1 is inferred, 0 keeps the dimension of ``x``.
+
+    Dimensions are counted from the end (iOS 17), and a 0 beyond those of
+    ``x`` is 1; before iOS 17 a 0 needs a shape of the same rank.
+    """
     wanted = _numbers(shape)
-    sizes = [x.shape[i] if n == 0 else n for i, n in enumerate(wanted)]
-    return x.reshape(sizes)
+    ones = [1] * (len(wanted) - x.dim())
+    known = [*ones, *x.shape[max(0, x.dim() - len(wanted)):]]
+    return x.reshape([old if n == 0 else n for n, old in zip(wanted, known)])
 
 
 def _numbers(values: Union[Sequence[int], Tensor]) -> list[int]:
@@ -143,11 +148,16 @@ def slice_by_index(
         stop = None if (end_mask or none)[axis] else end[axis]
         at = slice(start, stop, strides[axis])
         if squeezed[axis]:
-            first = (start or 0) % x.shape[axis]
-            at = slice(first, first + 1, 1)
+            at = _only(start or 0, x.shape[axis])
         out = _cut(out, axis, at)
     kept = [n for i, n in enumerate(out.shape) if not squeezed[i]]
     return out.reshape(kept)
+
+
+def _only(index: int, size: int) -> slice:
+    if not -size <= index < size:
+        raise ProgramError(f'index {index} is beyond {size} entries')
+    return slice(index % size, index % size + 1, 1)
 
 
 def _cut(x: Tensor, axis: int, at: slice) -> Tensor:
@@ -192,7 +202,7 @@ def crop(
 @op('pad')
 def pad(
     x: Tensor,
-    pad: Sequence[int],
+    pad: Union[Sequence[int], Tensor],
     mode: str = 'constant',
     constant_val: float = 0.0,
 ) -> Tensor:
@@ -201,7 +211,8 @@ def pad(
     Raises:
         ProgramError: If ``mode`` is not constant, reflect or replicate.
     """
-    pairs = list(zip(pad[::2], pad[1::2]))
+    amounts = _numbers(pad)
+    pairs = list(zip(amounts[::2], amounts[1::2]))
     if mode == 'constant':
         flat = [n for pair in reversed(pairs) for n in pair]
         return F.pad(x, flat, value=constant_val)
@@ -225,9 +236,9 @@ def _border_index(size: int, before: int, after: int, mode: str) -> Tensor:
 
 
 @op('tile')
-def tile(x: Tensor, reps: Sequence[int]) -> Tensor:
+def tile(x: Tensor, reps: Union[Sequence[int], Tensor]) -> Tensor:
     """Repeat along every dimension."""
-    return x.repeat(*reps)
+    return x.repeat(*_numbers(reps))
 
 
 @op('reverse')
@@ -245,16 +256,26 @@ def shape(x: Tensor) -> Tensor:
 
 
 @op('fill')
-def fill(shape: Sequence[int], value: Union[float, bool] = 0.0) -> Tensor:
+def fill(
+    shape: Union[Sequence[int], Tensor], value: Union[float, bool] = 0.0
+) -> Tensor:
     """A tensor of one value."""
-    return torch.full(list(shape), value)
+    device = shape.device if isinstance(shape, Tensor) else None
+    return _full(_numbers(shape), value, device)
+
+
+def _full(
+    sizes: list[int], value: Any, device: Optional[torch.device]
+) -> Tensor:
+    """Python's integers stand for int32, MIL's integer type."""
+    dtype = torch.int32 if type(value) is int else None
+    return torch.full(sizes, value, dtype=dtype, device=device)
 
 
 @op('fill_like')
 def fill_like(ref_tensor: Tensor, value: Union[float, bool] = 0.0) -> Tensor:
     """A tensor of one value, shaped as ``ref_tensor``."""
-    sizes = list(ref_tensor.shape)
-    return torch.full(sizes, value, device=ref_tensor.device)
+    return _full(list(ref_tensor.shape), value, ref_tensor.device)
 
 
 @op('gather')
@@ -263,15 +284,28 @@ def gather(
 ) -> Tensor:
     """Slices of ``x`` at ``indices`` (may be negative) along ``axis``.
 
+    The first ``batch_dims`` dimensions are those of ``indices`` as well: each
+    entry of them has indices of its own.
+
     Raises:
-        ProgramError: If ``batch_dims`` is not 0.
+        ProgramError: If ``axis`` is one of the batch dimensions.
     """
-    if batch_dims != 0:
-        raise ProgramError('gather with batch_dims > 0 is not implemented')
     at = axis % x.dim()
     index = _wrap(indices, x.shape[at])
-    sizes = [*x.shape[:at], *indices.shape, *x.shape[at + 1 :]]
-    return x.index_select(at, index.reshape(-1)).reshape(sizes)
+    after = x.shape[at + 1 :]
+    sizes = [*x.shape[:at], *indices.shape[batch_dims:], *after]
+    if batch_dims == 0:
+        return x.index_select(at, index.reshape(-1)).reshape(sizes)
+    if at < batch_dims:
+        raise ProgramError(
+            f'gather along axis {axis} with {batch_dims} batch dimensions; '
+            f'allowed: an axis after them'
+        )
+    batch = x.shape[:batch_dims]
+    between, inner = math.prod(x.shape[batch_dims:at]), math.prod(after)
+    rows = x.reshape(math.prod(batch), between, x.shape[at], inner)
+    each = index.reshape(len(rows), 1, -1, 1).expand(-1, between, -1, inner)
+    return torch.gather(rows, 2, each).reshape(sizes)
 
 
 @op('gather_along_axis')
@@ -290,11 +324,30 @@ def _wrap(indices: Tensor, size: int) -> Tensor:
 
 @op('topk')
 def topk(
-    x: Tensor, k: int = 1, axis: int = -1, ascending: bool = False, **_: Any
+    x: Tensor,
+    k: int = 1,
+    axis: int = -1,
+    ascending: bool = False,
+    return_indices: bool = True,
+    **_: Any,
 ) -> Any:
-    """Values and indices (int32) of the ``k`` largest, or smallest."""
-    values, indices = torch.topk(x, k, axis, largest=not ascending)
-    return values, indices.to(torch.int32)
+    """Values and indices (int32) of the ``k`` largest, or smallest.
+
+    Of equal ones the first comes first, and NaN last, as coremltools folds
+    them; MIL's document does not say.
+    """
+    indices = torch.sort(_order(x, ascending), axis, stable=True).indices
+    first = indices.narrow(axis, 0, k)
+    values = torch.gather(x, axis, first)
+    return (values, first.to(torch.int32)) if return_indices else values
+
+
+def _order(x: Tensor, ascending: bool) -> Tensor:
+    """What has the order of ``x``, or the reverse, NaN last in both."""
+    if ascending:
+        return x
+    # The least integer has no negative; ~x is -x - 1.
+    return -x if x.is_floating_point() else ~x
 
 
 @op('cumsum')
@@ -303,6 +356,10 @@ def cumsum(
 ) -> Tensor:
     """Running sum; ``exclusive`` leaves the element itself out."""
     source = x.flip(axis) if reverse else x
-    total = source.cumsum(axis)
-    total = total - source if exclusive else total
+    if exclusive:
+        # Not the sum less the element: of an infinity that is NaN.
+        before = source.narrow(axis, 0, x.shape[axis] - 1)
+        zero = torch.zeros_like(source.narrow(axis, 0, 1))
+        source = torch.cat([zero, before], axis)
+    total = source.cumsum(axis, dtype=x.dtype)
     return total.flip(axis) if reverse else total

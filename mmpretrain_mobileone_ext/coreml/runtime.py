@@ -158,7 +158,12 @@ class ReferenceProgram(LoadedProgram):
             outputs = stacked([self._watched(self._metered(alone), alone)])
         else:
             outputs = self._watched(torch.vmap(self._run), ready)
-        return {name: drop_unit(value) for name, value in outputs.items()}
+        label = self.program.predicted_feature_name
+        return {
+            name: value if name == label
+            else _at_least_1d(drop_unit(value), value.shape[:1])
+            for name, value in outputs.items()
+        }
 
     def _most_at_once(self, batch: Mapping[str, Samples]) -> int:
         peak = self._peak(tuple(
@@ -255,7 +260,7 @@ class ReferenceProgram(LoadedProgram):
             return classes[int(value)]
         if name == self.program.predicted_probabilities_name:
             return dict(zip(classes, value.tolist()))
-        return value.cpu().numpy()
+        return _at_least_1d(value, ()).cpu().numpy()
 
     def _record(self, stats: Stats) -> None:
         for name, count in stats['overflows'].items():
@@ -266,3 +271,8 @@ class ReferenceProgram(LoadedProgram):
             self.ranges[name] = max(
                 self.ranges.get(name, 0.0), float(peak.max())
             )
+
+
+def _at_least_1d(value: Tensor, samples: tuple[int, ...]) -> Tensor:
+    """A scalar, of each sample, as (1,): Core ML has no array of rank 0."""
+    return value[..., None] if value.shape == samples else value

@@ -15,12 +15,17 @@ from . import ops
 from .budget import Ledger
 from .graph import Operation, Program, Value
 
-# Parameters that are data even when they are constants; integer constants
-# under any other name (axes, strides, ...) stay Python numbers.
-_DATA = frozenset({'x', 'y', 'a', 'b', 'cond', 'indices', 'probabilities'})
-
 # Operations whose results are new tensors, never views.
 FRESH = frozenset({'add', 'batch_norm', 'conv', 'linear', 'mul'})
+
+# What an mlprogram declares, as it is held here. A layer of a neuralnetwork
+# declares nothing, and 8-bit values may be held as floats.
+_HELD = {
+    'fp16': torch.float32,
+    'fp32': torch.float32,
+    'int32': torch.int32,
+    'bool': torch.bool,
+}
 
 
 class Step(NamedTuple):
@@ -33,6 +38,7 @@ class Step(NamedTuple):
     sources: tuple[str, ...]
     outputs: tuple[str, ...]
     halves: tuple[bool, ...]
+    dtypes: tuple[Optional[torch.dtype], ...]
     frees: tuple[str, ...]
     shapes: tuple[Optional[tuple[Optional[int], ...]], ...]
 
@@ -82,6 +88,8 @@ def _step(
 ) -> Step:
     constants: dict[str, Any] = {}
     references: dict[str, Any] = {}
+    function = ops.lookup(op.type, op.name)
+    data = ops.data_parameters(op.type)
     for name, value in op.inputs.items():
         if isinstance(value, Value):
             references[name] = value.name
@@ -89,21 +97,22 @@ def _step(
             references[name] = tuple(
                 item.name
                 if isinstance(item, Value)
-                else stored.of(op.type, 'x', item)
+                else stored.of(op.type, 'values', item, name in data)
                 for item in value
             )
         else:
-            constants[name] = stored.of(op.type, name, value)
+            constants[name] = stored.of(op.type, name, value, name in data)
     return Step(
         name=op.name,
         type=op.type,
-        function=functools.partial(
-            ops.lookup(op.type, op.name), **constants
-        ),
+        function=functools.partial(function, **constants),
         references=references,
         sources=tuple(sources(op)),
         outputs=op.outputs,
         halves=tuple(dtype == 'fp16' for dtype in op.dtypes),
+        dtypes=tuple(
+            _HELD.get(dtype) if op.shapes else None for dtype in op.dtypes
+        ),
         frees=frees,
         shapes=op.shapes,
     )
@@ -127,13 +136,13 @@ class _Constants:
         self._ledger = ledger
         self._tensors: dict[Any, Any] = {}
 
-    def of(self, op_type: str, name: str, value: Any) -> Any:
-        """Tensors for data, Python values else."""
+    def of(self, op_type: str, name: str, value: Any, data: bool) -> Any:
+        """Tensors for data, and for arrays of floats; else Python values."""
         if isinstance(value, (str, tuple)):
             return value
         array = np.asarray(value)
         is_float = array.dtype.kind == 'f'
-        if name not in _DATA and not (is_float and array.ndim > 0):
+        if not data and not (is_float and array.ndim > 0):
             return array.tolist()
         innermost = (op_type, name, array.ndim) == ('conv', 'weight', 4)
         place = array.__array_interface__['data'][0]

@@ -216,7 +216,8 @@ CHOICES = [
     ('max_pool', {'kernel_sizes': [2, 2], 'pad_type': 'custom',
                   'pad': [0, 1, 0, 1], 'ceil_mode': True}, 'ceil_mode'),
     ('upsample_bilinear', {'half_pixel_centers': True}, 'exclude'),
-    ('gather', {'indices': torch.tensor([0]), 'batch_dims': 1}, 'batch_dims'),
+    ('gather', {'indices': torch.tensor([0]), 'batch_dims': 1},
+     'axis 0 with 1 batch'),
 ]
 
 
