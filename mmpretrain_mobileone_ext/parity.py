@@ -3,7 +3,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Optional, Union
 
 import torch
@@ -41,6 +41,31 @@ TOLERANCES: Mapping[str, Tolerance] = {
         Tolerance('export-fp16', 2e-2, 0.998),
     )
 }
+
+
+# Two fp32 forms are each off by a rounding error of their own: together by
+# twice that of torch, where both add up alike. A file's sums have another
+# order, which is given a factor of two.
+_OWN_ROUNDING = 4
+
+
+def widened(tolerance: Tolerance, rounding: Optional[float]) -> Tolerance:
+    """The tolerance of an fp32 form of a network that amplifies rounding.
+
+    Args:
+        tolerance: for networks that do not.
+        rounding: relative error of torch's own fp32 against fp64 on the
+            same samples; None where it is not known.
+
+    Returns:
+        ``tolerance`` with a bound of at least four times ``rounding``, and
+        of no more than an fp16 file may differ by.
+    """
+    if rounding is None:
+        return tolerance
+    own = min(_OWN_ROUNDING * rounding,
+              TOLERANCES['export-fp16'].max_relative)
+    return replace(tolerance, max_relative=max(tolerance.max_relative, own))
 
 
 @dataclass(frozen=True)

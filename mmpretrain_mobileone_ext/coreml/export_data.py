@@ -21,6 +21,7 @@ from .preprocess import (
     pipeline_size,
     resized,
     type_name,
+    varying_step,
 )
 
 _CHUNK = 32
@@ -60,6 +61,15 @@ class TestSplit:
         """All of ``names``, with where they are from in a word or two."""
         return [('folders of the test split' if i else 'data set', n.names)
                 for i, n in enumerate(self.names)]
+
+    @property
+    def no_size(self) -> str:
+        """Why the steps do not state a size, in words."""
+        step = varying_step(self.steps)
+        if step is None:
+            return 'the image size is not in the test pipeline'
+        return (f'after {step}, the last step of the test pipeline that '
+                'changes the size, it varies from image to image')
 
 
 def open_split(cfg: Optional[Config], image_size: Optional[tuple[int, int]],

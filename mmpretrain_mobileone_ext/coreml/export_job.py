@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Optional, Union
 
+import torch
 from mmengine.config import Config
 from torch import nn
 
@@ -29,7 +30,7 @@ from .features import (
 from .labels import Labels, choose_labels
 from .preprocess import Preprocessing, read_preprocessing
 from .shapes import input_shapes
-from .verify import Network, classifier
+from .verify import Network, classifier, in_double
 
 PathLike = Union[str, Path]
 
@@ -58,9 +59,16 @@ class Job:
     @property
     def network(self) -> Network:
         """The network as files are compared with it."""
+        return self._network(self.source.model, torch.float32)
+
+    def exact_network(self) -> Network:
+        """:attr:`network` in fp64, which shows its own rounding."""
+        return self._network(in_double(self.source.model), torch.float64)
+
+    def _network(self, model: nn.Module, dtype: torch.dtype) -> Network:
         if self.options.outputs == 'features':
-            return feature_network(self.source.model, self.prepared.features)
-        return classifier(self.source.model)
+            return feature_network(model, self.prepared.features, dtype)
+        return classifier(model, dtype)
 
 
 def load_job(config: Union[PathLike, Config, nn.Module],
@@ -118,8 +126,7 @@ def _preprocessing(source: Source, split: TestSplit,
         channels = image.shape[0]
         size = options.image_size or (image.shape[1], image.shape[2])
     if size is None:
-        raise ExportError('the image size is not in the test pipeline; give '
-                          '--image-size')
+        raise ExportError(f'{split.no_size}; give --image-size')
     pre = _read(source.model, channels, size, split, options)
     for extra in options.extra_sizes:  # each may need another padding
         _read(source.model, channels, extra, split, options)

@@ -65,12 +65,13 @@ def make(job: Job, folder: Path, steps: Steps) -> Made:
             compression costs more than it may.
         ProgramError: the file uses an operation that cannot be executed.
     """
-    judge = Judge(job.network, job.preprocessing, job.images)
+    judge = Judge(job.network, job.preprocessing, job.images,
+                  job.exact_network)
     if job.options.precision == 'auto':
         made = _mixed(job, judge, folder, steps)
     else:
         made = _uniform(job, judge, folder, steps)
-    _check_shapes(job, made.path, steps)
+    _check_shapes(job, made, steps)
     if job.options.compress != 'none':
         found = compress(made.path, made.verification, judge, job.options,
                          folder, steps)
@@ -116,19 +117,19 @@ def _convert(job: Job, path: Path,
                      job.options, path, keep_fp32)
 
 
-def _check_shapes(job: Job, path: Path, steps: Steps) -> None:
+def _check_shapes(job: Job, made: Made, steps: Steps) -> None:
     """Compare at all further shapes that the program accepts."""
     others = input_shapes(job.preprocessing, job.options)[1:]
     if not others:
         return
     precision = job.options.precision
     loaded = load_program(
-        path, arithmetic='fp32' if precision == 'fp32' else 'fp16')
+        made.path, arithmetic='fp32' if precision == 'fp32' else 'fp16')
     with steps.step('verify other shapes', total=len(others)) as advance:
         for shape in others:
             compare_at(loaded, job.network, shape,
                        job.preprocessing.flips).require(
-                           tolerance_of(precision),
+                           made.verification.bound,
                            f'nothing is written, at {shape} (N, C, H, W) '
                            'the program differs from the network')
             advance(1)

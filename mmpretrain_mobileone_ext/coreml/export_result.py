@@ -80,7 +80,8 @@ class ExportResult:
             ('compared on', v.images if p.top1_agreement is None else
              f'{v.images}; {worth(p.num_samples)}'),
             ('parity', f'relative {p.relative:.2e}, max abs '
-             f'{p.max_abs:.2e}, PSNR {p.psnr_db:.1f} dB'),
+             f'{p.max_abs:.2e}, PSNR {p.psnr_db:.1f} dB'
+             f'{_own(v.rounding)}'),
             ('same top-1', _percent(p.top1_agreement, p.num_samples)),
             ('top-1', 'no labels' if v.top1_reference is None else
              f'torch {_percent(v.top1_reference, p.num_samples)}, Core ML '
@@ -130,6 +131,11 @@ def judged_on(verdict: Verdict) -> str:
     count = f'{verdict.loss.images} images'
     return f'the other {count}' if verdict.judged_apart else \
         f'the {count}'
+
+
+def _own(rounding: Optional[float]) -> str:
+    return '' if rounding is None else \
+        f" (torch's own fp32 is {rounding:.2e} from fp64)"
 
 
 def _percent(found: Optional[float], images: int) -> str:

@@ -122,23 +122,26 @@ def prepare_features(model: nn.Module, pre: Preprocessing) -> Prepared:
 
 
 @torch.no_grad()
-def reference_features(model: nn.Module, batch: Tensor) -> tuple[Tensor, ...]:
+def reference_features(
+        model: nn.Module, batch: Tensor,
+        dtype: torch.dtype = torch.float32) -> tuple[Tensor, ...]:
     """What the program must reproduce, by the model's own preprocessing.
 
     Args:
         model: as loaded, in eval mode; without a ``data_preprocessor`` the
             pixels go in as they are.
         batch: (N, C, H, W), in the order the data has.
+        dtype: of the model's weights.
 
     Returns:
-        Maps (N, C, H, W), float32, one for each output name.
+        Maps (N, C, H, W), in ``dtype``, one for each output name.
     """
     preprocessor = getattr(model, 'data_preprocessor', None)
     if preprocessor is None:
-        return maps(backbone_of(model), batch.float())
+        return maps(backbone_of(model), batch.to(dtype))
     # mmsegmentation's takes one image at a time outside of training.
     images = [
-        preprocessor({'inputs': batch[i:i + 1]}, False)['inputs'].float()
+        preprocessor({'inputs': batch[i:i + 1]}, False)['inputs'].to(dtype)
         for i in range(len(batch))
     ]
     return maps(backbone_of(model), torch.cat(images))
@@ -146,15 +149,18 @@ def reference_features(model: nn.Module, batch: Tensor) -> tuple[Tensor, ...]:
 
 def feature_network(
     model: nn.Module,
-    names: Sequence[str]) -> Callable[[Tensor], dict[str, Tensor]]:
+    names: Sequence[str],
+    dtype: torch.dtype = torch.float32,
+) -> Callable[[Tensor], dict[str, Tensor]]:
     """:func:`reference_features` under the names of the outputs.
 
     Args:
         names: ``Prepared.features``.
+        dtype: of the model's weights.
     """
 
     def network(batch: Tensor) -> dict[str, Tensor]:
-        return dict(zip(names, reference_features(model, batch)))
+        return dict(zip(names, reference_features(model, batch, dtype)))
 
     return network
 

@@ -336,8 +336,8 @@ def topk(
     Of equal ones the first comes first, and NaN last, as coremltools folds
     them; MIL's document does not say.
     """
-    indices = torch.sort(_order(x, ascending), axis, stable=True).indices
-    first = indices.narrow(axis, 0, k)
+    order = torch.sort(_order(x, ascending), dim=axis, stable=True)
+    first = order.indices.narrow(axis, 0, k)
     values = torch.gather(x, axis, first)
     return (values, first.to(torch.int32)) if return_indices else values
 

@@ -3,7 +3,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Optional
+from typing import Any, NamedTuple, Optional
 
 from mmpretrain.models.utils import ClsDataPreprocessor
 from torch import nn
@@ -186,28 +186,89 @@ def _yields_arrays(steps: Sequence[Mapping[str, Any]]) -> bool:
     return found
 
 
+class _Size(NamedTuple):
+    """What is known of images after some steps.
+
+    Attributes:
+        size: (H, W), or None.
+        least: of the shorter side, where it is known.
+        varies: the step after which sizes differ; '' where none does.
+    """
+    size: Optional[tuple[int, int]] = None
+    least: Optional[int] = None
+    varies: str = ''
+
+
 def pipeline_size(
         steps: Sequence[Mapping[str, Any]]) -> Optional[tuple[int, int]]:
     """(H, W) after a test pipeline, where its steps say it.
 
-    A ``ResizeEdge`` that no crop follows counts as a square.
+    None after a step that keeps the ratio of the sides, unless a crop
+    follows that fits into every image.
     """
-    size = None
+    return _after(steps).size
+
+
+def varying_step(steps: Sequence[Mapping[str, Any]]) -> Optional[str]:
+    """The step after which images of one data set differ in size."""
+    return _after(steps).varies or None
+
+
+def _after(steps: Sequence[Mapping[str, Any]]) -> _Size:
+    known = _Size()
     for step in steps:
-        size = _step_size(step) or size
-    return size
+        known = _next(known, step)
+    return known
+
+
+def _next(known: _Size, step: Mapping[str, Any]) -> _Size:
+    name, least = step_name(step), _ratio_kept(step)
+    if least is not None:
+        return _Size(None, least, name)
+    size = _step_size(step)
+    if size is None:
+        return known
+    if name == 'CenterCrop' and not (
+            _is_torchvision(step) or step.get('auto_pad')):
+        return _cropped(known, size)
+    return _Size(size, min(size))
+
+
+def _cropped(known: _Size, size: tuple[int, int]) -> _Size:
+    """A crop of mmcv takes what there is of an image that is smaller."""
+    if known.size is not None:
+        fitting = (min(known.size[0], size[0]), min(known.size[1], size[1]))
+        return _Size(fitting, min(fitting))
+    if known.least is not None and known.least < max(size):
+        return _Size(None, min(known.least, *size), 'CenterCrop')
+    return _Size(size, min(size))
+
+
+def _ratio_kept(step: Mapping[str, Any]) -> Optional[int]:
+    """The shorter side after a step that keeps the ratio; 0 if unknown."""
+    name, given = step_name(step), step.get('size', 0)
+    if name == 'ResizeEdge':
+        short = step.get('edge', 'short') == 'short'
+        return int(step.get('scale') or 0) if short else 0
+    if name != 'Resize':
+        return None
+    if _is_torchvision(step):
+        return given if isinstance(given, int) else None
+    return 0 if step.get('keep_ratio') else None
+
+
+def _is_torchvision(step: Mapping[str, Any]) -> bool:
+    return 'torchvision/' in type_name(step)
 
 
 def _step_size(step: Mapping[str, Any]) -> Optional[tuple[int, int]]:
     name = step_name(step)
-    if 'torchvision/' in type_name(step):
+    if _is_torchvision(step):
         sizes = {'CenterCrop': 'size', 'Resize': 'size'}
         return _pair(step.get(sizes.get(name, '')))
     if name in ('CenterCrop', 'EfficientNetCenterCrop'):
         return _flipped(_pair(step.get('crop_size')))
-    if name in ('Resize', 'ResizeEdge') and not step.get('keep_ratio'):
-        return _flipped(_pair(step.get('scale')))
-    return None
+    return _flipped(_pair(step.get('scale'))) if name == 'Resize' else None
 
 
 def _pair(value: Any) -> Optional[tuple[int, int]]:

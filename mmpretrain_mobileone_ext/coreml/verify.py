@@ -1,8 +1,9 @@
 """Compare saved files with the network they were made from, on images."""
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Optional
 
@@ -11,7 +12,7 @@ from torch import Tensor
 
 from ..accuracy import Answers
 from ..errors import ParityError
-from ..parity import TOLERANCES, Parity, Tolerance
+from ..parity import TOLERANCES, Parity, Tolerance, widened
 from .convert import INPUT, PROBABILITIES
 from .export_data import Images
 from .output_parity import worst
@@ -38,6 +39,8 @@ class Verification:
         overflows: operation to count of values beyond fp16.
         operations: operation type to count, in the file.
         spec_version: Core ML specification version of the file.
+        rounding: relative error of the network's own fp32 against fp64;
+            measured only where an fp32 file does not meet the tolerance.
         answers: first class of every image; None for features.
     """
     parity: Parity
@@ -48,13 +51,19 @@ class Verification:
     overflows: dict[str, int]
     operations: dict[str, int]
     spec_version: int
+    rounding: Optional[float] = None
     answers: Optional[Answers] = field(default=None, repr=False,
                                        compare=False)
 
     @property
+    def bound(self) -> Tolerance:
+        """The tolerance, as wide as the network's own rounding asks for."""
+        return widened(TOLERANCES[self.tolerance], self.rounding)
+
+    @property
     def failure(self) -> Optional[str]:
         """Why the tolerance is not met, or None."""
-        return self.parity.failure(TOLERANCES[self.tolerance])
+        return self.parity.failure(self.bound)
 
     def require(self) -> None:
         """Raise unless the tolerance is met.
@@ -64,7 +73,7 @@ class Verification:
         """
         what = 'nothing is written, the program differs from the network'
         try:
-            self.parity.require(TOLERANCES[self.tolerance], what)
+            self.parity.require(self.bound, what)
         except ParityError as error:
             if not self.overflows:
                 raise
@@ -88,11 +97,14 @@ class Judge:
         network: images (N, C, H, W), uint8 in data order, to its outputs.
         pre: what is baked into the files.
         images: what to compare on.
+        exact: makes the same network in fp64; None where there is none.
     """
 
-    def __init__(self, network: Network, pre: Preprocessing, images: Images):
+    def __init__(self, network: Network, pre: Preprocessing, images: Images,
+                 exact: Optional[Callable[[], Network]] = None):
         self.images = images
         self._network = network
+        self._exact = exact
         self._keep = len(images) * pre.bytes <= _KEPT_BYTES
         self._wanted: list[Outputs] = []
         self._labels: list[Optional[Tensor]] = []
@@ -101,7 +113,7 @@ class Judge:
 
     def on(self, images: Images) -> Judge:
         """One for the same network on other images."""
-        return Judge(self._network, self._pre, images)
+        return Judge(self._network, self._pre, images, self._exact)
 
     def score(self, path: Path, precision: str,
               advance: Advance = lambda count: None) -> Verification:
@@ -125,7 +137,7 @@ class Judge:
         candidate = _joined([{k: part[k] for k in wanted} for part in found])
         classes = PROBABILITIES in wanted
         answers = self._answers(wanted, candidate) if classes else None
-        return Verification(
+        verification = Verification(
             parity=worst(wanted, candidate, classes=classes),
             tolerance=tolerance_of(precision).name,
             images=self.images.origin,
@@ -135,6 +147,10 @@ class Judge:
             operations=loaded.program.count_operations(),
             spec_version=loaded.program.spec_version,
             answers=answers)
+        if precision != 'fp32' or verification.failure is None:
+            return verification
+        return replace(verification, rounding=own_rounding(
+            self._exact, self.images, wanted))
 
     def sample(self, count: int) -> Tensor:
         """The first pixels, at most ``count``, (N, C, H, W) in fp32."""
@@ -178,13 +194,45 @@ def _top1(answers: Optional[Answers]) -> Optional[float]:
     return float(answers.right.double().mean())
 
 
-def classifier(model: Any) -> Network:
-    """Probabilities by the model's own pre- and post-processing."""
+def own_rounding(exact: Optional[Callable[[], Network]], images: Images,
+                 wanted: Outputs) -> Optional[float]:
+    """Relative error of a network's fp32 outputs against fp64.
+
+    Args:
+        exact: makes the network in fp64.
+        images: what the outputs are of.
+        wanted: the outputs in fp32.
+
+    Returns:
+        None where the network does not compute in fp64.
+    """
+    if exact is None:
+        return None
+    try:
+        network = exact()
+        found = _joined([network(batch) for batch, _ in images.chunks()])
+        return worst(found, wanted).relative
+    # Forward functions of any network run here; not all know fp64.
+    except (ParityError, RuntimeError, TypeError, ValueError):
+        return None
+
+
+def in_double(model: Any) -> Any:
+    """A copy of a network in fp64."""
+    return copy.deepcopy(model).double().eval()
+
+
+def classifier(model: Any, dtype: torch.dtype = torch.float32) -> Network:
+    """Probabilities by the model's own pre- and post-processing.
+
+    Args:
+        dtype: of its weights.
+    """
 
     @torch.no_grad()
     def network(batch: Tensor) -> Outputs:
         data = model.data_preprocessor({'inputs': batch}, False)
-        samples = model(data['inputs'], mode='predict')
+        samples = model(data['inputs'].to(dtype), mode='predict')
         return {PROBABILITIES: torch.stack([s.pred_score for s in samples])}
 
     return network

@@ -102,16 +102,18 @@ def flatten2d(name, rng):
     x = some(rng)
     axis = axis_of(rng, x.ndim)
     shape = math.prod(x.shape[:axis]), math.prod(x.shape[axis:])
-    return Case(name, {'x': x}, {'axis': axis}, exact(x.reshape(shape)))
+    # The product of no sizes is a float in coremltools.
+    folds = axis % x.ndim > 0 or ''
+    return Case(name, {'x': x}, {'axis': axis}, exact(x.reshape(shape)),
+                folds)
 
 
 def several(rng, shapes):
     """Tensors of one type, at least one of them an input."""
-    kind = rng.integers(2**31)
-    made = [anything(np.random.default_rng([kind, i]), s)
-            for i, s in enumerate(shapes)]
-    made = [made[0], *(v.astype(made[0].dtype) for v in made[1:])] \
-        if made[0].dtype != bool else [v > 0 for v in made]
+    make = [lambda s: floats(rng, s, special=True),
+            lambda s: integers(rng, s, extreme=True),
+            lambda s: rng.random(s) < 0.5][rng.integers(3)]
+    made = [make(s) for s in shapes]
     named = {f'values{i}': v for i, v in enumerate(made)}
     constant = {k for k in named if k != 'values0' and rng.random() < 0.4}
     return made, {k: v for k, v in named.items() if k not in constant}, {
