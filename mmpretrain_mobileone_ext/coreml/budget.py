@@ -39,11 +39,14 @@ _PER_SORTED = 100 * _PER_NUMBER
 _PER_NARROW = 16
 _NARROW = 8  # channels of a group below which convolutions are slow
 _PER_TRANSPOSED = 4
+# What it takes to call anything, even if there is nothing to compute: a loop
+# can be long, and a sequence, too.
+_PER_CALL = 1e6
 _MOST_DIMENSIONS = 64
 # Numbers up to which values are computed: sizes, from which shapes follow.
 _SIZES = 4096
 
-_DISTANT = ('cumsum', 'gather', 'index')
+_DISTANT = ('cumsum', 'gather', 'index', 'scatter')
 _SORTING = ('topk', 'sort', 'softmax', 'logsumexp', 'argmax', 'argmin')
 
 
@@ -132,6 +135,14 @@ class Meter(TorchDispatchMode):
         """A value is not needed any more."""
         self.live -= _bytes(value)
 
+    def call(self, work: float = 0.0) -> None:
+        """Something is called, and takes this much work besides."""
+        self.done += _PER_CALL + work
+        if self.done > self._limit:
+            raise ProgramError(
+                f'the work is that of {self.done:.2g} multiply-adds with '
+                f'all before it; allowed: {self._limit:.2g} (work_budget)')
+
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (),
                            kwargs: Optional[dict] = None) -> Any:
         given = _tensors((args, kwargs or {}))
@@ -139,6 +150,7 @@ class Meter(TorchDispatchMode):
         if func is torch.ops.aten._local_scalar_dense.default:
             if not known:
                 raise NeedsValuesError
+            self.call()
             return func(*args, **(kwargs or {}))
         found = _without_data(func, args, kwargs or {})
         made = _tensors(found)
@@ -158,11 +170,7 @@ class Meter(TorchDispatchMode):
         self._made += sum(map(_bytes, made)) + _hidden(func, args, made)
         self._ledger.check(self.live + self._made, 'it, with all values,')
         self.peak = max(self.peak, self.live + self._made)
-        self.done += _work(func, args, given, made)
-        if self.done > self._limit:
-            raise ProgramError(
-                f'the work is that of {self.done:.2g} multiply-adds with '
-                f'all before it; allowed: {self._limit:.2g} (work_budget)')
+        self.call(_work(func, args, given, made))
 
 
 def _without_data(func: Any, args: Any, kwargs: dict) -> Any:

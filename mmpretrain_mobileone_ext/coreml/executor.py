@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator, Mapping
-from typing import Callable, Optional
+from collections import ChainMap
+from collections.abc import Iterator, Mapping, MutableMapping, Sequence
+from typing import Any, Callable, Optional
 
 import torch
 from torch import Tensor
@@ -12,7 +13,7 @@ from torch import Tensor
 from ..errors import ProgramError
 from .budget import Ledger, Meter, NeedsValuesError
 from .graph import Program
-from .steps import FRESH, Step, bind, sources
+from .steps import FRESH, BoundBlock, Step, bind, sources
 
 Stats = dict[str, dict[str, Tensor]]
 
@@ -96,19 +97,80 @@ class Executor:
         """
         values = dict(inputs)
         watch = _Watch(self._half, self._record_range, count)
-        for step in self._steps:
-            results = _call(step, values)
-            settled = dict(watch.settle(step, results))
-            if meter is not None:
-                _check_declared(step, results)
-                meter.keep(settled.values())
-                for name in step.frees:
-                    meter.free(settled[name] if name in settled
-                               else values[name])
+        _Run(watch, meter).steps(self._steps, values)
+        return {name: values[name] for name in self._outputs}, watch.stats
+
+
+class _Run:
+    """One run of a program, its nested blocks included."""
+
+    def __init__(self, watch: _Watch, meter: Optional[Meter]) -> None:
+        self._watch = watch
+        self._meter = meter
+
+    def steps(
+        self, steps: Sequence[Step], values: MutableMapping[str, Tensor]
+    ) -> None:
+        """Run operations in a row on a dictionary of values."""
+        for step in steps:
+            results = self._results(step, values)
+            settled = dict(self._watch.settle(step, results))
+            if self._meter is not None:
+                self._account(self._meter, step, results, settled, values)
             values.update(settled)
             for name in step.frees:
                 del values[name]
-        return {name: values[name] for name in self._outputs}, watch.stats
+
+    def _account(
+        self,
+        meter: Meter,
+        step: Step,
+        results: tuple[Tensor, ...],
+        settled: Mapping[str, Tensor],
+        values: Mapping[str, Tensor],
+    ) -> None:
+        _check_declared(step, results)
+        meter.call()
+        meter.keep(settled.values())
+        for name in step.frees:
+            meter.free(settled[name] if name in settled else values[name])
+
+    def _results(
+        self, step: Step, values: MutableMapping[str, Tensor]
+    ) -> tuple[Tensor, ...]:
+        if not step.blocks:
+            return _call(step, values)
+        held = 0 if self._meter is None else self._meter.live
+        blocks = [
+            functools.partial(self._block, step, block, values, held)
+            for block in step.blocks
+        ]
+        results = _call(step, values, blocks=blocks)
+        if self._meter is not None:
+            self._meter.live = held
+        return results
+
+    def _block(
+        self,
+        step: Step,
+        block: BoundBlock,
+        around: MutableMapping[str, Tensor],
+        held: int,
+        *given: Tensor,
+    ) -> tuple[Tensor, ...]:
+        """Run a nested block; ``held`` bytes are those around it."""
+        if len(given) != len(block.inputs):
+            raise ProgramError(
+                f'operation {step.type!r} (named {step.name!r}) has a block '
+                f'for {len(block.inputs)} values, and {len(given)} are given'
+            )
+        if self._meter is not None:
+            # What an iteration before this one held is gone.
+            self._meter.live = held
+            self._meter.keep(given)
+        values = ChainMap(dict(zip(block.inputs, given)), around)
+        self.steps(block.steps, values)
+        return tuple(values[name] for name in block.outputs)
 
 
 class _Watch:
@@ -181,7 +243,9 @@ def _merge(
     table[name] = combine(table[name], value) if name in table else value
 
 
-def _call(step: Step, values: Mapping[str, Tensor]) -> tuple[Tensor, ...]:
+def _call(
+    step: Step, values: Mapping[str, Tensor], **further: Any
+) -> tuple[Tensor, ...]:
     """Call one operation on the values it refers to."""
     arguments = {
         parameter: values[source]
@@ -190,10 +254,12 @@ def _call(step: Step, values: Mapping[str, Tensor]) -> tuple[Tensor, ...]:
         for parameter, source in step.references.items()
     }
     try:
-        result = step.function(**arguments)
+        result = step.function(**arguments, **further)
     except NeedsValuesError:
         raise
     except Exception as error:
+        if step.blocks and isinstance(error, ProgramError):
+            raise  # names an operation inside
         # torch raises every kind of error on shapes that do not fit.
         reason = ' '.join(str(error).split())
         raise ProgramError(

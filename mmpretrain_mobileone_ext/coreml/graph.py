@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Optional
@@ -79,6 +79,24 @@ class Feature:
 
 
 @dataclass(frozen=True, eq=False)
+class Block:
+    """Operations inside of an operation: a branch, or a loop's body.
+
+    They read what is defined before the operation, too; what they define
+    is known inside only.
+
+    Attributes:
+        inputs (tuple[str, ...]): Names of what the block is called with.
+        operations (tuple[Operation, ...]): In execution order.
+        outputs (tuple[str, ...]): Names of its results.
+    """
+
+    inputs: tuple[str, ...]
+    operations: tuple[Operation, ...]
+    outputs: tuple[str, ...]
+
+
+@dataclass(frozen=True, eq=False)
 class Operation:
     """One operation, named and spelled as in the MIL documentation.
 
@@ -98,6 +116,8 @@ class Operation:
             operation was read from (``neuralnetwork`` only);
             ``'compressed'``: parameter name to the ``constexpr_*``
             operation its weights are stored with (``mlprogram`` only).
+        blocks (tuple[Block, ...]): The two branches of ``cond``; condition
+            and body of ``while_loop``.
     """
 
     name: str
@@ -107,6 +127,7 @@ class Operation:
     dtypes: tuple[str, ...]
     attributes: Mapping[str, Any] = field(default_factory=dict)
     shapes: tuple[Optional[tuple[Optional[int], ...]], ...] = ()
+    blocks: tuple[Block, ...] = ()
 
 
 @dataclass(frozen=True, eq=False)
@@ -142,5 +163,17 @@ class Program:
     spec_version: int
 
     def count_operations(self) -> dict[str, int]:
-        """Return how often each operation type occurs, commonest first."""
-        return dict(Counter(op.type for op in self.operations).most_common())
+        """Return how often each operation type occurs, commonest first.
+
+        Those of nested blocks count once, however often they run.
+        """
+        types = (op.type for op in walk(self.operations))
+        return dict(Counter(types).most_common())
+
+
+def walk(operations: Iterable[Operation]) -> Iterator[Operation]:
+    """Operations, and those of their nested blocks."""
+    for op in operations:
+        yield op
+        for block in op.blocks:
+            yield from walk(block.operations)

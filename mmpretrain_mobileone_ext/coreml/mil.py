@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import ChainMap
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple, Optional
@@ -9,11 +10,16 @@ from typing import Any, NamedTuple, Optional
 from ..errors import ProgramError
 from . import constexpr
 from .budget import Ledger
-from .graph import Operation, Value
+from .graph import Block, Operation, Value
 from .mil_values import Constants, TensorType, tensor_type
 
 #: Far beyond any network for images; bounds what reading takes.
 MAX_OPERATIONS = 20_000
+
+# How many nested blocks an operation has; others have none.
+_BLOCKS = {'cond': 2, 'while_loop': 2}
+# Parameters that are lists of values, even of one.
+_LISTS = ('values', 'loop_vars')
 
 Shape = tuple[Optional[int], ...]
 
@@ -26,10 +32,15 @@ class Interface(NamedTuple):
 
 
 class _Stored(NamedTuple):
-    """A constant, and the operation it is compressed with ('' if none)."""
+    """A constant, and the operation it is compressed with ('' if none).
+
+    Attributes:
+        dtype: as declared, of constants with a name.
+    """
 
     value: Any
     stored_as: str = ''
+    dtype: str = ''
 
 
 class _Variable(NamedTuple):
@@ -82,15 +93,22 @@ def read_operations(
             f'{function.opset!r}'
         )
     block = function.block_specializations[function.opset]
-    if len(block.operations) > MAX_OPERATIONS:
+    count = _count(block)
+    if count > MAX_OPERATIONS:
         raise ProgramError(
-            f'the program has {len(block.operations)} operations; allowed: '
-            f'{MAX_OPERATIONS}'
+            f'the program has {count} operations; allowed: {MAX_OPERATIONS}'
         )
     inputs = {item.name: tensor_type(item.type) for item in function.inputs}
     reader = _Reader(Constants(folder / 'weights', ledger), ledger, inputs)
     operations = reader.operations(block)
     return operations, Interface(inputs, reader.outputs(block))
+
+
+def _count(block: Any) -> int:
+    """Operations and nested blocks, at any depth."""
+    return len(block.operations) + sum(
+        1 + _count(inner) for op in block.operations for inner in op.blocks
+    )
 
 
 class _Reader:
@@ -101,13 +119,18 @@ class _Reader:
         constants: Constants,
         ledger: Ledger,
         inputs: Mapping[str, TensorType],
+        around: Optional[_Reader] = None,
     ) -> None:
         self._constants = constants
         self._ledger = ledger
-        self._stored: dict[str, _Stored] = {}
-        self._shapes: dict[str, Optional[Shape]] = {
-            name: item.shape for name, item in inputs.items()
-        }
+        #: Of this block first, then of those around it.
+        self._stored: ChainMap[str, _Stored] = ChainMap(
+            {}, *(around._stored.maps if around else ())
+        )
+        self._shapes: ChainMap[str, Optional[Shape]] = ChainMap(
+            {name: item.shape for name, item in inputs.items()},
+            *(around._shapes.maps if around else ()),
+        )
 
     def operations(self, block: Any) -> tuple[Operation, ...]:
         """All operations but constants, then constant outputs."""
@@ -140,7 +163,9 @@ class _Reader:
                 raise ProgramError(f'two values are named {output.name!r}')
             self._shapes[output.name] = _declared(output.type)
             if stored is not None:
-                self._stored[output.name] = stored[index]
+                self._stored[output.name] = stored[index]._replace(
+                    dtype=_dtype(output.type)
+                )
 
     def _attribute(self, spec: Any, name: str) -> Any:
         if name not in spec.attributes:
@@ -161,7 +186,28 @@ class _Reader:
             dtypes=tuple(_dtype(output.type) for output in spec.outputs),
             attributes={'compressed': compressed} if compressed else {},
             shapes=tuple(_declared(output.type) for output in spec.outputs),
+            blocks=self._blocks(spec),
         )
+
+    def _blocks(self, spec: Any) -> tuple[Block, ...]:
+        wanted = _BLOCKS.get(spec.type, 0)
+        if len(spec.blocks) != wanted:
+            raise ProgramError(
+                f'operation {spec.type!r} has {len(spec.blocks)} nested '
+                f'blocks; allowed: {wanted}'
+            )
+        return tuple(self._block(block) for block in spec.blocks)
+
+    def _block(self, block: Any) -> Block:
+        inputs = {item.name: tensor_type(item.type) for item in block.inputs}
+        twice = [name for name in inputs if name in self._shapes]
+        if twice or len(inputs) != len(block.inputs):
+            raise ProgramError(
+                f'two values are named {(twice or list(inputs))[0]!r}'
+            )
+        inner = _Reader(self._constants, self._ledger, inputs, self)
+        operations = inner.operations(block)
+        return Block(tuple(inputs), operations, tuple(block.outputs))
 
     def _name(self, spec: Any) -> str:
         if 'name' in spec.attributes:
@@ -171,7 +217,7 @@ class _Reader:
     def _bind(self, parameter: str, argument: Any) -> _Stored:
         """Resolve one parameter: constant, dense weights, or reference."""
         items = [self._bound(binding) for binding in argument.arguments]
-        if parameter != 'values' and len(items) == 1:
+        if parameter not in _LISTS and len(items) == 1:
             return items[0]
         return _Stored(tuple(item.value for item in items))
 
@@ -205,11 +251,6 @@ class _Reader:
 
     def _constant_outputs(self, block: Any) -> Iterator[Operation]:
         """Model outputs that no operation computes, as ``identity``."""
-        types = {
-            output.name: output.type
-            for spec in block.operations
-            for output in spec.outputs
-        }
         for name in block.outputs:
             if name not in self._shapes:
                 raise ProgramError(f'output {name!r} is never computed')
@@ -219,7 +260,7 @@ class _Reader:
                     type='identity',
                     inputs={'x': self._stored[name].value},
                     outputs=(name,),
-                    dtypes=(_dtype(types[name]),),
+                    dtypes=(self._stored[name].dtype,),
                 )
 
 

@@ -17,8 +17,9 @@ def op(*names: str) -> Callable[[_Function], _Function]:
 
     The function takes the operation's parameters by their MIL names. Those
     annotated as ``Tensor`` are data and arrive as such, constants or not;
-    other constants arrive as Python numbers, lists and strings. It returns
-    one tensor, or a tuple for several results.
+    other constants arrive as Python numbers, lists and strings. Where the
+    operation has nested blocks, ``blocks`` is a function for each. It
+    returns one tensor, or a tuple for several results.
 
     Args:
         *names (str): MIL operation types, e.g. ``'conv'``.

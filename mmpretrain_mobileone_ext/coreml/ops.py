@@ -10,14 +10,21 @@ from __future__ import annotations
 
 from . import (
     ops_activation,
+    ops_control,
     ops_conv,
+    ops_detection,
     ops_elementwise,
+    ops_index,
     ops_norm,
     ops_pool,
     ops_quantize,
+    ops_recurrent,
     ops_reduce,
     ops_resize,
+    ops_sampling,
+    ops_scatter,
     ops_space,
+    ops_space_batch,
     ops_tensor,
 )
 from .op_registry import OPS, data_parameters, lookup, op
@@ -29,14 +36,21 @@ __all__ = [
     'lookup',
     'op',
     'ops_activation',
+    'ops_control',
     'ops_conv',
+    'ops_detection',
     'ops_elementwise',
+    'ops_index',
     'ops_norm',
     'ops_pool',
     'ops_quantize',
+    'ops_recurrent',
     'ops_reduce',
     'ops_resize',
+    'ops_sampling',
+    'ops_scatter',
     'ops_space',
+    'ops_space_batch',
     'ops_tensor',
 ]
 

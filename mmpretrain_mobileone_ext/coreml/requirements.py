@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 from ..errors import ExportError
 from . import quiet
 from .export_options import ExportOptions
-from .graph import Feature, Operation, Program
+from .graph import Feature, Operation, Program, walk
 
 #: Core ML specification version to the first iOS that reads it.
 SYSTEMS = {1: 'iOS11', 2: 'iOS11.2', 3: 'iOS12', 4: 'iOS13', 5: 'iOS14',
@@ -108,7 +108,7 @@ def needs(program: Program) -> Iterator[Need]:
             yield Need(_HALF, f'{feature.name!r} is fp16')
     if program.format != 'mlprogram':
         return  # a layer's version is the file's
-    for op in program.operations:
+    for op in walk(program.operations):
         for kind in (op.type, *op.attributes.get('compressed', {}).values()):
             yield Need(_first_version(kind), f'{kind} (in {op.name!r})')
         yield Need(_parameters_version(op), f'{op.type} (named {op.name!r}) '

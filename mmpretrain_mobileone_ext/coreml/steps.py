@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import functools
 from collections import Counter
-from collections.abc import Iterator
-from typing import Any, Callable, NamedTuple, Optional
+from collections.abc import Iterator, Sequence
+from typing import AbstractSet, Any, Callable, NamedTuple, Optional
 
 import numpy as np
 import torch
@@ -13,8 +13,10 @@ from torch import Tensor
 
 from . import ops
 from .budget import Ledger
-from .graph import Operation, Program, Value
+from .graph import Block, Operation, Program, Value
 
+# Parameters that are lists of data.
+_LISTS = ('values', 'loop_vars')
 # Operations whose results are new tensors, never views.
 FRESH = frozenset({'add', 'batch_norm', 'conv', 'linear', 'mul'})
 
@@ -41,6 +43,15 @@ class Step(NamedTuple):
     dtypes: tuple[Optional[torch.dtype], ...]
     frees: tuple[str, ...]
     shapes: tuple[Optional[tuple[Optional[int], ...]], ...]
+    blocks: tuple[BoundBlock, ...]
+
+
+class BoundBlock(NamedTuple):
+    """A nested block, its operations bound."""
+
+    inputs: tuple[str, ...]
+    steps: tuple[Step, ...]
+    outputs: tuple[str, ...]
 
 
 def bind(
@@ -55,19 +66,33 @@ def bind(
         ProgramError: An operation is not implemented, or the constants take
             more memory than ``ledger`` allows.
     """
+    inputs = {feature.name for feature in program.inputs}
     constants = _Constants(device, ledger)
+    yield from _bound(program.operations, inputs, outputs, constants)
+
+
+def _bound(
+    operations: Sequence[Operation],
+    inputs: AbstractSet[str],
+    outputs: Sequence[str],
+    constants: _Constants,
+) -> Iterator[Step]:
+    """Bind the operations of one block, which frees its own values."""
     last_use: dict[str, int] = {}
     uses: Counter[str] = Counter()
-    for index, op in enumerate(program.operations):
+    own = set(inputs)
+    for index, op in enumerate(operations):
         uses.update(sources(op))
+        own.update(op.outputs)
         for name in (*op.outputs, *sources(op)):
             last_use[name] = index
+    own.difference_update(outputs)
     fresh: set[str] = set()
-    for index, op in enumerate(program.operations):
+    for index, op in enumerate(operations):
         frees = {
             name
             for name in (*op.outputs, *sources(op))
-            if last_use[name] == index and name not in outputs
+            if last_use[name] == index and name in own
         }
         if op.type in FRESH:
             # With a second reader there may be a view of the value.
@@ -93,7 +118,7 @@ def _step(
     for name, value in op.inputs.items():
         if isinstance(value, Value):
             references[name] = value.name
-        elif name == 'values':
+        elif name in _LISTS:
             references[name] = tuple(
                 item.name
                 if isinstance(item, Value)
@@ -115,14 +140,31 @@ def _step(
         ),
         frees=frees,
         shapes=op.shapes,
+        blocks=tuple(_block(block, stored) for block in op.blocks),
     )
 
 
+def _block(block: Block, stored: _Constants) -> BoundBlock:
+    steps = _bound(block.operations, set(block.inputs), block.outputs, stored)
+    return BoundBlock(block.inputs, tuple(steps), block.outputs)
+
+
 def sources(op: Operation) -> Iterator[str]:
-    """Names of the values an operation reads."""
+    """Names of the values an operation reads, its nested blocks, too."""
     for value in op.inputs.values():
         items = value if isinstance(value, tuple) else (value,)
         yield from (i.name for i in items if isinstance(i, Value))
+    for block in op.blocks:
+        yield from _outer(block)
+
+
+def _outer(block: Block) -> Iterator[str]:
+    """Names of the values a nested block reads from around it."""
+    own = set(block.inputs)
+    for op in block.operations:
+        yield from (name for name in sources(op) if name not in own)
+        own.update(op.outputs)
+    yield from (name for name in block.outputs if name not in own)
 
 
 class _Constants:

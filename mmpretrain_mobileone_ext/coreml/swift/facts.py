@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Optional
 
 from ...errors import ExportError
-from ..graph import Feature, Program
+from ..graph import Feature, Program, walk
 from ..package_files import package_files
 from .steps import Steps, swift_steps
 
@@ -83,7 +83,7 @@ def read_facts(program: Program) -> ModelFacts:
         format=program.format,
         precision=meta.get('precision', 'unknown'),
         half=program.format == 'neuralnetwork' or any(
-            'fp16' in op.dtypes for op in program.operations),
+            'fp16' in op.dtypes for op in walk(program.operations)),
         ios=ios,
         macos=macos,
         image=_image(program),
