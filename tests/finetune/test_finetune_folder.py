@@ -1,18 +1,11 @@
 """Image folders as users have them."""
 import pytest
+from folder_kit import touch
 from hypothesis import given
 from hypothesis import strategies as st
 
 from mmpretrain_mobileone_ext.errors import MobileOneExtError
 from mmpretrain_mobileone_ext.finetune import read_folder
-
-
-def touch(root, *names):
-    for name in names:
-        path = root / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(b'')
-    return root
 
 
 def test_a_split_folder_keeps_its_split(tmp_path):

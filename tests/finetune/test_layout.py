@@ -1,16 +1,9 @@
 """Splits are told from classes by name and by what is in them."""
 import pytest
+from folder_kit import touch
 
 from mmpretrain_mobileone_ext.errors import MobileOneExtError
 from mmpretrain_mobileone_ext.finetune import read_folder
-
-
-def folder_of(root, *images):
-    for name in images:
-        path = root / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(b'')
-    return root
 
 
 def split(train, test, classes=('cat', 'dog')):
@@ -24,7 +17,7 @@ def split(train, test, classes=('cat', 'dog')):
     ('seg_train', 'seg_test'), ('train2017', 'val2017'), ('Train', 'dev'),
     ('training set', 'eval'), ('train.dataset', 'test.dataset')])
 def test_spellings_of_splits(train, test, tmp_path):
-    found = read_folder(folder_of(tmp_path, *split(train, test)))
+    found = read_folder(touch(tmp_path, *split(train, test)))
     assert found.classes == ('cat', 'dog')
     assert found.train == ((f'{train}/cat/1.png', 0),
                            (f'{train}/dog/1.png', 1))
@@ -34,7 +27,7 @@ def test_spellings_of_splits(train, test, tmp_path):
 
 @pytest.mark.parametrize('name', ['train', 'Test', 'val', 'dev'])
 def test_a_class_may_be_named_as_a_split(name, tmp_path):
-    found = read_folder(folder_of(tmp_path, *(
+    found = read_folder(touch(tmp_path, *(
         f'{c}/{i}.png' for c in ('car', name, 'plane') for i in range(3))))
     assert set(found.classes) == {'car', name, 'plane'}
     assert found.held_out
@@ -43,13 +36,13 @@ def test_a_class_may_be_named_as_a_split(name, tmp_path):
 @pytest.mark.parametrize('name', ['trains', 'contest', 'valley', 'devil',
                                   'evaluator', 'tester', 'restrain'])
 def test_a_name_that_only_looks_alike_is_a_class(name, tmp_path):
-    found = read_folder(folder_of(tmp_path, *(
+    found = read_folder(touch(tmp_path, *(
         f'{name}{c}/{i}.png' for c in ('', 'x') for i in range(2))))
     assert found.classes == (name, f'{name}x')
 
 
 def test_the_test_goes_before_val_and_others_are_listed(tmp_path):
-    found = read_folder(folder_of(
+    found = read_folder(touch(
         tmp_path, *split('train', 'Test'), 'val/cat/3.png', 'extra/5.png',
         'docs/x.txt', 'README.md', 'train/list.csv', '__MACOSX/._1.png'))
     assert [p for p, _ in found.test] == ['Test/cat/1.png', 'Test/dog/1.png']
@@ -84,7 +77,7 @@ def test_the_test_goes_before_val_and_others_are_listed(tmp_path):
      "'val', 'valid' for one split")])
 def test_what_can_be_either_is_refused(images, says, tmp_path):
     with pytest.raises(MobileOneExtError) as caught:
-        read_folder(folder_of(tmp_path, *images))
+        read_folder(touch(tmp_path, *images))
     assert says in str(caught.value)
     assert str(caught.value).startswith(str(tmp_path))
     assert '\n' not in str(caught.value)
