@@ -31,6 +31,8 @@ test-kernels: $(READY)
 
 lint: $(READY)
 	$(BIN)/ruff check .
+	$(BIN)/ruff check --preview --select PLW1514 \
+		mmpretrain_mobileone_ext tools setup.py
 	$(BIN)/mypy
 
 check: lint test test-slow test-kernels
