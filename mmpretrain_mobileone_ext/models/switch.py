@@ -37,8 +37,9 @@ def switch_to_deploy(model: Model, inplace: bool = True) -> Model:
         FoldError: a block has no exact fold; ``model`` is then unchanged.
         CheckpointError: a Core ML file is loaded in place of the network.
     """
+    boolean('inplace', inplace)
     require_network(model, 'switch_to_deploy()')
-    if not boolean('inplace', inplace):
+    if not inplace:
         model = copy.deepcopy(model)
     folds = [(b, b.fold()) for b in _blocks(model) if not b.deploy]
     _fold_foreign(model)

@@ -21,6 +21,7 @@ def split(photos):
         num_workers=0,
         dataset=dict(
             type='CustomDataset', data_root=str(photos), data_prefix='test',
+            metainfo=dict(classes=('dark', 'grey', 'light')),
             with_label=True, pipeline=STEPS),
         sampler=dict(type='DefaultSampler', shuffle=False))
 
