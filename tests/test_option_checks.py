@@ -14,6 +14,7 @@ from mmengine.registry import HOOKS
 from mmpretrain.registry import MODELS
 
 from mmpretrain_mobileone_ext import (
+    ClassNamesHook,
     ConfigurableMobileOne,
     CoreMLClassifier,
     option_checks,
@@ -120,6 +121,7 @@ OWNERS = {
         'data_preprocessor': CFG, 'network': FOREIGN},
     # mmpretrain's arguments, which are configs of modules.
     DeployableClassifier: {'args': FOREIGN, 'kwargs': FOREIGN},
+    ClassNamesHook: {},
     DeploySwitchHook: {'when': NAMES, 'tolerance': NUMBER},
     CoreMLExportHook: HOOK_EXPORT,
     DynamicRegularizationHook: {
