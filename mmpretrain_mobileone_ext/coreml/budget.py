@@ -37,7 +37,8 @@ _PER_NUMBER = 32
 _PER_DISTANT = 50 * _PER_NUMBER  # numbers that are not fetched in a row
 _PER_SORTED = 100 * _PER_NUMBER
 _PER_NARROW = 16
-_NARROW = 8  # channels of a group below which convolutions are slow
+# Channels of a group below which convolutions are slow; and lengths of rows.
+_NARROW = 8
 _PER_TRANSPOSED = 4
 # What it takes to call anything, even if there is nothing to compute: a loop
 # can be long, and a sequence, too.
@@ -203,16 +204,37 @@ def _work(func: Any, args: Any, given: list[Tensor],
         if name in words:
             return count(args, made)
     numbers = sum(t.numel() for t in (*given, *made)) if made else 0
-    if name in _SORTING:
+    if name in _SORTING and not _along_rows(name, args):
         return numbers * _PER_SORTED
-    distant = any(word in name for word in _DISTANT) or not all(
-        map(_in_a_row, (*given, *made)))
+    distant = any(word in name for word in _DISTANT) or not (
+        all(map(_in_a_row, (*given, *made))) or _alike(given, made))
     return numbers * (_PER_DISTANT if distant else _PER_NUMBER)
 
 
 def _in_a_row(value: Tensor) -> bool:
     return value.is_contiguous() or (value.dim() == 4 and value.is_contiguous(
         memory_format=torch.channels_last))
+
+
+def _alike(given: list[Tensor], made: list[Tensor]) -> bool:
+    """Whether all lie in memory in the same order, without gaps.
+
+    Number by number, they are then read in that order.
+    """
+    first, *others = *made, *given
+    dense = 1 + sum((n - 1) * s for n, s in zip(first.shape, first.stride()))
+    return dense == first.numel() and all(
+        t.shape == first.shape and t.stride() == first.stride()
+        for t in others)
+
+
+def _along_rows(name: str, args: Any) -> bool:
+    """Whether a softmax reads rows, which is as fast as any arithmetic."""
+    if name != 'softmax' or args[0].dim() == 0:
+        return False
+    x, axis = args[:2]
+    last = axis % x.dim() == x.dim() - 1
+    return last and x.is_contiguous() and x.shape[-1] >= _NARROW
 
 
 def _of_convolution(args: Any, made: list[Tensor]) -> float:

@@ -138,7 +138,7 @@ def crop_resize(
         box_indices (Tensor | None): (N), the image of each box, else
             0, 1, ...
         normalized_coordinates (bool): 1 is the center of the last pixel.
-        pad_value (float): What is read outside of an image.
+        pad_value (float): Value of places outside of an image.
 
     Returns:
         Tensor: (N, B or 1, C, ``target_height``, ``target_width``); for
@@ -158,16 +158,22 @@ def crop_resize(
     down = _grid(box[:, 0], box[:, 2], target_height, sampling_mode)
     across = _grid(box[:, 1], box[:, 3], target_width, sampling_mode)
     count = len(corners)
+    down = down.reshape(count, 1, -1, 1)
+    across = across.reshape(count, 1, 1, -1)
     found = _sampled(
-        x,
-        image.reshape(count, -1, 1, 1),
-        down.reshape(count, 1, -1, 1),
-        across.reshape(count, 1, 1, -1),
-        'bilinear',
-        _Padding('constant', pad_value),
+        x, image.reshape(count, -1, 1, 1), down, across, 'bilinear',
+        _Padding('border'),
     )
-    result = found.permute(1, 2, 0, 3, 4)
+    # Not interpolated with the pixels beside it: as Core ML does it.
+    beyond = _beyond(down, x.shape[2]) | _beyond(across, x.shape[3])
+    result = found.masked_fill(beyond, pad_value).permute(1, 2, 0, 3, 4)
     return result if boxes is None else result.squeeze(1)
+
+
+def _beyond(place: Tensor, size: int) -> Tensor:
+    """Outside of 0 to ``size`` - 1, by more than coordinates are rounded."""
+    rounding = 8 * torch.finfo(torch.float32).eps * size
+    return (place < -rounding) | (place > size - 1 + rounding)
 
 
 def _regions(

@@ -202,6 +202,110 @@ def sorting(c):
              reverse=np.bool_(True))
 
 
+def one_hot(c):
+    c.op('one_hot', 'y', (3, BIG), indices=_ints(0, 1, 2),
+         one_hot_vector_size=np.int32(BIG), axis=np.int32(-1),
+         on_value=np.float32(1), off_value=np.float32(0))
+
+
+def counting(c):
+    c.op('range_1d', 'y', (BIG,), 'INT32', start=np.int32(0),
+         end=np.int32(BIG), step=np.int32(1))
+
+
+def crops(c):
+    side = 20_000
+    c.op('crop_resize', 'y', (1, 4, side, side), x='x',
+         boxes=np.float32([[0, 0, 1, 1]]), box_indices=_ints(0),
+         target_height=np.int32(side), target_width=np.int32(side))
+
+
+def turned(c):
+    side = 20_000
+    c.op('affine', 'y', (1, 4, side, side), x='x',
+         transform_matrix=np.ones((1, 6), np.float32),
+         output_height=np.int32(side), output_width=np.int32(side),
+         sampling_mode=np.array('bilinear'),
+         padding_mode=np.array('constant'), padding_value=np.float32(0),
+         coordinates_mode=np.array('normalized_minus_one_to_one'),
+         align_corners=np.bool_(True))
+
+
+def suppression(c):
+    """As many rounds as there are boxes."""
+    c.op('tile', 't', (200_000, 4, 6, 5), x='x',
+         reps=_ints(200_000, 1, 1, 1))
+    c.op('reshape', 'b', (1, 4, 6 * 10**6), x='t',
+         shape=_ints(1, 4, 6 * 10**6))
+    c.op('non_maximum_suppression', 'y', (1, 4, 6 * 10**6), boxes='b',
+         scores='b', iou_threshold=np.float32(1),
+         max_boxes=np.int32(6 * 10**6))
+
+
+def _sequence(c, kind, gates, **further):
+    c.op('tile', 't', (25_000, 4, 6, 5), x='x', reps=_ints(25_000, 1, 1, 1))
+    c.op('reshape', 's', (3 * 10**6, 1, 1), x='t', shape=_ints(-1, 1, 1))
+    weight = np.ones((gates, 1), np.float32)
+    one = np.ones((1, 1), np.float32)
+    c.op(kind, 'y', (1, 1, 1), x='s', initial_h=one, weight_ih=weight,
+         weight_hh=weight, **further)
+
+
+def long_lstm(c):
+    _sequence(c, 'lstm', 4, initial_c=np.ones((1, 1), np.float32))
+
+
+def long_gru(c):
+    _sequence(c, 'gru', 3)
+
+
+def _endless(c, condition):
+    c.op('while_loop', 'y', (1, 4, 6, 5), loop_vars=['x'])
+    operation, outer = c.block.operations[-1], c.block
+    for part in range(2):
+        block = operation.blocks.add()
+        item = block.inputs.add()
+        item.name = 'v'
+        item.type.CopyFrom(operation.outputs[0].type)
+        c.block = block
+        block.outputs.append('v' if part else condition(c))
+    c.block = outer
+
+
+def endless(c):
+    _endless(c, lambda c: c.const('t', np.bool_(True)))
+
+
+def endless_by_numbers(c):
+    def condition(c):
+        c.op('reduce_max', 'm', (), x='v', axes=_ints(0, 1, 2, 3),
+             keep_dims=np.bool_(False))
+        return c.op('greater_equal', 'g', (), 'BOOL', x='m',
+                    y=np.float32(0))
+
+    _endless(c, condition)
+
+
+def scattering(c):
+    c.op('tile', 't', (10**5, 4, 6, 5), x='x', reps=_ints(10**5, 1, 1, 1))
+    c.const('i', np.zeros(10**5, np.int32))
+    for i in range(40):
+        c.op('scatter', f's{i}', (10**5, 4, 6, 5), data='t', indices='i',
+             updates='t', axis=np.int32(0), mode=np.array('add'))
+
+
+def marked(c):
+    _tiled(c, 12_000_000)
+    for i in range(40):
+        c.op('non_zero', f'n{i}', (None, 1), 'INT32', x='t')
+
+
+def blocks_of_samples(c):
+    c.op('space_to_batch', 'y', (1, 4, 10**5, 10**5), x='x',
+         block_shape=_ints(1, 1),
+         paddings=np.array([[0, 10**5 - 6], [0, 10**5 - 5]], np.int32))
+
+
 def operations(c):
     name = 'x'
     for i in range(100_000):
@@ -331,7 +435,9 @@ BOMBS = {
         upsample, resize, convolution, large_kernel, transposed, gather,
         outer_product, products, broadcast, constants_only, long_window,
         rows, dimensions, reversed_slice, long_chain, sorting, table, sparse,
-        scales)
+        scales, one_hot, counting, crops, turned, suppression, long_lstm,
+        long_gru, endless, endless_by_numbers, scattering, marked,
+        blocks_of_samples)
 }
 #: As large as a file can well be.
 HEAVY = {

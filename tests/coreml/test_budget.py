@@ -139,7 +139,7 @@ def test_larger_inputs_may_take_more_work(tmp_path):
         sizes = array.shapeRange.sizeRanges.add()
         sizes.lowerBound, sizes.upperBound = low, high
     path = crafted.save(tmp_path)
-    loaded = load_program(path, memory_budget=1e6, work_budget=1e4)
+    loaded = load_program(path, memory_budget=1e6, work_budget=2.1e6)
     x = np.ones((1, 1, 50, 100), np.float32)
     assert loaded.predict({'x': x})['y'].shape == x.shape
     with pytest.raises(ProgramError, match='memory_budget'):
