@@ -150,7 +150,7 @@ def reference_features(
 def feature_network(
     model: nn.Module,
     names: Sequence[str],
-    dtype: torch.dtype = torch.float32,
+    dtype: torch.dtype = torch.float32
 ) -> Callable[[Tensor], dict[str, Tensor]]:
     """:func:`reference_features` under the names of the outputs.
 

@@ -201,7 +201,8 @@ def as_given(mb, variable, value):
 
 def readable(mb, variable):
     """What a model can return."""
-    name = variable.dtype.__name__
+    types = quiet.coremltools().converters.mil.mil.types
+    name = types.builtin_to_string(variable.dtype)
     return variable if name in ('fp32', 'int32') else mb.cast(
         x=variable, dtype='int32')
 

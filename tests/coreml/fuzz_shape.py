@@ -35,7 +35,8 @@ def some(rng, low=1, high=5, boolean=True):
 def factors(rng, count):
     """Sizes whose product is ``count``."""
     sizes = []
-    while count > 1 and rng.random() < 0.7:
+    # Core ML has five dimensions at most.
+    while count > 1 and len(sizes) < 4 and rng.random() < 0.7:
         divisors = [d for d in range(1, count + 1) if count % d == 0]
         sizes.append(int(rng.choice(divisors)))
         count //= sizes[-1]

@@ -188,20 +188,6 @@ def conv(name, rng):
         value, size, 2 * inner * math.prod(kernel) + 4))
 
 
-def spread(x, weight, groups, full, strides, dilations):
-    """Every element of x times the kernel, added up where it comes to lie."""
-    count, sizes, outer = len(x), x.shape[2:], weight.shape[1]
-    x = x.reshape(count, groups, -1, *sizes)
-    weight = weight.reshape(groups, -1, *weight.shape[1:])
-    out = np.zeros((count, groups, outer, *full))
-    for tap in np.ndindex(*weight.shape[3:]):
-        at = tuple(slice(t * d, t * d + (n - 1) * s + 1, s)
-                   for t, d, n, s in zip(tap, dilations, sizes, strides))
-        out[(..., *at)] += np.einsum('ngi...,gio->ngo...', x,
-                                     weight[(..., *tap)])
-    return out.reshape(count, groups * outer, *full)
-
-
 @generator('conv_transpose')
 def conv_transpose(name, rng):
     """Every element is spread over a window of the result."""
@@ -215,8 +201,8 @@ def conv_transpose(name, rng):
     weight = floats(rng, (groups * inner, outer, *kernel))
     reach = [(k - 1) * d + 1 for k, d in zip(kernel, dilations)]
     full = [(n - 1) * s + r for n, s, r in zip(sizes, strides, reach)]
-    made = [spread(f(x).astype(float), f(weight).astype(float), groups, full,
-                   strides, dilations) for f in (np.asarray, np.abs)]
+    made = [spread(f(x), f(weight), groups, full, strides, dilations)
+            for f in (np.asarray, np.abs)]
     kind = str(rng.choice(['valid', 'custom', 'same']))
     pads = [[0, 0]] * rank
     if kind == 'custom':
@@ -236,6 +222,19 @@ def conv_transpose(name, rng):
         params['pad'] = [n for pair in pads for n in pair]
     return Case(name, {'x': x}, params, near(
         value, size, 2 * inner * math.prod(kernel) + 4))
+
+
+def spread(x, weight, groups, full, strides, dilations):
+    (n, c, *sizes), (outer, *kernel) = x.shape, weight.shape[1:]
+    a = x.astype(float).reshape(n, groups, c // groups, *sizes)
+    b = weight.astype(float).reshape(groups, c // groups, outer, *kernel)
+    out = np.zeros((n, groups, outer, *full))
+    for tap in np.ndindex(*kernel):
+        at = tuple(slice(t * d, t * d + (size - 1) * s + 1, s)
+                   for t, d, size, s in zip(tap, dilations, sizes, strides))
+        out[(..., *at)] += np.einsum(
+            'ngi...,gio->ngo...', a, b[(..., *tap)])
+    return out.reshape(n, groups * outer, *full)
 
 
 def windows(x, kernel, strides):

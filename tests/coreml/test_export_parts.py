@@ -33,13 +33,38 @@ PACK = dict(type='PackInputs')
     ([LOAD, dict(type='mmpretrain.CenterCrop', crop_size=(30, 20))],
      (20, 30)),
     ([LOAD, dict(type='EfficientNetCenterCrop', crop_size=240)], (240, 240)),
-    ([LOAD, dict(type='ResizeEdge', scale=64), PACK], (64, 64)),
+    ([LOAD, dict(type='ResizeEdge', scale=64), PACK], None),
+    ([LOAD, dict(type='ResizeEdge', scale=64),
+      dict(type='CenterCrop', crop_size=72)], None),
+    ([LOAD, dict(type='ResizeEdge', scale=64),
+      dict(type='CenterCrop', crop_size=72, auto_pad=True)], (72, 72)),
+    ([LOAD, dict(type='ResizeEdge', scale=64, edge='long'),
+      dict(type='CenterCrop', crop_size=32)], None),
+    ([LOAD, dict(type='ResizeEdge', scale=64),
+      dict(type='Resize', scale=32)], (32, 32)),
+    ([LOAD, dict(type='Resize', scale=(20, 48)),
+      dict(type='CenterCrop', crop_size=32)], (32, 20)),
+    ([LOAD, dict(type='torchvision/Resize', size=20)], None),
+    ([LOAD, dict(type='torchvision/Resize', size=20),
+      dict(type='torchvision/CenterCrop', size=16)], (16, 16)),
     ([LOAD, dict(type='torchvision/Resize', size=(20, 30))], (20, 30)),
     ([LOAD, dict(type='Resize', scale=(48, 32), keep_ratio=True)], None),
     ([PACK], None),
 ])
 def test_size_of_a_pipeline(steps, size):
     assert pipeline_size(steps) == size
+
+
+@pytest.mark.parametrize(('steps', 'words'), [
+    ([LOAD, dict(type='ResizeEdge', scale=64), PACK], 'after ResizeEdge, '),
+    ([LOAD, dict(type='Resize', scale=(9, 8), keep_ratio=True)],
+     'after Resize, '),
+    ([LOAD, dict(type='ResizeEdge', scale=64),
+      dict(type='CenterCrop', crop_size=72)], 'after CenterCrop, '),
+    ([LOAD], 'the image size is not in'),
+])
+def test_why_a_pipeline_states_no_size(steps, words):
+    assert TestSplit(steps=tuple(steps)).no_size.startswith(words)
 
 
 @pytest.mark.parametrize(('steps', 'dataset', 'order'), [

@@ -239,3 +239,94 @@ def test_lookup_names_operation_and_implemented_ones():
 def test_registering_twice_is_refused():
     with pytest.raises(ValueError, match=r"'conv' registered twice"):
         op('conv')(lambda x: x)
+
+
+def ops_on(inputs, folder, build, target='iOS18'):
+    """Results of a program, by the names of its operations."""
+    return load_program(save_mil(build, inputs, folder, target)).predict(
+        inputs)
+
+
+def test_integers_stay_integers(tmp_path):
+    """What has a fraction loses it: MIL's results have its inputs' type."""
+    x = np.int32([[7, -7, 4], [5, 2, -9]])
+    y = np.int32([[2, 2, -3], [-1, 4, 2]])
+
+    def build(mb, x, y):
+        return [
+            mb.real_div(x=x, y=y, name='quotient'),
+            mb.reduce_mean(x=x, axes=[1], name='mean'),
+            mb.reduce_l2_norm(x=x, axes=[1], name='norm'),
+            mb.reduce_log_sum_exp(x=x, axes=[0], name='lse'),
+            mb.reduce_prod(x=x, axes=[0], name='product'),
+            mb.cumsum(x=x, axis=1, name='sums'),
+            mb.exp2(x=y, name='power'),
+        ]
+
+    got = ops_on({'x': x, 'y': y}, tmp_path, build)
+    assert {v.dtype for v in got.values()} == {np.dtype('int32')}
+    assert got['quotient'].tolist() == [[3, -3, -1], [-5, 0, -4]]
+    assert got['mean'].tolist() == [1, 0]  # of 4 / 3 and -2 / 3
+    assert got['norm'].tolist() == [10, 10]  # of 10.68 and 10.49
+    assert got['lse'].tolist() == [7, 2, 4]
+    assert got['product'].tolist() == [35, -14, -36]
+    assert got['sums'].tolist() == np.cumsum(x, 1).tolist()
+    assert got['power'].tolist() == [[4, 4, 0], [0, 16, 4]]
+
+
+LEAST = -2**31
+
+
+@pytest.mark.parametrize(('name', 'wanted'), [
+    ('real_div', LEAST), ('floor_div', LEAST), ('mod', 0)])
+@pytest.mark.parametrize('count', [1, 3, 64])
+def test_the_least_integer_by_minus_one(name, wanted, count):
+    """The processor ends a program that divides so: a file must not."""
+    x = torch.full((count,), LEAST, dtype=torch.int32)
+    y = torch.full((count,), -1, dtype=torch.int32)
+    assert OPS[name](x, y).tolist() == [wanted] * count
+    assert OPS[name](x, y).dtype == torch.int32
+
+
+def test_sums_wrap_as_int32():
+    x = torch.tensor([2**31 - 1, 1], dtype=torch.int32)
+    assert OPS['reduce_sum'](x).tolist() == LEAST
+    assert OPS['cumsum'](x).tolist() == [2**31 - 1, LEAST]
+
+
+def test_not_a_number_stays():
+    x = torch.tensor([np.nan, -2.0, 0.0, 3.0])
+    for got, wanted in ((OPS['sign'](x), [np.nan, -1, 0, 1]),
+                        (OPS['thresholded_relu'](x, 1.0),
+                         [np.nan, 0, 0, 3])):
+        np.testing.assert_array_equal(got.numpy(), wanted)
+
+
+def test_clamped_relu_follows_the_document():
+    """coremltools folds -1 for 2: its two terms are both clamped."""
+    x = torch.tensor([2.0, -2.0])
+    check(OPS['clamped_relu'](x, 0.25, -0.75).numpy(), [-0.75, -0.75])
+
+
+def test_scalars_are_arrays_of_one(tmp_path):
+    def build(mb, x):
+        return [mb.reduce_max(x=x, name='top'),
+                mb.reduce_argmax(x=x, axis=0, name='place'),
+                mb.reduce_sum(x=x, axes=[0], keep_dims=True, name='sum')]
+
+    x = np.float32([2, 7, 4])
+    path = save_mil(build, {'x': x}, tmp_path)
+    loaded = load_program(path)
+    got = loaded.predict({'x': x})
+    assert [(k, v.tolist()) for k, v in got.items()] == [
+        ('top', [7]), ('place', [1]), ('sum', [13])]
+    for count in (1, 4):  # alone, and several at a time
+        batch = torch.tensor(np.stack([x, x[::-1].copy()] * 2))[:count]
+        found = loaded.predict_batch({'x': batch})
+        assert {v.shape for v in found.values()} == {(count, 1)}
+
+
+def test_no_axes_are_no_axes():
+    x = torch.tensor([[1.0, -2.0], [3.0, 4.0]])
+    assert torch.equal(OPS['reduce_sum'](x, []), x)
+    assert torch.equal(OPS['reduce_max'](x, [], True), x)

@@ -242,3 +242,121 @@ def test_every_name_is_a_mil_operation():
     known = set(ops.SSAOpRegistry.core_ops)
     # The layer slice takes an axis from the end, which MIL has no way to say.
     assert set(implemented()) - known == {'slice_axis'}
+
+
+def test_attention_with_constant_masks(tmp_path):
+    """A bool mask, and the triangle that ``is_causal`` becomes."""
+    q, k, v = noise(1, 2, 4, 3), noise(1, 2, 4, 3), noise(1, 2, 4, 5)
+    mask = np.array([[1, 0, 1, 1]] * 4, bool)
+    causal = np.tri(4, dtype=bool)
+
+    def build(mb, q, k, v):
+        return [mb.scaled_dot_product_attention(
+            query=q, key=k, value=v, attn_mask=m, name=name)
+            for name, m in (('some', mask), ('causal', causal))]
+
+    inputs = {'q': q, 'k': k, 'v': v}
+    got = load_program(
+        save_mil(build, inputs, tmp_path, 'iOS18')).predict(inputs)
+    tensors = [torch.tensor(value) for value in inputs.values()]
+    check(got['some'], F.scaled_dot_product_attention(
+        *tensors, attn_mask=torch.tensor(mask)), 1e-5)
+    check(got['causal'], F.scaled_dot_product_attention(
+        *tensors, is_causal=True), 1e-5)
+
+
+def test_expand_to_a_size_that_is_computed(tmp_path):
+    """What torch's ``expand`` of a flexible size becomes."""
+    x, like = noise(1, 3), noise(4, 3)
+
+    def build(mb, x, like):
+        reps = mb.real_div(x=mb.shape(x=like), y=mb.shape(x=x))
+        spread = mb.tile(x=x, reps=reps)
+        sizes = mb.shape(x=spread)
+        return [mb.add(x=spread, y=mb.fill(shape=sizes, value=B)),
+                mb.pad(x=x, pad=mb.concat(values=[sizes, sizes], axis=0))]
+
+    inputs = {'x': x, 'like': like}
+    loaded = load_program(save_mil(build, inputs, tmp_path))
+    added, padded = loaded.predict(inputs).values()
+    check(added, np.repeat(x, 4, 0) + B)
+    check(padded, np.pad(x, [(4, 3), (4, 3)]))
+
+
+def test_gather_with_batches(tmp_path):
+    x = noise(2, 3, 4, 5)
+    indices = np.int32(np.random.default_rng(0).integers(4, size=(2, 3, 6)))
+
+    def build(mb, x):
+        return [mb.gather(x=x, indices=indices, axis=2, batch_dims=2),
+                mb.gather(x=x, indices=indices[:, 0], axis=2, batch_dims=1)]
+
+    both, one = load_program(
+        save_mil(build, {'x': x}, tmp_path)).predict({'x': x}).values()
+    check(both, np.take_along_axis(x, indices[..., None].astype(int), 2))
+    check(one, np.stack([x[i][:, indices[i, 0]] for i in range(2)]))
+
+
+def test_reshape_counts_zeros_from_the_end(tmp_path):
+    """The example of the iOS 17 document."""
+    x = noise(2, 50)
+    (got,) = run('reshape', tmp_path, {'x': x}, 'iOS17',
+                 shape=[1, 0, -1, 0])
+    check(got, x.reshape(1, 1, 2, 50))
+
+
+def test_topk_of_ties(tmp_path):
+    x = np.float32([[2, 5, 5, 2, 5, -1]] * 3)
+    x[1, 0], x[2, 3] = np.nan, np.inf
+
+    def build(mb, x):
+        return [*mb.topk(x=x, k=4, axis=1, name='top'),
+                *mb.topk(x=x, k=4, axis=1, ascending=True, name='low'),
+                mb.topk(x=x, k=2, axis=1, return_indices=False, name='v')]
+
+    loaded = load_program(save_mil(build, {'x': x}, tmp_path, 'iOS17'))
+    _, top, _, low, values = loaded.predict({'x': x}).values()
+    assert top.tolist() == [[1, 2, 4, 0], [1, 2, 4, 3], [3, 1, 2, 4]]
+    assert low.tolist() == [[5, 0, 3, 1], [5, 3, 1, 2], [5, 0, 1, 2]]
+    assert values.tolist() == [[5, 5], [5, 5], [np.inf, 5]]
+    lowest = torch.tensor([0, -2**31, 4], dtype=torch.int32)
+    assert OPS['topk'](lowest, 3)[1].tolist() == [2, 0, 1]
+
+
+WHOLE, PARTS = np.int32([[2, -3], [1, 5]]), np.float32([[0.5, 1], [2, 0.25]])
+
+
+@pytest.mark.parametrize('place', ['x', 'y'])
+@pytest.mark.parametrize(('value', 'other'), [(WHOLE, PARTS), (PARTS, WHOLE)])
+def test_integers_times_a_constant_of_floats(place, value, other, tmp_path):
+    """The result has the type of what is no constant (iOS 17)."""
+    constant = {'y' if place == 'x' else 'x': other}
+    (got,) = run('matmul', tmp_path, {place: value}, 'iOS17', **constant)
+    wanted = value @ other if place == 'x' else other @ value
+    assert got.dtype == value.dtype
+    check(got, np.trunc(wanted) if value is WHOLE else wanted)
+
+
+def test_an_index_beyond_the_entries_is_refused():
+    x = torch.arange(5.0)
+    with pytest.raises(ProgramError, match=r'index 7 .* 5 entries'):
+        OPS['slice_by_index'](x, [7], [8], squeeze_mask=[True])
+
+
+def test_exclusive_sums_of_infinities():
+    x = torch.tensor([1.0, np.inf, 2.0])
+    assert OPS['cumsum'](x, exclusive=True).tolist() == [0, 1, np.inf]
+
+
+def test_eight_bits_are_scaled_as_numbers(tmp_path):
+    """Not in 8 bits, which wrap, and not by a scale of whole numbers."""
+    x = np.int32([[-128, 127], [5, -7]])
+
+    def build(mb, x):
+        narrow = mb.cast(x=x, dtype='int8')
+        return mb.dequantize(input=narrow, scale=np.float32([0.5, 0.25]),
+                             zero_point=np.int8([100, -100]), axis=0)
+
+    loaded = load_program(save_mil(build, {'x': x}, tmp_path, 'iOS17'))
+    (got,) = loaded.predict({'x': x}).values()
+    check(got, [[-114, 13.5], [26.25, 23.25]])

@@ -275,3 +275,50 @@ def test_wrong_numbers_would_be_noticed(tmp_path):
         other[index] += 0.01
         wanted = F.conv2d(torch.tensor(X), torch.tensor(other))
         assert relative_error(got, wanted) > 1e-5
+
+
+def test_resize_to_the_nearest_pixel(tmp_path):
+    """The case of Apple's own test, 2 to 3 pixels, and even repetition."""
+    x = np.float32([[[[1.0, 2.0]]]])
+
+    def build(mb, x):
+        return [mb.resize(x=x, shape=[1, n], resized_dims=np.uint32(2),
+                          interpolation_mode='NEAREST_NEIGHBOR', name=f'n{n}')
+                for n in (3, 4, 6)]
+
+    path = save_mil(build, {'x': x}, tmp_path, 'iOS17')
+    got = load_program(path).predict({'x': x})
+    assert [got[f'n{n}'].ravel().tolist() for n in (3, 4, 6)] == [
+        [1, 2, 2], [1, 1, 2, 2], [1, 1, 2, 2, 2, 2]]
+
+
+@pytest.mark.parametrize(('mode', 'size', 'wanted'), [
+    ('STRICT_ALIGN_CORNERS', 5, [0, 0, 1, 1, 2]),
+    ('ALIGN_CORNERS', 1, [1]),
+    ('UNALIGN_CORNERS', 6, [0, 0, 1, 1, 2, 2]),
+    ('UNALIGN_CORNERS', 2, [0, 2]),
+])
+def test_nearest_pixels_of_the_documented_grid(mode, size, wanted):
+    x = torch.arange(3.0)
+    got = OPS['resize'](x, [size], 1, 'NEAREST_NEIGHBOR', mode)
+    assert got.tolist() == wanted
+
+
+def test_sizes_are_rounded_as_in_the_file(tmp_path):
+    """0.7 of 10 is 7 in fp32, in which the file's sizes are computed."""
+    x = noise(1, 1, 10, 10)
+    scale = np.float32(0.7)
+    for name in ('upsample_nearest_neighbor', 'upsample_bilinear'):
+        folder = tmp_path / name
+        folder.mkdir()
+        (got,) = run(name, folder, {'x': x}, scale_factor_height=scale,
+                     scale_factor_width=scale)
+        assert got.shape == (1, 1, 7, 7)
+
+
+def test_response_norm_of_rank_3(tmp_path):
+    """The first values in Apple's own test of the operation."""
+    x = np.float32([[[1, -7], [5, -6], [-3, -5]]])
+    (got,) = run('local_response_norm', tmp_path, {'x': x}, size=2)
+    check(got, [[[0.99996257, -6.98716545], [4.99531746, -5.99191284],
+                 [-2.99898791, -4.99531746]]], 1e-6)
