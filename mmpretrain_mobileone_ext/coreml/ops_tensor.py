@@ -333,8 +333,8 @@ def topk(
 ) -> Any:
     """Values and indices (int32) of the ``k`` largest, or smallest.
 
-    Of equal ones the first comes first, and NaN last, as coremltools folds
-    them; MIL's document does not say.
+    Of equal ones the first comes first, and NaN last. MIL's document does
+    not say; so does what coremltools folds, where its sort is stable.
     """
     order = torch.sort(_order(x, ascending), dim=axis, stable=True)
     first = order.indices.narrow(axis, 0, k)

@@ -3,10 +3,17 @@ import copy
 
 import pytest
 import torch
-from export_kit import CLASSES, build, model_cfg
+from export_kit import (
+    CLASSES,
+    build,
+    model_cfg,
+    save,
+    write_config,
+)
 from mmpretrain.models.utils import ClsDataPreprocessor
 from torch import nn
 
+from mmpretrain_mobileone_ext.coreml import export_coreml
 from mmpretrain_mobileone_ext.coreml.export_data import (
     TestSplit,
     choose_images,
@@ -65,6 +72,21 @@ def test_size_of_a_pipeline(steps, size):
 ])
 def test_why_a_pipeline_states_no_size(steps, words):
     assert TestSplit(steps=tuple(steps)).no_size.startswith(words)
+
+
+@pytest.mark.parametrize(('step', 'words'), [
+    (dict(type='ResizeEdge', scale=40), r'after ResizeEdge, .* it varies'),
+    (dict(type='Resize', scale=40, keep_ratio=True), r'after Resize, .* it'),
+])
+def test_no_data_and_no_size(tmp_path, step, words):
+    """A square of the edge's length would be a guess."""
+    config = write_config(tmp_path / 'c.py', tmp_path,
+                          pipeline=[LOAD, step, PACK])
+    checkpoint = save(build(), tmp_path / 'c.pth')
+    with pytest.raises(ExportError, match=f'{words}.*--image-size'):
+        export_coreml(config, checkpoint, out=tmp_path / 'm.mlpackage',
+                      verify_data='none')
+    assert not (tmp_path / 'm.mlpackage').exists()
 
 
 @pytest.mark.parametrize(('steps', 'dataset', 'order'), [
