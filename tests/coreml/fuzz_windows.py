@@ -245,8 +245,53 @@ def windows(x, kernel, strides):
     return view.reshape(*view.shape[:-len(kernel)], -1)
 
 
+def rounded_up(x, kernel, strides, pads, reduce):
+    """Windows of ``ceil_mode``, one by one, as torch's document has them.
+
+    The last may begin in the input or in the pad before it, and ends with
+    the pad after it at the latest.
+    """
+    spans = []
+    for size, k, s, p in zip(x.shape[2:], kernel, strides, pads):
+        count = -(-(size + 2 * p - k) // s) + 1
+        count -= (count - 1) * s >= size + p
+        starts = [i * s - p for i in range(count)]
+        spans.append([(a, min(a + k, size + p)) for a in starts])
+    made = np.empty((*x.shape[:2], *(len(s) for s in spans)))
+    for place in np.ndindex(*made.shape[2:]):
+        ends = [spans[i][j] for i, j in enumerate(place)]
+        part = x[(..., *(slice(max(a, 0), b) for a, b in ends))]
+        made[(..., *place)] = reduce(
+            part.reshape(*x.shape[:2], -1),
+            math.prod(b - a for a, b in ends))
+    return made
+
+
+def pool_rounded_up(name, rng):
+    rank = int(rng.integers(1, 3))
+    sizes = [int(n) for n in rng.integers(3, 8, rank)]
+    kernel = [int(n) for n in rng.integers(2, 4, rank)]
+    strides = [int(rng.integers(1, k + 1)) for k in kernel]
+    pads = [int(rng.integers(k // 2 + 1)) for k in kernel]
+    x = floats(rng, (2, 2, *sizes))
+    params = {'kernel_sizes': kernel, 'strides': strides, 'ceil_mode': True,
+              'pad_type': 'custom', 'pad': [p for p in pads for _ in 'ab']}
+    args = x.astype(float), kernel, strides, pads
+    if name == 'max_pool':
+        value = rounded_up(*args, lambda part, _: part.max(-1))
+        return Case(name, {'x': x}, params, exact(value.astype(np.float32)))
+    inside = bool(rng.random() < 0.5)
+    params['exclude_padding_from_average'] = inside
+    value = rounded_up(*args, lambda part, count: part.mean(-1)
+                       if inside else part.sum(-1) / count)
+    return Case(name, {'x': x}, params,
+                near(value, 4.0, math.prod(kernel) + 4))
+
+
 @generator('max_pool', 'avg_pool', 'l2_pool')
 def pool(name, rng):
+    if name != 'l2_pool' and rng.random() < 0.3:
+        return pool_rounded_up(name, rng)
     rank = int(rng.integers(1, 4 if name != 'l2_pool' else 3))
     sizes = [int(n) for n in rng.integers(3, 7, rank)]
     kernel = [int(n) for n in rng.integers(1, 4, rank)]
