@@ -39,10 +39,13 @@ _PER_SORTED = 100 * _PER_NUMBER
 _PER_NARROW = 16
 # Channels of a group below which convolutions are slow; and lengths of rows.
 _NARROW = 8
+_ROW = 32  # numbers: to fetch a row of them is to fetch no single ones
 _PER_TRANSPOSED = 4
-# What it takes to call anything, even if there is nothing to compute: a loop
-# can be long, and a sequence, too.
+# What it takes to call anything, even if there is nothing to compute; and to
+# do so in a loop, of which a file of a kilobyte can have a long one.
 _PER_CALL = 1e6
+_PER_ROUND = 5 * _PER_CALL
+_CALLS = 30  # of an operation without a loop
 _MOST_DIMENSIONS = 64
 # Numbers up to which values are computed: sizes, from which shapes follow.
 _SIZES = 4096
@@ -123,6 +126,7 @@ class Meter(TorchDispatchMode):
         self._limit = work
         self._execute = execute
         self._made = 0
+        self._calls = 0
         self.live = 0
         self.peak = 0
         self.done = 0.0
@@ -130,15 +134,24 @@ class Meter(TorchDispatchMode):
     def keep(self, values: Any) -> None:
         """The values of the last operation stay, what it made else goes."""
         self.live += sum(_bytes(v) for v in values)
-        self._made = 0
+        self._made = self._calls = 0
 
     def free(self, value: Tensor) -> None:
         """A value is not needed any more."""
         self.live -= _bytes(value)
 
-    def call(self, work: float = 0.0) -> None:
+    def round(self) -> None:
+        """A nested block, or a step of it, is run."""
+        self._add(_PER_ROUND)
+
+    def _call(self, work: float = 0.0) -> None:
         """Something is called, and takes this much work besides."""
-        self.done += _PER_CALL + work
+        self._calls += 1
+        each = _PER_CALL if self._calls <= _CALLS else _PER_ROUND
+        self._add(each + work)
+
+    def _add(self, work: float) -> None:
+        self.done += work
         if self.done > self._limit:
             raise ProgramError(
                 f'the work is that of {self.done:.2g} multiply-adds with '
@@ -151,7 +164,7 @@ class Meter(TorchDispatchMode):
         if func is torch.ops.aten._local_scalar_dense.default:
             if not known:
                 raise NeedsValuesError
-            self.call()
+            self._call()
             return func(*args, **(kwargs or {}))
         found = _without_data(func, args, kwargs or {})
         made = _tensors(found)
@@ -171,7 +184,7 @@ class Meter(TorchDispatchMode):
         self._made += sum(map(_bytes, made)) + _hidden(func, args, made)
         self._ledger.check(self.live + self._made, 'it, with all values,')
         self.peak = max(self.peak, self.live + self._made)
-        self.call(_work(func, args, given, made))
+        self._call(_work(func, args, given, made))
 
 
 def _without_data(func: Any, args: Any, kwargs: dict) -> Any:
@@ -212,7 +225,11 @@ def _work(func: Any, args: Any, given: list[Tensor],
 
 
 def _in_a_row(value: Tensor) -> bool:
-    return value.is_contiguous() or (value.dim() == 4 and value.is_contiguous(
+    """Whether numbers, or rows of them, lie one after the other."""
+    if value.is_contiguous():
+        return True
+    rows = value.stride(-1) == 1 and value.shape[-1] >= _ROW
+    return rows or (value.dim() == 4 and value.is_contiguous(
         memory_format=torch.channels_last))
 
 

@@ -130,7 +130,6 @@ class _Run:
         values: Mapping[str, Tensor],
     ) -> None:
         _check_declared(step, results)
-        meter.call()
         meter.keep(settled.values())
         for name in step.frees:
             meter.free(settled[name] if name in settled else values[name])
@@ -168,6 +167,8 @@ class _Run:
             # What an iteration before this one held is gone.
             self._meter.live = held
             self._meter.keep(given)
+            for _ in range(1 + len(block.steps)):
+                self._meter.round()
         values = ChainMap(dict(zip(block.inputs, given)), around)
         self.steps(block.steps, values)
         return tuple(values[name] for name in block.outputs)

@@ -220,8 +220,9 @@ def _run(
         )
     given = weights.of_inputs(x.flip(0) if direction == 'reverse' else x)
     found: list[Tensor] = []
-    for step in given.unbind(0):
-        state = cell(step, state)
+    # Not unbind, which would make a tensor of every step at once.
+    for index in range(len(given)):
+        state = cell(given[index], state)
         found.append(state[0])
     if not found:
         return given.new_zeros(0, *state[0].shape), state
