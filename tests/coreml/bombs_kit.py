@@ -436,15 +436,14 @@ BOMBS = {
         outer_product, products, broadcast, constants_only, long_window,
         rows, dimensions, reversed_slice, long_chain, sorting, table, sparse,
         scales, one_hot, counting, crops, turned, suppression, long_lstm,
-        long_gru, endless, endless_by_numbers, scattering, marked,
-        blocks_of_samples)
+        long_gru, endless, endless_by_numbers, scattering, blocks_of_samples)
 }
 #: As large as a file can well be.
 HEAVY = {
     function.__name__: function for function in (
         operations, nested_blocks, specializations, one_weight_for_all,
         edge_window, edge_filter, edge_transposed, edge_order, edge_softmax,
-        edge_copies, edge_integers)
+        edge_copies, edge_integers, marked)
 }
 
 ONE_WEIGHT = blob(np.ones((1000, 1000), np.float32), 2)
