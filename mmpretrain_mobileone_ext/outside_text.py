@@ -33,7 +33,7 @@ _JOINERS = '\u200c\u200d'
 _FORMULA = ('=', '+', '-', '@', '\uff1d', '\uff0b', '\uff0d', '\uff20')
 _MARKDOWN = re.compile(
     r'[\\`*\[\]<>|~$&]|(?<![^\W_])_|_(?![^\W_])|:(?=//)')
-_PLAIN_CODE = re.compile(r'[\w ./,:;+=()#%@-]+', re.ASCII)
+_PLAIN_CODE = re.compile(r"[\w ./,:;+=()\[\]'#%@-]+", re.ASCII)
 
 
 def shown(text: Any, keep: str = '') -> str:

@@ -105,7 +105,8 @@ CASES = {
     'list': (score('list.pth'), 'list'),
     'foreign': (score('other.pth'), 'does not fit'),
     'deploy in branches': (score('deploy.pth'), 'deploy=True'),
-    'other head': (score('good.pth', 'model.head.num_classes=7'), 'head'),
+    'other head': (score('good.pth', 'model.head.num_classes=7'),
+                   'the network has 7'),
     'zip bomb': (score('packed.pth'), 'compressed'),
     # packages
     'stock model': (score('good.mlpackage', 'model.type=ImageClassifier'),

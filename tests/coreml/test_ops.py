@@ -229,9 +229,9 @@ def test_unknown_choices_are_refused(name, params, message):
 
 def test_lookup_names_operation_and_implemented_ones():
     with pytest.raises(ProgramError) as caught:
-        lookup('lstm', 'lstm_0')
+        lookup('sliding_windows', 'windows_0')
     message = str(caught.value)
-    assert "'lstm' (named 'lstm_0')" in message
+    assert "'sliding_windows' (named 'windows_0')" in message
     assert all(name in message for name in implemented())
     assert '\n' not in message
 

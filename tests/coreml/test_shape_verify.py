@@ -46,7 +46,8 @@ def test_declared_batches_are_run_as_one(tmp_path, monkeypatch):
     runs, run = [], loaded._run
 
     def watch(inputs, *args, **kwargs):
-        runs.append(tuple(inputs['image'].shape))
+        if not inputs['image'].is_meta:  # else it is only counted
+            runs.append(tuple(inputs['image'].shape))
         return run(inputs, *args, **kwargs)
 
     monkeypatch.setattr(loaded, '_run', watch)
