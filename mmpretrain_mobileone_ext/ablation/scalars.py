@@ -10,7 +10,7 @@ import json
 import statistics
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Optional
 
 from ..errors import MobileOneExtError
 
@@ -29,25 +29,25 @@ def last_score(work_dir: Path, metric: str) -> float:
         MobileOneExtError: the runs logged none (names what they logged), the
             training went on after it, or two runs that ended there differ.
     """
-    found: list[_Validation] = []
-    names: set[str] = set()
-    trained = 0.0
-    for path in _files(work_dir):
-        scores = []
-        for record in _records(path):
-            names.update(record)
-            if metric in record:
-                scores.append(_Validation(record.get('step', 0),
-                                          float(record[metric]), path))
-            elif 'loss' in record:
-                trained = max(trained, record.get('epoch', 0))
-        # Of equal steps the later line.
-        found += scores and [max(reversed(scores), key=lambda v: v.step)]
+    starts = [(path, list(_records(path))) for path in _files(work_dir)]
+    records = [record for _, start in starts for record in start]
+    found = [v for path, start in starts
+             if (v := _last_validation(start, metric, path)) is not None]
     if not found:
-        scored = sorted(name for name in names if '/' in name)
+        scored = sorted({name for r in records for name in r if '/' in name})
         raise MobileOneExtError(f'{work_dir}: no validation logged {metric!r};'
                                 f' there are {scored or "no metrics"}')
+    trained = max((r.get('epoch', 0) for r in records
+                   if 'loss' in r and metric not in r), default=0)
     return _agreed(found, trained, work_dir)
+
+
+def _last_validation(start: list[dict[str, Any]], metric: str,
+                     path: Path) -> Optional[_Validation]:
+    found = [_Validation(r.get('step', 0), float(r[metric]), path)
+             for r in start if metric in r]
+    # Of equal steps the later line.
+    return max(reversed(found), key=lambda v: v.step, default=None)
 
 
 def _agreed(found: list[_Validation], trained: float, work_dir: Path) -> float:
