@@ -66,6 +66,6 @@ def test_the_package_scores_what_the_log_states(lab):
     run(REPO / 'tools/test.py', package, '--work-dir', root / 'test', '--out',
         out, '--out-item', 'metrics', *options)
     scored = json.loads(out.read_text())['accuracy/top1']
-    stated, = re.findall(r'top-1: torch \S+ %, Core ML (\S+) %', printed)
+    stated, = re.findall(r'top-1: torch [^]]+\], Core ML (\S+) %', printed)
     assert float(stated) == pytest.approx(scored, abs=0.005)
     assert 100 / 10 < scored < 100  # neither by chance nor by default
