@@ -233,6 +233,7 @@ def test_mlmodel(case, tmp_path, precision):
     assert relative(found, wanted) < (5e-3 if precision == 'fp16' else 1e-5)
 
 
+@pytest.mark.slow
 def test_half_precision_mlmodel_is_half_the_size(case, tmp_path):
     sizes = [
         run_export(case['config'], case['checkpoint'], ExportOptions(
@@ -263,6 +264,7 @@ def test_reflect_padding_keeps_the_scale_in_the_graph(tmp_path):
     assert relative([found], oracle(model, [image])) < 1e-5
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(('precision', 'channels', 'backbone'), [
     ('fp16', 1280, dict(type='MobileNetV2', widen_factor=0.25)),
     ('fp16', 128, dict(type='ResNet', depth=18, base_channels=16,

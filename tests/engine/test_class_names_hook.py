@@ -91,7 +91,9 @@ def test_what_agrees_trains_and_tests(run, tmp_path):
     run(load_from=path, epochs=1).train()
 
 
-@pytest.mark.parametrize('kind', ['DeployableClassifier', 'ImageClassifier'])
+@pytest.mark.parametrize('kind', [
+    'DeployableClassifier',
+    pytest.param('ImageClassifier', marks=pytest.mark.slow)])
 def test_names_in_another_order_than_the_folders(kind, run, tmp_path):
     wrong = split(run.root, ('cow', 'bee', 'ant'))
     for runner, call in ((run(train=wrong), 'train'), (run(val=wrong), 'val'),

@@ -87,6 +87,7 @@ def test_workers_and_optimizer_follow_the_plan(images, tmp_path):
     check(seen)
 
 
+@pytest.mark.slow
 def test_a_resumed_run_is_in_the_right_phase(images, tmp_path):
     before = observe(recipe(images, tmp_path, stop=2))
     assert sorted(before) == [0, 1, 2]
