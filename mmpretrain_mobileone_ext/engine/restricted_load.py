@@ -12,6 +12,7 @@ from typing import Any, BinaryIO
 import torch
 
 from mmpretrain_mobileone_ext.errors import CheckpointError
+from mmpretrain_mobileone_ext.explain import is_out_of_memory
 
 from .load_budget import Budget
 from .restricted_pickle import RestrictedUnpickler
@@ -44,10 +45,12 @@ def restricted_load(handle: BinaryIO, map_location: Any = 'cpu') -> Any:
         return _load(handle, map_location)
     except CheckpointError:
         raise
-    except MemoryError:
-        raise CheckpointError('not enough memory for the checkpoint') from None
-    # Hostile bytes reach much of numpy and torch: any error is the file's.
+    # Hostile bytes reach much of numpy and torch: any error is the file's,
+    # but for memory, which torch's allocator reports as a RuntimeError.
     except Exception as error:
+        if is_out_of_memory(error):
+            raise CheckpointError(
+                'not enough memory for the checkpoint') from None
         reason = ' '.join(f'{type(error).__name__}: {error}'.split())
         raise damaged(reason[:300]) from error
 

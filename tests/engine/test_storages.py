@@ -196,3 +196,15 @@ def test_weights_can_be_resized_and_shared():
         got = load(saved(VALUE, is_zip))['w']
         assert got.data_ptr() % 64 == 0
         assert got.resize_(100).share_memory_()[:6].equal(VALUE['w'])
+
+
+def test_an_allocator_that_gives_up_is_no_damage(monkeypatch):
+    file = io.BytesIO()
+    torch.save({'a': torch.zeros(3)}, file)
+
+    def refuse(*_, **__):
+        raise RuntimeError("DefaultCPUAllocator: can't allocate memory")
+
+    monkeypatch.setattr(torch, 'UntypedStorage', refuse)
+    with pytest.raises(CheckpointError, match='not enough memory'):
+        restricted_load(file)
