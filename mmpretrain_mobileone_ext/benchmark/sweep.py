@@ -5,7 +5,8 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Optional
 
-from . import memory
+
+from .memory import free_bytes
 from .options import BenchmarkOptions
 from .results import Case
 
@@ -65,7 +66,7 @@ def sweep_cases(options: BenchmarkOptions,
     """
     forecasts = {arch: Forecast() for arch in options.arch or ()}
     for arch, batch, size in options.cases():
-        free = memory.free_bytes(options.device)
+        free = free_bytes(options.device)
         refusal = forecasts[arch].refusal(batch * size**2, free)
         if refusal:
             yield Case(arch, batch, size, skipped=refusal)

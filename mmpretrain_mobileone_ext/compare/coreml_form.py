@@ -8,7 +8,7 @@ from typing import NamedTuple
 from torch import nn
 
 from ..benchmark.runtime_network import CLASSES, random_images
-from ..coreml.compress import package_bytes
+from ..coreml.compress import tree_bytes
 from ..coreml.convert import INPUT, PROBABILITIES, convert_and_save
 from ..coreml.export_job import load_job
 from ..coreml.export_options import ExportOptions
@@ -61,5 +61,5 @@ def coreml_figures(model: nn.Module, size: int) -> CoreMLFigures:
             raise ParityError(f'the Core ML file differs by '
                               f'{parity.relative:.2e}, more than {bound:g}')
         return CoreMLFigures(
-            package_bytes(options.out),
+            tree_bytes(options.out),
             sum(loaded.program.count_operations().values()), parity.relative)

@@ -23,7 +23,7 @@ from .program import read_program
 from .weights import find_weights
 
 __all__ = ['SCHEMES', 'DropTolerance', 'check_scheme', 'compress_file',
-           'package_bytes', 'tolerance_for']
+           'tolerance_for']
 
 
 def compress_file(source: Path,
@@ -66,9 +66,3 @@ def compress_file(source: Path,
         raise ExportError(f'{source}: {scheme} would make none of its '
                           'weights smaller')
     return apply_plan(source, plan, out, palettes or Palettes())
-
-
-def package_bytes(path: Path) -> int:
-    """Bytes of a file, or of all files of a package."""
-    files = [path] if path.is_file() else path.rglob('*')
-    return sum(f.stat().st_size for f in files if f.is_file())

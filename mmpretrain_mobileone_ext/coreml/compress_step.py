@@ -10,7 +10,7 @@ from ..progress import Steps
 from .compress import (
     DropTolerance,
     compress_file,
-    package_bytes,
+    tree_bytes,
     tolerance_for,
 )
 from .compress_apply import apply_plan
@@ -104,8 +104,8 @@ def compress(plain: Path, before: Verification, judge: Judge,
         raise ParityError(f'nothing is written, compress '
                           f'{options.compress}: {failure}')
     return Compression(path, after, options.compress, bound.name,
-                       verdict.loss.points, package_bytes(path),
-                       package_bytes(plain), verdict)
+                       verdict.loss.points, tree_bytes(path),
+                       tree_bytes(plain), verdict)
 
 
 def _searched(plain: Path, before: Verification, judge: Judge,
@@ -130,8 +130,8 @@ def _searched(plain: Path, before: Verification, judge: Judge,
         scheme=best.scheme,
         bound=budget.name,
         drop_points=_verdict(before, after, budget, False).loss.points,
-        bytes=package_bytes(best.path),
-        plain_bytes=package_bytes(plain),
+        bytes=tree_bytes(best.path),
+        plain_bytes=tree_bytes(plain),
         verdict=_verdict(before, after, budget, apart),
         candidates=candidates,
         sensitivities=result.sensitivities,

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Optional
 
 from ..accuracy import too_many_changed
 from ..errors import ExportError
-from .compress import package_bytes
+from .compress import tree_bytes
 from .compress_apply import apply_plan
 from .palette import Palettes
 from .weight_form import DENSE, Form, parse_form
@@ -121,7 +121,7 @@ class Trial:
         return Candidate(
             scheme=words,
             kind=kind,
-            size_bytes=package_bytes(path),
+            size_bytes=tree_bytes(path),
             top1=top1,
             agreement=agreement,
             drop_points=drop,

@@ -16,7 +16,7 @@ from ..output_paths import check_apart
 from ..progress import Steps
 from . import quiet
 from .atomic import install
-from .compress import package_bytes
+from .compress import tree_bytes
 from .export_describe import describe
 from .export_extras import write_extras
 from .export_job import Job, load_job
@@ -170,7 +170,7 @@ def _export(config: Union[PathLike, Config, nn.Module],
         with steps.step('write'):
             result = _result(job, made)
             describe(made.path, result, job)
-            result = replace(result, size_bytes=package_bytes(made.path),
+            result = replace(result, size_bytes=tree_bytes(made.path),
                              plain_bytes=_described(made, result, job))
             install(made.path, options.out, options.force)
         write_extras(job, made, options.out, steps)
@@ -204,4 +204,4 @@ def _described(made: Made, result: ExportResult, job: Job) -> Optional[int]:
     describe(made.plain, replace(
         result, verification=made.before, compression=None,
         verdict=plain.verdict), job)
-    return package_bytes(made.plain)
+    return tree_bytes(made.plain)

@@ -11,7 +11,7 @@ import numpy as np
 from ..errors import MobileOneExtError
 from ..models import switch_to_deploy
 from ..progress import Steps
-from .compress import package_bytes
+from .compress import tree_bytes
 from .compress_step import Compression
 from .export_job import Job
 from .export_make import Made
@@ -112,8 +112,8 @@ def _candidates(found: Compression, plain: Optional[Path],
                 out: Path) -> list[Candidate]:
     from ..report.data import Candidate
     # Labels and metadata, which every one of them would get.
-    later = package_bytes(out) - found.bytes
-    before = found.plain_bytes if plain is None else package_bytes(plain)
+    later = tree_bytes(out) - found.bytes
+    before = found.plain_bytes if plain is None else tree_bytes(plain)
     return [
         Candidate(
             scheme=c.scheme,

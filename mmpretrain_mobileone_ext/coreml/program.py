@@ -7,10 +7,11 @@ from pathlib import Path
 from typing import Any, Optional, Union
 
 from ..errors import ProgramError
-from . import flexibility, promises, quiet
+from . import flexibility, quiet
 from .budget import Ledger, memory_of
 from .graph import Feature, Operation, Program, Value
 from .package_files import one_line, shortened, specification_file
+from .promises import check_promises
 
 __all__ = ['Feature', 'Operation', 'Program', 'Value', 'read_program']
 
@@ -106,7 +107,7 @@ def _read(source: Path, file: Path, ledger: Ledger) -> Program:
         metadata=_metadata(description.metadata),
         spec_version=spec.specificationVersion,
     )
-    promises.check(program, interface)
+    check_promises(program, interface)
     return program
 
 

@@ -21,7 +21,7 @@ _FLOATS = ('fp16', 'fp32', 'fp64')
 _LABELS = {str: 'string', int: 'int64'}
 
 
-def check(program: Program, interface: Optional[Interface]) -> None:
+def check_promises(program: Program, interface: Optional[Interface]) -> None:
     """Refuse a description that contradicts the program.
 
     Args:

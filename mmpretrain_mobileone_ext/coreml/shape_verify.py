@@ -12,7 +12,6 @@ from .loaded_program import LoadedProgram
 from .output_parity import worst
 from .shapes import Shape
 
-Network = Callable[[Tensor], dict[str, Tensor]]
 _IMAGES = 6
 
 

@@ -29,7 +29,7 @@ from mmpretrain_mobileone_ext.coreml.approximate import (
 )
 from mmpretrain_mobileone_ext.coreml.compress import (
     compress_file,
-    package_bytes,
+    tree_bytes,
 )
 from mmpretrain_mobileone_ext.coreml.compress_apply import apply_plan
 from mmpretrain_mobileone_ext.coreml.palette import Palettes
@@ -71,7 +71,7 @@ def test_schemes(sources, original, target, scheme, tmp_path):
     out = tmp_path / 'small.mlpackage'
     source = sources[target]
     assert compress_file(source, scheme, out, [images(32, seed=1)]) == out
-    assert package_bytes(out) < package_bytes(source)
+    assert tree_bytes(out) < tree_bytes(source)
     got = scores_of(out, images())
     dense = decompressed(out, tmp_path)
     assert not any(stored_of(dense).values())
@@ -149,7 +149,7 @@ def test_pruning_reaches_its_share_on_large_weights(tmp_path):
     kept = np.abs(classifier[classifier != 0]).min()
     lost = np.abs(dense_of(source)['linear_0_cast_fp16'][classifier == 0])
     assert kept > lost.max()
-    assert package_bytes(out) < 0.75 * package_bytes(source)
+    assert tree_bytes(out) < 0.75 * tree_bytes(source)
 
 
 def test_prune_threshold():

@@ -13,7 +13,7 @@ from mmpretrain_mobileone_ext.coreml import quiet
 from mmpretrain_mobileone_ext.coreml.compress import (
     SCHEMES,
     compress_file,
-    package_bytes,
+    tree_bytes,
     tolerance_for,
 )
 from mmpretrain_mobileone_ext.coreml.compress_search import search
@@ -123,7 +123,7 @@ def test_fixed_schemes_cost_little(digits, scheme, points, tmp_path):
     drop = digits.drop(out)
     assert drop <= points
     assert tolerance_for(scheme).failure(drop, TEST) is None
-    assert package_bytes(out) < 0.9 * package_bytes(digits.source)
+    assert tree_bytes(out) < 0.9 * tree_bytes(digits.source)
 
 
 def test_one_bit_costs_more(digits, tmp_path):
@@ -147,5 +147,5 @@ def test_auto_is_smaller_than_every_fixed_scheme_that_fits(digits, found):
     for candidate in fitting:
         assert best.size_bytes < candidate.size_bytes
         assert candidate.drop_points <= BUDGET
-    assert package_bytes(best.path) == best.size_bytes
+    assert tree_bytes(best.path) == best.size_bytes
     assert found.evaluations <= 60

@@ -16,7 +16,7 @@ from mmpretrain_mobileone_ext.coreml.approximate import (
     approximate,
     output_error,
 )
-from mmpretrain_mobileone_ext.coreml.compress import package_bytes
+from mmpretrain_mobileone_ext.coreml.compress import tree_bytes
 from mmpretrain_mobileone_ext.coreml.compress_frontier import Choice, Choices
 from mmpretrain_mobileone_ext.coreml.compress_search import search
 from mmpretrain_mobileone_ext.coreml.palette import Palettes
@@ -50,7 +50,7 @@ class World:
         self.palettes, self.made = Palettes(), []
 
     def apply(self, source, plan, out, palettes):
-        size = package_bytes(self.source) + sum(
+        size = tree_bytes(self.source) + sum(
             stored_bytes(form, self.weights[name].shape, 'iOS16') -
             stored_bytes(DENSE, self.weights[name].shape, 'iOS16')
             for name, form in plan.items())
@@ -122,7 +122,7 @@ def test_promises(run, seed, budget, noise):
     assert all(result.best.size_bytes <= size for size in fitting)
     if fitting and budget:
         assert result.best.size_bytes < min(fitting)
-    assert result.best.size_bytes == package_bytes(result.best.path)
+    assert result.best.size_bytes == tree_bytes(result.best.path)
     assert len(world.made) == result.evaluations <= EVALUATIONS
     assert len(set(world.made)) == len(world.made)
     left = list(world.folder.iterdir())
@@ -136,7 +136,7 @@ def test_near_the_best_plan_there_is(run):
     world = run(seed=1, budget=2.0)
     forms = ['dense', 'int8', 'palettize8', 'palettize6', 'palettize4',
              'palettize2', 'palettize1']
-    base = package_bytes(world.source)
+    base = tree_bytes(world.source)
     # Size and damage add up over layers: a knapsack, by damage in 1/10000.
     best = {0: 0}
     for name, weight in world.weights.items():

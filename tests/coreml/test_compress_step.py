@@ -54,7 +54,7 @@ def run(tmp_path, monkeypatch):
             return SearchResult(found[1], found, ())
 
         monkeypatch.setattr(compress_step, 'search', search)
-        monkeypatch.setattr(compress_step, 'package_bytes',
+        monkeypatch.setattr(compress_step, 'tree_bytes',
                             lambda path: SIZES[path.stem])
         images = Images('all images', (1, 3, 8, 8), TestSplit(),
                         tuple(range(count)))

@@ -7,7 +7,7 @@ from compress_kit import save_small
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mmpretrain_mobileone_ext.coreml.compress import package_bytes
+from mmpretrain_mobileone_ext.coreml.compress import tree_bytes
 from mmpretrain_mobileone_ext.coreml.compress_apply import apply_plan
 from mmpretrain_mobileone_ext.coreml.palette import Palettes
 from mmpretrain_mobileone_ext.coreml.program import read_program
@@ -98,7 +98,7 @@ def test_bytes_as_on_disk(target, names, tmp_path):
     """Within 250 bytes a weight: names in the specification differ."""
     source = save_small(tmp_path, target)
     weights = find_weights(read_program(source))
-    dense = package_bytes(source)
+    dense = tree_bytes(source)
     predicted = []
     for name in names:
         form = parse_form(name)
@@ -107,7 +107,7 @@ def test_bytes_as_on_disk(target, names, tmp_path):
         expected = sum(stored_bytes(form, w.shape, target) -
                        stored_bytes(DENSE, w.shape, target) for w in weights)
         predicted.append(expected)
-        found = package_bytes(out) - dense
+        found = tree_bytes(out) - dense
         assert abs(found - expected) < 250 * len(weights), name
     assert len(set(predicted)) == len(names)
     assert max(predicted) - min(predicted) > 4 * 250 * len(weights)
