@@ -51,9 +51,9 @@ setup(
     license='Apache-2.0',
     packages=find_packages(include=[PACKAGE, f'{PACKAGE}.*']),
     package_data={PACKAGE: [
-        'models/online/*.cpp', 'models/online/*.h', 'report/templates/*',
+        'models/online/kernels/*.cpp', 'models/online/kernels/*.h', 'report/templates/*',
         'coreml/swift/bench.schema.json', 'coreml/swift/templates/*',
-        'coreml/swift/templates/*/*', 'compare/published.json']},
+        'coreml/swift/templates/*/*', 'commands/compare/published.json']},
     cmdclass={'build_py': BuildWithConfigs},
     python_requires='>=3.9',
     install_requires=[

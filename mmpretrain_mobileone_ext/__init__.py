@@ -18,12 +18,12 @@ with warnings.catch_warnings():
     # An incompatible version asserts, a home that is missing is an error of
     # the runtime: any type.
     except Exception as reason:
-        from .import_advice import stop_import
+        from .utils.doctor.advice import stop_import
         stop_import(reason)
 
-from . import config_scope, config_text, zoo  # noqa: F401
+from .checkpoints import download as _safe_loading  # noqa: F401
 from .coreml.classifier import CoreMLClassifier
-from .engine import (
+from .hooks import (
     BNRecalibrationHook,
     ClassNamesHook,
     CoreMLExportHook,
@@ -40,7 +40,9 @@ from .models import (
     switch_to_deploy,
     verified_switch_to_deploy,
 )
-from .version import __version__
+from .models import preprocessing as _heic_loading  # noqa: F401
+from .utils import config as _safe_configs  # noqa: F401
+from .utils.version import __version__
 
 __all__ = [
     'BNRecalibrationHook',

@@ -1,4 +1,6 @@
-"""Shared fixtures; the toy data and the oracles are in ``helpers``."""
+"""Shared fixtures; toy data, oracles and kits are in ``kits``."""
+import signal
+
 import pytest
 import torch
 from hypothesis import settings
@@ -6,9 +8,14 @@ from mmengine.registry import DefaultScope
 
 import mmpretrain_mobileone_ext  # noqa: F401
 
+pytest_plugins = ('tiny_programs', )
+
 settings.register_profile(
     'reproducible', derandomize=True, deadline=None, database=None)
 settings.load_profile('reproducible')
+# Under nohup it is ignored, which children inherit; tests send it.
+if hasattr(signal, 'SIGHUP'):
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
 # Toy tensors: threads cost more than they bring.
 torch.set_num_threads(1)
 

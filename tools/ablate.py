@@ -1,12 +1,12 @@
 """Train a grid of variants of one config and compare them; see --help."""
 import sys
 
-from mmpretrain_mobileone_ext.launch import guarded
+from mmpretrain_mobileone_ext.commands.cli import guarded
 
 
 def main() -> None:
-    from mmpretrain_mobileone_ext.ablation.cli import run
-    from mmpretrain_mobileone_ext.outside_text import print_path
+    from mmpretrain_mobileone_ext.commands.training.ablation.run import run
+    from mmpretrain_mobileone_ext.utils.text import print_path
     print_path(run())
 
 

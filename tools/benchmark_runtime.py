@@ -1,11 +1,11 @@
 """Throughput of the reference runtime, and time of an export; see --help."""
 import sys
 
-from mmpretrain_mobileone_ext.launch import guarded
+from mmpretrain_mobileone_ext.commands.cli import guarded
 
 
 def main() -> None:
-    from mmpretrain_mobileone_ext.benchmark.runtime_run import run
+    from mmpretrain_mobileone_ext.commands.benchmark.runtime import run
     run()
 
 

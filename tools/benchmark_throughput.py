@@ -5,8 +5,7 @@ hand, set data_root to it and leave write_fake_imagenet out.
 """
 import sys
 
-from mmpretrain_mobileone_ext.launch import guarded
-from mmpretrain_mobileone_ext.tool_parser import ToolParser
+from mmpretrain_mobileone_ext.commands.cli import ToolParser, guarded
 
 IMAGES, BATCH, DATA = 256, 32, 'data/fake-imagenet'
 
@@ -48,7 +47,7 @@ def main() -> None:
     from mmengine.runner import Runner
 
     import mmpretrain_mobileone_ext  # noqa: F401  (registers)
-    from mmpretrain_mobileone_ext.benchmark.fake_imagenet import (
+    from mmpretrain_mobileone_ext.commands.benchmark.fake_data import (
         write_fake_imagenet,
     )
     write_fake_imagenet(DATA, IMAGES)

@@ -1,11 +1,11 @@
 """Time and memory of a training step in every form; see --help."""
 import sys
 
-from mmpretrain_mobileone_ext.launch import guarded
+from mmpretrain_mobileone_ext.commands.cli import guarded
 
 
 def main() -> None:
-    from mmpretrain_mobileone_ext.benchmark.cli import run
+    from mmpretrain_mobileone_ext.commands.benchmark.training.run import run
     run()
 
 

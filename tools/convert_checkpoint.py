@@ -2,8 +2,7 @@
 import sys
 from pathlib import Path
 
-from mmpretrain_mobileone_ext.launch import guarded
-from mmpretrain_mobileone_ext.tool_parser import ToolParser
+from mmpretrain_mobileone_ext.commands.cli import ToolParser, guarded
 
 
 def main() -> None:
@@ -20,8 +19,8 @@ def main() -> None:
     parser.add_argument('--force', action='store_true',
                         help='replace an existing file')
     args = parser.parse_args()
-    from mmpretrain_mobileone_ext.foreign.convert import convert_checkpoint
-    from mmpretrain_mobileone_ext.outside_text import print_path
+    from mmpretrain_mobileone_ext.commands.convert import convert_checkpoint
+    from mmpretrain_mobileone_ext.utils.text import print_path
     print_path(convert_checkpoint(args.checkpoint, args.to, args.out,
                                   arch=args.arch, fold=args.fold,
                                   force=args.force))

@@ -2,8 +2,7 @@
 import sys
 from pathlib import Path
 
-from mmpretrain_mobileone_ext.launch import guarded
-from mmpretrain_mobileone_ext.tool_parser import ToolParser
+from mmpretrain_mobileone_ext.commands.cli import ToolParser, guarded
 
 
 def main() -> None:
@@ -16,7 +15,7 @@ def main() -> None:
         type=Path,
         help='default: work_dirs/demo-DATASET')
     args = parser.parse_args()
-    from mmpretrain_mobileone_ext.demo import run_demo
+    from mmpretrain_mobileone_ext.commands.training.demo import run_demo
     run_demo(args.dataset, args.data_dir, args.work_dir)
 
 

@@ -1,11 +1,11 @@
 """Convert a classifier with mmdeploy, verified, on any OS; see --help."""
 import sys
 
-from mmpretrain_mobileone_ext.launch import guarded
+from mmpretrain_mobileone_ext.commands.cli import guarded
 
 
 def main() -> None:
-    from mmpretrain_mobileone_ext.mmdeploy_bridge.cli import run
+    from mmpretrain_mobileone_ext.commands.mmdeploy.cli import run
     run()
 
 

@@ -9,7 +9,8 @@ def load():
     here = Path(__file__).resolve().parent
     # In the repository, and in an installed package's .mim/tools.
     homes = (here.parent / 'mmpretrain_mobileone_ext', here.parents[1])
-    folder = next(h / 'doctor' for h in homes if (h / 'doctor').is_dir())
+    folder = next(h / 'utils/doctor' for h in homes
+                  if (h / 'utils/doctor').is_dir())
     spec = importlib.util.spec_from_file_location(
         'mobileone_doctor', folder / '__init__.py',
         submodule_search_locations=[str(folder)])

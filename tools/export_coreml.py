@@ -1,11 +1,11 @@
 """Export an image classifier to Core ML; see --help."""
 import sys
 
-from mmpretrain_mobileone_ext.launch import guarded
+from mmpretrain_mobileone_ext.commands.cli import guarded
 
 
 def main() -> None:
-    from mmpretrain_mobileone_ext.coreml.export_cli import print_summary, run
+    from mmpretrain_mobileone_ext.commands.export import print_summary, run
     print_summary(run())
 
 

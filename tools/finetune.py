@@ -1,12 +1,12 @@
 """From a folder of images to a scored Core ML package; see --help."""
 import sys
 
-from mmpretrain_mobileone_ext.launch import guarded
+from mmpretrain_mobileone_ext.commands.cli import guarded
 
 
 def main() -> None:
-    from mmpretrain_mobileone_ext.finetune.cli import run
-    from mmpretrain_mobileone_ext.outside_text import print_path
+    from mmpretrain_mobileone_ext.commands.training.finetune.cli import run
+    from mmpretrain_mobileone_ext.utils.text import print_path
     print_path(run())
 
 

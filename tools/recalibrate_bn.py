@@ -2,8 +2,7 @@
 import sys
 from pathlib import Path
 
-from mmpretrain_mobileone_ext.launch import guarded
-from mmpretrain_mobileone_ext.tool_parser import ToolParser
+from mmpretrain_mobileone_ext.commands.cli import ToolParser, guarded
 
 
 def main() -> None:
@@ -21,10 +20,10 @@ def main() -> None:
                         help='replace an existing file')
     args = vars(parser.parse_args())
     import mmpretrain_mobileone_ext  # noqa: F401  (registers)
-    from mmpretrain_mobileone_ext.engine.recalibrated_file import (
+    from mmpretrain_mobileone_ext.commands.recalibrate import (
         recalibrate_checkpoint,
     )
-    from mmpretrain_mobileone_ext.outside_text import print_path
+    from mmpretrain_mobileone_ext.utils.text import print_path
     done = recalibrate_checkpoint(args.pop('config'), args.pop('checkpoint'),
                                   args.pop('out'), progress=True, **args)
     print(f'{done.metric}: {done.before[done.metric]:.4f} before, '

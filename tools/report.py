@@ -1,12 +1,12 @@
 """One page about every form of a network in a work dir; see --help."""
 import sys
 
-from mmpretrain_mobileone_ext.launch import guarded
+from mmpretrain_mobileone_ext.commands.cli import guarded
 
 
 def main() -> None:
-    from mmpretrain_mobileone_ext.outside_text import print_path
-    from mmpretrain_mobileone_ext.report.cli import run
+    from mmpretrain_mobileone_ext.commands.report import run
+    from mmpretrain_mobileone_ext.utils.text import print_path
     print_path(run())
 
 

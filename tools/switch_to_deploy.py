@@ -2,8 +2,7 @@
 import sys
 from pathlib import Path
 
-from mmpretrain_mobileone_ext.launch import guarded
-from mmpretrain_mobileone_ext.tool_parser import ToolParser
+from mmpretrain_mobileone_ext.commands.cli import ToolParser, guarded
 
 
 def main() -> None:
@@ -17,9 +16,11 @@ def main() -> None:
     args = parser.parse_args()
     from mmpretrain import get_model
 
-    from mmpretrain_mobileone_ext.config_file import read_config
-    from mmpretrain_mobileone_ext.engine.deploy_file import write_deploy_file
-    from mmpretrain_mobileone_ext.outside_text import print_path
+    from mmpretrain_mobileone_ext.checkpoints.deploy_file import (
+        write_deploy_file,
+    )
+    from mmpretrain_mobileone_ext.utils.config import read_config
+    from mmpretrain_mobileone_ext.utils.text import print_path
     model = get_model(read_config(args.config))
     print_path(
         write_deploy_file(

@@ -4,7 +4,7 @@ custom_imports = dict(
     imports=[
         'mmpretrain_mobileone_ext',
         # Lets torchrun start ranks on a machine without a GPU.
-        'mmpretrain_mobileone_ext.engine.cpu_ranks',
+        'mmpretrain_mobileone_ext.hooks.cpu_ranks',
     ],
     allow_failed_imports=False)
 

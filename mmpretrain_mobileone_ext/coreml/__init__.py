@@ -3,23 +3,21 @@
 Nothing here imports coremltools until a function that needs it is called:
 the public names resolve on first use.
 """
-
 from __future__ import annotations
 
 import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .export import export_coreml
-    from .program import read_program
-    from .runtime import load_program
+    from .program.read import read_program
+    from .runtime.load import load_program
 
 __all__ = ['export_coreml', 'load_program', 'read_program']
 
 _HOME = {
-    'export_coreml': '.export',
-    'load_program': '.runtime',
-    'read_program': '.program',
+    'export_coreml': '..exporter',
+    'load_program': '.runtime.load',
+    'read_program': '.program.read',
 }
 
 

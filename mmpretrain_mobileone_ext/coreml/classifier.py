@@ -9,11 +9,11 @@ from mmpretrain.registry import MODELS
 from mmpretrain.structures import DataSample
 from torch import Tensor, nn
 
-from .. import option_checks
 from ..errors import CheckpointError, ProgramError
-from ..models.program_path import refuse, take_program
-from .export_options import COMPUTE_UNITS
-from .input_kind import takes_normalized
+from ..models.loading import refuse, take_program
+from ..utils import checks
+from .program.graph import takes_normalized
+from .targets import COMPUTE_UNITS
 
 
 @MODELS.register_module()
@@ -63,15 +63,15 @@ class CoreMLClassifier(BaseModel):
                                f'{unknown}')
         owner = 'CoreMLClassifier:'
         if path is not None:
-            option_checks.path(f'{owner} path', path, ProgramError)
+            checks.path(f'{owner} path', path, ProgramError)
         if normalize is not None:
-            option_checks.boolean(f'{owner} normalize', normalize,
+            checks.boolean(f'{owner} normalize', normalize,
                                   ProgramError)
         for name, value, allowed in (
                 ('arithmetic', arithmetic, ('fp32', 'fp16')),
                 ('backend', backend, ('reference', 'coreml')),
                 ('compute_units', compute_units, COMPUTE_UNITS)):
-            option_checks.one_of(f'{owner} {name}', value, allowed,
+            checks.one_of(f'{owner} {name}', value, allowed,
                                  ProgramError)
         self.path = path
         self._normalize = normalize
@@ -94,7 +94,7 @@ class CoreMLClassifier(BaseModel):
             if self.path is None:
                 raise ProgramError('CoreMLClassifier: no .mlpackage or '
                                    '.mlmodel was given as the checkpoint')
-            from .runtime import load_program
+            from .runtime.load import load_program
             self._loaded = (load_program(self.path, **self._options), )
         return self._loaded[0]
 
@@ -200,7 +200,7 @@ def _scores(outputs: dict, program: Any) -> Tensor:
 
 def _pixels_only(preprocessor: Union[dict, nn.Module, None]) -> nn.Module:
     if preprocessor is not None and not isinstance(preprocessor, nn.Module):
-        option_checks.mapping('CoreMLClassifier: data_preprocessor',
+        checks.mapping('CoreMLClassifier: data_preprocessor',
                               preprocessor, ProgramError)
     if isinstance(preprocessor, nn.Module):
         pixels = copy.deepcopy(preprocessor)

@@ -1,4 +1,9 @@
-"""What an exported file says about itself."""
+"""What a Core ML file says of itself: metadata and the preview in Xcode.
+
+Source: coremltools' guide "Xcode Model Preview Types". An image classifier
+has an image input and outputs a dictionary and a string; its preview needs
+no parameters. For feature extractors no preview exists.
+"""
 from __future__ import annotations
 
 import json
@@ -9,9 +14,30 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from ..version import __version__
-from . import quiet
-from .preprocess import step_name
+from ..models.preprocessing import step_name
+from ..utils.version import __version__
+from .program import quiet
+from .program.graph import Program
+
+PREVIEW_TYPE = 'com.apple.coreml.model.preview.type'
+_IMAGE_CLASSIFIER = 'imageClassifier'
+_LABELS = ('string', 'int64')
+
+
+def preview_metadata(program: Program) -> dict[str, str]:
+    """User-defined metadata for the Preview tab; none where it has no use.
+
+    Args:
+        program: as read from disk.
+    """
+    kinds = {feature.name: feature.kind for feature in program.outputs}
+    is_classifier = (
+        [feature.kind for feature in program.inputs] == ['image']
+        and kinds.get(program.predicted_feature_name) in _LABELS
+        and kinds.get(program.predicted_probabilities_name) == 'dictionary'
+        and bool(program.classes))
+    return {PREVIEW_TYPE: _IMAGE_CLASSIFIER} if is_classifier else {}
+
 
 _PACKAGES = ('coremltools', 'torch', 'mmengine', 'mmpretrain')
 _SILENT = ('PackInputs', 'Collect', 'LoadImageFromFile', 'ToPIL', 'ToNumpy',

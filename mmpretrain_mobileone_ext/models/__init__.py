@@ -1,10 +1,9 @@
 """Networks in branch and folded form."""
 from .block import MobileOneBlock
 from .classifier import DeployableClassifier
-from .mobileone import ConfigurableMobileOne
-from .online_table import online_forms, print_online_forms
-from .switch import switch_to_deploy, verified_switch_to_deploy
-from .sync_norm import CPUSyncBatchNorm
+from .deploy import switch_to_deploy, verified_switch_to_deploy
+from .mobileone import ConfigurableMobileOne, online_forms, print_online_forms
+from .norms import CPUSyncBatchNorm
 
 __all__ = [
     'CPUSyncBatchNorm',

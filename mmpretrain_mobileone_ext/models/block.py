@@ -20,10 +20,9 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.checkpoint import checkpoint
 
 from ..errors import FoldError, SpecError
-from ..option_checks import boolean, layer_cfg
-from ..spec import UnitSpec
-from .fold_on_load import fold_incoming
-from .fuse import SKIP, fold_branches, round_once
+from ..utils.checks import boolean, layer_cfg
+from .fold import SKIP, fold_branches, fold_incoming, round_once
+from .norms import shielded_stats
 from .online import (
     PLAIN_CONVS,
     Preference,
@@ -35,7 +34,7 @@ from .online import (
     has_hooks,
     online_sum,
 )
-from .shielded_stats import shielded_stats
+from .spec import UnitSpec
 
 
 class MobileOneBlock(BaseModule):

@@ -8,9 +8,8 @@ from mmpretrain.models.classifiers import ImageClassifier
 from mmpretrain.registry import MODELS
 
 from ..errors import CheckpointError
-from .load_check import check_incoming
-from .program_path import ReplacedPart, refuse, take_program
-from .switch import switch_to_deploy
+from .deploy import switch_to_deploy
+from .loading import ReplacedPart, check_incoming, refuse, take_program
 
 #: What a Core ML file takes the place of.
 _PARTS = ('backbone', 'neck', 'head')

@@ -4,19 +4,23 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Optional, Union
 
+import torch
 from mmengine.model import Sequential
 from mmpretrain.models.backbones.base_backbone import BaseBackbone
 from mmpretrain.registry import MODELS
-from torch import Tensor
+from rich.table import Table
+from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from ..errors import SpecError
-from ..option_checks import boolean
-from ..spec import build_network_spec
-from ..spec_values import resolve_out_indices
+from ..utils.checks import boolean
+from ..utils.text import PlainConsole
 from .block import MobileOneBlock
-from .load_check import check_incoming
-from .switch import switch_to_deploy
+from .deploy import branches_only, switch_to_deploy
+from .loading import check_incoming
+from .norms import shielded_stats
+from .online import planned_form
+from .spec import build_network_spec, resolve_out_indices
 
 _INIT_CFG = [
     dict(type='Kaiming', layer=['Conv2d']),
@@ -202,3 +206,44 @@ def _check_frozen(frozen_stages: int, num_stages: int) -> int:
         raise SpecError(f'frozen_stages={frozen_stages!r}; allowed are -1 '
                         f'(none), 0 (the stem) to {num_stages} (all stages)')
     return frozen_stages
+
+
+def online_forms(model: nn.Module, x: Tensor) -> list[dict[str, Any]]:
+    """The form of every unit in branch form, for a batch like ``x``.
+
+    Modes of the modules count: call it on a model in training mode. Running
+    statistics and gradients are left alone.
+
+    Returns:
+        One dict a unit: ``unit``, ``input`` (shape), ``form``, ``why``.
+    """
+    rows: list[dict[str, Any]] = []
+    handles = []
+    preferences = {b: b.online_reparam for b in model.modules()
+                   if isinstance(b, MobileOneBlock) and not b.deploy}
+
+    def record(block: Any, inputs: tuple) -> None:
+        unit = block.unit()
+        choice = planned_form(unit, inputs[0], preferences[block],
+                              block.training)
+        rows.append(dict(unit=block.spec.name, input=tuple(inputs[0].shape),
+                         form=choice.form, why=choice.why))
+
+    for block in preferences:
+        handles.append(block.register_forward_pre_hook(record))
+    try:
+        with branches_only(model), shielded_stats(model), torch.no_grad():
+            model(x)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return rows
+
+
+def print_online_forms(model: nn.Module, x: Tensor) -> None:
+    """Print :func:`online_forms` as a table."""
+    table = Table('unit', 'input', 'form', 'why')
+    for row in online_forms(model, x):
+        table.add_row(row['unit'], 'x'.join(map(str, row['input'])),
+                      row['form'], row['why'])
+    PlainConsole().print(table)

@@ -5,17 +5,20 @@ a page shows; ``write_report`` draws it. ``report.assemble`` fills it for an
 export and ``report.collect`` from a work dir (imported by name: they load
 networks).
 """
+from ..utils.files import tree_bytes
 from .data import (
     Candidate,
     Disagreement,
     Drift,
+    FormResult,
     FormRow,
     Guess,
     ParityCheck,
     Provenance,
     ReportData,
+    forms_table,
+    write_forms_json,
 )
-from .forms import FormResult, forms_table, tree_bytes, write_forms_json
 from .page import write_report
 
 __all__ = [

@@ -4,26 +4,234 @@ from __future__ import annotations
 import base64
 import json
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Optional
 
-from ..atomic_file import write_whole
 from ..errors import MobileOneExtError
-from ..figures import bracket, confidence, interval_of
-from ..outside_text import shown
-from . import wording
-from .data import ReportData, plain
-from .depth import drift_plot, ranges_plot
-from .headline import headline
+from ..utils.accuracy import Loss, Verdict
+from ..utils.files import write_whole
+from ..utils.text import (
+    NBSP,
+    TIMES,
+    bracket,
+    confidence,
+    count,
+    decibel,
+    interval_of,
+    magnitude,
+    percent,
+    points,
+    shown,
+    size,
+    small,
+    times,
+    worth,
+)
+from .data import FormRow, ReportData, plain
 from .pareto import pareto_plot, search_plot
+from .plots import drift_plot, ranges_plot
+
+
+@dataclass(frozen=True)
+class Tile:
+    """A figure, and how it compares with the reference form."""
+    label: str
+    value: str
+    beside: str = ''
+
+
+@dataclass(frozen=True)
+class Headline:
+    """The verdict of a report.
+
+    Attributes:
+        level: 'good', 'warn' or 'bad'.
+        sentence: the verdict.
+        detail: what it rests on.
+        tiles: the figures behind it.
+        form: name of the recommended form, if any.
+        accuracy: the verdict on it, where it was scored.
+    """
+    level: str
+    sentence: str
+    detail: str
+    tiles: tuple[Tile, ...]
+    form: Optional[str] = None
+    accuracy: Optional[Verdict] = None
+
+
+def drop(row: FormRow, baseline: Optional[FormRow]) -> Optional[float]:
+    """Points of top-1 lost against the baseline, or of agreement."""
+    if row.top1 is not None and baseline is not None and \
+            baseline.top1 is not None:
+        return baseline.top1 - row.top1
+    if row.agreement is None:
+        return None
+    before = None if baseline is None else baseline.agreement
+    return (100.0 if before is None else before) - row.agreement
+
+
+def recommended(data: ReportData) -> Optional[FormRow]:
+    """``data.chosen``, else the smallest Core ML form within the bound.
+
+    Where none is within it, the one that loses least.
+    """
+    if data.chosen is not None:
+        return data.form(data.chosen)
+    baseline = data.baseline_form
+    scored = [(lost, f.size_bytes or 0, f) for f in data.forms
+              if f.kind == 'coreml'
+              and (lost := drop(f, baseline)) is not None]
+    within = [s for s in scored if s[0] <= data.max_drop + 1e-9]
+    if within:
+        return min(within, key=lambda s: (s[1], s[0]))[2]
+    return min(scored, key=lambda s: s[:2])[2] if scored else None
+
+
+def verdict_of(data: ReportData, best: FormRow) -> Optional[Verdict]:
+    """Its maker's verdict, else that of the images of the report."""
+    if data.accuracy is not None and best.form == data.chosen:
+        return data.accuracy
+    if best.lost is None or best.gained is None or best.agreement is None:
+        return None
+    base = data.baseline_form
+    return Verdict(
+        Loss(best.lost, best.gained, data.num_images), data.max_drop,
+        'of this page',
+        changed=_changed(best, data),
+        changed_before=0 if base is None else _changed(base, data),
+        labelled=best.top1 is not None)
+
+
+def _changed(row: FormRow, data: ReportData) -> int:
+    share = 100.0 if row.agreement is None else row.agreement
+    return round((100 - share) / 100 * data.num_images)
+
+
+def headline(data: ReportData) -> Headline:
+    """The verdict on the recommended form.
+
+    'good' only where the whole interval of what it loses is within the
+    bound; 'bad' where more is lost on the images; else 'warn'.
+    """
+    reference, best = data.form(data.reference), recommended(data)
+    if best is None:
+        shown = reference or data.forms[0]
+        return Headline(
+            'warn', 'No Core ML file with class scores yet',
+            f'Scored on {data.images}: only what runs in torch.',
+            _tiles(shown, None, None, data))
+    found = verdict_of(data, best)
+    unmet = [p for p in data.parity if p.form == best.form and not p.met]
+    level = 'bad' if found is None else found.level
+    if level == 'good' and (unmet or data.warnings):
+        level = 'warn'
+    return Headline(level, _sentence(data, best, found),
+                    _detail(data, best, found),
+                    _tiles(best, reference, found, data), best.form, found)
+
+
+def _sentence(data: ReportData, best: FormRow,
+              found: Optional[Verdict]) -> str:
+    name, where = best.file or best.form, size(best.size_bytes)
+    if found is None:
+        return f'{name} was not scored'
+    if found.level != 'good':
+        return _doubt(data, name, found)
+    if not found.labelled:
+        return (f'{name} predicts like the network on '
+                f'{percent(best.agreement)}{NBSP}% of images, in {where}')
+    accuracy = f'{percent(best.top1)}{NBSP}% top-1 in {where}'
+    if round(found.loss.points, 2) <= 0:
+        return f'{name} keeps the accuracy: {accuracy}'
+    return (f'{name} gives up {found.loss.points:.2f} points for its size: '
+            f'{accuracy}')
+
+
+def _doubt(data: ReportData, name: str, found: Verdict) -> str:
+    """What is wrong, or what nobody can know from so few images."""
+    lost, images = found.loss, f'{found.loss.images} images'
+    if found.beyond and data.chosen is None:
+        return (f'No Core ML file is within {found.bound:g} points: {name} '
+                f'loses {lost.points:.2f}')
+    if found.beyond:
+        other = 'other ' if found.judged_apart else ''
+        return (f'{name} loses {lost.points:.2f} points on {other}{images}; '
+                f'the bound is {found.bound:g}')
+    if found.restless:
+        return (f'{name} changes {found.changed} of {lost.images} labels, '
+                f'though it loses {points(lost.points)} points')
+    return (f'{images} are too few to hold {name} to {found.bound:g} points: '
+            f'it loses {points(lost.points)}, but up to {lost.high:.2f} '
+            'cannot be excluded')
+
+
+def _detail(data: ReportData, best: FormRow,
+            found: Optional[Verdict]) -> str:
+    if data.chosen is not None:
+        rule = 'chosen by the export'
+    else:
+        rule = (f'the smallest Core ML file that loses at most '
+                f'{data.max_drop:g} points')
+    base = data.baseline_form
+    against = '' if base is None or base.form == best.form else \
+        f', against {base.form}'
+    said = f'{best.form}, {rule}; scored on {data.images}{against}; ' \
+        f'{worth(data.num_images)}.'
+    if found is None or not data.candidates:
+        return said
+    if found.judged_apart:
+        passed = sum(c.fits and bool(c.note) for c in data.candidates)
+        over = f', where {passed} smaller files failed' if passed else ''
+        return (f'{said} It was chosen on {data.chosen_images} of them and '
+                f'judged on the other {found.loss.images}{over}.')
+    return (f'{said} It was chosen on the images that judge it, which '
+            'flatters it: there are too few to judge it on others.')
+
+
+def _tiles(best: FormRow, reference: Optional[FormRow],
+           found: Optional[Verdict], data: ReportData) -> tuple[Tile, ...]:
+    other = None if reference is None or reference.form == best.form \
+        else reference
+    tiles = [Tile('size', size(best.size_bytes), _smaller(best, other))]
+    if found is not None:
+        tiles.insert(0, Tile(
+            'points lost', points(found.loss.points),
+            f'{confidence()}: {points(found.loss.low)} to '
+            f'{points(found.loss.high)}, bound {found.bound:g}'))
+    if best.top1 is not None:
+        tiles.insert(0, Tile('top-1', f'{percent(best.top1)}{NBSP}%',
+                             _range(best)))
+    if best.agreement is not None and other is not None:
+        changed = _changed(best, data)
+        tiles.append(Tile('same label', f'{percent(best.agreement)}{NBSP}%',
+                          f'{changed} of {data.num_images} differ'))
+    if best.ops is not None:
+        tiles.append(Tile('operations', f'{best.ops}',
+                          'in the program' if best.kind == 'coreml' else ''))
+    return tuple(tiles)
+
+
+def _range(row: FormRow) -> str:
+    if row.top1_low is None or row.top1_high is None:
+        return ''
+    return f'{confidence()}: {row.top1_low:.1f} to {row.top1_high:.1f}'
+
+
+def _smaller(best: FormRow, other: Optional[FormRow]) -> str:
+    if other is None or not other.size_bytes or not best.size_bytes:
+        return ''
+    return f'{times(other.size_bytes / best.size_bytes)}{NBSP}{TIMES} ' \
+        f'smaller than {size(other.size_bytes)}'
+
 
 PAGE, FIGURES = 'report.html', 'report.json'
 _TEMPLATES = Path(__file__).with_name('templates')
 _FILTERS: dict[str, Callable[[Any], str]] = {
-    name: getattr(wording, name)
-    for name in ('percent', 'points', 'size', 'decibel', 'count', 'small',
-                 'magnitude')
+    figure.__name__: figure
+    for figure in (percent, points, size, decibel, count, small, magnitude)
 }
 
 

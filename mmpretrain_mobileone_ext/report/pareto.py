@@ -5,19 +5,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Optional
 
-from ..outside_text import shown
+from ..utils.text import percent, shown, size
 from .data import Candidate, ReportData
-from .draw import (
-    ACCENT,
-    BAD,
-    INK,
-    MUTED,
-    OTHER,
-    PAPER,
-    Width,
-    picture,
-)
-from .wording import percent, size
+from .plots import ACCENT, BAD, INK, MUTED, OTHER, PAPER, Width, picture
 
 #: How many times the bound the picture goes below the best form.
 _DEPTH = 4

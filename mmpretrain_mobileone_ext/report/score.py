@@ -1,20 +1,72 @@
 """Run every form on the same images and compare what they say."""
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+import io
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Optional
 
 import torch
+from PIL import Image
 from torch import Tensor
 
-from ..accuracy import Answers, loss_between
-from ..coreml.export_data import Images
+from ..coreml.compress.coding import find_weights
 from ..errors import MobileOneExtError, ProgramError
-from ..figures import interval_of
-from ..parity import TOLERANCES, Parity, Tolerance, compare
-from .data import FormRow, ParityCheck
-from .forms_of import Form, Predict
+from ..export.data import Images
+from ..utils.accuracy import Answers, loss_between
+from ..utils.parity import TOLERANCES, Parity, Tolerance, compare
+from ..utils.text import Steps, interval_of
+from .data import Disagreement, Drift, FormRow, Guess, ParityCheck
+from .forms import Feed, Form, Predict
+from .layers import WeightRange, measure_drift, range_of
+
+_IMAGES = 32
+_FILES = 3
+
+
+def drifts(forms: Sequence[Form], images: Images, feed: Feed,
+           steps: Steps) -> tuple[Drift, ...]:
+    """Of the first files that compute in fp16 with weights as trained.
+
+    Args:
+        forms: those that could be scored.
+        images: as scored; a few of them, spread over all, are used.
+        feed: makes the files' inputs.
+        steps: where progress is shown.
+    """
+    found = []
+    count = min(_IMAGES, len(images))
+    halves = [f for f in forms if f.tolerance == 'export-fp16']
+    for form in halves[:_FILES]:
+        program = form.program
+        assert program is not None
+        with steps.step(f'drift of {form.row.file}', total=count) as advance:
+            rows = measure_drift(
+                program, (feed.inputs(program, pixels)
+                          for pixels in _pixels(images, count)), advance)
+        found.append(Drift(form.row.form, count, rows))
+    return tuple(found)
+
+
+def _pixels(images: Images, count: int) -> Iterator[Tensor]:
+    """``count`` of the images, spread over all."""
+    total = len(images)
+    if images.indices:
+        images = replace(images, indices=tuple(
+            images.indices[i * total // count] for i in range(count)))
+    for pixels, _ in images.chunks():
+        yield pixels[:count]
+        count -= len(pixels[:count])
+
+
+def ranges(forms: Sequence[Form]) -> tuple[WeightRange, ...]:
+    """Of the first file whose weights are not compressed, hardest first."""
+    dense = [f.program for f in forms if f.tolerance and f.program]
+    found = [range_of(w) for w in find_weights(dense[0])] if dense else []
+    # A thousand channels are no reading matter: the ratio stands for them.
+    return tuple(sorted((replace(r, channel_max=()) for r in found),
+                        key=lambda r: (r.sqnr_tensor_db, r.layer)))
+
 
 _TOP = 5
 
@@ -160,3 +212,87 @@ def _check(name: str, tolerance: Tolerance, scores: Scores) -> ParityCheck:
         found=f'{parity.relative:.2e}, '
         f'{100 * (parity.top1_agreement or 0):.2f} %',
         met=parity.failure(tolerance) is None)
+
+
+def disagreements(scores: Scores, rows: Sequence[FormRow], images: Images,
+                  names: Sequence[str], data_order: Optional[str],
+                  most: int) -> tuple[list[Disagreement], int]:
+    """The most telling images that differ, and how many there are.
+
+    A form that differs on nearly every image says nothing about one of them:
+    each form that differs counts -log of the share of images on which it
+    does, and images with the largest sums come first.
+
+    Args:
+        scores: of ``images``.
+        rows: the forms; checks are left out.
+        images: as scored.
+        names: class names; a class without one is shown by its number.
+        data_order: 'RGB' or 'BGR', of the pixels; None counts as RGB.
+        most: how many are shown.
+    """
+    forms = [r for r in rows if r.kind != 'check'
+             and r.form in scores.probabilities]
+    labels = torch.stack(
+        [scores.probabilities[r.form].argmax(1) for r in forms])
+    odd = labels != labels[0]
+    share = odd.double().mean(1, keepdim=True).clamp_min(1e-12)
+    weight = (odd * -share.log()).sum(0)
+    differs = odd.any(0)
+    # A form that differs everywhere has weight 0, and still differs.
+    order = torch.where(differs, weight, -1.0).argsort(
+        descending=True, stable=True)
+    chosen = order[:min(most, int(differs.sum()))].tolist()
+    found = [
+        Disagreement(
+            index=images.indices[place] if images.split else place,
+            truth=None if scores.labels is None else _name(
+                names, int(scores.labels[place])),
+            guesses=_guesses(scores, forms, place, names),
+            png=_png(pixels, data_order))
+        for place, pixels in zip(chosen, _shown_pixels(images, chosen))
+    ]
+    return found, int(differs.sum())
+
+
+def _shown_pixels(images: Images, places: Sequence[int]) -> Iterator[Tensor]:
+    """(C, H, W) of the images at ``places``, in that order."""
+    if images.split:
+        images = replace(
+            images, indices=tuple(images.indices[p] for p in places))
+        places = range(len(places))
+    all_images = torch.cat([pixels for pixels, _ in images.chunks()]) \
+        if places else torch.empty(0)
+    return (all_images[p] for p in places)
+
+
+def _guesses(scores: Scores, forms: Sequence[FormRow], place: int,
+             names: Sequence[str]) -> tuple[Guess, ...]:
+    expected = int(scores.probabilities[forms[0].form][place].argmax())
+    truth = None if scores.labels is None else int(scores.labels[place])
+    guesses = []
+    for row in forms:
+        found = scores.probabilities[row.form][place]
+        label = int(found.argmax())
+        guesses.append(Guess(
+            form=row.form,
+            short=row.short,
+            label=_name(names, label),
+            probability=100 * float(found[label]),
+            right=None if truth is None else label == truth,
+            differs=label != expected))
+    return tuple(guesses)
+
+
+def _name(names: Sequence[str], index: int) -> str:
+    return names[index] if 0 <= index < len(names) else str(index)
+
+
+def _png(pixels: Tensor, data_order: Optional[str]) -> bytes:
+    planes = pixels.flip(0) if data_order == 'BGR' else pixels
+    if planes.shape[0] not in (1, 3):
+        planes = planes[:1]  # no picture; the first channel stands for it
+    array = planes.permute(1, 2, 0).squeeze(-1).contiguous().numpy()
+    stream = io.BytesIO()
+    Image.fromarray(array).save(stream, 'PNG')
+    return stream.getvalue()

@@ -5,9 +5,12 @@ import torch
 from export_kit import MEAN, STD, build, oracle, switched
 from mmpretrain.registry import MODELS
 
-from mmpretrain_mobileone_ext.coreml import quiet
-from mmpretrain_mobileone_ext.coreml.input_kind import LAYOUT, NORMALIZED
 from mmpretrain_mobileone_ext.coreml.metadata import write_metadata
+from mmpretrain_mobileone_ext.coreml.program import quiet
+from mmpretrain_mobileone_ext.coreml.program.graph import (
+    LAYOUT,
+    NORMALIZED,
+)
 from mmpretrain_mobileone_ext.errors import ProgramError
 
 

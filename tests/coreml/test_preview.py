@@ -7,9 +7,12 @@ import pytest
 from export_kit import CLASSES
 from format_kit import OTHER, convert, network
 
-from mmpretrain_mobileone_ext.coreml import quiet, read_program
-from mmpretrain_mobileone_ext.coreml.metadata import write_metadata
-from mmpretrain_mobileone_ext.coreml.preview import preview_metadata
+from mmpretrain_mobileone_ext.coreml import read_program
+from mmpretrain_mobileone_ext.coreml.metadata import (
+    preview_metadata,
+    write_metadata,
+)
+from mmpretrain_mobileone_ext.coreml.program import quiet
 
 # As in coremltools' guide "Xcode Model Preview Types".
 WANTED = {'com.apple.coreml.model.preview.type': 'imageClassifier'}

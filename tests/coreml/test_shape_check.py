@@ -7,11 +7,8 @@ import torch
 from format_kit import OTHER, convert, network
 from torch import nn
 
-from mmpretrain_mobileone_ext.coreml import quiet
-from mmpretrain_mobileone_ext.coreml.shape_check import (
-    check_classify,
-    check_trace,
-)
+from mmpretrain_mobileone_ext.coreml.convert import check_classify, check_trace
+from mmpretrain_mobileone_ext.coreml.program import quiet
 from mmpretrain_mobileone_ext.errors import ExportError
 
 SHAPES = ((1, 3, 32, 32), (1, 3, 48, 40), (3, 3, 32, 32), (3, 3, 48, 40))

@@ -23,7 +23,7 @@ from mmpretrain_mobileone_ext.errors import (
     SpecError,
 )
 from mmpretrain_mobileone_ext.models import MobileOneBlock
-from mmpretrain_mobileone_ext.spec import UnitSpec
+from mmpretrain_mobileone_ext.models.spec import UnitSpec
 
 KINDS = ('conv', 'scale', 'skip')
 ACTS = [None] + [dict(type=t) for t in ('ReLU', 'ReLU6', 'GELU', 'Swish',

@@ -5,7 +5,7 @@ from mmengine.model import BaseTTAModel
 from mmpretrain.registry import MODELS
 
 from mmpretrain_mobileone_ext import switch_to_deploy
-from mmpretrain_mobileone_ext.models.form import form_of
+from mmpretrain_mobileone_ext.models.deploy import form_of
 
 REPVGG = dict(type='RepVGG', arch='A0')
 RESNET = dict(type='ResNet', depth=18)

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mmpretrain_mobileone_ext.errors import FoldError
-from mmpretrain_mobileone_ext.models.fuse import (
+from mmpretrain_mobileone_ext.models.fold import (
     branch_names,
     fold_branches,
     fold_conv_norm,

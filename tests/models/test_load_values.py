@@ -10,10 +10,10 @@ from mmengine.runner.checkpoint import load_state_dict
 from mmpretrain.registry import MODELS
 
 from mmpretrain_mobileone_ext import ConfigurableMobileOne
-from mmpretrain_mobileone_ext.coreml.export_source import load_source
-from mmpretrain_mobileone_ext.engine.deploy_file import write_deploy_file
+from mmpretrain_mobileone_ext.checkpoints.deploy_file import write_deploy_file
+from mmpretrain_mobileone_ext.commands.convert import convert_checkpoint
 from mmpretrain_mobileone_ext.errors import CheckpointError, ExportError
-from mmpretrain_mobileone_ext.foreign.convert import convert_checkpoint
+from mmpretrain_mobileone_ext.export.source import load_source
 
 CFG = {k: v for k, v in classifier_cfg()['backbone'].items() if k != 'type'}
 WEIGHT = 'stage1.0.branch_conv_list.1.conv.weight'

@@ -14,7 +14,7 @@ from mmpretrain.models.backbones import MobileOne, RepVGG
 from mmpretrain.registry import MODELS
 from torch import nn
 
-import mmpretrain_mobileone_ext.models.switch as switch
+import mmpretrain_mobileone_ext.models.deploy as switch
 from mmpretrain_mobileone_ext import (
     ConfigurableMobileOne,
     switch_to_deploy,
@@ -22,7 +22,7 @@ from mmpretrain_mobileone_ext import (
 )
 from mmpretrain_mobileone_ext.errors import FoldError, ParityError
 from mmpretrain_mobileone_ext.models import MobileOneBlock
-from mmpretrain_mobileone_ext.spec import UnitSpec
+from mmpretrain_mobileone_ext.models.spec import UnitSpec
 
 SMALL = dict(num_blocks=[1, 1, 1, 1], width_factor=[.125] * 4,
              num_conv_branches=[2] * 4, num_se_blocks=[0] * 4)

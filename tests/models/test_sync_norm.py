@@ -14,7 +14,7 @@ from mmpretrain_mobileone_ext.models import CPUSyncBatchNorm
 
 @pytest.mark.slow
 def test_two_ranks_equal_one_process_on_the_joined_batch():
-    script = Path(__file__).with_name('sync_norm_ranks.py')
+    script = Path(__file__).parents[1] / 'kits/sync_norm_ranks.py'
     done = subprocess.run(
         [sys.executable, '-m', 'torch.distributed.run', '--standalone',
          '--nproc_per_node', '2', str(script)],

@@ -1,12 +1,9 @@
 """Fixtures of the report tests: a work dir as a demo leaves it, tiny."""
 import shutil
-import sys
 from pathlib import Path
 
 import pytest
 from mmengine.registry import DefaultScope
-
-sys.path.append(str(Path(__file__).resolve().parent.parent / 'coreml'))
 
 
 @pytest.fixture(scope='session')

@@ -12,10 +12,10 @@ import torch
 from export_kit import CLASSES, build, oracle, rgb, save
 from report_kit import Page, test_images, top1_of
 
+from mmpretrain_mobileone_ext.commands.report import run
 from mmpretrain_mobileone_ext.coreml import export_coreml, load_program
 from mmpretrain_mobileone_ext.coreml.metadata import write_metadata
 from mmpretrain_mobileone_ext.errors import CheckpointError, MobileOneExtError
-from mmpretrain_mobileone_ext.report.cli import run
 from mmpretrain_mobileone_ext.report.collect import collect
 
 TOOL = Path(__file__).resolve().parents[2] / 'tools/report.py'
@@ -240,7 +240,7 @@ def test_mistakes_are_one_line(arguments, message, monkeypatch, capsys,
 
 
 def test_importing_it_loads_neither_templates_nor_coremltools():
-    code = ('import sys, mmpretrain_mobileone_ext.demo\n'
+    code = ('import sys, mmpretrain_mobileone_ext.commands.training.demo\n'
             'import mmpretrain_mobileone_ext.report\n'
             "print([m for m in ('coremltools', 'mmdeploy', 'jinja2') "
             'if m in sys.modules])\n')

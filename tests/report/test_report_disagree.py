@@ -6,10 +6,9 @@ import numpy as np
 import torch
 from PIL import Image
 
-from mmpretrain_mobileone_ext.coreml.export_data import Images
+from mmpretrain_mobileone_ext.export.data import Images
 from mmpretrain_mobileone_ext.report import FormRow
-from mmpretrain_mobileone_ext.report.disagree import _png, disagreements
-from mmpretrain_mobileone_ext.report.score import Scores
+from mmpretrain_mobileone_ext.report.score import Scores, _png, disagreements
 
 NOISE = Images('noise', (1, 3, 8, 8))
 COUNT = 16

@@ -4,10 +4,10 @@ import re
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mmpretrain_mobileone_ext.coreml.drift import OperationDrift
-from mmpretrain_mobileone_ext.coreml.weight_ranges import WeightRange
-from mmpretrain_mobileone_ext.report import Drift, draw
-from mmpretrain_mobileone_ext.report.depth import drift_plot, ranges_plot
+from mmpretrain_mobileone_ext.report import Drift
+from mmpretrain_mobileone_ext.report import plots as draw
+from mmpretrain_mobileone_ext.report.layers import OperationDrift, WeightRange
+from mmpretrain_mobileone_ext.report.plots import drift_plot, ranges_plot
 
 ROWS = (OperationDrift('a', 'conv', 'fp16', 1e-4, 12.0, 0),
         OperationDrift('b', 'mul', 'fp16', None, 1e6, 3),

@@ -4,7 +4,7 @@ import json
 import pytest
 
 from mmpretrain_mobileone_ext.errors import MobileOneExtError
-from mmpretrain_mobileone_ext.report.find import look
+from mmpretrain_mobileone_ext.report.collect import look
 
 
 def put(folder, *names):

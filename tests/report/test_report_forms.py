@@ -9,7 +9,7 @@ from mmpretrain_mobileone_ext.report import (
     forms_table,
     write_forms_json,
 )
-from mmpretrain_mobileone_ext.report.forms import tree_bytes
+from mmpretrain_mobileone_ext.utils.files import tree_bytes
 
 ROWS = [FormResult('folded', 98.765, 2048, 99.5, 540, 'a_deploy.pth')]
 

@@ -7,10 +7,14 @@ import torch
 from export_kit import build, switched
 from torch import nn
 
-from mmpretrain_mobileone_ext.coreml.export_data import Images
-from mmpretrain_mobileone_ext.coreml.graph import Feature, Operation, Program
+from mmpretrain_mobileone_ext.coreml.program.graph import (
+    Feature,
+    Operation,
+    Program,
+)
 from mmpretrain_mobileone_ext.errors import ProgramError
-from mmpretrain_mobileone_ext.report.forms_of import (
+from mmpretrain_mobileone_ext.export.data import Images
+from mmpretrain_mobileone_ext.report.forms import (
     Feed,
     compression_of,
     precision_of,

@@ -6,14 +6,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from report_kit import bare, sample
 
-from mmpretrain_mobileone_ext.accuracy import Loss, Verdict
 from mmpretrain_mobileone_ext.report import (
     Candidate,
     FormRow,
     ParityCheck,
     ReportData,
 )
-from mmpretrain_mobileone_ext.report.headline import headline, recommended
+from mmpretrain_mobileone_ext.report.page import headline, recommended
+from mmpretrain_mobileone_ext.utils.accuracy import Loss, Verdict
 
 IMAGES = 10_000
 REFERENCE = FormRow('branches (torch, fp32)', 'torch', 'a.pth', 4000, 90.0,

@@ -6,9 +6,9 @@ import pytest
 from hostile_text import NAMES
 from report_kit import Page, sample
 
-from mmpretrain_mobileone_ext.outside_text import shown
 from mmpretrain_mobileone_ext.report import FormRow, write_report
 from mmpretrain_mobileone_ext.report.page import render
+from mmpretrain_mobileone_ext.utils.text import shown
 
 #: Texts that decide what is drawn, which no file or person gives.
 _OURS = ('kind', 'level', 'created', 'png')

@@ -15,7 +15,7 @@ from mmpretrain_mobileone_ext.report import (
     ReportData,
     pareto,
 )
-from mmpretrain_mobileone_ext.report.draw import WIDTHS, figure, style
+from mmpretrain_mobileone_ext.report.plots import WIDTHS, figure, style
 
 LENGTHS = ('int8', 'palettize4', 'fp16', 'branches', 'folded', 'fp32',
            'pruned', 'joint')

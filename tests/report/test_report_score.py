@@ -5,10 +5,10 @@ import numpy as np
 import pytest
 import torch
 
-from mmpretrain_mobileone_ext.coreml.export_data import Images
 from mmpretrain_mobileone_ext.errors import MobileOneExtError, ProgramError
+from mmpretrain_mobileone_ext.export.data import Images
 from mmpretrain_mobileone_ext.report import FormRow
-from mmpretrain_mobileone_ext.report.forms_of import Form
+from mmpretrain_mobileone_ext.report.forms import Form
 from mmpretrain_mobileone_ext.report.score import (
     Scores,
     parity_checks,

@@ -3,7 +3,7 @@ import math
 
 import pytest
 
-from mmpretrain_mobileone_ext.report import wording
+from mmpretrain_mobileone_ext.utils import text as wording
 
 
 @pytest.mark.parametrize(('value', 'text'), [

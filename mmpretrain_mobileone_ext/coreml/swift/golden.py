@@ -2,7 +2,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Optional, Union
@@ -11,11 +11,53 @@ import numpy as np
 from PIL import Image, PngImagePlugin
 
 from ...errors import ExportError, ProgramError
-from ...parity import TOLERANCES, Tolerance
-from ..images import upright
-from ..runtime import load_program
-from .facts import ModelFacts
-from .photos import prepare_photo
+from ...models.preprocessing import step_name
+from ...utils.parity import TOLERANCES, Tolerance
+from ..runtime.load import load_program
+from ..runtime.loaded import upright
+from .facts import SILENT, ModelFacts
+
+
+def prepare_photo(pixels: np.ndarray,
+                  pipeline: Sequence[Mapping[str, Any]]) -> np.ndarray:
+    """What the pipeline makes of a decoded image.
+
+    Args:
+        pixels: (H, W, 3) or (H, W), uint8.
+        pipeline: configs of its steps; those that load, pack or only
+            change the container are passed over.
+
+    Returns:
+        np.ndarray: (H', W', 3) or (H', W'), channels in the same order.
+
+    Raises:
+        ExportError: a step cannot be built or fails on this image.
+    """
+    from mmengine.registry import DefaultScope
+    from mmpretrain.registry import TRANSFORMS
+
+    results: dict[str, Any] = dict(img=pixels, img_shape=pixels.shape[:2])
+    with DefaultScope.overwrite_default_scope('mmpretrain'):
+        for step in pipeline:
+            if step_name(step) in SILENT:
+                continue
+            try:
+                results = TRANSFORMS.build(_listed_as_tuples(step))(results)
+            # Transforms of any package run here.
+            except Exception as error:
+                reason = ' '.join(str(error).split())
+                raise ExportError(
+                    f'the step {step_name(step)} of the test pipeline fails '
+                    f'on an image of shape {pixels.shape}: '
+                    f'{reason}') from error
+    return np.asarray(results['img'])
+
+
+def _listed_as_tuples(step: Mapping[str, Any]) -> dict[str, Any]:
+    """JSON has no tuples, and mmcv takes sizes as nothing else."""
+    return {k: tuple(v) if isinstance(v, list) else v
+            for k, v in step.items()}
+
 
 Picture = Union[np.ndarray, Image.Image]
 #: Made where no image of this kind is given.

@@ -13,10 +13,14 @@ sum, all of them exact:
   kept too. For pointwise units with one convolution.
 - ``running``: one convolution, where norms use running statistics.
 """
-from .choose import Preference, SmallInputs, check_preference
-from .layout import branch_layout
-from .linear import online_sum, planned_form
-from .unit import PLAIN_CONVS, Unit, UnitBranch, has_hooks
+from .dispatch import (
+    Preference,
+    SmallInputs,
+    check_preference,
+    online_sum,
+    planned_form,
+)
+from .unit import PLAIN_CONVS, Unit, UnitBranch, branch_layout, has_hooks
 
 __all__ = [
     'PLAIN_CONVS',

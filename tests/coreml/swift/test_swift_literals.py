@@ -4,7 +4,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from swift_kit import read_literal, syntax_errors
 
-from mmpretrain_mobileone_ext.coreml.swift.literals import string_literal
+from mmpretrain_mobileone_ext.coreml.swift.render import string_literal
 
 TEXT = st.text(st.characters(exclude_categories=['Cs']))
 NASTY = 'a "b" \\(c) \\u{41}\n\r\t\0 \u2028 \u202e é 日本 \U0001f40c {{ x }} %'

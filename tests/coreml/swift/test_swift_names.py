@@ -6,7 +6,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from swift_kit import syntax_errors
 
-from mmpretrain_mobileone_ext.coreml.swift.names import (
+from mmpretrain_mobileone_ext.coreml.swift.package import (
     derived_name,
     module_name,
 )

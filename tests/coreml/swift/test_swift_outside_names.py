@@ -14,13 +14,12 @@ from swift_kit import (
     tree,
 )
 
-from mmpretrain_mobileone_ext.coreml.export_command import export_command
-from mmpretrain_mobileone_ext.coreml.graph import Feature
-from mmpretrain_mobileone_ext.coreml.swift.facts import ModelFacts
-from mmpretrain_mobileone_ext.coreml.swift.names import derived_name
+from mmpretrain_mobileone_ext.coreml.program.graph import Feature
+from mmpretrain_mobileone_ext.coreml.swift.facts import ModelFacts, Steps
+from mmpretrain_mobileone_ext.coreml.swift.package import derived_name
 from mmpretrain_mobileone_ext.coreml.swift.render import render_package
-from mmpretrain_mobileone_ext.coreml.swift.steps import Steps
-from mmpretrain_mobileone_ext.outside_text import shown
+from mmpretrain_mobileone_ext.hooks.coreml_export import export_command
+from mmpretrain_mobileone_ext.utils.text import shown
 
 #: What Core ML's files can hold: their text is UTF-8.
 UNICODE = [n for n in NAMES if not any('\ud800' <= c < '\ue000' for c in n)]

@@ -8,7 +8,8 @@ from PIL import Image
 from swift_kit import constants, read_literal, sources, strings, syntax_errors
 from swift_models import KINDS, LABELS, NAMES
 
-from mmpretrain_mobileone_ext.coreml import load_program, quiet
+from mmpretrain_mobileone_ext.coreml import load_program
+from mmpretrain_mobileone_ext.coreml.program import quiet
 from mmpretrain_mobileone_ext.coreml.swift.bench import SCHEMA
 
 LIBRARY = dict(rgb='MyRgb', bgr='MyBgr', gray='MyGray')

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mmpretrain_mobileone_ext.coreml.swift.photos import prepare_photo
-from mmpretrain_mobileone_ext.coreml.swift.steps import swift_steps
+from mmpretrain_mobileone_ext.coreml.swift.facts import swift_steps
+from mmpretrain_mobileone_ext.coreml.swift.golden import prepare_photo
 from mmpretrain_mobileone_ext.errors import ExportError
 
 PHOTO = np.random.default_rng(0).integers(0, 256, (37, 53, 3), np.uint8)

@@ -17,8 +17,8 @@ from PIL import Image, ImageOps
 from toolchain_kit import build_modules, copy_package, swift
 
 from mmpretrain_mobileone_ext.coreml.swift import read_bench_json
-from mmpretrain_mobileone_ext.coreml.swift.photos import prepare_photo
-from mmpretrain_mobileone_ext.coreml.swift.steps import swift_steps
+from mmpretrain_mobileone_ext.coreml.swift.facts import swift_steps
+from mmpretrain_mobileone_ext.coreml.swift.golden import prepare_photo
 
 pytestmark = pytest.mark.skipif(
     shutil.which('swift') is None, reason='Swift is not installed')

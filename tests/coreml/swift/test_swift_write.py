@@ -11,11 +11,8 @@ from PIL import Image
 from swift_models import LABELS, export
 
 from mmpretrain_mobileone_ext.coreml import read_program
-from mmpretrain_mobileone_ext.coreml.swift import (
-    package,
-    place,
-    write_swift_package,
-)
+from mmpretrain_mobileone_ext.coreml.swift import package, write_swift_package
+from mmpretrain_mobileone_ext.coreml.swift import render as place
 from mmpretrain_mobileone_ext.errors import ExportError, ProgramError
 
 PIXELS = np.random.default_rng(1).integers(0, 256, (24, 32, 3), np.uint8)

@@ -2,7 +2,7 @@
 import pytest
 from native_kit import compiled, fake_compiler
 
-from mmpretrain_mobileone_ext.models.online import native
+from mmpretrain_mobileone_ext.models.online import kernels as native
 
 
 @pytest.fixture(scope='module')

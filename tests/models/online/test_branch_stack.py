@@ -5,8 +5,8 @@ from helpers import generator
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mmpretrain_mobileone_ext.models.online import branch_stack
-from mmpretrain_mobileone_ext.models.online.branch_stack import KernelShape
+from mmpretrain_mobileone_ext.models.online import unit as branch_stack
+from mmpretrain_mobileone_ext.models.online.unit import KernelShape
 
 
 def kernels_of(shape, sizes):

@@ -8,7 +8,8 @@ import pytest
 from native_kit import CXX, IS_POSIX, count, fake_compiler, load
 
 from mmpretrain_mobileone_ext.errors import KernelError
-from mmpretrain_mobileone_ext.models.online import compiler, native
+from mmpretrain_mobileone_ext.models.online import kernels as native
+from mmpretrain_mobileone_ext.models.online.kernels import compiler
 
 pytestmark = pytest.mark.skipif(CXX is None or not IS_POSIX,
                                 reason='no C++ compiler')

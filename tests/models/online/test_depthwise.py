@@ -3,16 +3,14 @@ import pytest
 import torch
 from helpers import generator
 
-from mmpretrain_mobileone_ext.models.online.depthwise import (
+from mmpretrain_mobileone_ext.models.online.convs import (
     DepthwiseConv,
-    has_kernels,
-)
-from mmpretrain_mobileone_ext.models.online.native import compiled_kernels
-from mmpretrain_mobileone_ext.models.online.patches import (
     OutputGrad,
     PatchConv,
+    has_kernels,
 )
-from mmpretrain_mobileone_ext.spec import UnitSpec
+from mmpretrain_mobileone_ext.models.online.kernels import compiled_kernels
+from mmpretrain_mobileone_ext.models.spec import UnitSpec
 
 pytestmark = pytest.mark.skipif(compiled_kernels() is None,
                                 reason='no C++ compiler')

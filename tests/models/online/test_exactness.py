@@ -13,15 +13,13 @@ from torch import nn
 from mmpretrain_mobileone_ext import ConfigurableMobileOne
 from mmpretrain_mobileone_ext.errors import SpecError
 from mmpretrain_mobileone_ext.models import MobileOneBlock
-from mmpretrain_mobileone_ext.models.online.moments_form import moments_form
-from mmpretrain_mobileone_ext.models.online.one_conv import (
+from mmpretrain_mobileone_ext.models.online.by_moments import moments_form
+from mmpretrain_mobileone_ext.models.online.by_recompute import (
     is_one_conv,
     one_conv_form,
-)
-from mmpretrain_mobileone_ext.models.online.recompute_form import (
     recompute_form,
 )
-from mmpretrain_mobileone_ext.spec import UnitSpec
+from mmpretrain_mobileone_ext.models.spec import UnitSpec
 
 FORMS = dict(moments=moments_form, recompute=recompute_form)
 

@@ -8,13 +8,13 @@ from torch import nn
 
 from mmpretrain_mobileone_ext import ConfigurableMobileOne
 from mmpretrain_mobileone_ext.models import MobileOneBlock
-from mmpretrain_mobileone_ext.models.online.moments_form import moments_form
-from mmpretrain_mobileone_ext.models.online.recompute_form import (
+from mmpretrain_mobileone_ext.models.online.batch_fold import running_form
+from mmpretrain_mobileone_ext.models.online.by_moments import moments_form
+from mmpretrain_mobileone_ext.models.online.by_recompute import (
     fused_form,
     recompute_form,
 )
-from mmpretrain_mobileone_ext.models.online.running_form import running_form
-from mmpretrain_mobileone_ext.spec import UnitSpec
+from mmpretrain_mobileone_ext.models.spec import UnitSpec
 
 FORMS = dict(moments=moments_form, fused=fused_form,
              recompute=recompute_form, running=running_form)

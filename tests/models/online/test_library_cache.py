@@ -20,7 +20,7 @@ from native_kit import (
     only_library,
 )
 
-from mmpretrain_mobileone_ext.models.online import native
+from mmpretrain_mobileone_ext.models.online import kernels as native
 
 pytestmark = pytest.mark.skipif(CXX is None or not IS_POSIX,
                                 reason='no C++ compiler')

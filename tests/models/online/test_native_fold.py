@@ -3,14 +3,16 @@ import pytest
 import torch
 from helpers import generator
 
-from mmpretrain_mobileone_ext.models.online.branch_stack import KernelShape
-from mmpretrain_mobileone_ext.models.online.folding import Folding
-from mmpretrain_mobileone_ext.models.online.moments import PatchSums
-from mmpretrain_mobileone_ext.models.online.native import compiled_kernels
-from mmpretrain_mobileone_ext.models.online.native_fold import (
+from mmpretrain_mobileone_ext.models.online.batch_fold import (
+    Folding,
+    PatchSums,
+)
+from mmpretrain_mobileone_ext.models.online.by_moments import (
     DepthwiseFolding,
     PointwiseFolding,
 )
+from mmpretrain_mobileone_ext.models.online.kernels import compiled_kernels
+from mmpretrain_mobileone_ext.models.online.unit import KernelShape
 
 pytestmark = pytest.mark.skipif(compiled_kernels() is None,
                                 reason='no C++ compiler')

@@ -14,9 +14,9 @@ from torch import nn
 from mmpretrain_mobileone_ext import ConfigurableMobileOne
 from mmpretrain_mobileone_ext.errors import SpecError
 from mmpretrain_mobileone_ext.models import MobileOneBlock, online_forms
-from mmpretrain_mobileone_ext.models.online import native
-from mmpretrain_mobileone_ext.models.online.moments_form import moments_form
-from mmpretrain_mobileone_ext.spec import UnitSpec
+from mmpretrain_mobileone_ext.models.online import kernels as native
+from mmpretrain_mobileone_ext.models.online.by_moments import moments_form
+from mmpretrain_mobileone_ext.models.spec import UnitSpec
 
 DEPTHWISE = UnitSpec('dw', 16, 16, 3, groups=16, num_conv_branches=3,
                      act_cfg=dict(type='ReLU'))
@@ -219,7 +219,7 @@ def test_without_a_compiler(monkeypatch, tmp_path, environment):
 
 @pytest.mark.slow
 def test_two_ranks_equal_one_process_on_the_joined_batch():
-    script = Path(__file__).with_name('online_ranks.py')
+    script = Path(__file__).parents[2] / 'kits/online_ranks.py'
     done = subprocess.run(
         [sys.executable, '-m', 'torch.distributed.run', '--standalone',
          '--nproc_per_node', '2', str(script)],

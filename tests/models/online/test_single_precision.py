@@ -14,13 +14,13 @@ from helpers import generator, randomize_norms
 from textbook import textbook_branches
 
 from mmpretrain_mobileone_ext.models import MobileOneBlock
-from mmpretrain_mobileone_ext.models.online.moments_form import moments_form
-from mmpretrain_mobileone_ext.models.online.native import compiled_kernels
-from mmpretrain_mobileone_ext.models.online.recompute_form import (
+from mmpretrain_mobileone_ext.models.online.by_moments import moments_form
+from mmpretrain_mobileone_ext.models.online.by_recompute import (
     fused_form,
     recompute_form,
 )
-from mmpretrain_mobileone_ext.spec import UnitSpec
+from mmpretrain_mobileone_ext.models.online.kernels import compiled_kernels
+from mmpretrain_mobileone_ext.models.spec import UnitSpec
 
 FORMS = dict(
     branches=MobileOneBlock._branch_sum,

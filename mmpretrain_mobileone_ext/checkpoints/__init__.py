@@ -1,0 +1,1 @@
+"""Checkpoints: read as untrusted data, written whole, and said where from."""

@@ -1,0 +1,1 @@
+"""What the tools in ``tools/`` run, one module or folder each."""

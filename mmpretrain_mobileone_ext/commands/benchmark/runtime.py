@@ -1,0 +1,420 @@
+"""Command line of ``tools/benchmark_runtime.py``: measure, show, store."""
+from __future__ import annotations
+
+import argparse
+import os
+import re
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from statistics import median
+from typing import Any, Optional
+
+import torch
+from mmengine.config import Config
+from PIL import Image
+from rich.console import Console
+from rich.table import Table
+from torch import Tensor, nn
+
+from ...coreml.convert import INPUT, PROBABILITIES
+from ...coreml.runtime.load import LoadedProgram, load_program
+from ...errors import ExportError, SpecError
+from ...export.network import prepare
+from ...exporter import export_coreml
+from ...models.preprocessing import Preprocessing, read_preprocessing
+from ...models.spec import PRESETS
+from ...utils.files import check_writable, write_json
+from ...utils.machine import machine, torch_threads
+from ...utils.parity import TOLERANCES, compare
+from ...utils.processes import run_child
+from ...utils.text import PlainConsole, Steps
+from ..cli import ToolParser
+from .fake_data import CLASSES, random_images
+
+#: What is timed, for people; the first is what the others are divided by.
+FORMS = {
+    'torch': 'the folded network in eager torch, as it is exported',
+    'fp32': 'reference runtime on the fp32 file',
+    'fp16': 'reference runtime on the fp16 file, rounding to fp16',
+}
+
+
+@dataclass(frozen=True)
+class RuntimeOptions:
+    """A checked request; the arguments of ``tools/benchmark_runtime.py``.
+
+    Attributes:
+        arch: 's0' ... 's4'.
+        batch: images at a time.
+        size: their height and width in pixels.
+        threads: torch's.
+        rounds: timed rounds, in which every form runs once.
+        warmup: rounds before them.
+        images: images of the timed export; 0 for no export.
+        json: file to write, or None.
+
+    Raises:
+        SpecError: a value that cannot be run.
+    """
+    arch: str = 's0'
+    batch: tuple[int, ...] = (1, 8, 32)
+    size: int = 224
+    threads: int = 2
+    rounds: int = 9
+    warmup: int = 2
+    images: int = 100
+    json: Optional[Path] = None
+
+    def __post_init__(self) -> None:
+        if self.arch not in PRESETS:
+            raise SpecError(
+                f'arch {self.arch!r} is not one of {list(PRESETS)}')
+        least = dict(size=32, threads=1, rounds=1, warmup=0, images=0)
+        for name, bound in least.items():
+            value = getattr(self, name)
+            if value < bound:
+                raise SpecError(f'{name}={value}; at least {bound} is needed')
+        if not self.batch or min(self.batch) < 1:
+            raise SpecError(f'batch={list(self.batch)}; at least one number, '
+                            'each at least 1, is needed')
+
+    def plain(self) -> dict[str, Any]:
+        """For JSON."""
+        return {**asdict(self), 'json': str(self.json) if self.json else None}
+
+
+@dataclass(frozen=True)
+class RuntimeCase:
+    """All forms at one batch.
+
+    Attributes:
+        batch: images at a time.
+        times_ms: form to the time of each round, in ms.
+    """
+    batch: int
+    times_ms: dict[str, tuple[float, ...]]
+
+    def median_ms(self, form: str) -> float:
+        return median(self.times_ms[form])
+
+    def throughput(self, form: str) -> float:
+        """Images a second, by the median."""
+        return 1000 * self.batch / self.median_ms(form)
+
+    def ratio(self, form: str) -> float:
+        """Throughput by torch's: the median over rounds.
+
+        What disturbed the machine in a round is in both times.
+        """
+        pairs = zip(self.times_ms['torch'], self.times_ms[form])
+        return median(torch / ours for torch, ours in pairs)
+
+    def document(self) -> dict[str, Any]:
+        return {
+            **asdict(self),
+            'median_ms': {f: self.median_ms(f) for f in self.times_ms},
+            'throughput_ratio': {f: self.ratio(f) for f in self.times_ms},
+        }
+
+
+@dataclass(frozen=True)
+class ExportTime:
+    """One run of the export tool.
+
+    Attributes:
+        images: of the verification.
+        seconds: from its start to its end, Python's start included.
+        steps: step to seconds, as the tool reports them.
+    """
+    images: int
+    seconds: float
+    steps: dict[str, float]
+
+
+@dataclass
+class RuntimeReport:
+    """Everything of one run."""
+    machine: dict[str, Any]
+    command: Sequence[str]
+    options: dict[str, Any]
+    cases: list[RuntimeCase] = field(default_factory=list)
+    export: Optional[ExportTime] = None
+
+    def document(self) -> dict[str, Any]:
+        """Plain data for JSON."""
+        return dict(
+            machine=self.machine,
+            command=list(self.command),
+            options=self.options,
+            forms=FORMS,
+            cases=[c.document() for c in self.cases],
+            export=asdict(self.export) if self.export else None)
+
+
+_SIDE = 256
+_STEP = re.compile(r'^([a-z][a-z ]*): ([0-9.]+) s$', re.MULTILINE)
+_TOOL = ('import sys; from mmpretrain_mobileone_ext.launch import guarded; '
+         'from mmpretrain_mobileone_ext.coreml.export_cli import run; '
+         'sys.exit(guarded(run))')
+
+
+def time_export(model: nn.Module, config: dict[str, Any], size: int,
+                images: int, threads: int, folder: Path) -> ExportTime:
+    """Run the export tool on a folder of 256 x 256 images.
+
+    Args:
+        model: what ``config`` builds, with its weights.
+        size: what the images are cropped to, in pixels.
+        images: how many there are and are compared on.
+        threads: of the tool's torch.
+        folder: empty; for images, config, checkpoint and package.
+
+    Raises:
+        ExportError: the tool failed; quotes what it said last.
+    """
+    _write_images(folder / 'data', images)
+    _config(config, size, folder / 'data').dump(folder / 'config.py')
+    classes = tuple(f'class {i}' for i in range(CLASSES))
+    torch.save(
+        dict(state_dict=model.state_dict(),
+             meta=dict(dataset_meta=dict(classes=classes))),
+        folder / 'weights.pth')
+    out = folder / 'model.mlpackage'
+    command = [sys.executable, '-c', _TOOL, str(folder / 'config.py'),
+               str(folder / 'weights.pth'), '--out', str(out),
+               '--verify-data', str(images)]
+    start = time.perf_counter()
+    done = run_child(
+        command, env={**os.environ, 'OMP_NUM_THREADS': str(threads)})
+    seconds = time.perf_counter() - start
+    if done.returncode or not out.exists():
+        raise ExportError(f'the timed export failed: {done.stderr[-500:]}')
+    steps = {name: float(t) for name, t in _STEP.findall(done.stderr)}
+    return ExportTime(images, seconds, steps)
+
+
+def _write_images(folder: Path, count: int) -> None:
+    folder.mkdir()
+    pixels = random_images(count, _SIDE).byte().permute(0, 2, 3, 1)
+    for i, image in enumerate(pixels.numpy()):
+        Image.fromarray(image).save(folder / f'{i:04d}.png')
+
+
+def _config(model: dict[str, Any], size: int, data: Path) -> Config:
+    dataset = dict(
+        type='CustomDataset', data_root=str(data), with_label=False,
+        pipeline=[dict(type='LoadImageFromFile'),
+                  dict(type='CenterCrop', crop_size=size),
+                  dict(type='PackInputs')])
+    return Config(dict(
+        default_scope='mmpretrain',
+        custom_imports=dict(imports=['mmpretrain_mobileone_ext']),
+        model=model,
+        test_dataloader=dict(batch_size=32, dataset=dataset)))
+
+
+Forms = Mapping[str, Callable[[Tensor], Tensor]]
+Advance = Callable[[int], Any]
+
+
+def make_forms(model: nn.Module, size: int, folder: Path) -> Forms:
+    """Every form as a function of pixels (N, 3, S, S) to probabilities.
+
+    Args:
+        model: classifier in eval mode.
+        folder: where files are exported to.
+    """
+    pre = read_preprocessing(
+        model.get_submodule('data_preprocessor'), 3, (size, size), 'BGR')
+    forms = {'torch': _folded(model, pre)}
+    for precision in ('fp32', 'fp16'):
+        path = export_coreml(
+            model, out=folder / f'{precision}.mlpackage', image_size=size,
+            precision=precision, classes=[str(i) for i in range(CLASSES)])
+        forms[precision] = _runtime(load_program(path, precision))
+    return forms
+
+
+def _folded(model: nn.Module,
+            pre: Preprocessing) -> Callable[[Tensor], Tensor]:
+    """The very graph that is exported, mean and softmax included."""
+    graph = prepare(model, pre).graph(pre.mean)
+
+    def run(pixels: Tensor) -> Tensor:
+        with torch.no_grad():
+            return graph(pixels)
+
+    return run
+
+
+def _runtime(program: LoadedProgram) -> Callable[[Tensor], Tensor]:
+
+    def run(pixels: Tensor) -> Tensor:
+        found = program.predict_batch({INPUT: pixels}, chunk_size=len(pixels))
+        return found[PROBABILITIES]
+
+    return run
+
+
+def rounds_of_case(options: RuntimeOptions) -> int:
+    """How often :func:`measure_case` reports progress."""
+    return options.warmup + options.rounds
+
+
+def measure_case(forms: Forms, options: RuntimeOptions, batch: int,
+                 advance: Advance = lambda count: None) -> RuntimeCase:
+    """Time every form on one batch, round by round in turns.
+
+    Raises:
+        ParityError: a form predicts otherwise, so that its time says
+            nothing.
+    """
+    pixels = random_images(batch, options.size, seed=1)
+    wanted = forms['torch'](pixels)
+    for name, form in forms.items():
+        bound = TOLERANCES['export-fp32' if name == 'fp32' else 'export-fp16']
+        compare(wanted, form(pixels), classes=True).require(
+            bound, f'{name} differs from torch')
+    times: dict[str, list[float]] = {name: [] for name in forms}
+    for turn in range(options.warmup + options.rounds):
+        for name in _rotated(list(forms), turn):
+            elapsed = _timed(forms[name], pixels)
+            if turn >= options.warmup:
+                times[name].append(elapsed)
+        advance(1)
+    return RuntimeCase(batch, {k: tuple(v) for k, v in times.items()})
+
+
+def _rotated(names: list[str], turn: int) -> list[str]:
+    turn %= len(names)
+    return [*names[turn:], *names[:turn]]
+
+
+def _timed(form: Callable[[Tensor], Tensor], pixels: Tensor) -> float:
+    """In ms."""
+    start = time.perf_counter()
+    form(pixels)
+    return 1000 * (time.perf_counter() - start)
+
+
+def parser() -> argparse.ArgumentParser:
+    """The arguments; values are checked by ``RuntimeOptions``."""
+    p = ToolParser(error_type=SpecError,
+                   description='Throughput of the reference runtime against '
+                   'the folded torch network, in turns in one process, and '
+                   'the time of a whole export with its verification.')
+    p.add_argument('--arch', default='s0', metavar='X',
+                   help='s0 ... s4 (default: s0)')
+    p.add_argument('--batch', type=int, nargs='+', default=(1, 8, 32),
+                   metavar='N', help='images at a time (default: 1 8 32)')
+    for name, default, text in (
+            ('--size', 224, 'height and width in pixels'),
+            ('--threads', 2, "torch's threads"),
+            ('--rounds', 9, 'timed runs of each form'),
+            ('--warmup', 2, 'rounds before them'),
+            ('--images', 100, 'images of the timed export, 0 for none')):
+        p.add_argument(name, type=int, default=default, metavar='N',
+                       help=f'{text} (default: {default})')
+    p.add_argument('--json', type=Path, metavar='FILE',
+                   help='write everything that was measured')
+    return p
+
+
+def run(argv: Optional[Sequence[str]] = None) -> RuntimeReport:
+    """Measure as the command line says, with progress on stderr.
+
+    Raises:
+        MobileOneExtError: one line that says what is wrong.
+    """
+    given = vars(parser().parse_args(argv))
+    given['batch'] = tuple(given['batch'])
+    return run_runtime_benchmark(RuntimeOptions(**given))
+
+
+def run_runtime_benchmark(options: RuntimeOptions,
+                          console: Optional[Console] = None,
+                          progress: bool = True) -> RuntimeReport:
+    """Measure, print a table, write the file asked for.
+
+    Args:
+        console: where the table goes; standard output by default.
+        progress: report steps on stderr.
+
+    Raises:
+        MobileOneExtError: a file that cannot be written, or a form that
+            predicts otherwise than torch.
+    """
+    check_writable(options.json)
+    report = RuntimeReport(machine('cpu'), sys.argv, options.plain())
+    with torch_threads(options.threads):
+        _measure(options, report, Steps(progress))
+    console = console or PlainConsole(highlight=False)
+    console.print(cases_table(options, report.cases))
+    for line in lines(report):
+        console.print(line)
+    if options.json:
+        write_json(options.json, report.document())
+    return report
+
+
+def _measure(options: RuntimeOptions, report: RuntimeReport,
+             steps: Steps) -> None:
+    from .fake_data import build_classifier, classifier_config
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        with steps.step('export both files'):
+            config = classifier_config(options.arch, options.size)
+            model = build_classifier(config, options.size)
+            forms = make_forms(model, options.size, folder)
+        for batch in options.batch:
+            with steps.step(f'batch {batch}',
+                            total=rounds_of_case(options)) as advance:
+                report.cases.append(
+                    measure_case(forms, options, batch, advance))
+        if options.images:
+            (folder / 'export').mkdir()
+            with steps.step(f'export with {options.images} images'):
+                report.export = time_export(
+                    model, config, options.size, options.images,
+                    options.threads, folder / 'export')
+
+
+def cases_table(options: RuntimeOptions,
+                cases: Sequence[RuntimeCase]) -> Table:
+    """One row a batch: medians in ms, and throughput by torch's."""
+    size = options.size
+    table = Table(title=f'{options.arch}, {size} x {size}, '
+                  f'{options.threads} threads, median of {options.rounds} '
+                  'rounds in turns', title_justify='left')
+    table.add_column('batch', justify='right')
+    for form in FORMS:
+        table.add_column(f'{form} ms', justify='right')
+    for form in list(FORMS)[1:]:
+        table.add_column(f'{form} / torch', justify='right')
+    for case in cases:
+        times = (f'{case.median_ms(form):.1f}' for form in FORMS)
+        ratios = (f'{case.ratio(form):.2f}x' for form in list(FORMS)[1:])
+        table.add_row(str(case.batch), *times, *ratios)
+    return table
+
+
+def lines(report: RuntimeReport) -> list[str]:
+    """What the columns are, the least ratio, and the export's time."""
+    found = [f'{form}: {what}' for form, what in FORMS.items()]
+    found.append('fp32 / torch, fp16 / torch: throughput by that of torch')
+    worst = min(report.cases, key=lambda case: case.ratio('fp32'))
+    found.append(f'least fp32 / torch: {worst.ratio("fp32"):.2f}x at batch '
+                 f'{worst.batch}')
+    if report.export:
+        found.append(_export_line(report.export))
+    return found
+
+
+def _export_line(export: ExportTime) -> str:
+    steps = ', '.join(f'{name} {t:.1f}' for name, t in export.steps.items())
+    return (f'whole export, verified on {export.images} images: '
+            f'{export.seconds:.1f} s, Python\'s start included ({steps})')

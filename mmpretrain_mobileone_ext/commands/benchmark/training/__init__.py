@@ -1,0 +1,1 @@
+"""The benchmark behind ``tools/benchmark_training.py``."""

@@ -1,0 +1,313 @@
+"""All methods at one shape, in turns: times, memory, exactness."""
+from __future__ import annotations
+
+import gc
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Optional
+
+import torch
+from torch import Tensor
+
+from .candidates import (
+    MULTI_BRANCH,
+    BenchmarkOptions,
+    Candidate,
+    build_candidate,
+    build_candidates,
+    reference_state,
+)
+from .results import ArchExactness, Case, Cost, Exactness
+from .step import (
+    Batch,
+    Lap,
+    TrainingStep,
+    make_batch,
+    peak_bytes,
+    saved_bytes,
+    weighted_sum,
+)
+
+OUT_OF_MEMORY = 'out of memory'
+#: How torch's CPU allocator says so, in a plain RuntimeError.
+_CPU_REFUSALS = ("can't allocate memory", 'not enough memory')
+
+
+def ran_out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that memory is used up, and nothing else."""
+    if isinstance(error, (MemoryError, torch.cuda.OutOfMemoryError)):
+        return True
+    return isinstance(error, RuntimeError) and any(
+        text in str(error) for text in _CPU_REFUSALS)
+
+
+@dataclass
+class Trial:
+    """A form being measured; after a failure it is left out."""
+    step: TrainingStep
+    first_ms: Optional[float] = None
+    laps: list[Lap] = field(default_factory=list)
+    saved: Optional[int] = None
+    peak: Optional[int] = None
+    failure: Optional[str] = None
+
+    def attempt(self, action: Callable[[Trial], Any]) -> None:
+        """Do something with the form unless it failed before."""
+        if self.failure:
+            return
+        try:
+            action(self)
+        except Exception as error:
+            if not ran_out_of_memory(error):
+                raise
+            self.failure = OUT_OF_MEMORY
+        if self.failure:  # after the traceback let go of the tensors
+            self.step.clear()
+            gc.collect()
+
+    def cost(self) -> Cost:
+        return Cost(
+            form=self.step.candidate.form,
+            first_ms=self.first_ms,
+            forward_ms=tuple(lap.forward_ms for lap in self.laps),
+            backward_ms=tuple(lap.backward_ms for lap in self.laps),
+            saved_bytes=self.saved,
+            peak_bytes=self.peak,
+            failure=self.failure)
+
+
+def steps_of_case(options: BenchmarkOptions, forms: Sequence[str],
+                  batch: int, size: int) -> int:
+    """How often :func:`measure_case` reports progress."""
+    # The first step, and two for memory.
+    return len(forms) * (
+        1 + options.warmup + options.steps_for(batch, size) + 2)
+
+
+def measure_case(options: BenchmarkOptions,
+                 forms: Sequence[str],
+                 arch: str,
+                 batch: int,
+                 size: int,
+                 advance: Callable[[int], None] = lambda count: None) -> Case:
+    """Measure every form at one shape.
+
+    Forms take turns step by step, each round beginning with the next one, so
+    that noise hits all alike. Memory comes last: watching autograd may make
+    a compiled form compile again.
+
+    Args:
+        options: threads are the caller's to set.
+        forms: keys of ``options.FORMS``.
+        arch, batch, size: the case.
+        advance: called with 1 after every step.
+    """
+    candidates = build_candidates(forms, arch, options.device)
+    data = make_batch(candidates[0], batch, size, 0, options.device)
+    trials = [Trial(TrainingStep(c, data, options.amp)) for c in candidates]
+
+    def everyone(action: Callable[[Trial], Any], turn: int = 0) -> None:
+        for trial in _rotated(trials, turn):
+            trial.attempt(action)
+            advance(1)
+
+    everyone(_first)
+    for turn in range(options.warmup):
+        everyone(lambda t: t.step.run(), turn)
+    gc.collect()
+    for turn in range(options.steps_for(batch, size)):
+        everyone(_timed, turn)
+    everyone(_peak)
+    everyone(_saved)
+    return Case(arch, batch, size, tuple(t.cost() for t in trials))
+
+
+def _rotated(trials: Sequence[Trial], turn: int) -> list[Trial]:
+    turn %= len(trials)
+    return [*trials[turn:], *trials[:turn]]
+
+
+def _first(trial: Trial) -> None:
+    lap = trial.step.run()
+    trial.first_ms = lap.forward_ms + lap.backward_ms
+
+
+def _timed(trial: Trial) -> None:
+    trial.laps.append(trial.step.run())
+
+
+def _peak(trial: Trial) -> None:
+    trial.peak = peak_bytes(trial.step)
+
+
+def _saved(trial: Trial) -> None:
+    trial.saved = saved_bytes(trial.step)
+
+
+EXACTNESS_NOTE = (
+    "fp64: against MMPretrain's branches, max |a - b| / max |b| of a tensor, "
+    'the worst tensor and seed; gradient error: |g - g64| / |g64| over all '
+    'parameters together, median of the seeds')
+
+Tensors = dict[str, Tensor]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """Everything that one training step computes, detached."""
+    output: Tensor
+    input_gradient: Tensor
+    gradients: Tensors
+    statistics: Tensors
+
+
+def training_outcome(candidate: Candidate,
+                     data: Batch,
+                     amp: Optional[str] = None) -> Outcome:
+    """Take one step; the candidate's running statistics move on."""
+    images = data.images.clone().requires_grad_()
+    step = TrainingStep(candidate, Batch(images, data.probe), amp)
+    step.clear()
+    output = step.last_map()
+    weighted_sum(output, data.probe).backward()
+    assert images.grad is not None
+    gradients = {
+        name: _gradient(p)
+        for name, p in candidate.net.named_parameters()
+    }
+    step.clear()
+    statistics = {n: b.clone() for n, b in candidate.net.named_buffers()}
+    return Outcome(output.detach(), images.grad, gradients, statistics)
+
+
+def _gradient(parameter: Tensor) -> Tensor:
+    grad = parameter.grad
+    return torch.zeros_like(parameter) if grad is None else grad
+
+
+def agreement(outcome: Outcome, reference: Outcome) -> dict[str, float]:
+    """Worst max-relative differences, by the fields of ``Exactness``."""
+    return dict(
+        output=_worst([(outcome.output, reference.output)]),
+        input_gradient=_worst([(outcome.input_gradient,
+                                reference.input_gradient)]),
+        gradients=_worst(_pairs(outcome.gradients, reference.gradients)),
+        statistics=_worst(_pairs(outcome.statistics, reference.statistics)))
+
+
+def gradient_error(gradients: Tensors, reference: Tensors) -> float:
+    """Norm of the difference by the reference's, over all tensors."""
+    pairs = _pairs(gradients, reference)
+    difference = sum((a - b).square().sum() for a, b in pairs)
+    scale = sum(b.square().sum() for _, b in pairs)
+    return float(torch.as_tensor(difference / scale).sqrt())
+
+
+def _pairs(given: Tensors, reference: Tensors) -> list[tuple[Tensor, Tensor]]:
+    """Tensors of the same name in float64; the names must be the same."""
+    if given.keys() != reference.keys():
+        raise AssertionError('forms with different parameters are compared: '
+                             f'{sorted(given.keys() ^ reference.keys())}')
+    return [(given[n].double(), b.double()) for n, b in reference.items()]
+
+
+def _worst(pairs: Sequence[tuple[Tensor, Tensor]]) -> float:
+    # torch's max, unlike Python's, lets a NaN through.
+    return float(torch.stack([_relative(a, b) for a, b in pairs]).max())
+
+
+def _relative(a: Tensor, b: Tensor) -> Tensor:
+    difference, scale = (a - b).abs().max(), b.abs().max()
+    return difference / scale if scale > 0 else difference
+
+
+@dataclass(frozen=True)
+class _Trial:
+    """One seed's weights, batch and reference outcome."""
+    arch: str
+    state: Tensors
+    data: Batch
+    reference: Outcome
+    options: BenchmarkOptions
+
+    def sample(self, form: str) -> dict[str, float]:
+        """All measures of a form, by the fields of ``Exactness``."""
+        double = training_outcome(
+            self._built(form, torch.float64), self.data.to(torch.float64))
+        found = agreement(double, self.reference)
+        found['fp32_error'] = self._error(form, None)
+        if self.options.amp:
+            found['amp_error'] = self._error(form, self.options.amp)
+        return found
+
+    def _error(self, form: str, amp: Optional[str]) -> float:
+        single = training_outcome(
+            self._built(form, torch.float32), self.data, amp)
+        return gradient_error(single.gradients, self.reference.gradients)
+
+    def _built(self, form: str, dtype: torch.dtype) -> Candidate:
+        return build_candidate(form, self.arch, self.state,
+                               self.options.device, dtype)
+
+
+def _trial(options: BenchmarkOptions, arch: str, seed: int) -> _Trial:
+    state = reference_state(arch, seed)
+    device = options.device
+    reference = build_candidate('mmpretrain', arch, state, device,
+                                torch.float64)
+    data = make_batch(reference, options.check_batch, options.check_size,
+                      seed, device)
+    outcome = training_outcome(reference, data.to(torch.float64))
+    return _Trial(arch, state, data, outcome, options)
+
+
+def checked_forms(forms: Sequence[str]) -> tuple[str, ...]:
+    """Those that should agree; the others compute something else."""
+    return tuple(f for f in forms if f in MULTI_BRANCH)
+
+
+def check_arch(options: BenchmarkOptions,
+               forms: Sequence[str],
+               arch: str,
+               advance: Callable[[int], None] = lambda count: None
+               ) -> ArchExactness:
+    """Measure how exact each multi-branch form is, over ``options.seeds``.
+
+    Args:
+        options: device, seeds, check_batch, check_size and amp are used.
+        forms: keys of ``options.FORMS``; see :func:`checked_forms`.
+        arch: 's0' ... 's4'.
+        advance: called with 1 after every form and seed.
+    """
+    forms = checked_forms(forms)
+    samples: dict[str, list[dict[str, float]]] = {f: [] for f in forms}
+    failures: dict[str, str] = {}
+    for seed in range(options.seeds):
+        trial = _trial(options, arch, seed)
+        for form in forms:
+            _sample_into(samples[form], failures, trial, form)
+            advance(1)
+    rows = tuple(
+        _row(form, samples[form], failures.get(form)) for form in forms)
+    return ArchExactness(arch, options.check_batch, options.check_size, rows)
+
+
+def _sample_into(samples: list[dict[str, float]], failures: dict[str, str],
+                 trial: _Trial, form: str) -> None:
+    if form in failures:
+        return
+    try:
+        samples.append(trial.sample(form))
+    except Exception as error:
+        if not ran_out_of_memory(error):
+            raise
+        failures[form] = OUT_OF_MEMORY
+
+
+def _row(form: str, samples: Sequence[dict[str, float]],
+         failure: Optional[str]) -> Exactness:
+    measures = {
+        name: tuple(sample[name] for sample in samples)
+        for name in (samples[0] if samples else ())
+    }
+    return Exactness(form, **measures, failure=failure)

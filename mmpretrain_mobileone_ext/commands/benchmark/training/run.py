@@ -1,0 +1,244 @@
+"""Command line of ``tools/benchmark_training.py``."""
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, Optional
+
+from rich.console import Console
+
+from ....errors import SpecError
+from ....utils.files import (
+    check_apart,
+    check_writable,
+    write_json,
+    write_whole,
+)
+from ....utils.machine import check_device, machine, torch_threads
+from ....utils.text import PlainConsole, Steps
+from ...cli import ToolParser
+from .candidates import (
+    AMP_DTYPES,
+    DEVICES,
+    FORMS,
+    BenchmarkOptions,
+    choose_forms,
+)
+from .case import (
+    EXACTNESS_NOTE,
+    check_arch,
+    checked_forms,
+    measure_case,
+    steps_of_case,
+)
+from .results import ArchExactness, Case, Report
+from .step import PEAK_NOTE, SAVED_NOTE, sweep_cases
+from .table import (
+    costs_table,
+    exactness_table,
+    setting,
+    sweep_lines,
+    sweep_table,
+    write_cost_plot,
+    write_sweep_plot,
+)
+
+FIRST_NOTE = ('first: the first step; forms ran in the order of the rows, and '
+              'what one compiled (or an earlier run left in a cache on disk) '
+              'serves the next')
+#: Where nobody's terminal sets one.
+_WIDTH = 120
+
+
+def run_benchmark(options: BenchmarkOptions,
+                  console: Optional[Console] = None,
+                  progress: bool = True) -> Report:
+    """Measure as ``options`` say, print tables, write the files asked for.
+
+    The JSON file is rewritten after every case, so that a run that is cut
+    short leaves what it had found.
+
+    Args:
+        options: what to run.
+        console: where tables go; standard output by default.
+        progress: report steps on stderr.
+
+    Raises:
+        SpecError: a device or a form that is not there.
+        MobileOneExtError: a file that cannot be written.
+    """
+    check_device(options.device)
+    for path in (options.json, options.plot):
+        check_writable(path)
+    forms, note = choose_forms(options)
+    report = Report(machine(options.device), sys.argv, _plain(options),
+                    [note] if note else [], [], [])
+    run = _Run(options, forms, report, console or _console(), Steps(progress))
+    with torch_threads(options.threads):
+        run.sweep() if options.sweep else run.compare()
+    return report
+
+
+def _console() -> Console:
+    console = PlainConsole(highlight=False)
+    if not console.is_terminal:
+        console.width = max(console.width, _WIDTH)
+    return console
+
+
+def _plain(options: BenchmarkOptions) -> dict[str, Any]:
+    """Options for JSON."""
+    paths = {n: str(p) if p else None
+             for n, p in (('json', options.json), ('plot', options.plot))}
+    return {**asdict(options), **paths}
+
+
+class _Run:
+    """What measuring, showing and storing share."""
+
+    def __init__(self, options: BenchmarkOptions, forms: Sequence[str],
+                 report: Report, console: Console, steps: Steps):
+        self.options = options
+        self.forms = forms
+        self.report = report
+        self.console = console
+        self.steps = steps
+
+    def compare(self) -> None:
+        """All forms at the cases asked for; a table a case."""
+        self._head()
+        for case in self._cases():
+            self.console.print(costs_table(case))
+        self._lines([SAVED_NOTE, PEAK_NOTE, FIRST_NOTE])
+        for found in self._exactness():
+            self.console.print(exactness_table(found, self.options.amp))
+        self._plot()
+
+    def sweep(self) -> None:
+        """Two forms over a grid; one table."""
+        self._head()
+        cases = list(self._sweep())
+        reference, form = self.forms
+        self.console.print(sweep_table(cases, form, reference))
+        for found in self._exactness():
+            self.console.print(exactness_table(found, self.options.amp))
+        self._lines([SAVED_NOTE, *sweep_lines(cases, form, reference)])
+        self._plot()
+
+    def _head(self) -> None:
+        self._lines([setting(self.options, self.report.machine),
+                     *self.report.notes])
+
+    def _lines(self, lines: Sequence[str]) -> None:
+        for line in lines:
+            self.console.print(line, soft_wrap=True)
+
+    def _measure(self, arch: str, batch: int, size: int) -> Case:
+        title = Case(arch, batch, size).title
+        total = steps_of_case(self.options, self.forms, batch, size)
+        with self.steps.step(title, total) as advance:
+            return measure_case(self.options, self.forms, arch, batch, size,
+                                advance)
+
+    def _cases(self) -> Iterator[Case]:
+        for case in self.options.cases():
+            yield self._stored(self._measure(*case))
+
+    def _sweep(self) -> Iterator[Case]:
+        for case in sweep_cases(self.options, self._measure):
+            yield self._stored(case)
+
+    def _stored(self, case: Case) -> Case:
+        self.report.cases.append(case)
+        self._write()
+        return case
+
+    def _exactness(self) -> Iterator[ArchExactness]:
+        forms = checked_forms(self.forms)
+        if not (self.options.check and forms):
+            return
+        for arch in self.options.arch or ():
+            total = len(forms) * self.options.seeds
+            with self.steps.step(f'{arch}, exactness', total) as advance:
+                found = check_arch(self.options, forms, arch, advance)
+            self.report.exactness.append(found)
+            self._write()
+            yield found
+        self._lines([EXACTNESS_NOTE])
+
+    def _write(self) -> None:
+        if self.options.json:
+            write_json(self.options.json, self.report.document())
+
+    def _plot(self) -> None:
+        path, cases = self.options.plot, self.report.cases
+        if path is None:
+            return
+        caption = setting(self.options, self.report.machine)
+        if self.options.sweep:
+            reference, form = self.forms
+            write_whole(path, lambda made: write_sweep_plot(
+                made, cases, form, reference, caption))
+        else:
+            write_whole(path,
+                        lambda made: write_cost_plot(made, cases, caption))
+
+
+_FORMS_HELP = '; '.join(f'{name}: {what}' for name, what in FORMS.items())
+
+
+def parser() -> argparse.ArgumentParser:
+    """The arguments; values are checked by ``BenchmarkOptions``."""
+    p = ToolParser(error_type=SpecError,
+                   description='What a training step (forward, loss, '
+                   'backward) costs in every form of MobileOne, step by step '
+                   'in turns in one process, and how exactly the forms agree.')
+    several: dict[str, Any] = dict(nargs='+', metavar='X')
+    p.add_argument('--arch', **several,
+                   help='s0 ... s4 (default: s0; in a sweep all)')
+    p.add_argument('--batch', type=int, **several,
+                   help='images a step (default: 32; in a sweep 1 8 32)')
+    p.add_argument('--size', type=int, **several,
+                   help='pixels (default: 224; in a sweep 64 128 224)')
+    p.add_argument('--forms', **several,
+                   help=f'which are compared (default: all). {_FORMS_HELP}')
+    for name, default, text in (('--threads', 2, "torch's threads"),
+                                ('--steps', 5, 'timed steps of each form; '
+                                 'in a sweep small inputs take more'),
+                                ('--warmup', 2, 'steps before them'),
+                                ('--seeds', 3, 'weights that are checked'),
+                                ('--check-batch', 4, 'images of the check'),
+                                ('--check-size', 64, 'their pixels')):
+        p.add_argument(name, type=int, default=default, metavar='N',
+                       help=f'{text} (default: {default})')
+    p.add_argument('--amp', metavar='DTYPE',
+                   help=f'autocast to {" or ".join(AMP_DTYPES)}')
+    p.add_argument('--device', default='cpu', metavar='X',
+                   help=f'{" or ".join(DEVICES)} (default: cpu)')
+    p.add_argument('--check', action=argparse.BooleanOptionalAction,
+                   help='measure exactness (default: yes; in a sweep no)')
+    p.add_argument('--sweep', action='store_true',
+                   help='compare two forms (default: branches auto) over '
+                   'architectures, batches and sizes')
+    p.add_argument('--json', type=Path, metavar='FILE',
+                   help='write everything that was measured')
+    p.add_argument('--plot', type=Path, metavar='FILE.png',
+                   help='draw times and memory; in a sweep the ratios')
+    return p
+
+
+def run(argv: Optional[Sequence[str]] = None) -> Report:
+    """Measure as the command line says, with progress on stderr.
+
+    Raises:
+        MobileOneExtError: one line that says what is wrong.
+    """
+    given = vars(parser().parse_args(argv))
+    check_apart({'--json': given['json'], '--plot': given['plot']}, {})
+    for name in ('arch', 'batch', 'size', 'forms'):
+        given[name] = None if given[name] is None else tuple(given[name])
+    options = BenchmarkOptions(**given)
+    return run_benchmark(options)

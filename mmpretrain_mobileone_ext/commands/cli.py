@@ -1,0 +1,164 @@
+"""What the command lines share: parsing, registration, one-line errors."""
+from __future__ import annotations
+
+import argparse
+import codecs
+import contextlib
+import locale
+import os
+import runpy
+import signal
+import sys
+import warnings
+from collections.abc import Callable
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, NoReturn
+
+from ..errors import MobileOneExtError
+from ..utils.config import MIM
+from ..utils.doctor.advice import TRACEBACK
+from ..utils.explain import Explanation, explain, where
+
+
+class ToolParser(argparse.ArgumentParser):
+    """An ``ArgumentParser`` that raises instead of printing its usage.
+
+    Args:
+        error_type: what it raises, for ``launch.guarded`` to show.
+        kwargs: as of the parent.
+    """
+
+    def __init__(self, *,
+                 error_type: type[MobileOneExtError] = MobileOneExtError,
+                 **kwargs: Any):
+        super().__init__(**kwargs)
+        self._error_type = error_type
+
+    def error(self, message: str) -> NoReturn:
+        """Raise ``error_type``."""
+        raise self._error_type(f'{message}; see --help')
+
+
+#: Known-harmless warnings of the OpenMMLab stack on current Python, by the
+#: beginning of their text.
+_NOISE = (
+    r'pkg_resources is deprecated as an API',
+    # mmpretrain reads MNIST's files so, and only reads them.
+    r'The given NumPy array is not writable',
+    r"'pin_memory' argument is set as true but no accelerator is found",
+)
+
+
+def silence_known_noise() -> None:
+    """Ignore warnings that are known to mean nothing here, no others."""
+    for start in _NOISE:
+        warnings.filterwarnings('ignore', message=start)
+
+
+def guarded(main: Callable[[], Any]) -> int:
+    """Run a tool; turn mistakes into one line on stderr.
+
+    With ``MOBILEONE_EXT_TRACEBACK`` set in the environment, errors of other
+    libraries keep their traceback. So does what no argument, file, disk or
+    machine is known to cause (see ``explain``): that is a bug.
+
+    Returns:
+        Exit code: 0, 2 after an error of this package, or one that is known
+        to come from outside, 1 after one of another library that a wrong
+        argument or file may cause, 130 after Ctrl-C.
+    """
+    _use_utf8()
+    silence_known_noise()
+    try:
+        main()
+        # While it can still be told that nobody reads it.
+        sys.stdout.flush()
+    except MobileOneExtError as error:
+        return _fail(error)
+    except KeyboardInterrupt:
+        return 128 + signal.SIGINT
+    except Exception as error:
+        explained = None if os.environ.get(TRACEBACK) else explain(error)
+        if explained is None:
+            raise
+        return _fail_outside(explained, error)
+    return 0
+
+
+def _use_utf8() -> None:
+    """Start a tool again in Python's UTF-8 mode where the locale is another.
+
+    mmengine writes logs and notes in the locale's encoding, so that a folder
+    or a class with a name in another script would end the run. What is
+    printed keeps the terminal's encoding; what that lacks is escaped.
+    """
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, 'reconfigure'):
+            stream.reconfigure(errors='backslashreplace')
+    known = codecs.lookup(locale.getpreferredencoding(False)).name
+    # Where only a part of a program runs there is nothing to start again.
+    if known == 'utf-8' or os.name != 'posix' or not _is_tool():
+        return
+    encoding = sys.stdout.encoding or 'ascii'
+    # With Python's own options, which 3.9 does not know.
+    words = getattr(sys, 'orig_argv', ['', *sys.argv])[1:]
+    os.execve(sys.executable, [sys.executable, *words], {
+        **os.environ, 'PYTHONUTF8': '1',
+        'PYTHONIOENCODING': f'{encoding}:backslashreplace'})
+
+
+def _is_tool() -> bool:
+    file = getattr(sys.modules['__main__'], '__file__', None)
+    return file is not None and \
+        Path(file).resolve().parent == (MIM / 'tools').resolve()
+
+
+def _fail(error: object, code: int = 2) -> int:
+    from ..utils.text import shown
+    print(f'error: {shown(" ".join(str(error).split()))}', file=sys.stderr)
+    return code
+
+
+def _fail_outside(explained: Explanation, error: Exception) -> int:
+    if isinstance(error, BrokenPipeError):
+        # Else Python complains once more, when it flushes at its end.
+        with contextlib.suppress(OSError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    if explained.is_certain:
+        return _fail(explained.line)
+    return _fail(f'{explained.line} ({where(error)}; set {TRACEBACK}=1 for '
+                 'the traceback)', code=1)
+
+
+def mmpretrain_tool(name: str) -> Path:
+    """Path of a tool that mmpretrain installs (``train.py``, ``test.py``).
+
+    Raises:
+        MobileOneExtError: mmpretrain is missing or was installed without it.
+    """
+    spec = find_spec('mmpretrain')
+    if spec is None or spec.origin is None:
+        raise MobileOneExtError('mmpretrain is not installed')
+    root = Path(spec.origin).parent
+    # An editable install keeps its tools beside the package.
+    for path in (root / '.mim/tools' / name, root.parent / 'tools' / name):
+        if path.is_file():
+            return path
+    raise MobileOneExtError(f'mmpretrain in {root} has no tools/{name}')
+
+
+def run_mmpretrain_tool(name: str) -> int:
+    """Run mmpretrain's own tool with this package registered.
+
+    Arguments are those on the command line.
+
+    Returns:
+        Exit code.
+    """
+
+    def main() -> None:
+        import mmpretrain_mobileone_ext  # noqa: F401  (registers)
+        runpy.run_path(str(mmpretrain_tool(name)), run_name='__main__')
+
+    return guarded(main)

@@ -1,0 +1,350 @@
+"""What a comparison found, as a table, Markdown, CSV, JSON and a picture."""
+from __future__ import annotations
+
+import json
+import statistics
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple, Optional
+
+from rich.table import Table
+
+from ...errors import MobileOneExtError
+from ...report.labels import place_labels
+from ...utils.files import write_whole
+from ...utils.text import DASH, csv_text, markdown, plot_label
+from .entries import Published, best_top1, pick
+
+Call = Callable[[], Any]
+
+
+class Latency(NamedTuple):
+    """Milliseconds: median and quickest of so many runs."""
+    median_ms: float
+    min_ms: float
+    runs: int
+
+
+def in_turns(calls: Mapping[str, Call],
+             rounds: int,
+             warmup: int,
+             advance: Callable[[int], Any] = lambda count: None
+             ) -> dict[str, Latency]:
+    """Time calls by name; every round starts with the next one.
+
+    Args:
+        calls: what is timed.
+        rounds: timed runs of each.
+        warmup: untimed runs of each before.
+        advance: called with 1 after every round.
+    """
+    names = list(calls)
+    times: dict[str, list[float]] = {name: [] for name in names}
+    for turn in range(-warmup, rounds):
+        first = turn % max(len(names), 1)
+        for name in names[first:] + names[:first]:
+            start = time.perf_counter()
+            calls[name]()
+            if turn >= 0:
+                times[name].append(1e3 * (time.perf_counter() - start))
+        advance(1)
+    return {name: Latency(statistics.median(t), min(t), len(t))
+            for name, t in times.items()}
+
+
+@dataclass(frozen=True)
+class DeviceLatency:
+    """Of a bench's JSON: a device, and ms a prediction."""
+    device: str
+    median_ms: float
+    source: str
+
+
+@dataclass
+class Row:
+    """One model; what could not be measured is None.
+
+    Attributes:
+        name, label, origin: as of ``Entry``.
+        ours: whether it is a MobileOne.
+        params, flops: of the folded network, flops in multiply-adds.
+        torch, onnx: latency of one image on this CPU.
+        coreml_bytes, coreml_ops: of an fp16 ``.mlpackage``.
+        devices: latencies that were measured on devices.
+        published: accuracy and latency as others state it.
+        failure: why the model could not be measured further.
+    """
+    name: str
+    label: str
+    origin: str
+    ours: bool
+    published: tuple[Published, ...] = ()
+    params: Optional[int] = None
+    flops: Optional[int] = None
+    torch: Optional[Latency] = None
+    onnx: Optional[Latency] = None
+    coreml_bytes: Optional[int] = None
+    coreml_ops: Optional[int] = None
+    coreml_relative: Optional[float] = None
+    devices: list[DeviceLatency] = field(default_factory=list)
+    failure: Optional[str] = None
+
+    @property
+    def top1(self) -> Optional[float]:
+        """As published, percent."""
+        return best_top1(self.published)
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """All rows, with what they were measured on.
+
+    Attributes:
+        rows: in the order in which the models were given.
+        size: of the images, in pixels.
+        threads: of torch and of ONNX Runtime.
+        machine: as of ``benchmark.machine``.
+        notes: what was left out, and why.
+    """
+    rows: tuple[Row, ...]
+    size: int
+    threads: int
+    machine: dict[str, Any]
+    notes: tuple[str, ...] = ()
+
+    @property
+    def failed(self) -> list[Row]:
+        return [row for row in self.rows if row.failure]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, for JSON."""
+        found = asdict(self)
+        for row, plain in zip(self.rows, found['rows']):
+            for kind in ('torch', 'onnx'):
+                lap = getattr(row, kind)
+                plain[kind] = None if lap is None else lap._asdict()
+        return found
+
+
+#: Okabe and Ito's colours, told apart by colour-blind people too.
+_OURS, _OTHERS = '#0072B2', '#D55E00'
+_DPI = 160
+_AREA = 34  # square points a million parameters
+
+
+def write_plot(path: Path, found: Comparison, caption: str) -> None:
+    """Draw all rows that have both figures.
+
+    Args:
+        path: where; the suffix says the format.
+        found: at least one row with a latency and an accuracy.
+        caption: a line below, on where it was measured.
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+    rows = [r for r in found.rows if r.torch and r.top1 is not None]
+    figure = Figure(figsize=(8.4, 5.2), layout='constrained',
+                    facecolor='white')
+    FigureCanvasAgg(figure)
+    axis = figure.subplots()
+    _axes(axis, rows)
+    _bubbles(axis, rows)
+    figure.supxlabel(plot_label(caption), fontsize=7, color='#555555')
+    place_labels(figure, axis, [
+        (plot_label(r.label), _x(r), r.top1 or 0, _radius(r)) for r in rows])
+    figure.savefig(path, dpi=_DPI)
+
+
+def _x(row: Row) -> float:
+    return row.torch.median_ms if row.torch else 0.0
+
+
+def _radius(row: Row) -> float:
+    """Of a bubble, in points."""
+    return (_AREA * (row.params or 0) / 1e6 / 3.1416)**0.5
+
+
+def _axes(axis: Any, rows: Sequence[Row]) -> None:
+    from matplotlib.ticker import NullFormatter, ScalarFormatter
+    times, scores = [_x(r) for r in rows], [r.top1 or 0 for r in rows]
+    axis.set_xscale('log')
+    axis.set_xlim(min(times) / 1.35, max(times) * 1.5)
+    room = max(0.14 * (max(scores) - min(scores)), 0.5)
+    axis.set_ylim(min(scores) - room, max(scores) + room)
+    axis.set_xticks(_ticks(*axis.get_xlim()))
+    axis.xaxis.set_major_formatter(ScalarFormatter())
+    axis.xaxis.set_minor_formatter(NullFormatter())
+    axis.set_xlabel('latency of one image on this CPU, ms (torch, folded)',
+                    fontsize=9)
+    axis.set_title('published ImageNet top-1, %; area of a bubble: '
+                   'parameters', loc='left', fontsize=9)
+    axis.grid(color='#DDDDDD', linewidth=0.6)
+    axis.set_axisbelow(True)
+    axis.spines[['top', 'right']].set_visible(False)
+    axis.tick_params(labelsize=8)
+
+
+def _ticks(low: float, high: float) -> list[float]:
+    """1, 2, 3, 5, 7, 10, ... as far as they are visible."""
+    every = [m * 10.0**e for e in range(-3, 6) for m in (1, 2, 3, 5, 7)]
+    return [t for t in every if low <= t <= high] or [low, high]
+
+
+def _bubbles(axis: Any, rows: Sequence[Row]) -> None:
+    for ours, colour, name in ((True, _OURS, 'MobileOne'),
+                               (False, _OTHERS, 'others')):
+        kind = sorted((r for r in rows if r.ours == ours), key=_x)
+        if not kind:
+            continue
+        if ours:
+            axis.plot([_x(r) for r in kind], [r.top1 for r in kind],
+                      color=colour, linewidth=1, alpha=0.5, zorder=2)
+        axis.scatter([_x(r) for r in kind], [r.top1 for r in kind],
+                     s=[_AREA * (r.params or 0) / 1e6 for r in kind],
+                     color=colour, alpha=0.45, linewidths=0, zorder=3)
+        axis.scatter([_x(r) for r in kind], [r.top1 for r in kind], s=9,
+                     color=colour, zorder=4, label=name)
+    if len({r.ours for r in rows}) > 1:
+        axis.legend(loc='lower right', fontsize=8, frameon=False)
+
+
+WEIGHTS_NOTE = ('Weights are random (params, FLOPs, times, size and '
+                'operations do not depend on them); accuracy is that of the '
+                'cited sources.')
+
+
+class Column(NamedTuple):
+    """A quantity: its head, its value in a row, and its digits."""
+    head: str
+    value: Callable[[Row], Optional[float]]
+    digits: int = 0
+
+
+def columns(found: Comparison) -> list[Column]:
+    """What was measured of any row; nothing else gets a column."""
+    every = [
+        Column('params M', lambda r: _scaled(r.params, 1e6), 2),
+        Column('FLOPs M', lambda r: _scaled(r.flops, 1e6)),
+        Column('torch ms', lambda r: r.torch and r.torch.median_ms, 1),
+        Column('ORT ms', lambda r: r.onnx and r.onnx.median_ms, 1),
+        Column('Core ML MiB', lambda r: _scaled(r.coreml_bytes, 2**20), 2),
+        Column('ops', lambda r: r.coreml_ops),
+        *(Column(f'{name} ms', partial(_device, name=name), 2)
+          for name in _devices(found)),
+        Column('top-1 hub', lambda r: _published(r, 'hub', 'top1'), 2),
+        Column('top-1 paper', lambda r: _published(r, 'paper', 'top1'), 1),
+        Column('iPhone12 ms, paper',
+               lambda r: _published(r, 'paper', 'mobile_ms'), 2),
+    ]
+    return [c for c in every
+            if any(c.value(row) is not None for row in found.rows)]
+
+
+def _scaled(value: Optional[int], unit: float) -> Optional[float]:
+    return None if value is None else value / unit
+
+
+def _published(row: Row, kind: str, name: str) -> Optional[float]:
+    return getattr(pick(row.published, kind), name, None)
+
+
+def _devices(found: Comparison) -> list[str]:
+    return list(dict.fromkeys(
+        d.device for row in found.rows for d in row.devices))
+
+
+def _device(row: Row, name: str) -> Optional[float]:
+    return next((d.median_ms for d in row.devices if d.device == name), None)
+
+
+def _cell(column: Column, row: Row) -> str:
+    value = column.value(row)
+    return DASH if value is None else f'{value:.{column.digits}f}'
+
+
+def caption(found: Comparison) -> str:
+    """How and where it was measured, in a line."""
+    versions = found.machine['versions']
+    load = found.machine['load']
+    busy = '' if load is None else f', load {load[0]:.1f}'
+    runs = max((r.torch.runs for r in found.rows if r.torch), default=0)
+    return (f'{found.machine["cpu"]}, {found.threads} thread(s) of '
+            f'{found.machine["cores"]} cores{busy}, torch '
+            f'{versions.get("torch")}; one image of {found.size} x '
+            f'{found.size}, folded, median of {runs} runs in turns')
+
+
+def comparison_table(found: Comparison) -> Table:
+    """For a terminal."""
+    table = Table(caption=caption(found), title_justify='left')
+    table.add_column('model', no_wrap=True)
+    shown = columns(found)
+    for column in shown:
+        head = column.head.replace(' ', '\n')
+        table.add_column(head, justify='right', no_wrap=True)
+    for row in found.rows:
+        mark = '' if row.failure is None else ' (failed)'
+        table.add_row(row.label + mark, *(_cell(c, row) for c in shown))
+    return table
+
+
+def write_comparison(found: Comparison, out: Path) -> list[Path]:
+    """Write ``compare.{md,csv,json,png}``; no picture without points.
+
+    Raises:
+        MobileOneExtError: the disk refuses.
+    """
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise MobileOneExtError(
+            f'{out} cannot be made: {error.strerror}') from error
+    document = json.dumps(found.to_dict(), indent=2, default=str) + '\n'
+    texts = {'compare.json': document, 'compare.csv': _csv(found),
+             'compare.md': _markdown(found)}
+    # Bytes, because csv brings its own line ends.
+    written = [write_whole(out / name, partial(Path.write_bytes,
+                                               data=text.encode()))
+               for name, text in texts.items()]
+    if any(row.torch and row.top1 is not None for row in found.rows):
+        written.append(write_whole(
+            out / 'compare.png',
+            partial(write_plot, found=found, caption=caption(found))))
+    return written
+
+
+def _markdown(found: Comparison) -> str:
+    shown = columns(found)
+    failed = ['failed'] if found.failed else []
+    lines = [_line(['model', *(c.head for c in shown), *failed]),
+             '|---|' + '---:|' * len(shown) + '---|' * len(failed)]
+    for row in found.rows:
+        cells = [row.label, *(_cell(c, row) for c in shown)]
+        lines.append(_line([*cells, *([row.failure or ''] if failed else [])]))
+    sources = sorted({p.source for row in found.rows for p in row.published})
+    lines += ['', markdown(caption(found)) + '.', WEIGHTS_NOTE,
+              'FLOPs are multiply-adds of the network with branches and norms '
+              'folded.', *(f'{markdown(note)}.' for note in found.notes)]
+    lines += ['', 'Published figures: ' + markdown('; '.join(sources)) + '.'] \
+        if sources else []
+    return '\n'.join(lines) + '\n'
+
+
+def _line(cells: Sequence[str]) -> str:
+    """A row of a Markdown table."""
+    return '| ' + ' | '.join(map(markdown, cells)) + ' |'
+
+
+def _csv(found: Comparison) -> str:
+    """Unrounded; a row a model."""
+    shown = columns(found)
+    rows: list[list[Any]] = [['name', 'label', *(c.head for c in shown),
+                              'top-1 source', 'failure']]
+    for row in found.rows:
+        values: list[Any] = [c.value(row) for c in shown]
+        sources = '; '.join(p.source for p in row.published)
+        rows.append([row.name, row.label, *values, sources, row.failure])
+    return csv_text(rows)

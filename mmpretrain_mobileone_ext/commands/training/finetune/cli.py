@@ -1,0 +1,206 @@
+"""Command line of ``tools/finetune.py``."""
+from __future__ import annotations
+
+import argparse
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Optional
+
+from mmengine.config import Config, DictAction
+from rich.console import Console
+from rich.table import Table
+
+from ....errors import MobileOneExtError
+from ....report import forms_table
+from ....utils.config import MIM, read_config
+from ....utils.files import write_whole
+from ....utils.text import PlainConsole, csv_text
+from ...cli import ToolParser
+from ..to_phone import RunRecord, TrainToPhone, sole_use, text_hash
+from .folder import ImageFolder, read_folder
+from .rehearsal import check_images, rehearse
+from .settings import check_recipe, finetune_config, has_switch, length
+
+#: The list of what is not used, in the work dir.
+SKIPPED = 'skipped.csv'
+_CLASSES, _FILES = 40, 5
+
+
+def print_folder(folder: ImageFolder, work_dir: Path,
+                 console: Console) -> None:
+    """Print images by class, and by reason what is skipped.
+
+    All that is skipped is written to ``skipped.csv`` in ``work_dir``, which
+    says so with one line if nothing is.
+    """
+    console.print(_table(folder))
+    rows = [('path', 'reason'), *folder.skipped]
+    write_whole(work_dir / SKIPPED,
+                lambda made: made.write_text(csv_text(rows), 'utf-8'))
+    if not folder.skipped:
+        return
+    reasons = Counter(s.reason for s in folder.skipped)
+    console.print(f'skipped: {len(folder.skipped)} ('
+                  + ', '.join(f'{count} {reason}' for reason, count
+                              in reasons.most_common()) + ')')
+    for path, reason in folder.skipped[:_FILES]:
+        console.print(f'  {path}: {reason}')
+    if len(folder.skipped) > _FILES:
+        console.print(f'  all of them are in {work_dir / SKIPPED}')
+
+
+def _table(folder: ImageFolder) -> Table:
+    counts = [Counter(label for _, label in samples)
+              for samples in (folder.train, folder.test)]
+    table = Table(title=f'images in {folder.root}')
+    table.add_column('class')
+    for name in ('train', 'test'):
+        table.add_column(name, justify='right')
+    for label, name in enumerate(folder.classes[:_CLASSES]):
+        table.add_row(name, *(str(c[label]) for c in counts))
+    if len(folder.classes) > _CLASSES:
+        rest = range(_CLASSES, len(folder.classes))
+        table.add_row(f'{len(rest)} more classes',
+                      *(str(sum(c[i] for i in rest)) for c in counts))
+    return table
+
+
+#: The config of a run, in its work dir.
+CONFIG = 'finetune.py'
+_RECIPE = MIM / 'configs/finetune/mobileone-s0_finetune_image-folder.py'
+
+
+def parser() -> argparse.ArgumentParser:
+    """The arguments."""
+    p = ToolParser(
+        description='Fine-tune on a folder of images, fold, export to Core '
+        'ML and score every form on the test images. Run it again to go on '
+        'after an interruption: what is done is skipped.')
+    p.add_argument('data', type=Path,
+                   help='<class>/<image>, or {train,test}/<class>/<image>')
+    p.add_argument('--config', default=str(_RECIPE),
+                   help='recipe (default: MobileOne S0 at 224 pixels from '
+                   "OpenMMLab's ImageNet weights)")
+    p.add_argument('--weights', metavar='FILE|URL',
+                   help="checkpoint to start from (default: the recipe's "
+                   'load_from); its head may have other classes')
+    p.add_argument('--frozen-stages', type=int, metavar='N',
+                   help='stages that stay as they are, 0 the stem alone, -1 '
+                   "none (default: the recipe's)")
+    p.add_argument('--epochs', type=int, metavar='N',
+                   help="default: the recipe's")
+    p.add_argument('--holdout', type=float, default=0.2, metavar='SHARE',
+                   help='of each class set aside for the test where the '
+                   'folder has no split (default: %(default)s)')
+    p.add_argument('--work-dir', type=Path,
+                   help='default: work_dirs/finetune-<folder>')
+    p.add_argument('--force', action='store_true',
+                   help='replace what an earlier run left there, and start '
+                   'anew')
+    p.add_argument('--cfg-options', nargs='+', action=DictAction,
+                   help='key=value pairs, merged into the recipe')
+    return p
+
+
+def run(argv: Optional[Sequence[str]] = None) -> Path:
+    """Fine-tune as the command line says.
+
+    Returns:
+        The Core ML package.
+
+    Raises:
+        MobileOneExtError: the folder or the recipe does not fit, the work
+            dir is in use or holds another run, or a step failed.
+    """
+    args = parser().parse_args(argv)
+    recipe = read_config(args.config)
+    if args.cfg_options:
+        recipe.merge_from_dict(args.cfg_options)
+    work_dir = args.work_dir or \
+        Path('work_dirs') / f'finetune-{args.data.resolve().name}'
+    for path in (args.data.resolve(), work_dir.resolve()):
+        _check_path(path)
+    console = PlainConsole()
+    check_recipe(recipe)
+    if not args.force:
+        _refuse_finished(work_dir)
+    folder = read_folder(
+        args.data, args.holdout, check=lambda paths: check_images(
+            recipe, args.data, paths, console))
+    with sole_use(work_dir, console):
+        asked = _asked(args, recipe, folder)
+        record = None if args.force else _interrupted(work_dir, asked)
+        config = work_dir / CONFIG
+        cfg = finetune_config(recipe, folder, work_dir, weights=args.weights,
+                              frozen_stages=args.frozen_stages,
+                              epochs=args.epochs)
+        print_folder(folder, work_dir, console)
+        console.print(_summary(folder, cfg))
+        if not has_switch(recipe):
+            console.print('the recipe does not fold its network: '
+                          'DeploySwitchHook is added')
+        if record is None:
+            rehearse(cfg, work_dir / 'model.mlpackage')
+        record = record or RunRecord.begin(work_dir, asked)
+        write_whole(config, lambda made: cfg.dump(made))
+        steps = TrainToPhone(config, work_dir, record, console)
+        console.print(forms_table(steps.run(), f'{args.data}: test images'))
+    return steps.package
+
+
+def _asked(args: argparse.Namespace, recipe: Config,
+           folder: ImageFolder) -> dict[str, str]:
+    """All that makes a run what it is, before anything is written."""
+    return dict(
+        recipe=text_hash(str(recipe.to_dict())),
+        images=text_hash(repr((folder.root.resolve(), folder.classes,
+                               folder.train, folder.test,
+                               folder.skipped))),
+        weights=str(args.weights),
+        frozen_stages=str(args.frozen_stages),
+        epochs=str(args.epochs))
+
+
+def _interrupted(work_dir: Path, asked: dict[str, str]) -> Optional[RunRecord]:
+    """The run to go on with; None where there is none.
+
+    Raises:
+        MobileOneExtError: another or a finished run is there.
+    """
+    _refuse_finished(work_dir)
+    found = RunRecord.read(work_dir)
+    if found and not found.goes_on(asked):
+        raise _holds(work_dir, found.differs_by(asked))
+    return found
+
+
+def _refuse_finished(work_dir: Path) -> None:
+    """Before minutes are spent on images."""
+    found = RunRecord.read(work_dir)
+    if found and found.finished:
+        raise _holds(work_dir, ', which is finished')
+    if not found and (work_dir / CONFIG).exists():
+        raise _holds(work_dir, '')
+
+
+def _holds(work_dir: Path, which: str) -> MobileOneExtError:
+    return MobileOneExtError(f'{work_dir} holds an earlier run{which}; '
+                             'choose another --work-dir or give --force')
+
+
+def _check_path(path: Path) -> None:
+    try:
+        str(path).encode()
+    except UnicodeEncodeError as error:
+        raise MobileOneExtError(
+            f'{str(path)!r} is no UTF-8, which the files of a run need; '
+            'rename it or choose another --work-dir') from error
+
+
+def _summary(folder: ImageFolder, cfg: Config) -> str:
+    split = 'set aside' if folder.held_out else 'of its own'
+    return (f'{folder.root}: {len(folder.classes)} classes, '
+            f'{len(folder.train)} images to train on, {len(folder.test)} '
+            f'{split} to test on; {length(cfg)} from '
+            f'{cfg.get("load_from") or "random weights"}')

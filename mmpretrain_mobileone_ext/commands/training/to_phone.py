@@ -1,0 +1,368 @@
+"""Train, fold, export and score every form, in a folder that one run owns.
+
+A killed run is gone on with by the same command, so its folder has to say
+what it was asked for (``RunRecord``), where its training can go on
+(``last_checkpoint``), and that nobody else is at it (``sole_use``).
+"""
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import hashlib
+import json
+import os
+import platform
+import re
+import subprocess
+import sys
+import time
+import zipfile
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Optional
+
+import mmengine
+import torch
+from filelock import FileLock, Timeout
+from rich.console import Console
+from rich.progress import Progress, TextColumn, TimeElapsedColumn
+
+from ...checkpoints.deploy_file import deploy_path
+from ...checkpoints.load import load_checkpoint_file
+from ...errors import MobileOneExtError
+from ...report import FormResult, tree_bytes, write_forms_json
+from ...utils.config import MIM
+from ...utils.files import write_whole
+from ...utils.processes import ChildProcess
+
+_LOCK, _HOLDER = '.lock', '.lock-holder'
+_RECORD = 'run.json'
+#: mmengine's note of the checkpoint that was saved last.
+_LAST = 'last_checkpoint'
+_NUMBERED = re.compile(r'(?:epoch|iter)_(\d+)\.pth')
+
+
+@contextlib.contextmanager
+def sole_use(folder: Path, console: Console) -> Iterator[None]:
+    """Hold a run's folder, which is made if missing, for a block.
+
+    The system takes the lock back when the process ends, however it ends.
+
+    Args:
+        folder: what is held.
+        console: told if the disk has no locks, so that a second run cannot
+            be kept out.
+
+    Raises:
+        MobileOneExtError: another process holds it, or it cannot be written.
+    """
+    lock = FileLock(str(folder / _LOCK))
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock.acquire(timeout=0)
+        (folder / _HOLDER).write_text(
+            f'process {os.getpid()} on {platform.node()}, since '
+            f'{time.strftime("%Y-%m-%d %H:%M:%S")}', 'utf-8')
+    except Timeout:
+        raise MobileOneExtError(
+            f'{folder} is in use by {_holder(folder)}; wait for its end or '
+            'choose another folder') from None
+    except NotImplementedError:
+        console.print(f'{folder}: its disk has no locks; start no second run '
+                      'there')
+    except OSError as error:
+        raise MobileOneExtError(
+            f'{folder} cannot be written: {error}') from error
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def _holder(folder: Path) -> str:
+    try:
+        return (folder / _HOLDER).read_text(
+            'utf-8', errors='replace') or 'another run'
+    except OSError:
+        return 'another run'
+
+
+@dataclass(frozen=True)
+class RunRecord:
+    """What a run in a folder was asked for, and which steps are done.
+
+    Attributes:
+        folder: of the run; the record is its ``run.json``.
+        asked: name to value of all that makes the run what it is.
+        done: steps that are finished.
+        finished: whether all are.
+    """
+    folder: Path
+    asked: Mapping[str, str]
+    done: tuple[str, ...] = field(default=())
+    finished: bool = False
+
+    @classmethod
+    def begin(cls, folder: Path, asked: Mapping[str, str]) -> RunRecord:
+        """Record a new run; what an earlier one left is gone on with no more.
+
+        Raises:
+            MobileOneExtError: the disk refuses.
+        """
+        # In this order: a kill in between leaves nothing to mix up.
+        for name in (_RECORD, _LAST):
+            (folder / name).unlink(missing_ok=True)
+        return cls(folder, dict(asked))._written()
+
+    @classmethod
+    def read(cls, folder: Path) -> Optional[RunRecord]:
+        """The record in a folder; None where there is none of this kind."""
+        try:
+            content = json.loads((folder / _RECORD).read_text('utf-8'))
+            return cls(folder, content['asked'], tuple(content['done']),
+                       content['finished'])
+        except (OSError, ValueError, TypeError, KeyError):
+            return None
+
+    def goes_on(self, asked: Mapping[str, str]) -> bool:
+        """Whether this is an unfinished run of what is asked for."""
+        return not self.finished and self.asked == asked
+
+    def differs_by(self, asked: Mapping[str, str]) -> str:
+        """Names what is asked for otherwise; empty if nothing is."""
+        others = [name for name in {**self.asked, **asked}
+                  if self.asked.get(name) != asked.get(name)]
+        return f' with other {", ".join(others)}' if others else ''
+
+    def with_step(self, step: str) -> RunRecord:
+        """Note that a step is done."""
+        return dataclasses.replace(
+            self, done=(*self.done, step))._written()
+
+    def as_finished(self) -> RunRecord:
+        """Note that all steps are done."""
+        return dataclasses.replace(self, finished=True)._written()
+
+    def _written(self) -> RunRecord:
+        text = json.dumps(dict(asked=dict(self.asked), done=self.done,
+                               finished=self.finished), indent=2)
+        write_whole(self.folder / _RECORD,
+                    lambda made: made.write_text(text + '\n', 'utf-8'))
+        return self
+
+
+def text_hash(text: str) -> str:
+    """SHA-256 of a text, to tell whether it is another one."""
+    return hashlib.sha256(text.encode('utf-8', 'surrogatepass')).hexdigest()
+
+
+def last_checkpoint(folder: Path) -> Optional[Path]:
+    """The checkpoint that a training in ``folder`` can go on from, or None.
+
+    A run that was killed while it wrote mmengine's note left that empty: the
+    newest checkpoint is taken then. Without the note there is none, because
+    what lies there may be of another run.
+    """
+    try:
+        # Its folder's name may be in another encoding, its own is ASCII.
+        noted = Path((folder / _LAST).read_text(
+            'utf-8', errors='replace').strip()).name
+    except (OSError, ValueError):
+        return None
+    found = folder / noted if noted else _newest_checkpoint(folder)
+    # The directory of a zip file is its end: half a file has none.
+    return found if found and zipfile.is_zipfile(found) else None
+
+
+def _newest_checkpoint(folder: Path) -> Optional[Path]:
+    """By epoch or iteration: a clock may have been set back."""
+    numbers = {path: int(match[1]) for path in folder.iterdir()
+               if (match := _NUMBERED.fullmatch(path.name))}
+    return max(numbers, key=lambda path: numbers[path], default=None)
+
+
+def resume_option(checkpoint: Optional[Path]) -> list[str]:
+    """What makes ``tools/train.py`` go on from a checkpoint.
+
+    Nothing where there is none: ``--resume`` would make it forget the
+    weights that the config starts from.
+    """
+    return ['--resume', str(checkpoint.resolve())] if checkpoint else []
+
+
+#: Spinning OpenMP threads starve the data loader where cores are few.
+_ENV = {'OMP_WAIT_POLICY': 'PASSIVE', 'PYTHONUNBUFFERED': '1'}
+#: As the log is read, whatever this process's terminal can show.
+_PRINTED = {'PYTHONIOENCODING': 'utf-8:backslashreplace'}
+_EPOCH = re.compile(r'(?:Epoch|Iter)\((train|test)\) +'
+                    r'\[(\d+)?\]?\[? *(\d+)/ *(\d+)\]')
+
+
+def run_tool(tool: str, args: Sequence[str], log: Path, title: str,
+             console: Console) -> float:
+    """Run ``python tools/<tool>``; its output goes into ``log``.
+
+    It ends with this process, see ``child_process``.
+
+    Args:
+        tool: file name, such as ``train.py``.
+        args: command-line arguments.
+        log: file that is replaced.
+        title: what the progress and an error call this step.
+        console: a terminal sees the epochs that go by.
+
+    Returns:
+        Seconds that it took.
+
+    Raises:
+        MobileOneExtError: it failed; with its own error line or the end of
+            its log.
+    """
+    start = time.monotonic()
+    command = [sys.executable, str(MIM / 'tools' / tool), *args]
+    code = _stream(command, log, title, console)
+    if code:
+        raise MobileOneExtError(f'{title} failed with exit code {code}: '
+                                f'{_reason(log)} (all of it is in {log})')
+    return time.monotonic() - start
+
+
+def _reason(log: Path) -> str:
+    """The tool's own words, or what it said last."""
+    lines = log.read_text('utf-8', errors='replace').splitlines()
+    errors = [line for line in lines if line.startswith('error: ')]
+    return errors[-1][len('error: '):] if errors else \
+        ' '.join(lines[-3:]) or 'it said nothing'
+
+
+def _stream(command: Sequence[str], log: Path, title: str,
+            console: Console) -> int:
+    """Run a command, its output into ``log``; show epochs on a terminal."""
+    columns = (TextColumn('{task.description}', markup=False),
+               TimeElapsedColumn())
+    bar = Progress(*columns, console=console, transient=True,
+                   disable=not console.is_terminal)
+    with bar, open(log, 'w', buffering=1, encoding='utf-8') as file, \
+            ChildProcess(command, stdout=subprocess.PIPE,
+                         stderr=subprocess.STDOUT, encoding='utf-8',
+                         errors='replace',
+                         env={**_ENV, **os.environ, **_PRINTED}) as process:
+        task = bar.add_task(title)
+        for line in process.stdout or ():
+            file.write(line)
+            found = _EPOCH.search(line)
+            if found:
+                bar.update(task, description=f'{title} {found.group(0)}')
+        return process.wait()
+
+
+@dataclass
+class TrainToPhone:
+    """The steps from a config to a scored Core ML package.
+
+    Attributes:
+        config: a config whose run ends with ``*_deploy.pth``
+            (``DeploySwitchHook``).
+        work_dir: takes logs, checkpoints, predictions, ``model.mlpackage``
+            and ``forms.json``; exists, and is this process's alone.
+        record: of the run in ``work_dir``; its steps are not done again.
+        console: shows progress.
+    """
+    config: Path
+    work_dir: Path
+    record: RunRecord
+    console: Console
+
+    @property
+    def package(self) -> Path:
+        """Where the Core ML package is put."""
+        return self.work_dir / 'model.mlpackage'
+
+    def run(self) -> list[FormResult]:
+        """Do all steps; returns one result a form.
+
+        Raises:
+            MobileOneExtError: a step failed; with the end of its log.
+        """
+        last = self._train()
+        branches = self._score('branches', last)
+        folded = self._score('folded', deploy_path(last),
+                             'model.backbone.deploy=True')
+        self._call('export', 'export_coreml.py', str(self.config), str(last),
+                   '--out', str(self.package), '--verify-data', 'test',
+                   '--force', makes=self.package)
+        coreml = self._score('coreml', self.package)
+        forms = [
+            ('branches (torch, fp32)', branches, _weight_bytes(last), last),
+            ('folded (torch, fp32)', folded,
+             _weight_bytes(deploy_path(last)), deploy_path(last)),
+            ('Core ML (.mlpackage, fp16)', coreml, tree_bytes(self.package),
+             self.package),
+        ]
+        results = [_result(name, p, branches, size, file)
+                   for name, p, size, file in forms]
+        write_forms_json(results, self.work_dir / 'forms.json')
+        self.record = self.record.as_finished()
+        return results
+
+    def _train(self) -> Path:
+        """The checkpoint of the last epoch.
+
+        mmengine's Runner writes its config over one that lies in the work
+        dir. That of a training that was resumed would make every later step
+        resume as well.
+        """
+        note = self.work_dir / 'last_checkpoint'
+        asked = self.config.read_bytes()
+        self._call('train', 'train.py', str(self.config), '--work-dir',
+                   str(self.work_dir), *resume_option(
+                       last_checkpoint(self.work_dir)),
+                   makes=note)
+        if self.config.read_bytes() != asked:
+            write_whole(self.config, lambda made: made.write_bytes(asked))
+        return Path(note.read_text('utf-8').strip())
+
+    def _score(self, name: str, checkpoint: Path,
+               *options: str) -> list[dict]:
+        """Predictions of ``tools/test.py`` on the whole test split."""
+        out = self.work_dir / f'predictions-{name}.pkl'
+        self._call(f'test {name}', 'test.py', str(self.config),
+                   str(checkpoint), '--work-dir', str(self.work_dir / 'test'),
+                   '--out', str(out), makes=out, options=options)
+        return mmengine.load(out)
+
+    def _call(self, title: str, tool: str, *args: str, makes: Path,
+              options: Sequence[str] = ()) -> None:
+        if title in self.record.done and makes.exists():
+            self.console.print(f'{title}: done before')
+            return
+        log = self.work_dir / f'{title.replace(" ", "-")}.log'
+        cfg_options = ['--cfg-options', *options] if options else []
+        seconds = run_tool(tool, [*args, *cfg_options], log, title,
+                           self.console)
+        self.record = self.record.with_step(title)
+        self.console.print(f'{title}: {seconds:.0f} s')
+
+
+def _result(form: str, predictions: list[dict], reference: list[dict],
+            size: int, file: Path) -> FormResult:
+    labels = _labels(predictions)
+    truth = torch.stack([p['gt_label'].reshape(()) for p in predictions])
+    return FormResult(
+        form=form,
+        top1=100 * float((labels == truth).double().mean()),
+        size_bytes=size,
+        agreement=100 * float((labels == _labels(reference)).double().mean()),
+        num_images=len(predictions),
+        source=file.name)
+
+
+def _labels(predictions: list[dict]) -> torch.Tensor:
+    return torch.stack([p['pred_label'].reshape(()) for p in predictions])
+
+
+def _weight_bytes(checkpoint: Path) -> int:
+    """Bytes of the weights alone: a training file also holds an optimizer."""
+    state = load_checkpoint_file(checkpoint)['state_dict']
+    return sum(v.numel() * v.element_size() for v in state.values())

@@ -1,0 +1,112 @@
+"""Compress the weights of a ``neuralnetwork`` (``.mlmodel``)."""
+from __future__ import annotations
+
+import contextlib
+import io
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ...errors import ExportError
+from ...utils.text import one_line
+from ..program import quiet
+from .coding import Form
+from .kmeans import palettize
+from .scheme import form_for
+
+
+def compress_network(source: Path, form: Form, out: Path) -> Path:
+    """Write ``source`` with int8 or palettized weights to ``out``.
+
+    coremltools' quantizer reads fp32 weights only, and leaves a network of
+    fp16 weights as it is without a word: they are widened for it first.
+    Biases stay as they are.
+
+    Args:
+        source: ``.mlmodel``.
+        form: int8 or a table; see :func:`.compress_scheme.form_for` for
+            layers that keep more bits.
+        out: ``.mlmodel``.
+
+    Returns:
+        ``out``.
+
+    Raises:
+        ExportError: the file holds no convolution or inner product, or
+            weights that are compressed already.
+    """
+    utils = quiet.module(
+        'coremltools.models.neural_network.quantization_utils')
+    ct = quiet.coremltools()
+    spec = ct.models.utils.load_spec(str(source))
+    forms = dict(_forms(spec, form, source))
+    for own in sorted(set(forms.values()), key=lambda f: f.name):
+        names = {name for name, found in forms.items() if found == own}
+        spec = _quantize(utils, spec, own, names)
+    ct.models.utils.save_spec(spec, str(out))
+    return out
+
+
+def _forms(spec: Any, wanted: Form,
+           source: Path) -> Iterator[tuple[str, Form]]:
+    """Name and form of the layers to compress, their weights as fp32."""
+    network = getattr(spec, spec.WhichOneof('Type'))
+    found = [layer for layer in network.layers
+             if layer.WhichOneof('layer') in ('convolution', 'innerProduct')]
+    if not found:
+        raise ExportError(f'{source} has no convolution or inner product')
+    for i, layer in enumerate(found):
+        kind = str(layer.WhichOneof('layer'))
+        content, conv = getattr(layer, kind), kind == 'convolution'
+        if content.weights.HasField('quantization'):
+            raise ExportError(f'{source}: the weights of {layer.name!r} are '
+                              'already compressed')
+        _widen(content.weights)
+        last = i == len(found) - 1 and not conv
+        depthwise = conv and content.nGroups > 1 == content.kernelChannels
+        yield layer.name, form_for(
+            wanted, 'first' if i == 0 else 'last' if last else '', depthwise,
+            len(content.weights.floatValue))
+
+
+def _widen(weights: Any) -> None:
+    if weights.float16Value:
+        halves = np.frombuffer(weights.float16Value, np.float16)
+        weights.floatValue.extend(halves.astype(np.float32))
+        weights.float16Value = b''
+
+
+def _quantize(utils: Any, spec: Any, form: Form, names: set[str]) -> Any:
+    """One call of coremltools' quantizer, which prints every layer."""
+    how: dict[str, Any] = dict(quantization_mode='linear')
+    if form.code == 'table':
+        how = dict(quantization_mode='custom_lut', lut_function=_table)
+    model = quiet.coremltools().models.MLModel(spec, skip_model_load=True)
+    try:
+        with contextlib.redirect_stdout(io.StringIO()):
+            result = utils.quantize_weights(
+                model, form.bits, selector=_Selector(names), **how)
+    except Exception as error:
+        # What it raises is a plain Exception.
+        raise ExportError(f'coremltools cannot store weights as {form.name}: '
+                          f'{one_line(error)}') from error
+    # A specification where Core ML is missing, a model on macOS.
+    return result.get_spec() if hasattr(result, 'get_spec') else result
+
+
+class _Selector:
+    """coremltools asks it which layers to quantize; never their biases."""
+
+    def __init__(self, names: set[str]):
+        self._names = names
+
+    def do_quantize(self, layer: Any, weight_param: str = 'weights') -> bool:
+        """Whether to quantize ``weight_param`` of a layer."""
+        return layer.name in self._names and weight_param == 'weights'
+
+
+def _table(bits: int,
+           values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    return palettize(np.asarray(values, np.float32), bits)

@@ -1,0 +1,1 @@
+"""A saved Core ML file as data: read, checked, and rewritten."""

@@ -1,0 +1,185 @@
+"""Table of neural network layer kinds, and the means to translate them."""
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Callable, Optional
+
+import numpy as np
+
+from ....errors import ProgramError
+from ..budget import Ledger
+from ..graph import Operation, Value
+
+
+class Emitter:
+    """Collects the MIL operations that neural network layers stand for.
+
+    Args:
+        renamed (dict[str, str]): Values that stand in for others; the
+            preprocessed image for the image.
+        ledger (Ledger): Takes the bytes of the weights.
+    """
+
+    def __init__(self, renamed: dict[str, str], ledger: Ledger) -> None:
+        self._ledger = ledger
+        self.operations: list[Operation] = []
+        self._renamed = renamed
+        self._constants: dict[str, Any] = {}
+        self._layer: Any = None
+
+    def enter(self, layer: Any) -> None:
+        """Make ``layer`` the one that :meth:`emit` speaks for."""
+        self._layer = layer
+
+    @property
+    def params(self) -> Any:
+        """The parameters message of the current layer."""
+        return getattr(self._layer, self.kind)
+
+    @property
+    def kind(self) -> str:
+        """The current layer's kind, as spelled in the file."""
+        return str(self._layer.WhichOneof('layer'))
+
+    def source(self, index: int = 0) -> Any:
+        """An input of the current layer: reference or loaded constant."""
+        return self.sources()[index]
+
+    def sources(self) -> tuple[Any, ...]:
+        """All inputs of the current layer."""
+        names = [self._renamed.get(n, n) for n in self._layer.input]
+        return tuple(self._constants.get(n, Value(n)) for n in names)
+
+    def weights(
+        self, params: Any, shape: Optional[Sequence[int]] = None
+    ) -> np.ndarray[Any, Any]:
+        """Decode weights of the current layer; see :func:`weights`."""
+        count = len(params.floatValue) + len(params.float16Value) // 2
+        if params.HasField('quantization'):
+            bits = int(params.quantization.numberOfBits)
+            count = len(params.rawValue) * 8 // max(1, bits)
+        what = f'layer {self._layer.name!r}: weights'
+        self._ledger.check(_WIDEST * count, what)
+        found = weights(params, shape)
+        self._ledger.hold(found.nbytes, what)
+        return found
+
+    def load(self, array: Any) -> None:
+        """Declare the current layer's output to be a constant."""
+        self._constants[self._layer.output[0]] = array
+
+    def emit(self, op_type: str, last: bool = True, **inputs: Any) -> Value:
+        """Append one operation.
+
+        Args:
+            op_type (str): MIL operation type.
+            last (bool): Whether the result is the layer's output; an
+                intermediate result gets a name of its own.
+            **inputs: MIL parameters; None is left out.
+        """
+        name = self._layer.name
+        step = name if last else f'{name}__{op_type}__'
+        outputs = tuple(self._layer.output) if last else (step,)
+        self.operations.append(
+            Operation(
+                name=step,
+                type=op_type,
+                inputs={k: v for k, v in inputs.items() if v is not None},
+                outputs=outputs,
+                dtypes=('fp32',) * len(outputs),
+                attributes={'layer': self.kind},
+            )
+        )
+        return Value(outputs[0])
+
+    def refuse(self, what: str) -> ProgramError:
+        """Return the error for a variant of a layer that is unsupported."""
+        return ProgramError(
+            f'layer {self._layer.name!r} ({self.kind}): {what} is not '
+            f'supported by the reference runtime'
+        )
+
+
+# Bytes of a number on its way to fp32: 8 bits, a code, two floats.
+_WIDEST = 32
+
+_Translate = Callable[[Emitter], Any]
+
+LAYERS: dict[str, _Translate] = {}
+
+
+def layer(*kinds: str) -> Callable[[_Translate], _Translate]:
+    """Register the translation of neural network layer kinds to MIL."""
+
+    def register(function: _Translate) -> _Translate:
+        LAYERS.update(dict.fromkeys(kinds, function))
+        return function
+
+    return register
+
+
+def edges(amounts: Any) -> tuple[tuple[int, int], tuple[int, int]]:
+    """``BorderAmounts`` as (top, bottom), (left, right); 0 if unset."""
+    pairs = [
+        (int(edge.startEdgeSize), int(edge.endEdgeSize))
+        for edge in amounts.borderAmounts
+    ]
+    return (pairs[0], pairs[1]) if pairs else ((0, 0), (0, 0))
+
+
+def weights(
+    params: Any, shape: Optional[Sequence[int]] = None
+) -> np.ndarray[Any, Any]:
+    """Decode a ``WeightParams`` message to fp32.
+
+    Args:
+        params (WeightParams): fp32, fp16, or quantized to 1..8 bits
+            (linear per first dimension, or a lookup table).
+        shape (Sequence[int] | None): Shape of the result; None keeps 1-D.
+
+    Raises:
+        ProgramError: If the weights are stored in another way, or do not
+            fill the shape.
+    """
+    size = int(np.prod(shape)) if shape is not None else -1
+    flat = _decode(params, size)
+    if shape is None:
+        return flat
+    if flat.size != size:
+        raise ProgramError(
+            f'{flat.size} weights do not fill a tensor of shape '
+            f'{tuple(shape)}'
+        )
+    return flat.reshape(shape) if flat.ndim == 1 else flat
+
+
+def _decode(params: Any, size: int) -> np.ndarray[Any, Any]:
+    if params.floatValue:
+        return np.array(params.floatValue, dtype=np.float32)
+    if params.float16Value:
+        half = np.frombuffer(params.float16Value, dtype=np.float16)
+        return half.astype(np.float32)
+    if params.rawValue and params.HasField('quantization'):
+        return _dequantize(params, size)
+    raise ProgramError(
+        'a layer stores its weights in an unsupported way; supported: fp32, '
+        'fp16, quantized to 1..8 bits'
+    )
+
+
+def _dequantize(params: Any, size: int) -> np.ndarray[Any, Any]:
+    """Codes are packed most significant bit first."""
+    quantization = params.quantization
+    bits = int(quantization.numberOfBits)
+    stream = np.unpackbits(np.frombuffer(params.rawValue, dtype=np.uint8))
+    count = stream.size // bits if size < 0 else size
+    digits = stream[: count * bits].reshape(count, bits)
+    codes = digits @ (1 << np.arange(bits)[::-1])
+    if quantization.WhichOneof('QuantizationType') != 'linearQuantization':
+        table = np.array(quantization.lookupTableQuantization.floatValue)
+        return table[codes].astype(np.float32)
+    linear = quantization.linearQuantization
+    scale, bias = np.array(linear.scale), np.array(linear.bias)
+    by_channel = codes.reshape(scale.size, -1)
+    dense = by_channel * scale[:, None] + bias[:, None]
+    return dense.astype(np.float32).reshape(-1)

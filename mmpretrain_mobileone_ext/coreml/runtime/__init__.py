@@ -1,0 +1,1 @@
+"""The reference runtime: a saved program, executed op by op on any OS."""

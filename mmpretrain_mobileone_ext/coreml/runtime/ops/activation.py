@@ -1,0 +1,188 @@
+"""MIL activations and quantization."""
+from __future__ import annotations
+
+import math
+from typing import Any, Optional
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ....errors import ProgramError
+from .registry import op
+
+
+@op('relu')
+def relu(x: Tensor) -> Tensor:
+    """``max(x, 0)``."""
+    return torch.relu(x)
+
+
+@op('relu6')
+def relu6(x: Tensor) -> Tensor:
+    """``min(max(x, 0), 6)``."""
+    return torch.clamp(x, 0.0, 6.0)
+
+
+@op('clamped_relu')
+def clamped_relu(x: Tensor, alpha: float, beta: float) -> Tensor:
+    """``min(beta, x)`` if ``x >= 0``, else ``min(beta, alpha * x)``.
+
+    This is MIL's document; for ``beta < 0`` coremltools folds constants to
+    another value, ``min(beta, max(x, 0)) + min(beta, alpha * min(x, 0))``.
+    """
+    return torch.clamp(torch.where(x >= 0, x, alpha * x), max=beta)
+
+
+@op('leaky_relu')
+def leaky_relu(x: Tensor, alpha: float) -> Tensor:
+    """``x`` if ``x >= 0``, else ``alpha * x``."""
+    return F.leaky_relu(x, alpha)
+
+
+@op('prelu')
+def prelu(x: Tensor, alpha: Tensor) -> Tensor:
+    """``x`` if ``x > 0``, else ``alpha[c] * x``; ``x`` is (N, C, ...)."""
+    return torch.where(x > 0, x, _per_channel(alpha, x) * x)
+
+
+@op('elu')
+def elu(x: Tensor, alpha: float) -> Tensor:
+    """``x`` if ``x > 0``, else ``alpha * (exp(x) - 1)``."""
+    return F.elu(x, alpha)
+
+
+@op('thresholded_relu')
+def thresholded_relu(x: Tensor, alpha: float) -> Tensor:
+    """``x`` if ``x >= alpha``, else 0; NaN stays NaN, as folded."""
+    return torch.where(x < alpha, torch.zeros_like(x), x)
+
+
+@op('linear_activation')
+def linear_activation(x: Tensor, alpha: float, beta: float) -> Tensor:
+    """``alpha * x + beta``."""
+    return alpha * x + beta
+
+
+@op('sigmoid')
+def sigmoid(x: Tensor) -> Tensor:
+    """``1 / (1 + exp(-x))``."""
+    return torch.sigmoid(x)
+
+
+@op('sigmoid_hard')
+def sigmoid_hard(x: Tensor, alpha: float, beta: float) -> Tensor:
+    """``min(max(alpha * x + beta, 0), 1)``."""
+    return torch.clamp(alpha * x + beta, 0.0, 1.0)
+
+
+@op('silu')
+def silu(x: Tensor) -> Tensor:
+    """``x * sigmoid(x)``."""
+    return F.silu(x)
+
+
+@op('scaled_tanh')
+def scaled_tanh(x: Tensor, alpha: float, beta: float) -> Tensor:
+    """``alpha * tanh(beta * x)``."""
+    return alpha * torch.tanh(beta * x)
+
+
+@op('softsign')
+def softsign(x: Tensor) -> Tensor:
+    """``x / (1 + |x|)``."""
+    return F.softsign(x)
+
+
+@op('softplus')
+def softplus(x: Tensor) -> Tensor:
+    """``log(1 + exp(x))``, without overflow."""
+    # Not F.softplus: it switches to the identity above a threshold.
+    return torch.log1p(torch.exp(-x.abs())) + torch.relu(x)
+
+
+@op('softplus_parametric')
+def softplus_parametric(x: Tensor, alpha: Tensor, beta: Tensor) -> Tensor:
+    """``alpha[c] * log(1 + exp(beta[c] * x))``; ``x`` is (N, C, ...)."""
+    return _per_channel(alpha, x) * softplus(_per_channel(beta, x) * x)
+
+
+@op('softmax')
+def softmax(x: Tensor, axis: int = -1) -> Tensor:
+    """``exp(x) / sum(exp(x), axis)``."""
+    return torch.softmax(x, axis)
+
+
+@op('gelu')
+def gelu(x: Tensor, mode: str = 'EXACT') -> Tensor:
+    """Gaussian error linear unit, in one of MIL's three modes.
+
+    ``EXACT``: ``0.5 x (1 + erf(x / sqrt(2)))``; ``TANH_APPROXIMATION``:
+    ``0.5 x (1 + tanh(sqrt(2 / pi) (x + 0.044715 x^3)))``;
+    ``SIGMOID_APPROXIMATION``: ``x sigmoid(1.702 x)``.
+
+    Raises:
+        ProgramError: If ``mode`` is none of these.
+    """
+    if mode == 'EXACT':
+        return 0.5 * x * (1.0 + torch.erf(x / math.sqrt(2.0)))
+    if mode == 'TANH_APPROXIMATION':
+        inner = math.sqrt(2.0 / math.pi) * (x + 0.044715 * x**3)
+        return 0.5 * x * (1.0 + torch.tanh(inner))
+    if mode == 'SIGMOID_APPROXIMATION':
+        return x * torch.sigmoid(1.702 * x)
+    raise ProgramError(
+        f'gelu mode {mode!r} is unknown; allowed: EXACT, '
+        f'TANH_APPROXIMATION, SIGMOID_APPROXIMATION'
+    )
+
+
+def _per_channel(values: Tensor, x: Tensor) -> Tensor:
+    """Shape (C,) values to broadcast over dimension 1 of ``x``."""
+    return values.reshape(-1, *[1] * (x.dim() - 2))
+
+
+_RANGES = {'int8': (-128, 127), 'uint8': (0, 255)}
+
+
+@op('quantize')
+def quantize(
+    input: Tensor,
+    scale: Any,
+    output_dtype: str,
+    zero_point: Any = None,
+    axis: Optional[int] = None,
+) -> Tensor:
+    """``clip(round(input / scale) + zero_point)``, half to even.
+
+    The integers stay in the dtype of ``input``: fp32 holds them exactly.
+    """
+    low, high = _RANGES[output_dtype]
+    steps = torch.round(input / _along(scale, input, axis))
+    return (steps + _along(zero_point, input, axis)).clamp(low, high)
+
+
+@op('dequantize')
+def dequantize(
+    input: Tensor,
+    scale: Any,
+    zero_point: Any = None,
+    axis: Optional[int] = None,
+) -> Tensor:
+    """``scale * (input - zero_point)``."""
+    # Numbers of 8 bits would wrap.
+    values = input.to(torch.float32)
+    shifted = values - _along(zero_point, values, axis)
+    return shifted * _along(scale, values, axis)
+
+
+def _along(parameter: Any, input: Tensor, axis: Optional[int]) -> Any:
+    """A number, or one number for each entry of ``axis``; absent is 0."""
+    if parameter is None or axis is None:
+        return parameter or 0
+    shape = [1] * input.dim()
+    shape[axis] = -1
+    numbers = torch.as_tensor(
+        parameter, dtype=input.dtype, device=input.device
+    )
+    return numbers.reshape(shape)

@@ -1,0 +1,281 @@
+"""MIL elementwise operations and reductions."""
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Callable, Optional
+
+import torch
+from torch import Tensor
+
+from ....errors import ProgramError
+from .registry import op
+
+_UNARY: dict[str, Callable[[Tensor], Tensor]] = {
+    'abs': torch.abs,
+    'acos': torch.acos,
+    'asin': torch.asin,
+    'atan': torch.atan,
+    'atanh': torch.atanh,
+    'ceil': torch.ceil,
+    'cos': torch.cos,
+    'cosh': torch.cosh,
+    'erf': torch.erf,
+    'exp': torch.exp,
+    'floor': torch.floor,
+    'logical_not': torch.logical_not,
+    'round': torch.round,
+    'sin': torch.sin,
+    'sinh': torch.sinh,
+    'sqrt': torch.sqrt,
+    'square': torch.square,
+    'tan': torch.tan,
+    'tanh': torch.tanh,
+}
+
+_BINARY: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+    'add': torch.add,
+    'equal': torch.eq,
+    'greater': torch.gt,
+    'greater_equal': torch.ge,
+    'less': torch.lt,
+    'less_equal': torch.le,
+    'logical_and': torch.logical_and,
+    'logical_or': torch.logical_or,
+    'logical_xor': torch.logical_xor,
+    'maximum': torch.maximum,
+    'minimum': torch.minimum,
+    'mul': torch.mul,
+    'not_equal': torch.ne,
+    'pow': torch.pow,
+    'sub': torch.sub,
+}
+
+# torch has no arithmetic on the unsigned types; the wider ones hold them.
+_CASTS = {
+    'fp16': torch.float32,
+    'fp32': torch.float32,
+    'int8': torch.int8,
+    'uint8': torch.uint8,
+    'int16': torch.int16,
+    'uint16': torch.int32,
+    'int32': torch.int32,
+    'bool': torch.bool,
+}
+
+
+def _unary(function: Callable[[Tensor], Tensor]) -> Any:
+    def unary(x: Tensor) -> Tensor:
+        return function(x)
+
+    return unary
+
+
+def _binary(function: Callable[[Tensor, Tensor], Tensor]) -> Any:
+    def binary(x: Tensor, y: Tensor) -> Tensor:
+        return function(x, y)
+
+    return binary
+
+
+for _name, _one in _UNARY.items():
+    op(_name)(_unary(_one))
+for _name, _two in _BINARY.items():
+    op(_name)(_binary(_two))
+
+
+@op('real_div')
+def real_div(x: Tensor, y: Tensor) -> Tensor:
+    """``x / y``; of two integer tensors without the fraction."""
+    if x.is_floating_point() or y.is_floating_point():
+        return torch.true_divide(x, y)
+    return torch.div(x.long(), y.long(), rounding_mode='trunc').int()
+
+
+@op('floor_div')
+def floor_div(x: Tensor, y: Tensor) -> Tensor:
+    """``x / y`` rounded down."""
+    return _of_wide(torch.floor_divide, x, y)
+
+
+@op('mod')
+def mod(x: Tensor, y: Tensor) -> Tensor:
+    """``x - y * floor(x / y)``, with the sign of ``y``."""
+    return _of_wide(torch.remainder, x, y)
+
+
+def _of_wide(
+    function: Callable[[Tensor, Tensor], Tensor], x: Tensor, y: Tensor
+) -> Tensor:
+    """Compute integers as int64.
+
+    The processor ends a program that divides the least int32 by -1.
+    """
+    if x.is_floating_point() or y.is_floating_point():
+        return function(x, y)
+    return function(x.long(), y.long()).int()
+
+
+@op('exp2')
+def exp2(x: Tensor) -> Tensor:
+    """``2^x``; of an integer tensor without the fraction."""
+    return like(torch.exp2(x), x)
+
+
+@op('sign')
+def sign(x: Tensor) -> Tensor:
+    """1, -1, or 0 for 0; NaN, which is none of them, stays NaN."""
+    return torch.where(x.isnan(), x, torch.sign(x))
+
+
+def like(result: Tensor, x: Tensor) -> Tensor:
+    """A result in the dtype of ``x``, as MIL declares it.
+
+    Floats become integers by truncation; what is beyond int32 wraps.
+    """
+    return result if x.is_floating_point() else result.to(x.dtype)
+
+
+@op('inverse')
+def inverse(x: Tensor, epsilon: float = 1e-4) -> Tensor:
+    """``1 / (x + epsilon)``."""
+    return torch.reciprocal(x + epsilon)
+
+
+@op('log')
+def log(x: Tensor, epsilon: float = 1e-45) -> Tensor:
+    """``log(x + epsilon)``."""
+    return torch.log(x + epsilon)
+
+
+@op('rsqrt')
+def rsqrt(x: Tensor, epsilon: float = 1e-12) -> Tensor:
+    """``1 / sqrt(x + epsilon)``."""
+    return torch.rsqrt(x + epsilon)
+
+
+@op('clip')
+def clip(x: Tensor, alpha: float, beta: float) -> Tensor:
+    """``min(max(x, alpha), beta)``."""
+    return torch.clamp(x, alpha, beta)
+
+
+@op('threshold')
+def threshold(x: Tensor, alpha: float) -> Tensor:
+    """``max(x, alpha)``."""
+    return torch.clamp(x, min=alpha)
+
+
+@op('select')
+def select(cond: Tensor, a: Tensor, b: Tensor) -> Tensor:
+    """``a`` where ``cond`` is true, else ``b``."""
+    return torch.where(cond.to(torch.bool), a, b)
+
+
+@op('cast')
+def cast(x: Tensor, dtype: str) -> Tensor:
+    """Convert to ``dtype``; floats become integers by truncation.
+
+    ``fp16`` gives fp32 values here: the runtime rounds results to fp16.
+
+    Raises:
+        ProgramError: If ``dtype`` is unknown.
+    """
+    if dtype not in _CASTS:
+        raise ProgramError(
+            f'cast to {dtype!r} is unknown; allowed: {", ".join(_CASTS)}'
+        )
+    return x.to(_CASTS[dtype])
+
+
+@op('identity')
+def identity(x: Tensor) -> Tensor:
+    """``x``."""
+    return x
+
+
+_Reduction = Callable[[Tensor, tuple[int, ...], bool], Tensor]
+
+
+def _sum(x: Tensor, axes: tuple[int, ...], keep: bool) -> Tensor:
+    return x.sum(axes, keepdim=keep)
+
+
+def _mean(x: Tensor, axes: tuple[int, ...], keep: bool) -> Tensor:
+    return _real(x).mean(axes, keepdim=keep)
+
+
+def _l2_norm(x: Tensor, axes: tuple[int, ...], keep: bool) -> Tensor:
+    return torch.sqrt(_sum(_real(x).square(), axes, keep))
+
+
+def _real(x: Tensor) -> Tensor:
+    """Integers as fp64, which holds their sums and squares."""
+    return x if x.is_floating_point() else x.double()
+
+
+def _prod(x: Tensor, axes: tuple[int, ...], keep: bool) -> Tensor:
+    for axis in axes:
+        x = x.prod(axis, keepdim=True)
+    return x if keep else _drop(x, axes)
+
+
+def _drop(x: Tensor, axes: tuple[int, ...]) -> Tensor:
+    kept = [n for i, n in enumerate(x.shape) if i not in axes]
+    return x.reshape(kept)
+
+
+_REDUCTIONS: dict[str, _Reduction] = {
+    'reduce_sum': _sum,
+    'reduce_mean': _mean,
+    'reduce_max': lambda x, axes, keep: x.amax(axes, keepdim=keep),
+    'reduce_min': lambda x, axes, keep: x.amin(axes, keepdim=keep),
+    'reduce_prod': _prod,
+    'reduce_l1_norm': lambda x, axes, keep: _sum(x.abs(), axes, keep),
+    'reduce_l2_norm': _l2_norm,
+    'reduce_sum_square': lambda x, axes, keep: _sum(x.square(), axes, keep),
+    'reduce_log_sum': lambda x, axes, keep: torch.log(
+        _sum(_real(x), axes, keep)
+    ),
+    # Where all are -inf coremltools folds to NaN; the document's formula,
+    # like torch, says log(0).
+    'reduce_log_sum_exp': lambda x, axes, keep: torch.logsumexp(
+        _real(x), axes, keepdim=keep
+    ),
+}
+
+
+def _over_axes(reduction: _Reduction) -> Callable[..., Tensor]:
+    def reduce(
+        x: Tensor,
+        axes: Optional[Sequence[int]] = None,
+        keep_dims: bool = False,
+    ) -> Tensor:
+        """Reduce over ``axes`` (all if None), in the dtype of ``x``."""
+        chosen = range(x.dim()) if axes is None else axes
+        if not chosen:
+            # For torch no axes are all axes.
+            return like(reduction(x[..., None], (x.dim(),), False), x)
+        dims = tuple(a % x.dim() for a in chosen)
+        return like(reduction(x, dims, keep_dims), x)
+
+    return reduce
+
+
+for _name, _reduction in _REDUCTIONS.items():
+    op(_name)(_over_axes(_reduction))
+
+
+@op('reduce_argmax')
+def reduce_argmax(
+    x: Tensor, axis: int = -1, keep_dims: bool = False, **_: Any
+) -> Tensor:
+    """Index (int32) of the first maximum along ``axis``."""
+    return x.argmax(axis, keepdim=keep_dims).to(torch.int32)
+
+
+@op('reduce_argmin')
+def reduce_argmin(
+    x: Tensor, axis: int = -1, keep_dims: bool = False, **_: Any
+) -> Tensor:
+    """Index (int32) of the first minimum along ``axis``."""
+    return x.argmin(axis, keepdim=keep_dims).to(torch.int32)

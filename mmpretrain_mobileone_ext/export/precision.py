@@ -1,0 +1,355 @@
+"""Keep the smallest set of operations in fp32 that makes fp16 good enough.
+
+Programs between the fp16 and the fp32 file are executed on a few samples and
+compared with the fp32 file. First comes what leaves fp16 there, with what
+reads it. If that is not enough, operations follow in the order of what each
+alone in fp16 does to the output. Last, what can be spared is taken out.
+
+Accepted is a file that meets the tolerance on all images and in which no
+value leaves fp16. The second is asked for even where the output forgives an
+infinity (a relu of -inf is 0): which value another device puts in its place
+is not defined.
+
+An operation in fp32 is of no use where the next one reads its result in fp16:
+what goes beyond fp16 does so again at the cast. So an operation is kept
+together with those that read what it makes.
+"""
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Optional
+
+import torch
+from torch import Tensor
+
+from ..coreml.program.graph import Program, sources
+from ..coreml.program.mixed import Twins, match
+from ..coreml.program.read import read_program
+from ..coreml.runtime.load import ReferenceProgram
+from ..errors import ExportError, ParityError
+from ..utils.parity import Parity, Tolerance, compare
+from .verify import Verification
+
+#: Largest fp16 number; what rounds to no more stays finite.
+FP16_MAX = 65504
+_ROUNDS_TO_INFINITY = 65520
+
+
+class Search:
+    """Proposes sets of operations.
+
+    Args:
+        twins: the fp16 and the fp32 file.
+        tolerance: what a program may differ by from the fp32 file.
+        inputs: input name to samples (N, ...).
+        advance: told 1 after each program that was executed.
+    """
+
+    def __init__(self, twins: Twins, tolerance: Tolerance,
+                 inputs: Mapping[str, Tensor],
+                 advance: Callable[[int], Any]):
+        self.twins = twins
+        self._tolerance = tolerance
+        self._inputs = inputs
+        self._advance = advance
+        self._all = frozenset(twins.halves)
+        self._required: dict[str, str] = {}
+        self._trials: dict[frozenset[str], tuple[Parity, bool]] = {}
+        whole = _executor(twins.whole, 'fp32', record_range=True)
+        self._wanted = self._run(whole)
+        self._ranges = whole.ranges
+
+    def require(self, reasons: Mapping[str, str]) -> None:
+        """Propose only sets with these operations; reasons are in words."""
+        self._required = {**reasons, **self._required}
+
+    def tighten(self) -> None:
+        """Ask for half the error from now on."""
+        self._tolerance = replace(
+            self._tolerance, max_relative=self._tolerance.max_relative / 2)
+
+    def propose(self) -> frozenset[str]:
+        """A set that is good enough here; all operations if none is."""
+        keep = frozenset(self._required).union(self._out_of_range())
+        if not self._passes(keep):
+            keep = self._enough(keep)
+        return self._smallest(keep)
+
+    def overflows(self, keep: frozenset[str]) -> bool:
+        """Whether a value leaves fp16 with these operations in fp32."""
+        return self._trial(keep)[1]
+
+    def least_first(self, keep: frozenset[str]) -> list[str]:
+        """Operations in the order of what they do to the output in fp16."""
+        return sorted(keep, key=lambda name: (self._damage(name), name))
+
+    def why(self, name: str) -> str:
+        """Why an operation is kept, with figures."""
+        if self._leaves(name):
+            return (f'reaches {self._ranges[name]:.1e}, fp16 ends at '
+                    f'{FP16_MAX}')
+        beyond = [self._ranges[n] for n in self.twins.origins(name)
+                  if self._leaves(n)]
+        if beyond:
+            return f'reads up to {max(beyond):.1e}, fp16 ends at {FP16_MAX}'
+        if name in self._required:
+            return self._required[name]
+        return ('drift: in fp16 it alone moves the output by '
+                f'{self._damage(name):.1e} (relative)')
+
+    def _leaves(self, name: str) -> bool:
+        return self._ranges.get(name, 0.0) >= _ROUNDS_TO_INFINITY
+
+    def _out_of_range(self) -> frozenset[str]:
+        """Operations beyond fp16, and those that read what these make."""
+        beyond = [n for n in self.twins.halves if self._leaves(n)]
+        return frozenset(
+            n for name in beyond for n in (name, *self.twins.readers(name)))
+
+    def _enough(self, start: frozenset[str]) -> frozenset[str]:
+        """Add as few as suffice, the most damaging first (bisection)."""
+        order = self.least_first(self._all - start)[::-1]
+        few, many = 0, len(order)
+        while many - few > 1:
+            middle = (few + many) // 2
+            if self._passes(start.union(order[:middle])):
+                many = middle
+            else:
+                few = middle
+        return start.union(order[:many])
+
+    def _smallest(self, keep: frozenset[str]) -> frozenset[str]:
+        """Leave out what can be spared, the least damaging first."""
+        removed = True
+        while removed:
+            removed = False
+            for name in self.least_first(keep - frozenset(self._required)):
+                if self._passes(keep - {name}):
+                    keep, removed = keep - {name}, True
+        return keep
+
+    def _passes(self, keep: frozenset[str]) -> bool:
+        parity, overflow = self._trial(keep)
+        return not overflow and parity.failure(self._tolerance) is None
+
+    def _damage(self, name: str) -> float:
+        """Relative change of the output with only this one in fp16."""
+        relative = self._trial(self._all - {name})[0].relative
+        return relative if relative == relative else float('inf')
+
+    def _trial(self, keep: frozenset[str]) -> tuple[Parity, bool]:
+        if keep not in self._trials:
+            program = _executor(self.twins.mixed(keep), 'fp16')
+            found = self._run(program)
+            classes = bool(program.program.predicted_probabilities_name)
+            self._trials[keep] = (
+                compare(self._wanted, found, classes=classes),
+                bool(program.overflows))
+        return self._trials[keep]
+
+    def _run(self, program: ReferenceProgram) -> dict[str, Tensor]:
+        outputs = program.predict_batch(self._inputs)
+        self._advance(1)
+        return {k: v for k, v in outputs.items() if v.is_floating_point()}
+
+
+def _executor(program: Program, arithmetic: str,
+              record_range: bool = False) -> ReferenceProgram:
+    return ReferenceProgram(
+        program, arithmetic, record_range, torch.device('cpu'))
+
+
+Convert = Callable[[frozenset[str]], Path]
+Evaluate = Callable[[Path], Verification]
+Advance = Callable[[int], Any]
+
+
+@dataclass(frozen=True)
+class KeptOp:
+    """An operation that stays in fp32.
+
+    Attributes:
+        name: in the saved file.
+        type: MIL operation, e.g. ``'conv'``.
+        why: in words, with figures.
+    """
+    name: str
+    type: str
+    why: str
+
+
+@dataclass(frozen=True)
+class PrecisionChoice:
+    """The file that was chosen.
+
+    Attributes:
+        path: of the file.
+        verification: of this file.
+        kept: operations in fp32, in the order of execution.
+        tried: how many files were converted and executed.
+    """
+    path: Path
+    verification: Verification
+    kept: tuple[KeptOp, ...]
+    tried: int
+
+
+def choose_precision(convert: Convert,
+                     evaluate: Evaluate,
+                     tolerance: Tolerance,
+                     inputs: Mapping[str, Tensor],
+                     advance: Advance = lambda count: None
+                     ) -> PrecisionChoice:
+    """Find the smallest set of operations to keep in fp32.
+
+    Without any one of the operations in the set, a file is not accepted.
+    Files decide; which ones are tried follows from executing programs that
+    coremltools would save, on ``inputs``.
+
+    Args:
+        convert: converts with the named operations in fp32, everything else
+            in fp16, and returns the mlprogram. It asks for every operation
+            whether its name is in the set. Earlier files stay.
+        evaluate: compares a file with the network, in fp16 arithmetic.
+        tolerance: bound of the comparison.
+        inputs: input name to a few of the samples (N, ...) that
+            ``evaluate`` uses, as for ``LoadedProgram.predict_batch``.
+        advance: told 1 after each program that was executed.
+
+    Raises:
+        ParityError: not even fp32 is accepted.
+        ExportError: the program's operations cannot be told apart.
+        ProgramError: an operation cannot be executed.
+    """
+    files = _Files(convert, evaluate, tolerance, advance)
+    asked = _Asked()
+    half = files.make(asked)
+    if half.failure is None:
+        return files.choice(half)
+    if not asked.names:
+        raise ExportError('precision auto: the conversion asks for no '
+                          'operation whether it stays in fp32')
+    whole = files.make(frozenset(asked.names))
+    if whole.failure is not None:
+        raise ParityError('precision auto: nothing is written, even with '
+                          f'all operations in fp32 {whole.failure}')
+    twins = match(
+        read_program(half.path), read_program(whole.path), asked.names)
+    search = Search(twins, tolerance, inputs, advance)
+    keep, found = _first_accepted(files, search, half)
+    keep, found = _smallest(files, search, keep, found)
+    return files.choice(found, tuple(
+        KeptOp(op.name, op.type, search.why(op.name))
+        for op in twins.whole.operations if op.name in keep))
+
+
+class _Asked(frozenset[str]):
+    """An empty set that remembers what it was asked for.
+
+    coremltools has other names for operations than the file that it saves;
+    this is how one learns them.
+    """
+
+    def __init__(self) -> None:
+        self.names: set[str] = set()
+
+    def __contains__(self, name: object) -> bool:
+        self.names.add(str(name))
+        return False
+
+
+@dataclass(frozen=True)
+class _File:
+    """A converted file and why it is not accepted, or None."""
+    path: Path
+    verification: Verification
+    failure: Optional[str]
+
+
+class _Files:
+    """Converts, executes and counts."""
+
+    def __init__(self, convert: Convert, evaluate: Evaluate,
+                 tolerance: Tolerance, advance: Advance):
+        self._convert = convert
+        self._evaluate = evaluate
+        self._tolerance = tolerance
+        self._advance = advance
+        self._tried = 0
+
+    def make(self, keep: frozenset[str]) -> _File:
+        path = self._convert(keep)
+        found = self._evaluate(path)
+        self._tried += 1
+        self._advance(1)
+        failure = found.parity.failure(self._tolerance)
+        if failure is None and found.overflows:
+            failure = f'values leave fp16 in {", ".join(found.overflows)}'
+        return _File(path, found, failure)
+
+    def choice(self, file: _File,
+               kept: tuple[KeptOp, ...] = ()) -> PrecisionChoice:
+        return PrecisionChoice(
+            file.path, file.verification, kept, self._tried)
+
+
+def _first_accepted(files: _Files, search: Search,
+                    half: _File) -> tuple[frozenset[str], _File]:
+    """A set that the search proposes and that all images confirm."""
+    search.require(_overflowing(half, search.twins))
+    everything = len(search.twins.halves)
+    while True:
+        keep = search.propose()
+        found = files.make(search.twins.keep_argument(keep))
+        if found.failure is None:
+            return keep, found
+        if len(keep) == everything:
+            raise ParityError(
+                'precision auto: nothing is written, with all operations in '
+                f'fp32 that can be {found.failure}')
+        more = _overflowing(found, search.twins)
+        if more.keys() - keep:
+            search.require(more)
+        else:  # images that are not among the inputs are harder
+            search.tighten()
+
+
+def _overflowing(file: _File, twins: Twins) -> dict[str, str]:
+    """Operations to keep because values of a file left fp16, and why.
+
+    Beside what overflowed, what reads it: the cast for it would overflow.
+    """
+    program = read_program(file.path)
+    makers = {v: op for op in program.operations for v in op.outputs}
+    found: dict[str, str] = {}
+    for op in program.operations:
+        count = file.verification.overflows.get(op.name)
+        if not count:
+            continue
+        casts = op.type == 'cast'
+        origins = [makers[v] for v in sources(op) if v in makers]
+        for origin in origins if casts else [op]:
+            name = twins.find(origin)
+            if name is not None:
+                words = f'{count} values of {name} leave fp16'
+                found.update(dict.fromkeys((name, *twins.readers(name)),
+                                           words))
+    return found
+
+
+def _smallest(files: _Files, search: Search, keep: frozenset[str],
+              found: _File) -> tuple[frozenset[str], _File]:
+    """Leave out operations as long as all images allow it."""
+    removed = True
+    while removed:
+        removed = False
+        for name in search.least_first(keep):
+            # On some of the images, so on all.
+            if search.overflows(keep - {name}):
+                continue
+            file = files.make(search.twins.keep_argument(keep - {name}))
+            if file.failure is None:
+                keep, found, removed = keep - {name}, file, True
+    return keep, found

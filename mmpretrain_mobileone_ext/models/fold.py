@@ -1,0 +1,186 @@
+"""Fold parallel conv-norm branches into one convolution.
+
+Everything is computed in float64 on the CPU and rounded once, so the folded
+weights are the correctly rounded ones whatever the dtype of the branches.
+No random number is drawn. Layout of a kernel: (out, in / groups, k, k).
+"""
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ..errors import CheckpointError, FoldError
+from .state_dict import check_dtypes, check_finite
+
+CONVS, SCALE, SKIP = 'branch_conv_list.', 'branch_scale.', 'branch_norm.'
+
+
+def exact(tensor: Tensor) -> Tensor:
+    """Detach and widen to float64 on the CPU (some devices lack float64)."""
+    return tensor.detach().to('cpu', torch.float64)
+
+
+def fold_conv_norm(weight: Tensor, norm: Mapping[str, Tensor],
+                   eps: float) -> tuple[Tensor, Tensor]:
+    """Fold a batch norm in eval mode into the bias-free conv before it.
+
+    ``W = gamma / sqrt(var + eps) * w`` and
+    ``b = beta - gamma / sqrt(var + eps) * mean``.
+
+    Args:
+        weight: (O, I / groups, k, k).
+        norm: ``running_mean``, ``running_var`` and, if affine, ``weight``
+            and ``bias``, each (O,).
+        eps: the norm's epsilon.
+
+    Returns:
+        Kernel (O, I / groups, k, k) and bias (O,), float64.
+
+    Raises:
+        FoldError: without running statistics there is nothing to fold.
+    """
+    if norm.get('running_mean') is None or norm.get('running_var') is None:
+        raise FoldError('a batch norm without running statistics '
+                        '(track_running_stats=False) cannot be folded')
+    scale = (exact(norm['running_var']) + eps).rsqrt()
+    if norm.get('weight') is not None:
+        scale = scale * exact(norm['weight'])
+    bias = -exact(norm['running_mean']) * scale
+    if norm.get('bias') is not None:
+        bias = bias + exact(norm['bias'])
+    return exact(weight) * scale.reshape(-1, 1, 1, 1), bias
+
+
+def round_once(tensor: Tensor, dtype: torch.dtype) -> Tensor:
+    """Round float64 to the nearest ``dtype``, ties to even.
+
+    PyTorch goes to 16 bits by way of float32, which rounds twice and misses
+    the nearest value of about one weight in ten thousand. Rounding to odd on
+    the way makes the second rounding the only one that counts.
+    """
+    if dtype not in (torch.float16, torch.bfloat16):
+        return tensor.to(dtype)
+    single = tensor.float()
+    bits = single.view(torch.int32)
+    # The bits of a float32, as an integer, grow with its magnitude.
+    bits -= (single.double().abs() > tensor.abs()).int()
+    bits |= (single.double() != tensor).int()
+    return single.to(dtype)
+
+
+def pad_kernel(weight: Tensor, kernel_size: int) -> Tensor:
+    """Zero-pad an odd kernel (O, I, j, j) to (O, I, k, k) around its centre.
+
+    Raises:
+        FoldError: if a kernel is even or larger than ``kernel_size``.
+    """
+    size = weight.shape[-1]
+    margin = kernel_size - size
+    if margin < 0 or margin % 2 or size % 2 == 0:
+        raise FoldError(f'a {size}x{size} kernel has no place at the centre '
+                        f'of a {kernel_size}x{kernel_size} one')
+    return F.pad(weight, [margin // 2] * 4)
+
+
+def identity_kernel(channels: int, groups: int, kernel_size: int) -> Tensor:
+    """Kernel (C, C / groups, k, k) of the convolution that does nothing."""
+    width = channels // groups
+    kernel = torch.zeros(
+        channels, width, kernel_size, kernel_size, dtype=torch.float64)
+    index = torch.arange(channels)
+    kernel[index, index % width, kernel_size // 2, kernel_size // 2] = 1
+    return kernel
+
+
+def branch_names(state: Mapping[str, Tensor]) -> list[str]:
+    """Names of the branches in a block's state dict, convs first."""
+    convs = {k.split('.')[1] for k in state if k.startswith(CONVS)}
+    names = [f'{CONVS}{i}.' for i in sorted(convs, key=int)]
+    for name in (SCALE, SKIP):
+        if any(k.startswith(name) for k in state):
+            names.append(name)
+    return names
+
+
+def fold_branches(state: Mapping[str, Tensor], *, kernel_size: int,
+                  groups: int,
+                  eps_of: Callable[[str], float]) -> tuple[Tensor, Tensor]:
+    """Fold all branches of one block.
+
+    Args:
+        state: the block's state dict in branch form (keys as mmpretrain's
+            ``MobileOneBlock``: ``branch_conv_list.0.conv.weight``, ...).
+        kernel_size: of the folded convolution.
+        groups: of the folded convolution.
+        eps_of: branch name (as of :func:`branch_names`) -> epsilon.
+
+    Returns:
+        Kernel (O, I / groups, k, k) and bias (O,) in float64; the caller
+        rounds.
+
+    Raises:
+        FoldError: nothing to fold, or a branch that cannot be.
+    """
+    kernels, biases = [], []
+    for name in branch_names(state):
+        norm_prefix = name if name == SKIP else f'{name}norm.'
+        norm = {
+            k[len(norm_prefix):]: v
+            for k, v in state.items() if k.startswith(norm_prefix)
+        }
+        if name == SKIP:
+            channels = _norm_channels(norm)
+            weight = identity_kernel(channels, groups, kernel_size)
+        else:
+            weight = pad_kernel(state[f'{name}conv.weight'], kernel_size)
+        kernel, bias = fold_conv_norm(weight, norm, eps_of(name))
+        kernels.append(kernel)
+        biases.append(bias)
+    if not kernels:
+        raise FoldError('no branch to fold')
+    return torch.stack(kernels).sum(0), torch.stack(biases).sum(0)
+
+
+def _norm_channels(norm: Mapping[str, Tensor]) -> int:
+    if norm.get('running_mean') is None:
+        raise FoldError('a batch norm without running statistics '
+                        '(track_running_stats=False) cannot be folded')
+    return norm['running_mean'].numel()
+
+
+def fold_incoming(block: Any, state_dict: dict,
+                  prefix: str) -> None:
+    """Fold branch weights on their way into a folded block, in place.
+
+    Does nothing for a block in branch form or a state dict without branch
+    weights. The branches must be those of the block's spec: a lost one would
+    fold into wrong weights of the right shape.
+
+    Raises:
+        CheckpointError: missing, unexpected or wrongly shaped branch keys,
+            another kind of number, or weights or a fold that are not finite.
+        FoldError: a conv or norm for which no exact fold exists.
+    """
+    marks = tuple(prefix + name for name in (CONVS, SCALE, SKIP))
+    found = [k for k in state_dict if k.startswith(marks)]
+    folded = f'{prefix}branch_reparam.'
+    # With both forms in it the branch keys stay, as unexpected ones.
+    if not block.deploy or not found or f'{folded}weight' in state_dict:
+        return
+    twin = block.branch_twin()
+    given = {k[len(prefix):]: state_dict.pop(k) for k in found}
+    check_dtypes(given, twin.state_dict(), prefix)
+    try:
+        twin.load_state_dict(given, assign=True)
+    except RuntimeError as error:
+        reason = ' '.join(str(error).split())
+        raise CheckpointError(f'{block.spec.name}: the branches in the '
+                              f'checkpoint do not fit: {reason}') from error
+    check_finite(twin, given, prefix)
+    dtype = block.branch_reparam.weight.dtype
+    for name, value in zip(('weight', 'bias'), twin.fold()):
+        state_dict[folded + name] = round_once(value, dtype)

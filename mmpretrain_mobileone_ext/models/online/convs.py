@@ -1,0 +1,373 @@
+"""Convolutions and the moments of their patches, by kind of convolution."""
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Optional
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ..spec import UnitSpec
+from .kernels import call, has_kernels_for
+
+
+def pixel_rows(x: Tensor) -> Tensor:
+    """Images (N, C, H, W) as (N * H * W, C); no copy in channels_last.
+
+    Contiguous in any case: one image in another layout could be viewed as a
+    matrix of strides (1, H * W).
+    """
+    return x.permute(0, 2, 3, 1).reshape(-1, x.shape[1]).contiguous()
+
+
+def chunks(*matrices: Optional[Tensor], most: int) -> list[tuple]:
+    """The same pixels of all matrices; None stays None.
+
+    Args:
+        most: pixels of a chunk. Chunks are of equal size, but for the last,
+            which may be smaller.
+    """
+    count = next(len(m) for m in matrices if m is not None)
+    size = -(-count // -(-count // most))
+    return [tuple(None if m is None else m[at:at + size] for m in matrices)
+            for at in range(0, count, size)]
+
+
+def size_for_kernels(pixels: Tensor) -> tuple[int, int, int]:
+    """What the kernels of pixels.cpp want to know of a matrix."""
+    return (*pixels.shape, torch.get_num_threads())
+
+
+#: Large temporaries are made for so many bytes at a time: fresh memory costs
+#: more than the arithmetic on it.
+_CHUNK_BYTES = 8 << 20
+
+
+@dataclass(frozen=True)
+class OutputGrad:
+    """Gradient to a convolution's output, or to the ReLU after it.
+
+    Attributes:
+        dy: (N, C_out, H_out, W_out).
+        active: the ReLU's output, or None: dy counts where it is above 0.
+    """
+    dy: Tensor
+    active: Optional[Tensor] = None
+
+    def of(self, images: slice) -> OutputGrad:
+        """The part of some of the images."""
+        return OutputGrad(self.dy[images], None if self.active is None
+                          else self.active[images])
+
+    def masked(self) -> Tensor:
+        """Gradient to the convolution's output."""
+        if self.active is None:
+            return self.dy
+        return torch.ops.aten.threshold_backward(self.dy, self.active, 0)
+
+
+class PatchConv:
+    """A convolution with what batch statistics of its patches take.
+
+    Tensors are (N, C, H, W) of any strides; patches (G, P) as in
+    :class:`~.moments.Moments`, taps ordered as in a kernel.
+
+    Args:
+        spec: kernel size, stride, padding, dilation and groups.
+    """
+
+    def __init__(self, spec: UnitSpec):
+        self.spec = spec
+        self.geometry = dict(
+            stride=spec.stride, padding=spec.padding, dilation=spec.dilation)
+
+    def count(self, x: Tensor) -> int:
+        """Output pixels N * H_out * W_out."""
+        spec = self.spec
+        return x.shape[0] * _output_size(x.shape[2], spec) * _output_size(
+            x.shape[3], spec)
+
+    def sums(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Sums (G, P) and sums of products (G, P, P), in float64."""
+        sums: list[Tensor] = []
+        products: list[Tensor] = []
+        for _, patches in self._patches(x):
+            sums.append(patches.sum(3).sum(0, dtype=torch.float64))
+            products.append(torch.matmul(
+                patches, patches.transpose(2, 3)).sum(0, dtype=torch.float64))
+        return torch.stack(sums).sum(0), torch.stack(products).sum(0)
+
+    def conv(self, x: Tensor, weight: Tensor, bias: Tensor,
+             relu: bool) -> Tensor:
+        """The folded convolution, and a ReLU where one follows."""
+        out = F.conv2d(x, weight, bias, groups=self.spec.groups,
+                       **self.geometry)
+        return out.relu_() if relu else out
+
+    def weight_grad(self, x: Tensor, grad: OutputGrad,
+                    weight: Tensor) -> tuple[Tensor, Tensor]:
+        """Gradients to the folded kernel, in its shape, and to the bias."""
+        kernel = torch.zeros_like(weight)
+        bias = weight.new_zeros(len(weight))
+        for images in _image_chunks(grad.dy):
+            _, *own = self._conv_backward(x[images], grad.of(images), weight,
+                                          [False, True, True])
+            kernel += own[0]
+            bias += own[1]
+        return kernel, bias
+
+    def input_grad(self, x: Tensor, grad: OutputGrad, weight: Tensor,
+                   products: Tensor, sums: Tensor) -> Tensor:
+        """Gradient to x through the convolution and through the moments.
+
+        Args:
+            products: (G, P, P) symmetric; twice the gradient to the sums of
+                products.
+            sums: (G, P), gradient to the sums.
+        """
+        dx, _, _ = self._conv_backward(x, grad, weight,
+                                       [True, False, False])
+        products, sums = products.to(x.dtype), sums.to(x.dtype)
+        for images, patches in self._patches(x):
+            moved = torch.matmul(products, patches).add_(sums.unsqueeze(2))
+            dx[images] += F.fold(
+                moved.flatten(1, 2), x.shape[2:], self.spec.kernel_size,
+                **self.geometry)
+        return dx
+
+    def _patches(self, x: Tensor) -> Iterator[tuple[slice, Tensor]]:
+        """Chunks of images and their patches (n, G, P, H_out * W_out)."""
+        spec = self.spec
+        for images in _image_chunks(x, spec.kernel_size**2 / spec.stride**2):
+            unfolded = F.unfold(x[images], spec.kernel_size, **self.geometry)
+            yield images, unfolded.unflatten(1, (spec.groups, -1))
+
+    def _conv_backward(self, x: Tensor, grad: OutputGrad, weight: Tensor,
+                       mask: list[bool]) -> tuple[Tensor, Tensor, Tensor]:
+        spec = self.spec
+        return torch.ops.aten.convolution_backward(
+            grad.masked(), x, weight, [spec.out_channels], [spec.stride] * 2,
+            [spec.padding] * 2, [spec.dilation] * 2, False, [0, 0],
+            spec.groups, mask)
+
+
+def _image_chunks(x: Tensor, growth: float = 1) -> Iterator[slice]:
+    """Cut a batch into parts that take few MB, ``growth`` times x's bytes."""
+    bytes_of_image = x[0].numel() * x.element_size() * growth
+    size = max(1, int(_CHUNK_BYTES / bytes_of_image))
+    for first in range(0, len(x), size):
+        yield slice(first, first + size)
+
+
+def _output_size(size: int, spec: UnitSpec) -> int:
+    reach = spec.dilation * (spec.kernel_size - 1) + 1
+    return (size + 2 * spec.padding - reach) // spec.stride + 1
+
+
+_TAPS = 9
+
+
+def has_kernels(spec: UnitSpec, x: Tensor) -> bool:
+    """Whether the compiled kernels exist and do this unit on this input."""
+    return (spec.groups == spec.in_channels == spec.out_channels
+            and spec.kernel_size == 3 and spec.dilation == 1
+            and has_kernels_for(x))
+
+
+class DepthwiseConv(PatchConv):
+    """3x3, padding 1, any stride; tensors are brought to channels_last."""
+
+    def sums(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        channels = x.shape[1]
+        out = torch.empty(channels, (_TAPS + 1) * _TAPS, dtype=torch.float64)
+        self._call('moments', x, _pixels(x), out)
+        products, sums = out.split([_TAPS**2, _TAPS], 1)
+        return sums, products.unflatten(1, (_TAPS, _TAPS))
+
+    def weight_grad(self, x: Tensor, grad: OutputGrad,
+                    weight: Tensor) -> tuple[Tensor, Tensor]:
+        out = torch.empty(_TAPS + 1, x.shape[1], dtype=torch.float64)
+        self._call('weight_grad', x, _pixels(x), _pixels(grad.dy),
+                   _pixels(grad.active), out)
+        return out[:_TAPS].t().reshape(weight.shape), out[_TAPS]
+
+    def input_grad(self, x: Tensor, grad: OutputGrad, weight: Tensor,
+                   products: Tensor, sums: Tensor) -> Tensor:
+        dx = torch.empty_like(x, memory_format=torch.channels_last)
+        moves = torch.cat([products.flatten(1), sums], 1).double()
+        self._call('input_grad', x, _pixels(x), _pixels(grad.dy),
+                   _pixels(grad.active), weight.contiguous(), moves,
+                   after=_pixels(dx))
+        return dx
+
+    def _call(self, name: str, x: Tensor, *args, after=None) -> None:
+        n, c, h, w = x.shape
+        stride = self.spec.stride
+        shape = (ctypes.c_int64 * 8)(
+            n, h, w, c, stride, (h - 1) // stride + 1, (w - 1) // stride + 1,
+            torch.get_num_threads())
+        *given, last = args if after is None else (*args, after)
+        call(name, x.dtype, *given, shape, last)
+
+
+def _pixels(x: Optional[Tensor]) -> Optional[Tensor]:
+    """Images (N, C, H, W) as contiguous (N, H, W, C)."""
+    return None if x is None else x.permute(0, 2, 3, 1).contiguous()
+
+
+#: oneDNN's convolution (torch 2.14.1, AVX2) rounds as a matrix product does
+#: up to so many channels; with 256 its error is 1.4 times as large.
+_EXACT_CONV = 128
+#: Pixels of a chunk.
+_CHUNK = 8192
+#: Pixels whose products are summed in the tensor's own type: with 8192 their
+#: error is three times as large.
+_SUM_CHUNK = 2048
+
+
+class PointwiseConv(PatchConv):
+    """1x1, stride 1, one group, on matrices (pixels, channels).
+
+    A skip branch puts one large number into each row of the weight. A
+    product would round it again with every channel that is added after it,
+    so where kernels exist diagonals are kept out of products.
+    """
+
+    def sums(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        rows = pixel_rows(x)
+        channels = rows.shape[1]
+        gram = rows.new_zeros(channels, channels, dtype=torch.float64)
+        moments = gram.new_zeros(2, channels)
+        for (chunk, ) in chunks(rows, most=_SUM_CHUNK):
+            _add_gram(gram, chunk)
+            _add_moments(moments, chunk)
+        half = channels // 2
+        gram[half:, :half] = gram[:half, half:].t()
+        gram.diagonal().copy_(moments[1])
+        return moments[:1], gram[None]
+
+    def conv(self, x: Tensor, weight: Tensor, bias: Tensor,
+             relu: bool) -> Tensor:
+        if not has_kernels_for(x):
+            return super().conv(x, weight, bias, relu)
+        rows, skip = pixel_rows(x), self.spec.has_skip
+        matrix, diagonal = weight.flatten(1), torch.zeros_like(bias)
+        if skip:
+            matrix, diagonal = _apart(matrix)
+        y = _product(x, matrix)
+        call('pixel_normalize', y.dtype, y, rows if skip else None,
+             torch.stack([torch.ones_like(bias), diagonal, bias]), int(relu),
+             *size_for_kernels(y), y)
+        return y.view(len(x), *x.shape[2:], -1).permute(0, 3, 1, 2)
+
+    def weight_grad(self, x: Tensor, grad: OutputGrad,
+                    weight: Tensor) -> tuple[Tensor, Tensor]:
+        kernel = torch.zeros_like(weight).flatten(1)
+        bias = torch.zeros_like(kernel[:, 0], dtype=torch.float64)
+        parts = chunks(pixel_rows(x), *_rows(grad), most=_CHUNK)
+        buffer = torch.empty_like(parts[0][1])
+        for pixels, dy, active in parts:
+            dy = _masked_and_summed(dy, active, buffer, bias)
+            kernel.addmm_(dy.t(), pixels)
+        return kernel.view_as(weight), bias.to(weight.dtype)
+
+    def input_grad(self, x: Tensor, grad: OutputGrad, weight: Tensor,
+                   products: Tensor, sums: Tensor) -> Tensor:
+        dx = torch.empty_like(x, memory_format=torch.channels_last)
+        parts = chunks(pixel_rows(dx), pixel_rows(x), *_rows(grad),
+                       most=_CHUNK)
+        move = (_move_with_skip if self.spec.has_skip and has_kernels_for(x)
+                else _move)
+        move(parts, weight.flatten(1), products[0].to(x.dtype),
+             sums.to(x.dtype))
+        return dx
+
+
+def _product(x: Tensor, matrix: Tensor) -> Tensor:
+    """The pixels of x times ``matrix`` (O, C), transposed."""
+    if x.shape[1] <= _EXACT_CONV:
+        return pixel_rows(F.conv2d(x, matrix[:, :, None, None]))
+    return torch.mm(pixel_rows(x), matrix.t())
+
+
+def _move(parts: list[tuple], weight: Tensor, products: Tensor,
+          sums: Tensor) -> None:
+    """Fill the first of each of ``parts``: dx, x, dy and active."""
+    buffer = torch.empty_like(parts[0][2])
+    for dx, x, dy, active in parts:
+        torch.addmm(sums, x, products, out=dx)
+        dx.addmm_(_masked(dy, active, buffer), weight)
+
+
+def _move_with_skip(parts: list[tuple], weight: Tensor, products: Tensor,
+                    sums: Tensor) -> None:
+    """As :func:`_move`, with diagonals apart."""
+    weight, of_grad = _apart(weight)
+    products, of_input = _apart(products)
+    ones, zeros = torch.ones_like(of_grad), torch.zeros_like(of_grad)
+    # Of gradient, input and 1, in dx and in a copy of the gradient.
+    factors = torch.stack([of_grad, of_input, sums.flatten(),
+                           ones, zeros, zeros])
+    buffer = torch.empty_like(parts[0][0])
+    for dx, x, dy, active in parts:
+        masked = buffer[:len(dx)]
+        call('pixel_input_grads', dx.dtype, dy, active, x, x, factors,
+             *size_for_kernels(dx), masked, dx)
+        dx.addmm_(x, products)
+        dx.addmm_(masked, weight)
+
+
+def _masked(dy: Tensor, active: Optional[Tensor], buffer: Tensor) -> Tensor:
+    """A ReLU's gradient, in memory that the next call may use again."""
+    if active is None:
+        return dy
+    return torch.ops.aten.threshold_backward.grad_input(
+        dy, active, 0, grad_input=buffer[:len(dy)])
+
+
+def _masked_and_summed(dy: Tensor, active: Optional[Tensor], buffer: Tensor,
+                       sums: Tensor) -> Tensor:
+    """As :func:`_masked`; adds the sum of its pixels to ``sums``."""
+    if active is None or not has_kernels_for(dy):
+        dy = _masked(dy, active, buffer)
+        sums += dy.sum(0)
+        return dy
+    masked = buffer[:len(dy)]
+    call('pixel_mask', dy.dtype, dy, active, *size_for_kernels(dy), masked,
+         sums)
+    return masked
+
+
+def _rows(grad: OutputGrad) -> tuple[Tensor, Optional[Tensor]]:
+    return pixel_rows(grad.dy), (
+        None if grad.active is None else pixel_rows(grad.active))
+
+
+def _apart(matrix: Tensor) -> tuple[Tensor, Tensor]:
+    """A square matrix without its diagonal, and the diagonal."""
+    rest = matrix.clone()
+    rest.diagonal().zero_()
+    return rest, matrix.diagonal()
+
+
+def _add_gram(gram: Tensor, rows: Tensor) -> None:
+    """Add ``rows^T rows``, all but its lower left quarter."""
+    half = rows.shape[1] // 2
+    left, right = rows[:, :half], rows[:, half:]
+    gram[:half] += left.t() @ rows
+    gram[half:, half:] += right.t() @ right
+
+
+def _add_moments(moments: Tensor, rows: Tensor) -> None:
+    """Add the sums of rows and of their squares, more exact than a product.
+
+    A skip branch's variance is the difference of the two.
+    """
+    if has_kernels_for(rows):
+        call('pixel_moments', rows.dtype, rows, *size_for_kernels(rows),
+             moments)
+    else:
+        moments += torch.stack([rows.sum(0), rows.square().sum(0)])

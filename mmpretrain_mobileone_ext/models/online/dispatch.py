@@ -1,0 +1,252 @@
+"""Which exact method computes a unit, and its sum of branches by that method.
+
+A rule makes the same choice in every run and on every rank, so that a seed
+gives the same training. Its thresholds were measured on a CPU
+(tools/benchmark_training.py); elements are N * H * W * C of the input.
+"""
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
+from typing import Any, Optional, Union
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from ...errors import SpecError
+from ..spec import UnitSpec
+from .batch_fold import running_form
+from .by_moments import moments_form
+from .by_recompute import fused_form, recompute_form
+from .convs import PatchConv, has_kernels
+from .kernels import has_kernels_for
+from .unit import (
+    Unit,
+    autocast_dtype,
+    is_compiling,
+    is_exporting,
+    is_functorch_wrapped_tensor,
+)
+
+PREFERENCES = ('auto', 'memory', True, False)
+Preference = Union[str, bool]
+
+# Below so many elements calls cost more than arithmetic.
+_SMALL_DEPTHWISE = 10_000
+_SMALL_POINTWISE = 20_000
+_SMALL_WITHOUT_KERNELS = 80_000
+_LARGE_DEPTHWISE = 400_000  # of the output, one conv branch
+_LARGE = 800_000
+_SMALL_ONE_CONV = 600_000
+_LARGE_ONE_CONV = 1_500_000  # above, a kept output is memory to be felt
+_MANY_PATCHES = 10_000
+_FEW_TAPS = 64
+
+
+@dataclass(frozen=True)
+class Choice:
+    """'branches', 'fused', 'moments', 'recompute' or 'running', and why.
+
+    Words are put together when somebody asks: while torch.compile traces,
+    figures are symbols that have no format.
+    """
+    form: str
+    reason: str
+    figures: tuple = ()
+
+    @property
+    def why(self) -> str:
+        return self.reason.format(*self.figures)
+
+
+def check_preference(value: Preference) -> Preference:
+    """Return ``online_reparam`` if it is allowed.
+
+    Raises:
+        SpecError: naming what is.
+    """
+    if not isinstance(value, (bool, str)) or value not in PREFERENCES:
+        raise SpecError(f'online_reparam={value!r}; allowed are '
+                        f'{", ".join(map(repr, PREFERENCES))}')
+    return value
+
+
+def choose_form(unit: Unit, x: Tensor, preference: Preference) -> Choice:
+    """The form of a plain unit on images (N, C, H, W)."""
+    if preference is False:
+        return Choice('branches', 'online_reparam=False')
+    by_batch = unit.by_batch
+    if by_batch is None:
+        return Choice('branches', 'some norms are in eval mode, some not')
+    if not by_batch:
+        return Choice('running', 'norms use running statistics')
+    if preference is True:
+        return Choice('moments', 'online_reparam=True')
+    if unit.group() is not None:
+        return _choose_synchronized(unit.spec)
+    choice = _fastest(unit.spec, x)
+    if preference == 'memory' and choice.form in ('branches', 'fused'):
+        return Choice('recompute', "online_reparam='memory'; "
+                      f'{choice.reason}', choice.figures)
+    return choice
+
+
+class SmallInputs:
+    """Inputs for which branches are the choice in training.
+
+    Told by shape alone: on small inputs a look at norms and hooks is a part
+    of the step that can be felt, and so is the rule itself (1 to 2 % of S1's
+    step at 1x64²), so the last answer is kept. Never so among ranks, which
+    have to choose alike.
+
+    Args:
+        spec: of the unit.
+    """
+
+    def __init__(self, spec: UnitSpec):
+        self.spec = spec
+        self._asked: Any = None
+        self._answer = False
+
+    def contain(self, x: Tensor, preference: Preference) -> bool:
+        """Whether x (N, C, H, W) is one; only under ``'auto'``."""
+        if preference != 'auto' or (dist.is_available()
+                                    and dist.is_initialized()):
+            return False
+        if is_compiling():
+            return self._ask(x)
+        asked = x.shape, x.dtype, x.device
+        if asked != self._asked:
+            self._asked, self._answer = asked, self._ask(x)
+        return self._answer
+
+    def _ask(self, x: Tensor) -> bool:
+        return (x.dim() == 4 and x.numel() > 0
+                and _fastest(self.spec, x).form == 'branches')
+
+
+def _choose_synchronized(spec: UnitSpec) -> Choice:
+    """Ranks may have batches of different size and must not differ."""
+    if spec.num_convs > 1:
+        return Choice('moments', 'several branches, synchronized norms')
+    return Choice('branches', 'one conv branch, synchronized norms')
+
+
+def _fastest(spec: UnitSpec, x: Tensor) -> Choice:
+    if spec.kernel_size == spec.stride == spec.groups == 1:
+        return _choose_pointwise(spec, x)
+    if x.device.type != 'cpu':
+        return Choice('branches', 'no compiled kernels on this device')
+    if spec.groups == spec.in_channels == spec.out_channels:
+        return _choose_depthwise(spec, x)
+    patches = PatchConv(spec).count(x)
+    taps = spec.kernel_size**2 * spec.in_channels // spec.groups
+    if spec.groups == 1 and taps <= _FEW_TAPS and patches >= _MANY_PATCHES:
+        return Choice('moments', '{} taps, {} patches', (taps, patches))
+    return Choice('branches', '{} taps, {} patches', (taps, patches))
+
+
+def _choose_pointwise(spec: UnitSpec, x: Tensor) -> Choice:
+    channels, elements = spec.in_channels, x.numel()
+    pixels = elements // channels
+    per_channel = '{:.1f} pixels a channel'
+    figures = (pixels / channels, )
+    if spec.num_convs > 1:
+        enough = (pixels >= channels and elements >= _SMALL_POINTWISE
+                  if has_kernels_for(x) else
+                  pixels >= 2.5 * channels
+                  and elements >= _SMALL_WITHOUT_KERNELS)
+        return Choice('moments' if enough else 'branches', per_channel,
+                      figures)
+    if spec.num_convs == 1 and has_kernels_for(x):
+        return _choose_one_conv(pixels * max(channels, spec.out_channels))
+    if pixels >= 100 * channels:
+        return Choice('moments', per_channel, figures)
+    if elements >= _LARGE and x.device.type == 'cpu':
+        return Choice('recompute', 'one conv branch, {} elements',
+                      (elements, ))
+    return Choice('branches', f'one conv branch, {per_channel}', figures)
+
+
+def _choose_one_conv(elements: int) -> Choice:
+    form = 'branches'
+    if elements >= _SMALL_ONE_CONV:
+        form = 'fused' if elements < _LARGE_ONE_CONV else 'recompute'
+    return Choice(form, 'one conv branch, {} elements', (elements, ))
+
+
+def _choose_depthwise(spec: UnitSpec, x: Tensor) -> Choice:
+    elements, kernels = x.numel(), has_kernels(spec, x)
+    why = '{} conv branches, {} elements', (spec.num_convs, elements)
+    if spec.num_convs <= 1:
+        least = _LARGE_DEPTHWISE * spec.stride**2
+    else:
+        least = _SMALL_DEPTHWISE if kernels else _SMALL_WITHOUT_KERNELS
+    if elements < least:
+        return Choice('branches', *why)
+    if kernels:
+        return Choice('moments', *why)
+    # Torch's depthwise kernels of stride 1 are slower in channels_last.
+    return Choice('recompute' if spec.stride > 1 else 'branches', *why)
+
+
+@torch.compiler.disable
+def online_sum(unit: Unit, x: Tensor,
+               preference: Preference) -> Optional[Tensor]:
+    """Sum of all branches of ``x``, or None where they have to run.
+
+    Under autocast x is brought to its type, and statistics and folding stay
+    in float32 or better.
+    """
+    form = _closer_look(unit, x, preference).form
+    if form == 'branches':
+        return None
+    dtype = autocast_dtype(x)
+    x = x.to(dtype or x.dtype, memory_format=torch.channels_last)
+    with torch.autocast(x.device.type, enabled=False) if dtype else \
+            nullcontext():
+        return {'fused': fused_form, 'moments': moments_form,
+                'recompute': recompute_form,
+                'running': running_form}[form](unit, x)
+
+
+def planned_form(unit: Unit, x: Tensor, preference: Preference,
+                 training: bool) -> Choice:
+    """What a unit in this mode does with x, and why."""
+    if training and SmallInputs(unit.spec).contain(x, preference):
+        return Choice('branches', 'small input')
+    return _closer_look(unit, x, preference)
+
+
+def _closer_look(unit: Unit, x: Tensor, preference: Preference) -> Choice:
+    if (_is_plain_tensor(x) and unit.is_plain()
+            and _fits(unit.parameters, x, autocast_dtype(x))):
+        return choose_form(unit, x, preference)
+    return Choice('branches', 'no other form is defined')
+
+
+def _is_plain_tensor(x: Tensor) -> bool:
+    """Whether x is an image batch, and nobody records what runs."""
+    return (type(x) in (Tensor, torch.nn.Parameter) and x.dim() == 4
+            and x.numel() > 0 and not torch.jit.is_tracing()
+            and not is_exporting())
+
+
+def _fits(params: Sequence[Optional[Tensor]], x: Tensor,
+          autocast: Optional[torch.dtype]) -> bool:
+    """Whether parameters are where x is, in the type a convolution wants.
+
+    Not so where one, or x, stands for others (``torch.func``): the forms
+    have gradients and batches of their own.
+    """
+    dtype = autocast or x.dtype
+    wanted = (torch.float32 if dtype in (torch.float16, torch.bfloat16)
+              else dtype)
+    return (wanted in (torch.float32, torch.float64)
+            and (autocast is not None or dtype == wanted)
+            and not is_functorch_wrapped_tensor(x)
+            and all(p is None or (p.dtype == wanted and p.device == x.device
+                                  and not is_functorch_wrapped_tensor(p))
+                    for p in params))

@@ -1,0 +1,114 @@
+"""Candidates: same weights, right arguments, timm or not."""
+import sys
+from types import ModuleType
+
+import pytest
+import torch
+from helpers import assert_close, assert_same_state
+from torch import nn
+
+from mmpretrain_mobileone_ext.commands.benchmark.training import candidates
+from mmpretrain_mobileone_ext.commands.benchmark.training.candidates import (
+    FORMS,
+    BenchmarkOptions,
+    build_candidate,
+    build_candidates,
+    choose_forms,
+    reference_state,
+)
+from mmpretrain_mobileone_ext.errors import SpecError
+
+
+@pytest.fixture
+def state():
+    return reference_state('s0', seed=0)
+
+
+def test_forms_are_one_network():
+    built = build_candidates(['mmpretrain', 'branches', 'folded'], 's0',
+                             'cpu')
+    images = torch.rand(2, 3, 32, 32, dtype=torch.float64)
+    maps = []
+    for candidate in built:
+        assert candidate.net.training
+        candidate.net.double().eval()
+        maps.append(candidate.last_map(images))
+    assert maps[0].shape == (2, 1024, 1, 1)
+    assert_close(maps[0], maps[1], 1e-10)
+    assert_close(maps[0], maps[2], 1e-5)  # folded and rounded in float32
+
+
+def test_weights_come_from_the_seed_alone(state):
+    before = torch.random.get_rng_state()
+    assert_same_state(state, reference_state('s0', seed=0))
+    assert torch.equal(before, torch.random.get_rng_state())
+    other = reference_state('s0', seed=1)
+    assert not any(
+        torch.equal(other[k], v) for k, v in state.items() if v.ndim)
+
+
+def test_dtype_is_as_asked(state):
+    candidate = build_candidate('branches', 's0', state, 'cpu', torch.float64)
+    dtypes = {p.dtype for p in candidate.net.parameters()}
+    assert dtypes == {torch.float64}
+
+
+@pytest.mark.parametrize(('form', 'arguments'), [
+    ('branches', dict(online_reparam=False)),
+    ('auto', dict(online_reparam='auto')),
+    ('moments', dict(online_reparam=True)),
+    ('memory', dict(online_reparam='memory')),
+    ('folded', dict(deploy=True)),
+])
+def test_a_form_is_an_argument_of_our_backbone(monkeypatch, form, arguments):
+    given = {}
+
+    class Recorder(nn.Linear):
+
+        def __init__(self, **kwargs):
+            super().__init__(1, 1)
+            given.update(kwargs)
+
+    monkeypatch.setattr(candidates, 'ConfigurableMobileOne', Recorder)
+    build_candidate(form, 's2', nn.Linear(1, 1).state_dict())
+    assert given == dict(arch='s2', **arguments)
+
+
+def test_without_timm_a_note_says_so(monkeypatch):
+    monkeypatch.setattr(candidates, 'find_spec', lambda name: None)
+    forms, note = choose_forms(BenchmarkOptions())
+    assert forms == tuple(f for f in FORMS if f != 'timm')
+    assert 'timm is not installed' in note
+
+
+def test_without_timm_it_cannot_be_asked_for(monkeypatch):
+    monkeypatch.setattr(candidates, 'find_spec', lambda name: None)
+    with pytest.raises(SpecError, match='timm, which is not installed'):
+        choose_forms(BenchmarkOptions(forms=('auto', 'timm')))
+
+
+def test_forms_are_taken_once_in_the_order_given():
+    options = BenchmarkOptions(forms=('auto', 'branches', 'auto'))
+    assert choose_forms(options) == (('auto', 'branches'), None)
+    sweep = BenchmarkOptions(sweep=True)
+    assert choose_forms(sweep) == (('branches', 'auto'), None)
+
+
+def test_timm_is_used_up_to_its_last_map(monkeypatch, state):
+    asked = {}
+
+    class Net(nn.Conv2d):
+
+        def forward_features(self, images):
+            return self(images)
+
+    def create_model(name, num_classes):
+        asked[name] = num_classes
+        return Net(3, 7, 1)
+
+    timm = ModuleType('timm')
+    timm.create_model = create_model
+    monkeypatch.setitem(sys.modules, 'timm', timm)
+    candidate = build_candidate('timm', 's3', state)
+    assert asked == {'mobileone_s3': 0}
+    assert candidate.last_map(torch.rand(1, 3, 2, 2)).shape == (1, 7, 2, 2)

@@ -1,0 +1,114 @@
+"""A case: turns, counts, and failures that stay in their row."""
+import pytest
+import torch
+from benchmark_kit import toy_step
+from torch import nn
+
+from mmpretrain_mobileone_ext.commands.benchmark.training import (
+    case as case_module,
+)
+from mmpretrain_mobileone_ext.commands.benchmark.training.candidates import (
+    BenchmarkOptions,
+)
+from mmpretrain_mobileone_ext.commands.benchmark.training.case import (
+    OUT_OF_MEMORY,
+    measure_case,
+    ran_out_of_memory,
+    steps_of_case,
+)
+
+OPTIONS = BenchmarkOptions(steps=3, warmup=1)
+FORMS = ('branches', 'auto', 'folded')
+
+
+class Broken(nn.Module):
+    """Raises from its n-th call on."""
+
+    def __init__(self, error, after=0):
+        super().__init__()
+        self.error, self.left = error, after
+
+    def forward(self, x):
+        self.left -= 1
+        if self.left < 0:
+            raise self.error
+        return x
+
+
+@pytest.fixture
+def measured(monkeypatch):
+    """Measures toys instead of forms; ``extra`` adds layers to a form."""
+
+    def measure(extra=None, **kwargs):
+
+        def toys(forms, arch, device):
+            return [
+                toy_step([nn.Conv2d(3, 3, 1), *(extra or {}).get(form, [])],
+                         form=form).candidate for form in forms
+            ]
+
+        monkeypatch.setattr(case_module, 'build_candidates', toys)
+        return measure_case(OPTIONS, FORMS, 's0', 2, 8, **kwargs)
+
+    return measure
+
+
+def test_every_form_is_measured(measured):
+    advanced = []
+    case = measured(advance=advanced.append)
+    assert [c.form for c in case.costs] == list(FORMS)
+    assert all(len(c.step_ms) == 3 and c.first_ms > 0 for c in case.costs)
+    assert all(c.saved_bytes == 0 and not c.failure for c in case.costs)
+    assert sum(advanced) == steps_of_case(OPTIONS, FORMS, 2, 8) == 3 * 7
+
+
+def test_forms_take_turns(measured):
+    order = []
+
+    class Seen(nn.Module):
+
+        def __init__(self, form):
+            super().__init__()
+            self.form = form
+
+        def forward(self, x):
+            if torch.is_grad_enabled():
+                order.append(self.form)
+            return x
+
+    measured({form: [Seen(form)] for form in FORMS})
+    b, a, f = FORMS
+    assert order[:3] == [b, a, f]  # first steps
+    assert order[3:6] == [b, a, f]  # warm-up
+    assert order[6:15] == [b, a, f, a, f, b, f, b, a]  # timed
+
+
+@pytest.mark.parametrize('after', [0, 3])
+def test_out_of_memory_stays_in_its_row(measured, after):
+    error = RuntimeError("DefaultCPUAllocator: can't allocate memory: you "
+                         'tried to allocate 1 bytes.')
+    case = measured({'auto': [Broken(error, after)]})
+    failed = case.cost('auto')
+    assert failed.failure == OUT_OF_MEMORY
+    assert len(failed.step_ms) == max(after - 2, 0)
+    assert failed.saved_bytes is None
+    assert len(case.cost('folded').step_ms) == 3
+    assert case.cost('branches').failure is None
+
+
+def test_other_errors_are_not_hidden(measured):
+    with pytest.raises(RuntimeError, match='a bug'):
+        measured({'auto': [Broken(RuntimeError('a bug'))]})
+
+
+def test_what_counts_as_out_of_memory():
+    assert ran_out_of_memory(torch.cuda.OutOfMemoryError('CUDA'))
+    assert ran_out_of_memory(MemoryError())
+    assert not ran_out_of_memory(RuntimeError('shapes do not match'))
+    assert not ran_out_of_memory(ValueError("can't allocate memory"))
+
+
+def test_torch_says_so_in_these_words():
+    with pytest.raises(RuntimeError) as caught:
+        torch.empty(2**60, dtype=torch.uint8)
+    assert ran_out_of_memory(caught.value)

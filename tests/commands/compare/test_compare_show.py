@@ -1,0 +1,101 @@
+"""Turns, tables and the picture, on figures that are made up."""
+import csv
+import io
+import random
+
+import pytest
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+from mmpretrain_mobileone_ext.commands.compare import table as latency
+from mmpretrain_mobileone_ext.commands.compare.entries import Published
+from mmpretrain_mobileone_ext.commands.compare.table import (
+    Comparison,
+    Latency,
+    Row,
+    in_turns,
+    write_comparison,
+)
+from mmpretrain_mobileone_ext.report.labels import place_labels
+
+MACHINE = dict(cpu='x', cores=2, load=None, versions=dict(torch='2'))
+
+
+def row(name, ms, top1, **more):
+    return Row(name, name, 'hub', name.startswith('mobileone'),
+               (Published('hub', f'source of {name}', top1), ),
+               params=2_000_000, flops=3_000_000,
+               torch=Latency(ms, ms / 2, 3), **more)
+
+
+def test_medians_in_turns(monkeypatch):
+    """Each call moves the clock by its own amount, once more each time."""
+    order, now = [], [0.0]
+    monkeypatch.setattr(latency.time, 'perf_counter', lambda: now[0])
+
+    def call(name, seconds):
+        def run():
+            order.append(name)
+            now[0] += seconds * order.count(name)
+        return run
+
+    found = in_turns(dict(a=call('a', 1), b=call('b', 10)), 3, 1)
+    assert found['a'] == Latency(3000, 2000, 3)
+    assert found['b'] == Latency(30000, 20000, 3)
+    assert order == ['b', 'a', 'a', 'b', 'b', 'a', 'a', 'b']
+
+
+def test_files_hold_what_was_found(tmp_path):
+    found = Comparison(
+        (row('mobileone-s0', 12.34, 71.4), row('a', 8.0, 70.0),
+         Row('broken', 'broken', 'file', False, failure='a | b')),
+        224, 1, MACHINE, ('a note', ))
+    paths = write_comparison(found, tmp_path / 'new')
+    assert [p.suffix for p in paths] == ['.json', '.csv', '.md', '.png']
+    lines = (tmp_path / 'new/compare.md').read_text().splitlines()
+    assert lines[0] == ('| model | params M | FLOPs M | torch ms | top-1 hub '
+                        '| failed |')
+    assert lines[2] == '| mobileone-s0 | 2.00 | 3 | 12.3 | 71.40 |  |'
+    assert lines[4].endswith(r'| a \| b |')
+    assert any('source of a' in x for x in lines)
+    text = (tmp_path / 'new/compare.csv').read_text()
+    rows = list(csv.DictReader(io.StringIO(text)))
+    assert float(rows[0]['torch ms']) == 12.34
+    assert rows[2]['failure'] == 'a | b'
+    assert paths[-1].read_bytes().startswith(b'\x89PNG')
+
+
+def overlaps(boxes):
+    return [(a, b) for i, a in enumerate(boxes) for b in boxes[i + 1:]
+            if min(a.x1, b.x1) > max(a.x0, b.x0) + 1
+            and min(a.y1, b.y1) > max(a.y0, b.y0) + 1]
+
+
+def drawn(spots, place=True):
+    figure = Figure(figsize=(8, 5), layout='constrained')
+    canvas = FigureCanvasAgg(figure)
+    axis = figure.subplots()
+    axis.set_xlim(0, 10)
+    axis.set_ylim(0, 10)
+    labels = place_labels(figure, axis, spots)
+    if not place:
+        for label in labels:
+            label.set_position((0, 0))
+    canvas.draw()
+    from matplotlib.text import Text
+    return [Text.get_window_extent(label) for label in labels]
+
+
+@pytest.mark.parametrize('seed', range(3))
+def test_labels_do_not_meet(seed):
+    rng = random.Random(seed)
+    spots = [(f'network-{i}', rng.uniform(2, 8), rng.uniform(2, 8),
+              rng.uniform(3, 9)) for i in range(14)]
+    assert not overlaps(drawn(spots))
+
+
+def test_labels_that_are_not_placed_meet():
+    """The check above notices."""
+    spots = [(f'network-{i}', 5, 5 + i / 50, 4) for i in range(4)]
+    assert overlaps(drawn(spots, place=False))
+    assert not overlaps(drawn(spots))

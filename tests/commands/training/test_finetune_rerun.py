@@ -1,0 +1,144 @@
+"""The same command goes on with an interrupted run, and with no other."""
+import pytest
+from PIL import Image
+
+from mmpretrain_mobileone_ext.commands.training.finetune import cli
+from mmpretrain_mobileone_ext.commands.training.to_phone import TrainToPhone
+from mmpretrain_mobileone_ext.errors import MobileOneExtError
+from mmpretrain_mobileone_ext.utils.config import MIM
+
+RECIPE = str(MIM / 'configs/digits/mobileone-tiny_bs64_digits.py')
+
+
+class KilledError(Exception):
+    """In place of the end of the process."""
+
+
+@pytest.fixture
+def scene(tmp_path, monkeypatch):
+    return Scene(tmp_path, monkeypatch)
+
+
+class Scene:
+    """Runs whose steps are replaced by ``do``."""
+
+    def __init__(self, root, monkeypatch):
+        self.data, self.work = root / 'data', root / 'work'
+        for path in ('cat/1', 'cat/2', 'dog/1', 'dog/2'):
+            self.add(path)
+        self.seen = []
+        self.do = self.kill
+        monkeypatch.setattr(TrainToPhone, 'run', lambda steps: self.do(steps))
+        self.rehearsed = 0
+        monkeypatch.setattr(cli, 'rehearse', self.rehearse)
+
+    def add(self, path):
+        file = self.data / f'{path}.png'
+        file.parent.mkdir(parents=True, exist_ok=True)
+        Image.new('L', (8, 8)).save(file)
+
+    def rehearse(self, cfg, package):
+        self.rehearsed += 1
+
+    def kill(self, steps):
+        self.seen.append(steps.record.done)
+        steps.record = steps.record.with_step(f'step {len(self.seen)}')
+        raise KilledError
+
+    def finish(self, steps):
+        steps.record.as_finished()
+        return []
+
+    def go(self, *args):
+        cli.run([str(self.data), '--config', RECIPE, '--work-dir',
+                 str(self.work), *args])
+
+    def refused(self, words, *args):
+        before = {p: p.read_bytes() for p in self.work.iterdir()
+                  if not p.name.startswith('.')}
+        with pytest.raises(MobileOneExtError, match=words):
+            self.go(*args)
+        assert before == {p: p.read_bytes() for p in before}
+
+
+def interrupt(scene, *args):
+    with pytest.raises(KilledError):
+        scene.go(*args)
+
+
+def test_an_interrupted_run_goes_on(scene):
+    interrupt(scene, '--epochs', '3')
+    interrupt(scene, '--epochs', '3')
+    assert scene.seen == [(), ('step 1',)]
+    assert scene.rehearsed == 1
+
+
+def test_mmengine_writes_a_config_over_ours(scene):
+    interrupt(scene)
+    (scene.work / 'finetune.py').write_text('launcher = "none"')
+    interrupt(scene)
+    assert scene.seen[1] == ('step 1',)
+
+
+def test_another_run_is_not_mixed_in(scene):
+    interrupt(scene)
+    for args, words in (
+            (['--epochs', '4'], 'epochs'),
+            (['--frozen-stages', '2'], 'frozen_stages'),
+            (['--weights', 'x.pth'], 'weights'),
+            (['--cfg-options', 'train_dataloader.batch_size=3'], 'recipe')):
+        scene.refused(f'holds an earlier run with other {words}; choose',
+                      *args)
+    scene.add('cat/3')
+    scene.refused('holds an earlier run with other images')
+
+
+def test_what_is_skipped_belongs_to_a_run(scene):
+    interrupt(scene)
+    (scene.data / 'cat/broken.png').write_bytes(b'<html>')
+    scene.refused('holds an earlier run with other images')
+
+
+def test_a_finished_run_is_refused_before_images_are_opened(
+        scene, monkeypatch):
+    scene.do = scene.finish
+    scene.go()
+    monkeypatch.setattr(cli, 'read_folder', None)
+    scene.refused('which is finished')
+
+
+def test_a_finished_run_stays(scene):
+    scene.do = scene.finish
+    scene.go()
+    scene.refused('holds an earlier run, which is finished; choose')
+
+
+def test_a_run_without_a_record_stays(scene):
+    scene.work.mkdir()
+    (scene.work / 'finetune.py').touch()
+    scene.refused('holds an earlier run; choose')
+
+
+def test_force_starts_anew(scene):
+    interrupt(scene)
+    (scene.work / 'last_checkpoint').write_text('epoch_9.pth')
+    interrupt(scene, '--force')
+    assert not (scene.work / 'last_checkpoint').exists()
+    assert scene.seen == [(), ()]
+
+
+def test_a_mistake_can_be_mended(scene):
+    """What fails before the first step leaves no run behind."""
+    with pytest.raises(MobileOneExtError, match='epochs=0'):
+        scene.go('--epochs', '0')
+    interrupt(scene, '--epochs', '2')
+
+
+def test_two_at_once(scene):
+    def second(steps):
+        with pytest.raises(MobileOneExtError, match='is in use by process'):
+            scene.go()
+        raise KilledError
+
+    scene.do = second
+    interrupt(scene)
