@@ -26,10 +26,11 @@ test-slow: $(READY)
 test-kernels: $(READY)
 	ATEN_CPU_CAPABILITY=default ONEDNN_MAX_CPU_ISA=SSE41 \
 		$(BIN)/python -m pytest -n 2 --dist loadfile -m 'not slow' \
-		tests/models/online tests/coreml/test_export*.py \
-		tests/coreml/test_networks.py
+		tests/models/online tests/export/test_export*.py \
+		tests/export/test_networks.py
 
 lint: $(READY)
+	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/ruff check --preview --select PLW1514 \
 		mmpretrain_mobileone_ext tools setup.py

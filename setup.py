@@ -3,6 +3,7 @@
 ``.mim`` is where mmengine looks for ``mmpretrain_mobileone_ext::...``. In
 the repository it holds symbolic links, in a wheel copies.
 """
+
 import shutil
 from pathlib import Path
 
@@ -12,9 +13,17 @@ from setuptools.command.build_py import build_py
 ROOT = Path(__file__).resolve().parent
 PACKAGE = 'mmpretrain_mobileone_ext'
 COREML = ['coremltools>=9,<10', 'numpy<2.4']  # apple/coremltools#2633
-TEST = ['pytest>=7', 'pytest-xdist>=3', 'hypothesis>=6', 'scikit-learn>=1.0',
-        'jsonschema>=4', 'tree-sitter>=0.23', 'tree-sitter-swift>=0.7',
-        'timm>=1.0', 'safetensors>=0.4']
+TEST = [
+    'pytest>=7',
+    'pytest-xdist>=3',
+    'hypothesis>=6',
+    'scikit-learn>=1.0',
+    'jsonschema>=4',
+    'tree-sitter>=0.23',
+    'tree-sitter-swift>=0.7',
+    'timm>=1.0',
+    'safetensors>=0.4',
+]
 
 
 class BuildWithConfigs(build_py):
@@ -30,7 +39,8 @@ class BuildWithConfigs(build_py):
                 ROOT / name,
                 target / name,
                 ignore=shutil.ignore_patterns('__pycache__'),
-                dirs_exist_ok=True)
+                dirs_exist_ok=True,
+            )
         for name in ('model-index.yml', 'requirements-tested.txt'):
             shutil.copy(ROOT / name, target)
 
@@ -44,16 +54,22 @@ def version() -> str:
 setup(
     name='mmpretrain-mobileone-ext',
     version=version(),
-    description='Configurable MobileOne for MMPretrain, verified down to '
-    'the Core ML file',
+    description='Configurable MobileOne for MMPretrain, verified down to the Core ML file',
     long_description=(ROOT / 'README.md').read_text(encoding='utf-8'),
     long_description_content_type='text/markdown',
     license='Apache-2.0',
     packages=find_packages(include=[PACKAGE, f'{PACKAGE}.*']),
-    package_data={PACKAGE: [
-        'models/online/kernels/*.cpp', 'models/online/kernels/*.h', 'report/templates/*',
-        'coreml/swift/bench.schema.json', 'coreml/swift/templates/*',
-        'coreml/swift/templates/*/*', 'commands/compare/published.json']},
+    package_data={
+        PACKAGE: [
+            'models/online/kernels/*.cpp',
+            'models/online/kernels/*.h',
+            'report/templates/*',
+            'coreml/swift/bench.schema.json',
+            'coreml/swift/templates/*',
+            'coreml/swift/templates/*/*',
+            'commands/compare/published.json',
+        ]
+    },
     cmdclass={'build_py': BuildWithConfigs},
     python_requires='>=3.9',
     install_requires=[
@@ -86,4 +102,5 @@ setup(
         'Development Status :: 4 - Beta',
         'License :: OSI Approved :: Apache Software License',
         'Programming Language :: Python :: 3',
-    ])
+    ],
+)

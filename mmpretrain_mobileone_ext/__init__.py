@@ -7,18 +7,19 @@ writing of configs safe, ``mmpretrain_mobileone_ext::`` configs known to
 mmengine and class names compared in every run. It imports neither
 coremltools nor mmdeploy.
 """
+
 import warnings
 
 with warnings.catch_warnings():
     # mmcv-lite says so whenever it is imported; nothing here uses that op.
-    warnings.filterwarnings(
-        'ignore', r'\s*Fail to import ``MultiScaleDeformableAttention``')
+    warnings.filterwarnings('ignore', r'\s*Fail to import ``MultiScaleDeformableAttention``')
     try:
         import mmpretrain.models  # noqa: F401
     # An incompatible version asserts, a home that is missing is an error of
     # the runtime: any type.
     except Exception as reason:
         from .utils.doctor.advice import stop_import
+
         stop_import(reason)
 
 from .checkpoints import download as _safe_loading  # noqa: F401

@@ -1,4 +1,5 @@
 """Export an image classifier to Core ML: the story of an export on one page."""
+
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
@@ -10,12 +11,7 @@ import numpy as np
 from mmengine.config import Config
 from torch import nn
 
-from .coreml.metadata import (
-    in_words,
-    preview_metadata,
-    versions,
-    write_metadata,
-)
+from .coreml.metadata import in_words, preview_metadata, versions, write_metadata
 from .coreml.program import quiet
 from .coreml.program.read import read_program
 from .coreml.targets import DEFAULT_TARGET
@@ -54,16 +50,19 @@ def write_extras(job: Job, made: Made, out: Path, steps: Steps) -> None:
         if options.report is not None:
             _write_report(job, made, out, steps)
     except MobileOneExtError as error:
-        raise type(error)(f'{out} is written, but what goes with it is not: '
-                          f'{error}') from error
+        raise type(error)(f'{out} is written, but what goes with it is not: {error}') from error
 
 
 def _write_swift(job: Job, out: Path) -> None:
     from .coreml.swift import write_swift_package
+
     batch, _ = next(job.images.chunks())
-    write_swift_package(out, job.options.swift or out.parent,
-                        images=_pictures(job, batch[:_GOLDEN].numpy()),
-                        force=job.options.force)
+    write_swift_package(
+        out,
+        job.options.swift or out.parent,
+        images=_pictures(job, batch[:_GOLDEN].numpy()),
+        force=job.options.force,
+    )
 
 
 def _pictures(job: Job, batch: np.ndarray) -> Sequence[np.ndarray]:
@@ -79,15 +78,17 @@ def _pictures(job: Job, batch: np.ndarray) -> Sequence[np.ndarray]:
 def _write_report(job: Job, made: Made, out: Path, steps: Steps) -> None:
     from .report import write_report
     from .report.collect import Network, Subject, assemble
+
     source, plain = job.source, made.plain
     folded = switch_to_deploy(source.model, inplace=False)
     config = source.config
     subject = Subject(
         title=f'{out.name}: {source.config_name}',
-        networks=[Network(source.model, source.checkpoint or ''),
-                  Network(folded.eval(), note='folded for this page')],
-        programs=[*([(plain, 'before compression')] if plain else []),
-                  (out, '')],
+        networks=[
+            Network(source.model, source.checkpoint or ''),
+            Network(folded.eval(), note='folded for this page'),
+        ],
+        programs=[*([(plain, 'before compression')] if plain else []), (out, '')],
         split=job.split,
         images=job.images,
         classes=job.labels.names,
@@ -97,8 +98,9 @@ def _write_report(job: Job, made: Made, out: Path, steps: Steps) -> None:
         std=job.preprocessing.std,
         config=source.config_name,
         config_text='' if config is None else config.pretty_text,
-        files=((source.checkpoint or '', source.sha256 or ''), ),
-        baseline=plain)
+        files=((source.checkpoint or '', source.sha256 or ''),),
+        baseline=plain,
+    )
     data = _with_searches(assemble(subject, steps), made, out)
     with steps.step('write report'):
         write_report(data, job.options.report or out.parent)
@@ -106,25 +108,26 @@ def _write_report(job: Job, made: Made, out: Path, steps: Steps) -> None:
 
 def _with_searches(data: ReportData, made: Made, out: Path) -> ReportData:
     # The last: before compression, the file has the same name.
-    own = [row.form for row in data.forms
-           if row.file == out.name and row.kind == 'coreml']
+    own = [row.form for row in data.forms if row.file == out.name and row.kind == 'coreml']
     found, verdict = made.compression, made.verdict
     data = replace(
-        data,
-        chosen=own[-1] if own else None,
-        kept_fp32=[(op.name, op.why) for op in made.kept])
+        data, chosen=own[-1] if own else None, kept_fp32=[(op.name, op.why) for op in made.kept]
+    )
     if verdict is not None:
         data = replace(data, accuracy=verdict, max_drop=verdict.bound)
     if found is not None and found.candidates:
         data = replace(
-            data, candidates=_candidates(found, made.plain, out),
-            chosen_on=found.chosen_on, chosen_images=found.chosen_images)
+            data,
+            candidates=_candidates(found, made.plain, out),
+            chosen_on=found.chosen_on,
+            chosen_images=found.chosen_images,
+        )
     return data
 
 
-def _candidates(found: Compression, plain: Optional[Path],
-                out: Path) -> list[Candidate]:
+def _candidates(found: Compression, plain: Optional[Path], out: Path) -> list[Candidate]:
     from .report.data import Candidate
+
     # Labels and metadata, which every one of them would get.
     later = tree_bytes(out) - found.bytes
     before = found.plain_bytes if plain is None else tree_bytes(plain)
@@ -138,7 +141,8 @@ def _candidates(found: Compression, plain: Optional[Path],
             chosen=c.path is not None,
             note=c.reason,
             kind=c.kind,
-            lost_points=c.drop_points)
+            lost_points=c.drop_points,
+        )
         for c in found.candidates
     ]
 
@@ -165,13 +169,11 @@ def describe(made: Path, result: ExportResult, job: Job) -> None:
         config=source.config_name,
         source_checkpoint=source.checkpoint,
         source_sha256=source.sha256,
-        parity=dict(
-            found.parity.to_dict(),
-            tolerance=result.tolerance,
-            images=found.images),
+        parity=dict(found.parity.to_dict(), tolerance=result.tolerance, images=found.images),
         top1=dict(torch=found.top1_reference, coreml=found.top1_candidate),
         versions=versions(),
-        **preview_metadata(read_program(made)))
+        **preview_metadata(read_program(made)),
+    )
     if result.verdict is not None:
         user['accuracy'] = result.verdict.to_dict()
     if result.compression is not None:
@@ -180,10 +182,14 @@ def describe(made: Path, result: ExportResult, job: Job) -> None:
         author=options.author or 'mmpretrain_mobileone_ext',
         license=options.license or 'not stated',
         versionString=versions()['mmpretrain_mobileone_ext'],
-        shortDescription=f'{source.config_name}: {_kind(job)}')
-    write_metadata(made, user, standard,
-                   f'{layout}, {pre.size[0]} x {pre.size[1]} (H x W), pixels '
-                   f'0 to 255. {words}')
+        shortDescription=f'{source.config_name}: {_kind(job)}',
+    )
+    write_metadata(
+        made,
+        user,
+        standard,
+        f'{layout}, {pre.size[0]} x {pre.size[1]} (H x W), pixels 0 to 255. {words}',
+    )
 
 
 def _kind(job: Job) -> str:
@@ -195,29 +201,31 @@ def _kind(job: Job) -> str:
 PathLike = Union[str, Path]
 
 
-def export_coreml(config: Union[PathLike, Config, nn.Module],
-                  checkpoint: Optional[PathLike] = None,
-                  out: Optional[PathLike] = None,
-                  *,
-                  precision: str = 'fp16',
-                  deployment_target: str = DEFAULT_TARGET,
-                  compute_units: str = 'ALL',
-                  input: str = 'image',
-                  outputs: str = 'class',
-                  compress: str = 'none',
-                  max_drop: Optional[float] = None,
-                  classes: Classes = None,
-                  image_size: ImageSize = None,
-                  extra_sizes: Sequence[ImageSize] = (),
-                  batch_sizes: Sequence[int] = (1, ),
-                  verify_data: Union[int, str, None] = None,
-                  swift: Optional[PathLike] = None,
-                  report: Optional[PathLike] = None,
-                  force: bool = False,
-                  cfg_options: Optional[Mapping[str, Any]] = None,
-                  author: str = '',
-                  license: str = '',
-                  progress: bool = False) -> Path:
+def export_coreml(
+    config: Union[PathLike, Config, nn.Module],
+    checkpoint: Optional[PathLike] = None,
+    out: Optional[PathLike] = None,
+    *,
+    precision: str = 'fp16',
+    deployment_target: str = DEFAULT_TARGET,
+    compute_units: str = 'ALL',
+    input: str = 'image',
+    outputs: str = 'class',
+    compress: str = 'none',
+    max_drop: Optional[float] = None,
+    classes: Classes = None,
+    image_size: ImageSize = None,
+    extra_sizes: Sequence[ImageSize] = (),
+    batch_sizes: Sequence[int] = (1,),
+    verify_data: Union[int, str, None] = None,
+    swift: Optional[PathLike] = None,
+    report: Optional[PathLike] = None,
+    force: bool = False,
+    cfg_options: Optional[Mapping[str, Any]] = None,
+    author: str = '',
+    license: str = '',
+    progress: bool = False,
+) -> Path:
     """Export a classifier to ``out`` and prove that it predicts the same.
 
     Branches are folded, and mean, std and channel order are baked in, so
@@ -298,38 +306,47 @@ def export_coreml(config: Union[PathLike, Config, nn.Module],
         report=report,  # type: ignore[arg-type]
         force=force,
         author=author,
-        license=license)
+        license=license,
+    )
     return run_export(config, checkpoint, options, cfg_options, progress).path
 
 
-def run_export(config: Union[PathLike, Config, nn.Module],
-               checkpoint: Optional[PathLike],
-               options: ExportOptions,
-               cfg_options: Optional[Mapping[str, Any]] = None,
-               progress: bool = False) -> ExportResult:
+def run_export(
+    config: Union[PathLike, Config, nn.Module],
+    checkpoint: Optional[PathLike],
+    options: ExportOptions,
+    cfg_options: Optional[Mapping[str, Any]] = None,
+    progress: bool = False,
+) -> ExportResult:
     """As :func:`export_coreml`, which see, with all figures returned."""
     quiet.coremltools()  # before minutes are spent without it
-    check_apart({'out': options.out, 'swift': options.swift,
-                 'report': options.report},
-                {'config': config, 'checkpoint': checkpoint},
-                ExportError, package='out', shared=('report', ))
+    check_apart(
+        {'out': options.out, 'swift': options.swift, 'report': options.report},
+        {'config': config, 'checkpoint': checkpoint},
+        ExportError,
+        package='out',
+        shared=('report',),
+    )
     with untouched_rng():
-        return _export(config, checkpoint, options, cfg_options,
-                       Steps(progress))
+        return _export(config, checkpoint, options, cfg_options, Steps(progress))
 
 
-def _export(config: Union[PathLike, Config, nn.Module],
-            checkpoint: Optional[PathLike], options: ExportOptions,
-            cfg_options: Optional[Mapping[str, Any]],
-            steps: Steps) -> ExportResult:
+def _export(
+    config: Union[PathLike, Config, nn.Module],
+    checkpoint: Optional[PathLike],
+    options: ExportOptions,
+    cfg_options: Optional[Mapping[str, Any]],
+    steps: Steps,
+) -> ExportResult:
     job = load_job(config, checkpoint, options, cfg_options, steps)
     with workspace(options.out, ExportError) as folder:
         made = make(job, folder, steps)
         with steps.step('write'):
             result = _result(job, made)
             describe(made.path, result, job)
-            result = replace(result, size_bytes=tree_bytes(made.path),
-                             plain_bytes=_described(made, result, job))
+            result = replace(
+                result, size_bytes=tree_bytes(made.path), plain_bytes=_described(made, result, job)
+            )
             install(made.path, options.out, options.force)
         write_extras(job, made, options.out, steps)
     return result
@@ -350,16 +367,18 @@ def _result(job: Job, made: Made) -> ExportResult:
         notes=notes,
         kept=made.kept,
         compression=made.compression,
-        verdict=made.verdict)
+        verdict=made.verdict,
+    )
 
 
 def _described(made: Made, result: ExportResult, job: Job) -> Optional[int]:
     """Bytes of the file before compression, as it would be written."""
     if made.plain is None or made.before is None:
         return None
-    plain = replace(made, path=made.plain, verification=made.before,
-                    compression=None)
-    describe(made.plain, replace(
-        result, verification=made.before, compression=None,
-        verdict=plain.verdict), job)
+    plain = replace(made, path=made.plain, verification=made.before, compression=None)
+    describe(
+        made.plain,
+        replace(result, verification=made.before, compression=None, verdict=plain.verdict),
+        job,
+    )
     return tree_bytes(made.plain)

@@ -1,4 +1,5 @@
 """Shared fixtures; toy data, oracles and kits are in ``kits``."""
+
 import signal
 
 import pytest
@@ -8,10 +9,9 @@ from mmengine.registry import DefaultScope
 
 import mmpretrain_mobileone_ext  # noqa: F401
 
-pytest_plugins = ('tiny_programs', )
+pytest_plugins = ('tiny_programs',)
 
-settings.register_profile(
-    'reproducible', derandomize=True, deadline=None, database=None)
+settings.register_profile('reproducible', derandomize=True, deadline=None, database=None)
 settings.load_profile('reproducible')
 # Under nohup it is ignored, which children inherit; tests send it.
 if hasattr(signal, 'SIGHUP'):

@@ -1,4 +1,5 @@
 """What importing the package does: names, configs, and no heavy import."""
+
 import json
 import re
 import subprocess
@@ -13,8 +14,9 @@ from mmpretrain.registry import MODELS
 import mmpretrain_mobileone_ext as package
 
 ROOT = Path(__file__).resolve().parents[1]
-CONFIGS = sorted(p for p in (ROOT / 'configs').rglob('*.py')
-                 if not {'_base_', 'mmdeploy'} & set(p.parts))
+CONFIGS = sorted(
+    p for p in (ROOT / 'configs').rglob('*.py') if not {'_base_', 'mmdeploy'} & set(p.parts)
+)
 
 FRESH = """
 import json, sys
@@ -44,18 +46,31 @@ custom_hooks = [dict(type='DeploySwitchHook')]
 """)
     done = subprocess.run(
         [sys.executable, '-c', FRESH, str(config), str(child)],
-        capture_output=True, text=True, check=True, cwd=tmp_path)
+        capture_output=True,
+        text=True,
+        check=True,
+        cwd=tmp_path,
+    )
     found = json.loads(done.stdout.splitlines()[-1])
     assert found == dict(
-        heavy=[], model='DeployableClassifier',
-        backbone='ConfigurableMobileOne', hooks=['DeploySwitchHook'])
+        heavy=[],
+        model='DeployableClassifier',
+        backbone='ConfigurableMobileOne',
+        hooks=['DeploySwitchHook'],
+    )
     assert 'WARNING' not in done.stdout + done.stderr
 
 
-@pytest.mark.parametrize(('registry', 'name'), [
-    (MODELS, 'ConfigurableMobileOne'), (MODELS, 'DeployableClassifier'),
-    (MODELS, 'CoreMLClassifier'), (HOOKS, 'DeploySwitchHook'),
-    (HOOKS, 'CoreMLExportHook')])
+@pytest.mark.parametrize(
+    ('registry', 'name'),
+    [
+        (MODELS, 'ConfigurableMobileOne'),
+        (MODELS, 'DeployableClassifier'),
+        (MODELS, 'CoreMLClassifier'),
+        (HOOKS, 'DeploySwitchHook'),
+        (HOOKS, 'CoreMLExportHook'),
+    ],
+)
 def test_names_are_registered(registry, name):
     assert registry.get(name) is getattr(package, name)
 
@@ -72,28 +87,33 @@ def test_public_names_exist():
 LARGE = re.compile('-s[1-4]_|-mu[12]|finetune')
 
 
-@pytest.mark.parametrize('path', [
-    pytest.param(p, id=p.stem, marks=[pytest.mark.slow]
-                 if LARGE.search(p.stem) else []) for p in CONFIGS])
+@pytest.mark.parametrize(
+    'path',
+    [
+        pytest.param(p, id=p.stem, marks=[pytest.mark.slow] if LARGE.search(p.stem) else [])
+        for p in CONFIGS
+    ],
+)
 def test_each_config_builds_and_folds(path, tmp_path):
     name = path.relative_to(ROOT / 'configs').as_posix()
     child = tmp_path / 'child.py'
     child.write_text(f'_base_ = "mmpretrain_mobileone_ext::{name}"\n')
-    inherited, own = (MODELS.build(Config.fromfile(str(p)).model)
-                      for p in (child, path))
+    inherited, own = (MODELS.build(Config.fromfile(str(p)).model) for p in (child, path))
     inherited.load_state_dict(own.state_dict())
     assert package.verified_switch_to_deploy(inherited)[1].relative < 1e-4
 
 
 def test_a_wheel_holds_configs_and_tools(tmp_path):
     subprocess.run(
-        [sys.executable, 'setup.py', '-q', 'build_py', '--build-lib',
-         str(tmp_path)], check=True, capture_output=True, cwd=ROOT)
+        [sys.executable, 'setup.py', '-q', 'build_py', '--build-lib', str(tmp_path)],
+        check=True,
+        capture_output=True,
+        cwd=ROOT,
+    )
     mim = tmp_path / package.__name__ / '.mim'
     for folder in ('configs', 'tools'):
         copies = {p.relative_to(mim) for p in (mim / folder).rglob('*.py')}
-        assert copies == {p.relative_to(ROOT)
-                          for p in (ROOT / folder).rglob('*.py')}
+        assert copies == {p.relative_to(ROOT) for p in (ROOT / folder).rglob('*.py')}
     assert (mim / 'model-index.yml').is_file()
     assert not any(p.is_symlink() for p in mim.rglob('*'))
     assert not list(mim.rglob('__pycache__'))

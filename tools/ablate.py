@@ -1,4 +1,5 @@
 """Train a grid of variants of one config and compare them; see --help."""
+
 import sys
 
 from mmpretrain_mobileone_ext.commands.cli import guarded
@@ -7,6 +8,7 @@ from mmpretrain_mobileone_ext.commands.cli import guarded
 def main() -> None:
     from mmpretrain_mobileone_ext.commands.training.ablation.run import run
     from mmpretrain_mobileone_ext.utils.text import print_path
+
     print_path(run())
 
 

@@ -1,4 +1,5 @@
 """Throughput of the reference runtime, and time of an export; see --help."""
+
 import sys
 
 from mmpretrain_mobileone_ext.commands.cli import guarded
@@ -6,6 +7,7 @@ from mmpretrain_mobileone_ext.commands.cli import guarded
 
 def main() -> None:
     from mmpretrain_mobileone_ext.commands.benchmark.runtime import run
+
     run()
 
 

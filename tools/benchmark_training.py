@@ -1,4 +1,5 @@
 """Time and memory of a training step in every form; see --help."""
+
 import sys
 
 from mmpretrain_mobileone_ext.commands.cli import guarded
@@ -6,6 +7,7 @@ from mmpretrain_mobileone_ext.commands.cli import guarded
 
 def main() -> None:
     from mmpretrain_mobileone_ext.commands.benchmark.training.run import run
+
     run()
 
 

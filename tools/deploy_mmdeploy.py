@@ -1,4 +1,5 @@
 """Convert a classifier with mmdeploy, verified, on any OS; see --help."""
+
 import sys
 
 from mmpretrain_mobileone_ext.commands.cli import guarded
@@ -6,6 +7,7 @@ from mmpretrain_mobileone_ext.commands.cli import guarded
 
 def main() -> None:
     from mmpretrain_mobileone_ext.commands.mmdeploy.cli import run
+
     run()
 
 

@@ -1,4 +1,5 @@
 """Export an image classifier to Core ML; see --help."""
+
 import sys
 
 from mmpretrain_mobileone_ext.commands.cli import guarded
@@ -6,6 +7,7 @@ from mmpretrain_mobileone_ext.commands.cli import guarded
 
 def main() -> None:
     from mmpretrain_mobileone_ext.commands.export import print_summary, run
+
     print_summary(run())
 
 

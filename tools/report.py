@@ -1,4 +1,5 @@
 """One page about every form of a network in a work dir; see --help."""
+
 import sys
 
 from mmpretrain_mobileone_ext.commands.cli import guarded
@@ -7,6 +8,7 @@ from mmpretrain_mobileone_ext.commands.cli import guarded
 def main() -> None:
     from mmpretrain_mobileone_ext.commands.report import run
     from mmpretrain_mobileone_ext.utils.text import print_path
+
     print_path(run())
 
 

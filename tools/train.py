@@ -1,4 +1,5 @@
 """mmpretrain's tools/train.py with mmpretrain_mobileone_ext registered."""
+
 import sys
 
 from mmpretrain_mobileone_ext.commands.cli import run_mmpretrain_tool

@@ -4,6 +4,7 @@ A few bytes of a pickle can ask for much: to copy one long list again and
 again, to view one byte as a thousand million numbers. Every operation, call
 and tensor of a file is counted here, and nowhere else.
 """
+
 from collections import Counter, OrderedDict, defaultdict
 from typing import Any
 
@@ -30,8 +31,7 @@ _VIEWS = 16
 #: Bytes of a small object, and of an entry of an OrderedDict, the largest.
 _OBJECT = 1024
 _ENTRY = 192
-_CONTAINERS = (list, tuple, dict, set, frozenset, OrderedDict, defaultdict,
-               Counter, torch.Size)
+_CONTAINERS = (list, tuple, dict, set, frozenset, OrderedDict, defaultdict, Counter, torch.Size)
 
 
 class Budget:
@@ -49,8 +49,9 @@ class Budget:
     def __init__(self, pickled: int, size: int) -> None:
         self.size = size
         self.steps = iter(range(min(pickled, _OPERATIONS)))
-        self._built = self._most = min(_FREE + _PER_BYTE * pickled,
-                                       max(_MOST, _MOST_PER_BYTE * size))
+        self._built = self._most = min(
+            _FREE + _PER_BYTE * pickled, max(_MOST, _MOST_PER_BYTE * size)
+        )
         self._viewed = _FREE + _VIEWS * size
 
     def build(self, nbytes: int) -> None:
@@ -64,7 +65,8 @@ class Budget:
             raise CheckpointError(
                 f'refuses to load: the pickle builds more than '
                 f'{self._most >> 20} MiB, which is what a file of '
-                f'{self.size} bytes may')
+                f'{self.size} bytes may'
+            )
 
     def call(self, arguments: Any) -> None:
         """Count a call, which may copy each of its arguments."""
@@ -85,13 +87,14 @@ class Budget:
             raise CheckpointError(
                 f'refuses to load: the tensors up to one of shape '
                 f'{tuple(tensor.shape)} hold more than {_FREE >> 20} MiB and '
-                f'{_VIEWS} times the {self.size} bytes of the file')
+                f'{_VIEWS} times the {self.size} bytes of the file'
+            )
 
     def out_of_steps(self) -> CheckpointError:
         """The error for a pickle that takes too many operations."""
         return CheckpointError(
-            f'refuses to load: the pickle has more than {_OPERATIONS} '
-            'operations')
+            f'refuses to load: the pickle has more than {_OPERATIONS} operations'
+        )
 
 
 def _weight(value: Any) -> int:

@@ -7,6 +7,7 @@ figures look fine and every image gets a wrong name, so that is an error.
 Names are equal when they are equal in Unicode's normal form C: folders of
 macOS are often written in another form than configs.
 """
+
 from __future__ import annotations
 
 import re
@@ -22,9 +23,11 @@ from ..utils.text import shown
 #: ImageNet's folders, which say nothing to a reader.
 _WORDNET = re.compile(r'n\d{8}')
 _SHOWN = 10
-_ADVICE = ('. mmpretrain numbers the folders of a split in sorted order: give '
-           'names in that order, all classes a folder, an empty one if need '
-           'be, or the split an ann_file')
+_ADVICE = (
+    '. mmpretrain numbers the folders of a split in sorted order: give '
+    'names in that order, all classes a folder, an empty one if need '
+    'be, or the split an ann_file'
+)
 
 
 @dataclass(frozen=True)
@@ -36,6 +39,7 @@ class ClassNames:
         origin: words for messages, e.g. 'the checkpoint'.
         are_folders: whether they are the folders a split is labelled by.
     """
+
     names: tuple[str, ...]
     origin: str
     are_folders: bool = False
@@ -77,23 +81,19 @@ def data_set_names(data_set: Any, title: str) -> list[ClassNames]:
     """
     found: dict[tuple[str, ...], ClassNames] = {}
     for inner in _innermost(data_set):
-        meta = names_of((getattr(inner, 'metainfo', None) or {}).get(
-            'classes'))
+        meta = names_of((getattr(inner, 'metainfo', None) or {}).get('classes'))
         if meta:
-            found.setdefault(meta, ClassNames(
-                meta, f'the metainfo of {title}'))
+            found.setdefault(meta, ClassNames(meta, f'the metainfo of {title}'))
         folders = getattr(inner, 'folder_to_idx', None) or {}
         by_label = tuple(sorted(folders, key=folders.__getitem__))
         if by_label:
-            found[by_label] = ClassNames(
-                by_label, f'the folders of {title}', are_folders=True)
+            found[by_label] = ClassNames(by_label, f'the folders of {title}', are_folders=True)
     return list(found.values())
 
 
 def _innermost(data_set: Any) -> Iterator[Any]:
     inner = getattr(data_set, 'dataset', None)
-    several = [inner] if inner is not None else \
-        getattr(data_set, 'datasets', None)
+    several = [inner] if inner is not None else getattr(data_set, 'datasets', None)
     if not several:
         yield data_set
         return
@@ -101,8 +101,7 @@ def _innermost(data_set: Any) -> Iterator[Any]:
         yield from _innermost(one)
 
 
-def check_consistent(known: Sequence[ClassNames],
-                     error: type[Exception]) -> None:
+def check_consistent(known: Sequence[ClassNames], error: type[Exception]) -> None:
     """Every name has to stand for the same label in all lists.
 
     Lists that share no name are taken for two ways to call the same classes:
@@ -134,11 +133,11 @@ def check_distinct(given: ClassNames, error: type[Exception]) -> None:
             raise error(
                 f'{shown(given.origin)}: the classes {first!a} and '
                 f'{name!a} are the same text in two Unicode forms; '
-                'rename one of them')
+                'rename one of them'
+            )
 
 
-def _check_pair(one: ClassNames, other: ClassNames,
-                error: type[Exception]) -> None:
+def _check_pair(one: ClassNames, other: ClassNames, error: type[Exception]) -> None:
     places, others = _places(one.names), _places(other.names)
     shared = [name for name in places if name in others]
     moved = [name for name in shared if not places[name] & others[name]]
@@ -154,8 +153,10 @@ def _check_pair(one: ClassNames, other: ClassNames,
     else:
         fault = 'the same name for different labels'
     if moved:
-        fault += (f"; '{shown(moved[0])}' is label {min(places[moved[0]])} "
-                  f'there and {min(others[moved[0]])} here')
+        fault += (
+            f"; '{shown(moved[0])}' is label {min(places[moved[0]])} "
+            f'there and {min(others[moved[0]])} here'
+        )
     raise error(f'{one} and {other} do not agree: {fault}{_ADVICE}')
 
 
@@ -183,8 +184,7 @@ def are_other_classes(one: Sequence[str], other: Sequence[str]) -> bool:
     return {normalized(n) for n in one} != {normalized(n) for n in other}
 
 
-def check_related(own: ClassNames, others: Sequence[ClassNames],
-                  error: type[Exception]) -> None:
+def check_related(own: ClassNames, others: Sequence[ClassNames], error: type[Exception]) -> None:
     """Refuse to judge by classes that the network does not know at all.
 
     Args:
@@ -198,12 +198,14 @@ def check_related(own: ClassNames, others: Sequence[ClassNames],
         raise error(
             f'{own} and {others[0]} are other classes; where both mean the '
             'same, give the data set the names of the former: '
-            'metainfo=dict(classes=[...])')
+            'metainfo=dict(classes=[...])'
+        )
 
 
 def _share_none(one: Sequence[str], other: Sequence[str]) -> bool:
     return are_other_classes(one, other) and not (
-        {normalized(n) for n in one} & {normalized(n) for n in other})
+        {normalized(n) for n in one} & {normalized(n) for n in other}
+    )
 
 
 def _are_wordnet(names: Sequence[str]) -> bool:

@@ -1,4 +1,5 @@
 """Fold a training checkpoint into a deploy file with provenance."""
+
 from __future__ import annotations
 
 import copy
@@ -22,9 +23,11 @@ from .load import CONFIG_TEXT, load_checkpoint_file, save_checkpoint_atomic
 _PACKAGES = ('torch', 'mmengine', 'mmpretrain')
 
 
-def provenance(source: Optional[Union[str, Path]] = None,
-               config_text: Optional[str] = None,
-               parity: Optional[Mapping[str, Any]] = None) -> Dict[str, Any]:
+def provenance(
+    source: Optional[Union[str, Path]] = None,
+    config_text: Optional[str] = None,
+    parity: Optional[Mapping[str, Any]] = None,
+) -> Dict[str, Any]:
     """Describe the making of a checkpoint, for its ``meta``.
 
     Args:
@@ -47,7 +50,7 @@ def provenance(source: Optional[Union[str, Path]] = None,
     record: Dict[str, Any] = {
         'versions': {
             'mmpretrain_mobileone_ext': __version__,
-            **{name: _version(name) for name in _PACKAGES}
+            **{name: _version(name) for name in _PACKAGES},
         },
         'created': datetime.now(timezone.utc).isoformat(timespec='seconds'),
     }
@@ -80,8 +83,10 @@ def _plain(value: Any, where: str) -> Any:
             return kind(value)
     if value is None:
         return None
-    raise CheckpointError(f'provenance: {where} must be a number, str, bool, '
-                          f'None, list or dict, not {type(value).__name__}')
+    raise CheckpointError(
+        f'provenance: {where} must be a number, str, bool, '
+        f'None, list or dict, not {type(value).__name__}'
+    )
 
 
 def deploy_path(checkpoint: Union[str, Path]) -> Path:
@@ -95,14 +100,16 @@ def unwrap(model: Any) -> nn.Module:
     return model.module if is_model_wrapper(model) else model
 
 
-def write_deploy_file(model: nn.Module,
-                      checkpoint: Union[str, Path],
-                      out: Union[str, Path, None] = None,
-                      *,
-                      inputs: Any = None,
-                      tolerance: Union[float, Tolerance, None] = None,
-                      config_text: Optional[str] = None,
-                      force: bool = False) -> Path:
+def write_deploy_file(
+    model: nn.Module,
+    checkpoint: Union[str, Path],
+    out: Union[str, Path, None] = None,
+    *,
+    inputs: Any = None,
+    tolerance: Union[float, Tolerance, None] = None,
+    config_text: Optional[str] = None,
+    force: bool = False,
+) -> Path:
     """Fold ``checkpoint``, verify it, and write it beside its source.
 
     The file holds folded weights (the averaged ones where the run had EMA:
@@ -137,23 +144,14 @@ def write_deploy_file(model: nn.Module,
         raise CheckpointError(f'{checkpoint}: {reason}') from error
     if inputs is not None:
         inputs = inputs.cpu()
-    folded, parity = verified_switch_to_deploy(
-        own, inputs, inplace=False, tolerance=tolerance)
-    kept = {
-        k: meta[k]
-        for k in ('dataset_meta', 'epoch', 'iter', 'CLASSES') if k in meta
-    }
+    folded, parity = verified_switch_to_deploy(own, inputs, inplace=False, tolerance=tolerance)
+    kept = {k: meta[k] for k in ('dataset_meta', 'epoch', 'iter', 'CLASSES') if k in meta}
     record = provenance(
-        checkpoint,
-        config_text or meta.get('cfg') or meta.get(CONFIG_TEXT),
-        parity.to_dict())
+        checkpoint, config_text or meta.get('cfg') or meta.get(CONFIG_TEXT), parity.to_dict()
+    )
     return save_checkpoint_atomic(
-        {
-            'meta': {
-                **kept, 'deploy': record
-            },
-            'state_dict': folded.state_dict()
-        }, target)
+        {'meta': {**kept, 'deploy': record}, 'state_dict': folded.state_dict()}, target
+    )
 
 
 def _require_branches(model: nn.Module) -> None:
@@ -162,4 +160,5 @@ def _require_branches(model: nn.Module) -> None:
     if blocks and all(b.deploy for b in blocks):
         raise CheckpointError(
             'the model is folded already, so the fold cannot be verified; '
-            'build it from the training config (deploy=False)')
+            'build it from the training config (deploy=False)'
+        )

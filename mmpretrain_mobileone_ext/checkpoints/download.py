@@ -7,6 +7,7 @@ Importing this module replaces every loader in mmengine's CheckpointLoader,
 so ``load_from``, ``--resume``, ``init_cfg`` and ``get_model`` read all files,
 local or downloaded, as untrusted data. Names of Core ML files are new.
 """
+
 from __future__ import annotations
 
 import base64
@@ -60,13 +61,15 @@ _PAGE = re.compile(rb'\s*<(!doctype|html|head|body|\?xml)', re.IGNORECASE)
 Read = TypeVar('Read')
 
 
-def load_url(url: str,
-             folder: Path,
-             read: Callable[[Path, str], Read],
-             *,
-             show: bool = False,
-             timeout: float = TIMEOUT,
-             limit: Optional[int] = None) -> Read:
+def load_url(
+    url: str,
+    folder: Path,
+    read: Callable[[Path, str], Read],
+    *,
+    show: bool = False,
+    timeout: float = TIMEOUT,
+    limit: Optional[int] = None,
+) -> Read:
     """Read what a URL holds: from its copy, or download it and keep one.
 
     What ends too early, is a page, has another hash than its name says or
@@ -102,8 +105,7 @@ def load_url(url: str,
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise CheckpointError(f'{folder}: downloads cannot be kept there: '
-                              f'{error}') from error
+        raise CheckpointError(f'{folder}: downloads cannot be kept there: {error}') from error
     write_whole(folder / _kept_name(url), write, CheckpointError)
     return found[0]
 
@@ -120,8 +122,7 @@ def shown(url: str) -> str:
     except ValueError:
         return 'the URL'
     host = parts.netloc.rpartition('@')[2]
-    return f'{parts.scheme}://{host}{parts.path}' + (
-        '?...' if parts.query else '')
+    return f'{parts.scheme}://{host}{parts.path}' + ('?...' if parts.query else '')
 
 
 def file_name(url: str) -> str:
@@ -133,8 +134,7 @@ def file_name(url: str) -> str:
     try:
         name = urlsplit(url).path.rpartition('/')[2]
     except ValueError as error:
-        raise CheckpointError(f'not a URL that can be read: {error}'
-                              ) from error
+        raise CheckpointError(f'not a URL that can be read: {error}') from error
     safe = re.sub(r'[^A-Za-z0-9._-]', '_', name)[-120:]
     if not safe.strip('.'):
         raise CheckpointError(f'{shown(url)}: the URL names no file')
@@ -153,8 +153,7 @@ def _copy(url: str, folder: Path) -> Optional[Path]:
         return kept if kept.is_file() else None
     # Other programs keep files by their own name; the hash proves them.
     for file in (kept, folder / file_name(url)):
-        if file.is_file() and file.stat().st_size and \
-                file_sha256(file).startswith(wanted):
+        if file.is_file() and file.stat().st_size and file_sha256(file).startswith(wanted):
             return file
     return None
 
@@ -169,13 +168,11 @@ def _hash_in(name: str) -> Optional[str]:
 def _allowed() -> int:
     given = os.environ.get(LIMIT) or str(_LIMIT_MIB)
     if not given.isdecimal() or int(given) < 1:
-        raise CheckpointError(f'{LIMIT}={given!r} must be a whole number of '
-                              'MiB, 1 or more')
+        raise CheckpointError(f'{LIMIT}={given!r} must be a whole number of MiB, 1 or more')
     return int(given) * _MIB
 
 
-def _download(url: str, made: Path, limit: int, timeout: float,
-              show: bool) -> None:
+def _download(url: str, made: Path, limit: int, timeout: float, show: bool) -> None:
     name, digest, size = file_name(url), hashlib.sha256(), 0
     where = shown(url)
     with _opened(url, timeout) as response, open(made, 'xb') as file:
@@ -192,27 +189,31 @@ def _download(url: str, made: Path, limit: int, timeout: float,
                 file.write(chunk)
                 advance(size // _MIB - before // _MIB)
     if declared not in (None, size) or not size:
-        raise CheckpointError(f'{where}: the download ended after {size} of '
-                              f'{declared or "unknown"} bytes')
+        raise CheckpointError(
+            f'{where}: the download ended after {size} of {declared or "unknown"} bytes'
+        )
     wanted = _hash_in(name)
     if wanted and not digest.hexdigest().startswith(wanted):
         raise CheckpointError(
             f'{where}: the name says that the SHA-256 begins with {wanted}, '
-            f'but it is {digest.hexdigest()}: another or a damaged file')
+            f'but it is {digest.hexdigest()}: another or a damaged file'
+        )
 
 
 def _check_size(where: str, size: int, limit: int) -> None:
     if size > limit:
         raise CheckpointError(
             f'{where}: {size} bytes or more, but a download may have {limit}; '
-            f'set {LIMIT} to allow more MiB')
+            f'set {LIMIT} to allow more MiB'
+        )
 
 
 def _refuse_page(where: str, response: Any, start: bytes) -> None:
     kind = response.headers.get_content_type()
     if kind in ('text/html', 'application/xhtml+xml') or _PAGE.match(start):
-        raise CheckpointError(f'{where}: the server sent a page, not a '
-                              'checkpoint; look at the URL in a browser')
+        raise CheckpointError(
+            f'{where}: the server sent a page, not a checkpoint; look at the URL in a browser'
+        )
 
 
 def _chunks(where: str, response: Any, timeout: float) -> Iterator[bytes]:
@@ -229,8 +230,9 @@ def _chunks(where: str, response: Any, timeout: float) -> Iterator[bytes]:
         passed = time.monotonic() - start
         if passed > timeout:
             if count < _SLOWEST * timeout:
-                raise CheckpointError(f'{where}: the server stalls: {count} '
-                                      f'bytes in {passed:.0f} s')
+                raise CheckpointError(
+                    f'{where}: the server stalls: {count} bytes in {passed:.0f} s'
+                )
             start, count = time.monotonic(), 0
 
 
@@ -253,11 +255,12 @@ class _WebOnly(HTTPRedirectHandler):
     """Follows redirects to http and https, never from https to http."""
 
     def redirect_request(self, req, fp, code, msg, headers, newurl):
-        allowed = ('https', ) if req.type == 'https' else ('http', 'https')
+        allowed = ('https',) if req.type == 'https' else ('http', 'https')
         if urlsplit(newurl).scheme not in allowed:
             raise CheckpointError(
                 f'{shown(req.full_url)}: redirects to {shown(newurl)[:200]}; '
-                f'allowed: {" and ".join(allowed)}')
+                f'allowed: {" and ".join(allowed)}'
+            )
         return super().redirect_request(req, fp, code, msg, headers, newurl)
 
 
@@ -270,15 +273,15 @@ def _explained(where: str) -> Iterator[None]:
         raise
     # URLError and time-outs are OSErrors.
     except (OSError, HTTPException, ValueError) as error:
-        raise CheckpointError(f'{where}: cannot download the checkpoint: '
-                              f'{_reason(error)}') from error
+        raise CheckpointError(
+            f'{where}: cannot download the checkpoint: {_reason(error)}'
+        ) from error
 
 
 def _reason(error: Exception) -> str:
     if isinstance(error, HTTPError):
         if 300 <= error.code < 400:
-            return (f'HTTP {error.code}: redirects too often, or to what is '
-                    'neither http nor https')
+            return f'HTTP {error.code}: redirects too often, or to what is neither http nor https'
         return f'HTTP {error.code} {responses.get(error.code, "")}'.strip()
     if isinstance(error, TimeoutError):
         return 'the server does not answer (time-out)'
@@ -286,16 +289,13 @@ def _reason(error: Exception) -> str:
 
 
 @CheckpointLoader.register_scheme(prefixes='', force=True)
-def load_from_local(filename: Union[str, Path],
-                    map_location: Any = None) -> dict:
+def load_from_local(filename: Union[str, Path], map_location: Any = None) -> dict:
     """Load a local checkpoint; see :func:`load_checkpoint_file`."""
     return load_checkpoint_file(filename, map_location)
 
 
-@CheckpointLoader.register_scheme(
-    prefixes=r'.*\.(mlpackage|mlmodel)/*$', force=True)
-def load_from_coreml(filename: Union[str, Path],
-                     map_location: Any = None) -> dict:
+@CheckpointLoader.register_scheme(prefixes=r'.*\.(mlpackage|mlmodel)/*$', force=True)
+def load_from_coreml(filename: Union[str, Path], map_location: Any = None) -> dict:
     """Stand in for the state dict of a Core ML file, without reading it.
 
     Args:
@@ -318,14 +318,15 @@ def load_from_coreml(filename: Union[str, Path],
     return {'state_dict': state, 'meta': {}}
 
 
-@CheckpointLoader.register_scheme(
-    prefixes=('http://', 'https://'), force=True)
-def load_from_http(filename: str,
-                   map_location: Any = None,
-                   model_dir: Optional[str] = None,
-                   progress: Optional[bool] = None,
-                   timeout: float = TIMEOUT,
-                   limit: Optional[int] = None) -> dict:
+@CheckpointLoader.register_scheme(prefixes=('http://', 'https://'), force=True)
+def load_from_http(
+    filename: str,
+    map_location: Any = None,
+    model_dir: Optional[str] = None,
+    progress: Optional[bool] = None,
+    timeout: float = TIMEOUT,
+    limit: Optional[int] = None,
+) -> dict:
     """Download a checkpoint once, then load it like a local file.
 
     Args:
@@ -347,15 +348,17 @@ def load_from_http(filename: str,
         CheckpointError: If it cannot be downloaded or loaded; nothing is
             kept then.
     """
-    folder = Path(model_dir or os.path.join(torch.hub.get_dir(),
-                                            'checkpoints'))
+    folder = Path(model_dir or os.path.join(torch.hub.get_dir(), 'checkpoints'))
 
     def load() -> dict:
         return load_url(
-            filename, folder,
+            filename,
+            folder,
             lambda file, name: load_checkpoint_file(file, map_location, name),
             show=sys.stderr.isatty() if progress is None else progress,
-            timeout=timeout, limit=limit)
+            timeout=timeout,
+            limit=limit,
+        )
 
     rank, world_size = get_dist_info()
     if world_size == 1:
@@ -368,16 +371,14 @@ def load_from_http(filename: str,
     return load() if loaded is None else loaded
 
 
-@CheckpointLoader.register_scheme(
-    prefixes=('modelzoo://', 'torchvision://'), force=True)
+@CheckpointLoader.register_scheme(prefixes=('modelzoo://', 'torchvision://'), force=True)
 def load_from_torchvision(filename: str, map_location: Any = None) -> dict:
     """Load torchvision's weights by model name, from their URL."""
     urls = get_torchvision_models()
     return load_from_http(_named(filename, urls), map_location)
 
 
-@CheckpointLoader.register_scheme(
-    prefixes=('open-mmlab://', 'openmmlab://'), force=True)
+@CheckpointLoader.register_scheme(prefixes=('open-mmlab://', 'openmmlab://'), force=True)
 def load_from_openmmlab(filename: str, map_location: Any = None) -> dict:
     """Load OpenMMLab's weights by name, from their URL or local file."""
     scheme, _, name = filename.partition('://')
@@ -393,30 +394,27 @@ def load_from_openmmlab(filename: str, map_location: Any = None) -> dict:
 @CheckpointLoader.register_scheme(prefixes='mmcls://', force=True)
 def load_from_mmcls(filename: str, map_location: Any = None) -> dict:
     """Load the backbone of MMClassification's weights, by model name."""
-    checkpoint = load_from_http(
-        _named(filename, get_mmcls_models()), map_location)
+    checkpoint = load_from_http(_named(filename, get_mmcls_models()), map_location)
     state = checkpoint.get('state_dict', checkpoint)
     prefix = 'backbone.'
     return {
-        'state_dict':
-        OrderedDict((key[len(prefix):], value) for key, value in state.items()
-                    if key.startswith(prefix))
+        'state_dict': OrderedDict(
+            (key[len(prefix) :], value) for key, value in state.items() if key.startswith(prefix)
+        )
     }
 
 
 def _named(filename: str, urls: dict) -> str:
     name = filename.partition('://')[2]
     if name not in urls:
-        raise CheckpointError(f'{filename}: no model of that name; there are '
-                              f'{len(urls)}, such as {sorted(urls)[:3]}')
+        raise CheckpointError(
+            f'{filename}: no model of that name; there are {len(urls)}, such as {sorted(urls)[:3]}'
+        )
     return urls[name]
 
 
-@CheckpointLoader.register_scheme(
-    prefixes=(r'(\S+\:)?s3://', r'(\S+\:)?petrel://'), force=True)
-def load_from_ceph(filename: str,
-                   map_location: Any = None,
-                   backend: str = 'petrel') -> dict:
+@CheckpointLoader.register_scheme(prefixes=(r'(\S+\:)?s3://', r'(\S+\:)?petrel://'), force=True)
+def load_from_ceph(filename: str, map_location: Any = None, backend: str = 'petrel') -> dict:
     """Load a checkpoint through mmengine's petrel file backend.
 
     Raises:
@@ -424,8 +422,7 @@ def load_from_ceph(filename: str,
     """
     client = get_file_backend(filename, backend_args={'backend': backend})
     try:
-        loaded = restricted_load(
-            io.BytesIO(client.get(filename)), map_location)
+        loaded = restricted_load(io.BytesIO(client.get(filename)), map_location)
         return checked_checkpoint(loaded)
     except CheckpointError as error:
         raise CheckpointError(f'{filename}: {error}') from None
@@ -438,5 +435,6 @@ def load_from_pavi(filename: str, map_location: Any = None) -> dict:
     Raises:
         CheckpointError: Always.
     """
-    raise CheckpointError(f'{filename}: pavi:// is not supported; download '
-                          'the file and load it from its path')
+    raise CheckpointError(
+        f'{filename}: pavi:// is not supported; download the file and load it from its path'
+    )

@@ -14,6 +14,7 @@ Loading one executes nothing it contains, on any torch version: see
 ``restricted_load`` for the file, ``restricted_pickle`` for its pickle and
 ``disarm`` for the text in it that mmengine would execute.
 """
+
 from __future__ import annotations
 
 import os
@@ -73,8 +74,7 @@ def disarm(checkpoint: dict, path: Optional[Path] = None) -> None:
 def _section(parent: dict, key: str) -> dict:
     section = parent.get(key, {})
     if not isinstance(section, dict):
-        raise CheckpointError(f'{key!r} must be a dict, but is a '
-                              f'{type(section).__name__}')
+        raise CheckpointError(f'{key!r} must be a dict, but is a {type(section).__name__}')
     return section
 
 
@@ -83,13 +83,12 @@ def _harmless(key: Any, value: Any, path: Optional[Path]) -> Optional[tuple]:
     if key == 'cfg':
         return None
     if key == 'keep_ckpt_ids':
-        plain = type(value) is list and all(
-            type(step) is int for step in value)
-        return (value, ) if plain else None
+        plain = type(value) is list and all(type(step) is int for step in value)
+        return (value,) if plain else None
     if type(key) is str and key.startswith((_LAST, _BEST)):
         beside = _beside(value, path, best=key.startswith(_BEST))
-        return None if beside is None else (beside, )
-    return (value, )
+        return None if beside is None else (beside,)
+    return (value,)
 
 
 def _beside(value: Any, path: Optional[Path], best: bool) -> Optional[str]:
@@ -104,8 +103,11 @@ def _beside(value: Any, path: Optional[Path], best: bool) -> Optional[str]:
     beside = os.path.join(path.parent, name)
     # Neither a folder, which would be deleted with all that is in it, nor a
     # link that leads out.
-    if '\0' in value or not os.path.isfile(beside) or \
-            os.path.dirname(os.path.realpath(beside)) != folder:
+    if (
+        '\0' in value
+        or not os.path.isfile(beside)
+        or os.path.dirname(os.path.realpath(beside)) != folder
+    ):
         return None
     same = os.path.abspath(value) == os.path.abspath(beside)
     return value if same else beside
@@ -136,13 +138,12 @@ def load_safetensors(file: Path, map_location: Any = 'cpu') -> dict:
         from safetensors.torch import load
     except ImportError as error:
         raise CheckpointError(
-            'a .safetensors file needs the package safetensors: '
-            'pip install safetensors') from error
+            'a .safetensors file needs the package safetensors: pip install safetensors'
+        ) from error
     try:
         state = load(_read(file))
     except (SafetensorError, OSError) as error:
-        raise CheckpointError(
-            f'not a readable .safetensors file: {error}') from error
+        raise CheckpointError(f'not a readable .safetensors file: {error}') from error
     if not state:
         raise CheckpointError('the .safetensors file holds no tensor')
     restore = restorer(map_location)
@@ -159,7 +160,8 @@ def _read(file: Path) -> bytes:
         if header > min(_HEADER, os.fstat(handle.fileno()).st_size):
             raise CheckpointError(
                 f'not a readable .safetensors file: a header of {header} '
-                f'bytes; at most {_HEADER} are read')
+                f'bytes; at most {_HEADER} are read'
+            )
         handle.seek(0)
         return handle.read()
 
@@ -167,14 +169,16 @@ def _read(file: Path) -> bytes:
 def _moved(tensor: torch.Tensor, restore: Any) -> torch.Tensor:
     storage = restore(tensor.untyped_storage(), 'cpu')
     return torch.empty(0, dtype=tensor.dtype, device=storage.device).set_(
-        storage, tensor.storage_offset(), tensor.shape, tensor.stride())
+        storage, tensor.storage_offset(), tensor.shape, tensor.stride()
+    )
 
 
 PathLike = Union[str, Path]
 
 
-def load_checkpoint_file(path: PathLike, map_location: Any = 'cpu',
-                         name: Optional[str] = None) -> dict:
+def load_checkpoint_file(
+    path: PathLike, map_location: Any = 'cpu', name: Optional[str] = None
+) -> dict:
     """Load a checkpoint that nothing is known about.
 
     Accepted are files of torch.save, zip or legacy format, with a dict of
@@ -209,14 +213,14 @@ def load_checkpoint_file(path: PathLike, map_location: Any = 'cpu',
     # Hostile bytes reach much of torch: any error there is the file's.
     except Exception as error:
         if is_out_of_memory(error):
-            raise CheckpointError(f'{name or file}: there is not enough '
-                                  'memory to load it') from error
+            raise CheckpointError(
+                f'{name or file}: there is not enough memory to load it'
+            ) from error
         reason = ' '.join(f'{type(error).__name__}: {error}'.split())
         raise CheckpointError(
             f'{name or file}: not a readable checkpoint (truncated, damaged '
-            f'or another format): {reason[:300]}') from error
-
-
+            f'or another format): {reason[:300]}'
+        ) from error
 
 
 def checked_checkpoint(loaded: Any, path: Any = None) -> dict:
@@ -228,8 +232,8 @@ def checked_checkpoint(loaded: Any, path: Any = None) -> dict:
     """
     if not isinstance(loaded, dict):
         raise CheckpointError(
-            'a checkpoint must hold a dict, but this one holds a '
-            f'{type(loaded).__name__}')
+            f'a checkpoint must hold a dict, but this one holds a {type(loaded).__name__}'
+        )
     loaded = _one_state_dict(loaded)
     if 'state_dict' in loaded:
         _check_tensors(loaded['state_dict'], "'state_dict'")
@@ -245,34 +249,27 @@ def _one_state_dict(loaded: dict) -> dict:
     if key in ('', 'state_dict'):
         return loaded
     print_log(f"the checkpoint's weights are those in {key!r}", 'current')
-    return {**{k: v for k, v in loaded.items() if k != key},
-            'state_dict': state}
+    return {**{k: v for k, v in loaded.items() if k != key}, 'state_dict': state}
 
 
 def _check_tensors(state: Any, where: str) -> None:
     if not isinstance(state, dict):
-        raise CheckpointError(f'{where} must be a dict of tensors, but is a '
-                              f'{type(state).__name__}')
+        raise CheckpointError(f'{where} must be a dict of tensors, but is a {type(state).__name__}')
     others = [
-        key for key, value in state.items()
+        key
+        for key, value in state.items()
         if type(key) is not str or not isinstance(value, torch.Tensor)
     ]
     if others or not state:
-        raise CheckpointError(f'{where} must be a dict of tensors by name; '
-                              f'{_few(others, state)}')
+        raise CheckpointError(f'{where} must be a dict of tensors by name; {_few(others, state)}')
 
 
 def _few(others: List[Any], state: dict) -> str:
     if not state:
         return 'it is empty'
-    shown = ', '.join(f'{brief(key)} ({type(state[key]).__name__})'
-                      for key in others[:5])
+    shown = ', '.join(f'{brief(key)} ({type(state[key]).__name__})' for key in others[:5])
     rest = '' if len(others) <= 5 else f' and {len(others) - 5} more'
     return f'not a tensor: {shown}{rest}'
-
-
-
-
 
 
 def save_checkpoint_atomic(checkpoint: dict, path: PathLike) -> Path:
@@ -297,8 +294,7 @@ def save_checkpoint_atomic(checkpoint: dict, path: PathLike) -> Path:
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise CheckpointError(f'{target} cannot be written: '
-                              f'{error}') from error
+        raise CheckpointError(f'{target} cannot be written: {error}') from error
     return write_whole(target, write, CheckpointError)
 
 

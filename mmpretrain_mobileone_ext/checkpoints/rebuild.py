@@ -10,6 +10,7 @@ them, and raises CheckpointError naming what was asked for.
 Like ``rebuild``: every argument is untrusted and checked. Objects inside
 arrays, structured and date dtypes are refused; checkpoints need none of them.
 """
+
 import math
 import re
 import sys
@@ -23,8 +24,10 @@ from mmengine.logging import HistoryBuffer
 
 from ..errors import CheckpointError
 
-ALLOWED = ('tensors, storages, parameters, dtypes, devices, plain containers '
-           "and values, numpy arrays and scalars, mmengine's HistoryBuffer")
+ALLOWED = (
+    'tensors, storages, parameters, dtypes, devices, plain containers '
+    "and values, numpy arrays and scalars, mmengine's HistoryBuffer"
+)
 _SHOWN = 80
 _DIMENSIONS = 64
 _NESTS = (tuple, frozenset, torch.Size)
@@ -43,6 +46,7 @@ class Admitted:
         new (callable, optional): What NEWOBJ on the name runs.
         factory (type, optional): What it means as a defaultdict's factory.
     """
+
     path: str
     call: Optional[Callable[..., Any]] = None
     new: Optional[Callable[..., Any]] = None
@@ -64,8 +68,7 @@ def brief(value: Any) -> str:
     if type(value) in (tuple, list):
         shown = ', '.join(_brief_item(item) for item in value[:3])
         rest = ', ...' if len(value) > 3 else ''
-        return f'({shown}{rest})' if type(value) is tuple else (
-            f'[{shown}{rest}]')
+        return f'({shown}{rest})' if type(value) is tuple else (f'[{shown}{rest}]')
     return _brief_item(value)
 
 
@@ -81,8 +84,9 @@ def _brief_item(value: Any) -> str:
 def refused(what: str) -> CheckpointError:
     """The error for anything a pickle asks for that is not admitted."""
     # repr keeps line breaks and control characters of a hostile name out.
-    return CheckpointError(f'refuses to load: the pickle asks for '
-                           f'{what[:200]!r}; allowed are {ALLOWED}')
+    return CheckpointError(
+        f'refuses to load: the pickle asks for {what[:200]!r}; allowed are {ALLOWED}'
+    )
 
 
 def require(condition: bool, what: str, *values: Any) -> None:
@@ -147,18 +151,21 @@ def check_keys(keys: Iterable[Any]) -> None:
 
 def is_sizes(value: Any) -> bool:
     """Whether ``value`` is a sequence of a few non-negative 64-bit numbers."""
-    return (type(value) in (tuple, list, torch.Size)
-            and len(value) <= _DIMENSIONS and all(
-                type(item) is int and 0 <= item < 1 << 63 for item in value))
+    return (
+        type(value) in (tuple, list, torch.Size)
+        and len(value) <= _DIMENSIONS
+        and all(type(item) is int and 0 <= item < 1 << 63 for item in value)
+    )
 
 
 # --- built-in and standard-library containers -------------------------------
 def ordered_dict(pairs: Any = ()) -> OrderedDict:
     """An OrderedDict of (plain key, value) pairs."""
     require(
-        type(pairs) in (tuple, list) and all(
-            type(pair) in (tuple, list) and len(pair) == 2 for pair in pairs),
-        'collections.OrderedDict of no pairs')
+        type(pairs) in (tuple, list)
+        and all(type(pair) in (tuple, list) and len(pair) == 2 for pair in pairs),
+        'collections.OrderedDict of no pairs',
+    )
     check_keys(pair[0] for pair in pairs)
     return OrderedDict(pairs)
 
@@ -174,8 +181,7 @@ def default_dict(factory: Any = None) -> defaultdict:
 
 def counter(counts: Any = None) -> Counter:
     """A Counter of a dict; its keys were checked when that was built."""
-    require(counts is None or type(counts) is dict,
-            'collections.Counter of no dict')
+    require(counts is None or type(counts) is dict, 'collections.Counter of no dict')
     return Counter(counts)
 
 
@@ -201,9 +207,10 @@ def config_dict(values: Any = None) -> dict:
 def encode(text: Any, encoding: Any = 'latin1') -> bytes:
     """Bytes that Python 2's protocols carry as text."""
     require(
-        type(text) is type(encoding) is str
-        and encoding in ('latin1', 'latin-1'), '_codecs.encode(..., {})',
-        encoding)
+        type(text) is type(encoding) is str and encoding in ('latin1', 'latin-1'),
+        '_codecs.encode(..., {})',
+        encoding,
+    )
     return text.encode('latin1')
 
 
@@ -228,32 +235,34 @@ def complex_of(real: Any = 0.0, imag: Any = 0.0) -> complex:
 
 
 # --- torch ------------------------------------------------------------------
-def _check_view(storage: Any, offset: Any, size: Any, stride: Any,
-                dtype: Any) -> None:
+def _check_view(storage: Any, offset: Any, size: Any, stride: Any, dtype: Any) -> None:
     """Refuse a view that would grow, or read outside of, its storage."""
-    require(
-        isinstance(storage, torch.storage.TypedStorage), 'a tensor on {}',
-        storage)
+    require(isinstance(storage, torch.storage.TypedStorage), 'a tensor on {}', storage)
     require(isinstance(dtype, torch.dtype), 'a tensor without a dtype')
     require(
-        is_sizes((offset, )) and is_sizes(size) and is_sizes(stride)
-        and len(size) == len(stride), 'a tensor of malformed size or stride')
+        is_sizes((offset,)) and is_sizes(size) and is_sizes(stride) and len(size) == len(stride),
+        'a tensor of malformed size or stride',
+    )
     if 0 in size:
         return
     last = offset + sum((n - 1) * step for n, step in zip(size, stride))
     end = (last + 1) * dtype.itemsize
-    require(end <= storage._untyped_storage.nbytes(),
-            'a tensor beyond its storage')
+    require(end <= storage._untyped_storage.nbytes(), 'a tensor beyond its storage')
 
 
-def _rebuilt(storage: Any, dtype: Any, offset: Any, size: Any, stride: Any,
-             requires_grad: Any, metadata: Any) -> torch.Tensor:
+def _rebuilt(
+    storage: Any, dtype: Any, offset: Any, size: Any, stride: Any, requires_grad: Any, metadata: Any
+) -> torch.Tensor:
     _check_view(storage, offset, size, stride, dtype)
     require(
-        metadata is None or (type(metadata) is dict
-        and set(metadata) <= {'conj', 'neg'}
-        and all(type(v) is bool for v in metadata.values())),
-        'malformed tensor metadata')
+        metadata is None
+        or (
+            type(metadata) is dict
+            and set(metadata) <= {'conj', 'neg'}
+            and all(type(v) is bool for v in metadata.values())
+        ),
+        'malformed tensor metadata',
+    )
     untyped = storage._untyped_storage
     made = torch.empty(0, dtype=dtype, device=untyped.device)
     made.set_(untyped, offset, tuple(size), tuple(stride))
@@ -267,54 +276,55 @@ def _switch(value: Any) -> bool:
     return bool(value)
 
 
-def tensor(storage: Any,
-           offset: Any,
-           size: Any,
-           stride: Any,
-           requires_grad: Any = False,
-           hooks: Any = None,
-           metadata: Any = None) -> torch.Tensor:
+def tensor(
+    storage: Any,
+    offset: Any,
+    size: Any,
+    stride: Any,
+    requires_grad: Any = False,
+    hooks: Any = None,
+    metadata: Any = None,
+) -> torch.Tensor:
     """``torch._utils._rebuild_tensor_v2`` inside the storage's bounds."""
     # ``hooks`` is always left out: backward hooks are code.
-    return _rebuilt(storage, getattr(storage, 'dtype', None), offset, size,
-                    stride, requires_grad, metadata)
+    return _rebuilt(
+        storage, getattr(storage, 'dtype', None), offset, size, stride, requires_grad, metadata
+    )
 
 
-def tensor_v3(storage: Any,
-              offset: Any,
-              size: Any,
-              stride: Any,
-              requires_grad: Any,
-              hooks: Any,
-              dtype: Any,
-              metadata: Any = None) -> torch.Tensor:
+def tensor_v3(
+    storage: Any,
+    offset: Any,
+    size: Any,
+    stride: Any,
+    requires_grad: Any,
+    hooks: Any,
+    dtype: Any,
+    metadata: Any = None,
+) -> torch.Tensor:
     """``torch._utils._rebuild_tensor_v3``: the dtype is given apart."""
-    return _rebuilt(storage, dtype, offset, size, stride, requires_grad,
-                    metadata)
+    return _rebuilt(storage, dtype, offset, size, stride, requires_grad, metadata)
 
 
-def parameter(data: Any,
-              requires_grad: Any = True,
-              hooks: Any = None,
-              state: Any = None) -> torch.nn.Parameter:
+def parameter(
+    data: Any, requires_grad: Any = True, hooks: Any = None, state: Any = None
+) -> torch.nn.Parameter:
     """A parameter on a tensor that was rebuilt before."""
     # ``state`` holds Python attributes; set, they could shadow methods.
     require(isinstance(data, torch.Tensor), 'a parameter of no tensor')
     return torch.nn.Parameter(data, _switch(requires_grad))
 
 
-def attributed_tensor(builder: Any,
-                      kind: Any,
-                      args: Any,
-                      state: Any = None) -> torch.Tensor:
+def attributed_tensor(builder: Any, kind: Any, args: Any, state: Any = None) -> torch.Tensor:
     """A tensor that carries Python attributes: the tensor, without them."""
-    plain = isinstance(builder, Admitted) and builder.call in (
-        tensor, tensor_v3, parameter)
+    plain = isinstance(builder, Admitted) and builder.call in (tensor, tensor_v3, parameter)
     require(plain, '{}', builder)
     require(type(args) is tuple, '{} with no tuple', builder)
     require(
         path_of(kind) in ('torch.Tensor', 'torch.nn.parameter.Parameter'),
-        'a tensor of class {}', kind)
+        'a tensor of class {}',
+        kind,
+    )
     return builder.call(*args)
 
 
@@ -327,9 +337,9 @@ def size_of(sizes: Any = ()) -> torch.Size:
 def device(kind: Any, index: Any = None) -> torch.device:
     """A torch.device by type and index."""
     require(
-        type(kind) is str and len(kind) <= 32 and
-        (index is None or is_sizes((index, ))),
-        'torch.device of no name')
+        type(kind) is str and len(kind) <= 32 and (index is None or is_sizes((index,))),
+        'torch.device of no name',
+    )
     return torch.device(kind) if index is None else torch.device(kind, index)
 
 
@@ -345,17 +355,12 @@ _EMPTY = 1 << 20
 _SWAPPED = '>' if sys.byteorder == 'little' else '<'
 _HISTORY_KEYS = {'max_length', '_log_history', '_count_history'}
 #: Inert stand-ins for HistoryBuffer's own statistics, by name.
-STATISTICS = {
-    name: Admitted(f'HistoryBuffer.{name}')
-    for name in ('min', 'max', 'current', 'mean')
-}
+STATISTICS = {name: Admitted(f'HistoryBuffer.{name}') for name in ('min', 'max', 'current', 'mean')}
 
 
 def dtype_of(spec: Any, align: Any = False, copy: Any = True) -> np.dtype:
     """A plain dtype by its short name, e.g. ``<f4``."""
-    require(
-        type(spec) is str and _PLAIN_DTYPE.fullmatch(spec) is not None,
-        'numpy.dtype({})', spec)
+    require(type(spec) is str and _PLAIN_DTYPE.fullmatch(spec) is not None, 'numpy.dtype({})', spec)
     # A copy, so that BUILD can tell this dtype from equal ones in the memo.
     return np.dtype(spec, copy=True)
 
@@ -366,15 +371,16 @@ def restore_dtype(dtype: np.dtype, state: Any) -> np.dtype:
     numpy's own ``__setstate__`` takes item sizes and object flags on trust.
     """
     require(
-        type(state) is tuple and 8 <= len(state) <= 9
+        type(state) is tuple
+        and 8 <= len(state) <= 9
         and all(part is None for part in state[2:5])
-        and type(state[5]) is int and state[5] in (-1, dtype.itemsize)
-        and all(part is None or (type(part) is int and part == 0)
-                for part in state[8:]),
-        'a structured, sub-array or annotated numpy.dtype')
+        and type(state[5]) is int
+        and state[5] in (-1, dtype.itemsize)
+        and all(part is None or (type(part) is int and part == 0) for part in state[8:]),
+        'a structured, sub-array or annotated numpy.dtype',
+    )
     order = state[1]
-    require(type(order) is str and order in ('<', '>', '|', '='),
-            'a malformed numpy.dtype')
+    require(type(order) is str and order in ('<', '>', '|', '='), 'a malformed numpy.dtype')
     # A new one only where it differs: it has to be put in the old one's place.
     return dtype.newbyteorder(order) if order in _SWAPPED else dtype
 
@@ -387,23 +393,28 @@ def _check_plain_dtype(dtype: Any) -> None:
 def _check_size(shape: Any, dtype: np.dtype, data: Any) -> None:
     require(
         is_sizes(shape) and type(data) in (bytes, bytearray),
-        'a numpy array of malformed shape or data')
+        'a numpy array of malformed shape or data',
+    )
     require(
         math.prod(shape) * dtype.itemsize == len(data),
-        'a numpy array of another size than its data')
+        'a numpy array of another size than its data',
+    )
     # numpy sets memory aside for an empty array as if it had one of each 0.
     least = math.prod(n or 1 for n in shape) * dtype.itemsize
     require(
         least <= max(len(data), _EMPTY),
-        'a numpy array that is empty, but large in other directions')
+        'a numpy array that is empty, but large in other directions',
+    )
 
 
 def empty_array(kind: Any, shape: Any, typecode: Any) -> np.ndarray:
     """The empty array that :func:`restore_array` fills later."""
     require(
-        path_of(kind) == 'numpy.ndarray' and is_sizes(shape)
-        and tuple(shape) == (0, ), 'an array of class {}', kind)
-    return np.ndarray((0, ), np.int8)
+        path_of(kind) == 'numpy.ndarray' and is_sizes(shape) and tuple(shape) == (0,),
+        'an array of class {}',
+        kind,
+    )
+    return np.ndarray((0,), np.int8)
 
 
 def restore_array(array: np.ndarray, state: Any) -> None:
@@ -413,24 +424,21 @@ def restore_array(array: np.ndarray, state: Any) -> None:
     _check_plain_dtype(dtype)
     _check_size(shape, dtype, data)
     require(
-        array.shape == (0, ) and type(fortran) in (bool, int),
-        'a numpy array that has its data already')
+        array.shape == (0,) and type(fortran) in (bool, int),
+        'a numpy array that has its data already',
+    )
     checked: Any = (1, tuple(shape), dtype, bool(fortran), bytes(data))
     array.__setstate__(checked)
 
 
-def buffer_array(data: Any,
-                 dtype: Any,
-                 shape: Any,
-                 order: Any,
-                 axes: Any = None) -> np.ndarray:
+def buffer_array(data: Any, dtype: Any, shape: Any, order: Any, axes: Any = None) -> np.ndarray:
     """An array pickled with protocol 5, its buffer in the pickle."""
     _check_plain_dtype(dtype)
     _check_size(shape, dtype, data)
     require(
-        type(order) is str and order in ('C', 'F', 'K')
-        and (axes is None or is_sizes(axes)),
-        'a numpy array of malformed order')
+        type(order) is str and order in ('C', 'F', 'K') and (axes is None or is_sizes(axes)),
+        'a numpy array of malformed order',
+    )
     flat = np.frombuffer(data, dtype)
     if order == 'K' and axes is not None:
         return flat.reshape(shape).transpose(axes)
@@ -442,16 +450,20 @@ def scalar(dtype: Any, data: Any = b'') -> Any:
     _check_plain_dtype(dtype)
     require(
         type(data) is bytes and len(data) == dtype.itemsize,
-        'a numpy scalar of another size than its data')
+        'a numpy scalar of another size than its data',
+    )
     return np.ndarray((), dtype, buffer=data or b'\0')[()]
 
 
 def statistic(owner: Any, name: Any) -> Admitted:
     """Stands in for builtins.getattr, which HistoryBuffer's pickles call."""
     is_buffer = path_of(owner).endswith('.HistoryBuffer')
-    require(isinstance(owner, Admitted) and is_buffer and type(name) is str
-            and name in STATISTICS,
-            'builtins.getattr({}, {})', owner, name)
+    require(
+        isinstance(owner, Admitted) and is_buffer and type(name) is str and name in STATISTICS,
+        'builtins.getattr({}, {})',
+        owner,
+        name,
+    )
     return STATISTICS[name]
 
 
@@ -460,21 +472,25 @@ def restore_history(buffer: HistoryBuffer, state: Any) -> None:
     keys = _HISTORY_KEYS | {'statistics_methods'}
     require(
         type(state) is dict and _HISTORY_KEYS <= set(state) <= keys,
-        'a HistoryBuffer of other attributes')
+        'a HistoryBuffer of other attributes',
+    )
     methods = state.get('statistics_methods', {})
     require(
         type(methods) is dict
-        and all(any(m is own for own in STATISTICS.values())
-                for m in methods.values()),
-        'a HistoryBuffer of other statistics')
+        and all(any(m is own for own in STATISTICS.values()) for m in methods.values()),
+        'a HistoryBuffer of other statistics',
+    )
     logs, counts = state['_log_history'], state['_count_history']
     require(
         all(
-            type(a) is np.ndarray and a.ndim == 1 and a.dtype.kind in 'biuf'
-            for a in (logs, counts)) and len(logs) == len(counts),
-        'a HistoryBuffer of malformed histories')
+            type(a) is np.ndarray and a.ndim == 1 and a.dtype.kind in 'biuf' for a in (logs, counts)
+        )
+        and len(logs) == len(counts),
+        'a HistoryBuffer of malformed histories',
+    )
     length = state['max_length']
     require(
-        is_sizes((length, )) and length >= max(len(logs), 1),
-        'a HistoryBuffer of malformed max_length')
+        is_sizes((length,)) and length >= max(len(logs), 1),
+        'a HistoryBuffer of malformed max_length',
+    )
     HistoryBuffer.__init__(buffer, logs, counts, length)

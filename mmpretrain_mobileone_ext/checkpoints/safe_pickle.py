@@ -8,6 +8,7 @@ Both formats, zip and legacy, are read here from one open file; torch gets
 bytes only, so no version of it has a say in what a file may do. Refused are
 the formats that run code (TorchScript) or write files (tar).
 """
+
 import io
 import os
 import pickle
@@ -81,16 +82,14 @@ _ARGUMENTS: Tuple[_Key, ...] = (
     ('torch', 'Tensor'),
     ('torch.nn.parameter', 'Parameter'),
 )
-_FACTORIES = (set, frozenset, dict, list, tuple, int, float, complex, str,
-              bytes, bool)
+_FACTORIES = (set, frozenset, dict, list, tuple, int, float, complex, str, bytes, bool)
 
 
 def _rows() -> Iterator[Tuple[_Key, Admitted]]:
     factories = {('builtins', f.__name__): f for f in _FACTORIES}
     factories['collections', 'OrderedDict'] = rebuild.OrderedDict
     for key in {**_CALLS, **_NEW, **factories, **dict.fromkeys(_ARGUMENTS)}:
-        yield key, Admitted('.'.join(key), _CALLS.get(key), _NEW.get(key),
-                            factories.get(key))
+        yield key, Admitted('.'.join(key), _CALLS.get(key), _NEW.get(key), factories.get(key))
     # Protocol 4 and later name a method by its dotted qualified name.
     for name, statistic in rebuild.STATISTICS.items():
         key = ('mmengine.logging.history_buffer', f'HistoryBuffer.{name}')
@@ -131,14 +130,50 @@ def find(module: str, name: str) -> Any:
 _PurePython: Any = pickle._Unpickler
 # These build plain values and move them about; the base class runs them.
 _PLAIN_OPCODES = {
-    'PROTO', 'MARK', 'POP', 'POP_MARK', 'DUP', 'NONE',
-    'NEWFALSE', 'NEWTRUE', 'INT', 'BININT', 'BININT1', 'BININT2', 'LONG',
-    'LONG1', 'LONG4', 'FLOAT', 'BINFLOAT', 'STRING', 'BINSTRING',
-    'SHORT_BINSTRING', 'BINBYTES', 'SHORT_BINBYTES', 'BINBYTES8', 'UNICODE',
-    'BINUNICODE', 'SHORT_BINUNICODE', 'BINUNICODE8', 'EMPTY_TUPLE', 'TUPLE',
-    'TUPLE1', 'TUPLE2', 'TUPLE3', 'EMPTY_LIST', 'LIST', 'EMPTY_DICT',
-    'GET', 'BINGET', 'LONG_BINGET', 'PUT', 'BINPUT',
-    'LONG_BINPUT', 'MEMOIZE', 'GLOBAL', 'STACK_GLOBAL',
+    'PROTO',
+    'MARK',
+    'POP',
+    'POP_MARK',
+    'DUP',
+    'NONE',
+    'NEWFALSE',
+    'NEWTRUE',
+    'INT',
+    'BININT',
+    'BININT1',
+    'BININT2',
+    'LONG',
+    'LONG1',
+    'LONG4',
+    'FLOAT',
+    'BINFLOAT',
+    'STRING',
+    'BINSTRING',
+    'SHORT_BINSTRING',
+    'BINBYTES',
+    'SHORT_BINBYTES',
+    'BINBYTES8',
+    'UNICODE',
+    'BINUNICODE',
+    'SHORT_BINUNICODE',
+    'BINUNICODE8',
+    'EMPTY_TUPLE',
+    'TUPLE',
+    'TUPLE1',
+    'TUPLE2',
+    'TUPLE3',
+    'EMPTY_LIST',
+    'LIST',
+    'EMPTY_DICT',
+    'GET',
+    'BINGET',
+    'LONG_BINGET',
+    'PUT',
+    'BINPUT',
+    'LONG_BINPUT',
+    'MEMOIZE',
+    'GLOBAL',
+    'STACK_GLOBAL',
 }
 #: Longest text form of a number or a name. Turning a long number into binary
 #: takes the square of its length.
@@ -158,8 +193,7 @@ def _refuse_opcode(name: str) -> Callable[[Any], None]:
 def _dispatch() -> Dict[int, Callable[[Any], None]]:
     plain = _PurePython.dispatch
     return {
-        ord(op.code): plain[ord(op.code)]
-        if op.name in _PLAIN_OPCODES else _refuse_opcode(op.name)
+        ord(op.code): plain[ord(op.code)] if op.name in _PLAIN_OPCODES else _refuse_opcode(op.name)
         for op in pickletools.opcodes
     }
 
@@ -179,10 +213,12 @@ class RestrictedUnpickler(_PurePython):
     Raises:
         CheckpointError: For any name, call, state or opcode not admitted.
     """
+
     dispatch = _dispatch()
 
-    def __init__(self, file: BinaryIO, budget: Budget,
-                 storage: Callable[[Any], Any] = _no_storage) -> None:
+    def __init__(
+        self, file: BinaryIO, budget: Budget, storage: Callable[[Any], Any] = _no_storage
+    ) -> None:
         # utf-8, as torch.load, for the text of Python 2.
         super().__init__(file, encoding='utf-8')
         self._budget = budget
@@ -261,8 +297,7 @@ class RestrictedUnpickler(_PurePython):
         require(known, 'a new {}', cls)
         # A HistoryBuffer takes its contents from BUILD alone.
         limit = 0 if cls.new is HistoryBuffer else 1
-        require(type(args) is tuple and len(args) == limit,
-                '{} with arguments', cls)
+        require(type(args) is tuple and len(args) == limit, '{} with arguments', cls)
         self._budget.call(args)
         self.stack[-1] = cls.new(*args)
 
@@ -367,9 +402,11 @@ class RestrictedUnpickler(_PurePython):
 def _restore_metadata(target: OrderedDict, state: Any) -> None:
     # A state dict's version numbers; other attributes could shadow methods.
     require(
-        type(state) is dict and set(state) <= {'_metadata'}
+        type(state) is dict
+        and set(state) <= {'_metadata'}
         and all(type(v) in (dict, OrderedDict) for v in state.values()),
-        'setting attributes of collections.OrderedDict')
+        'setting attributes of collections.OrderedDict',
+    )
     target.__dict__.update(state)
 
 
@@ -403,8 +440,7 @@ def restricted_load(handle: BinaryIO, map_location: Any = 'cpu') -> Any:
     # but for memory, which torch's allocator reports as a RuntimeError.
     except Exception as error:
         if is_out_of_memory(error):
-            raise CheckpointError(
-                'not enough memory for the checkpoint') from None
+            raise CheckpointError('not enough memory for the checkpoint') from None
         reason = ' '.join(f'{type(error).__name__}: {error}'.split())
         raise damaged(reason[:300]) from error
 
@@ -416,8 +452,8 @@ def _load(handle: BinaryIO, map_location: Any) -> Any:
     handle.seek(0)
     if head[_TAR_MAGIC] == b'ustar':
         raise CheckpointError(
-            'refuses to load: a tar archive (torch < 0.1.10 format); save it '
-            'again with torch.save')
+            'refuses to load: a tar archive (torch < 0.1.10 format); save it again with torch.save'
+        )
     if head.startswith(_ZIP_MAGIC):
         return _load_zip(handle, size, map_location)
     if head.startswith(pickle.PROTO):
@@ -427,12 +463,12 @@ def _load(handle: BinaryIO, map_location: Any) -> Any:
 
 def _load_zip(handle: BinaryIO, size: int, map_location: Any) -> Any:
     records = ZipRecords(handle)
-    code = [name for name in records
-            if name == 'constants.pkl' or name.startswith('code/')]
+    code = [name for name in records if name == 'constants.pkl' or name.startswith('code/')]
     if code:
         raise CheckpointError(
             f'refuses to load: a TorchScript archive (it holds {code[0]!r}), '
-            'which would run; save its state_dict() with torch.save')
+            'which would run; save its state_dict() with torch.save'
+        )
     pickled = io.BytesIO(records.read(_PICKLE))
     budget = Budget(records.size(_PICKLE), size)
     storages = ZipStorages(records, map_location)
@@ -442,8 +478,7 @@ def _load_zip(handle: BinaryIO, size: int, map_location: Any) -> Any:
 def _load_legacy(handle: BinaryIO, size: int, map_location: Any) -> Any:
     """Magic number, version and system; the object; keys and storages."""
     budget = Budget(size, size)
-    for known in (torch.serialization.MAGIC_NUMBER,
-                  torch.serialization.PROTOCOL_VERSION):
+    for known in (torch.serialization.MAGIC_NUMBER, torch.serialization.PROTOCOL_VERSION):
         found = RestrictedUnpickler(handle, budget).load()
         if type(found) is not int or found != known:
             raise damaged('not the magic number or version of torch.save')

@@ -3,6 +3,7 @@
 A storage is exactly as large as its record. Its memory is filled whole
 before anyone gets the checkpoint, or the file is refused.
 """
+
 import ctypes
 import sys
 from dataclasses import dataclass
@@ -20,12 +21,14 @@ _Restore = Callable[[torch.UntypedStorage, str], Any]
 @dataclass(frozen=True, eq=False)
 class StorageKind(Admitted):
     """A class of storages by name; its elements are of ``dtype``."""
+
     dtype: torch.dtype = torch.uint8
 
 
 @dataclass(frozen=True)
 class _Claim:
     """What a persistent id says; ``view`` is a key, an offset and a size."""
+
     key: str
     location: str
     dtype: torch.dtype
@@ -39,12 +42,10 @@ def restorer(map_location: Any) -> _Restore:
     if map_location is None:
         return default
     if isinstance(map_location, (str, bytes, torch.device)):
-        place = (map_location.decode() if isinstance(map_location, bytes) else
-                 str(map_location))
+        place = map_location.decode() if isinstance(map_location, bytes) else str(map_location)
         return lambda storage, location: default(storage, place)
     if isinstance(map_location, dict):
-        return lambda storage, location: default(
-            storage, map_location.get(location, location))
+        return lambda storage, location: default(storage, map_location.get(location, location))
 
     def restore(storage: torch.UntypedStorage, location: str) -> Any:
         moved = map_location(storage, location)
@@ -87,7 +88,8 @@ class ZipStorages:
             raise CheckpointError(
                 f'refuses to load: storage {brief(claim.key)} claims '
                 f'{claim.nbytes} bytes, the file holds '
-                f'{"none" if held is None else held}')
+                f'{"none" if held is None else held}'
+            )
         # Not initialized: the record fills it, or nobody gets it.
         storage = torch.UntypedStorage(held, device='cpu')
         self._records.read_into(name, _bytes_of(storage))
@@ -136,7 +138,7 @@ class LegacyStorages:
             return whole
         _, offset, count = claim.view
         width = claim.dtype.itemsize
-        part = storage[offset * width:(offset + count) * width]
+        part = storage[offset * width : (offset + count) * width]
         return _wrap(part, claim.dtype)
 
     def _reserve(self, claim: _Claim) -> Any:
@@ -144,7 +146,8 @@ class LegacyStorages:
         if self._claimed > self._size:
             raise CheckpointError(
                 f'refuses to load: storages up to {brief(claim.key)} claim '
-                f'{self._claimed} bytes, the file holds {self._size}')
+                f'{self._claimed} bytes, the file holds {self._size}'
+            )
         zeros = torch.zeros(claim.nbytes, dtype=torch.uint8, device='cpu')
         memory = zeros.untyped_storage()
         self._memory[claim.key] = memory
@@ -163,45 +166,51 @@ class LegacyStorages:
             claim, storage = self._loaded[key]
             self._read(handle, claim)
             own = self._memory[key]
-            is_done = storage.device.type == 'meta' or (
-                storage.data_ptr() == own.data_ptr())
+            is_done = storage.device.type == 'meta' or (storage.data_ptr() == own.data_ptr())
             if not is_done:
                 storage.copy_(own)
         if handle.read(1):
             raise damaged('bytes are left over behind the last storage')
 
     def _check_keys(self, keys: Any) -> None:
-        require(type(keys) is list and all(type(key) is str for key in keys),
-                'a malformed list of storages')
+        require(
+            type(keys) is list and all(type(key) is str for key in keys),
+            'a malformed list of storages',
+        )
         differs = sorted(set(keys) ^ set(self._loaded))
         if differs or len(keys) != len(self._loaded):
-            what = (f'{brief(differs[0])} is only in one of them' if differs
-                    else 'one is listed twice')
+            what = (
+                f'{brief(differs[0])} is only in one of them' if differs else 'one is listed twice'
+            )
             raise CheckpointError(
-                'refuses to load: the storages listed are not those of the '
-                f'pickle: {what}')
+                f'refuses to load: the storages listed are not those of the pickle: {what}'
+            )
 
     def _read(self, handle: BinaryIO, claim: _Claim) -> None:
         count = bytearray(8)
         read_fully(handle, memoryview(count))
-        nbytes = (int.from_bytes(count, 'little', signed=True) *
-                  claim.dtype.itemsize)
+        nbytes = int.from_bytes(count, 'little', signed=True) * claim.dtype.itemsize
         if nbytes != claim.nbytes:
             raise CheckpointError(
                 f'refuses to load: storage {brief(claim.key)} claims '
-                f'{claim.nbytes} bytes, the file holds {nbytes}')
+                f'{claim.nbytes} bytes, the file holds {nbytes}'
+            )
         read_fully(handle, _bytes_of(self._memory[claim.key]))
 
 
 def _claim_of(pid: Any, length: int) -> _Claim:
-    is_storage = type(pid) is tuple and len(pid) == length and (
-        type(pid[0]) in (str, bytes) and pid[0] in ('storage', b'storage'))
+    is_storage = (
+        type(pid) is tuple
+        and len(pid) == length
+        and (type(pid[0]) in (str, bytes) and pid[0] in ('storage', b'storage'))
+    )
     require(is_storage, 'the persistent id {}', pid)
     kind, key, location, numel = pid[1:5]
     require(isinstance(kind, StorageKind), 'a storage of {}', kind)
     require(
-        type(key) is str and type(location) in (str, bytes)
-        and is_sizes((numel, )), 'a malformed storage')
+        type(key) is str and type(location) in (str, bytes) and is_sizes((numel,)),
+        'a malformed storage',
+    )
     view = pid[5] if length == 6 else None
     require(view is None or _is_view(view, numel), 'a malformed storage view')
     place = location if type(location) is str else location.decode('ascii')
@@ -209,23 +218,25 @@ def _claim_of(pid: Any, length: int) -> _Claim:
 
 
 def _is_view(view: Any, numel: int) -> bool:
-    return (type(view) is tuple and len(view) == 3 and type(view[0]) is str
-            and is_sizes(view[1:]) and view[1] + view[2] <= numel)
+    return (
+        type(view) is tuple
+        and len(view) == 3
+        and type(view[0]) is str
+        and is_sizes(view[1:])
+        and view[1] + view[2] <= numel
+    )
 
 
-def _typed(storage: Any, claim: _Claim,
-           first: _Claim) -> torch.storage.TypedStorage:
+def _typed(storage: Any, claim: _Claim, first: _Claim) -> torch.storage.TypedStorage:
     """Refuses to take the same bytes for two things."""
-    same = claim.nbytes == first.nbytes and (
-        claim.dtype == first.dtype or claim.nbytes == 0)
+    same = claim.nbytes == first.nbytes and (claim.dtype == first.dtype or claim.nbytes == 0)
     require(same, 'storage {} as two kinds or sizes', claim.key)
     return _wrap(storage, claim.dtype)
 
 
 def _wrap(storage: Any, dtype: torch.dtype) -> torch.storage.TypedStorage:
     # torch.load gives typed storages; made without _internal, they warn.
-    return torch.storage.TypedStorage(
-        wrap_storage=storage, dtype=dtype, _internal=True)
+    return torch.storage.TypedStorage(wrap_storage=storage, dtype=dtype, _internal=True)
 
 
 def _bytes_of(memory: torch.UntypedStorage) -> memoryview:
@@ -241,14 +252,23 @@ def _bytes_of(memory: torch.UntypedStorage) -> memoryview:
 def storage_kinds() -> Dict[Tuple[str, str], StorageKind]:
     """Names of storage classes in pickles, with what each holds."""
     dtypes = dict(
-        Double=torch.float64, Float=torch.float32, Half=torch.float16,
-        BFloat16=torch.bfloat16, Long=torch.int64, Int=torch.int32,
-        Short=torch.int16, Char=torch.int8, Byte=torch.uint8,
-        Bool=torch.bool, ComplexDouble=torch.complex128,
-        ComplexFloat=torch.complex64)
-    names = {(module, f'{name}Storage'): dtype
-             for name, dtype in dtypes.items()
-             for module in ('torch', 'torch.cuda')}
+        Double=torch.float64,
+        Float=torch.float32,
+        Half=torch.float16,
+        BFloat16=torch.bfloat16,
+        Long=torch.int64,
+        Int=torch.int32,
+        Short=torch.int16,
+        Char=torch.int8,
+        Byte=torch.uint8,
+        Bool=torch.bool,
+        ComplexDouble=torch.complex128,
+        ComplexFloat=torch.complex64,
+    )
+    names = {
+        (module, f'{name}Storage'): dtype
+        for name, dtype in dtypes.items()
+        for module in ('torch', 'torch.cuda')
+    }
     names['torch.storage', 'UntypedStorage'] = torch.uint8
-    return {key: StorageKind('.'.join(key), dtype=dtype)
-            for key, dtype in names.items()}
+    return {key: StorageKind('.'.join(key), dtype=dtype) for key, dtype in names.items()}

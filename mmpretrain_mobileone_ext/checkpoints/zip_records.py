@@ -5,6 +5,7 @@ two names that one of them takes for the same, sizes in two places. So a
 checkpoint is read by this reader alone, which refuses whatever torch.save
 never writes, and torch gets bytes, not the file.
 """
+
 import os
 import struct
 import zipfile
@@ -27,8 +28,9 @@ _UTF8 = 0x800
 
 def damaged(what: str) -> CheckpointError:
     """The error for a file that is not whole."""
-    return CheckpointError('not a readable checkpoint (truncated, damaged or '
-                           f'another format): {what}')
+    return CheckpointError(
+        f'not a readable checkpoint (truncated, damaged or another format): {what}'
+    )
 
 
 class ZipRecords:
@@ -49,8 +51,9 @@ class ZipRecords:
             infos = archive.infolist()
             # start_dir: where the reader of the standard library found it.
             if archive.start_dir != start or not len(infos) == entries > 0:
-                raise damaged('the zip directory is not where, or as long '
-                              'as, the end of the file says')
+                raise damaged(
+                    'the zip directory is not where, or as long as, the end of the file says'
+                )
         self._infos = _by_name(infos)
         self._starts = _starts(handle, infos, start)
 
@@ -70,10 +73,8 @@ class ZipRecords:
             raise damaged(f'the record {brief(name)} is missing')
         info = self._infos[name]
         # torch.save stores; a packed record may be a bomb.
-        if info.compress_type != zipfile.ZIP_STORED or (
-                info.flag_bits & _ENCRYPTED):
-            raise CheckpointError(
-                f'refuses to load: record {brief(name)} is compressed')
+        if info.compress_type != zipfile.ZIP_STORED or (info.flag_bits & _ENCRYPTED):
+            raise CheckpointError(f'refuses to load: record {brief(name)} is compressed')
         return info.file_size
 
     def read(self, name: str) -> bytes:
@@ -97,8 +98,7 @@ class ZipRecords:
         self._handle.seek(self._starts[name])
         read_fully(self._handle, target)
         if zlib.crc32(target) != self._infos[name].CRC:
-            raise damaged(f'the record {brief(name)} does not have its '
-                          'CRC-32')
+            raise damaged(f'the record {brief(name)} does not have its CRC-32')
 
 
 def read_fully(handle: BinaryIO, target: memoryview) -> None:
@@ -128,18 +128,19 @@ def _directory(handle: BinaryIO) -> Tuple[int, int]:
         raise damaged('no end of a zip file')
     end = size - _END.size
     magic, disk, first, here, entries, length, start, comment = _END.unpack(
-        _read_at(handle, end, _END.size))
+        _read_at(handle, end, _END.size)
+    )
     if (magic, disk, first, comment) != (b'PK\x05\x06', 0, 0, 0):
         raise damaged('no end of a zip file')
     if size >= _TAIL:
         short = (here, entries, length, start)
         end, (here, entries, length, start) = _directory64(handle, size, short)
     if here != entries or start + length != end:
-        raise damaged('the zip directory is not where the end of the file '
-                      'says')
+        raise damaged('the zip directory is not where the end of the file says')
     if length > _DIRECTORY:
-        raise CheckpointError(f'refuses to load: a zip directory of {length} '
-                              f'bytes; at most {_DIRECTORY} are read')
+        raise CheckpointError(
+            f'refuses to load: a zip directory of {length} bytes; at most {_DIRECTORY} are read'
+        )
     return start, entries
 
 
@@ -152,10 +153,11 @@ def _directory64(handle: BinaryIO, size: int, short: tuple) -> tuple:
     end = _END64.unpack_from(tail)
     long = end[6:]
     limits = (0xFFFF, 0xFFFF, 0xFFFFFFFF, 0xFFFFFFFF)
-    if (disk, disks, offset) != (0, 1, size - _TAIL) or (
-            end[0], end[4], end[5]) != (b'PK\x06\x06', 0, 0) or any(
-                s not in (n, most)
-                for s, n, most in zip(short, long, limits)):
+    if (
+        (disk, disks, offset) != (0, 1, size - _TAIL)
+        or (end[0], end[4], end[5]) != (b'PK\x06\x06', 0, 0)
+        or any(s not in (n, most) for s, n, most in zip(short, long, limits))
+    ):
         raise damaged('two ends of a zip file that differ')
     return size - _TAIL, long
 
@@ -168,11 +170,11 @@ def _by_name(infos: list) -> Dict[str, zipfile.ZipInfo]:
         if above != folder or not slash or info.orig_filename != info.filename:
             raise CheckpointError(
                 f'refuses to load: the record {brief(info.orig_filename)} '
-                f'does not lie in the folder {brief(folder)}')
+                f'does not lie in the folder {brief(folder)}'
+            )
         # Some readers tell names apart by case, some do not.
         if name.casefold() in folded:
-            raise CheckpointError(
-                f'refuses to load: two records are named {brief(name)}')
+            raise CheckpointError(f'refuses to load: two records are named {brief(name)}')
         folded.add(name.casefold())
         found[name] = info
     return found
@@ -185,14 +187,13 @@ def _starts(handle: BinaryIO, infos: list, directory: int) -> Dict[str, int]:
         if info.header_offset < free or (free == 0 and info.header_offset):
             raise CheckpointError(
                 f'refuses to load: the record {brief(info.filename)} overlaps '
-                'another, or something lies before it')
+                'another, or something lies before it'
+            )
         start = _data_start(handle, info)
         free = start + info.compress_size
         is_stored = info.compress_type == zipfile.ZIP_STORED
-        if free > directory or (is_stored
-                                and info.file_size != info.compress_size):
-            raise damaged(f'the record {brief(info.filename)} is larger than '
-                          'its place in the file')
+        if free > directory or (is_stored and info.file_size != info.compress_size):
+            raise damaged(f'the record {brief(info.filename)} is larger than its place in the file')
         starts[info.filename.partition('/')[2]] = start
     return starts
 
@@ -203,7 +204,7 @@ def _data_start(handle: BinaryIO, info: zipfile.ZipInfo) -> int:
     data = _read_at(handle, info.header_offset, _LOCAL.size + len(name))
     local = _LOCAL.unpack_from(data)
     if (local[0], local[3]) != (b'PK\x03\x04', info.compress_type) or (
-            local[9] != len(name) or data[_LOCAL.size:] != name):
-        raise damaged(f'the record {brief(info.filename)} is not where the '
-                      'zip directory says')
+        local[9] != len(name) or data[_LOCAL.size :] != name
+    ):
+        raise damaged(f'the record {brief(info.filename)} is not where the zip directory says')
     return info.header_offset + len(data) + local[10]

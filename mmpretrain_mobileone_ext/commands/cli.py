@@ -1,4 +1,5 @@
 """What the command lines share: parsing, registration, one-line errors."""
+
 from __future__ import annotations
 
 import argparse
@@ -29,9 +30,7 @@ class ToolParser(argparse.ArgumentParser):
         kwargs: as of the parent.
     """
 
-    def __init__(self, *,
-                 error_type: type[MobileOneExtError] = MobileOneExtError,
-                 **kwargs: Any):
+    def __init__(self, *, error_type: type[MobileOneExtError] = MobileOneExtError, **kwargs: Any):
         super().__init__(**kwargs)
         self._error_type = error_type
 
@@ -103,19 +102,21 @@ def _use_utf8() -> None:
     encoding = sys.stdout.encoding or 'ascii'
     # With Python's own options, which 3.9 does not know.
     words = getattr(sys, 'orig_argv', ['', *sys.argv])[1:]
-    os.execve(sys.executable, [sys.executable, *words], {
-        **os.environ, 'PYTHONUTF8': '1',
-        'PYTHONIOENCODING': f'{encoding}:backslashreplace'})
+    os.execve(
+        sys.executable,
+        [sys.executable, *words],
+        {**os.environ, 'PYTHONUTF8': '1', 'PYTHONIOENCODING': f'{encoding}:backslashreplace'},
+    )
 
 
 def _is_tool() -> bool:
     file = getattr(sys.modules['__main__'], '__file__', None)
-    return file is not None and \
-        Path(file).resolve().parent == (MIM / 'tools').resolve()
+    return file is not None and Path(file).resolve().parent == (MIM / 'tools').resolve()
 
 
 def _fail(error: object, code: int = 2) -> int:
     from ..utils.text import shown
+
     print(f'error: {shown(" ".join(str(error).split()))}', file=sys.stderr)
     return code
 
@@ -127,8 +128,7 @@ def _fail_outside(explained: Explanation, error: Exception) -> int:
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     if explained.is_certain:
         return _fail(explained.line)
-    return _fail(f'{explained.line} ({where(error)}; set {TRACEBACK}=1 for '
-                 'the traceback)', code=1)
+    return _fail(f'{explained.line} ({where(error)}; set {TRACEBACK}=1 for the traceback)', code=1)
 
 
 def mmpretrain_tool(name: str) -> Path:
@@ -159,6 +159,7 @@ def run_mmpretrain_tool(name: str) -> int:
 
     def main() -> None:
         import mmpretrain_mobileone_ext  # noqa: F401  (registers)
+
         runpy.run_path(str(mmpretrain_tool(name)), run_name='__main__')
 
     return guarded(main)

@@ -1,4 +1,5 @@
 """Write a checkpoint under the names of another code base."""
+
 from __future__ import annotations
 
 import json
@@ -12,11 +13,7 @@ from torch import nn
 from ..checkpoints.deploy_file import provenance
 from ..checkpoints.load import load_checkpoint_file, save_checkpoint_atomic
 from ..errors import CheckpointError
-from ..models import (
-    ConfigurableMobileOne,
-    DeployableClassifier,
-    verified_switch_to_deploy,
-)
+from ..models import ConfigurableMobileOne, DeployableClassifier, verified_switch_to_deploy
 from ..models.spec import PRESETS
 from ..models.state_dict import (
     BACKBONE,
@@ -34,13 +31,15 @@ from ..utils.files import free_target, write_whole
 PathLike = Union[str, Path]
 
 
-def convert_checkpoint(source: PathLike,
-                       to: str,
-                       out: PathLike,
-                       *,
-                       arch: Optional[str] = None,
-                       fold: bool = False,
-                       force: bool = False) -> Path:
+def convert_checkpoint(
+    source: PathLike,
+    to: str,
+    out: PathLike,
+    *,
+    arch: Optional[str] = None,
+    fold: bool = False,
+    force: bool = False,
+) -> Path:
     """Rewrite ``source`` for ``to`` and say in the file where it is from.
 
     The weights have to fill the network, whole, before anything is written.
@@ -73,7 +72,8 @@ def convert_checkpoint(source: PathLike,
     if found is None:
         raise CheckpointError(
             f'{source}: not weights of MobileOne that mmpretrain, Apple or '
-            f'timm name; its first key is {next(iter(state))!r}')
+            f'timm name; its first key is {next(iter(state))!r}'
+        )
     ours = translate(_inside(state, found), found, _ours(found))
     arch = arch or matching_arch(ours)
     model = filled_model(ours, found, arch)
@@ -81,18 +81,17 @@ def convert_checkpoint(source: PathLike,
     if fold and not found.folded:
         folded, measured = verified_switch_to_deploy(model)
         ours, parity = folded.state_dict(), measured.to_dict()
-    record = {**provenance(source, parity=parity), 'source_layout':
-              found.summary, 'arch': arch}
-    return _write(translate(ours, _known(ours), LAYOUTS[to]), to, target,
-                  record)
+    record = {**provenance(source, parity=parity), 'source_layout': found.summary, 'arch': arch}
+    return _write(translate(ours, _known(ours), LAYOUTS[to]), to, target, record)
 
 
 def _writable(source: PathLike, out: PathLike, to: str, force: bool) -> Path:
     target = free_target(out, source, force)
     one_of('to', to, LAYOUTS, CheckpointError)
     if target.suffix == '.safetensors':
-        raise CheckpointError(f'{target}: writes files of torch.save, not '
-                              'safetensors; name it .pth')
+        raise CheckpointError(
+            f'{target}: writes files of torch.save, not safetensors; name it .pth'
+        )
     return target
 
 
@@ -136,8 +135,7 @@ def _channels(state: dict) -> dict[str, int]:
     return channels
 
 
-def filled_model(ours: dict, found: Recognized,
-                 name: Optional[str]) -> nn.Module:
+def filled_model(ours: dict, found: Recognized, name: Optional[str]) -> nn.Module:
     """A model of the right form that takes every weight.
 
     Raises:
@@ -146,14 +144,14 @@ def filled_model(ours: dict, found: Recognized,
     if name is None:
         raise CheckpointError(
             f'these weights have the channels of none of {list(PRESETS)}; '
-            'say with --arch which config they are for')
+            'say with --arch which config they are for'
+        )
     model = _build(name, found, ours)
     try:
         model.load_state_dict(ours)
     except RuntimeError as error:
         reason = ' '.join(str(error).split())
-        raise CheckpointError(f'not the weights of {name}: {reason}'
-                              ) from error
+        raise CheckpointError(f'not the weights of {name}: {reason}') from error
     return model.eval()
 
 
@@ -162,28 +160,29 @@ def _build(name: str, found: Recognized, ours: dict) -> nn.Module:
     if name in PRESETS:
         backbone['arch'] = name
     else:
-        config = read_config(name) if name.endswith('.py') else \
-            ModelHub.get(name).config
+        config = read_config(name) if name.endswith('.py') else ModelHub.get(name).config
         backbone = {**config.model.backbone, **backbone}
-    net = ConfigurableMobileOne(
-        **{k: v for k, v in backbone.items() if k != 'type'})
+    net = ConfigurableMobileOne(**{k: v for k, v in backbone.items() if k != 'type'})
     if found.layout == BACKBONE:
         return net
-    classes, width = (ours['head.fc.weight'].shape if found.has_head else
-                      (1000, net.out_channels[-1]))
+    classes, width = (
+        ours['head.fc.weight'].shape if found.has_head else (1000, net.out_channels[-1])
+    )
     return DeployableClassifier(
         backbone=backbone,
         neck=dict(type='GlobalAveragePooling'),
-        head=dict(type='LinearClsHead', num_classes=classes,
-                  in_channels=width))
+        head=dict(type='LinearClsHead', num_classes=classes, in_channels=width),
+    )
 
 
 def _write(state: dict, to: str, target: Path, record: dict) -> Path:
     if to != 'apple':
-        return save_checkpoint_atomic(
-            {'meta': {'converted': record}, 'state_dict': state}, target)
+        return save_checkpoint_atomic({'meta': {'converted': record}, 'state_dict': state}, target)
     done = save_checkpoint_atomic(state, target)
     beside = target.with_name(f'{target.name}.provenance.json')
-    write_whole(beside, lambda made: made.write_text(
-        json.dumps(record, indent=1) + '\n', 'utf-8'), CheckpointError)
+    write_whole(
+        beside,
+        lambda made: made.write_text(json.dumps(record, indent=1) + '\n', 'utf-8'),
+        CheckpointError,
+    )
     return done

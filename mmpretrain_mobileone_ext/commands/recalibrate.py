@@ -1,4 +1,5 @@
 """A checkpoint with recalibrated batch norms, scored before it is kept."""
+
 from __future__ import annotations
 
 import copy
@@ -14,11 +15,7 @@ from mmengine.runner import Runner
 from ..checkpoints.deploy_file import provenance
 from ..checkpoints.load import load_checkpoint_file, save_checkpoint_atomic
 from ..errors import CheckpointError, MobileOneExtError, SpecError
-from ..hooks.bn_recalibration import (
-    recalibrate,
-    tracking_norms,
-    training_loader,
-)
+from ..hooks.bn_recalibration import recalibrate, tracking_norms, training_loader
 from ..utils.checks import boolean, integer
 from ..utils.config import read_config, types_by_name
 from ..utils.files import existing_file, free_target
@@ -38,6 +35,7 @@ class Recalibrated:
         metric: the first of the metrics; it decides.
         before, after: all metrics.
     """
+
     path: Path
     images: int
     metric: str
@@ -45,14 +43,16 @@ class Recalibrated:
     after: dict[str, float]
 
 
-def recalibrate_checkpoint(config: Union[PathLike, Config],
-                           checkpoint: PathLike,
-                           out: PathLike,
-                           *,
-                           images: int = 8192,
-                           augment: bool = False,
-                           force: bool = False,
-                           progress: bool = False) -> Recalibrated:
+def recalibrate_checkpoint(
+    config: Union[PathLike, Config],
+    checkpoint: PathLike,
+    out: PathLike,
+    *,
+    images: int = 8192,
+    augment: bool = False,
+    force: bool = False,
+    progress: bool = False,
+) -> Recalibrated:
     """Recalibrate, score on the test split before and after, and write.
 
     The file holds the weights (the averaged ones where the run had EMA), the
@@ -74,21 +74,19 @@ def recalibrate_checkpoint(config: Union[PathLike, Config],
         SpecError: no training or test data, or less than one image.
         MobileOneExtError: the score became worse; nothing is written.
     """
-    for name, value in (('augment', augment), ('force', force),
-                        ('progress', progress)):
+    for name, value in (('augment', augment), ('force', force), ('progress', progress)):
         boolean(name, value)
     integer('images', images, 1)
     source = existing_file(checkpoint)
     target = free_target(out, source, force)
     if not target.absolute().parent.is_dir():
-        raise CheckpointError(f'{target}: the folder {target.parent} does '
-                              'not exist; make it first')
+        raise CheckpointError(f'{target}: the folder {target.parent} does not exist; make it first')
     meta = load_checkpoint_file(source).get('meta', {})
-    cfg = types_by_name(config) if isinstance(config, Config) else \
-        read_config(config)
+    cfg = types_by_name(config) if isinstance(config, Config) else read_config(config)
     if not cfg.get('test_dataloader') or not cfg.get('test_evaluator'):
-        raise SpecError('the config has no test_dataloader and '
-                        'test_evaluator; the result could not be verified')
+        raise SpecError(
+            'the config has no test_dataloader and test_evaluator; the result could not be verified'
+        )
     loader, steps = training_loader(cfg, images, augment), Steps(progress)
     with TemporaryDirectory() as folder:
         runner = _test_runner(cfg, source, folder)
@@ -105,31 +103,49 @@ def recalibrate_checkpoint(config: Union[PathLike, Config],
         raise MobileOneExtError(
             f'{source}: {metric} is {before[metric]:.4f} as it is and '
             f'{after[metric]:.4f} recalibrated on {used} images; nothing is '
-            'written')
-    record = dict(provenance(source, cfg.pretty_text), images=used,
-                  augment=augment, before=_numbers(before),
-                  after=_numbers(after))
+            'written'
+        )
+    record = dict(
+        provenance(source, cfg.pretty_text),
+        images=used,
+        augment=augment,
+        before=_numbers(before),
+        after=_numbers(after),
+    )
     kept = {k: meta[k] for k in _KEPT if k in meta}
     save_checkpoint_atomic(
-        dict(meta={**kept, 'bn_recalibration': record},
-             state_dict=runner.model.state_dict()), target)
+        dict(meta={**kept, 'bn_recalibration': record}, state_dict=runner.model.state_dict()),
+        target,
+    )
     return Recalibrated(target, used, metric, before, after)
 
 
 def _test_runner(cfg: Config, checkpoint: Path, folder: str) -> Runner:
     """Tests the branches of a checkpoint; no hook of the run takes part."""
     cfg = copy.deepcopy(cfg)
-    cfg.merge_from_dict(dict(work_dir=folder, load_from=str(checkpoint),
-                             resume=False, launcher='none',
-                             log_level='WARNING',
-                             # mmengine keeps loggers by this name
-                             experiment_name=f'recalibrate-{uuid4().hex}'))
+    cfg.merge_from_dict(
+        dict(
+            work_dir=folder,
+            load_from=str(checkpoint),
+            resume=False,
+            launcher='none',
+            log_level='WARNING',
+            # mmengine keeps loggers by this name
+            experiment_name=f'recalibrate-{uuid4().hex}',
+        )
+    )
     cfg.custom_hooks = []
     cfg.setdefault('test_cfg', dict())
     # They belong together with the training loop, which is not built.
-    for key in ('train_dataloader', 'train_cfg', 'optim_wrapper',
-                'param_scheduler', 'val_dataloader', 'val_cfg',
-                'val_evaluator'):
+    for key in (
+        'train_dataloader',
+        'train_cfg',
+        'optim_wrapper',
+        'param_scheduler',
+        'val_dataloader',
+        'val_cfg',
+        'val_evaluator',
+    ):
         cfg.pop(key, None)
     cfg.default_hooks = dict(checkpoint=None)
     cfg.visualizer = dict(type='Visualizer')
@@ -137,11 +153,11 @@ def _test_runner(cfg: Config, checkpoint: Path, folder: str) -> Runner:
 
 
 def _require_norms(model: Any, source: Path) -> None:
-    if getattr(model, 'artifact', None) is not None or \
-            not tracking_norms(model):
+    if getattr(model, 'artifact', None) is not None or not tracking_norms(model):
         raise CheckpointError(
             f'{source}: there are no batch norms to recalibrate; give the '
-            'checkpoint in branch form, not a folded one')
+            'checkpoint in branch form, not a folded one'
+        )
 
 
 def _numbers(metrics: dict[str, Any]) -> dict[str, Optional[float]]:

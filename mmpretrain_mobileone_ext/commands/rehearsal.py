@@ -4,6 +4,7 @@ Prints one JSON object a line: ``{"step": title}`` before a step and
 ``{"done": title, "seconds": s}`` after it. An error leaves with its
 traceback on stderr. Run by ``probe``; needs the whole stack.
 """
+
 from __future__ import annotations
 
 import importlib
@@ -16,8 +17,15 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Iterator
 
-_MODULES = ('torch', 'torchvision', 'mmengine', 'mmcv', 'mmpretrain',
-            'coremltools', 'mmpretrain_mobileone_ext')
+_MODULES = (
+    'torch',
+    'torchvision',
+    'mmengine',
+    'mmcv',
+    'mmpretrain',
+    'coremltools',
+    'mmpretrain_mobileone_ext',
+)
 _CONFIG = 'digits/mobileone-tiny_bs64_digits.py'
 _SIDE = 32
 
@@ -28,6 +36,7 @@ def main() -> None:
         with _step(f'import {name}'):
             importlib.import_module(name)
     import torch
+
     print(json.dumps({'cuda': torch.cuda.is_available()}), flush=True)
     torch.manual_seed(0)
     images = torch.randint(0, 256, (4, 3, _SIDE, _SIDE), dtype=torch.uint8)
@@ -47,15 +56,14 @@ def _step(title: str) -> Iterator[None]:
     print(json.dumps({'step': title}), flush=True)
     start = time.monotonic()
     yield
-    print(json.dumps({'done': title,
-                      'seconds': round(time.monotonic() - start, 2)}),
-          flush=True)
+    print(json.dumps({'done': title, 'seconds': round(time.monotonic() - start, 2)}), flush=True)
 
 
 def _config() -> Any:
     from mmengine.config import Config
 
     from ..utils.config import MIM
+
     return Config.fromfile(str(MIM / 'configs' / _CONFIG))
 
 
@@ -64,10 +72,10 @@ def _trained(images: Any) -> Any:
     import torch
     from mmpretrain import get_model
     from mmpretrain.structures import DataSample
+
     model = get_model(_config()).train()
     samples = [DataSample().set_gt_label(i) for i in range(len(images))]
-    data = model.data_preprocessor(
-        dict(inputs=list(images), data_samples=samples), True)
+    data = model.data_preprocessor(dict(inputs=list(images), data_samples=samples), True)
     losses = model(**data, mode='loss')
     optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
     losses['loss'].backward()
@@ -79,6 +87,7 @@ def _folded(model: Any, folder: Path) -> Path:
     import torch
 
     from ..checkpoints.deploy_file import write_deploy_file
+
     checkpoint = folder / 'epoch_1.pth'
     torch.save(dict(state_dict=model.state_dict(), meta={}), checkpoint)
     return write_deploy_file(model, checkpoint)
@@ -86,8 +95,10 @@ def _folded(model: Any, folder: Path) -> Path:
 
 def _exported(checkpoint: Path, folder: Path) -> Path:
     from ..coreml import export_coreml
-    return export_coreml(_config(), checkpoint, folder / 'model.mlpackage',
-                         image_size=_SIDE, verify_data='none')
+
+    return export_coreml(
+        _config(), checkpoint, folder / 'model.mlpackage', image_size=_SIDE, verify_data='none'
+    )
 
 
 def _score(model: Any, package: Path, images: Any) -> None:
@@ -96,6 +107,7 @@ def _score(model: Any, package: Path, images: Any) -> None:
 
     from ..coreml import load_program
     from ..utils.parity import TOLERANCES, compare
+
     with torch.no_grad():
         data = model.data_preprocessor(dict(inputs=list(images)), False)
         wanted = model(data['inputs'], mode='tensor').softmax(1)

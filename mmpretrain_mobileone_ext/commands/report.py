@@ -1,4 +1,5 @@
 """Command line of ``tools/report.py``."""
+
 from __future__ import annotations
 
 import argparse
@@ -18,25 +19,40 @@ from .cli import ToolParser
 
 def parser() -> argparse.ArgumentParser:
     """The arguments."""
-    p = ToolParser(description='Score every form of a network that a work dir '
-                'holds (branches, folded, Core ML files) on the test split, '
-                'and show all of it on one page.')
+    p = ToolParser(
+        description='Score every form of a network that a work dir '
+        'holds (branches, folded, Core ML files) on the test split, '
+        'and show all of it on one page.'
+    )
     p.add_argument('work_dir', type=Path, help='folder of a training')
-    p.add_argument('--out', type=Path, metavar='DIR',
-                   help='folder for report.html and report.json (default: '
-                   'WORK_DIR/report)')
-    p.add_argument('--config', type=Path,
-                   help='default: the *.py of the work dir')
-    p.add_argument('--checkpoint', type=Path,
-                   help='default: the last one of the work dir')
-    p.add_argument('--images', default='test', metavar='test|N',
-                   help='whole test split, or N of its images (default: '
-                   'test)')
-    p.add_argument('--max-drop', type=float, default=DEFAULT_DROP,
-                   metavar='P', help='percentage points of top-1 that the '
-                   f'recommended file may lose (default: {DEFAULT_DROP:g})')
-    p.add_argument('--cfg-options', nargs='+', action=DictAction,
-                   help='key=value pairs, merged into the config')
+    p.add_argument(
+        '--out',
+        type=Path,
+        metavar='DIR',
+        help='folder for report.html and report.json (default: WORK_DIR/report)',
+    )
+    p.add_argument('--config', type=Path, help='default: the *.py of the work dir')
+    p.add_argument('--checkpoint', type=Path, help='default: the last one of the work dir')
+    p.add_argument(
+        '--images',
+        default='test',
+        metavar='test|N',
+        help='whole test split, or N of its images (default: test)',
+    )
+    p.add_argument(
+        '--max-drop',
+        type=float,
+        default=DEFAULT_DROP,
+        metavar='P',
+        help='percentage points of top-1 that the '
+        f'recommended file may lose (default: {DEFAULT_DROP:g})',
+    )
+    p.add_argument(
+        '--cfg-options',
+        nargs='+',
+        action=DictAction,
+        help='key=value pairs, merged into the config',
+    )
     return p
 
 
@@ -56,7 +72,8 @@ def run(argv: Optional[Sequence[str]] = None) -> Path:
         images=_images(given.images),
         cfg_options=given.cfg_options,
         max_drop=given.max_drop,
-        progress=True)
+        progress=True,
+    )
     return write_report(data, out)
 
 
@@ -64,6 +81,7 @@ def _images(value: str) -> Union[int, str]:
     if value == 'test':
         return value
     if not value.isdecimal() or int(value) < 1:
-        raise MobileOneExtError(f"--images is {value!r}; allowed: 'test' or "
-                                'a number of images, at least 1')
+        raise MobileOneExtError(
+            f"--images is {value!r}; allowed: 'test' or a number of images, at least 1"
+        )
     return int(value)

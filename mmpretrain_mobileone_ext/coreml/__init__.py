@@ -3,6 +3,7 @@
 Nothing here imports coremltools until a function that needs it is called:
 the public names resolve on first use.
 """
+
 from __future__ import annotations
 
 import importlib

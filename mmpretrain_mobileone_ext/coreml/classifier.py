@@ -1,4 +1,5 @@
 """A Core ML file as a test-time model of mmpretrain."""
+
 from __future__ import annotations
 
 import copy
@@ -47,38 +48,38 @@ class CoreMLClassifier(BaseModel):
         ProgramError: the file is unreadable, or images do not fit it.
     """
 
-    def __init__(self,
-                 path: Optional[str] = None,
-                 normalize: Optional[bool] = None,
-                 arithmetic: str = 'fp16',
-                 backend: str = 'reference',
-                 compute_units: str = 'ALL',
-                 data_preprocessor: Union[dict, nn.Module, None] = None,
-                 **network: Any):
+    def __init__(
+        self,
+        path: Optional[str] = None,
+        normalize: Optional[bool] = None,
+        arithmetic: str = 'fp16',
+        backend: str = 'reference',
+        compute_units: str = 'ALL',
+        data_preprocessor: Union[dict, nn.Module, None] = None,
+        **network: Any,
+    ):
         super().__init__(_pixels_only(data_preprocessor))
-        unknown = sorted(set(network) - {
-            'backbone', 'neck', 'head', 'pretrained', 'train_cfg', 'init_cfg'})
+        unknown = sorted(
+            set(network) - {'backbone', 'neck', 'head', 'pretrained', 'train_cfg', 'init_cfg'}
+        )
         if unknown:
-            raise ProgramError('CoreMLClassifier: unexpected arguments '
-                               f'{unknown}')
+            raise ProgramError(f'CoreMLClassifier: unexpected arguments {unknown}')
         owner = 'CoreMLClassifier:'
         if path is not None:
             checks.path(f'{owner} path', path, ProgramError)
         if normalize is not None:
-            checks.boolean(f'{owner} normalize', normalize,
-                                  ProgramError)
+            checks.boolean(f'{owner} normalize', normalize, ProgramError)
         for name, value, allowed in (
-                ('arithmetic', arithmetic, ('fp32', 'fp16')),
-                ('backend', backend, ('reference', 'coreml')),
-                ('compute_units', compute_units, COMPUTE_UNITS)):
-            checks.one_of(f'{owner} {name}', value, allowed,
-                                 ProgramError)
+            ('arithmetic', arithmetic, ('fp32', 'fp16')),
+            ('backend', backend, ('reference', 'coreml')),
+            ('compute_units', compute_units, COMPUTE_UNITS),
+        ):
+            checks.one_of(f'{owner} {name}', value, allowed, ProgramError)
         self.path = path
         self._normalize = normalize
         self._options: dict[str, Any] = dict(
-            arithmetic=arithmetic,
-            backend=backend,
-            compute_units=compute_units)
+            arithmetic=arithmetic, backend=backend, compute_units=compute_units
+        )
         self._loaded: tuple = ()
         self._register_load_state_dict_pre_hook(self._take_path)
 
@@ -92,16 +93,17 @@ class CoreMLClassifier(BaseModel):
         """The ``LoadedProgram``; read from disk on first use."""
         if not self._loaded:
             if self.path is None:
-                raise ProgramError('CoreMLClassifier: no .mlpackage or '
-                                   '.mlmodel was given as the checkpoint')
+                raise ProgramError(
+                    'CoreMLClassifier: no .mlpackage or .mlmodel was given as the checkpoint'
+                )
             from .runtime.load import load_program
-            self._loaded = (load_program(self.path, **self._options), )
+
+            self._loaded = (load_program(self.path, **self._options),)
         return self._loaded[0]
 
-    def forward(self,
-                inputs: Tensor,
-                data_samples: Optional[list] = None,
-                mode: str = 'tensor') -> Any:
+    def forward(
+        self, inputs: Tensor, data_samples: Optional[list] = None, mode: str = 'tensor'
+    ) -> Any:
         """Run the program on pixels (N, C, H, W), 0 to 255.
 
         Args:
@@ -114,8 +116,7 @@ class CoreMLClassifier(BaseModel):
             ProgramError: wrong size or channels, or ``mode='loss'``.
         """
         if mode not in ('tensor', 'predict'):
-            raise ProgramError(f'a Core ML program cannot run mode={mode!r}; '
-                               'it only predicts')
+            raise ProgramError(f'a Core ML program cannot run mode={mode!r}; it only predicts')
         program = self.program
         images = self._as_taken(inputs.cpu(), program.program)
         outputs = program.predict_batch({program.input_name: images})
@@ -127,8 +128,7 @@ class CoreMLClassifier(BaseModel):
             sample.set_pred_score(score).set_pred_label(score.argmax())
         return samples
 
-    def predict(self, inputs: Tensor,
-                data_samples: Optional[list] = None) -> list:
+    def predict(self, inputs: Tensor, data_samples: Optional[list] = None) -> list:
         """As ``forward`` in mode 'predict'."""
         return self(inputs, data_samples, mode='predict')
 
@@ -179,7 +179,8 @@ class CoreMLClassifier(BaseModel):
         if path is None:
             raise CheckpointError(
                 'CoreMLClassifier executes a .mlpackage or .mlmodel, but the '
-                'checkpoint holds weights of a network')
+                'checkpoint holds weights of a network'
+            )
         self.path, self._loaded = path, ()
 
 
@@ -190,18 +191,17 @@ def _scores(outputs: dict, program: Any) -> Tensor:
         return outputs[name]
     shapes = {k: tuple(v.shape) for k, v in outputs.items()}
     value = next(iter(outputs.values()))
-    if len(outputs) != 1 or value.dim() < 2 or \
-            value.flatten(1).shape[1] != value.shape[1]:
+    if len(outputs) != 1 or value.dim() < 2 or value.flatten(1).shape[1] != value.shape[1]:
         raise ProgramError(
             f'{program.path}: not a classifier; a single output of class '
-            f'scores (N, classes) is needed, it has {shapes}')
+            f'scores (N, classes) is needed, it has {shapes}'
+        )
     return value.flatten(1)
 
 
 def _pixels_only(preprocessor: Union[dict, nn.Module, None]) -> nn.Module:
     if preprocessor is not None and not isinstance(preprocessor, nn.Module):
-        checks.mapping('CoreMLClassifier: data_preprocessor',
-                              preprocessor, ProgramError)
+        checks.mapping('CoreMLClassifier: data_preprocessor', preprocessor, ProgramError)
     if isinstance(preprocessor, nn.Module):
         pixels = copy.deepcopy(preprocessor)
     else:

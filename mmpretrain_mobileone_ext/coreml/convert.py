@@ -1,4 +1,5 @@
 """The one place that drives coremltools' front end: trace and convert."""
+
 from __future__ import annotations
 
 import contextlib
@@ -67,9 +68,9 @@ class Request(Protocol):
         """Every shape (N, C, H, W) of the input, the default first."""
 
 
-def check_trace(graph: Callable[[Tensor], Any],
-                traced: Callable[[Tensor], Any],
-                shapes: Sequence[Shape]) -> None:
+def check_trace(
+    graph: Callable[[Tensor], Any], traced: Callable[[Tensor], Any], shapes: Sequence[Shape]
+) -> None:
     """Run network and trace at every size and every batch size.
 
     A trace is made at the first shape, and Python numbers in the network's
@@ -87,8 +88,7 @@ def check_trace(graph: Callable[[Tensor], Any],
         try:
             worst(wanted, found).require(_SAME, 'traced network')
         except ParityError as error:
-            raise ExportError(f'{fixed} {shape} (N, C, H, W): '
-                              f'{error}') from None
+            raise ExportError(f'{fixed} {shape} (N, C, H, W): {error}') from None
 
 
 def _others(shapes: Sequence[Shape]) -> Iterator[Shape]:
@@ -104,8 +104,9 @@ def _run(network: Callable[[Tensor], Any], pixels: Tensor, what: str) -> Any:
         return network(pixels)
     # Any network runs here.
     except Exception as error:
-        raise ExportError(f'{what} {tuple(pixels.shape)} (N, C, H, W): '
-                          f'{one_line(error)}') from error
+        raise ExportError(
+            f'{what} {tuple(pixels.shape)} (N, C, H, W): {one_line(error)}'
+        ) from error
 
 
 def check_classify(spec: Any) -> None:
@@ -126,8 +127,7 @@ def check_classify(spec: Any) -> None:
 
 
 def _check_block(block: Any) -> None:
-    types = {output.name: output.type for op in block.operations
-             for output in op.outputs}
+    types = {output.name: output.type for op in block.operations for output in op.outputs}
     for op in block.operations:
         if op.type != 'classify':
             continue
@@ -137,13 +137,18 @@ def _check_block(block: Any) -> None:
             raise ExportError(
                 f'the shape of the probabilities ({name!r}) depends on the '
                 'input shape after conversion, and Core ML compiles no such '
-                'classifier; give one image size, or outputs=\'features\'')
+                "classifier; give one image size, or outputs='features'"
+            )
 
 
-def convert_and_save(prepared: Network, pre: Preprocessing,
-                     classes: Sequence[str], options: Request,
-                     path: Path,
-                     keep_fp32: frozenset[str] = frozenset()) -> None:
+def convert_and_save(
+    prepared: Network,
+    pre: Preprocessing,
+    classes: Sequence[str],
+    options: Request,
+    path: Path,
+    keep_fp32: frozenset[str] = frozenset(),
+) -> None:
     """Convert and save to ``path``, whose suffix is that of the format.
 
     The input is ``image``. A classifier outputs ``classLabel`` and the
@@ -171,7 +176,8 @@ def convert_and_save(prepared: Network, pre: Preprocessing,
                 traced,
                 **_interface(ct, prepared, pre, classes, options, shapes),
                 **_kind(ct, options, keep_fp32),
-                skip_model_load=True)
+                skip_model_load=True,
+            )
             model = _finished(ct, model, options)
             model.save(str(path))
     except ExportError:
@@ -179,30 +185,34 @@ def convert_and_save(prepared: Network, pre: Preprocessing,
     # Whatever op is not supported, coremltools has its own error for it.
     except Exception as error:
         raise ExportError(
-            f'coremltools cannot convert the network{_for_all(shapes)} '
-            f'({one_line(error, 500)})') from error
+            f'coremltools cannot convert the network{_for_all(shapes)} ({one_line(error, 500)})'
+        ) from error
 
 
 def _for_all(shapes: Sequence[Shape]) -> str:
     if len(shapes) == 1:
         return ''
-    return (f' for {len(shapes)} input shapes at once (without further sizes '
-            'and batch sizes it may)')
+    return f' for {len(shapes)} input shapes at once (without further sizes and batch sizes it may)'
 
 
-def _interface(ct: Any, prepared: Network, pre: Preprocessing,
-               classes: Sequence[str], options: Request,
-               shapes: tuple[Shape, ...]) -> dict[str, Any]:
+def _interface(
+    ct: Any,
+    prepared: Network,
+    pre: Preprocessing,
+    classes: Sequence[str],
+    options: Request,
+    shapes: tuple[Shape, ...],
+) -> dict[str, Any]:
     """Inputs and outputs, as coremltools' ``convert`` takes them."""
-    found: dict[str, Any] = {
-        'inputs': [_input(ct, pre, options.input, shapes)]}
+    found: dict[str, Any] = {'inputs': [_input(ct, pre, options.input, shapes)]}
     if options.is_classifier:
         found['classifier_config'] = ct.ClassifierConfig(
-            list(classes), predicted_feature_name=LABEL)
+            list(classes), predicted_feature_name=LABEL
+        )
         return found
     found['outputs'] = [
         ct.TensorType(name=name, **_dtype(options))
-        for name in prepared.features or (PROBABILITIES, )
+        for name in prepared.features or (PROBABILITIES,)
     ]
     return found
 
@@ -214,25 +224,23 @@ def _dtype(options: Request) -> dict[str, Any]:
     return {'dtype': np.float32} if options.format == 'mlprogram' else {}
 
 
-def _kind(ct: Any, options: Request,
-          keep_fp32: frozenset[str]) -> dict[str, Any]:
+def _kind(ct: Any, options: Request, keep_fp32: frozenset[str]) -> dict[str, Any]:
     """Format, precision and target, as ``convert`` takes them."""
     found: dict[str, Any] = dict(
-        convert_to=options.format,
-        compute_units=getattr(ct.ComputeUnit, options.compute_units))
+        convert_to=options.format, compute_units=getattr(ct.ComputeUnit, options.compute_units)
+    )
     if options.format == 'mlprogram':
         found.update(
             compute_precision=_precision(ct, options.precision, keep_fp32),
-            minimum_deployment_target=getattr(ct.target,
-                                              options.deployment_target))
+            minimum_deployment_target=getattr(ct.target, options.deployment_target),
+        )
     return found
 
 
 def _precision(ct: Any, precision: str, keep_fp32: frozenset[str]) -> Any:
     if precision == 'fp32':
         return ct.precision.FLOAT32
-    return ct.transform.FP16ComputePrecision(
-        op_selector=lambda op: op.name not in keep_fp32)
+    return ct.transform.FP16ComputePrecision(op_selector=lambda op: op.name not in keep_fp32)
 
 
 def _trace(graph: torch.nn.Module, shapes: Sequence[Shape]) -> Any:
@@ -240,14 +248,12 @@ def _trace(graph: torch.nn.Module, shapes: Sequence[Shape]) -> Any:
         # The file is compared with the network on images: a trace that is
         # wrong for this size fails there, and not by a warning.
         warnings.simplefilter('ignore', torch.jit.TracerWarning)
-        traced = torch.jit.trace(graph, torch.zeros(shapes[0]),
-                                 check_trace=False)
+        traced = torch.jit.trace(graph, torch.zeros(shapes[0]), check_trace=False)
         check_trace(graph, traced, shapes)
     return traced
 
 
-def _input(ct: Any, pre: Preprocessing, kind: str,
-           shapes: tuple[Shape, ...]) -> Any:
+def _input(ct: Any, pre: Preprocessing, kind: str, shapes: tuple[Shape, ...]) -> Any:
     shape = as_coremltools(ct, shapes)
     if kind == 'tensor':
         import numpy as np
@@ -260,7 +266,8 @@ def _input(ct: Any, pre: Preprocessing, kind: str,
         shape=shape,
         scale=1.0,
         bias=bias[0] if pre.channels == 1 else bias,
-        color_layout=getattr(ct.colorlayout, pre.layout or ''))
+        color_layout=getattr(ct.colorlayout, pre.layout or ''),
+    )
 
 
 def _finished(ct: Any, model: Any, options: Request) -> Any:
@@ -269,15 +276,13 @@ def _finished(ct: Any, model: Any, options: Request) -> Any:
         check_classify(model.get_spec())
         return model
     if options.precision != 'fp32':
-        utils = quiet.module(
-            'coremltools.models.neural_network.quantization_utils')
+        utils = quiet.module('coremltools.models.neural_network.quantization_utils')
         # It prints a line a layer.
         with contextlib.redirect_stdout(io.StringIO()):
             model = utils.quantize_weights(model, 16)
     spec = model.get_spec()
     if options.is_classifier:
-        ct.utils.rename_feature(
-            spec, spec.description.predictedProbabilitiesName, PROBABILITIES)
+        ct.utils.rename_feature(spec, spec.description.predictedProbabilitiesName, PROBABILITIES)
         classifier = spec.neuralNetworkClassifier
         classifier.labelProbabilityLayerName = PROBABILITIES
     return ct.models.MLModel(spec, skip_model_load=True)

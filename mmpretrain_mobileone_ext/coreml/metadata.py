@@ -4,6 +4,7 @@ Source: coremltools' guide "Xcode Model Preview Types". An image classifier
 has an image input and outputs a dictionary and a string; its preview needs
 no parameters. For feature extractors no preview exists.
 """
+
 from __future__ import annotations
 
 import json
@@ -35,17 +36,26 @@ def preview_metadata(program: Program) -> dict[str, str]:
         [feature.kind for feature in program.inputs] == ['image']
         and kinds.get(program.predicted_feature_name) in _LABELS
         and kinds.get(program.predicted_probabilities_name) == 'dictionary'
-        and bool(program.classes))
+        and bool(program.classes)
+    )
     return {PREVIEW_TYPE: _IMAGE_CLASSIFIER} if is_classifier else {}
 
 
 _PACKAGES = ('coremltools', 'torch', 'mmengine', 'mmpretrain')
-_SILENT = ('PackInputs', 'Collect', 'LoadImageFromFile', 'ToPIL', 'ToNumpy',
-           'NumpyToPIL', 'PILToNumpy')
+_SILENT = (
+    'PackInputs',
+    'Collect',
+    'LoadImageFromFile',
+    'ToPIL',
+    'ToNumpy',
+    'NumpyToPIL',
+    'PILToNumpy',
+)
 
 
-def write_metadata(path: Path, user: Mapping[str, Any],
-                   standard: Mapping[str, str], described: str) -> None:
+def write_metadata(
+    path: Path, user: Mapping[str, Any], standard: Mapping[str, str], described: str
+) -> None:
     """Set metadata in a saved model; weights are not touched.
 
     Args:
@@ -61,8 +71,9 @@ def write_metadata(path: Path, user: Mapping[str, Any],
     for name, value in standard.items():
         setattr(target, name, value)
     for name, value in user.items():
-        target.userDefined[name] = value if isinstance(value, str) \
-            else json.dumps(_plain(value), default=str)
+        target.userDefined[name] = (
+            value if isinstance(value, str) else json.dumps(_plain(value), default=str)
+        )
     spec.description.input[0].shortDescription = described
     file.write_bytes(spec.SerializeToString())
 
@@ -70,10 +81,7 @@ def write_metadata(path: Path, user: Mapping[str, Any],
 def versions() -> dict[str, str]:
     """Versions of what made the file, by package."""
     found = {name: _version(name) for name in _PACKAGES}
-    return {
-        'mmpretrain_mobileone_ext': __version__,
-        **found, 'python': platform.python_version()
-    }
+    return {'mmpretrain_mobileone_ext': __version__, **found, 'python': platform.python_version()}
 
 
 def _version(package: str) -> str:
@@ -94,8 +102,7 @@ def _plain(value: Any) -> Any:
     return value
 
 
-def in_words(steps: Sequence[Mapping[str, Any]],
-             size: tuple[int, int]) -> str:
+def in_words(steps: Sequence[Mapping[str, Any]], size: tuple[int, int]) -> str:
     """What an app must do to a photo before the program, as sentences."""
     words = [_step_words(s) for s in steps if step_name(s) not in _SILENT]
     words.append(f'give {size[0]} x {size[1]} (H x W) pixels, 0 to 255')
@@ -107,8 +114,9 @@ def _step_words(step: Mapping[str, Any]) -> str:
     how = f' ({step["interpolation"]})' if 'interpolation' in step else ''
     if name == 'ResizeEdge':
         edge = step.get('edge', 'short')
-        return (f'resize the {edge} edge to {step.get("scale")} pixels, '
-                f'keeping the aspect ratio{how}')
+        return (
+            f'resize the {edge} edge to {step.get("scale")} pixels, keeping the aspect ratio{how}'
+        )
     if name == 'Resize' and 'scale' in step:
         width, height = _sides(step['scale'])
         kept = 'keeping' if step.get('keep_ratio') else 'ignoring'
@@ -118,13 +126,14 @@ def _step_words(step: Mapping[str, Any]) -> str:
         return f'crop the central {height} x {width} pixels'
     if name == 'EfficientNetCenterCrop':
         side, margin = step.get('crop_size'), step.get('crop_padding', 32)
-        return (f'crop the central square of {side}/({side} + {margin}) of '
-                f'the short edge and resize it to {side} x {side}{how}')
+        return (
+            f'crop the central square of {side}/({side} + {margin}) of '
+            f'the short edge and resize it to {side} x {side}{how}'
+        )
     rest = ', '.join(f'{k}={v!r}' for k, v in step.items() if k != 'type')
     return f'{name}({rest})'
 
 
 def _sides(value: Any) -> tuple[Any, Any]:
     """(W, H), as mmcv states sizes."""
-    return (value[0], value[1]) if isinstance(value, (list, tuple)) \
-        else (value, value)
+    return (value[0], value[1]) if isinstance(value, (list, tuple)) else (value, value)

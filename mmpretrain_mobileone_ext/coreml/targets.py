@@ -5,6 +5,7 @@ registered for in coremltools; availability of compute units is that of
 ``MLComputeUnits``; what each unit computes in is coremltools' "Typed
 Execution" guide.
 """
+
 from __future__ import annotations
 
 from collections.abc import Iterator
@@ -15,8 +16,18 @@ from .program import quiet
 from .program.graph import Feature, Operation, Program, walk
 
 #: Core ML specification version to the first iOS that reads it.
-SYSTEMS = {1: 'iOS11', 2: 'iOS11.2', 3: 'iOS12', 4: 'iOS13', 5: 'iOS14',
-           6: 'iOS15', 7: 'iOS16', 8: 'iOS17', 9: 'iOS18', 10: 'iOS26'}
+SYSTEMS = {
+    1: 'iOS11',
+    2: 'iOS11.2',
+    3: 'iOS12',
+    4: 'iOS13',
+    5: 'iOS14',
+    6: 'iOS15',
+    7: 'iOS16',
+    8: 'iOS17',
+    9: 'iOS18',
+    10: 'iOS26',
+}
 #: Those that a program can be converted for.
 TARGETS = ('iOS15', 'iOS16', 'iOS17', 'iOS18')
 #: The first that reads compressed (palettized, int8) weights.
@@ -47,12 +58,12 @@ def check_compute_units(compute_units: str, target: str) -> None:
     Raises:
         ExportError: states both.
     """
-    if compute_units == 'CPU_AND_NE' and \
-            version_of(target) < _FIRST_CPU_AND_NE:
+    if compute_units == 'CPU_AND_NE' and version_of(target) < _FIRST_CPU_AND_NE:
         raise ExportError(
             f'compute_units is CPU_AND_NE, which needs '
             f'{SYSTEMS[_FIRST_CPU_AND_NE]}, but deployment_target is '
-            f'{target}; raise the target or choose ALL')
+            f'{target}; raise the target or choose ALL'
+        )
 
 
 def check_target(program: Program, target: str) -> None:
@@ -77,8 +88,7 @@ def _check_version(program: Program, version: int, stated: str) -> None:
     if beyond:
         worst = max(need.version for need in beyond)
         reasons = [n.reason for n in beyond if n.version == worst]
-        raise ExportError(f'{stated}, but the program needs '
-                          f'{system_of(worst)}: {_some(reasons)}')
+        raise ExportError(f'{stated}, but the program needs {system_of(worst)}: {_some(reasons)}')
 
 
 def target_of(program: Program) -> str:
@@ -90,13 +100,15 @@ def target_of(program: Program) -> str:
     if program.format != 'mlprogram':
         raise ExportError(
             f'{program.path} is a {program.format}; only the weights of an '
-            'mlprogram (.mlpackage) have forms of their own')
+            'mlprogram (.mlpackage) have forms of their own'
+        )
     target = system_of(program.spec_version)
     if target not in TARGETS:
         raise ExportError(
             f'{program.path} has specification version '
             f'{program.spec_version}; known: '
-            f'{", ".join(f"{version_of(t)} ({t})" for t in TARGETS)}')
+            f'{", ".join(f"{version_of(t)} ({t})" for t in TARGETS)}'
+        )
     return target
 
 
@@ -113,15 +125,13 @@ def version_of(target: str) -> int:
     """
     versions = {system: version for version, system in SYSTEMS.items()}
     if target not in versions:
-        raise ExportError(f'deployment_target is {target!r}; allowed: '
-                          f'{", ".join(versions)}')
+        raise ExportError(f'deployment_target is {target!r}; allowed: {", ".join(versions)}')
     return versions[target]
 
 
 def needs(program: Program) -> Iterator[Need]:
     """Everything that asks for a version: file, interface, operations."""
-    yield Need(program.spec_version, 'specification version '
-               f'{program.spec_version}')
+    yield Need(program.spec_version, f'specification version {program.spec_version}')
     for feature in (*program.inputs, *program.outputs):
         if 'fp16' in (feature.dtype, _image_dtype(feature)):
             yield Need(_HALF, f'{feature.name!r} is fp16')
@@ -130,8 +140,10 @@ def needs(program: Program) -> Iterator[Need]:
     for op in walk(program.operations):
         for kind in (op.type, *op.attributes.get('compressed', {}).values()):
             yield Need(_first_version(kind), f'{kind} (in {op.name!r})')
-        yield Need(_parameters_version(op), f'{op.type} (named {op.name!r}) '
-                   f'with {", ".join(sorted(op.inputs))}')
+        yield Need(
+            _parameters_version(op),
+            f'{op.type} (named {op.name!r}) with {", ".join(sorted(op.inputs))}',
+        )
 
 
 def _image_dtype(feature: Feature) -> str:
@@ -160,17 +172,22 @@ def _parameters_version(op: Operation) -> int:
 
 def notes(program: Program, compute_units: str) -> tuple[str, ...]:
     """What a user should know about compute units, of an ``mlprogram``."""
-    typed = [op for op in program.operations if op.type not in _UNTYPED
-             and {'fp16', 'fp32'} & set(op.dtypes)
-             and not op.name.endswith(_OF_AN_IMAGE)]
+    typed = [
+        op
+        for op in program.operations
+        if op.type not in _UNTYPED
+        and {'fp16', 'fp32'} & set(op.dtypes)
+        and not op.name.endswith(_OF_AN_IMAGE)
+    ]
     single = [op.name for op in typed if 'fp32' in op.dtypes]
     if compute_units not in _NEURAL_ENGINE or not single:
         return ()
     if len(single) == len(typed):
-        return ('every operation is fp32, which the Neural Engine does not '
-                'run; fp16 can use it', )
-    return (f'{len(single)} of {len(typed)} operations are fp32, which '
-            f'the Neural Engine does not run: {_some(single)}', )
+        return ('every operation is fp32, which the Neural Engine does not run; fp16 can use it',)
+    return (
+        f'{len(single)} of {len(typed)} operations are fp32, which '
+        f'the Neural Engine does not run: {_some(single)}',
+    )
 
 
 def _some(names: list[str]) -> str:

@@ -1,4 +1,5 @@
 """Images for the verification: the config's test split, or noise."""
+
 from __future__ import annotations
 
 import copy
@@ -40,6 +41,7 @@ class TestSplit:
             before those of its folders; its class's when it is not built.
         data_order: 'RGB' or 'BGR', the order after the pipeline, or None.
     """
+
     __test__ = False  # not a test case, whatever pytest thinks of its name
 
     steps: tuple[dict, ...] = ()
@@ -60,8 +62,10 @@ class TestSplit:
     @property
     def labels(self) -> list[tuple[str, tuple[str, ...]]]:
         """All of ``names``, with where they are from in a word or two."""
-        return [('folders of the test split' if i else 'data set', n.names)
-                for i, n in enumerate(self.names)]
+        return [
+            ('folders of the test split' if i else 'data set', n.names)
+            for i, n in enumerate(self.names)
+        ]
 
     @property
     def no_size(self) -> str:
@@ -69,12 +73,15 @@ class TestSplit:
         step = varying_step(self.steps)
         if step is None:
             return 'the image size is not in the test pipeline'
-        return (f'after {step}, the last step of the test pipeline that '
-                'changes the size, it varies from image to image')
+        return (
+            f'after {step}, the last step of the test pipeline that '
+            'changes the size, it varies from image to image'
+        )
 
 
-def open_split(cfg: Optional[Config], image_size: Optional[tuple[int, int]],
-               read: bool) -> TestSplit:
+def open_split(
+    cfg: Optional[Config], image_size: Optional[tuple[int, int]], read: bool
+) -> TestSplit:
     """Describe the test split, and build its data set where ``read``.
 
     Args:
@@ -92,8 +99,9 @@ def open_split(cfg: Optional[Config], image_size: Optional[tuple[int, int]],
     loader = cfg.get('test_dataloader') or {}
     described = copy.deepcopy(loader.get('dataset'))
     if described is None and read:
-        raise ExportError('the config has no test_dataloader; give '
-                          '--verify-data none and the class labels')
+        raise ExportError(
+            'the config has no test_dataloader; give --verify-data none and the class labels'
+        )
     parts = unwrapped(described or {})
     for part in parts:
         part['pipeline'] = _pipeline(part, cfg, image_size)
@@ -103,13 +111,12 @@ def open_split(cfg: Optional[Config], image_size: Optional[tuple[int, int]],
         steps=tuple(parts[0]['pipeline']),
         dataset=dataset,
         names=_names(parts[0], dataset),
-        data_order=order)
+        data_order=order,
+    )
 
 
-def _pipeline(part: Any, cfg: Config,
-              size: Optional[tuple[int, int]]) -> list[dict]:
-    steps = [dict(step) for step in
-             part.get('pipeline') or cfg.get('test_pipeline') or []]
+def _pipeline(part: Any, cfg: Config, size: Optional[tuple[int, int]]) -> list[dict]:
+    steps = [dict(step) for step in part.get('pipeline') or cfg.get('test_pipeline') or []]
     check_pipeline(steps)
     return resized(steps, size)
 
@@ -122,11 +129,14 @@ def _common_order(parts: Sequence[Any]) -> Optional[str]:
     """
     orders = [data_order(part['pipeline'], type_name(part)) for part in parts]
     if len(set(orders)) > 1:
-        shown = ', '.join(f'{type_name(part)}: {order or "unknown"}'
-                          for part, order in zip(parts, orders))
-        raise ExportError('the data sets of the test split yield different '
-                          f'orders of channels ({shown}); give all the same '
-                          'pipeline')
+        shown = ', '.join(
+            f'{type_name(part)}: {order or "unknown"}' for part, order in zip(parts, orders)
+        )
+        raise ExportError(
+            'the data sets of the test split yield different '
+            f'orders of channels ({shown}); give all the same '
+            'pipeline'
+        )
     return orders[0]
 
 
@@ -142,10 +152,12 @@ def _built(described: Any, cfg: Config) -> Any:
         raise ExportError(
             'the test split of the config cannot be read '
             f'({one_line(error)}); give --verify-data none to do without '
-            'it') from error
+            'it'
+        ) from error
     if count == 0:
-        raise ExportError('the test split of the config is empty; give '
-                          '--verify-data none to do without it')
+        raise ExportError(
+            'the test split of the config is empty; give --verify-data none to do without it'
+        )
     return dataset
 
 
@@ -153,11 +165,14 @@ def _names(described: Any, dataset: Any) -> tuple[ClassNames, ...]:
     if dataset is not None:
         return tuple(data_set_names(dataset, 'the test split'))
     own = (described.get('metainfo') or {}).get('classes')
-    known = DATASETS.get(described.get('type') or '') \
-        if isinstance(described.get('type'), str) else None
+    known = (
+        DATASETS.get(described.get('type') or '')
+        if isinstance(described.get('type'), str)
+        else None
+    )
     meta = getattr(known, 'METAINFO', None) or {}
     found = names_of(own or described.get('classes') or meta.get('classes'))
-    return (ClassNames(found, 'the data set'), ) if found else ()
+    return (ClassNames(found, 'the data set'),) if found else ()
 
 
 @dataclass(frozen=True)
@@ -169,6 +184,7 @@ class Images:
         indices: positions in ``split``, or None for noise.
         shape: (1, C, H, W).
     """
+
     origin: str
     shape: tuple[int, int, int, int]
     split: Optional[TestSplit] = None
@@ -186,8 +202,7 @@ class Images:
         if self.split is None or len(self.indices) < 2:
             raise ExportError(f'{self.origin} cannot be halved')
         half = self.indices[::2]
-        return replace(self, indices=half,
-                       origin=f'every other one of {self.origin}')
+        return replace(self, indices=half, origin=f'every other one of {self.origin}')
 
     def chunks(self) -> Iterator[tuple[Tensor, Optional[Tensor]]]:
         """Yield (N, C, H, W) uint8 in data order, and labels (N,) or None.
@@ -199,12 +214,10 @@ class Images:
             yield _noise(self.shape), None
             return
         for start in range(0, len(self.indices), _CHUNK):
-            items = [self._item(i)
-                     for i in self.indices[start:start + _CHUNK]]
+            items = [self._item(i) for i in self.indices[start : start + _CHUNK]]
             images = torch.stack([image for image, _ in items])
             labels = [label for _, label in items if label is not None]
-            yield images, (torch.tensor(labels)
-                           if len(labels) == len(items) else None)
+            yield images, (torch.tensor(labels) if len(labels) == len(items) else None)
 
     def _item(self, index: int) -> tuple[Tensor, Optional[int]]:
         image, label = read_sample(self.split, index)
@@ -213,12 +226,14 @@ class Images:
                 f'image {index} of the test split is {tuple(image.shape)} '
                 f'(C, H, W) after the pipeline, but the program takes '
                 f'{self.shape[1:]}; add a step that fixes the size or give '
-                '--image-size')
+                '--image-size'
+            )
         return image, label
 
 
-def choose_images(split: TestSplit, verify_data: Union[int, str],
-                  shape: tuple[int, int, int, int]) -> Images:
+def choose_images(
+    split: TestSplit, verify_data: Union[int, str], shape: tuple[int, int, int, int]
+) -> Images:
     """The images that 'test', 'none' or a number N mean.
 
     Raises:
@@ -226,15 +241,15 @@ def choose_images(split: TestSplit, verify_data: Union[int, str],
     """
     if split.dataset is None:
         if verify_data == 'test':
-            raise ExportError("verify_data='test' needs a config with a test "
-                              'split; a module has none')
+            raise ExportError(
+                "verify_data='test' needs a config with a test split; a module has none"
+            )
         return Images(f'{_NOISE_IMAGES} images of seeded noise', shape)
     total = len(split.dataset)
     count = total if verify_data == 'test' else min(int(verify_data), total)
     indices = tuple(i * total // count for i in range(count))
     which = 'all' if count == total else f'{count} of'
-    return Images(f'{which} {total} images of the test split', shape, split,
-                  indices)
+    return Images(f'{which} {total} images of the test split', shape, split, indices)
 
 
 def read_sample(split: Any, index: int) -> tuple[Tensor, Optional[int]]:
@@ -249,15 +264,16 @@ def read_sample(split: Any, index: int) -> tuple[Tensor, Optional[int]]:
         image, sample = packed['inputs'], packed.get('data_samples')
     # Readers and transforms of any data set run here.
     except Exception as error:
-        raise ExportError(f'image {index} of the test split cannot be read '
-                          f'({one_line(error)})') from error
-    if not isinstance(image, Tensor) or image.dim() != 3 \
-            or image.dtype != torch.uint8:
+        raise ExportError(
+            f'image {index} of the test split cannot be read ({one_line(error)})'
+        ) from error
+    if not isinstance(image, Tensor) or image.dim() != 3 or image.dtype != torch.uint8:
         kind = getattr(image, 'dtype', type(image).__name__)
         raise ExportError(
             f'the test pipeline yields {tuple(getattr(image, "shape", ()))} '
             f'{kind}; (C, H, W) of uint8 pixels is needed, as a phone has '
-            'them')
+            'them'
+        )
     label = sample.get('gt_label') if sample is not None else None
     if not isinstance(label, Tensor) or label.numel() != 1:
         return image, None
@@ -269,11 +285,9 @@ def _noise(shape: tuple[int, int, int, int]) -> Tensor:
     generator = torch.Generator().manual_seed(0)
     images = []
     for i in range(_NOISE_IMAGES):
-        block = 2**(i % 6)
+        block = 2 ** (i % 6)
         small = [-(-side // block) for side in shape[2:]]
-        image = torch.randint(
-            0, 256, (shape[1], *small), generator=generator,
-            dtype=torch.uint8)
+        image = torch.randint(0, 256, (shape[1], *small), generator=generator, dtype=torch.uint8)
         image = image.repeat_interleave(block, 1).repeat_interleave(block, 2)
-        images.append(image[:, :shape[2], :shape[3]])
+        images.append(image[:, : shape[2], : shape[3]])
     return torch.stack(images)

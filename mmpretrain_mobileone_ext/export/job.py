@@ -1,4 +1,5 @@
 """An export under way: what it works on, how the file is made, what it is."""
+
 from __future__ import annotations
 
 import itertools
@@ -32,15 +33,7 @@ from .network import (
 from .options import ExportOptions
 from .precision import KeptOp, choose_precision
 from .source import Labels, Source, choose_labels, load_source
-from .verify import (
-    Judge,
-    Network,
-    Verification,
-    classifier,
-    compare_at,
-    in_double,
-    tolerance_of,
-)
+from .verify import Judge, Network, Verification, classifier, compare_at, in_double, tolerance_of
 
 PathLike = Union[str, Path]
 
@@ -58,6 +51,7 @@ class Job:
         images: what files are compared on.
         prepared: the folded network.
     """
+
     options: ExportOptions
     source: Source
     split: TestSplit
@@ -81,10 +75,13 @@ class Job:
         return classifier(model, dtype)
 
 
-def load_job(config: Union[PathLike, Config, nn.Module],
-             checkpoint: Optional[PathLike], options: ExportOptions,
-             cfg_options: Optional[Mapping[str, Any]],
-             steps: Steps) -> Job:
+def load_job(
+    config: Union[PathLike, Config, nn.Module],
+    checkpoint: Optional[PathLike],
+    options: ExportOptions,
+    cfg_options: Optional[Mapping[str, Any]],
+    steps: Steps,
+) -> Job:
     """Load, fold and describe what ``options`` ask for.
 
     Raises:
@@ -103,33 +100,29 @@ def load_job(config: Union[PathLike, Config, nn.Module],
     return Job(options, source, split, pre, labels, images, prepared)
 
 
-def _labels(source: Source, split: TestSplit, pre: Preprocessing,
-            options: ExportOptions) -> Labels:
+def _labels(source: Source, split: TestSplit, pre: Preprocessing, options: ExportOptions) -> Labels:
     if options.outputs == 'features':
         return Labels((), 'none: features')
     return choose_labels(
         options.classes,
         [('checkpoint', source.classes), *split.labels],
-        count_logits(source.model, pre.shape))
+        count_logits(source.model, pre.shape),
+    )
 
 
-def _prepared(model: nn.Module, pre: Preprocessing,
-              options: ExportOptions) -> Prepared:
+def _prepared(model: nn.Module, pre: Preprocessing, options: ExportOptions) -> Prepared:
     if options.outputs == 'features':
         return prepare_features(model, pre)
     return prepare(model, pre)
 
 
-def _open(source: Source, options: ExportOptions,
-          has_config: bool) -> TestSplit:
+def _open(source: Source, options: ExportOptions, has_config: bool) -> TestSplit:
     # A module may know its config, but its data may well be elsewhere.
-    read = options.verify_data == 'test' or (
-        has_config and options.verify_data != 'none')
+    read = options.verify_data == 'test' or (has_config and options.verify_data != 'none')
     return open_split(source.config, options.image_size, read)
 
 
-def _preprocessing(source: Source, split: TestSplit,
-                   options: ExportOptions) -> Preprocessing:
+def _preprocessing(source: Source, split: TestSplit, options: ExportOptions) -> Preprocessing:
     channels, size = _channels(source.model), options.image_size or split.size
     if split.dataset is not None:
         image, _ = read_sample(split, 0)
@@ -145,21 +138,25 @@ def _preprocessing(source: Source, split: TestSplit,
     return pre
 
 
-def _read(model: nn.Module, channels: int, size: tuple[int, int],
-          split: TestSplit, options: ExportOptions) -> Preprocessing:
+def _read(
+    model: nn.Module, channels: int, size: tuple[int, int], split: TestSplit, options: ExportOptions
+) -> Preprocessing:
     if options.outputs == 'features':
         return feature_preprocessing(model, channels, size, split.data_order)
     return read_preprocessing(
-        model.get_submodule('data_preprocessor'), channels, size,
-        split.data_order)
+        model.get_submodule('data_preprocessor'), channels, size, split.data_order
+    )
 
 
 def _no_layout(channels: int) -> str:
     if channels not in (1, 3):
-        return (f'the network takes {channels} channels, but an image has 1 '
-                'or 3; give --input tensor')
-    return ('the channel order is unknown, since the test pipeline loads no '
-            'image file; give --input tensor')
+        return (
+            f'the network takes {channels} channels, but an image has 1 or 3; give --input tensor'
+        )
+    return (
+        'the channel order is unknown, since the test pipeline loads no '
+        'image file; give --input tensor'
+    )
 
 
 def _channels(model: nn.Module) -> int:
@@ -183,6 +180,7 @@ class Made:
         before: its verification.
         compression: what was tried; None without compression.
     """
+
     path: Path
     verification: Verification
     kept: tuple[KeptOp, ...] = ()
@@ -200,8 +198,11 @@ class Made:
         if self.compression is not None:
             return self.compression.verdict
         answers = self.verification.answers
-        return None if answers is None else verdict_on(
-            answers.of_reference, answers, DEFAULT_DROP, 'default')
+        return (
+            None
+            if answers is None
+            else verdict_on(answers.of_reference, answers, DEFAULT_DROP, 'default')
+        )
 
 
 def make(job: Job, folder: Path, steps: Steps) -> Made:
@@ -214,19 +215,22 @@ def make(job: Job, folder: Path, steps: Steps) -> Made:
             compression costs more than it may.
         ProgramError: the file uses an operation that cannot be executed.
     """
-    judge = Judge(job.network, job.preprocessing, job.images,
-                  job.exact_network)
+    judge = Judge(job.network, job.preprocessing, job.images, job.exact_network)
     if job.options.precision == 'auto':
         made = _mixed(job, judge, folder, steps)
     else:
         made = _uniform(job, judge, folder, steps)
     _check_shapes(job, made, steps)
     if job.options.compress != 'none':
-        found = compress(made.path, made.verification, judge, job.options,
-                         folder, steps)
-        made = replace(made, path=found.path, plain=made.path,
-                       before=made.verification,
-                       verification=found.verification, compression=found)
+        found = compress(made.path, made.verification, judge, job.options, folder, steps)
+        made = replace(
+            made,
+            path=found.path,
+            plain=made.path,
+            before=made.verification,
+            verification=found.verification,
+            compression=found,
+        )
     if job.options.format == 'mlprogram':
         check_target(read_program(made.path), job.options.deployment_target)
     return made
@@ -255,15 +259,19 @@ def _mixed(job: Job, judge: Judge, folder: Path, steps: Steps) -> Made:
 
     with steps.step('convert and verify, precision auto') as advance:
         choice = choose_precision(
-            convert, lambda path: judge.score(path, 'auto'),
-            tolerance_of('auto'), {INPUT: judge.sample(_SAMPLES)}, advance)
+            convert,
+            lambda path: judge.score(path, 'auto'),
+            tolerance_of('auto'),
+            {INPUT: judge.sample(_SAMPLES)},
+            advance,
+        )
     return Made(choice.path, choice.verification, choice.kept)
 
 
-def _convert(job: Job, path: Path,
-             keep_fp32: frozenset[str] = frozenset()) -> None:
-    convert_and_save(job.prepared, job.preprocessing, job.labels.names,
-                     job.options, path, keep_fp32)
+def _convert(job: Job, path: Path, keep_fp32: frozenset[str] = frozenset()) -> None:
+    convert_and_save(
+        job.prepared, job.preprocessing, job.labels.names, job.options, path, keep_fp32
+    )
 
 
 def _check_shapes(job: Job, made: Made, steps: Steps) -> None:
@@ -272,15 +280,13 @@ def _check_shapes(job: Job, made: Made, steps: Steps) -> None:
     if not others:
         return
     precision = job.options.precision
-    loaded = load_program(
-        made.path, arithmetic='fp32' if precision == 'fp32' else 'fp16')
+    loaded = load_program(made.path, arithmetic='fp32' if precision == 'fp32' else 'fp16')
     with steps.step('verify other shapes', total=len(others)) as advance:
         for shape in others:
-            compare_at(loaded, job.network, shape,
-                       job.preprocessing.flips).require(
-                           made.verification.bound,
-                           f'nothing is written, at {shape} (N, C, H, W) '
-                           'the program differs from the network')
+            compare_at(loaded, job.network, shape, job.preprocessing.flips).require(
+                made.verification.bound,
+                f'nothing is written, at {shape} (N, C, H, W) the program differs from the network',
+            )
             advance(1)
 
 
@@ -302,6 +308,7 @@ class ExportResult:
         plain_bytes: what the file would be without compression.
         verdict: whether it keeps the accuracy; None without classes.
     """
+
     path: Path
     size_bytes: int
     options: ExportOptions
@@ -332,9 +339,11 @@ class ExportResult:
         v, p = self.verification, self.verification.parity
         height, width = self.preprocessing.size
         ops = v.operations
-        layout = self.preprocessing.layout \
-            if self.options.input == 'image' else \
-            f'tensor, {self.preprocessing.channels} channels'
+        layout = (
+            self.preprocessing.layout
+            if self.options.input == 'image'
+            else f'tensor, {self.preprocessing.channels} channels'
+        )
         rows = [
             ('file', str(self.path)),
             ('size', size(self.size_bytes).replace(NBSP, ' ')),
@@ -343,21 +352,28 @@ class ExportResult:
             ('input', f'image, {height} x {width}, {layout}'),
             ('normalization', self.normalization),
             ('classes', f'{len(self.labels.names)} ({self.labels.origin})'),
-            ('operations', f'{sum(ops.values())}, of them '
-             f'{ops.get("conv", 0)} conv'),
-            ('compared on', v.images if p.top1_agreement is None else
-             f'{v.images}; {worth(p.num_samples)}'),
-            ('parity', f'relative {p.relative:.2e}, max abs '
-             f'{p.max_abs:.2e}, PSNR {p.psnr_db:.1f} dB'
-             f'{_own(v.rounding)}'),
+            ('operations', f'{sum(ops.values())}, of them {ops.get("conv", 0)} conv'),
+            (
+                'compared on',
+                v.images if p.top1_agreement is None else f'{v.images}; {worth(p.num_samples)}',
+            ),
+            (
+                'parity',
+                f'relative {p.relative:.2e}, max abs '
+                f'{p.max_abs:.2e}, PSNR {p.psnr_db:.1f} dB'
+                f'{_own(v.rounding)}',
+            ),
             ('same top-1', _percent(p.top1_agreement, p.num_samples)),
-            ('top-1', 'no labels' if v.top1_reference is None else
-             f'torch {_percent(v.top1_reference, p.num_samples)}, Core ML '
-             f'{_percent(v.top1_candidate, p.num_samples)}'),
+            (
+                'top-1',
+                'no labels'
+                if v.top1_reference is None
+                else f'torch {_percent(v.top1_reference, p.num_samples)}, Core ML '
+                f'{_percent(v.top1_candidate, p.num_samples)}',
+            ),
         ]
         rows += [*self._compression_rows(), *self._verdict_rows()]
-        rows += [('in fp32', f'{op.name} ({op.type}): {op.why}')
-                 for op in self.kept]
+        rows += [('in fp32', f'{op.name} ({op.type}): {op.why}') for op in self.kept]
         if v.overflows:
             rows.append(('beyond fp16', ', '.join(v.overflows)))
         return [*rows, *(('note', note) for note in self.notes)]
@@ -366,44 +382,52 @@ class ExportResult:
         found = self.compression
         if found is None:
             return []
-        tried = f', {found.tried} files tried on {found.chosen_on}' \
-            if found.candidates else ''
+        tried = f', {found.tried} files tried on {found.chosen_on}' if found.candidates else ''
         if found.passed_over:
-            tried += f'; {found.passed_over} smaller ones fit there, but ' \
-                'not on all images'
+            tried += f'; {found.passed_over} smaller ones fit there, but not on all images'
         before = self.plain_bytes or found.plain_bytes
-        return [('compression', f'{found.scheme}: '
-                 f'{self.size_bytes / before:.2f} of '
-                 f'{size(before).replace(NBSP, " ")}{tried}')]
+        return [
+            (
+                'compression',
+                f'{found.scheme}: '
+                f'{self.size_bytes / before:.2f} of '
+                f'{size(before).replace(NBSP, " ")}{tried}',
+            )
+        ]
 
     def _verdict_rows(self) -> list[tuple[str, str]]:
         found = self.verdict
         if found is None:
             return []
         what = 'top-1' if found.labelled else 'agreement'
-        against = 'network' if self.compression is None else \
-            'file before compression'
-        rows = [(f'{what} lost', f'{found.loss.words} against the {against}, '
-                 f'on {judged_on(found)}; bound {found.bound:g} points '
-                 f'({found.bound_name})'),
-                ('verdict', found.words)]
-        if self.compression is not None and self.compression.candidates \
-                and not found.judged_apart:
-            rows.append(('judged on', 'the images that chose the file: there '
-                         'are too few to judge it on others'))
+        against = 'network' if self.compression is None else 'file before compression'
+        rows = [
+            (
+                f'{what} lost',
+                f'{found.loss.words} against the {against}, '
+                f'on {judged_on(found)}; bound {found.bound:g} points '
+                f'({found.bound_name})',
+            ),
+            ('verdict', found.words),
+        ]
+        if self.compression is not None and self.compression.candidates and not found.judged_apart:
+            rows.append(
+                (
+                    'judged on',
+                    'the images that chose the file: there are too few to judge it on others',
+                )
+            )
         return rows
 
 
 def judged_on(verdict: Verdict) -> str:
     """What a verdict rests on, in words."""
     count = f'{verdict.loss.images} images'
-    return f'the other {count}' if verdict.judged_apart else \
-        f'the {count}'
+    return f'the other {count}' if verdict.judged_apart else f'the {count}'
 
 
 def _own(rounding: Optional[float]) -> str:
-    return '' if rounding is None else \
-        f" (torch's own fp32 is {rounding:.2e} from fp64)"
+    return '' if rounding is None else f" (torch's own fp32 is {rounding:.2e} from fp64)"
 
 
 def _percent(found: Optional[float], images: int) -> str:

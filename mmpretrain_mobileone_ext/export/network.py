@@ -7,6 +7,7 @@ with is zero after the mean is subtracted, whatever the scale.
 They serve detectors and segmenters of OpenMMLab as they serve classifiers:
 whatever has a ``backbone``, or is one.
 """
+
 from __future__ import annotations
 
 import copy
@@ -56,8 +57,7 @@ class ExportModel(nn.Module):
     shift: Optional[Tensor]
     scale: Optional[Tensor]
 
-    def __init__(self, net: nn.Module, run: Run, shift: Optional[Tensor],
-                 scale: Optional[Tensor]):
+    def __init__(self, net: nn.Module, run: Run, shift: Optional[Tensor], scale: Optional[Tensor]):
         super().__init__()
         self.net = net
         self.run = run
@@ -85,6 +85,7 @@ class Prepared:
         features: names of the outputs of a backbone; none of a classifier.
         run: calls ``net`` on normalized images.
     """
+
     net: nn.Module
     scale: Optional[tuple[float, ...]]
     normalization: str
@@ -114,7 +115,8 @@ def count_logits(model: nn.Module, shape: tuple[int, int, int, int]) -> int:
     if isinstance(head, MultiLabelClsHead):
         raise ExportError(
             f'{type(head).__name__} predicts several labels an image; only '
-            'heads with one (softmax) can become a Core ML classifier')
+            'heads with one (softmax) can become a Core ML classifier'
+        )
     try:
         with torch.no_grad():
             logits = model(torch.zeros(shape), mode='tensor')
@@ -123,13 +125,13 @@ def count_logits(model: nn.Module, shape: tuple[int, int, int, int]) -> int:
     # Forward functions of any network run here.
     except Exception as error:
         raise ExportError(
-            f'the network does not run on images {shape} (N, C, H, W): '
-            f'{one_line(error)}') from error
+            f'the network does not run on images {shape} (N, C, H, W): {one_line(error)}'
+        ) from error
     if not isinstance(logits, Tensor) or logits.dim() != 2:
-        kind = tuple(logits.shape) if isinstance(logits, Tensor) \
-            else type(logits).__name__
-        raise ExportError(f'{type(head).__name__} gives {kind}; scores (N, '
-                          'classes) in one tensor are needed')
+        kind = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
+        raise ExportError(
+            f'{type(head).__name__} gives {kind}; scores (N, classes) in one tensor are needed'
+        )
     return logits.shape[1]
 
 
@@ -159,24 +161,21 @@ def prepare_net(net: nn.Module, pre: Preprocessing, run: Run) -> Prepared:
         return Prepared(folded, None, words, tuple(notes))
     scaled, reason = _fold_std(folded, pre, run)
     if scaled is not None:
-        return Prepared(scaled, None, '1/std in the first convolution',
-                        tuple(notes))
+        return Prepared(scaled, None, '1/std in the first convolution', tuple(notes))
     notes.append(f'1/std is a mul in the graph: {reason}')
     scale = tuple(1 / s for s in pre.std)
-    return Prepared(folded, scale, '1/std as a mul in the graph',
-                    tuple(notes))
+    return Prepared(folded, scale, '1/std as a mul in the graph', tuple(notes))
 
 
 @torch.no_grad()
-def _fold_std(net: nn.Module, pre: Preprocessing,
-              run: Run) -> tuple[Optional[nn.Module], str]:
+def _fold_std(net: nn.Module, pre: Preprocessing, run: Run) -> tuple[Optional[nn.Module], str]:
     """A float32 copy with 1/std folded and proved, or None and why not."""
     double = copy.deepcopy(net).double()
     generator = torch.Generator().manual_seed(0)
-    pixels = 255 * torch.rand(
-        (2, *pre.shape[1:]), generator=generator, dtype=torch.float64)
-    shift, std = (torch.tensor(v, dtype=torch.float64).view(1, -1, 1, 1)
-                  for v in (pre.mean, pre.std))
+    pixels = 255 * torch.rand((2, *pre.shape[1:]), generator=generator, dtype=torch.float64)
+    shift, std = (
+        torch.tensor(v, dtype=torch.float64).view(1, -1, 1, 1) for v in (pre.mean, pre.std)
+    )
     centred = pixels - shift
     try:
         conv, reason = _first_conv(double, centred / std, run)
@@ -193,8 +192,7 @@ def _fold_std(net: nn.Module, pre: Preprocessing,
     return double.float().eval(), ''
 
 
-def _first_conv(net: nn.Module, x: Tensor,
-                run: Run) -> tuple[Optional[nn.Conv2d], str]:
+def _first_conv(net: nn.Module, x: Tensor, run: Run) -> tuple[Optional[nn.Conv2d], str]:
     """The one convolution that reads ``x``, or None and why not."""
     consumers: list[nn.Module] = []
 
@@ -216,8 +214,7 @@ def _first_conv(net: nn.Module, x: Tensor,
         return None, f'{kinds} read the input, not one Conv2d'
     conv = convs[0]
     if conv.padding_mode != 'zeros':
-        return None, (f'the first convolution pads with '
-                      f'{conv.padding_mode!r}')
+        return None, (f'the first convolution pads with {conv.padding_mode!r}')
     return conv, ''
 
 
@@ -226,8 +223,7 @@ def _divide(conv: nn.Conv2d, std: Tensor) -> None:
     """Divide the weights (O, I / groups, h, w) by the std of their input."""
     weight = conv.weight
     by_group = std.reshape(conv.groups, -1)
-    per_output = by_group.repeat_interleave(
-        weight.shape[0] // conv.groups, dim=0)
+    per_output = by_group.repeat_interleave(weight.shape[0] // conv.groups, dim=0)
     conv.weight.copy_(weight / per_output[:, :, None, None])
 
 
@@ -242,6 +238,7 @@ class FeatureMap:
         name: ``feature_<index>``, the index as in ``out_indices``.
         shape: (C, H, W) for an image of the default size.
     """
+
     name: str
     shape: tuple[int, ...]
 
@@ -262,11 +259,12 @@ def feature_maps(model: nn.Module, shape: Shape) -> tuple[FeatureMap, ...]:
     # Forward functions of any network run here.
     except Exception as error:
         raise ExportError(
-            f'the backbone does not run on images {shape} (N, C, H, W): '
-            f'{one_line(error)}') from error
+            f'the backbone does not run on images {shape} (N, C, H, W): {one_line(error)}'
+        ) from error
     return tuple(
         FeatureMap(f'feature_{index}', tuple(value.shape[1:]))
-        for index, value in zip(_indices(backbone, len(found)), found))
+        for index, value in zip(_indices(backbone, len(found)), found)
+    )
 
 
 def maps(backbone: nn.Module, x: Tensor) -> tuple[Tensor, ...]:
@@ -276,12 +274,16 @@ def maps(backbone: nn.Module, x: Tensor) -> tuple[Tensor, ...]:
         ExportError: the backbone returns something else.
     """
     found = backbone(x)
-    values = (found, ) if isinstance(found, Tensor) else found
-    if not isinstance(values, (list, tuple)) or not values or not all(
-            isinstance(v, Tensor) and v.dim() == 4 for v in values):
+    values = (found,) if isinstance(found, Tensor) else found
+    if (
+        not isinstance(values, (list, tuple))
+        or not values
+        or not all(isinstance(v, Tensor) and v.dim() == 4 for v in values)
+    ):
         raise ExportError(
             f'{type(backbone).__name__} returns {_kind(found)}; a feature '
-            'extractor needs maps (N, C, H, W), in a sequence or alone')
+            'extractor needs maps (N, C, H, W), in a sequence or alone'
+        )
     return tuple(values)
 
 
@@ -306,7 +308,8 @@ def _indices(backbone: nn.Module, count: int) -> list[int]:
         raise ExportError(
             f'{type(backbone).__name__} has out_indices={given!r} and '
             f'returns {count} feature maps; one for each index, 0 or more, '
-            'is needed to name them')
+            'is needed to name them'
+        )
     return sorted(indices)
 
 
@@ -335,8 +338,8 @@ def prepare_features(model: nn.Module, pre: Preprocessing) -> Prepared:
 
 @torch.no_grad()
 def reference_features(
-        model: nn.Module, batch: Tensor,
-        dtype: torch.dtype = torch.float32) -> tuple[Tensor, ...]:
+    model: nn.Module, batch: Tensor, dtype: torch.dtype = torch.float32
+) -> tuple[Tensor, ...]:
     """What the program must reproduce, by the model's own preprocessing.
 
     Args:
@@ -353,16 +356,14 @@ def reference_features(
         return maps(backbone_of(model), batch.to(dtype))
     # mmsegmentation's takes one image at a time outside of training.
     images = [
-        preprocessor({'inputs': batch[i:i + 1]}, False)['inputs'].to(dtype)
+        preprocessor({'inputs': batch[i : i + 1]}, False)['inputs'].to(dtype)
         for i in range(len(batch))
     ]
     return maps(backbone_of(model), torch.cat(images))
 
 
 def feature_network(
-    model: nn.Module,
-    names: Sequence[str],
-    dtype: torch.dtype = torch.float32
+    model: nn.Module, names: Sequence[str], dtype: torch.dtype = torch.float32
 ) -> Callable[[Tensor], dict[str, Tensor]]:
     """:func:`reference_features` under the names of the outputs.
 
@@ -377,9 +378,9 @@ def feature_network(
     return network
 
 
-def feature_preprocessing(model: nn.Module, channels: int,
-                          size: tuple[int, int],
-                          data_order: Optional[str]) -> Preprocessing:
+def feature_preprocessing(
+    model: nn.Module, channels: int, size: tuple[int, int], data_order: Optional[str]
+) -> Preprocessing:
     """What is baked in before a backbone, by the ``data_preprocessor``.
 
     Args:
@@ -405,14 +406,17 @@ def feature_preprocessing(model: nn.Module, channels: int,
 def _as_classifiers(given: Any, size: tuple[int, int]) -> nn.Module:
     """A detector's or segmenter's preprocessing, as a classifier has it."""
     # mmsegmentation's is no ImgDataPreprocessor, but has the same parts.
-    flips = getattr(given, '_channel_conversion',
-                    getattr(given, 'channel_conversion', None))
-    if not isinstance(given, BaseDataPreprocessor) or flips is None or \
-            not hasattr(given, '_enable_normalize'):
+    flips = getattr(given, '_channel_conversion', getattr(given, 'channel_conversion', None))
+    if (
+        not isinstance(given, BaseDataPreprocessor)
+        or flips is None
+        or not hasattr(given, '_enable_normalize')
+    ):
         raise ExportError(
             f'data_preprocessor is a {type(given).__name__}; allowed: '
             "mmengine's ImgDataPreprocessor and those of mmpretrain, "
-            'mmdetection and mmsegmentation')
+            'mmdetection and mmsegmentation'
+        )
     divisor = getattr(given, 'pad_size_divisor', 1)
     if not isinstance(given, ImgDataPreprocessor):
         padding = getattr(given, 'test_cfg', None) or {}
@@ -420,14 +424,13 @@ def _as_classifiers(given: Any, size: tuple[int, int]) -> nn.Module:
         divisor = padding.get('size_divisor') or 1
     values: dict[str, Any] = {}
     if given._enable_normalize:
-        values = dict(mean=given.mean.flatten().tolist(),
-                      std=given.std.flatten().tolist())
-    return ClsDataPreprocessor(
-        to_rgb=bool(flips), pad_size_divisor=divisor, **values)
+        values = dict(mean=given.mean.flatten().tolist(), std=given.std.flatten().tolist())
+    return ClsDataPreprocessor(to_rgb=bool(flips), pad_size_divisor=divisor, **values)
 
 
 def _check_fixed_size(fixed: Any, size: tuple[int, int]) -> None:
     if fixed is not None and tuple(fixed) != tuple(size):
         raise ExportError(
             f'data_preprocessor pads images to {tuple(fixed)} (H, W), but '
-            f'the program takes {size}; padding cannot be baked in')
+            f'the program takes {size}; padding cannot be baked in'
+        )

@@ -3,6 +3,7 @@
 Core ML prepares the default shape, the first, when it loads the file; the
 first prediction at another one takes longer.
 """
+
 from __future__ import annotations
 
 import os
@@ -12,12 +13,7 @@ from pathlib import Path
 from typing import Any, Optional, Union
 
 from ..coreml.compress.scheme import check_scheme
-from ..coreml.targets import (
-    COMPUTE_UNITS,
-    DEFAULT_TARGET,
-    TARGETS,
-    check_compute_units,
-)
+from ..coreml.targets import COMPUTE_UNITS, DEFAULT_TARGET, TARGETS, check_compute_units
 from ..errors import ExportError
 from ..models.preprocessing import Preprocessing
 from ..utils.accuracy import DEFAULT_DROP
@@ -60,6 +56,7 @@ class ExportOptions:
     Raises:
         ExportError: states the value and what is allowed.
     """
+
     out: Path
     precision: str = 'fp16'
     deployment_target: str = DEFAULT_TARGET
@@ -71,7 +68,7 @@ class ExportOptions:
     classes: Classes = None
     image_size: Any = None
     extra_sizes: Any = ()
-    batch_sizes: Any = (1, )
+    batch_sizes: Any = (1,)
     verify_data: Any = None
     force: bool = False
     author: str = ''
@@ -84,11 +81,13 @@ class ExportOptions:
         for name in ('compress', 'author', 'license'):
             text(name, getattr(self, name), ExportError)
         _check_classes(self.classes)
-        for name, allowed in (('precision', PRECISIONS),
-                              ('deployment_target', TARGETS),
-                              ('compute_units', COMPUTE_UNITS),
-                              ('input', INPUTS),
-                              ('outputs', OUTPUTS)):
+        for name, allowed in (
+            ('precision', PRECISIONS),
+            ('deployment_target', TARGETS),
+            ('compute_units', COMPUTE_UNITS),
+            ('input', INPUTS),
+            ('outputs', OUTPUTS),
+        ):
             one_of(name, getattr(self, name), allowed, ExportError)
         check_compute_units(self.compute_units, self.deployment_target)
         set_ = object.__setattr__
@@ -96,33 +95,50 @@ class ExportOptions:
         check_scheme(self.compress, self.deployment_target, self.format)
         self._check_together()
         set_(self, 'image_size', checked_size(self.image_size))
-        set_(self, 'extra_sizes', tuple(
-            checked_size(_split(s), 'extra_sizes') for s in sequence(
-                'extra_sizes', self.extra_sizes, ExportError)))
+        set_(
+            self,
+            'extra_sizes',
+            tuple(
+                checked_size(_split(s), 'extra_sizes')
+                for s in sequence('extra_sizes', self.extra_sizes, ExportError)
+            ),
+        )
         set_(self, 'batch_sizes', _checked_batches(self.batch_sizes))
         set_(self, 'max_drop', _checked_drop(self.max_drop, self.compress))
         default = 'test' if self.compress == 'auto' else 100
-        set_(self, 'verify_data', checked_verify(
-            default if self.verify_data is None else self.verify_data))
+        set_(
+            self,
+            'verify_data',
+            checked_verify(default if self.verify_data is None else self.verify_data),
+        )
         for name in ('swift', 'report'):
-            set_(self, name, _checked_folder(name, getattr(self, name),
-                                             self.force))
-        check_apart({'out': self.out, 'swift': self.swift,
-                     'report': self.report}, {'classes': self.classes},
-                    ExportError, package='out', shared=('report', ))
+            set_(self, name, _checked_folder(name, getattr(self, name), self.force))
+        check_apart(
+            {'out': self.out, 'swift': self.swift, 'report': self.report},
+            {'classes': self.classes},
+            ExportError,
+            package='out',
+            shared=('report',),
+        )
 
     def _check_together(self) -> None:
         if self.precision == 'auto' and self.format != 'mlprogram':
-            raise ExportError(f'{self.out}: precision auto chooses by '
-                              'operation, which only a .mlpackage can state')
+            raise ExportError(
+                f'{self.out}: precision auto chooses by '
+                'operation, which only a .mlpackage can state'
+            )
         if self.outputs == 'class':
             return
-        for name, unset in (('compress', 'none'), ('swift', None),
-                            ('report', None), ('classes', None)):
+        for name, unset in (
+            ('compress', 'none'),
+            ('swift', None),
+            ('report', None),
+            ('classes', None),
+        ):
             if getattr(self, name) != unset:
                 raise ExportError(
-                    f'{name} needs classes, and outputs is features; leave '
-                    f'{name} out')
+                    f'{name} needs classes, and outputs is features; leave {name} out'
+                )
 
     @property
     def format(self) -> str:
@@ -138,7 +154,7 @@ class ExportOptions:
         (apple/coremltools#2764). Several samples get their probabilities as
         one array (N, classes) instead.
         """
-        return self.outputs == 'class' and self.batch_sizes == (1, )
+        return self.outputs == 'class' and self.batch_sizes == (1,)
 
     def input_shapes(self, pre: Preprocessing) -> tuple[Shape, ...]:
         """Every shape (N, C, H, W) of the input, the default first.
@@ -151,20 +167,21 @@ class ExportOptions:
             ExportError: an image input with several images at a time, or
                 more shapes than Core ML takes.
         """
-        if self.input == 'image' and self.batch_sizes != (1, ):
+        if self.input == 'image' and self.batch_sizes != (1,):
             raise ExportError(
                 f'batch_sizes is {self.batch_sizes}, but an image input takes '
                 'one image at a time (apps batch them with '
                 "MLArrayBatchProvider); give input='tensor' (--input tensor) "
-                'or batch size 1')
+                'or batch size 1'
+            )
         sizes = dict.fromkeys([pre.size, *self.extra_sizes])
-        shapes = tuple((batch, pre.channels, *size)
-                       for batch in self.batch_sizes for size in sizes)
+        shapes = tuple((batch, pre.channels, *size) for batch in self.batch_sizes for size in sizes)
         if len(shapes) > MAX_SHAPES:
             raise ExportError(
                 f'{len(sizes)} sizes x {len(self.batch_sizes)} batch sizes '
                 f'are {len(shapes)} shapes; Core ML takes {MAX_SHAPES} at '
-                'most')
+                'most'
+            )
         return shapes
 
 
@@ -185,21 +202,17 @@ def _checked_out(out: Any, force: bool) -> Path:
     if target.suffix not in FORMATS:
         raise ExportError(
             f'{target}: unknown suffix {target.suffix!r}; allowed: .mlpackage '
-            '(mlprogram), .mlmodel (neuralnetwork)')
+            '(mlprogram), .mlmodel (neuralnetwork)'
+        )
     if not target.parent.is_dir():
-        raise ExportError(f'{target}: the folder {target.parent} does not '
-                          'exist; make it first')
+        raise ExportError(f'{target}: the folder {target.parent} does not exist; make it first')
     if not os.access(target.parent, os.W_OK):
-        raise ExportError(f'{target}: the folder {target.parent} is not '
-                          'writable')
+        raise ExportError(f'{target}: the folder {target.parent} is not writable')
     check_free(target, force)
     return target
 
 
-
-
-def checked_size(size: Any, name: str = 'image_size'
-                 ) -> Optional[tuple[int, int]]:
+def checked_size(size: Any, name: str = 'image_size') -> Optional[tuple[int, int]]:
     """(H, W) in pixels of H, [H] or [H, W]; None stays.
 
     Raises:
@@ -209,11 +222,11 @@ def checked_size(size: Any, name: str = 'image_size'
         return None
     items = list(size) if isinstance(size, (list, tuple)) else [size]
     sides = [_whole(i) for i in items]
-    if len(sides) not in (1, 2) or not all(1 <= s <= _MAX_SIDE
-                                           for s in sides):
+    if len(sides) not in (1, 2) or not all(1 <= s <= _MAX_SIDE for s in sides):
         shown = ' '.join(' '.join(str(i) for i in items).split())[:200]
-        raise ExportError(f'{name} is {shown!r}; allowed: H or H W in '
-                          f'whole pixels, 1 to {_MAX_SIDE}')
+        raise ExportError(
+            f'{name} is {shown!r}; allowed: H or H W in whole pixels, 1 to {_MAX_SIDE}'
+        )
     return sides[0], sides[-1]
 
 
@@ -226,10 +239,8 @@ def _checked_drop(drop: Any, compress: str) -> Optional[float]:
     if drop is None:
         return DEFAULT_DROP if compress == 'auto' else None
     if compress == 'none':
-        raise ExportError(f'max_drop is {drop} without compression; give '
-                          '--compress')
-    return float(number('max_drop', drop, 0, 100, ExportError,
-                        also='percentage points, '))
+        raise ExportError(f'max_drop is {drop} without compression; give --compress')
+    return float(number('max_drop', drop, 0, 100, ExportError, also='percentage points, '))
 
 
 def _checked_folder(name: str, folder: Any, force: bool) -> Optional[Path]:
@@ -237,19 +248,16 @@ def _checked_folder(name: str, folder: Any, force: bool) -> Optional[Path]:
         return None
     target = Path(path(name, folder, ExportError)).expanduser()
     if not target.parent.is_dir():
-        raise ExportError(f'{name}: the folder {target.parent} does not '
-                          'exist; make it first')
+        raise ExportError(f'{name}: the folder {target.parent} does not exist; make it first')
     if os.path.lexists(target) and not force:
-        raise ExportError(f'{name}: {target} exists; give --force '
-                          '(force=True) to replace it')
+        raise ExportError(f'{name}: {target} exists; give --force (force=True) to replace it')
     return target
 
 
 def _checked_batches(sizes: Any) -> tuple[int, ...]:
     found = [_whole(s) for s in sequence('batch_sizes', sizes, ExportError)]
     if not found or min(found) < 1:
-        raise ExportError(f'batch_sizes is {sizes!r}; allowed: whole numbers '
-                          'of images, at least 1')
+        raise ExportError(f'batch_sizes is {sizes!r}; allowed: whole numbers of images, at least 1')
     return tuple(sorted({1, *found}))
 
 
@@ -264,8 +272,8 @@ def checked_verify(value: Any) -> Union[int, str]:
     count = _whole(value)
     if count < 1:
         raise ExportError(
-            f"verify_data is {value!r}; allowed: 'test', 'none' or a number "
-            'of images, at least 1')
+            f"verify_data is {value!r}; allowed: 'test', 'none' or a number of images, at least 1"
+        )
     return count
 
 

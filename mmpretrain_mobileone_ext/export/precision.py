@@ -14,6 +14,7 @@ An operation in fp32 is of no use where the next one reads its result in fp16:
 what goes beyond fp16 does so again at the cast. So an operation is kept
 together with those that read what it makes.
 """
+
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
@@ -47,9 +48,13 @@ class Search:
         advance: told 1 after each program that was executed.
     """
 
-    def __init__(self, twins: Twins, tolerance: Tolerance,
-                 inputs: Mapping[str, Tensor],
-                 advance: Callable[[int], Any]):
+    def __init__(
+        self,
+        twins: Twins,
+        tolerance: Tolerance,
+        inputs: Mapping[str, Tensor],
+        advance: Callable[[int], Any],
+    ):
         self.twins = twins
         self._tolerance = tolerance
         self._inputs = inputs
@@ -67,8 +72,7 @@ class Search:
 
     def tighten(self) -> None:
         """Ask for half the error from now on."""
-        self._tolerance = replace(
-            self._tolerance, max_relative=self._tolerance.max_relative / 2)
+        self._tolerance = replace(self._tolerance, max_relative=self._tolerance.max_relative / 2)
 
     def propose(self) -> frozenset[str]:
         """A set that is good enough here; all operations if none is."""
@@ -88,16 +92,13 @@ class Search:
     def why(self, name: str) -> str:
         """Why an operation is kept, with figures."""
         if self._leaves(name):
-            return (f'reaches {self._ranges[name]:.1e}, fp16 ends at '
-                    f'{FP16_MAX}')
-        beyond = [self._ranges[n] for n in self.twins.origins(name)
-                  if self._leaves(n)]
+            return f'reaches {self._ranges[name]:.1e}, fp16 ends at {FP16_MAX}'
+        beyond = [self._ranges[n] for n in self.twins.origins(name) if self._leaves(n)]
         if beyond:
             return f'reads up to {max(beyond):.1e}, fp16 ends at {FP16_MAX}'
         if name in self._required:
             return self._required[name]
-        return ('drift: in fp16 it alone moves the output by '
-                f'{self._damage(name):.1e} (relative)')
+        return f'drift: in fp16 it alone moves the output by {self._damage(name):.1e} (relative)'
 
     def _leaves(self, name: str) -> bool:
         return self._ranges.get(name, 0.0) >= _ROUNDS_TO_INFINITY
@@ -105,8 +106,7 @@ class Search:
     def _out_of_range(self) -> frozenset[str]:
         """Operations beyond fp16, and those that read what these make."""
         beyond = [n for n in self.twins.halves if self._leaves(n)]
-        return frozenset(
-            n for name in beyond for n in (name, *self.twins.readers(name)))
+        return frozenset(n for name in beyond for n in (name, *self.twins.readers(name)))
 
     def _enough(self, start: frozenset[str]) -> frozenset[str]:
         """Add as few as suffice, the most damaging first (bisection)."""
@@ -146,7 +146,8 @@ class Search:
             classes = bool(program.program.predicted_probabilities_name)
             self._trials[keep] = (
                 compare(self._wanted, found, classes=classes),
-                bool(program.overflows))
+                bool(program.overflows),
+            )
         return self._trials[keep]
 
     def _run(self, program: ReferenceProgram) -> dict[str, Tensor]:
@@ -155,10 +156,8 @@ class Search:
         return {k: v for k, v in outputs.items() if v.is_floating_point()}
 
 
-def _executor(program: Program, arithmetic: str,
-              record_range: bool = False) -> ReferenceProgram:
-    return ReferenceProgram(
-        program, arithmetic, record_range, torch.device('cpu'))
+def _executor(program: Program, arithmetic: str, record_range: bool = False) -> ReferenceProgram:
+    return ReferenceProgram(program, arithmetic, record_range, torch.device('cpu'))
 
 
 Convert = Callable[[frozenset[str]], Path]
@@ -175,6 +174,7 @@ class KeptOp:
         type: MIL operation, e.g. ``'conv'``.
         why: in words, with figures.
     """
+
     name: str
     type: str
     why: str
@@ -190,18 +190,20 @@ class PrecisionChoice:
         kept: operations in fp32, in the order of execution.
         tried: how many files were converted and executed.
     """
+
     path: Path
     verification: Verification
     kept: tuple[KeptOp, ...]
     tried: int
 
 
-def choose_precision(convert: Convert,
-                     evaluate: Evaluate,
-                     tolerance: Tolerance,
-                     inputs: Mapping[str, Tensor],
-                     advance: Advance = lambda count: None
-                     ) -> PrecisionChoice:
+def choose_precision(
+    convert: Convert,
+    evaluate: Evaluate,
+    tolerance: Tolerance,
+    inputs: Mapping[str, Tensor],
+    advance: Advance = lambda count: None,
+) -> PrecisionChoice:
     """Find the smallest set of operations to keep in fp32.
 
     Without any one of the operations in the set, a file is not accepted.
@@ -229,20 +231,26 @@ def choose_precision(convert: Convert,
     if half.failure is None:
         return files.choice(half)
     if not asked.names:
-        raise ExportError('precision auto: the conversion asks for no '
-                          'operation whether it stays in fp32')
+        raise ExportError(
+            'precision auto: the conversion asks for no operation whether it stays in fp32'
+        )
     whole = files.make(frozenset(asked.names))
     if whole.failure is not None:
-        raise ParityError('precision auto: nothing is written, even with '
-                          f'all operations in fp32 {whole.failure}')
-    twins = match(
-        read_program(half.path), read_program(whole.path), asked.names)
+        raise ParityError(
+            f'precision auto: nothing is written, even with all operations in fp32 {whole.failure}'
+        )
+    twins = match(read_program(half.path), read_program(whole.path), asked.names)
     search = Search(twins, tolerance, inputs, advance)
     keep, found = _first_accepted(files, search, half)
     keep, found = _smallest(files, search, keep, found)
-    return files.choice(found, tuple(
-        KeptOp(op.name, op.type, search.why(op.name))
-        for op in twins.whole.operations if op.name in keep))
+    return files.choice(
+        found,
+        tuple(
+            KeptOp(op.name, op.type, search.why(op.name))
+            for op in twins.whole.operations
+            if op.name in keep
+        ),
+    )
 
 
 class _Asked(frozenset[str]):
@@ -263,6 +271,7 @@ class _Asked(frozenset[str]):
 @dataclass(frozen=True)
 class _File:
     """A converted file and why it is not accepted, or None."""
+
     path: Path
     verification: Verification
     failure: Optional[str]
@@ -271,8 +280,9 @@ class _File:
 class _Files:
     """Converts, executes and counts."""
 
-    def __init__(self, convert: Convert, evaluate: Evaluate,
-                 tolerance: Tolerance, advance: Advance):
+    def __init__(
+        self, convert: Convert, evaluate: Evaluate, tolerance: Tolerance, advance: Advance
+    ):
         self._convert = convert
         self._evaluate = evaluate
         self._tolerance = tolerance
@@ -289,14 +299,11 @@ class _Files:
             failure = f'values leave fp16 in {", ".join(found.overflows)}'
         return _File(path, found, failure)
 
-    def choice(self, file: _File,
-               kept: tuple[KeptOp, ...] = ()) -> PrecisionChoice:
-        return PrecisionChoice(
-            file.path, file.verification, kept, self._tried)
+    def choice(self, file: _File, kept: tuple[KeptOp, ...] = ()) -> PrecisionChoice:
+        return PrecisionChoice(file.path, file.verification, kept, self._tried)
 
 
-def _first_accepted(files: _Files, search: Search,
-                    half: _File) -> tuple[frozenset[str], _File]:
+def _first_accepted(files: _Files, search: Search, half: _File) -> tuple[frozenset[str], _File]:
     """A set that the search proposes and that all images confirm."""
     search.require(_overflowing(half, search.twins))
     everything = len(search.twins.halves)
@@ -308,7 +315,8 @@ def _first_accepted(files: _Files, search: Search,
         if len(keep) == everything:
             raise ParityError(
                 'precision auto: nothing is written, with all operations in '
-                f'fp32 that can be {found.failure}')
+                f'fp32 that can be {found.failure}'
+            )
         more = _overflowing(found, search.twins)
         if more.keys() - keep:
             search.require(more)
@@ -334,13 +342,13 @@ def _overflowing(file: _File, twins: Twins) -> dict[str, str]:
             name = twins.find(origin)
             if name is not None:
                 words = f'{count} values of {name} leave fp16'
-                found.update(dict.fromkeys((name, *twins.readers(name)),
-                                           words))
+                found.update(dict.fromkeys((name, *twins.readers(name)), words))
     return found
 
 
-def _smallest(files: _Files, search: Search, keep: frozenset[str],
-              found: _File) -> tuple[frozenset[str], _File]:
+def _smallest(
+    files: _Files, search: Search, keep: frozenset[str], found: _File
+) -> tuple[frozenset[str], _File]:
     """Leave out operations as long as all images allow it."""
     removed = True
     while removed:

@@ -1,4 +1,5 @@
 """What is exported: the network of a config and checkpoint, and its labels."""
+
 from __future__ import annotations
 
 import copy
@@ -18,23 +19,12 @@ from mmengine.runner.checkpoint import load_state_dict
 from mmpretrain.registry import MODELS
 from torch import nn
 
-from ..checkpoints.class_names import (
-    ClassNames,
-    check_consistent,
-    check_related,
-    checkpoint_names,
-)
+from ..checkpoints.class_names import ClassNames, check_consistent, check_related, checkpoint_names
 from ..checkpoints.download import shown
 from ..errors import CheckpointError, ExportError, MobileOneExtError
 from ..models import DeployableClassifier
 from ..models.loading import CORE_ML_KEY
-from ..models.state_dict import (
-    MMPRETRAIN,
-    check_dtypes,
-    check_finite,
-    recognize,
-    translate,
-)
+from ..models.state_dict import MMPRETRAIN, check_dtypes, check_finite, recognize, translate
 from ..utils.config import in_scope, read_config, types_by_name
 from ..utils.files import file_sha256
 from ..utils.machine import untouched_rng
@@ -57,6 +47,7 @@ class Source:
         checkpoint: file name of the checkpoint, if any.
         sha256: of the checkpoint file, where it is a local one.
     """
+
     model: nn.Module
     config: Optional[Config]
     config_name: str
@@ -65,10 +56,12 @@ class Source:
     sha256: Optional[str] = None
 
 
-def load_source(config: Union[PathLike, Config, nn.Module],
-                checkpoint: Optional[PathLike],
-                cfg_options: Optional[Mapping[str, Any]] = None,
-                outputs: str = 'class') -> Source:
+def load_source(
+    config: Union[PathLike, Config, nn.Module],
+    checkpoint: Optional[PathLike],
+    cfg_options: Optional[Mapping[str, Any]] = None,
+    outputs: str = 'class',
+) -> Source:
     """Build the model and load the checkpoint, branches or folded.
 
     Args:
@@ -87,8 +80,9 @@ def load_source(config: Union[PathLike, Config, nn.Module],
     loaded = _read_checkpoint(checkpoint)
     model, cfg, name = _network(config, loaded, cfg_options)
     if getattr(model, 'artifact', None) is not None:
-        raise ExportError(f'{name}: a Core ML file is loaded in place of the '
-                          'network; there is nothing to export')
+        raise ExportError(
+            f'{name}: a Core ML file is loaded in place of the network; there is nothing to export'
+        )
     path = shown(str(checkpoint))
     if outputs == 'features':
         _load_backbone(model, loaded, path)
@@ -100,30 +94,31 @@ def load_source(config: Union[PathLike, Config, nn.Module],
         model=model.cpu().float().eval(),
         config=cfg,
         config_name=name,
-        classes=checkpoint_names(
-            (loaded or {}).get('meta')) or checkpoint_names(dict(
-                dataset_meta=getattr(model, '_dataset_meta', None))),
-        checkpoint=None if checkpoint is None else Path(
-            urlsplit(path).path if '://' in path else path).name,
-        sha256=file_sha256(str(checkpoint)) if local else None)
+        classes=checkpoint_names((loaded or {}).get('meta'))
+        or checkpoint_names(dict(dataset_meta=getattr(model, '_dataset_meta', None))),
+        checkpoint=None
+        if checkpoint is None
+        else Path(urlsplit(path).path if '://' in path else path).name,
+        sha256=file_sha256(str(checkpoint)) if local else None,
+    )
 
 
 def _network(
-    config: Union[PathLike, Config, nn.Module], loaded: Optional[dict],
-    options: Optional[Mapping[str, Any]]
+    config: Union[PathLike, Config, nn.Module],
+    loaded: Optional[dict],
+    options: Optional[Mapping[str, Any]],
 ) -> tuple[nn.Module, Optional[Config], str]:
     """The network, nothing loaded yet, its config and its name."""
     if isinstance(config, nn.Module):
         if options:
-            raise ExportError('cfg_options need a config, but a module is '
-                              'given')
+            raise ExportError('cfg_options need a config, but a module is given')
         # mmpretrain.get_model leaves its config in the module.
-        return (copy.deepcopy(config), _own_config(config),
-                type(config).__name__)
+        return (copy.deepcopy(config), _own_config(config), type(config).__name__)
     cfg, name = _read_config(config, options)
     if loaded is None:
-        raise ExportError(f'{name}: no checkpoint is given, and without '
-                          'one the weights would be random')
+        raise ExportError(
+            f'{name}: no checkpoint is given, and without one the weights would be random'
+        )
     return _build(cfg, name, loaded), cfg, name
 
 
@@ -132,12 +127,9 @@ def _own_config(model: nn.Module) -> Optional[Config]:
     return types_by_name(config) if isinstance(config, Config) else config
 
 
-
-
-
-
-def _read_config(config: Union[PathLike, Config],
-                 options: Optional[Mapping[str, Any]]) -> tuple[Config, str]:
+def _read_config(
+    config: Union[PathLike, Config], options: Optional[Mapping[str, Any]]
+) -> tuple[Config, str]:
     if isinstance(config, Config):
         cfg = copy.deepcopy(types_by_name(config))
         path: Any = cfg.filename or 'config'
@@ -149,13 +141,11 @@ def _read_config(config: Union[PathLike, Config],
             cfg = read_config(path)
         # A config is a program: it may raise anything.
         except Exception as error:
-            raise ExportError(f'{path}: not a readable config '
-                              f'({one_line(error)})') from error
+            raise ExportError(f'{path}: not a readable config ({one_line(error)})') from error
     try:
         cfg.merge_from_dict(dict(options or {}))
     except Exception as error:
-        raise ExportError(f'cfg_options do not fit {path} '
-                          f'({one_line(error)})') from error
+        raise ExportError(f'cfg_options do not fit {path} ({one_line(error)})') from error
     if not isinstance(cfg.get('model'), dict):
         raise ExportError(f'{path}: the config has no model')
     return cfg, Path(path).name
@@ -165,8 +155,7 @@ def _build(cfg: Config, name: str, checkpoint: dict) -> nn.Module:
     model = copy.deepcopy(cfg.model)
     # As mmengine's Runner does.
     if cfg.get('data_preprocessor') is not None:
-        model.setdefault('data_preprocessor',
-                         copy.deepcopy(cfg.data_preprocessor))
+        model.setdefault('data_preprocessor', copy.deepcopy(cfg.data_preprocessor))
     # Batch augmentations are for training, and announce themselves.
     model.pop('train_cfg', None)
     keys = checkpoint['state_dict']
@@ -180,32 +169,27 @@ def _build(cfg: Config, name: str, checkpoint: dict) -> nn.Module:
         raise
     # Constructors of any network in any package run here.
     except Exception as error:
-        raise ExportError(f'{name}: the model cannot be built '
-                          f'({one_line(error)})') from error
-
-
+        raise ExportError(f'{name}: the model cannot be built ({one_line(error)})') from error
 
 
 def _check_classifier(model: nn.Module, name: str) -> None:
     if not callable(getattr(model, 'extract_feat', None)):
-        raise ExportError(f'{name}: {type(model).__name__} is no image '
-                          'classifier of mmpretrain')
+        raise ExportError(f'{name}: {type(model).__name__} is no image classifier of mmpretrain')
     if not getattr(model, 'with_head', False):
-        raise ExportError(f'{name}: {type(model).__name__} has no head, so it '
-                          'predicts no classes')
+        raise ExportError(f'{name}: {type(model).__name__} has no head, so it predicts no classes')
 
 
 def _read_checkpoint(checkpoint: Optional[PathLike]) -> Optional[dict]:
     if checkpoint is None:
         return None
-    loaded = CheckpointLoader.load_checkpoint(
-        str(checkpoint), map_location='cpu', logger='silent')
+    loaded = CheckpointLoader.load_checkpoint(str(checkpoint), map_location='cpu', logger='silent')
     state = loaded.get('state_dict', loaded)
     if CORE_ML_KEY in state:
-        raise CheckpointError(f'{shown(str(checkpoint))} is a Core ML file '
-                              'already; export needs a checkpoint of torch')
-    state = OrderedDict(
-        (re.sub(r'^module\.', '', k), v) for k, v in state.items())
+        raise CheckpointError(
+            f'{shown(str(checkpoint))} is a Core ML file '
+            'already; export needs a checkpoint of torch'
+        )
+    state = OrderedDict((re.sub(r'^module\.', '', k), v) for k, v in state.items())
     found = recognize(state)
     if found is not None:
         state = OrderedDict(translate(state, found, MMPRETRAIN))
@@ -218,8 +202,7 @@ def backbone_of(model: nn.Module) -> nn.Module:
     return found if isinstance(found, nn.Module) else model
 
 
-def _load_classifier(model: nn.Module, loaded: Optional[dict], name: str,
-                     path: str) -> None:
+def _load_classifier(model: nn.Module, loaded: Optional[dict], name: str, path: str) -> None:
     _check_classifier(model, name)
     if loaded is not None:
         _load(model, loaded['state_dict'], path)
@@ -227,14 +210,12 @@ def _load_classifier(model: nn.Module, loaded: Optional[dict], name: str,
         model.require_trained_head()
 
 
-def _load_backbone(model: nn.Module, loaded: Optional[dict],
-                   path: str) -> None:
+def _load_backbone(model: nn.Module, loaded: Optional[dict], path: str) -> None:
     """Fill the backbone; a checkpoint's neck and head do not matter."""
     if loaded is None:
         return
     state, prefix = loaded['state_dict'], 'backbone.'
-    inner = OrderedDict((k[len(prefix):], v) for k, v in state.items()
-                        if k.startswith(prefix))
+    inner = OrderedDict((k[len(prefix) :], v) for k, v in state.items() if k.startswith(prefix))
     _load(backbone_of(model), inner or state, path)
 
 
@@ -256,8 +237,8 @@ def _load(model: nn.Module, state: Mapping[str, Any], path: str) -> None:
     # Strictness is a RuntimeError; hooks of any network run here too.
     except Exception as error:
         raise CheckpointError(
-            f'{path}: the checkpoint does not fit {type(model).__name__} '
-            f'({one_line(error)})') from error
+            f'{path}: the checkpoint does not fit {type(model).__name__} ({one_line(error)})'
+        ) from error
 
 
 #: Controls and separators of lines, paragraphs and pages.
@@ -272,13 +253,16 @@ class Labels:
         names: in the order of the logits.
         origin: words for the summary, e.g. 'checkpoint'.
     """
+
     names: tuple[str, ...]
     origin: str
 
 
-def choose_labels(given: Union[str, os.PathLike[str], Sequence[str], None],
-                  known: Sequence[tuple[str, Optional[Sequence[str]]]],
-                  num_logits: int) -> Labels:
+def choose_labels(
+    given: Union[str, os.PathLike[str], Sequence[str], None],
+    known: Sequence[tuple[str, Optional[Sequence[str]]]],
+    num_logits: int,
+) -> Labels:
     """Take the given labels, else the first known ones, else numbers.
 
     Args:
@@ -292,8 +276,7 @@ def choose_labels(given: Union[str, os.PathLike[str], Sequence[str], None],
         ExportError: unreadable, empty, duplicate or too few labels, or lists
             in which a name stands for different labels.
     """
-    found = [Labels(tuple(map(str, names)), origin)
-             for origin, names in known if names]
+    found = [Labels(tuple(map(str, names)), origin) for origin, names in known if names]
     if given is not None:
         labels = _given(given)
     elif found:
@@ -303,7 +286,8 @@ def choose_labels(given: Union[str, os.PathLike[str], Sequence[str], None],
     if len(labels.names) != num_logits:
         raise ExportError(
             f'{len(labels.names)} classes ({labels.origin}) do not fit the '
-            f'{num_logits} outputs of the network')
+            f'{num_logits} outputs of the network'
+        )
     if given is None:
         check_labels(known)
     else:
@@ -311,8 +295,9 @@ def choose_labels(given: Union[str, os.PathLike[str], Sequence[str], None],
     return labels
 
 
-def check_labels(known: Sequence[tuple[str, Optional[Sequence[str]]]],
-                 may_rename: bool = False) -> None:
+def check_labels(
+    known: Sequence[tuple[str, Optional[Sequence[str]]]], may_rename: bool = False
+) -> None:
     """Refuse lists in which a name stands for different labels.
 
     Args:
@@ -322,8 +307,11 @@ def check_labels(known: Sequence[tuple[str, Optional[Sequence[str]]]],
     Raises:
         ExportError: names two lists.
     """
-    lists = [ClassNames(tuple(map(str, names)), f'classes from {origin}')
-             for origin, names in known if names]
+    lists = [
+        ClassNames(tuple(map(str, names)), f'classes from {origin}')
+        for origin, names in known
+        if names
+    ]
     check_consistent(lists, ExportError)
     # A data set may call its own folders as it likes.
     if known and known[0][1] and not may_rename:
@@ -337,16 +325,19 @@ def _given(given: Union[str, os.PathLike[str], Sequence[str]]) -> Labels:
         labels = Labels(tuple(given), 'given')
     for index, name in enumerate(labels.names, start=1):
         if not isinstance(name, str) or not name.strip():
-            raise ExportError(f'{labels.origin}: label {index} is {name!r}; '
-                              'a label must be text, one a line, not empty')
+            raise ExportError(
+                f'{labels.origin}: label {index} is {name!r}; '
+                'a label must be text, one a line, not empty'
+            )
     return _unique(labels)
 
 
 def _unique(labels: Labels) -> Labels:
     twice = [n for n, count in Counter(labels.names).items() if count > 1]
     if twice:
-        raise ExportError(f'{labels.origin}: {len(twice)} labels occur more '
-                          f'than once, such as {twice[0]!r}')
+        raise ExportError(
+            f'{labels.origin}: {len(twice)} labels occur more than once, such as {twice[0]!r}'
+        )
     return labels
 
 
@@ -356,8 +347,7 @@ def _read(path: Path) -> tuple[str, ...]:
         text = path.expanduser().read_text(encoding='utf-8-sig')
     except (OSError, UnicodeDecodeError) as error:
         reason = ' '.join(str(error).split())
-        raise ExportError(f'{path}: cannot read class labels as UTF-8: '
-                          f'{reason}') from error
+        raise ExportError(f'{path}: cannot read class labels as UTF-8: {reason}') from error
     if not text:
         raise ExportError(f'{path}: the file of class labels is empty')
     lines = text.removesuffix('\n').split('\n')
@@ -368,18 +358,19 @@ def _read(path: Path) -> tuple[str, ...]:
 
 def _check_characters(line: str, where: str) -> None:
     if '\0' in line:
-        raise ExportError(f'{where} holds NUL; save the class labels as UTF-8 '
-                          'text, this may be UTF-16')
-    wrong = [c for c in line
-             if c != '\t' and unicodedata.category(c) in _NO_TEXT]
+        raise ExportError(
+            f'{where} holds NUL; save the class labels as UTF-8 text, this may be UTF-16'
+        )
+    wrong = [c for c in line if c != '\t' and unicodedata.category(c) in _NO_TEXT]
     if wrong:
-        raise ExportError(f'{where} holds {wrong[0]!r}, which is no character '
-                          'of a class label')
+        raise ExportError(f'{where} holds {wrong[0]!r}, which is no character of a class label')
 
 
 def _distinct(labels: Labels) -> Labels:
     """Core ML maps labels to probabilities: equal ones would merge."""
     counts = Counter(labels.names)
-    names = tuple(name if counts[name] == 1 else f'{name} ({index})'
-                  for index, name in enumerate(labels.names))
+    names = tuple(
+        name if counts[name] == 1 else f'{name} ({index})'
+        for index, name in enumerate(labels.names)
+    )
     return _unique(Labels(names, labels.origin))

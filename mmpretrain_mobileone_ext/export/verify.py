@@ -1,4 +1,5 @@
 """Compare saved files with the network they were made from, on images."""
+
 from __future__ import annotations
 
 import copy
@@ -44,6 +45,7 @@ class Verification:
             measured only where an fp32 file does not meet the tolerance.
         answers: first class of every image; None for features.
     """
+
     parity: Parity
     tolerance: str
     images: str
@@ -53,8 +55,7 @@ class Verification:
     operations: dict[str, int]
     spec_version: int
     rounding: Optional[float] = None
-    answers: Optional[Answers] = field(default=None, repr=False,
-                                       compare=False)
+    answers: Optional[Answers] = field(default=None, repr=False, compare=False)
 
     @property
     def bound(self) -> Tolerance:
@@ -79,8 +80,9 @@ class Verification:
             if not self.overflows:
                 raise
             names = ', '.join(f'{k} ({n})' for k, n in self.overflows.items())
-            raise ParityError(f'{error}; values beyond fp16 in {names}; try '
-                              'precision auto') from None
+            raise ParityError(
+                f'{error}; values beyond fp16 in {names}; try precision auto'
+            ) from None
 
 
 def tolerance_of(precision: str) -> Tolerance:
@@ -101,8 +103,13 @@ class Judge:
         exact: makes the same network in fp64; None where there is none.
     """
 
-    def __init__(self, network: Network, pre: Preprocessing, images: Images,
-                 exact: Optional[Callable[[], Network]] = None):
+    def __init__(
+        self,
+        network: Network,
+        pre: Preprocessing,
+        images: Images,
+        exact: Optional[Callable[[], Network]] = None,
+    ):
         self.images = images
         self._network = network
         self._exact = exact
@@ -116,8 +123,9 @@ class Judge:
         """One for the same network on other images."""
         return Judge(self._network, self._pre, images, self._exact)
 
-    def score(self, path: Path, precision: str,
-              advance: Advance = lambda count: None) -> Verification:
+    def score(
+        self, path: Path, precision: str, advance: Advance = lambda count: None
+    ) -> Verification:
         """Execute the file at ``path`` on all images.
 
         Args:
@@ -147,11 +155,11 @@ class Judge:
             overflows=dict(loaded.overflows),
             operations=loaded.program.count_operations(),
             spec_version=loaded.program.spec_version,
-            answers=answers)
+            answers=answers,
+        )
         if precision != 'fp32' or verification.failure is None:
             return verification
-        return replace(verification, rounding=own_rounding(
-            self._exact, self.images, wanted))
+        return replace(verification, rounding=own_rounding(self._exact, self.images, wanted))
 
     def sample(self, count: int) -> Tensor:
         """The first pixels, at most ``count``, (N, C, H, W) in fp32."""
@@ -183,9 +191,11 @@ class Judge:
     def _answers(self, wanted: Outputs, found: Outputs) -> Answers:
         known = [labels for labels in self._labels if labels is not None]
         complete = len(known) == len(self._labels)
-        return Answers(wanted[PROBABILITIES].argmax(1),
-                       found[PROBABILITIES].argmax(1),
-                       torch.cat(known) if complete else None)
+        return Answers(
+            wanted[PROBABILITIES].argmax(1),
+            found[PROBABILITIES].argmax(1),
+            torch.cat(known) if complete else None,
+        )
 
 
 def _top1(answers: Optional[Answers]) -> Optional[float]:
@@ -195,8 +205,9 @@ def _top1(answers: Optional[Answers]) -> Optional[float]:
     return float(answers.right.double().mean())
 
 
-def own_rounding(exact: Optional[Callable[[], Network]], images: Images,
-                 wanted: Outputs) -> Optional[float]:
+def own_rounding(
+    exact: Optional[Callable[[], Network]], images: Images, wanted: Outputs
+) -> Optional[float]:
     """Relative error of a network's fp32 outputs against fp64.
 
     Args:
@@ -246,8 +257,7 @@ def _joined(parts: list[Outputs]) -> Outputs:
 _IMAGES = 6
 
 
-def compare_at(loaded: LoadedProgram, network: Network, shape: Shape,
-               flips: bool) -> Parity:
+def compare_at(loaded: LoadedProgram, network: Network, shape: Shape, flips: bool) -> Parity:
     """Run program and network on at least six images of seeded noise.
 
     Every figure is that of the worst output.
@@ -269,7 +279,5 @@ def compare_at(loaded: LoadedProgram, network: Network, shape: Shape,
     images = noise[0].repeat(copies, 1, 1, 1)[:wanted_images]
     pixels = (images.flip(1) if flips else images).float()
     wanted = network(images)
-    found = loaded.predict_batch(
-        {INPUT: pixels}, chunk_size=count if count > 1 else _IMAGES)
-    return worst(wanted, {key: found[key] for key in wanted},
-                 classes=PROBABILITIES in wanted)
+    found = loaded.predict_batch({INPUT: pixels}, chunk_size=count if count > 1 else _IMAGES)
+    return worst(wanted, {key: found[key] for key in wanted}, classes=PROBABILITIES in wanted)

@@ -1,4 +1,5 @@
 """The hooks, one a file: what happens around a run."""
+
 from .bn_recalibration import BNRecalibrationHook
 from .class_names import ClassNamesHook
 from .coreml_export import CoreMLExportHook

@@ -1,4 +1,5 @@
 """Validate with statistics of batch norms that fit the weights."""
+
 from __future__ import annotations
 
 import copy
@@ -28,9 +29,9 @@ from .order import check_order
 Advance = Callable[[int], Any]
 
 
-def recalibrate(model: nn.Module, loader: Iterable[Any],
-                images: int,
-                advance: Advance = lambda count: None) -> int:
+def recalibrate(
+    model: nn.Module, loader: Iterable[Any], images: int, advance: Advance = lambda count: None
+) -> int:
     """Replace running statistics by those of the norms' inputs.
 
     As PreciseBN ("Rethinking 'Batch' in BatchNorm", arXiv 2105.07576,
@@ -58,11 +59,12 @@ def recalibrate(model: nn.Module, loader: Iterable[Any],
     """
     norms = tracking_norms(model)
     if not norms:
-        raise SpecError('there are no batch norms with running statistics to '
-                        'recalibrate: the model is folded already, or a '
-                        'Core ML file')
-    seen, found = _measure(model, norms, loader,
-                           -(-images // get_world_size()), advance)
+        raise SpecError(
+            'there are no batch norms with running statistics to '
+            'recalibrate: the model is folded already, or a '
+            'Core ML file'
+        )
+    seen, found = _measure(model, norms, loader, -(-images // get_world_size()), advance)
     ranks = all_gather_object((seen, found))
     used = sum(count for count, _ in ranks)
     if not used:
@@ -75,13 +77,18 @@ def recalibrate(model: nn.Module, loader: Iterable[Any],
     return used
 
 
-def _measure(model: nn.Module, norms: list[_BatchNorm],
-             loader: Iterable[Any], images: int,
-             advance: Advance) -> tuple[int, list[Moments]]:
+def _measure(
+    model: nn.Module, norms: list[_BatchNorm], loader: Iterable[Any], images: int, advance: Advance
+) -> tuple[int, list[Moments]]:
     """How many images this rank used, and the moments of all norms."""
     moments, seen = [Moments() for _ in norms], 0
-    with _only_norms_train(model, norms), branches_only(model), \
-            shielded_stats(model), _watched(norms, moments), torch.no_grad():
+    with (
+        _only_norms_train(model, norms),
+        branches_only(model),
+        shielded_stats(model),
+        _watched(norms, moments),
+        torch.no_grad(),
+    ):
         for batch in loader:
             data = model.data_preprocessor(batch, False)  # type: ignore
             model(data['inputs'])
@@ -104,8 +111,7 @@ class Moments:
         """Count values (N, C, ...) in."""
         x = x if x.dtype == torch.float64 else x.float()
         dims = [d for d in range(x.dim()) if d != 1]
-        var, mean = (t.double().cpu() for t in torch.var_mean(
-            x, dims, correction=0))
+        var, mean = (t.double().cpu() for t in torch.var_mean(x, dims, correction=0))
         other = Moments()
         other.count = x.numel() // x.shape[1]
         other.mean, other.squares = mean, other.count * var
@@ -117,8 +123,9 @@ class Moments:
         if not other.count:
             return
         delta = other.mean - self.mean
-        self.squares = self.squares + other.squares + \
-            delta * delta * (self.count * other.count / total)
+        self.squares = (
+            self.squares + other.squares + delta * delta * (self.count * other.count / total)
+        )
         self.mean = self.mean + delta * (other.count / total)
         self.count = total
 
@@ -127,18 +134,15 @@ class Moments:
         if not self.count:  # a part that the network does not use
             return
         variance = self.squares / max(self.count - 1, 1)
-        for old, new in ((norm.running_mean, self.mean),
-                         (norm.running_var, variance)):
+        for old, new in ((norm.running_mean, self.mean), (norm.running_var, variance)):
             if old is not None:
                 old.copy_(new)
 
 
 @contextmanager
-def _watched(norms: list[_BatchNorm],
-             moments: list[Moments]) -> Iterator[None]:
+def _watched(norms: list[_BatchNorm], moments: list[Moments]) -> Iterator[None]:
     handles = [
-        norm.register_forward_pre_hook(
-            lambda _, inputs, own=own: own.add(inputs[0]))
+        norm.register_forward_pre_hook(lambda _, inputs, own=own: own.add(inputs[0]))
         for norm, own in zip(norms, moments)
     ]
     try:
@@ -150,13 +154,11 @@ def _watched(norms: list[_BatchNorm],
 
 def tracking_norms(model: nn.Module) -> list[_BatchNorm]:
     """Norms that keep running statistics."""
-    return [m for m in model.modules() if isinstance(m, _BatchNorm)
-            and m.running_mean is not None]
+    return [m for m in model.modules() if isinstance(m, _BatchNorm) and m.running_mean is not None]
 
 
 @contextmanager
-def _only_norms_train(model: nn.Module,
-                      norms: list[_BatchNorm]) -> Iterator[None]:
+def _only_norms_train(model: nn.Module, norms: list[_BatchNorm]) -> Iterator[None]:
     modes = {m: m.training for m in model.modules()}
     model.eval()
     for norm in norms:
@@ -168,8 +170,9 @@ def _only_norms_train(model: nn.Module,
             module.training = mode
 
 
-def training_loader(cfg: Mapping[str, Any], images: int,
-                    augment: bool = False, seed: int = 0) -> DataLoader:
+def training_loader(
+    cfg: Mapping[str, Any], images: int, augment: bool = False, seed: int = 0
+) -> DataLoader:
     """Training images in batches of a config's size.
 
     Args:
@@ -186,23 +189,21 @@ def training_loader(cfg: Mapping[str, Any], images: int,
     integer('images', images, 1)
     boolean('augment', augment)
     if not cfg.get('train_dataloader'):
-        raise SpecError('the config has no train_dataloader, whose images are '
-                        'what norms are recalibrated on')
+        raise SpecError(
+            'the config has no train_dataloader, whose images are what norms are recalibrated on'
+        )
     loader = copy.deepcopy(dict(cfg['train_dataloader']))
     if not augment:
-        _take_test_pipeline(loader, cfg.get('test_dataloader')
-                            or cfg.get('val_dataloader'))
+        _take_test_pipeline(loader, cfg.get('test_dataloader') or cfg.get('val_dataloader'))
     loader.update(persistent_workers=False)
-    loader['batch_size'] = max(
-        1, min(loader.get('batch_size', 1), images // get_world_size()))
+    loader['batch_size'] = max(1, min(loader.get('batch_size', 1), images // get_world_size()))
     scope = cfg.get('default_scope') or 'mmpretrain'
     with DefaultScope.overwrite_default_scope(scope):
         return Runner.build_dataloader(loader, seed=seed)
 
 
 def _take_test_pipeline(loader: dict, test: Optional[Mapping]) -> None:
-    pipeline = None if test is None else unwrapped(
-        test['dataset'])[0].get('pipeline')
+    pipeline = None if test is None else unwrapped(test['dataset'])[0].get('pipeline')
     for own in unwrapped(loader['dataset']):
         if pipeline is not None and 'pipeline' in own:
             own['pipeline'] = copy.deepcopy(pipeline)
@@ -237,19 +238,16 @@ class BNRecalibrationHook(Hook):
 
     def before_run(self, runner) -> None:
         """Refuse an order in which the hook cannot work."""
-        check_order(runner.hooks, self, after=[EMAHook],
-                    before=[DeploySwitchHook, CheckpointHook])
+        check_order(runner.hooks, self, after=[EMAHook], before=[DeploySwitchHook, CheckpointHook])
 
     def before_val_epoch(self, runner) -> None:
         """Measure, if this is a training run."""
         if not isinstance(runner._train_loop, BaseLoop):
             return
         from ..utils.machine import untouched_rng
+
         with untouched_rng():
             if self._loader is None:
-                self._loader = training_loader(
-                    runner.cfg, self.images, self.augment)
-            used = recalibrate(unwrap(runner.model), self._loader,
-                               self.images)
-        runner.logger.info('BNRecalibrationHook: statistics measured on '
-                           f'{used} training images')
+                self._loader = training_loader(runner.cfg, self.images, self.augment)
+            used = recalibrate(unwrap(runner.model), self._loader, self.images)
+        runner.logger.info(f'BNRecalibrationHook: statistics measured on {used} training images')

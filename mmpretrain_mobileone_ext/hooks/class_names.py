@@ -4,6 +4,7 @@ Importing this module gives every Runner of mmengine the hook: a split that
 is labelled in another way than the checkpoint has no other symptom than
 wrong names, and most configs would not list a hook against it.
 """
+
 from __future__ import annotations
 
 import functools
@@ -65,8 +66,8 @@ class ClassNamesHook(Hook):
         if _classifier(runner) is None:
             return
         check_consistent(
-            [names for split in _SPLITS for names in _names(runner, split)],
-            ClassNamesError)
+            [names for split in _SPLITS for names in _names(runner, split)], ClassNamesError
+        )
 
     def after_load_checkpoint(self, runner, checkpoint: dict) -> None:
         """Compare a checkpoint with what is trained, or keep its names."""
@@ -77,15 +78,15 @@ class ClassNamesHook(Hook):
             return
         own = self._loaded = ClassNames(found, 'the checkpoint')
         trained = _names(runner, 'train')
-        if not trained or CORE_ML_KEY in state \
-                or _classifier(runner) is None:
+        if not trained or CORE_ML_KEY in state or _classifier(runner) is None:
             return
         if not are_other_classes(found, trained[0].names):
             check_consistent([own, *trained], ClassNamesError)
         elif runner._resume:
             raise ClassNamesError(
                 f'{own} and {trained[0]} are other classes: a run is '
-                'resumed with its own; load_from starts a new one')
+                'resumed with its own; load_from starts a new one'
+            )
         else:
             _leave_head_out(runner, checkpoint, own, trained[0])
 
@@ -112,19 +113,22 @@ class ClassNamesHook(Hook):
             check_related(own, known, ClassNamesError)
 
 
-def _leave_head_out(runner, checkpoint: dict, own: ClassNames,
-                    trained: ClassNames) -> None:
+def _leave_head_out(runner, checkpoint: dict, own: ClassNames, trained: ClassNames) -> None:
     """Leave out what belongs to single classes: one row for each."""
     for part in ('state_dict', 'ema_state_dict'):
         state = checkpoint.get(part, {})
-        rows = [key for key, value in state.items() if _HEAD.match(key)
-                and value.shape[:1] == (len(own.names), )]
+        rows = [
+            key
+            for key, value in state.items()
+            if _HEAD.match(key) and value.shape[:1] == (len(own.names),)
+        ]
         for key in rows:
             del state[key]
     if is_main_process():
         runner.logger.warning(
             f'ClassNamesHook: {own} and {trained} are other classes: the '
-            'head starts with new weights')
+            'head starts with new weights'
+        )
 
 
 def _classifier(runner) -> Any:
@@ -132,8 +136,7 @@ def _classifier(runner) -> Any:
     model = unwrap(runner.model)
     if isinstance(model, BaseTTAModel):
         model = model.module
-    is_classifier = isinstance(model, BaseClassifier) or hasattr(
-        type(model), 'artifact')
+    is_classifier = isinstance(model, BaseClassifier) or hasattr(type(model), 'artifact')
     return model if is_classifier else None
 
 
@@ -160,7 +163,8 @@ def _check_count(model: Any, known: list[ClassNames]) -> None:
         raise ClassNamesError(
             f'{folders[0]} are {len(folders[0].names)} classes, but the '
             f'network has {count}; give each class a folder, an empty one if '
-            'need be')
+            'need be'
+        )
 
 
 def _with_hook(register: Callable[..., None]) -> Callable[..., None]:

@@ -1,4 +1,5 @@
 """Export the best checkpoint to Core ML at the end of a run."""
+
 from __future__ import annotations
 
 import copy
@@ -28,13 +29,7 @@ from ..utils.doctor.advice import TRACEBACK
 from ..utils.files import file_sha256, write_whole
 from ..utils.text import shell_command
 from .deploy import DeploySwitchHook
-from .order import (
-    best_checkpoints,
-    check_order,
-    last_checkpoint,
-    leaves_preview,
-    spare_others,
-)
+from .order import best_checkpoints, check_order, last_checkpoint, leaves_preview, spare_others
 
 if TYPE_CHECKING:
     from ..export.job import ExportResult
@@ -44,9 +39,13 @@ _TOOL = 'python tools/export_coreml.py'
 LABELS_FILE = 'LABELS.txt'
 
 
-def export_command(config: Path, checkpoint: Path, out: Path,
-                   options: Mapping[str, Any],
-                   cfg_options: Optional[Mapping[str, Any]] = None) -> str:
+def export_command(
+    config: Path,
+    checkpoint: Path,
+    out: Path,
+    options: Mapping[str, Any],
+    cfg_options: Optional[Mapping[str, Any]] = None,
+) -> str:
     """Write down the command that exports ``checkpoint`` by hand.
 
     Args:
@@ -63,8 +62,10 @@ def export_command(config: Path, checkpoint: Path, out: Path,
     for name, value in options.items():
         words += _option(name, value)
     if cfg_options:
-        words += ['--cfg-options', *(f'{key}={_spelled(value)}'
-                                     for key, value in cfg_options.items())]
+        words += [
+            '--cfg-options',
+            *(f'{key}={_spelled(value)}' for key, value in cfg_options.items()),
+        ]
     return f'{_TOOL} {shell_command(words)}'
 
 
@@ -98,8 +99,7 @@ def _spelled(value: Any) -> str:
 #: In the work dir of a run: file name to what was asked for and the figures.
 RECORD = 'coreml_export.json'
 #: Parts of a config that an export depends on.
-_PARTS = ('model', 'data_preprocessor', 'test_dataloader', 'test_pipeline',
-          'default_scope')
+_PARTS = ('model', 'data_preprocessor', 'test_dataloader', 'test_pipeline', 'default_scope')
 
 
 def check_exportable(cfg: Config, options: ExportOptions) -> None:
@@ -110,19 +110,18 @@ def check_exportable(cfg: Config, options: ExportOptions) -> None:
     """
     # Late, here and below: the exporter imports this package's modules.
     from ..export.data import open_split
+
     if not isinstance(cfg.get('model'), dict):
         raise ExportError('the config of the run has no model to rebuild')
     if options.verify_data != 'none' and not cfg.get('test_dataloader'):
-        raise ExportError("the config has no test_dataloader; set verify_data"
-                          "='none' or add one")
+        raise ExportError("the config has no test_dataloader; set verify_data='none' or add one")
     open_split(cfg, options.image_size, read=False)
     labels = options.classes
     if isinstance(labels, (str, os.PathLike)) and not Path(labels).is_file():
         raise ExportError(f'classes: {labels}: no such file')
 
 
-def export_once(cfg: Config, checkpoint: Path,
-                options: ExportOptions) -> Optional[ExportResult]:
+def export_once(cfg: Config, checkpoint: Path, options: ExportOptions) -> Optional[ExportResult]:
     """Export and note it in the folder's record; None if it is there.
 
     It is there if the record says that the file was made from this
@@ -133,6 +132,7 @@ def export_once(cfg: Config, checkpoint: Path,
     """
     from ..exporter import run_export
     from ..utils.machine import untouched_rng
+
     request = _request(cfg, checkpoint, options)
     record = options.out.with_name(RECORD)
     entries = _read(record)
@@ -143,8 +143,7 @@ def export_once(cfg: Config, checkpoint: Path,
         result = run_export(cfg, checkpoint, options)
     entries[options.out.name] = dict(request=request, **figures(result))
     text = json.dumps(entries, indent=2) + '\n'
-    write_whole(record, lambda made: made.write_text(text, 'utf-8'),
-                ExportError)
+    write_whole(record, lambda made: made.write_text(text, 'utf-8'), ExportError)
     return result
 
 
@@ -156,34 +155,33 @@ def figures(result: ExportResult) -> dict[str, float]:
     found, parity = result.verification, result.verification.parity
     shares = dict(top1=found.top1_candidate, agreement=parity.top1_agreement)
     return dict(
-        {name: 100 * share for name, share in shares.items()
-         if share is not None},
+        {name: 100 * share for name, share in shares.items() if share is not None},
         size_mib=result.size_bytes / 2**20,
-        relative_error=parity.relative)
+        relative_error=parity.relative,
+    )
 
 
-def _request(cfg: Config, checkpoint: Path,
-             options: ExportOptions) -> dict[str, Any]:
+def _request(cfg: Config, checkpoint: Path, options: ExportOptions) -> dict[str, Any]:
     """All that decides what an export writes, as plain JSON."""
     from ..coreml.metadata import versions
-    parts = {name: value for name, value in cfg.to_dict().items()
-             if name in _PARTS}
+
+    parts = {name: value for name, value in cfg.to_dict().items() if name in _PARTS}
     text = json.dumps(parts, sort_keys=True, default=str)
-    asked = {name: value for name, value in asdict(options).items()
-             if name not in ('out', 'force')}
+    asked = {name: value for name, value in asdict(options).items() if name not in ('out', 'force')}
     request = dict(
         checkpoint=checkpoint.name,
         sha256=file_sha256(checkpoint),
         config_sha256=hashlib.sha256(text.encode()).hexdigest(),
         options=asked,
-        versions=versions())
+        versions=versions(),
+    )
     return json.loads(json.dumps(request, default=str))
 
 
 def _exists(options: ExportOptions) -> bool:
-    return all(path.exists()
-               for path in (options.out, options.swift, options.report)
-               if path is not None)
+    return all(
+        path.exists() for path in (options.out, options.swift, options.report) if path is not None
+    )
 
 
 def _read(record: Path) -> dict[str, Mapping[str, Any]]:
@@ -192,8 +190,7 @@ def _read(record: Path) -> dict[str, Mapping[str, Any]]:
         found = json.loads(record.read_text('utf-8'))
     except (OSError, ValueError):
         return {}
-    plain = isinstance(found, dict) and all(
-        isinstance(entry, dict) for entry in found.values())
+    plain = isinstance(found, dict) and all(isinstance(entry, dict) for entry in found.values())
     return found if plain else {}
 
 
@@ -205,7 +202,8 @@ _OWN = 'CoreMLExportHook'
 _NO_COREMLTOOLS = (
     f'{_OWN}: coremltools is not installed; unless it is before training '
     'ends, the export will fail: '
-    "pip install 'coremltools>=9,<10' 'numpy<2.4'")
+    "pip install 'coremltools>=9,<10' 'numpy<2.4'"
+)
 #: Longer than any export; the run's own group gives up after minutes.
 _PATIENCE = timedelta(days=7)
 
@@ -255,12 +253,14 @@ class CoreMLExportHook(Hook):
     # After DeploySwitchHook (BELOW_NORMAL) and CheckpointHook (VERY_LOW).
     priority = 'LOWEST'
 
-    def __init__(self,
-                 which: str = 'best',
-                 out: str = f'{_STEM}.mlpackage',
-                 strict: bool = False,
-                 cfg_options: Optional[Mapping[str, Any]] = None,
-                 **options: Any):
+    def __init__(
+        self,
+        which: str = 'best',
+        out: str = f'{_STEM}.mlpackage',
+        strict: bool = False,
+        cfg_options: Optional[Mapping[str, Any]] = None,
+        **options: Any,
+    ):
         _check_arguments(which, out, options)
         boolean(f'{_OWN}: strict', strict)
         if cfg_options is not None:
@@ -280,8 +280,7 @@ class CoreMLExportHook(Hook):
 
     def before_train(self, runner) -> None:
         """Refuse what could only fail after training."""
-        check_order(runner.hooks, self,
-                    after=[DeploySwitchHook, CheckpointHook])
+        check_order(runner.hooks, self, after=[DeploySwitchHook, CheckpointHook])
         self._check_names(runner.hooks)
         spare_others(runner)
         options = self._options_of(Path(runner.work_dir), 'checkpoint')
@@ -312,8 +311,7 @@ class CoreMLExportHook(Hook):
         found = [self._try(runner, checkpoint) for checkpoint in chosen]
         failures = [line for line in found if line is not None]
         if not chosen:
-            failures = [f'{_OWN}: the run saved no checkpoint, so there is '
-                        'none to export']
+            failures = [f'{_OWN}: the run saved no checkpoint, so there is none to export']
         for line in failures:
             runner.logger.error(line)
         return failures
@@ -324,8 +322,7 @@ class CoreMLExportHook(Hook):
         if self.which == 'last':
             return lasts
         if lasts and not bests:
-            runner.logger.info(f'{_OWN}: the run kept no best checkpoint; '
-                               'the last one is exported')
+            runner.logger.info(f'{_OWN}: the run kept no best checkpoint; the last one is exported')
         return bests + lasts if self.which == 'both' else bests or lasts
 
     def _try(self, runner, checkpoint: Path) -> Optional[str]:
@@ -335,10 +332,12 @@ class CoreMLExportHook(Hook):
         except Exception as error:
             if os.environ.get(TRACEBACK):
                 runner.logger.exception(error)
-            return (f'{_OWN}: the export of {checkpoint.name} failed: '
-                    f'{_reason(error)}. The training is complete and its '
-                    'checkpoints are kept. By hand: '
-                    f'{self._command(runner, checkpoint)}')
+            return (
+                f'{_OWN}: the export of {checkpoint.name} failed: '
+                f'{_reason(error)}. The training is complete and its '
+                'checkpoints are kept. By hand: '
+                f'{self._command(runner, checkpoint)}'
+            )
         return None
 
     def _export(self, runner, checkpoint: Path) -> None:
@@ -347,32 +346,35 @@ class CoreMLExportHook(Hook):
         start = time.monotonic()
         result = export_once(self._config_of(runner), checkpoint, options)
         if result is None:
-            runner.logger.info(f'{_OWN}: {options.out} was made from this '
-                               'checkpoint with these options; it is kept')
+            runner.logger.info(
+                f'{_OWN}: {options.out} was made from this '
+                'checkpoint with these options; it is kept'
+            )
             return
         rows = ''.join(f'\n  {name}: {value}' for name, value in result.rows())
-        runner.logger.info(f'{_OWN}: done in {time.monotonic() - start:.1f} s'
-                           f'{rows}')
+        runner.logger.info(f'{_OWN}: done in {time.monotonic() - start:.1f} s{rows}')
         runner.visualizer.add_scalars(
-            {f'coreml/{k}': v for k, v in figures(result).items()},
-            step=_step(runner, checkpoint))
+            {f'coreml/{k}': v for k, v in figures(result).items()}, step=_step(runner, checkpoint)
+        )
 
     def _check_names(self, hooks: list[Hook]) -> None:
         """Several files need several names."""
         savers = [h for h in hooks if isinstance(h, CheckpointHook)]
         if not savers:
-            raise SpecError(f'{_OWN}: the run has no CheckpointHook, so there '
-                            'would be nothing to export')
-        several = self.which == 'both' or (self.which == 'best' and any(
-            len(h.save_best or ()) > 1 for h in savers))
-        named = {'out': self.out,
-                 **{k: self.options.get(k) for k in _INSIDE}}
+            raise SpecError(
+                f'{_OWN}: the run has no CheckpointHook, so there would be nothing to export'
+            )
+        several = self.which == 'both' or (
+            self.which == 'best' and any(len(h.save_best or ()) > 1 for h in savers)
+        )
+        named = {'out': self.out, **{k: self.options.get(k) for k in _INSIDE}}
         fixed = [k for k, v in named.items() if v and _STEM not in str(v)]
         if several and fixed:
             raise SpecError(
                 f'{_OWN}: {fixed[0]}={str(named[fixed[0]])!r} is one name, '
                 f'but several checkpoints may be exported; put {_STEM} into '
-                'it')
+                'it'
+            )
 
     def _options_of(self, folder: Path, stem: str) -> ExportOptions:
         try:
@@ -382,8 +384,11 @@ class CoreMLExportHook(Hook):
 
     def _given(self, folder: Path, stem: str) -> dict[str, Any]:
         """The options as they were given, with paths of their own."""
-        inside = {k: folder / str(v).replace(_STEM, stem)
-                  for k, v in self.options.items() if k in _INSIDE and v}
+        inside = {
+            k: folder / str(v).replace(_STEM, stem)
+            for k, v in self.options.items()
+            if k in _INSIDE and v
+        }
         out = folder / self.out.replace(_STEM, stem)
         return {**self.options, **inside, 'out': out}
 
@@ -393,8 +398,9 @@ class CoreMLExportHook(Hook):
             cfg.merge_from_dict(self.cfg_options)
         # mmengine answers a key that does not fit in several ways.
         except Exception as error:
-            raise SpecError(f'{_OWN}: cfg_options do not fit the config '
-                            f'({_reason(error)})') from error
+            raise SpecError(
+                f'{_OWN}: cfg_options do not fit the config ({_reason(error)})'
+            ) from error
         return cfg
 
     def _command(self, runner, checkpoint: Path) -> str:
@@ -402,45 +408,47 @@ class CoreMLExportHook(Hook):
         work_dir = Path(runner.work_dir)
         name = Path(runner.cfg.filename or f'{runner.timestamp}.py').name
         given = self._given(work_dir, checkpoint.stem)
-        return export_command(work_dir / name, checkpoint, given.pop('out'),
-                              given, self.cfg_options)
+        return export_command(
+            work_dir / name, checkpoint, given.pop('out'), given, self.cfg_options
+        )
 
 
 def _check_arguments(which: Any, out: Any, options: Mapping[str, Any]) -> None:
     one_of(f'{_OWN}: which', which, _WHICH)
     unknown = [name for name in options if name not in _OPTIONS]
     if unknown:
-        raise SpecError(f'{_OWN}: unknown options {", ".join(unknown)}; '
-                        'allowed are which, out, strict, cfg_options, '
-                        f'{", ".join(_OPTIONS)}')
+        raise SpecError(
+            f'{_OWN}: unknown options {", ".join(unknown)}; '
+            'allowed are which, out, strict, cfg_options, '
+            f'{", ".join(_OPTIONS)}'
+        )
     if not isinstance(out, str) or not out or Path(out).name != out:
-        refuse(f'{_OWN}: out', out, 'a file name without a folder; the file '
-               'is put into the work dir')
+        refuse(
+            f'{_OWN}: out', out, 'a file name without a folder; the file is put into the work dir'
+        )
     for name in _INSIDE:
         folder = options.get(name)
         if folder is not None and not _is_inside(folder):
-            refuse(f'{_OWN}: {name}', folder, 'a folder inside the work dir, '
-                   'relative to it')
+            refuse(f'{_OWN}: {name}', folder, 'a folder inside the work dir, relative to it')
 
 
 def _is_inside(folder: Any) -> bool:
     if not isinstance(folder, (str, os.PathLike)):
         return False
     parts = Path(folder).parts
-    return bool(parts) and not Path(folder).is_absolute() and \
-        '..' not in parts
+    return bool(parts) and not Path(folder).is_absolute() and '..' not in parts
 
 
 def _step(runner, checkpoint: Path) -> int:
     """Epoch or iteration at which the checkpoint was saved."""
-    by_epoch = any(h.by_epoch for h in runner.hooks
-                   if isinstance(h, CheckpointHook))
+    by_epoch = any(h.by_epoch for h in runner.hooks if isinstance(h, CheckpointHook))
     unit = 'epoch' if by_epoch else 'iter'
     meta = load_checkpoint_file(checkpoint).get('meta', {})
     return int(meta.get(unit, getattr(runner, unit)))
 
 
 def _reason(error: Exception) -> str:
-    text = str(error) if isinstance(error, MobileOneExtError) else \
-        f'{type(error).__name__}: {error}'
+    text = (
+        str(error) if isinstance(error, MobileOneExtError) else f'{type(error).__name__}: {error}'
+    )
     return ' '.join(text.split())

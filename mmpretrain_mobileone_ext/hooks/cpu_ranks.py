@@ -6,6 +6,7 @@ is. Importing this module makes that a no-op where CUDA is missing;
 sets what else it takes. The process group is closed before the interpreter
 goes: gloo's threads sometimes abort it otherwise, after a good run.
 """
+
 import atexit
 
 import torch

@@ -1,4 +1,5 @@
 """Evaluate and save the folded form during a run."""
+
 from __future__ import annotations
 
 import copy
@@ -17,13 +18,7 @@ from ..models import MobileOneBlock, switch_to_deploy
 from ..models.deploy import compare_forms
 from ..utils.checks import number, selection
 from ..utils.parity import fold_tolerance
-from .order import (
-    check_order,
-    kept_checkpoints,
-    leaves_preview,
-    place_beside,
-    spare_others,
-)
+from .order import check_order, kept_checkpoints, leaves_preview, place_beside, spare_others
 
 _STAGES = ('val', 'test', 'after_train')
 _SAMPLES = 32  # images compared per run and epoch
@@ -60,12 +55,11 @@ class DeploySwitchHook(Hook):
     # CheckpointHook (VERY_LOW) looks at the model.
     priority = 'BELOW_NORMAL'
 
-    def __init__(self,
-                 when: Sequence[str] = _STAGES,
-                 tolerance: Optional[float] = None):
+    def __init__(self, when: Sequence[str] = _STAGES, tolerance: Optional[float] = None):
         self.when = selection('DeploySwitchHook: when', when, _STAGES)
-        self.tolerance = tolerance if tolerance is None else number(
-            'DeploySwitchHook: tolerance', tolerance)
+        self.tolerance = (
+            tolerance if tolerance is None else number('DeploySwitchHook: tolerance', tolerance)
+        )
         self._original: Optional[nn.Module] = None
         self._branches: Optional[nn.Module] = None
         self._sample: Optional[Tensor] = None
@@ -74,15 +68,16 @@ class DeploySwitchHook(Hook):
         """Refuse a model or an order in which the hook cannot work."""
         if leaves_preview(self, runner):
             return
-        check_order(runner.hooks, self, after=[EMAHook],
-                    before=[CheckpointHook])
+        check_order(runner.hooks, self, after=[EMAHook], before=[CheckpointHook])
         model = unwrap(runner.model)
-        if not (_has_artifact(model) or any(
-                isinstance(m, MobileOneBlock) for m in model.modules())):
+        if not (
+            _has_artifact(model) or any(isinstance(m, MobileOneBlock) for m in model.modules())
+        ):
             raise SpecError(
                 'DeploySwitchHook: the model has no re-parameterizable block '
                 f'({type(model).__name__}); use ConfigurableMobileOne as the '
-                'backbone or remove the hook')
+                'backbone or remove the hook'
+            )
 
     def before_train_epoch(self, runner) -> None:
         """Leave the files of a run that this one was resumed from alone."""
@@ -109,8 +104,7 @@ class DeploySwitchHook(Hook):
         """Compare both forms on the first batch."""
         self._verify(runner, batch_idx, data_batch)
 
-    def after_val_iter(self, runner, batch_idx, data_batch=None,
-                       outputs=None) -> None:
+    def after_val_iter(self, runner, batch_idx, data_batch=None, outputs=None) -> None:
         """Put the branches back after the last batch.
 
         mmpretrain's ``EMAHook`` may evaluate ``runner.model`` once more,
@@ -119,8 +113,7 @@ class DeploySwitchHook(Hook):
         if self.end_of_epoch(runner.val_dataloader, batch_idx):
             self._leave(runner)
 
-    def after_test_iter(self, runner, batch_idx, data_batch=None,
-                        outputs=None) -> None:
+    def after_test_iter(self, runner, batch_idx, data_batch=None, outputs=None) -> None:
         """Put the branches back after the last batch."""
         if self.end_of_epoch(runner.test_dataloader, batch_idx):
             self._leave(runner)
@@ -155,34 +148,33 @@ class DeploySwitchHook(Hook):
         if self._branches is None or batch_idx:
             return
         inputs = _inputs(self._branches, data_batch)
-        parity = compare_forms(
-            _tensor_model(self._branches), _tensor_model(runner.model),
-            inputs)
+        parity = compare_forms(_tensor_model(self._branches), _tensor_model(runner.model), inputs)
         tolerance = fold_tolerance(inputs.dtype, self.tolerance)
         if parity.failure(tolerance) is not None:
             self._leave(runner)
-        parity.require(tolerance, 'DeploySwitchHook: folded form against '
-                       'branches')
+        parity.require(tolerance, 'DeploySwitchHook: folded form against branches')
         runner.logger.info(
             'DeploySwitchHook: evaluating the folded form; relative '
-            f'difference to the branches {parity.relative:.2e}')
+            f'difference to the branches {parity.relative:.2e}'
+        )
 
     @master_only
     def _write(self, runner) -> None:
         checkpoints = kept_checkpoints(runner)
         if not checkpoints:
-            runner.logger.warning('DeploySwitchHook: the run saved no '
-                                  'checkpoint, so there is none to fold')
+            runner.logger.warning(
+                'DeploySwitchHook: the run saved no checkpoint, so there is none to fold'
+            )
         for checkpoint in checkpoints:
             path = write_deploy_file(
                 runner.model,
                 checkpoint,
-                place_beside(runner, checkpoint) /
-                deploy_path(checkpoint).name,
+                place_beside(runner, checkpoint) / deploy_path(checkpoint).name,
                 inputs=self._sample,
                 tolerance=self.tolerance,
                 config_text=runner.cfg.pretty_text,
-                force=True)
+                force=True,
+            )
             runner.logger.info(f'DeploySwitchHook: wrote {path}')
 
 

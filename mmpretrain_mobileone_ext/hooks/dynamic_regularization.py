@@ -4,6 +4,7 @@ Small networks need less of it (paper, section 3.3): S0 and S1 train with
 crops and flips alone, larger ones with augmentation and image size that grow
 while they train.
 """
+
 from __future__ import annotations
 
 import math
@@ -15,12 +16,7 @@ from mmcv.transforms import CenterCrop, Resize
 from mmengine.hooks import Hook
 from mmengine.registry import HOOKS
 from mmengine.runner import EpochBasedTrainLoop
-from mmpretrain.datasets.transforms import (
-    RandAugment,
-    RandomCrop,
-    RandomResizedCrop,
-    ResizeEdge,
-)
+from mmpretrain.datasets.transforms import RandAugment, RandomCrop, RandomResizedCrop, ResizeEdge
 from mmpretrain.models.losses import LabelSmoothLoss
 from torch import nn
 
@@ -31,9 +27,13 @@ from ..utils.checks import mapping, number, sequence
 from .order import leaves_preview
 
 #: Transforms that set the size of an image, and the attribute that holds it.
-_SIZES = ((RandomResizedCrop, 'scale'), (RandomCrop, 'crop_size'),
-          (CenterCrop, 'crop_size'), (Resize, 'scale'),
-          (ResizeEdge, 'scale'))
+_SIZES = (
+    (RandomResizedCrop, 'scale'),
+    (RandomCrop, 'crop_size'),
+    (CenterCrop, 'crop_size'),
+    (Resize, 'scale'),
+    (ResizeEdge, 'scale'),
+)
 
 
 class LivePipeline:
@@ -67,8 +67,7 @@ class LivePipeline:
             SpecError: a pipeline has no RandAugment, unless ``share`` is 0,
                 or the level would be above its ``total_level``.
         """
-        return max((part.set_magnitude(share) for part in self._parts),
-                   default=0.0)
+        return max((part.set_magnitude(share) for part in self._parts), default=0.0)
 
     def restore(self) -> None:
         """Put everything back as it was built."""
@@ -81,17 +80,22 @@ class _Part:
 
     def __init__(self, dataset: Any):
         transforms = dataset.pipeline.transforms
-        self._sizes = [(t, name, getattr(t, name)) for t in transforms
-                       for kind, name in _SIZES
-                       if isinstance(t, kind) and getattr(t, name)]
-        self._augments = [(t, t.magnitude_level, t.num_policies)
-                          for t in transforms if isinstance(t, RandAugment)]
+        self._sizes = [
+            (t, name, getattr(t, name))
+            for t in transforms
+            for kind, name in _SIZES
+            if isinstance(t, kind) and getattr(t, name)
+        ]
+        self._augments = [
+            (t, t.magnitude_level, t.num_policies) for t in transforms if isinstance(t, RandAugment)
+        ]
 
     def set_resolution(self, pixels: int) -> None:
         if not self._sizes:
             kinds = ', '.join(kind.__name__ for kind, _ in _SIZES)
-            raise SpecError('the training pipeline has none of the '
-                            f'transforms that set a size: {kinds}')
+            raise SpecError(
+                f'the training pipeline has none of the transforms that set a size: {kinds}'
+            )
         # The last one decides what comes out.
         last = self._sizes[-1][2]
         whole = last if isinstance(last, int) else max(last)
@@ -100,17 +104,16 @@ class _Part:
 
     def set_magnitude(self, share: float) -> float:
         if share and not self._augments:
-            raise SpecError('the training pipeline has no RandAugment whose '
-                            'magnitude could change')
+            raise SpecError('the training pipeline has no RandAugment whose magnitude could change')
         for augment, level, policies in self._augments:
             if level * share > augment.total_level:
                 raise SpecError(
                     f'magnitude {level * share:g} (strength times share times '
                     f"RandAugment's {level:g}) is above its total_level="
-                    f'{augment.total_level}')
+                    f'{augment.total_level}'
+                )
             _set_level(augment, level * share, policies if share else 0)
-        return max((level * share for _, level, _ in self._augments),
-                   default=0.0)
+        return max((level * share for _, level, _ in self._augments), default=0.0)
 
     def restore(self) -> None:
         for transform, name, size in self._sizes:
@@ -133,7 +136,8 @@ def _plain(dataset: Any) -> Iterator[Any]:
         yield dataset
         return
     inner: Iterable[Any] = getattr(dataset, 'datasets', ()) or [
-        d for d in [getattr(dataset, 'dataset', None)] if d is not None]
+        d for d in [getattr(dataset, 'dataset', None)] if d is not None
+    ]
     for one in inner:
         yield from _plain(one)
 
@@ -161,6 +165,7 @@ class Phase:
         label_smoothing: of ``LabelSmoothLoss``.
         dropout: probability of the model's dropout.
     """
+
     begin: Union[int, float] = 0
     resolution: Optional[int] = None
     magnitude: Optional[float] = None
@@ -171,20 +176,19 @@ class Phase:
         whole = type(self.begin) is int and self.begin >= 0
         share = type(self.begin) is float and 0 <= self.begin < 1
         if not (whole or share):
-            raise SpecError(f'phase begin={self.begin!r} must be an epoch (an '
-                            'integer >= 0) or a share (a float in [0, 1))')
+            raise SpecError(
+                f'phase begin={self.begin!r} must be an epoch (an '
+                'integer >= 0) or a share (a float in [0, 1))'
+            )
         if self.resolution is not None and (
-                type(self.resolution) is not int or self.resolution < 1):
-            raise SpecError(f'phase resolution={self.resolution!r} must be a '
-                            'number of pixels')
-        for name, top in (('magnitude', math.inf), ('label_smoothing', 1),
-                          ('dropout', 1)):
+            type(self.resolution) is not int or self.resolution < 1
+        ):
+            raise SpecError(f'phase resolution={self.resolution!r} must be a number of pixels')
+        for name, top in (('magnitude', math.inf), ('label_smoothing', 1), ('dropout', 1)):
             value = getattr(self, name)
-            number = isinstance(value, (int, float)) and \
-                not isinstance(value, bool)
+            number = isinstance(value, (int, float)) and not isinstance(value, bool)
             if value is not None and not (number and 0 <= value < top):
-                raise SpecError(f'phase {name}={value!r} must be a number in '
-                                f'[0, {top})')
+                raise SpecError(f'phase {name}={value!r} must be a number in [0, {top})')
 
     def first_epoch(self, max_epochs: int) -> int:
         """The epoch in which the phase begins, counted from 0."""
@@ -197,22 +201,25 @@ class Phase:
 @dataclass(frozen=True)
 class Plan:
     """Phases in the order of their epochs; the first begins at 0."""
+
     phases: tuple[Phase, ...]
     max_epochs: int
 
     def __post_init__(self) -> None:
         begins = [p.first_epoch(self.max_epochs) for p in self.phases]
         if not begins or begins[0] or begins != sorted(set(begins)):
-            raise SpecError(f'phases begin in epochs {begins}; the first must '
-                            'begin in 0 and each later than the one before')
+            raise SpecError(
+                f'phases begin in epochs {begins}; the first must '
+                'begin in 0 and each later than the one before'
+            )
         if begins[-1] >= self.max_epochs:
-            raise SpecError(f'a phase begins in epoch {begins[-1]}, but the '
-                            f'run has {self.max_epochs}')
+            raise SpecError(
+                f'a phase begins in epoch {begins[-1]}, but the run has {self.max_epochs}'
+            )
 
     def at(self, epoch: int) -> Phase:
         """The phase in force in ``epoch``, counted from 0."""
-        return [p for p in self.phases
-                if p.first_epoch(self.max_epochs) <= epoch][-1]
+        return [p for p in self.phases if p.first_epoch(self.max_epochs) <= epoch][-1]
 
     def uses(self, knob: str) -> bool:
         """Whether any phase sets ``knob``; refuses what only some set.
@@ -224,8 +231,7 @@ class Plan:
         if all(v is None for v in values):
             return False
         if any(v is None for v in values):
-            raise SpecError(f'{knob} is set in some phases only ({values}); '
-                            'set it in all or none')
+            raise SpecError(f'{knob} is set in some phases only ({values}); set it in all or none')
         return True
 
 
@@ -240,8 +246,7 @@ def read_phases(given: Sequence[Mapping[str, Any]]) -> tuple[Phase, ...]:
         mapping('phase', phase)
         unknown = sorted(set(phase) - set(known))
         if unknown:
-            raise SpecError(f'phase has unknown keys {unknown}; allowed are '
-                            f'{known}')
+            raise SpecError(f'phase has unknown keys {unknown}; allowed are {known}')
     return tuple(Phase(**phase) for phase in given)
 
 
@@ -252,8 +257,7 @@ def strength_for(parameters: int) -> float:
     S2 0.39 and S3 0.64. That it grows with size is the paper's; the numbers
     between 0 and 1 are this package's.
     """
-    place = math.log(parameters / S1_BACKBONE) / \
-        math.log(S4_BACKBONE / S1_BACKBONE)
+    place = math.log(parameters / S1_BACKBONE) / math.log(S4_BACKBONE / S1_BACKBONE)
     return min(1.0, max(0.0, place))
 
 
@@ -299,12 +303,11 @@ class DynamicRegularizationHook(Hook):
     # Before hooks that look at the data of an epoch.
     priority = 'ABOVE_NORMAL'
 
-    def __init__(self,
-                 strength: Union[str, float] = 'auto',
-                 phases: Sequence[Mapping[str, Any]] = _PHASES):
+    def __init__(
+        self, strength: Union[str, float] = 'auto', phases: Sequence[Mapping[str, Any]] = _PHASES
+    ):
         if not isinstance(strength, str) or strength != 'auto':
-            number('DynamicRegularizationHook: strength', strength,
-                   also="'auto', ")
+            number('DynamicRegularizationHook: strength', strength, also="'auto', ")
         self.strength = strength
         self.phases = read_phases(phases)
         self._scalars: dict[str, float] = {}
@@ -316,23 +319,24 @@ class DynamicRegularizationHook(Hook):
     def before_train(self, runner) -> None:
         """Find what has to be changed; refuses where it is not there."""
         if not isinstance(runner.train_loop, EpochBasedTrainLoop):
-            raise SpecError('DynamicRegularizationHook: the training must '
-                            'count in epochs (EpochBasedTrainLoop)')
+            raise SpecError(
+                'DynamicRegularizationHook: the training must count in epochs (EpochBasedTrainLoop)'
+            )
         self._plan = Plan(self.phases, runner.max_epochs)
         self._pipeline = LivePipeline(runner.train_dataloader.dataset)
         model = unwrap(runner.model)
-        self._losses = [m for m in model.modules()
-                        if isinstance(m, LabelSmoothLoss)]
-        self._dropouts = [m for m in model.modules()
-                          if isinstance(m, nn.Dropout)]
+        self._losses = [m for m in model.modules() if isinstance(m, LabelSmoothLoss)]
+        self._dropouts = [m for m in model.modules() if isinstance(m, nn.Dropout)]
         self._strength = self._resolve(model)
         self._plan.uses('resolution')  # refuses what only some phases set
         for knob, parts, what in (
-                ('label_smoothing', self._losses, 'LabelSmoothLoss'),
-                ('dropout', self._dropouts, 'Dropout')):
+            ('label_smoothing', self._losses, 'LabelSmoothLoss'),
+            ('dropout', self._dropouts, 'Dropout'),
+        ):
             if self._plan.uses(knob) and not parts:
-                raise SpecError(f'DynamicRegularizationHook: phases set '
-                                f'{knob}, but the model has no {what}')
+                raise SpecError(
+                    f'DynamicRegularizationHook: phases set {knob}, but the model has no {what}'
+                )
 
     def before_train_epoch(self, runner) -> None:
         """Put the phase of this epoch in force."""
@@ -344,9 +348,11 @@ class DynamicRegularizationHook(Hook):
         # Persistent workers hold the transforms as they were.
         runner.train_dataloader._iterator = None
         shown = ', '.join(f'{k} {v:g}' for k, v in scalars.items())
-        runner.logger.info(f'DynamicRegularizationHook: from epoch '
-                           f'{runner.epoch + 1} on: {shown} (strength '
-                           f'{self._strength:.2f})')
+        runner.logger.info(
+            f'DynamicRegularizationHook: from epoch '
+            f'{runner.epoch + 1} on: {shown} (strength '
+            f'{self._strength:.2f})'
+        )
 
     def before_train_iter(self, runner, batch_idx, data_batch=None) -> None:
         """Leave what is in force for the log and the visualizers.
@@ -356,8 +362,10 @@ class DynamicRegularizationHook(Hook):
         """
         if batch_idx == 0 and 'resolution' in self._scalars:
             _check_size(data_batch, int(self._scalars['resolution']))
-        decay = max((group.get('weight_decay', 0.0) for group in
-                     runner.optim_wrapper.param_groups), default=0.0)
+        decay = max(
+            (group.get('weight_decay', 0.0) for group in runner.optim_wrapper.param_groups),
+            default=0.0,
+        )
         for name, value in (*self._scalars.items(), ('weight_decay', decay)):
             runner.message_hub.update_scalar(f'train/{name}', value)
 
@@ -376,7 +384,8 @@ class DynamicRegularizationHook(Hook):
             raise SpecError(
                 "DynamicRegularizationHook: strength='auto' follows from the "
                 'size of a ConfigurableMobileOne, but the backbone is '
-                f'{type(backbone).__name__}; give a number')
+                f'{type(backbone).__name__}; give a number'
+            )
         folded = switch_to_deploy(backbone, inplace=False)
         return strength_for(sum(p.numel() for p in folded.parameters()))
 
@@ -386,8 +395,7 @@ class DynamicRegularizationHook(Hook):
             self._pipeline.set_resolution(phase.resolution)
             found['resolution'] = phase.resolution
         if phase.magnitude is not None:
-            found['magnitude'] = self._pipeline.set_magnitude(
-                phase.magnitude * self._strength)
+            found['magnitude'] = self._pipeline.set_magnitude(phase.magnitude * self._strength)
         if phase.label_smoothing is not None:
             found['label_smoothing'] = phase.label_smoothing
             for loss in self._losses:
@@ -406,7 +414,8 @@ def _check_size(data_batch: Any, pixels: int) -> None:
         raise SpecError(
             f'DynamicRegularizationHook: images of {shape[0]} x {shape[1]} '
             f'come out of the training pipeline, not {pixels}: a transform '
-            'that it does not know sets their size')
+            'that it does not know sets their size'
+        )
 
 
 def _smooth(loss: LabelSmoothLoss, value: float) -> None:

@@ -1,4 +1,5 @@
 """Load a checkpoint's averaged weights where nothing is resumed."""
+
 from __future__ import annotations
 
 from mmengine.hooks import Hook

@@ -1,4 +1,5 @@
 """Random numbers that follow from the epoch, so that a resume is exact."""
+
 from __future__ import annotations
 
 import random
@@ -54,7 +55,8 @@ class EpochSeedHook(Hook):
             runner.logger.warning(
                 f'EpochSeedHook: {len(runner.train_dataloader)} iterations an '
                 f'epoch are no multiple of accumulative_counts={counts}, so '
-                'a resumed run lacks the gradients of the last ones')
+                'a resumed run lacks the gradients of the last ones'
+            )
 
     def before_train_epoch(self, runner) -> None:
         """Seed this process and the workers of the epoch."""
@@ -66,8 +68,12 @@ class EpochSeedHook(Hook):
             loader.sampler.seed = self._seed
         if loader.num_workers:
             loader.worker_init_fn = partial(
-                worker_init_fn, num_workers=loader.num_workers,
-                rank=get_rank(), seed=seed, disable_subprocess_warning=True)
+                worker_init_fn,
+                num_workers=loader.num_workers,
+                rank=get_rank(),
+                seed=seed,
+                disable_subprocess_warning=True,
+            )
         # Workers that persist keep the generators that they started with.
         loader._iterator = None
 

@@ -1,4 +1,5 @@
 """What the hooks share: their order, a run's checkpoints, and dry runs."""
+
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
@@ -14,8 +15,7 @@ from ..errors import SpecError
 Kinds = Sequence[type]
 
 
-def check_order(hooks: Sequence[Hook], own: Hook, *, after: Kinds = (),
-                before: Kinds = ()) -> None:
+def check_order(hooks: Sequence[Hook], own: Hook, *, after: Kinds = (), before: Kinds = ()) -> None:
     """Refuse a priority that puts ``own`` on the wrong side of another.
 
     Args:
@@ -29,28 +29,28 @@ def check_order(hooks: Sequence[Hook], own: Hook, *, after: Kinds = (),
     """
     place = next(i for i, hook in enumerate(hooks) if hook is own)
     name = type(own).__name__
-    for kinds, wrong, word in ((after, hooks[place:], 'after'),
-                               (before, hooks[:place], 'before')):
-        found = [kind.__name__ for kind in kinds
-                 if any(isinstance(hook, kind) for hook in wrong)]
+    for kinds, wrong, word in ((after, hooks[place:], 'after'), (before, hooks[:place], 'before')):
+        found = [kind.__name__ for kind in kinds if any(isinstance(hook, kind) for hook in wrong)]
         if found:
             raise SpecError(
                 f'{name}: priority={own.priority!r} puts {found[0]} {word} '
-                f'it; {_rule(after, before)}')
+                f'it; {_rule(after, before)}'
+            )
 
 
 def _rule(after: Kinds, before: Kinds) -> str:
-    parts = [f'{word} {" and ".join(kind.__name__ for kind in kinds)}'
-             for word, kinds in (('after', after), ('before', before))
-             if kinds]
+    parts = [
+        f'{word} {" and ".join(kind.__name__ for kind in kinds)}'
+        for word, kinds in (('after', after), ('before', before))
+        if kinds
+    ]
     return f'it must come {" and ".join(parts)}'
 
 
 def best_checkpoints(runner: Any) -> list[Path]:
     """Existing best checkpoints, one for each figure of ``save_best``."""
     known = runner.message_hub.runtime_info
-    paths = [Path(v) for k, v in known.items()
-             if k.startswith('best_ckpt') and v]
+    paths = [Path(v) for k, v in known.items() if k.startswith('best_ckpt') and v]
     return [p for p in dict.fromkeys(paths) if p.is_file()]
 
 
@@ -100,8 +100,7 @@ def _is_own(runner: Any, path: Any) -> bool:
     """Whether a file lies where the run keeps its files; None does."""
     if path is None:
         return True
-    folders = [runner.work_dir,
-               *(s.out_dir for s in _savers(runner) if s.out_dir)]
+    folders = [runner.work_dir, *(s.out_dir for s in _savers(runner) if s.out_dir)]
     own = {Path(folder).resolve() for folder in folders}
     return Path(path).parent.resolve() in own
 
@@ -129,10 +128,9 @@ def leaves_preview(hook: Hook, runner) -> bool:
 
 
 def _previews_schedule(runner) -> bool:
-    train, *scores = (getattr(runner, f'_{stage}_loop', None)
-                      for stage in ('train', 'val', 'test'))
-    if not isinstance(train, BaseLoop) or \
-            isinstance(train.dataloader, DataLoader):
+    train, *scores = (getattr(runner, f'_{stage}_loop', None) for stage in ('train', 'val', 'test'))
+    if not isinstance(train, BaseLoop) or isinstance(train.dataloader, DataLoader):
         return False
-    return not any(isinstance(loop, BaseLoop) for loop in scores) and \
-        not any(isinstance(hook, CheckpointHook) for hook in runner.hooks)
+    return not any(isinstance(loop, BaseLoop) for loop in scores) and not any(
+        isinstance(hook, CheckpointHook) for hook in runner.hooks
+    )

@@ -1,4 +1,5 @@
 """Throughput, latency and memory beside accuracy."""
+
 from __future__ import annotations
 
 import json
@@ -35,6 +36,7 @@ class Lap:
         model_s: seconds of the model's own step.
         data_s: seconds spent waiting for the batch.
     """
+
     images: int
     model_s: float
     data_s: float
@@ -48,6 +50,7 @@ class RankLaps:
         laps: without those of the warm-up.
         peak_bytes: peak memory; None where the system does not say.
     """
+
     laps: tuple[Lap, ...]
     peak_bytes: Optional[int]
 
@@ -75,7 +78,8 @@ def summarize(ranks: Sequence[RankLaps]) -> dict[str, float]:
         latency_median=float(median),
         latency_p90=float(p90),
         latency_p99=float(p99),
-        data_time_share=data / (data + model))
+        data_time_share=data / (data + model),
+    )
     peaks = [r.peak_bytes for r in ranks if r.peak_bytes is not None]
     if peaks:
         figures['peak_memory'] = max(peaks) / 1e6
@@ -139,20 +143,19 @@ class ThroughputHook(Hook):
         """Refuse a warm-up that leaves nothing to measure."""
         for stage in self.when:
             loop = getattr(runner, f'_{stage}_loop', None)
-            if isinstance(loop, BaseLoop) and \
-                    len(loop.dataloader) <= self.warmup:
+            if isinstance(loop, BaseLoop) and len(loop.dataloader) <= self.warmup:
                 raise SpecError(
                     f'ThroughputHook: warmup={self.warmup} leaves none of the '
                     f'{len(loop.dataloader)} batches of {stage} to measure; '
-                    'lower warmup or the batch size')
+                    'lower warmup or the batch size'
+                )
 
     def _before_epoch(self, runner, mode: str = 'train') -> None:
         self._laps = []
         self._facts = {}
         self._ready = time.perf_counter()
 
-    def _before_iter(self, runner, batch_idx, data_batch=None,
-                     mode: str = 'train') -> None:
+    def _before_iter(self, runner, batch_idx, data_batch=None, mode: str = 'train') -> None:
         if mode not in self.when:
             return
         self._waited = time.perf_counter() - self._ready
@@ -161,8 +164,9 @@ class ThroughputHook(Hook):
             reset_peak(_device(runner.model))
         self._timer = _StepTimer(runner.model, f'{mode}_step')
 
-    def _after_iter(self, runner, batch_idx, data_batch=None, outputs=None,
-                    mode: str = 'train') -> None:
+    def _after_iter(
+        self, runner, batch_idx, data_batch=None, outputs=None, mode: str = 'train'
+    ) -> None:
         timer, self._timer = self._timer, None
         if timer is None:
             return
@@ -187,14 +191,20 @@ class ThroughputHook(Hook):
         figures = summarize(ranks)
         taken = sorted(set(figures) & set(metrics))
         if taken:
-            raise SpecError(f'ThroughputHook: an evaluator gives {taken} as '
-                            'well; give that metric a prefix')
+            raise SpecError(
+                f'ThroughputHook: an evaluator gives {taken} as well; give that metric a prefix'
+            )
         metrics.update(figures)
         if is_main_process():
             record = dict(
-                **figures, **self._facts, stage=stage,
-                batch_size=batch_size(ranks), ranks=len(ranks),
-                batches=sum(len(r.laps) for r in ranks), warmup=self.warmup)
+                **figures,
+                **self._facts,
+                stage=stage,
+                batch_size=batch_size(ranks),
+                ranks=len(ranks),
+                batches=sum(len(r.laps) for r in ranks),
+                warmup=self.warmup,
+            )
             _write(runner, record)
 
 
@@ -240,12 +250,13 @@ def _device(model: nn.Module) -> torch.device:
 def _facts(model: nn.Module) -> dict[str, Any]:
     """Form, device and threads of the measurement."""
     from ..utils.machine import machine
+
     form, device = form_of(model), _device(model)
     if form == 'Core ML':  # our runtime, or Apple's
         device = torch.device('cpu')
-    return dict(form=form, device=str(device),
-                threads=torch.get_num_threads(),
-                machine=machine(device.type))
+    return dict(
+        form=form, device=str(device), threads=torch.get_num_threads(), machine=machine(device.type)
+    )
 
 
 def _write(runner, record: dict[str, Any]) -> None:
@@ -254,7 +265,8 @@ def _write(runner, record: dict[str, Any]) -> None:
         runner.logger.warning(
             'ThroughputHook: the model is not folded, so this is the speed of '
             'its training form; add DeploySwitchHook to custom_hooks, or '
-            'call switch_to_deploy() first')
+            'call switch_to_deploy() first'
+        )
     runner.logger.info(
         f'ThroughputHook: {record["form"]} on {record["device"]}, '
         f'{record["threads"]} threads, {record["ranks"]} rank(s), batch '
@@ -263,11 +275,11 @@ def _write(runner, record: dict[str, Any]) -> None:
         f'p90 {record["latency_p90"]:.2f}, p99 {record["latency_p99"]:.2f}; '
         f'{100 * record["data_time_share"]:.1f} % of the time waiting for '
         'data; peak memory '
-        f'{"unknown" if peak is None else f"{peak:.0f} MB"}')
+        f'{"unknown" if peak is None else f"{peak:.0f} MB"}'
+    )
     path = Path(runner.log_dir) / f'throughput_{record["stage"]}.json'
     text = json.dumps(record, indent=2) + '\n'
-    write_whole(path, partial(Path.write_text, data=text,
-                              encoding='utf-8'))
+    write_whole(path, partial(Path.write_text, data=text, encoding='utf-8'))
 
 
 @HOOKS.register_module()
@@ -305,8 +317,9 @@ class TrainThroughputHook(Hook):
         """Start counting anew."""
         self._restart()
 
-    def after_train_iter(self, runner, batch_idx: int, data_batch: Any = None,
-                         outputs: Any = None) -> None:
+    def after_train_iter(
+        self, runner, batch_idx: int, data_batch: Any = None, outputs: Any = None
+    ) -> None:
         """Count the images; every ``interval`` iterations say how fast."""
         if batch_idx < self.warmup:
             self._restart()
@@ -319,8 +332,7 @@ class TrainThroughputHook(Hook):
         total = sum(rates)
         runner.message_hub.update_scalar('train/throughput', total)
         each = ', '.join(f'{rate:.0f}' for rate in rates)
-        runner.logger.info(f'TrainThroughputHook: {total:.0f} img/s; by '
-                           f'worker {each}')
+        runner.logger.info(f'TrainThroughputHook: {total:.0f} img/s; by worker {each}')
         self._restart()
 
     def _restart(self) -> None:

@@ -1,4 +1,5 @@
 """Networks in branch and folded form."""
+
 from .block import MobileOneBlock
 from .classifier import DeployableClassifier
 from .deploy import switch_to_deploy, verified_switch_to_deploy

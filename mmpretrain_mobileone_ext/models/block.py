@@ -1,4 +1,5 @@
 """The re-parameterizable unit of MobileOne, in branch or folded form."""
+
 from __future__ import annotations
 
 from collections.abc import Callable
@@ -8,11 +9,7 @@ from itertools import chain
 from typing import Any, Optional
 
 import torch
-from mmcv.cnn import (
-    build_activation_layer,
-    build_conv_layer,
-    build_norm_layer,
-)
+from mmcv.cnn import build_activation_layer, build_conv_layer, build_norm_layer
 from mmengine.model import BaseModule, ModuleList, Sequential
 from mmpretrain.models.utils import SELayer
 from torch import Tensor, nn
@@ -61,14 +58,16 @@ class MobileOneBlock(BaseModule):
 
     branch_reparam: nn.Conv2d
 
-    def __init__(self,
-                 spec: UnitSpec,
-                 conv_cfg: Optional[dict] = None,
-                 norm_cfg: Optional[dict] = None,
-                 deploy: bool = False,
-                 with_cp: bool = False,
-                 online_reparam: Preference = 'auto',
-                 init_cfg=None):
+    def __init__(
+        self,
+        spec: UnitSpec,
+        conv_cfg: Optional[dict] = None,
+        norm_cfg: Optional[dict] = None,
+        deploy: bool = False,
+        with_cp: bool = False,
+        online_reparam: Preference = 'auto',
+        init_cfg=None,
+    ):
         super().__init__(init_cfg)
         boolean(f'{spec.name}: deploy', deploy)
         boolean(f'{spec.name}: with_cp', with_cp)
@@ -84,7 +83,8 @@ class MobileOneBlock(BaseModule):
         self.se = self._squeeze_excite()
         if deploy:
             self.branch_reparam = self._conv(
-                spec.kernel_size, spec.padding, spec.dilation, bias=True)
+                spec.kernel_size, spec.padding, spec.dilation, bias=True
+            )
         else:
             self._build_branches()
         self.act = self._activation()
@@ -93,17 +93,18 @@ class MobileOneBlock(BaseModule):
     def _build_branches(self) -> None:
         spec = self.spec
         self.branch_norm = self._norm() if spec.has_skip else None
-        self.branch_scale = (
-            self._conv_norm(1, 0, 1) if spec.has_scale else None)
+        self.branch_scale = self._conv_norm(1, 0, 1) if spec.has_scale else None
         self.branch_conv_list = ModuleList(
             self._conv_norm(spec.kernel_size, spec.padding, spec.dilation)
-            for _ in range(spec.num_convs))
+            for _ in range(spec.num_convs)
+        )
 
-    def _conv(self, kernel_size: int, padding: int, dilation: int,
-              bias: bool) -> nn.Conv2d:
+    def _conv(self, kernel_size: int, padding: int, dilation: int, bias: bool) -> nn.Conv2d:
         spec = self.spec
         return self._built(
-            'conv_cfg', self.conv_cfg, lambda: build_conv_layer(
+            'conv_cfg',
+            self.conv_cfg,
+            lambda: build_conv_layer(
                 self.conv_cfg,
                 spec.in_channels,
                 spec.out_channels,
@@ -112,42 +113,41 @@ class MobileOneBlock(BaseModule):
                 padding=padding,
                 dilation=dilation,
                 groups=spec.groups,
-                bias=bias))
+                bias=bias,
+            ),
+        )
 
     def _norm(self) -> nn.Module:
         return self._built(
-            'norm_cfg', self.norm_cfg, lambda: build_norm_layer(
-                self.norm_cfg, self.spec.out_channels)[1])
+            'norm_cfg',
+            self.norm_cfg,
+            lambda: build_norm_layer(self.norm_cfg, self.spec.out_channels)[1],
+        )
 
     def _squeeze_excite(self) -> nn.Module:
         cfg = self.spec.se_cfg
         if cfg is None:
             return nn.Identity()
-        return self._built(
-            'se_cfg', cfg, lambda: SELayer(
-                channels=self.spec.out_channels, **cfg))
+        return self._built('se_cfg', cfg, lambda: SELayer(channels=self.spec.out_channels, **cfg))
 
     def _activation(self) -> nn.Module:
         cfg = self.spec.act_cfg
         if cfg is None:
             return nn.Identity()
-        return self._built(
-            'act_cfg', cfg, lambda: build_activation_layer(dict(cfg)))
+        return self._built('act_cfg', cfg, lambda: build_activation_layer(dict(cfg)))
 
-    def _built(self, argument: str, cfg: Any,
-               build: Callable[[], Any]) -> Any:
+    def _built(self, argument: str, cfg: Any, build: Callable[[], Any]) -> Any:
         try:
             return build()
         except Exception as error:  # whatever another library's class raises
             reason = ' '.join(str(error).split())
-            raise SpecError(f'{self.spec.name}: {argument}={cfg!r} cannot be '
-                            f'built: {reason}') from error
+            raise SpecError(
+                f'{self.spec.name}: {argument}={cfg!r} cannot be built: {reason}'
+            ) from error
 
-    def _conv_norm(self, kernel_size: int, padding: int,
-                   dilation: int) -> Sequential:
+    def _conv_norm(self, kernel_size: int, padding: int, dilation: int) -> Sequential:
         branch = Sequential()
-        branch.add_module(
-            'conv', self._conv(kernel_size, padding, dilation, bias=False))
+        branch.add_module('conv', self._conv(kernel_size, padding, dilation, bias=False))
         branch.add_module('norm', self._norm())
         return branch
 
@@ -168,7 +168,8 @@ class MobileOneBlock(BaseModule):
                 self._forward,
                 x,
                 use_reentrant=False,
-                context_fn=lambda: (nullcontext(), shielded_stats(self)))
+                context_fn=lambda: (nullcontext(), shielded_stats(self)),
+            )
         return self._forward(x)
 
     def _forward(self, x: Tensor) -> Tensor:
@@ -182,14 +183,15 @@ class MobileOneBlock(BaseModule):
     def _may_go_online(self, x: Tensor) -> bool:
         if self.deploy or self.online_reparam is False:
             return False
-        return not (self.training and self._small_inputs.contain(
-            x, self.online_reparam))
+        return not (self.training and self._small_inputs.contain(x, self.online_reparam))
 
     def _is_plain_relu(self) -> bool:
         """Whether a ReLU that nobody watches directly follows the sum."""
-        return (type(self.act) is nn.ReLU
-                and type(self.se) is nn.Identity
-                and not has_hooks([self.act, self.se]))
+        return (
+            type(self.act) is nn.ReLU
+            and type(self.se) is nn.Identity
+            and not has_hooks([self.act, self.se])
+        )
 
     def _linear(self, x: Tensor) -> Tensor:
         return self.branch_reparam(x) if self.deploy else self._branch_sum(x)
@@ -197,8 +199,10 @@ class MobileOneBlock(BaseModule):
     def unit(self, relu: bool = False) -> Unit:
         """The branches as the online forms see them."""
         branches: Any = self.branches()
-        branches = [UnitBranch(None, b) if b is self.branch_norm
-                    else UnitBranch(b.conv, b.norm) for b in branches]
+        branches = [
+            UnitBranch(None, b) if b is self.branch_norm else UnitBranch(b.conv, b.norm)
+            for b in branches
+        ]
         return Unit(self.spec, tuple(branches), relu)
 
     def _branch_sum(self, x: Tensor) -> Tensor:
@@ -220,19 +224,23 @@ class MobileOneBlock(BaseModule):
             self.state_dict(),
             kernel_size=self.spec.kernel_size,
             groups=self.spec.groups,
-            eps_of=lambda name: self.norm_of(name).eps)
+            eps_of=lambda name: self.norm_of(name).eps,
+        )
 
     def _check_foldable(self) -> None:
         name = self.spec.name
         for branch in self.branches():
             norm = branch if branch is self.branch_norm else branch.norm
             if not isinstance(norm, _BatchNorm):
-                raise FoldError(f'{name}: only batch norms can be folded '
-                                f'exactly, this is a {type(norm).__name__}')
+                raise FoldError(
+                    f'{name}: only batch norms can be folded '
+                    f'exactly, this is a {type(norm).__name__}'
+                )
             conv = getattr(branch, 'conv', None)
             if conv is not None and type(conv) not in PLAIN_CONVS:
-                raise FoldError(f'{name}: only nn.Conv2d can be folded '
-                                f'exactly, this is a {type(conv).__name__}')
+                raise FoldError(
+                    f'{name}: only nn.Conv2d can be folded exactly, this is a {type(conv).__name__}'
+                )
 
     def switch_to_deploy(self) -> None:
         """Replace the branches by their fold, in place; idempotent."""
@@ -249,8 +257,7 @@ class MobileOneBlock(BaseModule):
         conv = self._empty_fold()
         with torch.no_grad():
             conv.weight.copy_(round_once(kernel, conv.weight.dtype))
-            conv.get_parameter('bias').copy_(
-                round_once(bias, conv.weight.dtype))
+            conv.get_parameter('bias').copy_(round_once(bias, conv.weight.dtype))
         conv.train(self.training)
         for name in ('branch_norm', 'branch_scale', 'branch_conv_list'):
             delattr(self, name)
@@ -264,8 +271,7 @@ class MobileOneBlock(BaseModule):
         """
         spec = self.spec
         with torch.device('meta'):
-            conv = self._conv(
-                spec.kernel_size, spec.padding, spec.dilation, bias=True)
+            conv = self._conv(spec.kernel_size, spec.padding, spec.dilation, bias=True)
         weights = [p for b in self.branches() for p in b.parameters()]
         buffers = chain.from_iterable(b.buffers() for b in self.branches())
         # Without affine parameters a lone skip branch has buffers only.

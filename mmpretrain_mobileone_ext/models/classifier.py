@@ -1,4 +1,5 @@
 """An image classifier that folds itself and refuses unloaded weights."""
+
 from __future__ import annotations
 
 from types import SimpleNamespace
@@ -14,8 +15,7 @@ from .loading import ReplacedPart, check_incoming, refuse, take_program
 #: What a Core ML file takes the place of.
 _PARTS = ('backbone', 'neck', 'head')
 #: What mmpretrain's ``inference_model`` chooses an inferencer by.
-_CLASSIFICATION = SimpleNamespace(
-    results=[SimpleNamespace(task='Image Classification')])
+_CLASSIFICATION = SimpleNamespace(results=[SimpleNamespace(task='Image Classification')])
 
 
 @MODELS.register_module()
@@ -168,7 +168,8 @@ class DeployableClassifier(ImageClassifier):
             raise CheckpointError(
                 'the checkpoint has no fitting weights for '
                 f'{", ".join(self._untrained)}: a replaced head must be '
-                'trained before it predicts; check num_classes')
+                'trained before it predicts; check num_classes'
+            )
 
     def val_step(self, data):
         """Predict, by the Core ML program where one is loaded."""
@@ -189,19 +190,18 @@ class DeployableClassifier(ImageClassifier):
             return
         # A tuple keeps it out of the module tree: it has no parameters to
         # average, move or save.
-        self._artifact = (MODELS.build(
-            dict(
-                type='CoreMLClassifier',
-                path=path,
-                data_preprocessor=self.data_preprocessor)), )
+        self._artifact = (
+            MODELS.build(
+                dict(type='CoreMLClassifier', path=path, data_preprocessor=self.data_preprocessor)
+            ),
+        )
         self._replace_network(path)
 
     def _take_weights(self, state_dict, prefix) -> None:
         artifact = self._artifact
         self._restore_network()
         try:
-            self._untrained = check_incoming(self, state_dict, prefix,
-                                             ('head.', ))
+            self._untrained = check_incoming(self, state_dict, prefix, ('head.',))
         except CheckpointError:
             if artifact:
                 self._artifact = artifact
@@ -211,13 +211,13 @@ class DeployableClassifier(ImageClassifier):
     def _replace_network(self, path: str) -> None:
         """Put the network aside: its weights say nothing about the file."""
         parts = {name: getattr(self, name) for name in _PARTS}
-        self._network = self._network or (parts, )
+        self._network = self._network or (parts,)
         for name, part in parts.items():
             if part is not None:
                 setattr(self, name, ReplacedPart(path, name))
 
     def _restore_network(self) -> None:
-        for name, part in (self._network or ({}, ))[0].items():
+        for name, part in (self._network or ({},))[0].items():
             setattr(self, name, part)
             if part is not None:  # what the model was told meanwhile
                 part.to(self.data_preprocessor.device).train(self.training)

@@ -1,4 +1,5 @@
 """Fold every re-parameterizable block of a module tree, verified or not."""
+
 from __future__ import annotations
 
 import copy
@@ -56,7 +57,9 @@ def _blocks(model: nn.Module) -> list[MobileOneBlock]:
 def _fold_foreign(model: nn.Module) -> None:
     """Fold blocks that mmpretrain (or others) know how to fold."""
     leaves: list[Any] = [
-        m for m in model.modules() if _foldable_by_itself(m)
+        m
+        for m in model.modules()
+        if _foldable_by_itself(m)
         and not any(_foldable_by_itself(c) for c in m.modules() if c is not m)
     ]
     if not leaves:
@@ -71,18 +74,20 @@ def _foldable_by_itself(module: nn.Module) -> bool:
     method = getattr(module, 'switch_to_deploy', None)
     # This package's own methods only come back to this module.
     package = __name__.split('.')[0]
-    return (callable(method) and method.__module__.split('.')[0] != package
-            and not getattr(module, 'deploy', False)
-            and not any(isinstance(m, MobileOneBlock)
-                        for m in module.modules()))
+    return (
+        callable(method)
+        and method.__module__.split('.')[0] != package
+        and not getattr(module, 'deploy', False)
+        and not any(isinstance(m, MobileOneBlock) for m in module.modules())
+    )
 
 
 def verified_switch_to_deploy(
-        model: Model,
-        inputs: Optional[Tensor] = None,
-        *,
-        inplace: bool = True,
-        tolerance: Union[float, Tolerance, None] = None,
+    model: Model,
+    inputs: Optional[Tensor] = None,
+    *,
+    inplace: bool = True,
+    tolerance: Union[float, Tolerance, None] = None,
 ) -> tuple[Model, Parity]:
     """Fold ``model`` and prove on ``inputs`` that its output is unchanged.
 
@@ -105,15 +110,13 @@ def verified_switch_to_deploy(
         inputs = random_inputs(model)
     folded = switch_to_deploy(model, inplace=False)
     parity = compare_forms(model, folded, inputs)
-    parity.require(fold_tolerance(inputs.dtype, tolerance),
-                   'folded form against branches')
+    parity.require(fold_tolerance(inputs.dtype, tolerance), 'folded form against branches')
     if inplace:
         folded = switch_to_deploy(model)
     return folded, parity
 
 
-def compare_forms(branches: nn.Module, folded: nn.Module,
-                  inputs: Any) -> Parity:
+def compare_forms(branches: nn.Module, folded: nn.Module, inputs: Any) -> Parity:
     """Compare two forms' outputs in eval mode; modes are put back.
 
     Branches run as branches, whatever ``online_reparam`` says.
@@ -173,8 +176,7 @@ def form_of(model: Any) -> str:
         return 'Core ML'
     if any(_has_branches(m) for m in model.modules()):
         return 'branches'
-    folded = any(getattr(m, 'deploy', False) is True
-                 for m in model.modules())
+    folded = any(getattr(m, 'deploy', False) is True for m in model.modules())
     return 'folded' if folded else 'plain'
 
 
@@ -182,6 +184,7 @@ def _has_branches(module: nn.Module) -> bool:
     if isinstance(module, MobileOneBlock):
         return not module.deploy
     # A backbone whose blocks are folded does not know that they are.
-    inner = any(callable(getattr(m, 'switch_to_deploy', None))
-                for m in module.modules() if m is not module)
+    inner = any(
+        callable(getattr(m, 'switch_to_deploy', None)) for m in module.modules() if m is not module
+    )
     return _foldable_by_itself(module) and not inner

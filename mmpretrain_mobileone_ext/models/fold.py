@@ -4,6 +4,7 @@ Everything is computed in float64 on the CPU and rounded once, so the folded
 weights are the correctly rounded ones whatever the dtype of the branches.
 No random number is drawn. Layout of a kernel: (out, in / groups, k, k).
 """
+
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
@@ -24,8 +25,7 @@ def exact(tensor: Tensor) -> Tensor:
     return tensor.detach().to('cpu', torch.float64)
 
 
-def fold_conv_norm(weight: Tensor, norm: Mapping[str, Tensor],
-                   eps: float) -> tuple[Tensor, Tensor]:
+def fold_conv_norm(weight: Tensor, norm: Mapping[str, Tensor], eps: float) -> tuple[Tensor, Tensor]:
     """Fold a batch norm in eval mode into the bias-free conv before it.
 
     ``W = gamma / sqrt(var + eps) * w`` and
@@ -44,8 +44,9 @@ def fold_conv_norm(weight: Tensor, norm: Mapping[str, Tensor],
         FoldError: without running statistics there is nothing to fold.
     """
     if norm.get('running_mean') is None or norm.get('running_var') is None:
-        raise FoldError('a batch norm without running statistics '
-                        '(track_running_stats=False) cannot be folded')
+        raise FoldError(
+            'a batch norm without running statistics (track_running_stats=False) cannot be folded'
+        )
     scale = (exact(norm['running_var']) + eps).rsqrt()
     if norm.get('weight') is not None:
         scale = scale * exact(norm['weight'])
@@ -81,16 +82,17 @@ def pad_kernel(weight: Tensor, kernel_size: int) -> Tensor:
     size = weight.shape[-1]
     margin = kernel_size - size
     if margin < 0 or margin % 2 or size % 2 == 0:
-        raise FoldError(f'a {size}x{size} kernel has no place at the centre '
-                        f'of a {kernel_size}x{kernel_size} one')
+        raise FoldError(
+            f'a {size}x{size} kernel has no place at the centre '
+            f'of a {kernel_size}x{kernel_size} one'
+        )
     return F.pad(weight, [margin // 2] * 4)
 
 
 def identity_kernel(channels: int, groups: int, kernel_size: int) -> Tensor:
     """Kernel (C, C / groups, k, k) of the convolution that does nothing."""
     width = channels // groups
-    kernel = torch.zeros(
-        channels, width, kernel_size, kernel_size, dtype=torch.float64)
+    kernel = torch.zeros(channels, width, kernel_size, kernel_size, dtype=torch.float64)
     index = torch.arange(channels)
     kernel[index, index % width, kernel_size // 2, kernel_size // 2] = 1
     return kernel
@@ -106,9 +108,9 @@ def branch_names(state: Mapping[str, Tensor]) -> list[str]:
     return names
 
 
-def fold_branches(state: Mapping[str, Tensor], *, kernel_size: int,
-                  groups: int,
-                  eps_of: Callable[[str], float]) -> tuple[Tensor, Tensor]:
+def fold_branches(
+    state: Mapping[str, Tensor], *, kernel_size: int, groups: int, eps_of: Callable[[str], float]
+) -> tuple[Tensor, Tensor]:
     """Fold all branches of one block.
 
     Args:
@@ -128,10 +130,7 @@ def fold_branches(state: Mapping[str, Tensor], *, kernel_size: int,
     kernels, biases = [], []
     for name in branch_names(state):
         norm_prefix = name if name == SKIP else f'{name}norm.'
-        norm = {
-            k[len(norm_prefix):]: v
-            for k, v in state.items() if k.startswith(norm_prefix)
-        }
+        norm = {k[len(norm_prefix) :]: v for k, v in state.items() if k.startswith(norm_prefix)}
         if name == SKIP:
             channels = _norm_channels(norm)
             weight = identity_kernel(channels, groups, kernel_size)
@@ -147,13 +146,13 @@ def fold_branches(state: Mapping[str, Tensor], *, kernel_size: int,
 
 def _norm_channels(norm: Mapping[str, Tensor]) -> int:
     if norm.get('running_mean') is None:
-        raise FoldError('a batch norm without running statistics '
-                        '(track_running_stats=False) cannot be folded')
+        raise FoldError(
+            'a batch norm without running statistics (track_running_stats=False) cannot be folded'
+        )
     return norm['running_mean'].numel()
 
 
-def fold_incoming(block: Any, state_dict: dict,
-                  prefix: str) -> None:
+def fold_incoming(block: Any, state_dict: dict, prefix: str) -> None:
     """Fold branch weights on their way into a folded block, in place.
 
     Does nothing for a block in branch form or a state dict without branch
@@ -172,14 +171,15 @@ def fold_incoming(block: Any, state_dict: dict,
     if not block.deploy or not found or f'{folded}weight' in state_dict:
         return
     twin = block.branch_twin()
-    given = {k[len(prefix):]: state_dict.pop(k) for k in found}
+    given = {k[len(prefix) :]: state_dict.pop(k) for k in found}
     check_dtypes(given, twin.state_dict(), prefix)
     try:
         twin.load_state_dict(given, assign=True)
     except RuntimeError as error:
         reason = ' '.join(str(error).split())
-        raise CheckpointError(f'{block.spec.name}: the branches in the '
-                              f'checkpoint do not fit: {reason}') from error
+        raise CheckpointError(
+            f'{block.spec.name}: the branches in the checkpoint do not fit: {reason}'
+        ) from error
     check_finite(twin, given, prefix)
     dtype = block.branch_reparam.weight.dtype
     for name, value in zip(('weight', 'bias'), twin.fold()):

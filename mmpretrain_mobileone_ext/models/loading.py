@@ -4,6 +4,7 @@ mmengine loads with ``strict=False`` and only warns, so a wrong checkpoint
 ends in random weights and exit code 0. These checks run as load hooks of
 our modules, before anything is copied.
 """
+
 from __future__ import annotations
 
 from collections.abc import Sequence
@@ -15,14 +16,7 @@ from torch import Tensor, nn
 from ..errors import CheckpointError
 from .block import MobileOneBlock
 from .fold import fold_incoming
-from .state_dict import (
-    BACKBONE,
-    MMPRETRAIN,
-    check_dtypes,
-    check_finite,
-    recognize,
-    translate,
-)
+from .state_dict import BACKBONE, MMPRETRAIN, check_dtypes, check_finite, recognize, translate
 
 #: State-dict key under which a Core ML file's path travels as a checkpoint.
 CORE_ML_KEY = '__coreml_program__'
@@ -53,12 +47,12 @@ class ProgramMetadata(dict):
         if not self.taken:
             raise CheckpointError(
                 f'{self.path} is a Core ML file, which this model cannot '
-                'execute; add --cfg-options model.type=CoreMLClassifier')
+                'execute; add --cfg-options model.type=CoreMLClassifier'
+            )
         return default
 
 
-def take_program(state_dict: dict, prefix: str,
-                 local_metadata) -> Optional[str]:
+def take_program(state_dict: dict, prefix: str, local_metadata) -> Optional[str]:
     """Remove and return a Core ML file's path, in a load hook; else None."""
     path = state_dict.pop(prefix + CORE_ML_KEY, None)
     if path is not None and CORE_ML_KEY in (local_metadata or {}):
@@ -82,7 +76,8 @@ def refuse(path: Any, asked: str) -> NoReturn:
     raise ProgramOnlyError(
         f'{path} is a Core ML file, loaded in place of the network: it '
         f'predicts through test_step and val_step, but {asked} needs a '
-        'network with the weights of a torch checkpoint')
+        'network with the weights of a torch checkpoint'
+    )
 
 
 def require_network(model: nn.Module, asked: str) -> None:
@@ -127,8 +122,7 @@ class ReplacedPart(nn.Module):
         refuse(path, f'{part}.{name}')
 
 
-def translate_incoming(module: nn.Module, state_dict: dict,
-                       prefix: str) -> None:
+def translate_incoming(module: nn.Module, state_dict: dict, prefix: str) -> None:
     """Rename weights of Apple or timm in place; leave all others alone.
 
     A network whose names have ``backbone.`` in them gets the head too; a
@@ -138,31 +132,24 @@ def translate_incoming(module: nn.Module, state_dict: dict,
         module: a classifier with a ``backbone``, or the backbone.
         state_dict: the module's keys start with ``prefix``.
     """
-    given = {
-        k[len(prefix):]: v
-        for k, v in state_dict.items() if k.startswith(prefix)
-    }
+    given = {k[len(prefix) :]: v for k, v in state_dict.items() if k.startswith(prefix)}
     found = recognize(given)
     if found is None:
         return
     whole = hasattr(module, 'backbone')
     renamed = translate(given, found, MMPRETRAIN if whole else BACKBONE)
     if not whole:
-        renamed = {k: v for k, v in renamed.items()
-                   if not k.startswith('head.fc.')}
+        renamed = {k: v for k, v in renamed.items() if not k.startswith('head.fc.')}
     for name in given:
         del state_dict[prefix + name]
     state_dict.update({prefix + k: v for k, v in renamed.items()})
     dropped = ', its head left out' if found.has_head and not whole else ''
-    print_log(
-        f'{type(module).__name__} loads weights of {found.summary}'
-        f'{dropped}', 'current')
+    print_log(f'{type(module).__name__} loads weights of {found.summary}{dropped}', 'current')
 
 
-def check_incoming(module: nn.Module,
-                   state_dict: dict,
-                   prefix: str,
-                   replaceable: Sequence[str] = ()) -> list[str]:
+def check_incoming(
+    module: nn.Module, state_dict: dict, prefix: str, replaceable: Sequence[str] = ()
+) -> list[str]:
     """Take what fits, as it has to be, and refuse the rest.
 
     Names of Apple's and timm's code become ours, branches fold for folded
@@ -188,26 +175,24 @@ def check_incoming(module: nn.Module,
         if isinstance(block, MobileOneBlock):
             fold_incoming(block, state_dict, _join(prefix, name))
     own = module.state_dict()
-    given = {
-        k[len(prefix):]: v
-        for k, v in state_dict.items() if k.startswith(prefix)
-    }
-    unfilled = [
-        k for k in own
-        if k not in given and not k.endswith('num_batches_tracked')
-    ]
+    given = {k[len(prefix) :]: v for k, v in state_dict.items() if k.startswith(prefix)}
+    unfilled = [k for k in own if k not in given and not k.endswith('num_batches_tracked')]
     extra = [k for k in given if k not in own]
     reshaped = [
-        k for k in own if k in given and isinstance(given[k], Tensor)
-        and given[k].shape != own[k].shape
+        k
+        for k in own
+        if k in given and isinstance(given[k], Tensor) and given[k].shape != own[k].shape
     ]
     open_ends = tuple(replaceable)
-    bad = [[k for k in keys if not k.startswith(open_ends)] if open_ends else
-           keys for keys in (unfilled, extra, reshaped)]
+    bad = [
+        [k for k in keys if not k.startswith(open_ends)] if open_ends else keys
+        for keys in (unfilled, extra, reshaped)
+    ]
     if any(bad):
         raise CheckpointError(_explain(module, own, given, *bad))
-    loaded = {k: v for k, v in given.items() if k in own
-              and getattr(v, 'shape', None) == own[k].shape}
+    loaded = {
+        k: v for k, v in given.items() if k in own and getattr(v, 'shape', None) == own[k].shape
+    }
     check_dtypes(loaded, own, prefix)
     check_finite(module, loaded, prefix)
     if not open_ends:
@@ -219,21 +204,23 @@ def _join(prefix: str, name: str) -> str:
     return f'{prefix}{name}.' if name else prefix
 
 
-def _explain(module: nn.Module, own: dict, given: dict, missing: list,
-             extra: list, reshaped: list) -> str:
+def _explain(
+    module: nn.Module, own: dict, given: dict, missing: list, extra: list, reshaped: list
+) -> str:
     what = f'the checkpoint does not fit {type(module).__name__}: '
     if not given:
-        return (what + 'it holds no weights for it (those of Apple and timm '
-                'are for a DeployableClassifier or the backbone alone)')
-    if not set(own) & set(given) and any(
-            k.startswith('backbone.') for k in given):
-        return (what + 'its keys start with "backbone."; load it with '
-                "prefix='backbone.'")
-    if any('branch_reparam.' in k for k in extra) and not any(
-            'branch_reparam.' in k for k in own):
-        return (what + 'it is a deploy checkpoint (folded), the model is in '
-                'branch form; build the model with deploy=True (--cfg-options '
-                'model.backbone.deploy=True) or load the training checkpoint')
+        return (
+            what + 'it holds no weights for it (those of Apple and timm '
+            'are for a DeployableClassifier or the backbone alone)'
+        )
+    if not set(own) & set(given) and any(k.startswith('backbone.') for k in given):
+        return what + 'its keys start with "backbone."; load it with prefix=\'backbone.\''
+    if any('branch_reparam.' in k for k in extra) and not any('branch_reparam.' in k for k in own):
+        return (
+            what + 'it is a deploy checkpoint (folded), the model is in '
+            'branch form; build the model with deploy=True (--cfg-options '
+            'model.backbone.deploy=True) or load the training checkpoint'
+        )
     parts = []
     for title, keys in (('missing', missing), ('unexpected', extra)):
         if keys:
@@ -243,7 +230,8 @@ def _explain(module: nn.Module, own: dict, given: dict, missing: list,
         parts.append(
             f'{len(reshaped)} keys of another shape ({key}: '
             f'{tuple(given[key].shape)} in the checkpoint, '
-            f'{tuple(own[key].shape)} in the model)')
+            f'{tuple(own[key].shape)} in the model)'
+        )
     return what + '; '.join(parts)
 
 

@@ -1,4 +1,5 @@
 """The configurable MobileOne backbone."""
+
 from __future__ import annotations
 
 from collections.abc import Sequence
@@ -95,48 +96,62 @@ class ConfigurableMobileOne(BaseBackbone):
         [(1, 1280, 7, 7)]
     """
 
-    def __init__(self,
-                 arch: Union[str, dict] = 's0',
-                 num_conv_branches: Union[int, Sequence[int], None] = None,
-                 width_factor: Union[float, Sequence[float], None] = None,
-                 num_blocks: Union[int, Sequence[int], None] = None,
-                 base_channels: Union[int, Sequence[int], None] = None,
-                 stem_channels: Optional[int] = None,
-                 stem_stride: Optional[int] = None,
-                 stem_num_conv_branches: int = 1,
-                 strides: Union[int, Sequence[int], None] = None,
-                 act_cfg: Any = dict(type='ReLU'),  # noqa: B006
-                 se_cfg: Union[str, dict, None] = 'arch',
-                 branches: Sequence[str] = ('conv', 'scale', 'skip'),
-                 in_channels: int = 3,
-                 out_indices: Union[int, Sequence[int]] = (-1, ),
-                 frozen_stages: int = -1,
-                 output_stride: Optional[int] = None,
-                 dilations: Union[int, Sequence[int], None] = None,
-                 conv_cfg: Optional[dict] = None,
-                 norm_cfg: Optional[dict] = None,
-                 norm_eval: bool = False,
-                 deploy: bool = False,
-                 with_cp: bool = False,
-                 online_reparam: Union[str, bool] = 'auto',
-                 init_cfg: Any = _INIT_CFG):
+    def __init__(
+        self,
+        arch: Union[str, dict] = 's0',
+        num_conv_branches: Union[int, Sequence[int], None] = None,
+        width_factor: Union[float, Sequence[float], None] = None,
+        num_blocks: Union[int, Sequence[int], None] = None,
+        base_channels: Union[int, Sequence[int], None] = None,
+        stem_channels: Optional[int] = None,
+        stem_stride: Optional[int] = None,
+        stem_num_conv_branches: int = 1,
+        strides: Union[int, Sequence[int], None] = None,
+        act_cfg: Any = dict(type='ReLU'),  # noqa: B006
+        se_cfg: Union[str, dict, None] = 'arch',
+        branches: Sequence[str] = ('conv', 'scale', 'skip'),
+        in_channels: int = 3,
+        out_indices: Union[int, Sequence[int]] = (-1,),
+        frozen_stages: int = -1,
+        output_stride: Optional[int] = None,
+        dilations: Union[int, Sequence[int], None] = None,
+        conv_cfg: Optional[dict] = None,
+        norm_cfg: Optional[dict] = None,
+        norm_eval: bool = False,
+        deploy: bool = False,
+        with_cp: bool = False,
+        online_reparam: Union[str, bool] = 'auto',
+        init_cfg: Any = _INIT_CFG,
+    ):
         # Long by its signature alone: every choice, its default in sight.
         super().__init__(init_cfg)
-        for name, value in (('norm_eval', norm_eval), ('deploy', deploy),
-                            ('with_cp', with_cp)):
+        for name, value in (('norm_eval', norm_eval), ('deploy', deploy), ('with_cp', with_cp)):
             boolean(f'ConfigurableMobileOne: {name}', value)
         self.arch = arch
         self.spec = build_network_spec(
-            arch, num_conv_branches=num_conv_branches,
-            width_factor=width_factor, num_blocks=num_blocks,
-            base_channels=base_channels, stem_channels=stem_channels,
-            stem_stride=stem_stride, strides=strides,
-            stem_num_conv_branches=stem_num_conv_branches, act_cfg=act_cfg,
-            se_cfg=se_cfg, branches=branches, in_channels=in_channels,
-            output_stride=output_stride, dilations=dilations)
+            arch,
+            num_conv_branches=num_conv_branches,
+            width_factor=width_factor,
+            num_blocks=num_blocks,
+            base_channels=base_channels,
+            stem_channels=stem_channels,
+            stem_stride=stem_stride,
+            strides=strides,
+            stem_num_conv_branches=stem_num_conv_branches,
+            act_cfg=act_cfg,
+            se_cfg=se_cfg,
+            branches=branches,
+            in_channels=in_channels,
+            output_stride=output_stride,
+            dilations=dilations,
+        )
         self._add_units(
-            conv_cfg=conv_cfg, norm_cfg=norm_cfg, deploy=deploy,
-            with_cp=with_cp, online_reparam=online_reparam)
+            conv_cfg=conv_cfg,
+            norm_cfg=norm_cfg,
+            deploy=deploy,
+            with_cp=with_cp,
+            online_reparam=online_reparam,
+        )
         self.out_indices = resolve_out_indices(out_indices, len(self.stages))
         self.norm_eval = norm_eval
         self.frozen_stages = _check_frozen(frozen_stages, len(self.stages))
@@ -155,14 +170,12 @@ class ConfigurableMobileOne(BaseBackbone):
     @property
     def deploy(self) -> bool:
         """Whether every unit is in folded form."""
-        return all(m.deploy for m in self.modules()
-                   if isinstance(m, MobileOneBlock))
+        return all(m.deploy for m in self.modules() if isinstance(m, MobileOneBlock))
 
     @property
     def out_channels(self) -> tuple[int, ...]:
         """Channels of each returned feature map."""
-        return tuple(self.spec.stages[i][-1].out_channels
-                     for i in sorted(self.out_indices))
+        return tuple(self.spec.stages[i][-1].out_channels for i in sorted(self.out_indices))
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
         """Map images (N, C, H, W) to one feature map per ``out_indices``."""
@@ -191,7 +204,7 @@ class ConfigurableMobileOne(BaseBackbone):
     def _freeze_stages(self) -> None:
         if self.frozen_stages < 0:
             return
-        for name in ('stage0', *self.stages[:self.frozen_stages]):
+        for name in ('stage0', *self.stages[: self.frozen_stages]):
             stage = getattr(self, name)
             stage.eval()
             stage.requires_grad_(False)
@@ -201,10 +214,15 @@ class ConfigurableMobileOne(BaseBackbone):
 
 
 def _check_frozen(frozen_stages: int, num_stages: int) -> int:
-    if isinstance(frozen_stages, bool) or not isinstance(frozen_stages, int) \
-            or not -1 <= frozen_stages <= num_stages:
-        raise SpecError(f'frozen_stages={frozen_stages!r}; allowed are -1 '
-                        f'(none), 0 (the stem) to {num_stages} (all stages)')
+    if (
+        isinstance(frozen_stages, bool)
+        or not isinstance(frozen_stages, int)
+        or not -1 <= frozen_stages <= num_stages
+    ):
+        raise SpecError(
+            f'frozen_stages={frozen_stages!r}; allowed are -1 '
+            f'(none), 0 (the stem) to {num_stages} (all stages)'
+        )
     return frozen_stages
 
 
@@ -219,15 +237,20 @@ def online_forms(model: nn.Module, x: Tensor) -> list[dict[str, Any]]:
     """
     rows: list[dict[str, Any]] = []
     handles = []
-    preferences = {b: b.online_reparam for b in model.modules()
-                   if isinstance(b, MobileOneBlock) and not b.deploy}
+    preferences = {
+        b: b.online_reparam
+        for b in model.modules()
+        if isinstance(b, MobileOneBlock) and not b.deploy
+    }
 
     def record(block: Any, inputs: tuple) -> None:
         unit = block.unit()
-        choice = planned_form(unit, inputs[0], preferences[block],
-                              block.training)
-        rows.append(dict(unit=block.spec.name, input=tuple(inputs[0].shape),
-                         form=choice.form, why=choice.why))
+        choice = planned_form(unit, inputs[0], preferences[block], block.training)
+        rows.append(
+            dict(
+                unit=block.spec.name, input=tuple(inputs[0].shape), form=choice.form, why=choice.why
+            )
+        )
 
     for block in preferences:
         handles.append(block.register_forward_pre_hook(record))
@@ -244,6 +267,5 @@ def print_online_forms(model: nn.Module, x: Tensor) -> None:
     """Print :func:`online_forms` as a table."""
     table = Table('unit', 'input', 'form', 'why')
     for row in online_forms(model, x):
-        table.add_row(row['unit'], 'x'.join(map(str, row['input'])),
-                      row['form'], row['why'])
+        table.add_row(row['unit'], 'x'.join(map(str, row['input'])), row['form'], row['why'])
     PlainConsole().print(table)

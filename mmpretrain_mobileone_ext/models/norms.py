@@ -1,4 +1,5 @@
 """Batch norms: synchronized on any device, and run without a trace."""
+
 from __future__ import annotations
 
 from contextlib import contextmanager
@@ -36,8 +37,7 @@ def sum_over_ranks(own: Tensor) -> Tensor:
 
 def several_ranks(group: Any = None) -> bool:
     """Whether there is more than one process (in ``group``)."""
-    return (dist.is_available() and dist.is_initialized()
-            and dist.get_world_size(group) > 1)
+    return dist.is_available() and dist.is_initialized() and dist.get_world_size(group) > 1
 
 
 @MODELS.register_module('CPUSyncBN')
@@ -57,22 +57,23 @@ class CPUSyncBatchNorm(nn.BatchNorm2d):
         SpecError: an argument of a wrong type.
     """
 
-    def __init__(self,
-                 num_features: int,
-                 eps: float = 1e-5,
-                 momentum: Optional[float] = 0.1,
-                 affine: bool = True,
-                 track_running_stats: bool = True,
-                 device: Any = None,
-                 dtype: Any = None):
+    def __init__(
+        self,
+        num_features: int,
+        eps: float = 1e-5,
+        momentum: Optional[float] = 0.1,
+        affine: bool = True,
+        track_running_stats: bool = True,
+        device: Any = None,
+        dtype: Any = None,
+    ):
         integer('CPUSyncBN: num_features', num_features, 1)
         number('CPUSyncBN: eps', eps)
         if momentum is not None:
             number('CPUSyncBN: momentum', momentum, 0, 1)
         boolean('CPUSyncBN: affine', affine)
         boolean('CPUSyncBN: track_running_stats', track_running_stats)
-        super().__init__(num_features, eps, momentum, affine,
-                         track_running_stats, device, dtype)
+        super().__init__(num_features, eps, momentum, affine, track_running_stats, device, dtype)
 
     def forward(self, x: Tensor) -> Tensor:
         """Normalize (N, C, H, W) over N, H, W of all ranks."""
@@ -80,7 +81,7 @@ class CPUSyncBatchNorm(nn.BatchNorm2d):
             return super().forward(x)
         shape, dims = [1, -1, 1, 1], [0, 2, 3]
         # The count travels as one more channel of the sums.
-        own = x.new_full((1, ), x.numel() / x.shape[1])
+        own = x.new_full((1,), x.numel() / x.shape[1])
         sums = sum_over_ranks(torch.cat([x.sum(dims), own]))
         count = sums[-1].detach()
         mean = sums[:-1] / count
@@ -94,8 +95,11 @@ class CPUSyncBatchNorm(nn.BatchNorm2d):
 
     def _track(self, mean: Tensor, var: Tensor, count: Tensor) -> None:
         """Update running statistics as batch norm does (unbiased)."""
-        if self.running_mean is None or self.running_var is None \
-                or self.num_batches_tracked is None:
+        if (
+            self.running_mean is None
+            or self.running_var is None
+            or self.num_batches_tracked is None
+        ):
             return
         self.num_batches_tracked.add_(1)
         rate = self.momentum
@@ -113,13 +117,9 @@ def shielded_stats(module: nn.Module):
     Buffers are swapped for copies rather than restored in place: autograd
     may hold the originals.
     """
-    kept = [(m, dict(m._buffers)) for m in module.modules()
-            if isinstance(m, _BatchNorm)]
+    kept = [(m, dict(m._buffers)) for m in module.modules() if isinstance(m, _BatchNorm)]
     for norm, buffers in kept:
-        norm._buffers.update({
-            k: None if v is None else v.clone()
-            for k, v in buffers.items()
-        })
+        norm._buffers.update({k: None if v is None else v.clone() for k, v in buffers.items()})
     try:
         yield
     finally:

@@ -1,4 +1,5 @@
 """What happens to an image before the network, read from the config."""
+
 from __future__ import annotations
 
 import copy
@@ -46,16 +47,14 @@ def _open_heic() -> None:
     try:
         from pillow_heif import register_heif_opener
     except ImportError as error:
-        raise MobileOneExtError(
-            'HEIC needs pillow-heif: pip install pillow-heif') from error
+        raise MobileOneExtError('HEIC needs pillow-heif: pip install pillow-heif') from error
     register_heif_opener()
 
 
 #: Data sets of mmpretrain that yield arrays without loading a file.
 _ARRAY_ORDER = {'CIFAR10': 'RGB', 'CIFAR100': 'RGB'}
 #: Steps after which pixels are no integers 0 to 255 any more.
-_FLOAT_STEPS = ('Normalize', 'ToTensor', 'ConvertImageDtype',
-                'LinearTransformation')
+_FLOAT_STEPS = ('Normalize', 'ToTensor', 'ConvertImageDtype', 'LinearTransformation')
 #: Steps from arrays to PIL images or tensors.
 _LEAVE_ARRAYS = ('ToPIL', 'NumpyToPIL', 'ToPILImage', 'PILToTensor')
 _SWAP = {'RGB': 'BGR', 'BGR': 'RGB'}
@@ -73,6 +72,7 @@ class Preprocessing:
         flips: whether the data's channels are reversed for the network.
         layout: 'RGB', 'BGR' or 'GRAYSCALE'; None: not known, not an image.
     """
+
     channels: int
     size: tuple[int, int]
     mean: tuple[float, ...]
@@ -91,9 +91,9 @@ class Preprocessing:
         return self.channels * self.size[0] * self.size[1]
 
 
-def read_preprocessing(preprocessor: nn.Module, channels: int,
-                       size: tuple[int, int],
-                       data_order: Optional[str]) -> Preprocessing:
+def read_preprocessing(
+    preprocessor: nn.Module, channels: int, size: tuple[int, int], data_order: Optional[str]
+) -> Preprocessing:
     """Take over a ``ClsDataPreprocessor``.
 
     Args:
@@ -108,13 +108,15 @@ def read_preprocessing(preprocessor: nn.Module, channels: int,
     if not isinstance(preprocessor, ClsDataPreprocessor):
         raise ExportError(
             f'data_preprocessor is a {type(preprocessor).__name__}; only '
-            "mmpretrain's ClsDataPreprocessor can be baked in")
+            "mmpretrain's ClsDataPreprocessor can be baked in"
+        )
     divisor = preprocessor.pad_size_divisor
     if divisor > 1 and any(side % divisor for side in size):
         raise ExportError(
             f'data_preprocessor pads {size} images to multiples of '
             f'pad_size_divisor={divisor}, which cannot be baked in; choose an '
-            'image size that needs no padding')
+            'image size that needs no padding'
+        )
     mean, std = [0.0], [1.0]
     if preprocessor._enable_normalize:
         mean = preprocessor.mean.flatten().tolist()
@@ -126,28 +128,26 @@ def read_preprocessing(preprocessor: nn.Module, channels: int,
         mean=_per_channel('mean', mean, channels),
         std=_checked_std(_per_channel('std', std, channels)),
         flips=flips,
-        layout=_layout(channels, flips, data_order))
+        layout=_layout(channels, flips, data_order),
+    )
 
 
-def _per_channel(name: str, values: Sequence[float],
-                 channels: int) -> tuple[float, ...]:
+def _per_channel(name: str, values: Sequence[float], channels: int) -> tuple[float, ...]:
     if len(values) not in (1, channels):
         raise ExportError(
             f'data_preprocessor has {len(values)} values of {name} for '
-            f'{channels}-channel images; 1 or {channels} can be baked in')
-    return tuple(values) if len(values) == channels else \
-        tuple(values) * channels
+            f'{channels}-channel images; 1 or {channels} can be baked in'
+        )
+    return tuple(values) if len(values) == channels else tuple(values) * channels
 
 
 def _checked_std(std: tuple[float, ...]) -> tuple[float, ...]:
     if not all(0 < s < float('inf') for s in std):
-        raise ExportError(f'data_preprocessor has std={std}; every value must '
-                          'be positive')
+        raise ExportError(f'data_preprocessor has std={std}; every value must be positive')
     return std
 
 
-def _layout(channels: int, flips: bool,
-            data_order: Optional[str]) -> Optional[str]:
+def _layout(channels: int, flips: bool, data_order: Optional[str]) -> Optional[str]:
     if channels == 1:
         return 'GRAYSCALE'
     if channels != 3 or data_order is None:
@@ -177,11 +177,11 @@ def check_pipeline(steps: Sequence[Mapping[str, Any]]) -> None:
             raise ExportError(
                 f'the test pipeline has a {step_name(step)} step; '
                 'normalization is baked in from data_preprocessor only, so '
-                'move it there')
+                'move it there'
+            )
 
 
-def data_order(steps: Sequence[Mapping[str, Any]],
-               dataset_type: str = '') -> Optional[str]:
+def data_order(steps: Sequence[Mapping[str, Any]], dataset_type: str = '') -> Optional[str]:
     """Channel order of color images after the test pipeline, if known.
 
     mmcv decodes to BGR whatever the backend, unless ``channel_order`` says
@@ -192,27 +192,28 @@ def data_order(steps: Sequence[Mapping[str, Any]],
         name = step_name(step)
         if name == 'LoadImageFromFile':
             order = str(step.get('channel_order', 'bgr')).upper()
-        swaps = (name in ('ToPIL', 'NumpyToPIL') and step.get('to_rgb')) or \
-            (name in ('ToNumpy', 'PILToNumpy') and step.get('to_bgr'))
+        swaps = (name in ('ToPIL', 'NumpyToPIL') and step.get('to_rgb')) or (
+            name in ('ToNumpy', 'PILToNumpy') and step.get('to_bgr')
+        )
         if swaps and order is not None:
             order = _SWAP.get(order)
     return order if order in _SWAP else None
 
 
-def resized(steps: Sequence[Mapping[str, Any]],
-            size: Optional[tuple[int, int]]) -> list[Any]:
+def resized(steps: Sequence[Mapping[str, Any]], size: Optional[tuple[int, int]]) -> list[Any]:
     """The steps with one at their end that resizes to (H, W), if needed.
 
     It is torchvision's where images are PIL's or tensors by then.
     """
     if size is None or size == pipeline_size(steps):
         return [*steps]
-    packs = [i for i, s in enumerate(steps)
-             if step_name(s).startswith('Pack')]
+    packs = [i for i, s in enumerate(steps) if step_name(s).startswith('Pack')]
     at = packs[0] if packs else len(steps)
-    resize = dict(type='Resize', scale=(size[1], size[0])) \
-        if _yields_arrays(steps[:at]) else \
-        dict(type='torchvision/Resize', size=list(size))
+    resize = (
+        dict(type='Resize', scale=(size[1], size[0]))
+        if _yields_arrays(steps[:at])
+        else dict(type='torchvision/Resize', size=list(size))
+    )
     return [*steps[:at], resize, *steps[at:]]
 
 
@@ -235,13 +236,13 @@ class _Size(NamedTuple):
         least: of the shorter side, where it is known.
         varies: the step after which sizes differ; '' where none does.
     """
+
     size: Optional[tuple[int, int]] = None
     least: Optional[int] = None
     varies: str = ''
 
 
-def pipeline_size(
-        steps: Sequence[Mapping[str, Any]]) -> Optional[tuple[int, int]]:
+def pipeline_size(steps: Sequence[Mapping[str, Any]]) -> Optional[tuple[int, int]]:
     """(H, W) after a test pipeline, where its steps say it.
 
     None after a step that keeps the ratio of the sides, unless a crop
@@ -269,8 +270,7 @@ def _next(known: _Size, step: Mapping[str, Any]) -> _Size:
     size = _step_size(step)
     if size is None:
         return known
-    if name == 'CenterCrop' and not (
-            _is_torchvision(step) or step.get('auto_pad')):
+    if name == 'CenterCrop' and not (_is_torchvision(step) or step.get('auto_pad')):
         return _cropped(known, size)
     return _Size(size, min(size))
 

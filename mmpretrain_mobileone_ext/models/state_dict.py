@@ -9,6 +9,7 @@ Sources: mmpretrain's ``MobileOne``; timm's ``byobnet``; apple/ml-mobileone.
 torch casts what it loads: int8 and complex numbers become float32 without a
 word, and NaN is copied as it is.
 """
+
 from __future__ import annotations
 
 import math
@@ -34,8 +35,7 @@ _PARTS = (
     ('se.conv1.conv', 'se.reduce', 'attn.fc1'),
     ('se.conv2.conv', 'se.expand', 'attn.fc2'),
 )
-_LEAVES = ('weight', 'bias', 'running_mean', 'running_var',
-           'num_batches_tracked')
+_LEAVES = ('weight', 'bias', 'running_mean', 'running_var', 'num_batches_tracked')
 
 
 @dataclass(frozen=True)
@@ -45,6 +45,7 @@ class Address:
     ``part`` is a row of the table of parts, or -1 for the classifier's last
     layer; ``stage`` is 0 for the stem, which has no ``unit``.
     """
+
     part: int
     leaf: str
     stage: int = 0
@@ -65,6 +66,7 @@ class Layout:
         first: number of the first stage after the stem.
         head: module of the last, fully connected layer.
     """
+
     name: str
     column: int
     body: str
@@ -90,15 +92,14 @@ class Layout:
         if spelled not in rows:
             return None
         return Address(
-            rows.index(spelled), leaf, stage, unit,
-            int(digits.group(1)) if digits else None)
+            rows.index(spelled), leaf, stage, unit, int(digits.group(1)) if digits else None
+        )
 
     def _unit_of(self, owner: str) -> Optional[tuple]:
         """Stage, unit and the rest of a module's name."""
         if owner.startswith(f'{self.body}{self.stem}.'):
-            return 0, None, owner[len(f'{self.body}{self.stem}.'):]
-        found = re.fullmatch(
-            rf'{re.escape(self.body + self.stage)}(\d+)\.(\d+)\.(.+)', owner)
+            return 0, None, owner[len(f'{self.body}{self.stem}.') :]
+        found = re.fullmatch(rf'{re.escape(self.body + self.stage)}(\d+)\.(\d+)\.(.+)', owner)
         if found is None or int(found.group(1)) < self.first:
             return None
         stage = int(found.group(1)) - self.first + 1
@@ -109,13 +110,15 @@ class Layout:
         if at.part < 0:
             return f'{self.head}.{at.leaf}'
         part = _PARTS[at.part][self.column].replace('*', str(at.branch))
-        unit = f'{self.stem}' if at.unit is None else (
-            f'{self.stage}{at.stage + self.first - 1}.{at.unit}')
+        unit = (
+            f'{self.stem}'
+            if at.unit is None
+            else (f'{self.stage}{at.stage + self.first - 1}.{at.unit}')
+        )
         return f'{self.body}{unit}.{part}.{at.leaf}'
 
 
-MMPRETRAIN = Layout('mmpretrain', 0, 'backbone.', 'stage0', 'stage', 1,
-                    'head.fc')
+MMPRETRAIN = Layout('mmpretrain', 0, 'backbone.', 'stage0', 'stage', 1, 'head.fc')
 #: mmpretrain's backbone alone; its keys have no classifier around them.
 BACKBONE = Layout('mmpretrain', 0, '', 'stage0', 'stage', 1, 'head.fc')
 APPLE = Layout('apple', 1, '', 'stage0', 'stage', 1, 'linear')
@@ -125,8 +128,7 @@ LAYOUTS = {layout.name: layout for layout in (MMPRETRAIN, TIMM, APPLE)}
 
 
 #: What wrappers and other frameworks put before a network's keys.
-_WRAPPERS = re.compile(
-    r'(?:(?:module|model|state_dict|state_dict_ema|timm_model)\.)*')
+_WRAPPERS = re.compile(r'(?:(?:module|model|state_dict|state_dict_ema|timm_model)\.)*')
 #: Under these a file may hold its state dict; timm's own order: the
 #: averaged weights are the ones that its scores were measured with.
 _CONTAINERS = ('state_dict_ema', 'model_ema', 'state_dict', 'model')
@@ -135,6 +137,7 @@ _CONTAINERS = ('state_dict_ema', 'model_ema', 'state_dict', 'model')
 @dataclass(frozen=True)
 class Recognized:
     """Whose keys they are, in which form, and what precedes each of them."""
+
     layout: Layout
     prefix: str
     folded: bool
@@ -149,9 +152,9 @@ class Recognized:
         return f'{self.layout.name} MobileOne ({form}, {head}{after})'
 
 
-def recognize(names: Iterable[str],
-              layouts: Iterable[Layout] = (TIMM, APPLE)
-              ) -> Optional[Recognized]:
+def recognize(
+    names: Iterable[str], layouts: Iterable[Layout] = (TIMM, APPLE)
+) -> Optional[Recognized]:
     """Whose keys these are; None if no layout knows any unit among them.
 
     Args:
@@ -174,18 +177,19 @@ def recognize_any(names: Iterable[str]) -> Optional[Recognized]:
 def _in_layout(names: list[str], layout: Layout) -> Optional[Recognized]:
     for name in names:
         prefix = _WRAPPERS.match(name).group()  # type: ignore[union-attr]
-        at = layout.read(name[len(prefix):])
+        at = layout.read(name[len(prefix) :])
         if at is not None and at.part >= 0:
-            inside = [n[len(prefix):] for n in names if n.startswith(prefix)]
+            inside = [n[len(prefix) :] for n in names if n.startswith(prefix)]
             return Recognized(
-                layout, prefix,
+                layout,
+                prefix,
                 any('reparam' in n for n in inside),
-                any(n.startswith(f'{layout.head}.') for n in inside))
+                any(n.startswith(f'{layout.head}.') for n in inside),
+            )
     return None
 
 
-def translate(state: Mapping[str, Any], found: Recognized,
-              target: Layout) -> dict[str, Any]:
+def translate(state: Mapping[str, Any], found: Recognized, target: Layout) -> dict[str, Any]:
     """The state dict under the target's names, in the same order.
 
     Names that the layout does not know stay as they are, so that whoever
@@ -198,8 +202,7 @@ def translate(state: Mapping[str, Any], found: Recognized,
     """
     renamed = {}
     for name, value in state.items():
-        at = (found.layout.read(name[len(found.prefix):])
-              if name.startswith(found.prefix) else None)
+        at = found.layout.read(name[len(found.prefix) :]) if name.startswith(found.prefix) else None
         renamed[name if at is None else target.write(at)] = value
     return renamed
 
@@ -224,8 +227,7 @@ _INTEGERS = (torch.int8, torch.uint8, torch.int16, torch.int32, torch.int64)
 _STATISTICS = ('running_mean', 'running_var')
 
 
-def check_dtypes(given: Mapping[str, Any], own: Mapping[str, Any],
-                 prefix: str = '') -> None:
+def check_dtypes(given: Mapping[str, Any], own: Mapping[str, Any], prefix: str = '') -> None:
     """Refuse tensors of another kind of number than the network's.
 
     Floating-point dtypes from 16 to 64 bits go for each other, and so do
@@ -244,26 +246,27 @@ def check_dtypes(given: Mapping[str, Any], own: Mapping[str, Any],
         if not isinstance(value, Tensor) or not isinstance(mine, Tensor):
             continue
         if value.layout != torch.strided:
-            raise CheckpointError(f'{prefix}{key} is a {_short(value.layout)} '
-                                  'tensor; allowed is a dense one')
+            raise CheckpointError(
+                f'{prefix}{key} is a {_short(value.layout)} tensor; allowed is a dense one'
+            )
         allowed = _kind(mine.dtype)
         if value.dtype not in allowed:
             raise CheckpointError(
                 f'{prefix}{key} is {_short(value.dtype)} in the checkpoint '
                 f'and {_short(mine.dtype)} in the model; allowed are '
-                f'{", ".join(map(_short, allowed))}')
+                f'{", ".join(map(_short, allowed))}'
+            )
 
 
 def _kind(dtype: torch.dtype) -> Sequence[torch.dtype]:
-    return next((k for k in (FLOATS, _INTEGERS) if dtype in k), (dtype, ))
+    return next((k for k in (FLOATS, _INTEGERS) if dtype in k), (dtype,))
 
 
 def _short(value: Any) -> str:
     return str(value).removeprefix('torch.')
 
 
-def check_finite(module: nn.Module, given: Mapping[str, Any],
-                 prefix: str = '') -> None:
+def check_finite(module: nn.Module, given: Mapping[str, Any], prefix: str = '') -> None:
     """Refuse weights and running statistics that are NaN or infinite.
 
     Finite is what is so in the module's own dtype: 1e39 is not in float32.
@@ -278,22 +281,35 @@ def check_finite(module: nn.Module, given: Mapping[str, Any],
     Raises:
         CheckpointError: names the first keys.
     """
-    dtypes = {k: p.dtype
-              for k, p in module.named_parameters(remove_duplicate=False)}
-    dtypes.update({k: b.dtype for k, b in module.named_buffers(
-        remove_duplicate=False) if k.endswith(_STATISTICS)})
-    bad = [prefix + key for key, dtype in dtypes.items()
-           if key in given and not _is_finite(given[key], dtype)]
+    dtypes = {k: p.dtype for k, p in module.named_parameters(remove_duplicate=False)}
+    dtypes.update(
+        {
+            k: b.dtype
+            for k, b in module.named_buffers(remove_duplicate=False)
+            if k.endswith(_STATISTICS)
+        }
+    )
+    bad = [
+        prefix + key
+        for key, dtype in dtypes.items()
+        if key in given and not _is_finite(given[key], dtype)
+    ]
     if bad:
         more = ', ...' if len(bad) > 3 else ''
         raise CheckpointError(
             f'{len(bad)} of {len(given)} tensors are not finite (they hold '
-            f'NaN, infinite or too large numbers): {", ".join(bad[:3])}{more}')
+            f'NaN, infinite or too large numbers): {", ".join(bad[:3])}{more}'
+        )
 
 
 def _is_finite(value: Any, dtype: torch.dtype) -> bool:
-    if not isinstance(value, Tensor) or value.is_meta or not value.numel() \
-            or value.dtype not in _LARGEST or dtype not in _LARGEST:
+    if (
+        not isinstance(value, Tensor)
+        or value.is_meta
+        or not value.numel()
+        or value.dtype not in _LARGEST
+        or dtype not in _LARGEST
+    ):
         return True
     value, top = value.detach(), _LARGEST[dtype]
     # Any NaN or infinity is left in the sum; this is the quick way.

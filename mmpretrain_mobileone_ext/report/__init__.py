@@ -5,6 +5,7 @@ a page shows; ``write_report`` draws it. ``report.assemble`` fills it for an
 export and ``report.collect`` from a work dir (imported by name: they load
 networks).
 """
+
 from ..utils.files import tree_bytes
 from .data import (
     Candidate,

@@ -1,4 +1,5 @@
 """A report on everything that a work dir holds, or on one export."""
+
 from __future__ import annotations
 
 import json
@@ -19,13 +20,7 @@ from ..coreml.metadata import in_words, versions
 from ..coreml.program.package_files import MANIFEST, package_files
 from ..coreml.program.read import read_program
 from ..errors import MobileOneExtError, ProgramError
-from ..export.data import (
-    Images,
-    TestSplit,
-    choose_images,
-    open_split,
-    read_sample,
-)
+from ..export.data import Images, TestSplit, choose_images, open_split, read_sample
 from ..export.source import Source, check_labels, load_source
 from ..models.preprocessing import Preprocessing, read_preprocessing
 from ..utils.accuracy import DEFAULT_DROP
@@ -35,15 +30,7 @@ from ..utils.machine import machine
 from ..utils.text import Steps, shell_command
 from .data import FormRow, Provenance, ReportData
 from .forms import Feed, Form, program_forms, torch_form
-from .score import (
-    Scores,
-    disagreements,
-    drifts,
-    parity_checks,
-    ranges,
-    score,
-    scored_rows,
-)
+from .score import Scores, disagreements, drifts, parity_checks, ranges, score, scored_rows
 
 _EPOCH = re.compile(r'(?:epoch|iter)_(\d+)\.pth')
 
@@ -60,6 +47,7 @@ class Found:
         recorded: form's file name to its top-1 in percent, as
             ``forms.json`` has it from ``tools/test.py``.
     """
+
     config: Path
     checkpoint: Path
     deploy: Optional[Path]
@@ -67,9 +55,7 @@ class Found:
     recorded: dict[str, float]
 
 
-def look(work_dir: Path,
-         config: Optional[Path] = None,
-         checkpoint: Optional[Path] = None) -> Found:
+def look(work_dir: Path, config: Optional[Path] = None, checkpoint: Optional[Path] = None) -> Found:
     """Find the files to report on.
 
     Args:
@@ -90,11 +76,15 @@ def look(work_dir: Path,
         config=_existing(config or _only_config(work_dir), 'config'),
         checkpoint=_existing(chosen, 'checkpoint'),
         deploy=deploy if deploy.is_file() else None,
-        programs=tuple(sorted(
-            p for p in work_dir.iterdir()
-            if not p.name.startswith('.') and
-            p.suffix in ('.mlpackage', '.mlmodel'))),
-        recorded=_recorded(work_dir / 'forms.json'))
+        programs=tuple(
+            sorted(
+                p
+                for p in work_dir.iterdir()
+                if not p.name.startswith('.') and p.suffix in ('.mlpackage', '.mlmodel')
+            )
+        ),
+        recorded=_recorded(work_dir / 'forms.json'),
+    )
 
 
 def _existing(path: Path, what: str) -> Path:
@@ -119,10 +109,8 @@ def _checkpoint(work_dir: Path) -> Path:
         last = work_dir / Path(_text(named).strip()).name
         if last.is_file():
             return last
-    found = [p for p in sorted(work_dir.glob('*.pth'))
-             if not p.stem.endswith('_deploy')]
-    numbered = [(int(m[1]), p) for p in found
-                if (m := _EPOCH.fullmatch(p.name))]
+    found = [p for p in sorted(work_dir.glob('*.pth')) if not p.stem.endswith('_deploy')]
+    numbered = [(int(m[1]), p) for p in found if (m := _EPOCH.fullmatch(p.name))]
     best = [p for p in found if p.name.startswith('best_')]
     for group in ([p for _, p in sorted(numbered)], best, found):
         if group:
@@ -135,7 +123,8 @@ def _only_deploy(work_dir: Path) -> Path:
     if len(found) != 1:
         raise MobileOneExtError(
             f'{work_dir}: {len(found)} checkpoints in it, none of them in '
-            'branch form; give --checkpoint')
+            'branch form; give --checkpoint'
+        )
     return found[0]
 
 
@@ -144,8 +133,8 @@ def _recorded(path: Path) -> dict[str, float]:
         return {}
     rows = _read_json(path)
     fits = isinstance(rows, list) and all(
-        isinstance(r, dict) and isinstance(r.get('top1'), (int, float))
-        for r in rows)
+        isinstance(r, dict) and isinstance(r.get('top1'), (int, float)) for r in rows
+    )
     if not fits:
         raise MobileOneExtError(f'{path}: not a table of forms')
     return {str(r.get('source')): float(r['top1']) for r in rows}
@@ -171,6 +160,7 @@ _SHOWN = 12  # images that differ
 @dataclass(frozen=True)
 class Network:
     """A torch form to report; ``note`` goes into its row."""
+
     model: nn.Module
     file: str = ''
     note: str = ''
@@ -195,6 +185,7 @@ class Subject:
         config, config_text: name and content.
         files: (name, SHA-256) of the checkpoints.
     """
+
     title: str
     networks: Sequence[Network]
     programs: Sequence[tuple[Path, str]]
@@ -216,8 +207,7 @@ class Subject:
         return Feed(self.flips, self.mean, self.std)
 
 
-def assemble(subject: Subject, steps: Steps,
-             command: Optional[str] = None) -> ReportData:
+def assemble(subject: Subject, steps: Steps, command: Optional[str] = None) -> ReportData:
     """Score every form on the same images and measure the drift.
 
     The caller adds what only it knows (candidates, operations kept in fp32,
@@ -234,16 +224,15 @@ def assemble(subject: Subject, steps: Steps,
     """
     with steps.step('load forms'):
         forms = _forms(subject)
-    with steps.step(f'score {len(forms)} forms',
-                    total=len(subject.images)) as advance:
+    with steps.step(f'score {len(forms)} forms', total=len(subject.images)) as advance:
         scores = score(forms, subject.images, advance)
     baseline = _baseline(forms, scores, subject.baseline)
     rows = scored_rows(forms, scores, baseline)
     running = [f for f in forms if f.row.form in scores.probabilities]
     with steps.step('compare'):
         odd, count = disagreements(
-            scores, rows, subject.images, subject.classes,
-            subject.split.data_order, _SHOWN)
+            scores, rows, subject.images, subject.classes, subject.split.data_order, _SHOWN
+        )
     return ReportData(
         title=subject.title,
         forms=rows,
@@ -256,27 +245,32 @@ def assemble(subject: Subject, steps: Steps,
         drift=drifts(running, subject.images, subject.feed, steps),
         weight_ranges=ranges(forms),
         parity=parity_checks(forms, scores),
-        provenance=_provenance(subject, forms, command))
+        provenance=_provenance(subject, forms, command),
+    )
 
 
-def _baseline(forms: Sequence[Form], scores: Scores,
-              path: Optional[Path]) -> str:
+def _baseline(forms: Sequence[Form], scores: Scores, path: Optional[Path]) -> str:
     """Name of the form of a file, else of the reference."""
-    return next((f.row.form for f in forms
-                 if f.program is not None and f.program.path == path
-                 and f.row.kind == 'coreml'
-                 and f.row.form in scores.probabilities), scores.reference)
+    return next(
+        (
+            f.row.form
+            for f in forms
+            if f.program is not None
+            and f.program.path == path
+            and f.row.kind == 'coreml'
+            and f.row.form in scores.probabilities
+        ),
+        scores.reference,
+    )
 
 
 def _forms(subject: Subject) -> list[Form]:
-    forms = [torch_form(n.model, n.file, subject.images, n.note)
-             for n in subject.networks]
+    forms = [torch_form(n.model, n.file, subject.images, n.note) for n in subject.networks]
     for path, note in subject.programs:
         try:
             forms += program_forms(path, subject.feed, note)
         except ProgramError as error:
-            row = FormRow(form=f'Core ML, {path.name}', file=path.name,
-                          note=f'not scored: {error}')
+            row = FormRow(form=f'Core ML, {path.name}', file=path.name, note=f'not scored: {error}')
             forms.append(Form(row, None))
     return _distinct(forms)
 
@@ -297,33 +291,31 @@ def _distinct(forms: Sequence[Form]) -> list[Form]:
         seen[name] += 1
         if seen[name] > 1:  # files of the same name in two folders
             name, of = f'{name} ({seen[name]})', f'{of} ({seen[name]})'
-        distinct.append(replace(form, row=replace(
-            row, form=name, of=of if row.of else '')))
+        distinct.append(replace(form, row=replace(row, form=name, of=of if row.of else '')))
     return distinct
 
 
-def _provenance(subject: Subject, forms: Sequence[Form],
-                command: Optional[str]) -> Provenance:
+def _provenance(subject: Subject, forms: Sequence[Form], command: Optional[str]) -> Provenance:
     here = machine('cpu')
     inputs, outputs = _interface(forms)
     return Provenance(
-        command=command or shell_command(
-            ['python', *(a for a in sys.argv if a)]),
+        command=command or shell_command(['python', *(a for a in sys.argv if a)]),
         created=datetime.now().astimezone().isoformat(timespec='seconds'),
         config=subject.config,
         config_text=subject.config_text,
         files=subject.files,
-        versions={**versions(), **{
-            k: v for k, v in here['versions'].items() if k.startswith('mmcv')
-        }},
+        versions={
+            **versions(),
+            **{k: v for k, v in here['versions'].items() if k.startswith('mmcv')},
+        },
         machine=f'{here["cpu"]}, {here["cores"]} cores, {here["system"]}',
         preprocessing=in_words(subject.split.steps, subject.size),
         inputs=inputs,
-        outputs=outputs)
+        outputs=outputs,
+    )
 
 
-def _interface(
-        forms: Sequence[Form]) -> tuple[tuple[str, ...], tuple[str, ...]]:
+def _interface(forms: Sequence[Form]) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """Inputs and outputs of the Core ML files, each once, in words."""
     inputs: dict[str, None] = {}
     outputs: dict[str, None] = {}
@@ -341,15 +333,17 @@ def _interface(
 _SAME = 1e-3
 
 
-def collect(work_dir: Path,
-            *,
-            config: Optional[Path] = None,
-            checkpoint: Optional[Path] = None,
-            images: Union[int, str] = 'test',
-            max_drop: float = DEFAULT_DROP,
-            cfg_options: Optional[Mapping[str, Any]] = None,
-            command: Optional[str] = None,
-            progress: bool = False) -> ReportData:
+def collect(
+    work_dir: Path,
+    *,
+    config: Optional[Path] = None,
+    checkpoint: Optional[Path] = None,
+    images: Union[int, str] = 'test',
+    max_drop: float = DEFAULT_DROP,
+    cfg_options: Optional[Mapping[str, Any]] = None,
+    command: Optional[str] = None,
+    progress: bool = False,
+) -> ReportData:
     """Find, load and score what a training and its exports left.
 
     Scored are the network in branch form, the folded checkpoint beside it
@@ -371,8 +365,7 @@ def collect(work_dir: Path,
         MobileOneExtError: the folder lacks something, or an error of its
             kinds: an unsafe checkpoint, an unreadable split.
     """
-    number('max_drop', max_drop, 0, 100, MobileOneExtError,
-           also='percentage points, ')
+    number('max_drop', max_drop, 0, 100, MobileOneExtError, also='percentage points, ')
     steps = Steps(progress)
     found = look(work_dir, config, checkpoint)
     with steps.step('load network'):
@@ -380,8 +373,7 @@ def collect(work_dir: Path,
         split = open_split(source.config, None, read=True)
         pre = _preprocessing(source, split)
         chosen = choose_images(split, images, pre.shape)
-        subject = _subject(work_dir, found, source, split, pre, chosen,
-                           cfg_options)
+        subject = _subject(work_dir, found, source, split, pre, chosen, cfg_options)
     data = assemble(subject, steps, command)
     if images == 'test':
         data = replace(data, warnings=_contradictions(data, found))
@@ -391,24 +383,39 @@ def collect(work_dir: Path,
 def _preprocessing(source: Source, split: TestSplit) -> Preprocessing:
     image, _ = read_sample(split, 0)
     return read_preprocessing(
-        source.model.get_submodule('data_preprocessor'), image.shape[0],
-        (image.shape[1], image.shape[2]), split.data_order)
+        source.model.get_submodule('data_preprocessor'),
+        image.shape[0],
+        (image.shape[1], image.shape[2]),
+        split.data_order,
+    )
 
 
-def _subject(work_dir: Path, found: Found, source: Source, split: TestSplit,
-             pre: Preprocessing, images: Images,
-             cfg_options: Optional[Mapping[str, Any]]) -> Subject:
+def _subject(
+    work_dir: Path,
+    found: Found,
+    source: Source,
+    split: TestSplit,
+    pre: Preprocessing,
+    images: Images,
+    cfg_options: Optional[Mapping[str, Any]],
+) -> Subject:
     check_labels([('checkpoint', source.classes), *split.labels])
     files = [(found.checkpoint.name, source.sha256 or '')]
     networks = [Network(source.model, found.checkpoint.name)]
     if found.deploy is not None:
         folded = load_source(found.config, found.deploy, cfg_options)
-        networks.append(Network(folded.model, found.deploy.name, _origin(
-            _deploy_source(found.deploy), source.sha256)))
+        networks.append(
+            Network(
+                folded.model,
+                found.deploy.name,
+                _origin(_deploy_source(found.deploy), source.sha256),
+            )
+        )
         files.append((found.deploy.name, folded.sha256 or ''))
-    programs = [(path, _origin(_program_source(path), source.sha256))
-                for path in sorted(found.programs, key=tree_bytes,
-                                   reverse=True)]
+    programs = [
+        (path, _origin(_program_source(path), source.sha256))
+        for path in sorted(found.programs, key=tree_bytes, reverse=True)
+    ]
     return Subject(
         title=f'{work_dir.resolve().name}: {source.config_name}',
         networks=networks,
@@ -422,7 +429,8 @@ def _subject(work_dir: Path, found: Found, source: Source, split: TestSplit,
         std=pre.std,
         config=source.config_name,
         config_text=found.config.read_text(encoding='utf-8'),
-        files=(*files, *((p.name, _program_hash(p)) for p, _ in programs)))
+        files=(*files, *((p.name, _program_hash(p)) for p, _ in programs)),
+    )
 
 
 def _deploy_source(deploy: Path) -> tuple[str, Optional[str]]:
@@ -437,12 +445,10 @@ def _program_source(path: Path) -> tuple[str, Optional[str]]:
         metadata = read_program(path).metadata
     except ProgramError:
         return '', None  # its row will say so
-    return (metadata.get('source_checkpoint', ''),
-            metadata.get('source_sha256'))
+    return (metadata.get('source_checkpoint', ''), metadata.get('source_sha256'))
 
 
-def _origin(source: tuple[str, Optional[str]],
-            sha256: Optional[str]) -> str:
+def _origin(source: tuple[str, Optional[str]], sha256: Optional[str]) -> str:
     """A note where a form was made from other weights than the reference."""
     name, known = source
     if not known or known == 'null' or known == sha256:
@@ -467,7 +473,8 @@ def _contradictions(data: ReportData, found: Found) -> Sequence[str]:
         f'{row.file}: top-1 is {row.top1:.2f} % here, but '
         f'{found.recorded[row.file]:.2f} % in forms.json'
         for row in data.forms
-        if row.kind != 'check' and row.top1 is not None
+        if row.kind != 'check'
+        and row.top1 is not None
         and abs(found.recorded.get(row.file, row.top1) - row.top1) > _SAME
     ]
 
@@ -478,9 +485,7 @@ def _kept(found: Found) -> tuple[tuple[str, str], ...]:
     for path in found.programs:
         try:
             text = read_program(path).metadata.get('in_fp32', '[]')
-            kept.update((str(op['name']), str(op['why']))
-                        for op in json.loads(text))
-        except (ProgramError, ValueError, TypeError, KeyError,
-                RecursionError):
+            kept.update((str(op['name']), str(op['why'])) for op in json.loads(text))
+        except (ProgramError, ValueError, TypeError, KeyError, RecursionError):
             continue  # not this exporter's; an unreadable file has its row
     return tuple(kept.items())

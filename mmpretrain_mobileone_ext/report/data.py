@@ -1,4 +1,5 @@
 """All that a report shows, as plain data; nothing here is measured."""
+
 from __future__ import annotations
 
 import json
@@ -27,6 +28,7 @@ class FormResult:
         source: file name.
         top1_low, top1_high: interval of ``top1``, percent; computed.
     """
+
     form: str
     top1: float
     size_bytes: int
@@ -42,17 +44,20 @@ class FormResult:
         object.__setattr__(self, 'top1_high', high)
 
 
-def forms_table(results: Sequence[FormResult],
-                title: Optional[str] = None) -> Table:
+def forms_table(results: Sequence[FormResult], title: Optional[str] = None) -> Table:
     """A table with one row a form, for a terminal or a log."""
     table = Table(title=title)
     table.add_column('form')
     for name in ('top-1 %', 'size KiB', 'agreement %', 'images'):
         table.add_column(name, justify='right')
     for r in results:
-        table.add_row(r.form, share(r.top1, r.num_images),
-                      f'{r.size_bytes / 1024:.0f}',
-                      f'{r.agreement:.2f}', str(r.num_images))
+        table.add_row(
+            r.form,
+            share(r.top1, r.num_images),
+            f'{r.size_bytes / 1024:.0f}',
+            f'{r.agreement:.2f}',
+            str(r.num_images),
+        )
     return table
 
 
@@ -91,6 +96,7 @@ class FormRow:
         of: the form whose file a 'check' computes.
         note: what a reader should know about this row.
     """
+
     form: str
     kind: str = 'coreml'
     file: str = ''
@@ -131,6 +137,7 @@ class Candidate:
             layer alone) or 'mixed'; '' where only the scheme tells.
         lost_points: percentage points below the file before compression.
     """
+
     scheme: str
     size_bytes: Optional[int]
     top1: Optional[float]
@@ -157,6 +164,7 @@ class Candidate:
 @dataclass(frozen=True)
 class Drift:
     """Drift of every operation of one file, in execution order."""
+
     form: str
     images: int
     rows: tuple[OperationDrift, ...]
@@ -165,6 +173,7 @@ class Drift:
 @dataclass(frozen=True)
 class Guess:
     """What one form says about one image; probability in percent."""
+
     form: str
     short: str
     label: str
@@ -183,6 +192,7 @@ class Disagreement:
         guesses: one a form, in the order of the forms.
         png: the image after the test pipeline's resizing.
     """
+
     index: int
     truth: Optional[str]
     guesses: tuple[Guess, ...]
@@ -200,6 +210,7 @@ class ParityCheck:
         found: the figures in words.
         met: whether they are within it.
     """
+
     form: str
     tolerance: str
     bound: str
@@ -221,6 +232,7 @@ class Provenance:
         preprocessing: what an app does to a photo first, in words.
         inputs, outputs: of the Core ML files, in words.
     """
+
     command: str = ''
     created: str = ''
     config: str = ''
@@ -261,6 +273,7 @@ class ReportData:
             fp32.
         warnings: what should be read before the figures.
     """
+
     title: str
     forms: Sequence[FormRow]
     images: str
@@ -314,8 +327,7 @@ class ReportData:
 
     def checked(self) -> list[tuple[FormRow, FormRow]]:
         """Forms that were computed in fp32 too, with that check."""
-        pairs = [(self.form(f.of), f) for f in self.forms
-                 if f.kind == 'check']
+        pairs = [(self.form(f.of), f) for f in self.forms if f.kind == 'check']
         return [(form, check) for form, check in pairs if form is not None]
 
     def form(self, name: Optional[str]) -> Optional[FormRow]:
@@ -332,8 +344,7 @@ def plain(value: Any) -> Any:
     if hasattr(value, '__dataclass_fields__'):
         value = {k: getattr(value, k) for k in value.__dataclass_fields__}
     if isinstance(value, Mapping):
-        return {str(k): plain(v) for k, v in value.items()
-                if not isinstance(v, bytes)}
+        return {str(k): plain(v) for k, v in value.items() if not isinstance(v, bytes)}
     if isinstance(value, (list, tuple)):
         return [plain(v) for v in value]
     if isinstance(value, float) and value != value:

@@ -1,4 +1,5 @@
 """Forms of a network as functions from pixels to probabilities."""
+
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
@@ -49,6 +50,7 @@ class Feed:
         mean, std: one a channel in the file's order, applied for files that
             leave it to the app; empty: nothing is.
     """
+
     flips: bool
     mean: tuple[float, ...] = ()
     std: tuple[float, ...] = ()
@@ -61,8 +63,7 @@ class Feed:
         """
         given = (pixels.flip(1) if self.flips else pixels).float()
         if takes_normalized(program) and self.mean:
-            mean, std = (torch.tensor(v).view(1, -1, 1, 1)
-                         for v in (self.mean, self.std))
+            mean, std = (torch.tensor(v).view(1, -1, 1, 1) for v in (self.mean, self.std))
             given = (given - mean) / std
         return {program.inputs[0].name: given}
 
@@ -77,14 +78,14 @@ class Form:
         tolerance: name of the bound on its probabilities, if one applies.
         program: of a Core ML file.
     """
+
     row: FormRow
     predict: Optional[Predict]
     tolerance: Optional[str] = None
     program: Optional[Program] = None
 
 
-def torch_form(model: nn.Module, file: str, images: Images,
-               note: str = '') -> Form:
+def torch_form(model: nn.Module, file: str, images: Images, note: str = '') -> Form:
     """A network as mmpretrain tests it, named by what its blocks are.
 
     Args:
@@ -103,7 +104,8 @@ def torch_form(model: nn.Module, file: str, images: Images,
         file=file,
         size_bytes=state_bytes(model.state_dict()),
         ops=_aten_calls(predict, torch.zeros(images.shape, dtype=torch.uint8)),
-        note=note)
+        note=note,
+    )
     return Form(row, predict, 'fold-float32' if folded else None)
 
 
@@ -132,48 +134,41 @@ def program_forms(path: Path, feed: Feed, note: str = '') -> list[Form]:
         file=path.name,
         size_bytes=tree_bytes(path),
         ops=sum(program.count_operations().values()),
-        note=note)
-    tolerance = None if compression else \
-        f'export-{"fp32" if precision == "fp32" else "fp16"}'
+        note=note,
+    )
+    tolerance = None if compression else f'export-{"fp32" if precision == "fp32" else "fp16"}'
     forms = [Form(row, _predict(program, 'fp16', feed), tolerance, program)]
     if precision == 'fp32':
         return forms
-    check = replace(
-        row,
-        form=f'{name}, computed in fp32',
-        kind='check',
-        of=name,
-        note='')
+    check = replace(row, form=f'{name}, computed in fp32', kind='check', of=name, note='')
     return [*forms, Form(check, _predict(program, 'fp32', feed))]
 
 
 def precision_of(program: Program) -> str:
     """'fp16', 'fp32' or 'mixed', by what the operations declare."""
     inner = dropwhile(lambda op: op.type in _NORMALIZING, program.operations)
-    found = {d for op in inner if op.type not in _EDGES
-             for d in op.dtypes if d in ('fp16', 'fp32')}
+    found = {d for op in inner if op.type not in _EDGES for d in op.dtypes if d in ('fp16', 'fp32')}
     return 'mixed' if len(found) > 1 else found.pop() if found else 'fp32'
 
 
 def compression_of(program: Program) -> tuple[str, ...]:
     """How weights are stored: the exporter's word, else the operations'."""
-    kinds = {kind for op in program.operations
-             for kind in op.attributes.get('compressed', {}).values()}
+    kinds = {
+        kind for op in program.operations for kind in op.attributes.get('compressed', {}).values()
+    }
     words = {_WORDS.get(kind, kind) for kind in kinds} - {''}
     stated = program.metadata.get('compression', 'none')
     return tuple([stated] if words and stated != 'none' else sorted(words))
 
 
-def _predict(program: Program, arithmetic: str,
-             feed: Feed) -> Optional[Predict]:
+def _predict(program: Program, arithmetic: str, feed: Feed) -> Optional[Predict]:
     """None unless the program gives the probabilities of classes."""
     name = program.predicted_probabilities_name
     if not name and len(program.outputs) == 1:
         name = program.outputs[0].name
     if not name or len(program.inputs) != 1:
         return None
-    loaded = ReferenceProgram(program, arithmetic, False,
-                              torch.device('cpu'))
+    loaded = ReferenceProgram(program, arithmetic, False, torch.device('cpu'))
 
     def predict(pixels: Tensor) -> Tensor:
         found = loaded.predict_batch(feed.inputs(program, pixels))
@@ -183,11 +178,13 @@ def _predict(program: Program, arithmetic: str,
 
 
 def _checked(scores: Tensor, program: Program) -> Tensor:
-    fits = scores.dim() == 2 and bool((scores.nan_to_num() >= 0).all()) and \
-        bool((scores.sum(1).nan_to_num(1) - 1).abs().max() < 0.01)
+    fits = (
+        scores.dim() == 2
+        and bool((scores.nan_to_num() >= 0).all())
+        and bool((scores.sum(1).nan_to_num(1) - 1).abs().max() < 0.01)
+    )
     if not fits:
-        raise ProgramError(
-            f'{program.path.name}: its output is no class probabilities')
+        raise ProgramError(f'{program.path.name}: its output is no class probabilities')
     return scores
 
 
@@ -198,8 +195,7 @@ class _Calls(TorchDispatchMode):
         super().__init__()
         self.count = 0
 
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (),
-                           kwargs: Any = None) -> Any:
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         # A view only says where values are.
         self.count += not func.is_view
         return func(*args, **(kwargs or {}))

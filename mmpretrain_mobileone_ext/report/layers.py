@@ -1,4 +1,5 @@
 """How a file differs inside: drift of each operation, range of each weight."""
+
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
@@ -31,6 +32,7 @@ class OperationDrift:
         peak: largest |value| in fp32.
         overflows: values that are infinite in fp16, finite in fp32.
     """
+
     name: str
     type: str
     dtype: str
@@ -85,45 +87,55 @@ def measure_drift(
         ProgramError: the file cannot be executed, or fed so.
     """
     shown = {op.name: op for op in program.operations if _results(op)}
-    exact, rounded = (_all_values(program, shown.values(), arithmetic)
-                      for arithmetic in ('fp32', 'fp16'))
+    exact, rounded = (
+        _all_values(program, shown.values(), arithmetic) for arithmetic in ('fp32', 'fp16')
+    )
     sums = {name: _Sums() for name in shown}
     for batch in batches:
         count = len(next(iter(batch.values())))
         for start in range(0, count, _AT_ONCE):
-            part = {k: v[start:start + _AT_ONCE] for k, v in batch.items()}
+            part = {k: v[start : start + _AT_ONCE] for k, v in batch.items()}
             # One image at a time: of several as one input, an inner value
             # need not tell them apart.
-            _add(sums, shown, exact.predict_batch(part, chunk_size=1),
-                 rounded.predict_batch(part, chunk_size=1))
+            _add(
+                sums,
+                shown,
+                exact.predict_batch(part, chunk_size=1),
+                rounded.predict_batch(part, chunk_size=1),
+            )
             advance(len(next(iter(part.values()))))
     return tuple(
-        OperationDrift(name, op.type, _dtype(op), sums[name].relative,
-                       sums[name].peak, sums[name].overflows)
-        for name, op in shown.items())
+        OperationDrift(
+            name, op.type, _dtype(op), sums[name].relative, sums[name].peak, sums[name].overflows
+        )
+        for name, op in shown.items()
+    )
 
 
 def _results(op: Operation) -> list[str]:
-    return [name for name, dtype in zip(op.outputs, op.dtypes)
-            if dtype in _FLOATS]
+    return [name for name, dtype in zip(op.outputs, op.dtypes) if dtype in _FLOATS]
 
 
 def _dtype(op: Operation) -> str:
     return next(d for d in op.dtypes if d in _FLOATS)
 
 
-def _all_values(program: Program, operations: Iterable[Operation],
-                arithmetic: str) -> ReferenceProgram:
+def _all_values(
+    program: Program, operations: Iterable[Operation], arithmetic: str
+) -> ReferenceProgram:
     """The program with every floating-point value as an output."""
-    outputs = tuple(
-        Feature(name, 'tensor') for op in operations for name in _results(op))
+    outputs = tuple(Feature(name, 'tensor') for op in operations for name in _results(op))
     return ReferenceProgram(
-        replace(program, outputs=outputs), arithmetic, False,
-        torch.device('cpu'))
+        replace(program, outputs=outputs), arithmetic, False, torch.device('cpu')
+    )
 
 
-def _add(sums: Mapping[str, _Sums], shown: Mapping[str, Operation],
-         exact: Mapping[str, Tensor], rounded: Mapping[str, Tensor]) -> None:
+def _add(
+    sums: Mapping[str, _Sums],
+    shown: Mapping[str, Operation],
+    exact: Mapping[str, Tensor],
+    rounded: Mapping[str, Tensor],
+) -> None:
     for name, op in shown.items():
         for value in _results(op):
             sums[name].add(exact[value], rounded[value])
@@ -154,6 +166,7 @@ class WeightRange:
         sqnr_channel_db: the same with one scale for each output channel.
         why: one sentence on what makes the weight hard, '' if nothing does.
     """
+
     layer: str
     op_type: str
     shape: tuple[int, ...]
@@ -178,10 +191,11 @@ def weight_ranges(source: Union[Path, nn.Module]) -> tuple[WeightRange, ...]:
         ProgramError: the file cannot be read.
     """
     weights: Iterable[Weight] = (
-        _module_weights(source) if isinstance(source, nn.Module)
-        else find_weights(read_program(source)))
-    return tuple(sorted((range_of(w) for w in weights),
-                        key=lambda r: (r.sqnr_tensor_db, r.layer)))
+        _module_weights(source)
+        if isinstance(source, nn.Module)
+        else find_weights(read_program(source))
+    )
+    return tuple(sorted((range_of(w) for w in weights), key=lambda r: (r.sqnr_tensor_db, r.layer)))
 
 
 def range_of(weight: Weight) -> WeightRange:
@@ -192,8 +206,9 @@ def range_of(weight: Weight) -> WeightRange:
     ratio = 1.0
     if alive.any():
         ratio = float(largest.max() / np.median(largest[alive]))
-    one, each = (_sqnr(rows[alive], int8(rows, per_channel)[alive])
-                 for per_channel in (False, True))
+    one, each = (
+        _sqnr(rows[alive], int8(rows, per_channel)[alive]) for per_channel in (False, True)
+    )
     found = WeightRange(
         layer=weight.name,
         op_type=weight.op_type,
@@ -204,14 +219,15 @@ def range_of(weight: Weight) -> WeightRange:
         dead=int((~alive).sum()),
         sqnr_tensor_db=one,
         sqnr_channel_db=each,
-        why='')
+        why='',
+    )
     return replace(found, why=_why(found))
 
 
 def _sqnr(rows: np.ndarray, stored: np.ndarray) -> float:
     if not len(rows):
         return _MOST_DB
-    noise = ((stored - rows)**2).sum(1)
+    noise = ((stored - rows) ** 2).sum(1)
     signal = (rows**2).sum(1)
     with np.errstate(divide='ignore'):
         decibels = 10 * np.log10(signal / noise)
@@ -221,26 +237,32 @@ def _sqnr(rows: np.ndarray, stored: np.ndarray) -> float:
 def _why(found: WeightRange) -> str:
     """One sentence, for people who read a report."""
     few = int(np.prod(found.shape[1:]))
-    alone = (f'; a depthwise filter has {few} weights, too few for errors to '
-             'average out') if found.depthwise else ''
+    alone = (
+        (f'; a depthwise filter has {few} weights, too few for errors to average out')
+        if found.depthwise
+        else ''
+    )
     if found.ratio >= _WIDE:
         lost = np.log2(found.ratio)
-        return (f'Its largest channel spans {found.ratio:.0f} times the '
-                'median one, as folding multiplies every channel by gamma / '
-                'sqrt(var + eps) of its own normalization: one scale for all '
-                f'leaves the median channel {max(0.0, 8 - lost):.1f} of 8 '
-                f'bits ({found.sqnr_tensor_db:.0f} dB), a scale for each '
-                f'channel gives {found.sqnr_channel_db:.0f} dB{alone}.')
+        return (
+            f'Its largest channel spans {found.ratio:.0f} times the '
+            'median one, as folding multiplies every channel by gamma / '
+            'sqrt(var + eps) of its own normalization: one scale for all '
+            f'leaves the median channel {max(0.0, 8 - lost):.1f} of 8 '
+            f'bits ({found.sqnr_tensor_db:.0f} dB), a scale for each '
+            f'channel gives {found.sqnr_channel_db:.0f} dB{alone}.'
+        )
     if found.sqnr_channel_db < _LOW_DB:
-        return ('Single weights are far larger than the others of their '
-                'channel, so that even a scale for each channel gives only '
-                f'{found.sqnr_channel_db:.0f} dB{alone}.')
+        return (
+            'Single weights are far larger than the others of their '
+            'channel, so that even a scale for each channel gives only '
+            f'{found.sqnr_channel_db:.0f} dB{alone}.'
+        )
     return ''
 
 
 def _module_weights(module: nn.Module) -> Iterable[Weight]:
-    kinds = {nn.Conv2d: 'conv', nn.ConvTranspose2d: 'conv_transpose',
-             nn.Linear: 'linear'}
+    kinds = {nn.Conv2d: 'conv', nn.ConvTranspose2d: 'conv_transpose', nn.Linear: 'linear'}
     for name, part in module.named_modules():
         kind = next((k for c, k in kinds.items() if isinstance(part, c)), '')
         if not kind:
@@ -249,5 +271,11 @@ def _module_weights(module: nn.Module) -> Iterable[Weight]:
         if kind == 'conv_transpose':
             values = values.swapaxes(0, 1)
         groups = getattr(part, 'groups', 1)
-        yield Weight(name, kind, values, kind == 'conv' and
-                     groups == len(values) > 1 == values.shape[1], '', '')
+        yield Weight(
+            name,
+            kind,
+            values,
+            kind == 'conv' and groups == len(values) > 1 == values.shape[1],
+            '',
+            '',
+        )

@@ -1,4 +1,5 @@
 """Size against accuracy of every form, the frontier drawn through."""
+
 from __future__ import annotations
 
 from collections.abc import Sequence
@@ -13,9 +14,19 @@ from .plots import ACCENT, BAD, INK, MUTED, OTHER, PAPER, Width, picture
 _DEPTH = 4
 #: Places for a label around its point, in points, best first.
 _OFFSETS = tuple(
-    (x, y) for far in (7, 16, 26, 38, 52) for x, y in (
-        (far, 0), (far, far), (far, -far), (-far, 0), (0, far), (0, -far),
-        (-far, far), (-far, -far)))
+    (x, y)
+    for far in (7, 16, 26, 38, 52)
+    for x, y in (
+        (far, 0),
+        (far, far),
+        (far, -far),
+        (-far, 0),
+        (0, far),
+        (0, -far),
+        (-far, far),
+        (-far, -far),
+    )
+)
 
 
 @dataclass(frozen=True)
@@ -30,6 +41,7 @@ class Point:
             stays without a name.
         frontier: no other is both smaller and as good.
     """
+
     label: str
     size_bytes: int
     value: float
@@ -49,11 +61,10 @@ def pareto_points(data: ReportData) -> list[Point]:
     """
     labelled = data.labelled
     rows: list[_Row] = [
-        (f.short, f.size_bytes, f.top1 if labelled else f.agreement, f.kind)
-        for f in data.shown]
+        (f.short, f.size_bytes, f.top1 if labelled else f.agreement, f.kind) for f in data.shown
+    ]
     if not data.searched_apart:
-        rows += [row for c, row in _candidate_rows(data)
-                 if not c.chosen and c.is_compressed]
+        rows += [row for c, row in _candidate_rows(data) if not c.chosen and c.is_compressed]
     return _points(rows)
 
 
@@ -64,18 +75,34 @@ def search_points(data: ReportData) -> list[Point]:
 
 def _candidate_rows(data: ReportData) -> list[tuple[Candidate, _Row]]:
     """Without single layers, which are steps on the way to the others."""
-    return [(c, ('not compressed' if not c.is_compressed else
-                 'chosen' if c.chosen and not c.is_fixed else c.scheme,
-                 c.size_bytes, c.top1 if data.labelled else c.agreement,
-                 'coreml' if c.is_fixed or c.chosen else 'tried'))
-            for c in data.candidates if c.kind != 'layer']
+    return [
+        (
+            c,
+            (
+                'not compressed'
+                if not c.is_compressed
+                else 'chosen'
+                if c.chosen and not c.is_fixed
+                else c.scheme,
+                c.size_bytes,
+                c.top1 if data.labelled else c.agreement,
+                'coreml' if c.is_fixed or c.chosen else 'tried',
+            ),
+        )
+        for c in data.candidates
+        if c.kind != 'layer'
+    ]
 
 
 def _points(rows: Sequence[_Row]) -> list[Point]:
-    found = sorted(((name, weight, value, kind)
-                    for name, weight, value, kind in rows
-                    if weight and value is not None),
-                   key=lambda r: (r[1], -r[2]))
+    found = sorted(
+        (
+            (name, weight, value, kind)
+            for name, weight, value, kind in rows
+            if weight and value is not None
+        ),
+        key=lambda r: (r[1], -r[2]),
+    )
     points, best = [], -1.0
     for name, weight, value, kind in found:
         points.append(Point(shown(name), weight, value, kind, value > best))
@@ -86,8 +113,7 @@ def _points(rows: Sequence[_Row]) -> list[Point]:
 def pareto_plot(data: ReportData) -> Optional[str]:
     """The picture of all forms, or None with fewer than two points."""
     base = data.baseline_form
-    top = None if base is None else \
-        base.top1 if data.labelled else base.agreement
+    top = None if base is None else base.top1 if data.labelled else base.agreement
     return _plot(data, pareto_points(data), top)
 
 
@@ -95,20 +121,20 @@ def search_plot(data: ReportData) -> Optional[str]:
     """What a search tried, where forms were scored on other images."""
     if not data.searched_apart:
         return None
-    tops = [c.top1 if data.labelled else c.agreement
-            for c in data.candidates if not c.is_compressed]
+    tops = [
+        c.top1 if data.labelled else c.agreement for c in data.candidates if not c.is_compressed
+    ]
     return _plot(data, search_points(data), tops[0] if tops else None)
 
 
-def _plot(data: ReportData, points: Sequence[Point],
-          top: Optional[float]) -> Optional[str]:
+def _plot(data: ReportData, points: Sequence[Point], top: Optional[float]) -> Optional[str]:
     if len(points) < 2:
         return None
     what = 'top-1 %' if data.labelled else 'same label %'
     bound = None if top is None else top - data.max_drop
     alt = f'Size against {what}: ' + '; '.join(
-        f'{p.label} {size(p.size_bytes)}, {percent(p.value)} %'
-        for p in points)
+        f'{p.label} {size(p.size_bytes)}, {percent(p.value)} %' for p in points
+    )
 
     def draw(figure: Any, width: Width) -> None:
         axis = figure.subplots()
@@ -119,10 +145,11 @@ def _plot(data: ReportData, points: Sequence[Point],
     return picture(draw, 4.2, alt)
 
 
-def _axes(axis: Any, points: Sequence[Point], what: str,
-          bound: Optional[float], width: Width) -> None:
+def _axes(
+    axis: Any, points: Sequence[Point], what: str, bound: Optional[float], width: Width
+) -> None:
     sizes = [p.size_bytes for p in points]
-    room = max((max(sizes) / min(sizes))**0.2, 1.35)
+    room = max((max(sizes) / min(sizes)) ** 0.2, 1.35)
     low, high = min(sizes) / room, max(sizes) * room
     axis.set_xscale('log')
     axis.set_xlim(low, high)
@@ -134,8 +161,7 @@ def _axes(axis: Any, points: Sequence[Point], what: str,
     axis.set_title(what, loc='left', fontsize=9, color=MUTED)
 
 
-def _span(values: Sequence[float],
-          bound: Optional[float]) -> tuple[float, float]:
+def _span(values: Sequence[float], bound: Optional[float]) -> tuple[float, float]:
     """Limits around what is worth a look.
 
     A form that lost most of its accuracy would press all others into a line:
@@ -145,14 +171,14 @@ def _span(values: Sequence[float],
     best = max(values)
     loss = 0.0 if bound is None else max(best - bound, 0)
     floor = best - max(_DEPTH * loss, 2.0)
-    low = min(v for v in [*values, best if bound is None else bound]
-              if v >= floor)
+    low = min(v for v in [*values, best if bound is None else bound] if v >= floor)
     room = max((best - low) * 0.3, 0.2)
     return low - room, best + room
 
 
 def _nothing() -> Any:
     from matplotlib.ticker import NullLocator
+
     return NullLocator()
 
 
@@ -163,24 +189,35 @@ def _ticks(low: float, high: float, most: int) -> list[float]:
     return found[::step] or [low, high]
 
 
-def _marks(axis: Any, points: Sequence[Point],
-           bound: Optional[float]) -> None:
+def _marks(axis: Any, points: Sequence[Point], bound: Optional[float]) -> None:
     low, high = axis.get_ylim()
     if bound is not None and low < bound < high:
         axis.axhspan(low, bound, color=BAD, alpha=0.07, linewidth=0)
         axis.axhline(bound, color=BAD, linewidth=0.8, linestyle=(0, (4, 3)))
     front = [p for p in points if p.frontier]
-    axis.step([p.size_bytes for p in front], [p.value for p in front],
-              where='post', color=ACCENT, linewidth=1.2, alpha=0.6)
+    axis.step(
+        [p.size_bytes for p in front],
+        [p.value for p in front],
+        where='post',
+        color=ACCENT,
+        linewidth=1.2,
+        alpha=0.6,
+    )
     for p in points:
         colour = OTHER if p.kind == 'torch' else ACCENT
         shape = 's' if p.kind == 'torch' else 'o'
         below = p.value < low
-        axis.plot(*_place(axis, p), linestyle='', color=colour,
-                  marker='v' if below else shape,
-                  markersize=4 if p.kind == 'tried' else 7,
-                  markeredgecolor=colour, clip_on=False, zorder=3,
-                  markerfacecolor=colour if p.frontier else PAPER)
+        axis.plot(
+            *_place(axis, p),
+            linestyle='',
+            color=colour,
+            marker='v' if below else shape,
+            markersize=4 if p.kind == 'tried' else 7,
+            markeredgecolor=colour,
+            clip_on=False,
+            zorder=3,
+            markerfacecolor=colour if p.frontier else PAPER,
+        )
 
 
 def _place(axis: Any, point: Point) -> tuple[float, float]:
@@ -188,8 +225,7 @@ def _place(axis: Any, point: Point) -> tuple[float, float]:
     return point.size_bytes, max(point.value, axis.get_ylim()[0])
 
 
-def place_labels(figure: Any, axis: Any,
-                 points: Sequence[Point]) -> list[Any]:
+def place_labels(figure: Any, axis: Any, points: Sequence[Point]) -> list[Any]:
     """Name every point beside it, so that no label meets another.
 
     A label goes to the first free place around its point; where none is
@@ -199,6 +235,7 @@ def place_labels(figure: Any, axis: Any,
         The label artists.
     """
     from matplotlib.text import Text
+
     figure.draw_without_rendering()
     figure.set_layout_engine('none')
     # A crowd of small marks may be covered.
@@ -208,8 +245,7 @@ def place_labels(figure: Any, axis: Any,
         label = _label(axis, p)
         text = Text.get_window_extent(label, figure._get_renderer())
         at = axis.transData.transform(_place(axis, p))
-        boxes = [_box(text, at, offset, figure.dpi / 72)
-                 for offset in _OFFSETS]
+        boxes = [_box(text, at, offset, figure.dpi / 72) for offset in _OFFSETS]
         costs = [_cost(box, taken, axis) for box in boxes]
         best = costs.index(min(costs))
         taken.append(boxes[best])
@@ -227,19 +263,21 @@ def _words(axis: Any, point: Point) -> str:
 
 def _label(axis: Any, point: Point) -> Any:
     return axis.annotate(
-        _words(axis, point), _place(axis, point), (0, 0),
-        textcoords='offset points', fontsize=8, color=INK,
+        _words(axis, point),
+        _place(axis, point),
+        (0, 0),
+        textcoords='offset points',
+        fontsize=8,
+        color=INK,
         bbox=dict(facecolor=PAPER, alpha=0.8, linewidth=0, pad=0.6),
-        arrowprops=dict(arrowstyle='-', color=MUTED, linewidth=0.7,
-                        shrinkA=0, shrinkB=3))
+        arrowprops=dict(arrowstyle='-', color=MUTED, linewidth=0.7, shrinkA=0, shrinkB=3),
+    )
 
 
 def _move(label: Any, offset: tuple[int, int]) -> None:
     label.set_position(offset)
-    label.set_horizontalalignment(('center', 'left', 'right')[_sign(
-        offset[0])])
-    label.set_verticalalignment(('center', 'bottom', 'top')[_sign(
-        offset[1])])
+    label.set_horizontalalignment(('center', 'left', 'right')[_sign(offset[0])])
+    label.set_verticalalignment(('center', 'bottom', 'top')[_sign(offset[1])])
     # Close to its point, a name needs no line to it.
     label.arrow_patch.set_visible(max(map(abs, offset)) > 10)
 
@@ -249,8 +287,7 @@ def _sign(value: int) -> int:
     return (value > 0) - (value < 0)
 
 
-def _box(text: Any, at: tuple[float, float], offset: tuple[int, int],
-         scale: float) -> Any:
+def _box(text: Any, at: tuple[float, float], offset: tuple[int, int], scale: float) -> Any:
     """Where a text of this size would stand; a line to it may be crossed.
 
     Args:
@@ -260,16 +297,18 @@ def _box(text: Any, at: tuple[float, float], offset: tuple[int, int],
         scale: pixels of a point.
     """
     from matplotlib.transforms import Bbox
+
     # A text stands right of its point, left of it or around it.
     left = (-0.5, 0.0, -1.0)[_sign(offset[0])] * text.width
     low = (-0.5, 0.0, -1.0)[_sign(offset[1])] * text.height
-    return Bbox.from_bounds(at[0] + offset[0] * scale + left,
-                            at[1] + offset[1] * scale + low, text.width,
-                            text.height).padded(1)
+    return Bbox.from_bounds(
+        at[0] + offset[0] * scale + left, at[1] + offset[1] * scale + low, text.width, text.height
+    ).padded(1)
 
 
 def _mark_box(axis: Any, point: Point) -> Any:
     from matplotlib.transforms import Bbox
+
     x, y = axis.transData.transform(_place(axis, point))
     return Bbox.from_extents(x - 4, y - 4, x + 4, y + 4)
 
@@ -277,6 +316,7 @@ def _mark_box(axis: Any, point: Point) -> Any:
 def _cost(box: Any, taken: Sequence[Any], axis: Any) -> float:
     """Area that a label would cover or that would be cut off."""
     from matplotlib.transforms import Bbox
+
     whole = box.width * box.height
     inside = Bbox.intersection(box, axis.bbox)
     cut = whole - (inside.width * inside.height if inside else 0)

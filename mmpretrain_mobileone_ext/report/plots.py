@@ -1,4 +1,5 @@
 """SVG pictures that take their colours and fonts from the page."""
+
 from __future__ import annotations
 
 import io
@@ -17,8 +18,15 @@ from .layers import WeightRange
 #: Colours on the canvas that stand for the page's variables, so that one
 #: picture serves light and dark.
 INK, MUTED, GRID, GOOD, BAD, ACCENT, OTHER, PAPER = (
-    '#010101', '#020202', '#030303', '#040404', '#050505', '#060606',
-    '#070707', '#080808')
+    '#010101',
+    '#020202',
+    '#030303',
+    '#040404',
+    '#050505',
+    '#060606',
+    '#070707',
+    '#080808',
+)
 _VARIABLES = {
     INK: 'ink',
     MUTED: 'muted',
@@ -54,8 +62,7 @@ _STYLE = {
     'xtick.major.pad': 7,
     'axes.formatter.useoffset': False,
 }
-_DROPPED = re.compile(
-    r'<\?xml.*?\?>|<!DOCTYPE.*?>|<!--.*?-->|<metadata>.*?</metadata>', re.S)
+_DROPPED = re.compile(r'<\?xml.*?\?>|<!DOCTYPE.*?>|<!--.*?-->|<metadata>.*?</metadata>', re.S)
 #: What matplotlib writes for the font below; the page has one of its own.
 _FAMILY = re.compile("'DejaVu Sans'[^;\"]*")
 
@@ -68,6 +75,7 @@ class Width:
         name: class of the element that shows it.
         inches: of the canvas; the picture grows with the page.
     """
+
     name: str
     inches: float
 
@@ -99,6 +107,7 @@ def figure(width: Width, height: float) -> Any:
     """An empty figure; colours must be set inside :func:`style`."""
     from matplotlib.backends.backend_svg import FigureCanvasSVG
     from matplotlib.figure import Figure
+
     made = Figure(figsize=(width.inches, height), layout='constrained')
     made.patch.set_alpha(0)
     FigureCanvasSVG(made)
@@ -108,6 +117,7 @@ def figure(width: Width, height: float) -> Any:
 def style() -> Any:
     """A context in which matplotlib draws in the page's colours."""
     from matplotlib import rc_context
+
     return rc_context(dict(_STYLE))  # type: ignore[arg-type]
 
 
@@ -118,8 +128,7 @@ def _svg(draw: Draw, width: Width, height: float, alt: str) -> str:
         warnings.filterwarnings('ignore', r'Glyph .* missing from font')
         canvas = figure(width, height)
         draw(canvas, width)
-        canvas.savefig(stream, format='svg', metadata={'Date': None},
-                       transparent=True)
+        canvas.savefig(stream, format='svg', metadata={'Date': None}, transparent=True)
     return themed(stream.getvalue(), width.name, alt)
 
 
@@ -133,11 +142,9 @@ def themed(svg: str, name: str, alt: str) -> str:
     prefix = f'{name}-{zlib.crc32(svg.encode()):x}-'
     svg = re.sub(r'\bid="', f'id="{prefix}', svg)
     svg = re.sub(r'((?:xlink:href="|url\()#)', rf'\1{prefix}', svg)
-    head = (f'<svg class="plot {name}" role="img" '
-            f'aria-label="{escape(shown(alt), quote=True)}"')
+    head = f'<svg class="plot {name}" role="img" aria-label="{escape(shown(alt), quote=True)}"'
     # Its size in points gives way to the page's; the view box stays.
-    svg = re.sub(r'(<svg [^>]*?) width="[^"]*" height="[^"]*"', r'\1', svg,
-                 count=1)
+    svg = re.sub(r'(<svg [^>]*?) width="[^"]*" height="[^"]*"', r'\1', svg, count=1)
     return svg.replace('<svg', head, 1).strip()
 
 
@@ -151,49 +158,53 @@ def drift_plot(drifts: Sequence[Drift]) -> Optional[str]:
     drifts = [d for d in drifts if d.rows]
     if not drifts:
         return None
-    alt = 'Relative error of fp16 against fp32 along the program: ' + \
-        '; '.join(f'{d.form}: {_worst_words(d)}' for d in drifts)
+    alt = 'Relative error of fp16 against fp32 along the program: ' + '; '.join(
+        f'{d.form}: {_worst_words(d)}' for d in drifts
+    )
 
     def draw(figure: Any, width: Width) -> None:
         error, peak = figure.subplots(2, 1, sharex=True)
         for drift, colour in zip(drifts, _COLOURS):
             _draw_error(error, drift, colour)
-            peak.plot([max(r.peak, _TINY) for r in drift.rows],
-                      color=colour, linewidth=1.2)
+            peak.plot([max(r.peak, _TINY) for r in drift.rows], color=colour, linewidth=1.2)
         _name_worst(error, drifts[0])
         for axis in (error, peak):
             axis.set_yscale('log')
         _limit(peak, drifts)
         for axis in (error, peak):
             _plain_ticks(axis)
-        error.set_title('relative error of the value', loc='left',
-                        fontsize=9, color=MUTED)
-        peak.set_title('largest |value|; above the line fp16 overflows',
-                       loc='left', fontsize=9, color=MUTED)
+        error.set_title('relative error of the value', loc='left', fontsize=9, color=MUTED)
+        peak.set_title(
+            'largest |value|; above the line fp16 overflows', loc='left', fontsize=9, color=MUTED
+        )
         peak.set_xlabel('operation, in execution order')
         if len(drifts) > 1:
-            error.legend(loc='lower right', fontsize=8, frameon=False,
-                         labelcolor=INK)
+            error.legend(loc='lower right', fontsize=8, frameon=False, labelcolor=INK)
 
     return picture(draw, 4.6, alt)
 
 
 def _draw_error(axis: Any, drift: Drift, colour: str) -> None:
-    drawn = [(i, r.relative) for i, r in enumerate(drift.rows)
-             if r.relative]
-    axis.plot([i for i, _ in drawn], [v for _, v in drawn], color=colour,
-              linewidth=1.2, marker='o', markersize=2.5,
-              label=shown(drift.form))
+    drawn = [(i, r.relative) for i, r in enumerate(drift.rows) if r.relative]
+    axis.plot(
+        [i for i, _ in drawn],
+        [v for _, v in drawn],
+        color=colour,
+        linewidth=1.2,
+        marker='o',
+        markersize=2.5,
+        label=shown(drift.form),
+    )
     lost = [i for i, r in enumerate(drift.rows) if r.relative is None]
     top = max([v for _, v in drawn if v] or [1.0])
-    axis.plot(lost, [top] * len(lost), linestyle='', marker='x', color=BAD,
-              markersize=6)
+    axis.plot(lost, [top] * len(lost), linestyle='', marker='x', color=BAD, markersize=6)
 
 
 def _plain_ticks(axis: Any) -> None:
     from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+
     low, high = axis.get_ylim()
-    subs = (1, 2, 5) if high < 100 * low else (1, )
+    subs = (1, 2, 5) if high < 100 * low else (1,)
     axis.yaxis.set_major_locator(LogLocator(subs=subs, numticks=5))
     axis.yaxis.set_major_formatter(FuncFormatter(lambda v, _: f'{v:g}'))
     axis.yaxis.set_minor_formatter(NullFormatter())
@@ -207,18 +218,25 @@ def _name_worst(axis: Any, drift: Drift) -> None:
     value, at = max(rows)
     left = at > len(drift.rows) / 2
     name = shown(drift.rows[at].type)
-    axis.annotate(f'{name}, {small(value)}', (at, value),
-                  (-6 if left else 6, 5), textcoords='offset points',
-                  ha='right' if left else 'left', fontsize=8, color=INK,
-                  annotation_clip=False)
+    axis.annotate(
+        f'{name}, {small(value)}',
+        (at, value),
+        (-6 if left else 6, 5),
+        textcoords='offset points',
+        ha='right' if left else 'left',
+        fontsize=8,
+        color=INK,
+        annotation_clip=False,
+    )
     axis.margins(y=0.18)
 
 
 def _limit(axis: Any, drifts: Sequence[Drift]) -> None:
     peaks = [r.peak for d in drifts for r in d.rows if r.peak > 0]
     axis.axhline(FP16_MAX, color=BAD, linewidth=0.9, linestyle=(0, (4, 3)))
-    axis.annotate('65504', (0, FP16_MAX), (2, -3), fontsize=8, color=BAD,
-                  textcoords='offset points', va='top')
+    axis.annotate(
+        '65504', (0, FP16_MAX), (2, -3), fontsize=8, color=BAD, textcoords='offset points', va='top'
+    )
     low, high = min([*peaks, 1.0]), max([*peaks, FP16_MAX])
     axis.set_ylim(low / 3, high * 4)
 
@@ -236,16 +254,19 @@ def ranges_plot(rows: Sequence[WeightRange]) -> Optional[str]:
     hardest = list(rows)[:_LAYERS]
     if not hardest:
         return None
-    alt = 'Signal to noise of int8 weights, one scale for all channels and ' \
-        'one for each: ' + '; '.join(
-            f'{r.layer} {decibel(r.sqnr_tensor_db)} and '
-            f'{decibel(r.sqnr_channel_db)} dB' for r in hardest)
+    alt = (
+        'Signal to noise of int8 weights, one scale for all channels and '
+        'one for each: '
+        + '; '.join(
+            f'{r.layer} {decibel(r.sqnr_tensor_db)} and {decibel(r.sqnr_channel_db)} dB'
+            for r in hardest
+        )
+    )
 
     def draw(figure: Any, width: Width) -> None:
         axis = figure.subplots()
         low = min(r.sqnr_tensor_db for r in hardest) - 3
-        high = max(max(r.sqnr_channel_db, r.sqnr_tensor_db)
-                   for r in hardest) + 3
+        high = max(max(r.sqnr_channel_db, r.sqnr_tensor_db) for r in hardest) + 3
         for at, row in enumerate(hardest):
             _draw_range(axis, at, row, (low + high) / 2)
         axis.set_ylim(len(hardest) - 0.4, -0.85)
@@ -262,13 +283,16 @@ def _draw_range(axis: Any, at: int, row: WeightRange, middle: float) -> None:
     """One layer: its name above a line from one scale to one a channel."""
     ends = sorted((row.sqnr_tensor_db, row.sqnr_channel_db))
     left = ends[0] < middle
-    axis.plot(ends, [at, at],
-              color=MUTED, linewidth=1)
+    axis.plot(ends, [at, at], color=MUTED, linewidth=1)
     axis.plot(row.sqnr_channel_db, at, 'o', color=ACCENT, markersize=5.5)
-    axis.plot(row.sqnr_tensor_db, at, 'o', markersize=5.5,
-              color=BAD if row.why else OTHER)
-    axis.annotate(f'{shown(row.layer)}  {magnitude(row.ratio)} {TIMES}',
-                  (ends[0] if left else ends[1], at - 0.4),
-                  (-3 if left else 3, 0), textcoords='offset points',
-                  fontsize=8, color=INK if row.why else MUTED, va='center',
-                  ha='left' if left else 'right')
+    axis.plot(row.sqnr_tensor_db, at, 'o', markersize=5.5, color=BAD if row.why else OTHER)
+    axis.annotate(
+        f'{shown(row.layer)}  {magnitude(row.ratio)} {TIMES}',
+        (ends[0] if left else ends[1], at - 0.4),
+        (-3 if left else 3, 0),
+        textcoords='offset points',
+        fontsize=8,
+        color=INK if row.why else MUTED,
+        va='center',
+        ha='left' if left else 'right',
+    )

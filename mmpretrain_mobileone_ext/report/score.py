@@ -1,4 +1,5 @@
 """Run every form on the same images and compare what they say."""
+
 from __future__ import annotations
 
 import io
@@ -24,8 +25,7 @@ _IMAGES = 32
 _FILES = 3
 
 
-def drifts(forms: Sequence[Form], images: Images, feed: Feed,
-           steps: Steps) -> tuple[Drift, ...]:
+def drifts(forms: Sequence[Form], images: Images, feed: Feed, steps: Steps) -> tuple[Drift, ...]:
     """Of the first files that compute in fp16 with weights as trained.
 
     Args:
@@ -42,8 +42,10 @@ def drifts(forms: Sequence[Form], images: Images, feed: Feed,
         assert program is not None
         with steps.step(f'drift of {form.row.file}', total=count) as advance:
             rows = measure_drift(
-                program, (feed.inputs(program, pixels)
-                          for pixels in _pixels(images, count)), advance)
+                program,
+                (feed.inputs(program, pixels) for pixels in _pixels(images, count)),
+                advance,
+            )
         found.append(Drift(form.row.form, count, rows))
     return tuple(found)
 
@@ -52,8 +54,9 @@ def _pixels(images: Images, count: int) -> Iterator[Tensor]:
     """``count`` of the images, spread over all."""
     total = len(images)
     if images.indices:
-        images = replace(images, indices=tuple(
-            images.indices[i * total // count] for i in range(count)))
+        images = replace(
+            images, indices=tuple(images.indices[i * total // count] for i in range(count))
+        )
     for pixels, _ in images.chunks():
         yield pixels[:count]
         count -= len(pixels[:count])
@@ -64,8 +67,11 @@ def ranges(forms: Sequence[Form]) -> tuple[WeightRange, ...]:
     dense = [f.program for f in forms if f.tolerance and f.program]
     found = [range_of(w) for w in find_weights(dense[0])] if dense else []
     # A thousand channels are no reading matter: the ratio stands for them.
-    return tuple(sorted((replace(r, channel_max=()) for r in found),
-                        key=lambda r: (r.sqnr_tensor_db, r.layer)))
+    return tuple(
+        sorted(
+            (replace(r, channel_max=()) for r in found), key=lambda r: (r.sqnr_tensor_db, r.layer)
+        )
+    )
 
 
 _TOP = 5
@@ -81,6 +87,7 @@ class Scores:
         labels: (N,) or None where some image has none.
         failures: form name to why it could not be run.
     """
+
     probabilities: dict[str, Tensor]
     labels: Optional[Tensor]
     failures: dict[str, str] = field(default_factory=dict)
@@ -93,8 +100,7 @@ class Scores:
     def answers(self, name: str) -> Answers:
         """First class of every image, by a form."""
         found = self.probabilities
-        return Answers(found[self.reference].argmax(1),
-                       found[name].argmax(1), self.labels)
+        return Answers(found[self.reference].argmax(1), found[name].argmax(1), self.labels)
 
     def parity(self, name: str) -> Parity:
         """Of a form's probabilities against the reference's."""
@@ -102,8 +108,7 @@ class Scores:
         return compare(found[self.reference], found[name], classes=True)
 
 
-def score(forms: Sequence[Form], images: Images,
-          advance: Callable[[int], Any]) -> Scores:
+def score(forms: Sequence[Form], images: Images, advance: Callable[[int], Any]) -> Scores:
     """Run forms side by side; images are read once.
 
     Args:
@@ -123,18 +128,22 @@ def score(forms: Sequence[Form], images: Images,
             parts[name].append(found)
         if not running:
             reasons = '; '.join(f'{k}: {v}' for k, v in failures.items())
-            raise MobileOneExtError('no form gives class probabilities'
-                                    f'{reasons and ": " + reasons}')
+            raise MobileOneExtError(
+                f'no form gives class probabilities{reasons and ": " + reasons}'
+            )
         labels.append(truth)
         advance(len(pixels))
     known = [t for t in labels if t is not None]
-    return Scores({name: torch.cat(parts[name]) for name in running},
-                  torch.cat(known) if len(known) == len(labels) else None,
-                  failures)
+    return Scores(
+        {name: torch.cat(parts[name]) for name in running},
+        torch.cat(known) if len(known) == len(labels) else None,
+        failures,
+    )
 
 
-def _run(running: dict[str, Predict], pixels: Tensor,
-         failures: dict[str, str]) -> Iterable[tuple[str, Tensor]]:
+def _run(
+    running: dict[str, Predict], pixels: Tensor, failures: dict[str, str]
+) -> Iterable[tuple[str, Tensor]]:
     """Probabilities by form; a form that fails is taken out."""
     for name in list(running):
         try:
@@ -144,8 +153,7 @@ def _run(running: dict[str, Predict], pixels: Tensor,
             del running[name]
 
 
-def scored_rows(forms: Sequence[Form], scores: Scores,
-                baseline: str = '') -> list[FormRow]:
+def scored_rows(forms: Sequence[Form], scores: Scores, baseline: str = '') -> list[FormRow]:
     """The rows with what was measured.
 
     Args:
@@ -160,8 +168,7 @@ def _row(row: FormRow, scores: Scores, baseline: str) -> FormRow:
         if row.note.startswith('not scored'):
             return row
         reason = scores.failures.get(row.form, 'no class probabilities')
-        return replace(row, note='; '.join(filter(None, (
-            row.note, f'not scored: {reason}'))))
+        return replace(row, note='; '.join(filter(None, (row.note, f'not scored: {reason}'))))
     parity = scores.parity(row.form)
     is_reference = row.form == scores.reference
     top1 = _hits(found, scores.labels, 1)
@@ -176,27 +183,25 @@ def _row(row: FormRow, scores: Scores, baseline: str) -> FormRow:
         gained=loss.gained,
         top5=_hits(found, scores.labels, _TOP),
         agreement=100 * (parity.top1_agreement or 0.0),
-        psnr_db=None if is_reference else parity.psnr_db)
+        psnr_db=None if is_reference else parity.psnr_db,
+    )
 
 
-def _hits(found: Tensor, labels: Optional[Tensor],
-          count: int) -> Optional[float]:
+def _hits(found: Tensor, labels: Optional[Tensor], count: int) -> Optional[float]:
     """Percent of images with the right label among the first ``count``."""
     if labels is None or (count > 1 and found.shape[1] <= count):
         return None
-    best = found.argmax(1, keepdim=True) if count == 1 else \
-        found.topk(count, 1).indices
+    best = found.argmax(1, keepdim=True) if count == 1 else found.topk(count, 1).indices
     right = (best == labels[:, None]).any(1)
     return 100 * float(right.double().mean())
 
 
-def parity_checks(forms: Sequence[Form],
-                  scores: Scores) -> list[ParityCheck]:
+def parity_checks(forms: Sequence[Form], scores: Scores) -> list[ParityCheck]:
     """Every bound that applies to a form, met or not."""
     return [
-        _check(f.row.form, TOLERANCES[f.tolerance], scores) for f in forms
-        if f.tolerance and f.row.form in scores.probabilities
-        and f.row.form != scores.reference
+        _check(f.row.form, TOLERANCES[f.tolerance], scores)
+        for f in forms
+        if f.tolerance and f.row.form in scores.probabilities and f.row.form != scores.reference
     ]
 
 
@@ -209,14 +214,19 @@ def _check(name: str, tolerance: Tolerance, scores: Scores) -> ParityCheck:
         form=name,
         tolerance=tolerance.name,
         bound=bound,
-        found=f'{parity.relative:.2e}, '
-        f'{100 * (parity.top1_agreement or 0):.2f} %',
-        met=parity.failure(tolerance) is None)
+        found=f'{parity.relative:.2e}, {100 * (parity.top1_agreement or 0):.2f} %',
+        met=parity.failure(tolerance) is None,
+    )
 
 
-def disagreements(scores: Scores, rows: Sequence[FormRow], images: Images,
-                  names: Sequence[str], data_order: Optional[str],
-                  most: int) -> tuple[list[Disagreement], int]:
+def disagreements(
+    scores: Scores,
+    rows: Sequence[FormRow],
+    images: Images,
+    names: Sequence[str],
+    data_order: Optional[str],
+    most: int,
+) -> tuple[list[Disagreement], int]:
     """The most telling images that differ, and how many there are.
 
     A form that differs on nearly every image says nothing about one of them:
@@ -231,25 +241,22 @@ def disagreements(scores: Scores, rows: Sequence[FormRow], images: Images,
         data_order: 'RGB' or 'BGR', of the pixels; None counts as RGB.
         most: how many are shown.
     """
-    forms = [r for r in rows if r.kind != 'check'
-             and r.form in scores.probabilities]
-    labels = torch.stack(
-        [scores.probabilities[r.form].argmax(1) for r in forms])
+    forms = [r for r in rows if r.kind != 'check' and r.form in scores.probabilities]
+    labels = torch.stack([scores.probabilities[r.form].argmax(1) for r in forms])
     odd = labels != labels[0]
     share = odd.double().mean(1, keepdim=True).clamp_min(1e-12)
     weight = (odd * -share.log()).sum(0)
     differs = odd.any(0)
     # A form that differs everywhere has weight 0, and still differs.
-    order = torch.where(differs, weight, -1.0).argsort(
-        descending=True, stable=True)
-    chosen = order[:min(most, int(differs.sum()))].tolist()
+    order = torch.where(differs, weight, -1.0).argsort(descending=True, stable=True)
+    chosen = order[: min(most, int(differs.sum()))].tolist()
     found = [
         Disagreement(
             index=images.indices[place] if images.split else place,
-            truth=None if scores.labels is None else _name(
-                names, int(scores.labels[place])),
+            truth=None if scores.labels is None else _name(names, int(scores.labels[place])),
             guesses=_guesses(scores, forms, place, names),
-            png=_png(pixels, data_order))
+            png=_png(pixels, data_order),
+        )
         for place, pixels in zip(chosen, _shown_pixels(images, chosen))
     ]
     return found, int(differs.sum())
@@ -258,29 +265,31 @@ def disagreements(scores: Scores, rows: Sequence[FormRow], images: Images,
 def _shown_pixels(images: Images, places: Sequence[int]) -> Iterator[Tensor]:
     """(C, H, W) of the images at ``places``, in that order."""
     if images.split:
-        images = replace(
-            images, indices=tuple(images.indices[p] for p in places))
+        images = replace(images, indices=tuple(images.indices[p] for p in places))
         places = range(len(places))
-    all_images = torch.cat([pixels for pixels, _ in images.chunks()]) \
-        if places else torch.empty(0)
+    all_images = torch.cat([pixels for pixels, _ in images.chunks()]) if places else torch.empty(0)
     return (all_images[p] for p in places)
 
 
-def _guesses(scores: Scores, forms: Sequence[FormRow], place: int,
-             names: Sequence[str]) -> tuple[Guess, ...]:
+def _guesses(
+    scores: Scores, forms: Sequence[FormRow], place: int, names: Sequence[str]
+) -> tuple[Guess, ...]:
     expected = int(scores.probabilities[forms[0].form][place].argmax())
     truth = None if scores.labels is None else int(scores.labels[place])
     guesses = []
     for row in forms:
         found = scores.probabilities[row.form][place]
         label = int(found.argmax())
-        guesses.append(Guess(
-            form=row.form,
-            short=row.short,
-            label=_name(names, label),
-            probability=100 * float(found[label]),
-            right=None if truth is None else label == truth,
-            differs=label != expected))
+        guesses.append(
+            Guess(
+                form=row.form,
+                short=row.short,
+                label=_name(names, label),
+                probability=100 * float(found[label]),
+                right=None if truth is None else label == truth,
+                differs=label != expected,
+            )
+        )
     return tuple(guesses)
 
 

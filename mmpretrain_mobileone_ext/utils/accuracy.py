@@ -6,6 +6,7 @@ images, that share of them covers the value of all images there could be.
 A loss is paired: both forms see the same images, and only those count that
 one of them gets right and the other does not.
 """
+
 from __future__ import annotations
 
 from collections.abc import Callable
@@ -52,8 +53,7 @@ def wilson(hits: int, total: int) -> tuple[float, float]:
     return (0.0 if hits == 0 else low, 1.0 if hits == total else high)
 
 
-def paired_difference(lost: int, gained: int,
-                      total: int) -> tuple[float, float]:
+def paired_difference(lost: int, gained: int, total: int) -> tuple[float, float]:
     """The score interval of a difference of two shares of the same images.
 
     Only images on which the two forms differ carry information, as in
@@ -80,13 +80,12 @@ def paired_difference(lost: int, gained: int,
         MobileOneExtError: counts that cannot be.
     """
     if min(lost, gained) < 0 or lost + gained > total or total < 1:
-        raise MobileOneExtError(f'{lost} lost and {gained} gained of {total} '
-                                'images cannot be')
+        raise MobileOneExtError(f'{lost} lost and {gained} gained of {total} images cannot be')
     found = (lost - gained) / total
-    return (_crossing(lambda d: _tango(lost, gained, total, d) > _Z,
-                      -1.0, found),
-            _crossing(lambda d: _tango(lost, gained, total, d) > -_Z,
-                      found, 1.0))
+    return (
+        _crossing(lambda d: _tango(lost, gained, total, d) > _Z, -1.0, found),
+        _crossing(lambda d: _tango(lost, gained, total, d) > -_Z, found, 1.0),
+    )
 
 
 def _tango(lost: int, gained: int, total: int, d: float) -> float:
@@ -100,8 +99,7 @@ def _tango(lost: int, gained: int, total: int, d: float) -> float:
     return away / spread if spread > 0 else away * float('inf') if away else 0
 
 
-def _crossing(above: Callable[[float], bool], low: float,
-              high: float) -> float:
+def _crossing(above: Callable[[float], bool], low: float, high: float) -> float:
     """Where a condition that holds on the left stops to hold."""
     for _ in range(_HALVINGS):
         middle = (low + high) / 2
@@ -127,6 +125,7 @@ class Answers:
         candidate: (N,) int64, of the form that is looked at.
         labels: (N,) int64, the right ones; None where some image has none.
     """
+
     reference: Tensor
     candidate: Tensor
     labels: Optional[Tensor] = None
@@ -144,8 +143,11 @@ class Answers:
 
     def part(self, which: slice) -> Answers:
         """Those of some of the images."""
-        return Answers(self.reference[which], self.candidate[which],
-                       None if self.labels is None else self.labels[which])
+        return Answers(
+            self.reference[which],
+            self.candidate[which],
+            None if self.labels is None else self.labels[which],
+        )
 
 
 @dataclass(frozen=True)
@@ -159,6 +161,7 @@ class Loss:
         points: percentage points lost; below zero where more is gained.
         low, high: its interval, :func:`~.intervals.paired_difference`.
     """
+
     lost: int
     gained: int
     images: int
@@ -176,15 +179,16 @@ class Loss:
     @property
     def words(self) -> str:
         """'0.37 points (95 % interval -0.52 to 1.53)'."""
-        return (f'{_signed(self.points)} points ({100 * CONFIDENCE:g} % '
-                f'interval {_signed(self.low)} to {_signed(self.high)})')
+        return (
+            f'{_signed(self.points)} points ({100 * CONFIDENCE:g} % '
+            f'interval {_signed(self.low)} to {_signed(self.high)})'
+        )
 
 
 def loss_between(before: Answers, after: Answers) -> Loss:
     """What ``after`` loses of what ``before`` gets right, image by image."""
     first, second = before.right, after.right
-    return Loss(int((first & ~second).sum()), int((second & ~first).sum()),
-                len(first))
+    return Loss(int((first & ~second).sum()), int((second & ~first).sum()), len(first))
 
 
 @dataclass(frozen=True)
@@ -200,6 +204,7 @@ class Verdict:
         judged_apart: the form was the best of many on other images.
         labelled: right are true labels, not the network's.
     """
+
     loss: Loss
     bound: float
     bound_name: str
@@ -227,8 +232,7 @@ class Verdict:
     @property
     def level(self) -> str:
         """'good', 'warn' or 'bad'."""
-        return 'bad' if self.beyond else \
-            'warn' if self.uncertain or self.restless else 'good'
+        return 'bad' if self.beyond else 'warn' if self.uncertain or self.restless else 'good'
 
     @property
     def words(self) -> str:
@@ -246,11 +250,20 @@ class Verdict:
         """Plain values, for metadata and JSON."""
         loss = self.loss
         return dict(
-            level=self.level, bound_points=self.bound, bound=self.bound_name,
-            lost_points=loss.points, low=loss.low, high=loss.high,
-            confidence=CONFIDENCE, lost=loss.lost, gained=loss.gained,
-            images=loss.images, changed_labels=self.changed,
-            judged_apart=self.judged_apart, labelled=self.labelled)
+            level=self.level,
+            bound_points=self.bound,
+            bound=self.bound_name,
+            lost_points=loss.points,
+            low=loss.low,
+            high=loss.high,
+            confidence=CONFIDENCE,
+            lost=loss.lost,
+            gained=loss.gained,
+            images=loss.images,
+            changed_labels=self.changed,
+            judged_apart=self.judged_apart,
+            labelled=self.labelled,
+        )
 
 
 def too_many_changed(points: float, bound: float) -> bool:
@@ -263,8 +276,9 @@ def too_many_changed(points: float, bound: float) -> bool:
     return points > CHANGED * bound + _ROUNDING
 
 
-def verdict_on(before: Answers, after: Answers, bound: float,
-               bound_name: str, judged_apart: bool = False) -> Verdict:
+def verdict_on(
+    before: Answers, after: Answers, bound: float, bound_name: str, judged_apart: bool = False
+) -> Verdict:
     """The verdict on ``after``, which was made from ``before``.
 
     Args:
@@ -273,9 +287,14 @@ def verdict_on(before: Answers, after: Answers, bound: float,
         judged_apart: ``after`` was the best of many on other images.
     """
     return Verdict(
-        loss_between(before, after), bound, bound_name,
-        changed=_changed(after), changed_before=_changed(before),
-        judged_apart=judged_apart, labelled=after.labels is not None)
+        loss_between(before, after),
+        bound,
+        bound_name,
+        changed=_changed(after),
+        changed_before=_changed(before),
+        judged_apart=judged_apart,
+        labelled=after.labels is not None,
+    )
 
 
 def _changed(answers: Answers) -> int:

@@ -5,6 +5,7 @@ Types are Python's own and nothing is converted: ``--cfg-options x=no`` is a
 text, and every text is true. NumPy's bool and integers are refused too: a
 config is written as text and read back, where they are other things.
 """
+
 from __future__ import annotations
 
 import math
@@ -19,8 +20,7 @@ Error = type[MobileOneExtError]
 _SWITCH_WORDS = ('yes', 'no', 'on', 'off', 'true', 'false', 'y', 'n')
 
 
-def refuse(name: str, value: Any, allowed: str,
-           error: Error = SpecError) -> NoReturn:
+def refuse(name: str, value: Any, allowed: str, error: Error = SpecError) -> NoReturn:
     """Raise ``error``; ``name`` is the option, after its owner if need be."""
     shown = ' '.join(repr(value).split())
     shown = shown if len(shown) <= 200 else f'{shown[:200]}...'
@@ -34,45 +34,54 @@ def boolean(name: str, value: Any, error: Error = SpecError) -> bool:
     return value
 
 
-def integer(name: str, value: Any, least: int = 0,
-            error: Error = SpecError) -> int:
+def integer(name: str, value: Any, least: int = 0, error: Error = SpecError) -> int:
     """An int >= ``least``; no bool."""
     if isinstance(value, bool) or not isinstance(value, int) or value < least:
         refuse(name, value, f'an integer >= {least}', error)
     return value
 
 
-def number(name: str, value: Any, least: float = 0.0, most: float = math.inf,
-           error: Error = SpecError, also: str = '') -> float:
+def number(
+    name: str,
+    value: Any,
+    least: float = 0.0,
+    most: float = math.inf,
+    error: Error = SpecError,
+    also: str = '',
+) -> float:
     """A finite int or float in [least, most]; no bool.
 
     ``also`` tells what else the caller allows.
     """
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or \
-            not (least <= value <= most and math.isfinite(value)):
-        span = f'>= {least:g}' if most == math.inf else \
-            f'of {least:g} to {most:g}'
+    if (
+        isinstance(value, bool)
+        or not isinstance(value, (int, float))
+        or not (least <= value <= most and math.isfinite(value))
+    ):
+        span = f'>= {least:g}' if most == math.inf else f'of {least:g} to {most:g}'
         refuse(name, value, f'{also}a finite number {span}', error)
     return value
 
 
-def one_of(name: str, value: Any, allowed: Collection[str],
-           error: Error = SpecError) -> str:
+def one_of(name: str, value: Any, allowed: Collection[str], error: Error = SpecError) -> str:
     """One of some names."""
     if not isinstance(value, str) or value not in allowed:
         refuse(name, value, ', '.join(allowed), error)
     return value
 
 
-def selection(name: str, values: Any, allowed: Collection[str],
-              error: Error = SpecError) -> tuple[str, ...]:
+def selection(
+    name: str, values: Any, allowed: Collection[str], error: Error = SpecError
+) -> tuple[str, ...]:
     """One or more of some names, each once, in a sequence."""
-    if isinstance(values, str) or not isinstance(values, Sequence) or \
-            not values or any(not isinstance(v, str) or v not in allowed
-                              for v in values) or \
-            len(set(values)) != len(values):
-        refuse(name, values, f'a list of one or more of {", ".join(allowed)}, '
-               'each once', error)
+    if (
+        isinstance(values, str)
+        or not isinstance(values, Sequence)
+        or not values
+        or any(not isinstance(v, str) or v not in allowed for v in values)
+        or len(set(values)) != len(values)
+    ):
+        refuse(name, values, f'a list of one or more of {", ".join(allowed)}, each once', error)
     return tuple(values)
 
 
@@ -83,11 +92,14 @@ def text(name: str, value: Any, error: Error = SpecError) -> str:
     return value
 
 
-def path(name: str, value: Any,
-         error: Error = SpecError) -> Union[str, os.PathLike[str]]:
+def path(name: str, value: Any, error: Error = SpecError) -> Union[str, os.PathLike[str]]:
     """A path that a file system can hold, as a str or a ``Path``."""
-    if not isinstance(value, (str, os.PathLike)) or not os.fspath(value) or \
-            not isinstance(os.fspath(value), str) or '\0' in os.fspath(value):
+    if (
+        not isinstance(value, (str, os.PathLike))
+        or not os.fspath(value)
+        or not isinstance(os.fspath(value), str)
+        or '\0' in os.fspath(value)
+    ):
         refuse(name, value, 'a path', error)
     return value
 
@@ -99,11 +111,9 @@ def sequence(name: str, value: Any, error: Error = SpecError) -> Sequence:
     return value
 
 
-def mapping(name: str, value: Any,
-            error: Error = SpecError) -> Mapping[str, Any]:
+def mapping(name: str, value: Any, error: Error = SpecError) -> Mapping[str, Any]:
     """A dict with names as keys."""
-    if not isinstance(value, Mapping) or any(
-            not isinstance(key, str) for key in value):
+    if not isinstance(value, Mapping) or any(not isinstance(key, str) for key in value):
         refuse(name, value, 'a dict with names as keys', error)
     return value
 

@@ -29,6 +29,7 @@ Importing this module makes ``list_models('*mobileone-ext*')``,
 ``get_model('mobileone-ext-s0_8xb32_in1k', pretrained=True)`` and
 ``inference_model`` know them.
 """
+
 from __future__ import annotations
 
 import keyword
@@ -90,13 +91,12 @@ _OPENING = re.compile(r'\{(?=\{)')
 _STYLE = dict(
     based_on_style='pep8',
     blank_line_before_nested_class_or_def=True,
-    split_before_expression_after_opening_paren=True)
+    split_before_expression_after_opening_paren=True,
+)
 #: What mmengine's Config or its reader keeps for itself at the top level.
-_RESERVED = ('_base_', '_deprecation_', 'filename', 'text', 'pretty_text',
-             'env_variables')
+_RESERVED = ('_base_', '_deprecation_', 'filename', 'text', 'pretty_text', 'env_variables')
 #: What the text below calls: a variable of that name would hide it.
-_CALLED = ('bytearray', 'complex', 'dict', 'float', 'frozenset', 'range',
-           'set', 'slice')
+_CALLED = ('bytearray', 'complex', 'dict', 'float', 'frozenset', 'range', 'set', 'slice')
 
 
 def config_text(config: Config) -> str:
@@ -110,8 +110,7 @@ def config_text(config: Config) -> str:
         SpecError: a value, or a key of the top level, that a config file
             cannot hold.
     """
-    lines = [f'{_variable(key)}={_literal(value, key)}'
-             for key, value in _sorted(config.to_dict())]
+    lines = [f'{_variable(key)}={_literal(value, key)}' for key, value in _sorted(config.to_dict())]
     text = '\n'.join(lines)
     if not config._format_python_code:
         return text
@@ -120,12 +119,11 @@ def config_text(config: Config) -> str:
     except Exception as error:
         reason = ' '.join(str(error).split())[:200]
         raise SpecError(
-            f'{config.filename or "the config"} cannot be written as Python: '
-            f'{reason}') from error
+            f'{config.filename or "the config"} cannot be written as Python: {reason}'
+        ) from error
 
 
-def dump_config(config: Config,
-                file: Optional[Union[str, Path]] = None) -> Optional[str]:
+def dump_config(config: Config, file: Optional[Union[str, Path]] = None) -> Optional[str]:
     """Write a config; its suffix says how. In place of ``Config.dump``.
 
     Args:
@@ -143,11 +141,9 @@ def dump_config(config: Config,
     elif kind in ('yaml', 'yml'):
         text = _yaml(config.to_dict())
     elif kind == 'json':
-        text = _OPENING.sub(r'\\u007b', mmengine.dump(
-            config.to_dict(), file_format=kind))
+        text = _OPENING.sub(r'\\u007b', mmengine.dump(config.to_dict(), file_format=kind))
     else:
-        raise SpecError(f'{name}: a config is written as .py, .json, .yaml '
-                        'or .yml')
+        raise SpecError(f'{name}: a config is written as .py, .json, .yaml or .yml')
     if file is None:
         return text
     Path(file).write_text(text, encoding='utf-8')
@@ -166,8 +162,10 @@ class _Dumper(yaml.Dumper):
 
 def _yaml_text(dumper: yaml.Dumper, text: str) -> yaml.ScalarNode:
     if any('\ud800' <= character <= '\udfff' for character in text):
-        raise SpecError(f'{text!r} holds half of a surrogate pair, which '
-                        'YAML cannot; write the config as .py or .json')
+        raise SpecError(
+            f'{text!r} holds half of a surrogate pair, which '
+            'YAML cannot; write the config as .py or .json'
+        )
     style = '"' if '{{' in text else None
     return dumper.represent_scalar('tag:yaml.org,2002:str', text, style)
 
@@ -177,14 +175,19 @@ _Dumper.add_representer(str, _yaml_text)
 
 def _variable(key: Any) -> str:
     """A key of the top level: the name of a variable."""
-    name = isinstance(key, str) and key.isidentifier() and \
-        not keyword.iskeyword(key) and not key.startswith('__') and \
-        unicodedata.normalize('NFKC', key) == key
+    name = (
+        isinstance(key, str)
+        and key.isidentifier()
+        and not keyword.iskeyword(key)
+        and not key.startswith('__')
+        and unicodedata.normalize('NFKC', key) == key
+    )
     if not name or key in (*_RESERVED, *_CALLED):
         raise SpecError(
             f'the config has a top-level key {key!r}; allowed are names of '
             'Python variables that neither begin with "__" nor are one of '
-            f'{", ".join((*_RESERVED, *_CALLED))}')
+            f'{", ".join((*_RESERVED, *_CALLED))}'
+        )
     return key
 
 
@@ -193,8 +196,9 @@ def _literal(value: Any, where: str) -> str:
     if isinstance(value, dict):
         return _dict(value, where)
     if isinstance(value, (list, tuple)):
-        items = ''.join(f'{_literal(item, f"{where}.{index}")},\n'
-                        for index, item in enumerate(value))
+        items = ''.join(
+            f'{_literal(item, f"{where}.{index}")},\n' for index, item in enumerate(value)
+        )
         return f'[\n{items}]' if isinstance(value, list) else f'(\n{items})'
     if isinstance(value, (set, frozenset)):
         items = ', '.join(sorted(_literal(item, where) for item in value))
@@ -203,23 +207,25 @@ def _literal(value: Any, where: str) -> str:
 
 
 def _dict(values: Mapping[Any, Any], where: str) -> str:
-    pairs = [(key, _literal(value, f'{where}.{key}'))
-             for key, value in _sorted(values)]
+    pairs = [(key, _literal(value, f'{where}.{key}')) for key, value in _sorted(values)]
     if all(_is_argument(key) for key in values):
         return 'dict(' + ',\n'.join(f'\n{k}={v}' for k, v in pairs) + ')'
-    return 'dict({' + ',\n'.join(
-        f'{_literal(k, where)}: {v}' for k, v in pairs) + '})'
+    return 'dict({' + ',\n'.join(f'{_literal(k, where)}: {v}' for k, v in pairs) + '})'
 
 
 def _is_argument(key: Any) -> bool:
     """Whether ``dict(key=...)`` has this key; Python normalizes others."""
-    return isinstance(key, str) and key.isascii() and key.isidentifier() \
-        and not keyword.iskeyword(key) and key != '__debug__'
+    return (
+        isinstance(key, str)
+        and key.isascii()
+        and key.isidentifier()
+        and not keyword.iskeyword(key)
+        and key != '__debug__'
+    )
 
 
 def _sorted(values: Mapping[Any, Any]) -> Iterable[tuple[Any, Any]]:
-    return sorted(values.items(),
-                  key=lambda pair: (str(pair[0]), type(pair[0]).__name__))
+    return sorted(values.items(), key=lambda pair: (str(pair[0]), type(pair[0]).__name__))
 
 
 def _scalar(value: Any, where: str) -> str:
@@ -231,15 +237,16 @@ def _scalar(value: Any, where: str) -> str:
         return _quoted(str, _dotted(value, where))
     if value is None or value is Ellipsis or isinstance(value, bool):
         return repr(value)
-    if isinstance(value, np.generic) and \
-            not isinstance(value.item(), np.generic):
+    if isinstance(value, np.generic) and not isinstance(value.item(), np.generic):
         return _scalar(value.item(), where)
     for kind, written in _WRITTEN.items():
         if isinstance(value, kind):
             return written(value)
-    raise SpecError(f'{where} is {_short(value)}, a {type(value).__name__}; '
-                    'a config file holds text, numbers, None, booleans, '
-                    'lists, tuples, sets and dicts')
+    raise SpecError(
+        f'{where} is {_short(value)}, a {type(value).__name__}; '
+        'a config file holds text, numbers, None, booleans, '
+        'lists, tuples, sets and dicts'
+    )
 
 
 def _quoted(kind: Any, text: Union[str, bytes]) -> str:
@@ -253,8 +260,7 @@ def _dotted(value: Any, where: str) -> str:
         return str(value)
     name = f'{value.__module__}.{value.__qualname__}'
     if '<' in name:  # <lambda>, <locals>
-        raise SpecError(f'{where} is {_short(value)}, which no other process '
-                        'can import')
+        raise SpecError(f'{where} is {_short(value)}, which no other process can import')
     return name
 
 
@@ -302,11 +308,13 @@ def types_by_name(config: Config) -> Config:
     values = config._cfg_dict
     if not _has_classes(values):
         return config
-    kept = {key: values[key] for key in values
-            if key not in config._imported_names}
-    return Config(_named(kept), cfg_text=config.text,
-                  filename=config.filename,
-                  env_variables=config.env_variables)
+    kept = {key: values[key] for key in values if key not in config._imported_names}
+    return Config(
+        _named(kept),
+        cfg_text=config.text,
+        filename=config.filename,
+        env_variables=config.env_variables,
+    )
 
 
 def unwrapped(dataset: Any) -> list[Any]:
@@ -316,8 +324,7 @@ def unwrapped(dataset: Any) -> list[Any]:
         dataset: of a loader; ``ConcatDataset``, ``RepeatDataset`` and the
             like keep theirs under ``datasets`` or ``dataset``.
     """
-    inner = [] if 'pipeline' in dataset else \
-        dataset.get('dataset') or dataset.get('datasets')
+    inner = [] if 'pipeline' in dataset else dataset.get('dataset') or dataset.get('datasets')
     if not inner:
         return [dataset]
     several = inner if isinstance(inner, (list, tuple)) else [inner]
@@ -326,17 +333,20 @@ def unwrapped(dataset: Any) -> list[Any]:
 
 def _has_classes(value: Any) -> bool:
     if isinstance(value, Mapping):
-        return any(_is_named(key, item) or _has_classes(item)
-                   for key, item in value.items())
+        return any(_is_named(key, item) or _has_classes(item) for key, item in value.items())
     return isinstance(value, (list, tuple)) and any(map(_has_classes, value))
 
 
 def _named(value: Any) -> Any:
     if isinstance(value, Mapping):
-        return ConfigDict({
-            key: f'{item.__module__}.{item.__qualname__}'
-            if _is_named(key, item) else _named(item)
-            for key, item in value.items()})
+        return ConfigDict(
+            {
+                key: f'{item.__module__}.{item.__qualname__}'
+                if _is_named(key, item)
+                else _named(item)
+                for key, item in value.items()
+            }
+        )
     if type(value) in (list, tuple):
         return type(value)(map(_named, value))
     return value
@@ -344,9 +354,12 @@ def _named(value: Any) -> Any:
 
 def _is_named(key: Any, value: Any) -> bool:
     """Whether it is a type that a name can stand for; keys may be dotted."""
-    return str(key).rpartition('.')[2] == 'type' and \
-        isinstance(value, (type, types.FunctionType)) and \
-        value.__module__ != '__main__' and '<' not in value.__qualname__
+    return (
+        str(key).rpartition('.')[2] == 'type'
+        and isinstance(value, (type, types.FunctionType))
+        and value.__module__ != '__main__'
+        and '<' not in value.__qualname__
+    )
 
 
 #: What every name of ours begins with.
@@ -356,8 +369,7 @@ PREFIX = 'mobileone-ext-'
 def register_models() -> None:
     """Add the models of ``model-index.yml``, unless they are there."""
     if not any(name.startswith(PREFIX) for name in ModelHub._models_dict):
-        ModelHub.register_model_index(MIM / 'model-index.yml',
-                                      config_prefix=MIM)
+        ModelHub.register_model_index(MIM / 'model-index.yml', config_prefix=MIM)
 
 
 register_models()
@@ -365,5 +377,4 @@ register_models()
 
 def in_scope(cfg: Config) -> Any:
     """The context in which a config's types are found."""
-    return DefaultScope.overwrite_default_scope(
-        cfg.get('default_scope') or 'mmpretrain')
+    return DefaultScope.overwrite_default_scope(cfg.get('default_scope') or 'mmpretrain')

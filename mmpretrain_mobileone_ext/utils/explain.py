@@ -5,6 +5,7 @@ from faults of the code by type and text, and names the file that was read or
 written and the argument it came from, where the exception knows. None means
 that nothing outside is known to cause it: the traceback is then needed.
 """
+
 from __future__ import annotations
 
 import errno
@@ -28,9 +29,18 @@ _CONFIG_TYPES = ('.py', '.yaml', '.yml', '.json')
 _READERS = ('fromfile', '_file2dict', '_parse_lazy_import')
 #: How OpenMMLab's code answers a wrong key, file or option, and others a
 #: file that is damaged.
-_ANSWERS = (AssertionError, KeyError, TypeError, ValueError, EOFError,
-            yaml.YAMLError, json.JSONDecodeError, UnicodeError,
-            zipfile.BadZipFile, pickle.UnpicklingError)
+_ANSWERS = (
+    AssertionError,
+    KeyError,
+    TypeError,
+    ValueError,
+    EOFError,
+    yaml.YAMLError,
+    json.JSONDecodeError,
+    UnicodeError,
+    zipfile.BadZipFile,
+    pickle.UnpicklingError,
+)
 #: What an error of the operating system means, by its number.
 _SYSTEM = {
     errno.ENOENT: 'there is no such file or folder',
@@ -42,38 +52,62 @@ _SYSTEM = {
     errno.EPIPE: 'whoever read the output has stopped',
     errno.EROFS: 'the disk is read-only',
     errno.ENOSPC: 'the disk is full; what was being written is incomplete',
-    errno.EDQUOT: 'the quota of the disk is used up; what was being written '
-                  'is incomplete',
+    errno.EDQUOT: 'the quota of the disk is used up; what was being written is incomplete',
 }
-_MEMORY = re.compile(r"out of memory|can't allocate memory|not enough memory|"
-                     'Unable to allocate|Cannot allocate memory', re.I)
-_LABEL = ("a label of the data set is not among the classes of the model's "
-          'head; compare the number of class folders, or of classes in the '
-          'annotations, with model.head.num_classes')
+_MEMORY = re.compile(
+    r"out of memory|can't allocate memory|not enough memory|"
+    'Unable to allocate|Cannot allocate memory',
+    re.I,
+)
+_LABEL = (
+    "a label of the data set is not among the classes of the model's "
+    'head; compare the number of class folders, or of classes in the '
+    'annotations, with model.head.num_classes'
+)
 _SIZES = 'sizes of the network or of the data do not fit together'
 #: Text of an error of any type, and what it means.
-_TEXTS = tuple((re.compile(text), meaning) for text, meaning in (
-    (r'Target -?\d+ is out of bounds|Class values must be |'
-     r'index -?\d+ is out of bounds for dimension', _LABEL),
-    (r'Found \d+ files in subfolders|No valid data|num_samples=0|'
-     'need at least one array to concatenate', 'the data set is empty'),
-    (r'PytorchStreamWriter failed|unexpected pos \d+ vs \d+|'
-     'inline_container', 'a checkpoint could not be written whole; is the '
-     'disk full?'),
-    (r'DataLoader worker .*(exited|killed)|out of shared memory',
-     'a data loader worker was ended, as where memory or /dev/shm is short; '
-     'try fewer num_workers'),
-    (r"'(Config|ConfigDict)' object has no attribute",
-     'the config lacks a setting; was another config meant?'),
-    (r'size mismatch|shapes cannot be multiplied|Sizes of tensors must match|'
-     r'Given groups=|must match the size|each element in list of batch|'
-     r'stack expects each tensor|Expected more than 1 value per channel|'
-     r"Kernel size can't be greater|[Oo]utput size is too small", _SIZES),
-    (r'CUDA error|NVIDIA driver|not compiled with CUDA|No CUDA GPUs|NCCL',
-     'the GPU cannot be used as asked'),
-    (r'Caught \w+ in DataLoader worker', 'a sample cannot be read'),
-    (r'home directory', 'this user has no home directory; set HOME'),
-))
+_TEXTS = tuple(
+    (re.compile(text), meaning)
+    for text, meaning in (
+        (
+            r'Target -?\d+ is out of bounds|Class values must be |'
+            r'index -?\d+ is out of bounds for dimension',
+            _LABEL,
+        ),
+        (
+            r'Found \d+ files in subfolders|No valid data|num_samples=0|'
+            'need at least one array to concatenate',
+            'the data set is empty',
+        ),
+        (
+            r'PytorchStreamWriter failed|unexpected pos \d+ vs \d+|'
+            'inline_container',
+            'a checkpoint could not be written whole; is the disk full?',
+        ),
+        (
+            r'DataLoader worker .*(exited|killed)|out of shared memory',
+            'a data loader worker was ended, as where memory or /dev/shm is short; '
+            'try fewer num_workers',
+        ),
+        (
+            r"'(Config|ConfigDict)' object has no attribute",
+            'the config lacks a setting; was another config meant?',
+        ),
+        (
+            r'size mismatch|shapes cannot be multiplied|Sizes of tensors must match|'
+            r'Given groups=|must match the size|each element in list of batch|'
+            r'stack expects each tensor|Expected more than 1 value per channel|'
+            r"Kernel size can't be greater|[Oo]utput size is too small",
+            _SIZES,
+        ),
+        (
+            r'CUDA error|NVIDIA driver|not compiled with CUDA|No CUDA GPUs|NCCL',
+            'the GPU cannot be used as asked',
+        ),
+        (r'Caught \w+ in DataLoader worker', 'a sample cannot be read'),
+        (r'home directory', 'this user has no home directory; set HOME'),
+    )
+)
 #: What functions that write call the file.
 _FILE_NAMES = ('filename', 'filepath', 'path', 'target', 'made', 'f')
 _WORKER = re.compile(r'Caught \w+ in DataLoader worker process \d+')
@@ -81,6 +115,7 @@ _WORKER = re.compile(r'Caught \w+ in DataLoader worker process \d+')
 
 class Explanation(NamedTuple):
     """One line, and how surely it is no fault of the code."""
+
     line: str
     is_certain: bool
 
@@ -101,15 +136,14 @@ def is_out_of_memory(error: BaseException) -> bool:
     # torch.OutOfMemoryError is torch.cuda's in older versions.
     kinds = {kind.__name__ for kind in type(error).__mro__}
     return bool(kinds & {'MemoryError', 'OutOfMemoryError'}) or (
-        isinstance(error, (RuntimeError, OSError)) and
-        bool(_MEMORY.search(str(error))))
+        isinstance(error, (RuntimeError, OSError)) and bool(_MEMORY.search(str(error)))
+    )
 
 
 def where(error: BaseException) -> str:
     """File and line that raised, '' where unknown."""
     frames = traceback.extract_tb(error.__traceback__)
-    return f'{Path(frames[-1].filename).name}:{frames[-1].lineno}' \
-        if frames else ''
+    return f'{Path(frames[-1].filename).name}:{frames[-1].lineno}' if frames else ''
 
 
 def _install(error: Exception) -> Optional[str]:
@@ -127,8 +161,10 @@ def _config(error: Exception) -> Optional[str]:
     if isinstance(error, FileNotFoundError):
         return f'{given}: there is no such config'
     if Path(path).is_file() and _is_checkpoint(path):
-        return (f'{given} is a checkpoint, but a config is needed there '
-                f'({", ".join(_CONFIG_TYPES)}); are the two swapped?')
+        return (
+            f'{given} is a checkpoint, but a config is needed there '
+            f'({", ".join(_CONFIG_TYPES)}); are the two swapped?'
+        )
     if Path(path).suffix not in _CONFIG_TYPES:
         return f'{given} is no config; allowed: {", ".join(_CONFIG_TYPES)}'
     return f'{given} is not a readable config ({_named(error)})'
@@ -144,8 +180,10 @@ def _config_being_read(error: Exception) -> Optional[str]:
 
 
 def _is_reader(frame: FrameType) -> bool:
-    return (frame.f_code.co_name in _READERS and
-            frame.f_globals.get('__name__') == 'mmengine.config.config')
+    return (
+        frame.f_code.co_name in _READERS
+        and frame.f_globals.get('__name__') == 'mmengine.config.config'
+    )
 
 
 def _is_checkpoint(path: str) -> bool:
@@ -164,25 +202,24 @@ def _import(error: Exception) -> Optional[str]:
     if (error.name or '').startswith(__package__ + '.'):
         return None
     if 'petrel_client' in str(error):
-        urls = dict.fromkeys(
-            re.findall(r'\b[\w+]+://[^\s,\]]+', ' '.join(sys.argv)))
-        return (f'{", ".join(urls) or "a URL of another kind than http"}: '
-                'reading it needs petrel_client, which is not installed; '
-                'download the files and give their paths')
+        urls = dict.fromkeys(re.findall(r'\b[\w+]+://[^\s,\]]+', ' '.join(sys.argv)))
+        return (
+            f'{", ".join(urls) or "a URL of another kind than http"}: '
+            'reading it needs petrel_client, which is not installed; '
+            'download the files and give their paths'
+        )
     return import_advice(error)
 
 
 def _memory(error: Exception) -> Optional[str]:
     if is_out_of_memory(error):
-        return ('there is not enough memory; try a smaller batch, image or '
-                f'file ({_named(error)})')
+        return f'there is not enough memory; try a smaller batch, image or file ({_named(error)})'
     return None
 
 
 def _depth(error: Exception) -> Optional[str]:
     if isinstance(error, RecursionError):
-        return ('something that was given is nested too deep '
-                f'({_named(error)})')
+        return f'something that was given is nested too deep ({_named(error)})'
     return None
 
 
@@ -191,8 +228,8 @@ def _image(error: Exception) -> Optional[str]:
     module = type(error).__module__.partition('.')[0]
     text = _last(error)
     if module in ('PIL', 'cv2') or re.search(
-            'failed to load image|cannot identify image|image file is tr|'
-            'cv2.error', text):
+        'failed to load image|cannot identify image|image file is tr|cv2.error', text
+    ):
         return f'an image cannot be read ({text})'
     return None
 
@@ -206,8 +243,7 @@ def _system(error: Exception) -> Optional[str]:
         said = f'{meaning} ({_last(error)})' if meaning else _last(error)
         return f'{_file_in_use(error)}{said}'
     path = os.fsdecode(path) if isinstance(path, (str, bytes)) else str(path)
-    return (f'{path}{_argument(path)}: {meaning or error.strerror} '
-            f'({type(error).__name__})')
+    return f'{path}{_argument(path)}: {meaning or error.strerror} ({type(error).__name__})'
 
 
 def _text(error: Exception) -> Optional[str]:
@@ -242,9 +278,8 @@ def _last(error: Exception) -> str:
     if found is None:
         return _named(error)
     lines = text.splitlines()
-    last_frame = max((i for i, line in enumerate(lines)
-                      if line.startswith('  ')), default=-1)
-    return _one_line(' '.join(lines[last_frame + 1:]) or found.group())
+    last_frame = max((i for i, line in enumerate(lines) if line.startswith('  ')), default=-1)
+    return _one_line(' '.join(lines[last_frame + 1 :]) or found.group())
 
 
 def _named(error: Exception) -> str:
@@ -252,7 +287,7 @@ def _named(error: Exception) -> str:
 
 
 def _one_line(text: str) -> str:
-    text = ' '.join(text[:4 * _SHOWN].split())
+    text = ' '.join(text[: 4 * _SHOWN].split())
     return text if len(text) <= _SHOWN else f'{text[:_SHOWN]}...'
 
 

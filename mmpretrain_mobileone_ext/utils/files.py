@@ -8,6 +8,7 @@ The lock is on the folder itself, so that it leaves no file of its own:
 ``filelock`` would need one inside, and some of its versions make a folder
 that another process has just removed again.
 """
+
 from __future__ import annotations
 
 import contextlib
@@ -73,9 +74,9 @@ OLD = '.old'
 _RANDOM = '[0-9a-f]' * 32
 
 
-def write_whole(path: Path,
-                write: Callable[[Path], Any],
-                error: type[MobileOneExtError] = MobileOneExtError) -> Path:
+def write_whole(
+    path: Path, write: Callable[[Path], Any], error: type[MobileOneExtError] = MobileOneExtError
+) -> Path:
     """Let ``write`` make a file, then give it the name ``path``.
 
     The file is made in a :func:`workspace`, under its own name, because
@@ -104,9 +105,7 @@ def write_whole(path: Path,
 
 
 @contextlib.contextmanager
-def workspace(target: Path,
-              error: type[MobileOneExtError] = MobileOneExtError,
-              ) -> Iterator[Path]:
+def workspace(target: Path, error: type[MobileOneExtError] = MobileOneExtError) -> Iterator[Path]:
     """A hidden folder beside ``target``, removed however the block ends.
 
     Beside it, because a rename is atomic on one disk only. Folders that
@@ -146,8 +145,7 @@ def _flush(made: Path) -> None:
 def _claimed_folder(target: Path) -> tuple[Path, Optional[int]]:
     """A new folder and the lock that makes it ours."""
     while True:
-        folder = target.with_name(
-            f'.{target.name}.{uuid.uuid4().hex}.partial')
+        folder = target.with_name(f'.{target.name}.{uuid.uuid4().hex}.partial')
         folder.mkdir()
         try:
             lock = _claim(folder)
@@ -262,11 +260,13 @@ PathLike = Union[str, os.PathLike[str]]
 _PACKAGE = '.mlpackage'
 
 
-def check_apart(outputs: Mapping[str, Optional[PathLike]],
-                inputs: Mapping[str, Any],
-                error: type[MobileOneExtError] = MobileOneExtError,
-                package: str = '',
-                shared: Collection[str] = ()) -> None:
+def check_apart(
+    outputs: Mapping[str, Optional[PathLike]],
+    inputs: Mapping[str, Any],
+    error: type[MobileOneExtError] = MobileOneExtError,
+    package: str = '',
+    shared: Collection[str] = (),
+) -> None:
     """Refuse paths that do not stay apart, before any work is done.
 
     Args:
@@ -282,45 +282,45 @@ def check_apart(outputs: Mapping[str, Optional[PathLike]],
         MobileOneExtError: two outputs are the same or one lies in the other,
             an output is an input or holds it, or lies in a package.
     """
-    given = {name: _real(path) for name, path in outputs.items()
-             if path is not None}
+    given = {name: _real(path) for name, path in outputs.items() if path is not None}
     for (one, a), (other, b) in permutations(given.items(), 2):
         if a == b or (a in b.parents and one not in shared):
-            raise error(f'{one} is {a} and {other} is {b}; neither may be '
-                        'the other or lie in it')
+            raise error(f'{one} is {a} and {other} is {b}; neither may be the other or lie in it')
     for name, path in given.items():
         _check_package(name, path, name == package, error)
         for source, read in inputs.items():
             if isinstance(read, (str, os.PathLike)):
-                _check_input(name, path, source, _real(read), error,
-                             name in shared)
+                _check_input(name, path, source, _real(read), error, name in shared)
 
 
 def _real(path: PathLike) -> Path:
     try:
-        return Path(os.path.normcase(
-            os.path.realpath(Path(path).expanduser())))
+        return Path(os.path.normcase(os.path.realpath(Path(path).expanduser())))
     # A NUL, or no such user: whoever opens it says so.
     except (OSError, RuntimeError, ValueError):
         return Path(path)
 
 
-def _check_package(name: str, path: Path, may_be: bool,
-                   error: type[MobileOneExtError]) -> None:
+def _check_package(name: str, path: Path, may_be: bool, error: type[MobileOneExtError]) -> None:
     candidates = path.parents if may_be else (path, *path.parents)
     for folder in candidates:
         if folder.suffix == _PACKAGE:
-            raise error(f'{name} is {path}, but {folder.name} is a Core ML '
-                        'package; nothing else is written into one')
+            raise error(
+                f'{name} is {path}, but {folder.name} is a Core ML '
+                'package; nothing else is written into one'
+            )
 
 
-def _check_input(name: str, path: Path, source: str, read: Path,
-                 error: type[MobileOneExtError], shared: bool) -> None:
+def _check_input(
+    name: str, path: Path, source: str, read: Path, error: type[MobileOneExtError], shared: bool
+) -> None:
     # What does not exist is a name, not a file, or is refused when read.
     holds = path in read.parents and not shared
     if os.path.lexists(read) and (path == read or holds):
-        raise error(f'{name} is {path} and {source} is {read}; an output '
-                    'may neither replace nor hold what is read')
+        raise error(
+            f'{name} is {path} and {source} is {read}; an output '
+            'may neither replace nor hold what is read'
+        )
 
 
 def check_writable(path: Optional[Path]) -> None:
@@ -347,8 +347,7 @@ def check_folder(path: Optional[Path]) -> None:
     if path is None:
         return
     whole = path.absolute()
-    _try_to_write(next(p for p in (whole, *whole.parents) if p.exists()),
-                  path)
+    _try_to_write(next(p for p in (whole, *whole.parents) if p.exists()), path)
 
 
 def _try_to_write(folder: Path, given: Path) -> None:
@@ -356,8 +355,7 @@ def _try_to_write(folder: Path, given: Path) -> None:
         with tempfile.TemporaryFile(dir=folder):
             pass
     except OSError as error:
-        raise MobileOneExtError(f'{given} cannot be written: '
-                                f'{error.strerror}') from error
+        raise MobileOneExtError(f'{given} cannot be written: {error.strerror}') from error
 
 
 def write_json(path: Path, document: dict[str, Any]) -> Path:
@@ -389,8 +387,9 @@ def existing_file(path: PathLike) -> Path:
     if not file.exists():
         raise CheckpointError(f'{file}: no such checkpoint file')
     if not file.is_file():
-        raise CheckpointError(f'{file}: a checkpoint must be a file, but this '
-                              'is a directory or a device')
+        raise CheckpointError(
+            f'{file}: a checkpoint must be a file, but this is a directory or a device'
+        )
     if file.stat().st_size == 0:
         raise CheckpointError(f'{file}: the checkpoint file is empty')
     return file
@@ -418,11 +417,11 @@ def free_target(out: PathLike, source: PathLike, force: bool) -> Path:
     """
     target = Path(out).expanduser()
     if target.resolve() == Path(source).expanduser().resolve():
-        raise CheckpointError(f'{target}: the result would replace the '
-                              'training checkpoint or weights it is made from')
+        raise CheckpointError(
+            f'{target}: the result would replace the training checkpoint or weights it is made from'
+        )
     if target.exists() and not force:
-        raise CheckpointError(f'{target} exists already; give --force to '
-                              'replace it')
+        raise CheckpointError(f'{target} exists already; give --force to replace it')
     return target
 
 
@@ -435,10 +434,10 @@ def check_free(path: Path, force: bool) -> None:
     if not os.path.lexists(path):
         return
     if not force:
-        raise ExportError(f'{path} exists; give --force (force=True) to '
-                          'replace it')
+        raise ExportError(f'{path} exists; give --force (force=True) to replace it')
     is_package = path.is_dir() and (path / 'Manifest.json').is_file()
     fits = is_package if path.suffix == '.mlpackage' else path.is_file()
     if not fits and not path.is_symlink():
-        raise ExportError(f'{path} exists and is no {path.suffix}; it is not '
-                          'replaced even with --force')
+        raise ExportError(
+            f'{path} exists and is no {path.suffix}; it is not replaced even with --force'
+        )

@@ -1,4 +1,5 @@
 """The machine and the process that something runs in."""
+
 from __future__ import annotations
 
 import os
@@ -16,8 +17,15 @@ import torch
 
 from ..errors import SpecError
 
-_PACKAGES = ('torch', 'mmpretrain', 'mmengine', 'mmcv', 'mmcv-lite', 'timm',
-             'mmpretrain-mobileone-ext')
+_PACKAGES = (
+    'torch',
+    'mmpretrain',
+    'mmengine',
+    'mmcv',
+    'mmcv-lite',
+    'timm',
+    'mmpretrain-mobileone-ext',
+)
 
 
 def machine(device: str) -> dict[str, Any]:
@@ -30,7 +38,8 @@ def machine(device: str) -> dict[str, Any]:
         gpu=torch.cuda.get_device_name() if device == 'cuda' else None,
         system=platform.platform(),
         python=platform.python_version(),
-        versions=_versions())
+        versions=_versions(),
+    )
 
 
 def check_device(device: str) -> None:
@@ -56,12 +65,10 @@ def torch_threads(count: int) -> Iterator[None]:
 
 def _cpu_model() -> str:
     try:
-        lines = Path('/proc/cpuinfo').read_text(
-            'utf-8', errors='replace').splitlines()
+        lines = Path('/proc/cpuinfo').read_text('utf-8', errors='replace').splitlines()
     except OSError:
         lines = []
-    names = [x.split(':', 1)[1].strip() for x in lines
-             if x.startswith('model name')]
+    names = [x.split(':', 1)[1].strip() for x in lines if x.startswith('model name')]
     return names[0] if names else platform.processor() or platform.machine()
 
 

@@ -1,4 +1,5 @@
 """Compare two forms of one network, with named tolerances."""
+
 from __future__ import annotations
 
 import math
@@ -23,6 +24,7 @@ class Tolerance:
         min_agreement: least share of samples with the same top-1, 0 to 1;
             None where the outputs are no class scores.
     """
+
     name: str
     max_relative: float
     min_agreement: Optional[float] = None
@@ -63,8 +65,7 @@ def widened(tolerance: Tolerance, rounding: Optional[float]) -> Tolerance:
     """
     if rounding is None:
         return tolerance
-    own = min(_OWN_ROUNDING * rounding,
-              TOLERANCES['export-fp16'].max_relative)
+    own = min(_OWN_ROUNDING * rounding, TOLERANCES['export-fp16'].max_relative)
     return replace(tolerance, max_relative=max(tolerance.max_relative, own))
 
 
@@ -80,6 +81,7 @@ class Parity:
         top1_agreement: share of samples with the same argmax, or None.
         num_samples: samples compared.
     """
+
     max_abs: float
     relative: float
     psnr_db: float
@@ -93,14 +95,19 @@ class Parity:
     def failure(self, tolerance: Tolerance) -> Optional[str]:
         """Why ``tolerance`` is not met, or None."""
         if not self.relative <= tolerance.max_relative:
-            return (f'relative error {self.relative:.3g} exceeds '
-                    f'{tolerance.max_relative:.3g} (max abs '
-                    f'{self.max_abs:.3g})')
+            return (
+                f'relative error {self.relative:.3g} exceeds '
+                f'{tolerance.max_relative:.3g} (max abs '
+                f'{self.max_abs:.3g})'
+            )
         floor, found = tolerance.min_agreement, self.top1_agreement
         # One sample may always differ: it can be a tie.
-        if floor is not None and found is not None and \
-                round((1 - found) * self.num_samples) > \
-                max(1, math.floor((1 - floor) * self.num_samples)):
+        if (
+            floor is not None
+            and found is not None
+            and round((1 - found) * self.num_samples)
+            > max(1, math.floor((1 - floor) * self.num_samples))
+        ):
             return f'top-1 agreement {found:.4f} is below {floor:.4f}'
         return None
 
@@ -113,12 +120,11 @@ class Parity:
         reason = self.failure(tolerance)
         if reason is not None:
             raise ParityError(
-                f'{what}: {reason} on {self.num_samples} samples '
-                f'(tolerance {tolerance.name!r})')
+                f'{what}: {reason} on {self.num_samples} samples (tolerance {tolerance.name!r})'
+            )
 
 
-def fold_tolerance(dtype: torch.dtype,
-                   given: Union[float, Tolerance, None] = None) -> Tolerance:
+def fold_tolerance(dtype: torch.dtype, given: Union[float, Tolerance, None] = None) -> Tolerance:
     """The tolerance of a fold in ``dtype``, or the given one.
 
     Raises:
@@ -132,8 +138,7 @@ def fold_tolerance(dtype: torch.dtype,
     return TOLERANCES[f'fold-{str(dtype).split(".")[-1]}']
 
 
-def compare(reference: Any, candidate: Any, *,
-            classes: bool = False) -> Parity:
+def compare(reference: Any, candidate: Any, *, classes: bool = False) -> Parity:
     """Compare two outputs of the same structure.
 
     Args:
@@ -146,13 +151,11 @@ def compare(reference: Any, candidate: Any, *,
         ParityError: structures or shapes differ.
     """
     named = _tensors(reference), _tensors(candidate)
-    shapes = [
-        ', '.join(f'{name}{tuple(t.shape)}' for name, t in found)
-        for found in named
-    ]
+    shapes = [', '.join(f'{name}{tuple(t.shape)}' for name, t in found) for found in named]
     if shapes[0] != shapes[1] or not shapes[0]:
-        raise ParityError(f'outputs differ in shape: {shapes[0] or "none"} '
-                          f'against {shapes[1] or "none"}')
+        raise ParityError(
+            f'outputs differ in shape: {shapes[0] or "none"} against {shapes[1] or "none"}'
+        )
     a, b = ([t for _, t in found] for found in named)
     left = torch.cat([t.reshape(-1) for t in a])
     right = torch.cat([t.reshape(-1) for t in b])
@@ -166,7 +169,8 @@ def compare(reference: Any, candidate: Any, *,
         relative=relative,
         psnr_db=_psnr(left, error),
         top1_agreement=_agreement(a[0], b[0]) if classes else None,
-        num_samples=a[0].shape[0] if a[0].dim() else 1)
+        num_samples=a[0].shape[0] if a[0].dim() else 1,
+    )
 
 
 def _psnr(reference: Tensor, error: Tensor) -> float:
@@ -200,8 +204,7 @@ def _tensors(output: Any, name: str = '') -> list[tuple[str, Tensor]]:
 Outputs = Union[Tensor, Sequence[Tensor], Mapping[str, Tensor]]
 
 
-def worst(reference: Outputs, candidate: Outputs, *,
-          classes: bool = False) -> Parity:
+def worst(reference: Outputs, candidate: Outputs, *, classes: bool = False) -> Parity:
     """Compare each output alone; every figure is that of the worst.
 
     Feature maps differ in magnitude by orders: taken together, the largest
@@ -217,17 +220,16 @@ def worst(reference: Outputs, candidate: Outputs, *,
     """
     wanted, found = _named(reference), _named(candidate)
     if not wanted or list(wanted) != list(found):
-        raise ParityError(f'outputs differ: {_names(wanted)} against '
-                          f'{_names(found)}')
+        raise ParityError(f'outputs differ: {_names(wanted)} against {_names(found)}')
     each = [compare(wanted[k], found[k], classes=classes) for k in wanted]
-    agreements = [p.top1_agreement for p in each
-                  if p.top1_agreement is not None]
+    agreements = [p.top1_agreement for p in each if p.top1_agreement is not None]
     return Parity(
         max_abs=_largest([p.max_abs for p in each]),
         relative=_largest([p.relative for p in each]),
         psnr_db=min(p.psnr_db for p in each),
         top1_agreement=min(agreements, default=None),
-        num_samples=each[0].num_samples)
+        num_samples=each[0].num_samples,
+    )
 
 
 def _named(outputs: Any) -> dict[str, Tensor]:

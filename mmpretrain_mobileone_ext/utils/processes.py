@@ -10,6 +10,7 @@ compilers and whatever else the child started.
 Standard library only, and nothing of the package: ``doctor`` loads this file
 where the package cannot be imported.
 """
+
 from __future__ import annotations
 
 import contextlib
@@ -49,8 +50,7 @@ class ChildProcess(subprocess.Popen):
         line, end = os.pipe()
         self._line = os.fdopen(end, 'wb', buffering=0)
         try:
-            super().__init__([*guard, *command], stdin=line,
-                             start_new_session=True, **options)
+            super().__init__([*guard, *command], stdin=line, start_new_session=True, **options)
         except BaseException:
             self._line.close()
             raise
@@ -80,8 +80,9 @@ class ChildProcess(subprocess.Popen):
             self.kill()
 
 
-def run_child(command: Sequence[str], seconds: Optional[float] = None,
-              **options: Any) -> subprocess.CompletedProcess:
+def run_child(
+    command: Sequence[str], seconds: Optional[float] = None, **options: Any
+) -> subprocess.CompletedProcess:
     """Run a command to its end; what it prints is captured as text.
 
     Args:
@@ -92,8 +93,14 @@ def run_child(command: Sequence[str], seconds: Optional[float] = None,
     Raises:
         subprocess.TimeoutExpired: it took longer.
     """
-    with ChildProcess(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-                      encoding='utf-8', errors='replace', **options) as child:
+    with ChildProcess(
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        encoding='utf-8',
+        errors='replace',
+        **options,
+    ) as child:
         out, err = child.communicate(timeout=seconds)
     return subprocess.CompletedProcess(command, child.returncode, out, err)
 
@@ -103,15 +110,14 @@ def _guard(command: List[str]) -> int:
     # Ignored where the parent runs in a shell's background, and inherited.
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     try:
-        child = subprocess.Popen(command, stdin=subprocess.DEVNULL,
-                                 start_new_session=True)
+        child = subprocess.Popen(command, stdin=subprocess.DEVNULL, start_new_session=True)
     except OSError as error:
         print(f'error: cannot run {command[0]}: {error}', file=sys.stderr)
         return _NOT_STARTED
     for name in _ENDINGS:
         if hasattr(signal, name):
             signal.signal(getattr(signal, name), lambda *_: _end(child))
-    threading.Thread(target=_follow_line, args=(child, ), daemon=True).start()
+    threading.Thread(target=_follow_line, args=(child,), daemon=True).start()
     code = child.wait()
     _end_rest(child)
     return code
@@ -127,8 +133,9 @@ def _end(child: subprocess.Popen) -> None:
     if os.name == 'posix':
         _send(child, signal.SIGKILL)
     elif child.poll() is None:
-        subprocess.run(['taskkill', '/T', '/F', '/PID', str(child.pid)],
-                       capture_output=True, check=False)
+        subprocess.run(
+            ['taskkill', '/T', '/F', '/PID', str(child.pid)], capture_output=True, check=False
+        )
 
 
 def _end_rest(child: subprocess.Popen) -> None:

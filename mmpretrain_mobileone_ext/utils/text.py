@@ -5,6 +5,7 @@ may mean no good, or who just like brackets. Whoever puts such text into a
 terminal, a table, a picture or a command does it through this module;
 configs have :mod:`config_text`, Swift has ``coreml.swift.literals``.
 """
+
 from __future__ import annotations
 
 import csv
@@ -44,8 +45,7 @@ _JOINERS = '\u200c\u200d'
 #: What a spreadsheet takes for the beginning of a formula, and the forms of
 #: them that Japanese ones take for the same.
 _FORMULA = ('=', '+', '-', '@', '\uff1d', '\uff0b', '\uff0d', '\uff20')
-_MARKDOWN = re.compile(
-    r'[\\`*\[\]<>|~$&]|(?<![^\W_])_|_(?![^\W_])|:(?=//)')
+_MARKDOWN = re.compile(r'[\\`*\[\]<>|~$&]|(?<![^\W_])_|_(?![^\W_])|:(?=//)')
 _PLAIN_CODE = re.compile(r"[\w ./,:;+=()\[\]'#%@-]+", re.ASCII)
 
 
@@ -60,9 +60,11 @@ def shown(text: Any, keep: str = '') -> str:
     if line.isprintable():
         return line
     return ''.join(
-        c if c in keep or c in _JOINERS
-        or unicodedata.category(c) not in _INVISIBLE
-        else c.encode('unicode_escape').decode() for c in line)
+        c
+        if c in keep or c in _JOINERS or unicodedata.category(c) not in _INVISIBLE
+        else c.encode('unicode_escape').decode()
+        for c in line
+    )
 
 
 class PlainConsole(Console):
@@ -96,8 +98,7 @@ def csv_text(rows: Iterable[Sequence[Any]]) -> str:
     quote, as OWASP advises.
     """
     text = io.StringIO()
-    csv.writer(text).writerows(
-        [_csv_cell(value) for value in row] for row in rows)
+    csv.writer(text).writerows([_csv_cell(value) for value in row] for row in rows)
     return text.getvalue()
 
 
@@ -119,9 +120,11 @@ def markdown_code(text: Any) -> str:
     if _PLAIN_CODE.fullmatch(line) and line == line.strip():
         return f'`{line}`'
     # References to characters are never syntax, in tables neither.
-    return '<code>' + ''.join(
-        f'&#{ord(c)};' if c in string.punctuation or c == ' ' else c
-        for c in line) + '</code>'
+    return (
+        '<code>'
+        + ''.join(f'&#{ord(c)};' if c in string.punctuation or c == ' ' else c for c in line)
+        + '</code>'
+    )
 
 
 def plot_label(text: Any) -> str:
@@ -138,16 +141,19 @@ def shell_word(text: Any) -> str:
     word = str(text)
     if shown(word) == word:
         return shlex.quote(word)
-    quoted = word.replace('\\', r'\\').replace("'", r"\'")
-    return "$'" + ''.join(
-        c if shown(c) == c else ''.join(map(r'\{:03o}'.format, _octets(c)))
-        for c in quoted) + "'"
+    quoted = word.replace('\\', r'\\').replace("'", r'\'')
+    return (
+        "$'"
+        + ''.join(
+            c if shown(c) == c else ''.join(map(r'\{:03o}'.format, _octets(c))) for c in quoted
+        )
+        + "'"
+    )
 
 
 def _octets(character: str) -> bytes:
     """As in the name of a file, where a byte may be no Unicode."""
-    errors = 'surrogateescape' if '\udc80' <= character <= '\udcff' else \
-        'surrogatepass'
+    errors = 'surrogateescape' if '\udc80' <= character <= '\udcff' else 'surrogatepass'
     return character.encode('utf-8', errors)
 
 
@@ -166,8 +172,7 @@ def percent(value: Optional[float]) -> str:
     return DASH if value is None else f'{value:.2f}'
 
 
-def interval_of(value: Optional[float],
-                images: int) -> Optional[tuple[float, float]]:
+def interval_of(value: Optional[float], images: int) -> Optional[tuple[float, float]]:
     """Wilson's interval of a share of images; None without a share.
 
     Args:
@@ -219,14 +224,25 @@ def confidence() -> str:
     return f'{100 * CONFIDENCE:g}{NBSP}%'
 
 
-__all__ = ['DASH', 'MINUS', 'NBSP', 'TIMES', 'count', 'decibel', 'magnitude',
-           'percent', 'points', 'size', 'small', 'times']
+__all__ = [
+    'DASH',
+    'MINUS',
+    'NBSP',
+    'TIMES',
+    'count',
+    'decibel',
+    'magnitude',
+    'percent',
+    'points',
+    'size',
+    'small',
+    'times',
+]
 
 
 def points(value: Optional[float]) -> str:
     """Percentage points, with a true minus and none before zero."""
-    return DASH if value is None else \
-        f'{round(value, 2) + 0.0:.2f}'.replace('-', MINUS)
+    return DASH if value is None else f'{round(value, 2) + 0.0:.2f}'.replace('-', MINUS)
 
 
 def decibel(value: Optional[float]) -> str:
@@ -264,24 +280,22 @@ class Steps:
     """
 
     def __init__(self, show: bool):
-        self._console = PlainConsole(
-            stderr=True, quiet=not show, highlight=False)
+        self._console = PlainConsole(stderr=True, quiet=not show, highlight=False)
 
     @contextmanager
-    def step(self, title: str,
-             total: Optional[int] = None) -> Iterator[Callable[[int], None]]:
+    def step(self, title: str, total: Optional[int] = None) -> Iterator[Callable[[int], None]]:
         """Run a block as one step; yields a function to advance a count."""
-        columns = [SpinnerColumn(),
-                   TextColumn('{task.description}', markup=False)]
+        columns = [SpinnerColumn(), TextColumn('{task.description}', markup=False)]
         if total is not None:
             columns += [BarColumn(), MofNCompleteColumn()]
         start = time.monotonic()
         with Progress(
-                *columns,
-                TimeElapsedColumn(),
-                console=self._console,
-                transient=True,
-                disable=not self._console.is_terminal) as bar:
+            *columns,
+            TimeElapsedColumn(),
+            console=self._console,
+            transient=True,
+            disable=not self._console.is_terminal,
+        ) as bar:
             task = bar.add_task(shown(title), total=total)
             yield lambda count: bar.advance(task, count)
         self._console.print(f'{title}: {time.monotonic() - start:.1f} s')

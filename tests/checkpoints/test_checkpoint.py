@@ -11,10 +11,7 @@ import torch
 
 from mmpretrain_mobileone_ext.checkpoints import load as checkpoint
 from mmpretrain_mobileone_ext.checkpoints.deploy_file import provenance
-from mmpretrain_mobileone_ext.checkpoints.load import (
-    load_checkpoint_file,
-    save_checkpoint_atomic,
-)
+from mmpretrain_mobileone_ext.checkpoints.load import load_checkpoint_file, save_checkpoint_atomic
 from mmpretrain_mobileone_ext.errors import CheckpointError
 from mmpretrain_mobileone_ext.utils import files as atomic_file
 from mmpretrain_mobileone_ext.utils.files import file_sha256
@@ -23,7 +20,7 @@ PNG = b'\x89PNG\r\n\x1a\n' + bytes(64)
 
 
 def weights():
-    return OrderedDict(w=torch.arange(300.), b=torch.ones(2))
+    return OrderedDict(w=torch.arange(300.0), b=torch.ones(2))
 
 
 def saved(tmp_path, value, **options):
@@ -44,16 +41,23 @@ def failure(path):
 @pytest.mark.parametrize('is_zip', [True, False])
 @pytest.mark.parametrize('kind', [str, Path])
 def test_load(tmp_path, is_zip, kind):
-    path = saved(tmp_path, {'state_dict': weights(), 'meta': {'epoch': 3}},
-                 _use_new_zipfile_serialization=is_zip)
+    path = saved(
+        tmp_path,
+        {'state_dict': weights(), 'meta': {'epoch': 3}},
+        _use_new_zipfile_serialization=is_zip,
+    )
     got = load_checkpoint_file(kind(path))
     assert got['meta'] == {'epoch': 3}
-    assert torch.equal(got['state_dict']['w'], torch.arange(300.))
+    assert torch.equal(got['state_dict']['w'], torch.arange(300.0))
 
 
-@pytest.mark.parametrize('error', [
-    MemoryError(), RuntimeError("DefaultCPUAllocator: can't allocate memory: "
-                                'you tried to allocate 8 bytes')])
+@pytest.mark.parametrize(
+    'error',
+    [
+        MemoryError(),
+        RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 8 bytes"),
+    ],
+)
 def test_too_little_memory_is_no_damage(tmp_path, monkeypatch, error):
     def load(*args):
         raise error
@@ -79,14 +83,17 @@ def test_map_location(tmp_path):
     assert got['w'].device.type == 'cpu'
 
 
-@pytest.mark.parametrize(('content', 'says'), [
-    (b'', 'is empty'),
-    (b'model = dict()\n', 'not a readable checkpoint'),
-    (b'PK\x03\x04', 'not a readable checkpoint'),
-    (b'\x80\x02', 'not a readable checkpoint'),
-    (PNG, 'not a readable checkpoint'),
-    (bytes(1000), 'not a readable checkpoint'),
-])
+@pytest.mark.parametrize(
+    ('content', 'says'),
+    [
+        (b'', 'is empty'),
+        (b'model = dict()\n', 'not a readable checkpoint'),
+        (b'PK\x03\x04', 'not a readable checkpoint'),
+        (b'\x80\x02', 'not a readable checkpoint'),
+        (PNG, 'not a readable checkpoint'),
+        (bytes(1000), 'not a readable checkpoint'),
+    ],
+)
 def test_bytes_that_are_no_checkpoint(tmp_path, content, says):
     path = tmp_path / 'a.pth'
     path.write_bytes(content)
@@ -101,27 +108,29 @@ def test_missing_file_and_folder(tmp_path):
 @pytest.mark.parametrize('is_zip', [True, False])
 @pytest.mark.parametrize('part', [0.001, 0.1, 0.5, 0.9, 0.999])
 def test_truncated_file(tmp_path, is_zip, part):
-    path = saved(tmp_path, {'state_dict': weights()},
-                 _use_new_zipfile_serialization=is_zip)
+    path = saved(tmp_path, {'state_dict': weights()}, _use_new_zipfile_serialization=is_zip)
     data = path.read_bytes()
-    path.write_bytes(data[:max(1, int(len(data) * part))])
+    path.write_bytes(data[: max(1, int(len(data) * part))])
     failure(path)
 
 
-@pytest.mark.parametrize(('value', 'says'), [
-    ([1, 2], 'holds a list'),
-    (torch.ones(2), 'holds a Tensor'),
-    ({}, 'it is empty'),
-    ({'state_dict': {}}, "'state_dict' must be a dict of tensors"),
-    ({'state_dict': [torch.ones(1)]}, 'is a list'),
-    ({'state_dict': {'w': torch.ones(1), 'n': 'text'}}, "'n' (str)"),
-    ({'state_dict': {'w': torch.ones(1), 'a': np.ones(1)}}, "'a' (ndarray)"),
-    ({'state_dict': {1: torch.ones(1)}}, "1 (Tensor)"),
-    ({'net': {'w': torch.ones(1)}, 'epoch': 1}, "'net' (dict)"),
-    ({'state_dict': {str(i): i for i in range(9)}}, 'and 4 more'),
-    ({'state_dict': weights(), 'meta': [1]}, "'meta' must be a dict"),
-    ({'state_dict': weights(), 'message_hub': 1}, "'message_hub' must be"),
-])
+@pytest.mark.parametrize(
+    ('value', 'says'),
+    [
+        ([1, 2], 'holds a list'),
+        (torch.ones(2), 'holds a Tensor'),
+        ({}, 'it is empty'),
+        ({'state_dict': {}}, "'state_dict' must be a dict of tensors"),
+        ({'state_dict': [torch.ones(1)]}, 'is a list'),
+        ({'state_dict': {'w': torch.ones(1), 'n': 'text'}}, "'n' (str)"),
+        ({'state_dict': {'w': torch.ones(1), 'a': np.ones(1)}}, "'a' (ndarray)"),
+        ({'state_dict': {1: torch.ones(1)}}, '1 (Tensor)'),
+        ({'net': {'w': torch.ones(1)}, 'epoch': 1}, "'net' (dict)"),
+        ({'state_dict': {str(i): i for i in range(9)}}, 'and 4 more'),
+        ({'state_dict': weights(), 'meta': [1]}, "'meta' must be a dict"),
+        ({'state_dict': weights(), 'message_hub': 1}, "'message_hub' must be"),
+    ],
+)
 def test_contents_that_are_no_checkpoint(tmp_path, value, says):
     assert says in failure(saved(tmp_path, value))
 
@@ -134,10 +143,12 @@ def test_torch_load_has_no_say(tmp_path, monkeypatch):
 
 
 def disarmed(tmp_path, info=None, **meta):
-    hub = {'log_scalars': {}, 'runtime_info': info or {},
-           'resumed_keys': dict.fromkeys(info or {}, True)}
-    path = saved(tmp_path, {'state_dict': weights(), 'meta': meta,
-                            'message_hub': hub})
+    hub = {
+        'log_scalars': {},
+        'runtime_info': info or {},
+        'resumed_keys': dict.fromkeys(info or {}, True),
+    }
+    path = saved(tmp_path, {'state_dict': weights(), 'meta': meta, 'message_hub': hub})
     return load_checkpoint_file(path)
 
 
@@ -149,10 +160,10 @@ def test_config_text_is_kept_where_nothing_runs_it(tmp_path, key):
     assert got['message_hub']['resumed_keys'] == {'seed': True}
 
 
-@pytest.mark.parametrize(('value', 'is_kept'), [
-    ([1, 2], True), (['../x'], False), ([True], False), ((1, 2), False)])
-def test_numbers_of_checkpoints_that_a_resumed_run_would_delete(
-        tmp_path, value, is_kept):
+@pytest.mark.parametrize(
+    ('value', 'is_kept'), [([1, 2], True), (['../x'], False), ([True], False), ((1, 2), False)]
+)
+def test_numbers_of_checkpoints_that_a_resumed_run_would_delete(tmp_path, value, is_kept):
     got = disarmed(tmp_path, {'keep_ckpt_ids': value})['message_hub']
     assert ('keep_ckpt_ids' in got['runtime_info']) == is_kept
     assert ('keep_ckpt_ids' in got['resumed_keys']) == is_kept
@@ -184,15 +195,14 @@ NAMED = [
 ]
 
 
-@pytest.mark.parametrize(('key', 'value', 'meant'), NAMED,
-                         ids=[f'{k}-{v!s:.40}' for k, v, _ in NAMED])
-def test_of_a_path_only_the_name_of_a_file_beside_is_believed(
-        tmp_path, key, value, meant):
+@pytest.mark.parametrize(
+    ('key', 'value', 'meant'), NAMED, ids=[f'{k}-{v!s:.40}' for k, v, _ in NAMED]
+)
+def test_of_a_path_only_the_name_of_a_file_beside_is_believed(tmp_path, key, value, meant):
     folder, outside = tmp_path / 'run', tmp_path / 'outside.pth'
     (folder / 'sub').mkdir(parents=True)
     (folder / 'best_folder.pth').mkdir()
-    for file in (folder / BEST, folder / 'epoch_1.pth', outside,
-                 folder / 'sub/best_elsewhere.pth'):
+    for file in (folder / BEST, folder / 'epoch_1.pth', outside, folder / 'sub/best_elsewhere.pth'):
         file.write_bytes(b'kept')
     (folder / 'best_link.pth').symlink_to(outside)
     if isinstance(value, str):
@@ -217,8 +227,7 @@ def test_sha256(tmp_path):
 def test_save(tmp_path):
     path = tmp_path / 'new' / 'a.pth'
     assert save_checkpoint_atomic({'state_dict': weights()}, path) == path
-    assert torch.equal(
-        load_checkpoint_file(path)['state_dict']['b'], torch.ones(2))
+    assert torch.equal(load_checkpoint_file(path)['state_dict']['b'], torch.ones(2))
     assert os.listdir(path.parent) == ['a.pth']
 
 
@@ -263,8 +272,7 @@ def test_a_disk_that_is_full_before_the_end_of_the_zip_file(tmp_path, limit):
 def test_what_torch_cannot_save_is_no_full_disk(tmp_path):
     shared = torch.zeros(4)
     with pytest.raises(RuntimeError, match='same data as different types'):
-        save_checkpoint_atomic(
-            {'a': shared, 'b': shared.view(torch.int32)}, tmp_path / 'a.pth')
+        save_checkpoint_atomic({'a': shared, 'b': shared.view(torch.int32)}, tmp_path / 'a.pth')
     assert os.listdir(tmp_path) == []
 
 
@@ -277,25 +285,34 @@ def test_save_into_a_file_is_refused(tmp_path):
 def test_provenance_is_plain_and_loads_back(tmp_path):
     source = saved(tmp_path, weights())
     meta = provenance(
-        source, 'model = dict()',
-        {'atol': 1e-5, 'max_abs': torch.tensor(2.), 'n': np.int64(3),
-         'ok': True, 'per_batch': (np.float32(0.5), None)})
-    path = save_checkpoint_atomic({'state_dict': weights(), 'meta': meta},
-                                  tmp_path / 'b.pth')
+        source,
+        'model = dict()',
+        {
+            'atol': 1e-5,
+            'max_abs': torch.tensor(2.0),
+            'n': np.int64(3),
+            'ok': True,
+            'per_batch': (np.float32(0.5), None),
+        },
+    )
+    path = save_checkpoint_atomic({'state_dict': weights(), 'meta': meta}, tmp_path / 'b.pth')
     assert load_checkpoint_file(path)['meta'] == meta
     assert meta['source_file'] == 'a.pth'
     assert meta['source_sha256'] == file_sha256(source)
     assert meta['config_text'] == 'model = dict()'
-    assert meta['parity'] == {'atol': 1e-5, 'max_abs': 2., 'n': 3, 'ok': True,
-                              'per_batch': [0.5, None]}
+    assert meta['parity'] == {
+        'atol': 1e-5,
+        'max_abs': 2.0,
+        'n': 3,
+        'ok': True,
+        'per_batch': [0.5, None],
+    }
     assert type(meta['versions']['torch']) is str
-    assert set(meta['versions']) == {'mmpretrain_mobileone_ext', 'torch',
-                                     'mmengine', 'mmpretrain'}
-    assert re.fullmatch(r'\d{4}(-\d\d){2}T\d\d:\d\d:\d\d\+00:00',
-                        meta['created'])
+    assert set(meta['versions']) == {'mmpretrain_mobileone_ext', 'torch', 'mmengine', 'mmpretrain'}
+    assert re.fullmatch(r'\d{4}(-\d\d){2}T\d\d:\d\d:\d\d\+00:00', meta['created'])
 
 
 def test_provenance_refuses_what_is_not_plain():
-    with pytest.raises(CheckpointError, match=r"parity\.figures\[0\]"):
+    with pytest.raises(CheckpointError, match=r'parity\.figures\[0\]'):
         provenance(parity={'figures': [torch.ones(2)]})
     assert 'source_file' not in provenance()

@@ -1,4 +1,5 @@
 """Names of classes, compared: order, subsets, Unicode forms, wrappers."""
+
 import unicodedata
 from types import SimpleNamespace
 
@@ -25,25 +26,37 @@ def consistent(*names):
     check_consistent(lists(*names), ClassNamesError)
 
 
-@pytest.mark.parametrize('names', [
-    [], ['abc'], ['abc', 'abc'],
-    [('tench', 'fish', 'shark'), WORDNET],
-    [('crane', 'x', 'crane'), ('crane', 'x', 'crane')],
-    [('crane', 'x', 'crane'), ('bird', 'x', 'crane')],
-    [('T-shirt', 'bag'), ('tee', 'bag')],
-    [(unicodedata.normalize('NFC', 'crème'), 'eclair'),
-     (unicodedata.normalize('NFD', 'crème'), 'eclair')]])
+@pytest.mark.parametrize(
+    'names',
+    [
+        [],
+        ['abc'],
+        ['abc', 'abc'],
+        [('tench', 'fish', 'shark'), WORDNET],
+        [('crane', 'x', 'crane'), ('crane', 'x', 'crane')],
+        [('crane', 'x', 'crane'), ('bird', 'x', 'crane')],
+        [('T-shirt', 'bag'), ('tee', 'bag')],
+        [
+            (unicodedata.normalize('NFC', 'crème'), 'eclair'),
+            (unicodedata.normalize('NFD', 'crème'), 'eclair'),
+        ],
+    ],
+)
 def test_what_agrees(names):
     consistent(*names)
 
 
-@pytest.mark.parametrize(('names', 'said'), [
-    (['abc', 'acb'], "the same names in another order; 'b' is label 1 there"),
-    (['abc', 'ab'], "'c' missing in list 1"),
-    (['bc', 'abc'], "'a' missing in list 0; 'b' is label 0"),
-    (['abc', 'bcd'], 'the same name for different labels'),
-    (['abc', 'xyz', 'cba'], 'another order'),
-    ([('crane', 'x', 'crane'), ('x', 'crane', 'y')], 'different labels')])
+@pytest.mark.parametrize(
+    ('names', 'said'),
+    [
+        (['abc', 'acb'], "the same names in another order; 'b' is label 1 there"),
+        (['abc', 'ab'], "'c' missing in list 1"),
+        (['bc', 'abc'], "'a' missing in list 0; 'b' is label 0"),
+        (['abc', 'bcd'], 'the same name for different labels'),
+        (['abc', 'xyz', 'cba'], 'another order'),
+        ([('crane', 'x', 'crane'), ('x', 'crane', 'y')], 'different labels'),
+    ],
+)
 def test_what_does_not(names, said):
     with pytest.raises(ClassNamesError) as caught:
         consistent(*names)
@@ -61,9 +74,9 @@ def test_folders_sorted_by_another_form_are_in_another_order():
         consistent(composed, apart)
 
 
-@pytest.mark.parametrize('pair', [
-    ('caf\u00e9', 'cafe\u0301'), ('\u212b', '\u00c5'),
-    ('\uac00', '\u1100\u1161')])
+@pytest.mark.parametrize(
+    'pair', [('caf\u00e9', 'cafe\u0301'), ('\u212b', '\u00c5'), ('\uac00', '\u1100\u1161')]
+)
 def test_two_forms_of_one_name_are_no_two_classes(pair):
     with pytest.raises(ClassNamesError, match='two Unicode forms') as caught:
         consistent(('dog', *pair))
@@ -83,11 +96,20 @@ def test_names_cannot_write_on_the_terminal():
     assert '\x1b' not in str(caught.value)
 
 
-@pytest.mark.parametrize(('one', 'other', 'wanted'), [
-    ('abc', 'abc', False), ('abc', 'cab', False), ('abc', 'abd', True),
-    ('abc', 'xyz', True), ('abc', 'ab', True), (WORDNET, 'abc', False),
-    (WORDNET, 'ab', True), (WORDNET, (*WORDNET[:2], 'n99999999'), True),
-    ('0123', 'abcd', True)])
+@pytest.mark.parametrize(
+    ('one', 'other', 'wanted'),
+    [
+        ('abc', 'abc', False),
+        ('abc', 'cab', False),
+        ('abc', 'abd', True),
+        ('abc', 'xyz', True),
+        ('abc', 'ab', True),
+        (WORDNET, 'abc', False),
+        (WORDNET, 'ab', True),
+        (WORDNET, (*WORDNET[:2], 'n99999999'), True),
+        ('0123', 'abcd', True),
+    ],
+)
 def test_other_classes(one, other, wanted):
     assert are_other_classes(tuple(one), tuple(other)) is wanted
     assert are_other_classes(tuple(other), tuple(one)) is wanted
@@ -106,8 +128,7 @@ def test_a_network_is_not_judged_by_classes_it_does_not_know():
 
 def test_where_a_checkpoint_keeps_its_names():
     assert checkpoint_names(dict(CLASSES=['a', 'b'])) == ('a', 'b')
-    assert checkpoint_names(dict(dataset_meta=dict(classes=('a', )))) == \
-        ('a', )
+    assert checkpoint_names(dict(dataset_meta=dict(classes=('a',)))) == ('a',)
     for meta in (None, {}, dict(CLASSES=10), dict(dataset_meta=None)):
         assert checkpoint_names(meta) is None
 
@@ -115,14 +136,12 @@ def test_where_a_checkpoint_keeps_its_names():
 def test_names_inside_wrappers():
     def split(classes, folders):
         return SimpleNamespace(
-            metainfo=dict(classes=classes),
-            folder_to_idx={f: i for i, f in enumerate(folders)})
-    repeated = SimpleNamespace(dataset=split('ab', 'xy'),
-                               metainfo=dict(classes='ab'))
-    joined = SimpleNamespace(
-        datasets=[repeated, split(('p', 'q'), ('q', 'p'))])
+            metainfo=dict(classes=classes), folder_to_idx={f: i for i, f in enumerate(folders)}
+        )
+
+    repeated = SimpleNamespace(dataset=split('ab', 'xy'), metainfo=dict(classes='ab'))
+    joined = SimpleNamespace(datasets=[repeated, split(('p', 'q'), ('q', 'p'))])
     found = data_set_names(joined, 'the split')
-    assert [n.names for n in found] == [
-        ('x', 'y'), ('p', 'q'), ('q', 'p')]
+    assert [n.names for n in found] == [('x', 'y'), ('p', 'q'), ('q', 'p')]
     assert [n.are_folders for n in found] == [True, False, True]
     assert data_set_names(object(), 'the split') == []

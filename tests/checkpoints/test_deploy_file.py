@@ -1,4 +1,5 @@
 """Writing a deploy file from a checkpoint file, without a run."""
+
 import copy
 
 import pytest
@@ -9,10 +10,7 @@ from mmpretrain.registry import MODELS
 
 import mmpretrain_mobileone_ext.models.deploy as switch
 from mmpretrain_mobileone_ext import switch_to_deploy
-from mmpretrain_mobileone_ext.checkpoints.deploy_file import (
-    deploy_path,
-    write_deploy_file,
-)
+from mmpretrain_mobileone_ext.checkpoints.deploy_file import deploy_path, write_deploy_file
 from mmpretrain_mobileone_ext.checkpoints.load import load_checkpoint_file
 from mmpretrain_mobileone_ext.errors import CheckpointError, ParityError
 from mmpretrain_mobileone_ext.utils.files import file_sha256
@@ -46,18 +44,28 @@ def saved(tmp_path):
     """A model, and a checkpoint of other weights that fits it."""
     source = randomize_norms(classifier(), seed=7)
     path = tmp_path / 'epoch_3.pth'
-    save_checkpoint(dict(
-        state_dict=source.state_dict(), optimizer=dict(state={}),
-        ema_state_dict=dict(steps=torch.zeros(1)),
-        message_hub=dict(runtime_info=dict(iter=3)),
-        meta=dict(epoch=3, cfg='model = 1', experiment_name='secret',
-                  dataset_meta=dict(classes=('a', 'b', 'c')))), str(path))
+    save_checkpoint(
+        dict(
+            state_dict=source.state_dict(),
+            optimizer=dict(state={}),
+            ema_state_dict=dict(steps=torch.zeros(1)),
+            message_hub=dict(runtime_info=dict(iter=3)),
+            meta=dict(
+                epoch=3,
+                cfg='model = 1',
+                experiment_name='secret',
+                dataset_meta=dict(classes=('a', 'b', 'c')),
+            ),
+        ),
+        str(path),
+    )
     return classifier(), source, path
 
 
 def test_the_path_is_beside_the_checkpoint(tmp_path):
     assert deploy_path(tmp_path / 'best_top1_epoch_3.pth') == (
-        tmp_path / 'best_top1_epoch_3_deploy.pth')
+        tmp_path / 'best_top1_epoch_3_deploy.pth'
+    )
 
 
 def test_the_checkpoints_weights_are_folded_not_the_models(saved):
@@ -65,8 +73,9 @@ def test_the_checkpoints_weights_are_folded_not_the_models(saved):
     before = copy.deepcopy(model.state_dict())
     out = write_deploy_file(model, path)
     assert out == deploy_path(path)
-    assert_same_state(switch_to_deploy(source).state_dict(),
-                      load_checkpoint_file(out)['state_dict'])
+    assert_same_state(
+        switch_to_deploy(source).state_dict(), load_checkpoint_file(out)['state_dict']
+    )
     assert_same_state(before, model.state_dict())
 
 
@@ -93,8 +102,7 @@ def test_the_file_loads_into_a_deploy_model_only(saved):
     out = str(write_deploy_file(model, path, path.parent / 'x/y.pth'))
     small = classifier(deploy=True)
     load_checkpoint(small, out)
-    assert_same_state(switch_to_deploy(source).state_dict(),
-                      small.state_dict())
+    assert_same_state(switch_to_deploy(source).state_dict(), small.state_dict())
     with pytest.raises(CheckpointError, match='deploy checkpoint'):
         load_checkpoint(model, out)
 
@@ -103,8 +111,9 @@ def test_a_plain_state_dict_is_a_checkpoint_too(saved, tmp_path):
     model, source, _ = saved
     torch.save(source.state_dict(), tmp_path / 'weights.pth')
     out = write_deploy_file(model, tmp_path / 'weights.pth')
-    assert_same_state(switch_to_deploy(source).state_dict(),
-                      load_checkpoint_file(out)['state_dict'])
+    assert_same_state(
+        switch_to_deploy(source).state_dict(), load_checkpoint_file(out)['state_dict']
+    )
 
 
 @pytest.mark.parametrize('how', ['folded', 'head', 'missing file'])

@@ -1,4 +1,5 @@
 """What a server may send, and what of it is kept."""
+
 import base64
 import contextlib
 import io
@@ -23,6 +24,7 @@ WEIGHTS = WEIGHTS.getvalue()
 
 class Site(ThreadingHTTPServer):
     """Answers each path as a test says, and notes what was asked."""
+
     daemon_threads = True
 
     def __init__(self):
@@ -32,7 +34,6 @@ class Site(ThreadingHTTPServer):
 
 
 class Handler(BaseHTTPRequestHandler):
-
     def do_GET(self):
         self.server.asked.append((self.path, dict(self.headers)))
         with contextlib.suppress(ConnectionError):
@@ -51,10 +52,16 @@ class Handler(BaseHTTPRequestHandler):
 
 def serves(body, length=True, **headers):
     def answer(handler):
-        size = dict(Content_Length=len(body)) if length is True else \
-            dict(Content_Length=length) if length else {}
+        size = (
+            dict(Content_Length=len(body))
+            if length is True
+            else dict(Content_Length=length)
+            if length
+            else {}
+        )
         handler.start(**size, **headers)
         handler.wfile.write(body)
+
     return answer
 
 
@@ -91,7 +98,7 @@ def cuts_a_chunk(handler):
 @pytest.fixture
 def site():
     with Site() as running:
-        thread = Thread(target=running.serve_forever, args=(0.01, ))
+        thread = Thread(target=running.serve_forever, args=(0.01,))
         thread.start()
         yield running
         running.done.set()
@@ -119,45 +126,52 @@ def refused(url, folder, **options):
 
 def saved(value):
     buffer = io.BytesIO()
-    torch.save({'w': torch.full((3, ), float(value))}, buffer)
+    torch.save({'w': torch.full((3,), float(value))}, buffer)
     return buffer.getvalue()
 
 
 def test_two_publishers_with_one_file_name(site, folder):
-    site.pages = {f'/{name}/model.pth': serves(saved(value))
-                  for name, value in (('a', 1), ('b', 2))}
+    site.pages = {
+        f'/{name}/model.pth': serves(saved(value)) for name, value in (('a', 1), ('b', 2))
+    }
     for _ in range(2):
         for name, value in (('a', 1), ('b', 2)):
             got = load(f'{site.url}/{name}/model.pth', folder)
             assert got['w'].tolist() == [value] * 3
-    assert [path for path, _ in site.asked] == ['/a/model.pth',
-                                                '/b/model.pth']
+    assert [path for path, _ in site.asked] == ['/a/model.pth', '/b/model.pth']
 
 
 def test_another_query_is_another_url(site, folder):
     values = iter((1, 2))
     site.pages['/m.pth'] = lambda handler: serves(saved(next(values)))(handler)
-    assert [load(f'{site.url}/m.pth?v={v}', folder)['w'][0].item()
-            for v in (1, 2, 1, 2)] == [1, 2, 1, 2]
+    assert [load(f'{site.url}/m.pth?v={v}', folder)['w'][0].item() for v in (1, 2, 1, 2)] == [
+        1,
+        2,
+        1,
+        2,
+    ]
 
 
 PAGE = b'\n <!DOCTYPE html><title>Sign in</title>'
 
 
-@pytest.mark.parametrize(('answer', 'says'), [
-    (serves(WEIGHTS[:-100], len(WEIGHTS)), 'ended after'),
-    (serves(WEIGHTS[:-100], None), 'not a readable checkpoint'),
-    (serves(b''), 'ended after 0'),
-    (serves(b'', None), 'ended after 0'),
-    (cuts_a_chunk, 'IncompleteRead'),
-    (serves(PAGE), 'sent a page'),
-    (serves(b'{}', Content_Type='text/html; charset=utf-8'), 'sent a page'),
-    (serves(b'<?xml version="1.0"?><Error/>'), 'sent a page'),
-    (serves(b'{"error": "not found"}'), 'not a readable checkpoint'),
-    (lambda handler: handler.start(503), 'HTTP 503'),
-    (lambda handler: handler.wfile.write(b'no HTTP at all\r\n\r\n'),
-     'BadStatusLine'),
-], ids=id_of)
+@pytest.mark.parametrize(
+    ('answer', 'says'),
+    [
+        (serves(WEIGHTS[:-100], len(WEIGHTS)), 'ended after'),
+        (serves(WEIGHTS[:-100], None), 'not a readable checkpoint'),
+        (serves(b''), 'ended after 0'),
+        (serves(b'', None), 'ended after 0'),
+        (cuts_a_chunk, 'IncompleteRead'),
+        (serves(PAGE), 'sent a page'),
+        (serves(b'{}', Content_Type='text/html; charset=utf-8'), 'sent a page'),
+        (serves(b'<?xml version="1.0"?><Error/>'), 'sent a page'),
+        (serves(b'{"error": "not found"}'), 'not a readable checkpoint'),
+        (lambda handler: handler.start(503), 'HTTP 503'),
+        (lambda handler: handler.wfile.write(b'no HTTP at all\r\n\r\n'), 'BadStatusLine'),
+    ],
+    ids=id_of,
+)
 def test_what_is_no_checkpoint_is_not_kept(site, folder, answer, says):
     site.pages['/m.pth'] = answer
     assert says in refused(f'{site.url}/m.pth', folder)
@@ -165,8 +179,9 @@ def test_what_is_no_checkpoint_is_not_kept(site, folder, answer, says):
     assert load(f'{site.url}/m.pth', folder)['w'].sum() == 5000
 
 
-@pytest.mark.parametrize(('answer', 'says'), [
-    (stalls, 'time-out'), (says_nothing, 'time-out'), (drips, 'stalls')])
+@pytest.mark.parametrize(
+    ('answer', 'says'), [(stalls, 'time-out'), (says_nothing, 'time-out'), (drips, 'stalls')]
+)
 def test_a_server_that_stalls_is_given_up(site, folder, answer, says):
     site.pages['/m.pth'] = answer
     assert says in refused(f'{site.url}/m.pth', folder, timeout=0.3)
@@ -207,7 +222,7 @@ def test_a_hash_in_the_name(site, folder, tmp_path):
     site.pages = {good: serves(WEIGHTS), bad: serves(WEIGHTS)}
     assert '0123abcd' in refused(site.url + bad, folder)
     load(site.url + good, folder)
-    kept, = folder.iterdir()
+    (kept,) = folder.iterdir()
     kept.write_bytes(WEIGHTS[:-1])  # a disk that was full
     assert load(site.url + good, folder)['w'].sum() == 5000
     assert len(site.asked) == 3
@@ -232,9 +247,16 @@ def test_redirects_within_the_web(site, folder):
     assert [path for path, _ in site.asked] == ['/m.pth', '/a/b']
 
 
-@pytest.mark.parametrize('where', [
-    'file:///etc/passwd', 'ftp://127.0.0.1/m.pth', 'data:,x', '/m.pth',
-    'gopher://h/?token=secret'])
+@pytest.mark.parametrize(
+    'where',
+    [
+        'file:///etc/passwd',
+        'ftp://127.0.0.1/m.pth',
+        'data:,x',
+        '/m.pth',
+        'gopher://h/?token=secret',
+    ],
+)
 def test_redirects_that_lead_elsewhere(site, folder, where):
     site.pages['/m.pth'] = redirects(where)
     said = refused(f'{site.url}/m.pth', folder)
@@ -250,10 +272,11 @@ def test_https_is_not_given_up_by_a_redirect():
     assert follow(request, None, 302, 'Found', {}, 'https://h/b')
 
 
-@pytest.mark.parametrize('answer', [serves(WEIGHTS), serves(PAGE),
-                                    serves(b'junk'), stalls,
-                                    lambda handler: handler.start(404)],
-                         ids=id_of)
+@pytest.mark.parametrize(
+    'answer',
+    [serves(WEIGHTS), serves(PAGE), serves(b'junk'), stalls, lambda handler: handler.start(404)],
+    ids=id_of,
+)
 def test_secrets_of_a_url_stay_there(site, folder, answer):
     site.pages['/m.pth'] = answer
     url = site.url.replace('//', '//zoe:pass%40word@') + '/m.pth?key=tok#frag'
@@ -284,22 +307,25 @@ def test_urls_that_name_no_file(site, folder, path):
     assert 'names no file' in refused(site.url + path, folder)
 
 
-@pytest.mark.parametrize('path', [
-    '/..%2f..%2fx.pth', '/a\\..\\x.pth', '/' + 'long' * 200 + '.pth',
-    '/a b;c|d.pth'])
+@pytest.mark.parametrize(
+    'path', ['/..%2f..%2fx.pth', '/a\\..\\x.pth', '/' + 'long' * 200 + '.pth', '/a b;c|d.pth']
+)
 def test_names_stay_names(site, folder, path):
-    site.pages = {path.replace(' ', '%20'): serves(WEIGHTS),
-                  path: serves(WEIGHTS)}
+    site.pages = {path.replace(' ', '%20'): serves(WEIGHTS), path: serves(WEIGHTS)}
     load(site.url + path.replace(' ', '%20'), folder)
-    kept, = folder.iterdir()
+    (kept,) = folder.iterdir()
     assert kept.is_file()
     assert kept.name.endswith('.pth')
 
 
-@pytest.mark.parametrize(('url', 'says'), [
-    ('http://[::1/m.pth', 'not a URL'),
-    ('http://h:x/m.pth', 'cannot download'),
-    ('http://127.0.0.1:1/m.pth', 'cannot download')])
+@pytest.mark.parametrize(
+    ('url', 'says'),
+    [
+        ('http://[::1/m.pth', 'not a URL'),
+        ('http://h:x/m.pth', 'cannot download'),
+        ('http://127.0.0.1:1/m.pth', 'cannot download'),
+    ],
+)
 def test_urls_that_cannot_be_reached(folder, url, says):
     assert says in refused(url, folder, timeout=5)
 
@@ -307,7 +333,7 @@ def test_urls_that_cannot_be_reached(folder, url, says):
 def test_a_copy_that_went_bad_is_named(site, folder):
     site.pages['/m.pth'] = serves(WEIGHTS)
     load(f'{site.url}/m.pth', folder)
-    kept, = folder.iterdir()
+    (kept,) = folder.iterdir()
     kept.write_bytes(b'junk')
     with pytest.raises(CheckpointError, match=kept.name):
         load(f'{site.url}/m.pth', folder)

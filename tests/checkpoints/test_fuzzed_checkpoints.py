@@ -1,4 +1,5 @@
 """Mutated checkpoints: refused, or as good as the file they were made from."""
+
 import io
 import struct
 from collections import Counter, OrderedDict
@@ -17,14 +18,20 @@ FILES = 500
 
 
 def value():
-    base = torch.arange(12.)
+    base = torch.arange(12.0)
     return {
         'state_dict': OrderedDict(
-            a=base[:5], b=base[5:], c=torch.ones(3, 2).t(),
-            d=torch.ones(3, dtype=torch.bfloat16), e=torch.zeros(0)),
+            a=base[:5],
+            b=base[5:],
+            c=torch.ones(3, 2).t(),
+            d=torch.ones(3, dtype=torch.bfloat16),
+            e=torch.zeros(0),
+        ),
         'meta': {'epoch': 3, 'classes': ('x', 'y')},
-        'message_hub': {'log_scalars': {
-            'loss': HistoryBuffer([1., 2.], [1, 1])}, 'n': np.float64(3)},
+        'message_hub': {
+            'log_scalars': {'loss': HistoryBuffer([1.0, 2.0], [1, 1])},
+            'n': np.float64(3),
+        },
     }
 
 
@@ -36,8 +43,9 @@ def torch_file(is_zip):
 
 def safetensors_file():
     library = pytest.importorskip('safetensors.torch')
-    return library.save({'a': torch.arange(5.), 'b': torch.ones(3, 2),
-                         'c': torch.ones(2, dtype=torch.bfloat16)})
+    return library.save(
+        {'a': torch.arange(5.0), 'b': torch.ones(3, 2), 'c': torch.ones(2, dtype=torch.bfloat16)}
+    )
 
 
 # --- mutations: bytes and a source of randomness to bytes -------------------
@@ -49,25 +57,25 @@ def flip(data, random):
 
 def overwrite(data, random):
     start = random.randrange(len(data))
-    data[start:start + 8] = random.randbytes(random.randint(1, 8))
+    data[start : start + 8] = random.randbytes(random.randint(1, 8))
     return data
 
 
 def truncate(data, random):
-    return data[:random.randrange(len(data))]
+    return data[: random.randrange(len(data))]
 
 
 def splice(data, random):
     """A piece of the file once more, in place of another or between."""
     start, target = (random.randrange(len(data)) for _ in range(2))
-    piece = data[start:start + random.randint(1, 200)]
+    piece = data[start : start + random.randint(1, 200)]
     end = target + len(piece) * random.randrange(2)
     return data[:target] + piece + data[end:]
 
 
 def cut(data, random):
     start = random.randrange(len(data))
-    return data[:start] + data[start + random.randint(1, 100):]
+    return data[:start] + data[start + random.randint(1, 100) :]
 
 
 def edit_end(data, random):
@@ -77,7 +85,7 @@ def edit_end(data, random):
     new = random.choice((0, 1, len(data), random.randrange(len(data)), -1))
     size = struct.calcsize(form)
     new &= (1 << 8 * size) - 1
-    data[at:at + size] = struct.pack(form, new)
+    data[at : at + size] = struct.pack(form, new)
     return data
 
 
@@ -90,36 +98,34 @@ def edit_start(data, random):
 
 def double_record(data, random):
     """Each of a zip file's headers of one name, once more at its end."""
-    starts = [i for i in range(len(data)) if data[i:i + 4] == b'PK\1\2']
+    starts = [i for i in range(len(data)) if data[i : i + 4] == b'PK\1\2']
     if not starts:
         return splice(data, random)
     ends = [*starts[1:], data.index(b'PK\6\6')]
     index = random.randrange(len(starts))
-    entry = data[starts[index]:ends[index]]
-    data = data[:ends[-1]] + entry + data[ends[-1]:]
+    entry = data[starts[index] : ends[index]]
+    data = data[: ends[-1]] + entry + data[ends[-1] :]
     return grown(data, len(entry))
 
 
 def grown(data, added):
     """The end records of a zip file as its longer directory needs them."""
-    for form, entries, size in (('<Q', -98 + 24, -98 + 40),
-                                ('<H', -22 + 8, -22 + 12)):
+    for form, entries, size in (('<Q', -98 + 24, -98 + 40), ('<H', -22 + 8, -22 + 12)):
         width = struct.calcsize(form)
         for place in (entries, entries + width):
             at = len(data) + place
-            count, = struct.unpack_from(form, data, at)
+            (count,) = struct.unpack_from(form, data, at)
             struct.pack_into(form, data, at, count + 1)
         at, wide = len(data) + size, '<Q' if form == '<Q' else '<I'
-        length, = struct.unpack_from(wide, data, at)
+        (length,) = struct.unpack_from(wide, data, at)
         struct.pack_into(wide, data, at, length + added)
     at = len(data) - 42 + 8
-    offset, = struct.unpack_from('<Q', data, at)
+    (offset,) = struct.unpack_from('<Q', data, at)
     struct.pack_into('<Q', data, at, offset + added)
     return data
 
 
-MUTATIONS = (flip, overwrite, truncate, splice, cut, edit_end, edit_start,
-             double_record)
+MUTATIONS = (flip, overwrite, truncate, splice, cut, edit_end, edit_start, double_record)
 
 
 def outcome(path, data):

@@ -1,4 +1,5 @@
 """Files of a real mmengine Runner: loaded, resumed, and never executed."""
+
 import numpy as np
 import pytest
 import torch
@@ -29,15 +30,15 @@ class Numbers(Dataset):
         return 2
 
     def __getitem__(self, index):
-        return {'inputs': torch.full((3, ), float(index + 1))}
+        return {'inputs': torch.full((3,), float(index + 1))}
 
 
 class Tiny(BaseModel):
-
     def __init__(self):
         super().__init__()
         self.layer = torch.nn.Sequential(
-            torch.nn.Linear(3, 2), torch.nn.BatchNorm1d(2, momentum=0.3))
+            torch.nn.Linear(3, 2), torch.nn.BatchNorm1d(2, momentum=0.3)
+        )
 
     def forward(self, inputs, mode='tensor'):
         out = self.layer(inputs)
@@ -45,7 +46,6 @@ class Tiny(BaseModel):
 
 
 class Score(BaseMetric):
-
     def process(self, data_batch, data_samples):
         self.results.append(1)
 
@@ -54,23 +54,34 @@ class Score(BaseMetric):
 
 
 def loader():
-    return dict(dataset=Numbers(), batch_size=2, num_workers=0,
-                sampler=dict(type='DefaultSampler', shuffle=False),
-                collate_fn=dict(type='default_collate'))
+    return dict(
+        dataset=Numbers(),
+        batch_size=2,
+        num_workers=0,
+        sampler=dict(type='DefaultSampler', shuffle=False),
+        collate_fn=dict(type='default_collate'),
+    )
 
 
 def runner(folder, epochs, **options):
     return Runner(
-        Tiny(), str(folder), train_dataloader=loader(),
-        val_dataloader=loader(), val_evaluator=Evaluator(Score()),
+        Tiny(),
+        str(folder),
+        train_dataloader=loader(),
+        val_dataloader=loader(),
+        val_evaluator=Evaluator(Score()),
         val_cfg=dict(),
         train_cfg=dict(by_epoch=True, max_epochs=epochs),
         optim_wrapper=dict(optimizer=dict(type='SGD', lr=0.1, momentum=0.9)),
-        param_scheduler=SCHEDULERS, randomness=dict(seed=0),
-        default_hooks=dict(checkpoint=dict(
-            type='CheckpointHook', save_best='accuracy', interval=1)),
+        param_scheduler=SCHEDULERS,
+        randomness=dict(seed=0),
+        default_hooks=dict(
+            checkpoint=dict(type='CheckpointHook', save_best='accuracy', interval=1)
+        ),
         custom_hooks=[EMAHook(momentum=0.1)],
-        experiment_name=f'{folder.name}{epochs}{len(options)}', **options)
+        experiment_name=f'{folder.name}{epochs}{len(options)}',
+        **options,
+    )
 
 
 @pytest.fixture(scope='module')
@@ -89,8 +100,12 @@ def test_values_equal_those_of_the_unrestricted_reader(run):
     del want['message_hub']['runtime_info']['cfg']
     del want['message_hub']['resumed_keys']['cfg']
     assert set(want) == {
-        'meta', 'state_dict', 'message_hub', 'optimizer', 'param_schedulers',
-        'ema_state_dict'
+        'meta',
+        'state_dict',
+        'message_hub',
+        'optimizer',
+        'param_schedulers',
+        'ema_state_dict',
     }
     assert len(want['message_hub']['log_scalars']['train/loss'].data[0]) == 2
     assert_same(got, want)
@@ -106,17 +121,14 @@ def test_best_checkpoint_beside_the_file_is_still_known(run):
 
 
 def test_resumed_run_equals_the_run_that_never_stopped(run, tmp_path):
-    again = runner(tmp_path, 3, resume=True,
-                   load_from=str(run / 'epoch_2.pth'))
+    again = runner(tmp_path, 3, resume=True, load_from=str(run / 'epoch_2.pth'))
     again.train()
     got = load_checkpoint_file(tmp_path / 'epoch_3.pth')
     want = load_checkpoint_file(run / 'epoch_3.pth')
-    for part in ('state_dict', 'ema_state_dict', 'optimizer',
-                 'param_schedulers'):
+    for part in ('state_dict', 'ema_state_dict', 'optimizer', 'param_schedulers'):
         assert_same(got[part], want[part])
     for key in ('train/loss', 'train/lr'):
-        assert_same(got['message_hub']['log_scalars'][key],
-                    want['message_hub']['log_scalars'][key])
+        assert_same(got['message_hub']['log_scalars'][key], want['message_hub']['log_scalars'][key])
     assert again.message_hub.get_scalar('train/loss').mean() > 0
 
 
@@ -125,8 +137,7 @@ def stock_loader(filename, map_location=None):
 
 
 @pytest.mark.parametrize('is_ours', [True, False])
-def test_resume_never_runs_the_config_of_a_checkpoint(
-        run, tmp_path, monkeypatch, is_ours):
+def test_resume_never_runs_the_config_of_a_checkpoint(run, tmp_path, monkeypatch, is_ours):
     marker = tmp_path / 'marker'
     checkpoint = torch.load(run / 'epoch_2.pth', weights_only=False)
     checkpoint['meta']['config'] = f"open({str(marker)!r}, 'w').close()"
@@ -134,33 +145,32 @@ def test_resume_never_runs_the_config_of_a_checkpoint(
     torch.save(checkpoint, evil)
     if not is_ours:
         monkeypatch.setitem(CheckpointLoader._schemes, '', stock_loader)
-    runner(tmp_path / f'config{is_ours}', 3, resume=True,
-           load_from=str(evil)).train()
+    runner(tmp_path / f'config{is_ours}', 3, resume=True, load_from=str(evil)).train()
     assert marker.exists() != is_ours
 
 
 @pytest.mark.parametrize('is_ours', [True, False])
-def test_resume_deletes_nothing_it_did_not_write(run, tmp_path, monkeypatch,
-                                                 is_ours):
+def test_resume_deletes_nothing_it_did_not_write(run, tmp_path, monkeypatch, is_ours):
     victim = tmp_path / 'victim'
     victim.mkdir()
     checkpoint = torch.load(run / 'epoch_2.pth', weights_only=False)
     info = checkpoint['message_hub']['runtime_info']
-    info.update(best_ckpt=str(victim), best_score=-1.)
+    info.update(best_ckpt=str(victim), best_score=-1.0)
     evil = tmp_path / 'evil.pth'
     torch.save(checkpoint, evil)
     if not is_ours:
         monkeypatch.setitem(CheckpointLoader._schemes, '', stock_loader)
-    runner(tmp_path / f'run{is_ours}', 3, resume=True,
-           load_from=str(evil)).train()
+    runner(tmp_path / f'run{is_ours}', 3, resume=True, load_from=str(evil)).train()
     assert victim.exists() == is_ours
 
 
 @pytest.mark.skipif(
     tuple(int(n) for n in torch.__version__.split('.')[:2]) < (2, 6),
-    reason='torch < 2.6 unpickles everything by default')
+    reason='torch < 2.6 unpickles everything by default',
+)
 def test_stock_mmengine_cannot_read_its_own_file(run, monkeypatch):
     from mmengine.runner.checkpoint import load_from_local
+
     path = str(run / 'epoch_2.pth')
     assert CheckpointLoader.load_checkpoint(path)
     monkeypatch.setitem(CheckpointLoader._schemes, '', load_from_local)
@@ -172,5 +182,4 @@ def test_weights_load_into_a_model(run):
     checkpoint = schemes.load_from_local(str(run / 'epoch_3.pth'))
     model = Tiny()
     load_state_dict(model, checkpoint['state_dict'], strict=True)
-    assert torch.equal(model.layer[0].weight,
-                       checkpoint['state_dict']['layer.0.weight'])
+    assert torch.equal(model.layer[0].weight, checkpoint['state_dict']['layer.0.weight'])

@@ -29,7 +29,6 @@ def server(tmp_path):
     asked = []
 
     class Handler(BaseHTTPRequestHandler):
-
         def do_GET(self):
             asked.append(self.path)
             file = tmp_path / self.path.partition('?')[0].lstrip('/')
@@ -42,7 +41,7 @@ def server(tmp_path):
             logging.getLogger(__name__).debug(args)
 
     with HTTPServer(('127.0.0.1', 0), Handler) as running:
-        thread = Thread(target=running.serve_forever, args=(0.01, ))
+        thread = Thread(target=running.serve_forever, args=(0.01,))
         thread.start()
         yield f'http://127.0.0.1:{running.server_port}', asked
         running.shutdown()
@@ -65,8 +64,7 @@ def test_local(weights):
     assert torch.equal(got['backbone.w'], torch.ones(2))
 
 
-@pytest.mark.parametrize('name',
-                         ['m.mlpackage', 'm.mlpackage/', 'v1.0/m.mlmodel'])
+@pytest.mark.parametrize('name', ['m.mlpackage', 'm.mlpackage/', 'v1.0/m.mlmodel'])
 def test_coreml(tmp_path, name):
     path = tmp_path / name
     path.mkdir(parents=True)
@@ -93,7 +91,7 @@ def test_download_once(weights, server, cache):
         got = load(f'{url}/a.pth?token=1')
         assert torch.equal(got['state_dict']['backbone.w'], torch.ones(2))
     assert asked == ['/a.pth?token=1']
-    file, = cache.iterdir()
+    (file,) = cache.iterdir()
     assert file.name.endswith('-a.pth')
     assert 'token' not in file.name
 
@@ -119,10 +117,7 @@ def test_hash_in_the_name(weights, server, cache):
     assert names == {f'b-{digest}.pth', 'b-20240101.pth'}
 
 
-@pytest.mark.parametrize(('tail', 'says'), [
-    ('/none.pth', '404'),
-    ('/', 'names no file'),
-])
+@pytest.mark.parametrize(('tail', 'says'), [('/none.pth', '404'), ('/', 'names no file')])
 def test_failed_download(server, cache, tail, says):
     with pytest.raises(CheckpointError, match=says):
         load(server[0] + tail)
@@ -130,13 +125,11 @@ def test_failed_download(server, cache, tail, says):
 
 
 @pytest.mark.parametrize('rank', [0, 1])
-def test_first_rank_downloads_and_all_meet(weights, server, cache, monkeypatch,
-                                           rank):
+def test_first_rank_downloads_and_all_meet(weights, server, cache, monkeypatch, rank):
     url, asked = server
     at_barrier = []
     monkeypatch.setattr(schemes, 'get_dist_info', lambda: (rank, 2))
-    monkeypatch.setattr(schemes, 'barrier',
-                        lambda: at_barrier.append(len(asked)))
+    monkeypatch.setattr(schemes, 'barrier', lambda: at_barrier.append(len(asked)))
     load(f'{url}/a.pth')
     assert at_barrier == [1 - rank]
     with pytest.raises(CheckpointError):
@@ -144,12 +137,15 @@ def test_first_rank_downloads_and_all_meet(weights, server, cache, monkeypatch,
     assert len(at_barrier) == 2
 
 
-@pytest.mark.parametrize(('prefix', 'table'), [
-    ('torchvision://', 'get_torchvision_models'),
-    ('open-mmlab://', 'get_external_models'),
-    ('openmmlab://', 'get_external_models'),
-    ('mmcls://', 'get_mmcls_models'),
-])
+@pytest.mark.parametrize(
+    ('prefix', 'table'),
+    [
+        ('torchvision://', 'get_torchvision_models'),
+        ('open-mmlab://', 'get_external_models'),
+        ('openmmlab://', 'get_external_models'),
+        ('mmcls://', 'get_mmcls_models'),
+    ],
+)
 def test_names(weights, server, cache, monkeypatch, prefix, table):
     urls = {'net': f'{server[0]}/a.pth'}
     monkeypatch.setattr(schemes, table, lambda: urls)
@@ -161,23 +157,19 @@ def test_names(weights, server, cache, monkeypatch, prefix, table):
 
 def test_openmmlab_local_file(weights, monkeypatch):
     monkeypatch.setenv('MMENGINE_HOME', str(weights.parent))
-    monkeypatch.setattr(schemes, 'get_external_models',
-                        lambda: {'net': 'a.pth'})
+    monkeypatch.setattr(schemes, 'get_external_models', lambda: {'net': 'a.pth'})
     assert 'state_dict' in load('open-mmlab://net')
 
 
 def test_ceph_is_restricted(tmp_path, weights, monkeypatch):
 
     class Backend:
-
         def get(self, name):
             return (tmp_path / name.rpartition('/')[2]).read_bytes()
 
-    monkeypatch.setattr(schemes, 'get_file_backend',
-                        lambda name, backend_args: Backend())
+    monkeypatch.setattr(schemes, 'get_file_backend', lambda name, backend_args: Backend())
     assert 'state_dict' in load('s3://bucket/a.pth')
-    (tmp_path / 'b.pth').write_bytes(
-        bad.zip_file(bad.name('os', 'system') + bad.STOP))
+    (tmp_path / 'b.pth').write_bytes(bad.zip_file(bad.name('os', 'system') + bad.STOP))
     with pytest.raises(CheckpointError, match=r's3://bucket/b\.pth.*os\.sys'):
         load('s3://bucket/b.pth')
 

@@ -3,6 +3,7 @@
 Each case calls a real tool in this process, on a folder whose every byte is
 compared before and after.
 """
+
 import hashlib
 import runpy
 import shutil
@@ -26,28 +27,33 @@ def folder(tmp_path_factory):
 
     from mmpretrain_mobileone_ext.commands.training.demo import write_digits
     from mmpretrain_mobileone_ext.coreml import export_coreml
+
     root = tmp_path_factory.mktemp('bad')
     write_digits(root / 'digits')
     model = get_model(Config.fromfile(CONFIG))
     torch.save(dict(state_dict=model.state_dict()), root / 'good.pth')
     torch.save([1, 2], root / 'list.pth')
-    torch.save(
-        dict(state_dict={'backbone.x': torch.zeros(1)}), root / 'other.pth')
-    torch.save(
-        dict(state_dict=model.switch_to_deploy().state_dict()),
-        root / 'deploy.pth')
+    torch.save(dict(state_dict={'backbone.x': torch.zeros(1)}), root / 'other.pth')
+    torch.save(dict(state_dict=model.switch_to_deploy().state_dict()), root / 'deploy.pth')
     (root / 'text.pth').write_text('not a checkpoint')
     (root / 'empty.pth').touch()
     data = (root / 'good.pth').read_bytes()
-    (root / 'cut.pth').write_bytes(data[:len(data) // 2])
-    with zipfile.ZipFile(root / 'good.pth') as old, zipfile.ZipFile(
-            root / 'packed.pth', 'w', zipfile.ZIP_DEFLATED) as new:
+    (root / 'cut.pth').write_bytes(data[: len(data) // 2])
+    with (
+        zipfile.ZipFile(root / 'good.pth') as old,
+        zipfile.ZipFile(root / 'packed.pth', 'w', zipfile.ZIP_DEFLATED) as new,
+    ):
         for record in old.namelist():
             new.writestr(record, old.read(record))
     (root / 'few.txt').write_text('a\nb\n')
     (root / 'broken.py').write_text('model = dict(')
-    export_coreml(model, out=root / 'good.mlpackage', image_size=32,
-                  classes=list('0123456789'), verify_data='none')
+    export_coreml(
+        model,
+        out=root / 'good.mlpackage',
+        image_size=32,
+        classes=list('0123456789'),
+        verify_data='none',
+    )
     break_packages(root)
     return root
 
@@ -58,11 +64,10 @@ def break_packages(root):
     (root / 'text.mlmodel').write_text('no model')
     for name in ('noweights', 'cutweights', 'cutspec'):
         shutil.copytree(good, root / f'{name}.mlpackage')
-    weight, = (root / 'noweights.mlpackage').rglob('weight.bin')
+    (weight,) = (root / 'noweights.mlpackage').rglob('weight.bin')
     weight.unlink()
-    for name, pattern in (('cutweights', 'weight.bin'),
-                          ('cutspec', '*.mlmodel')):
-        file, = (root / f'{name}.mlpackage').rglob(pattern)
+    for name, pattern in (('cutweights', 'weight.bin'), ('cutspec', '*.mlmodel')):
+        (file,) = (root / f'{name}.mlpackage').rglob(pattern)
         file.write_bytes(file.read_bytes()[:100])
 
 
@@ -105,12 +110,13 @@ CASES = {
     'list': (score('list.pth'), 'list'),
     'foreign': (score('other.pth'), 'does not fit'),
     'deploy in branches': (score('deploy.pth'), 'deploy=True'),
-    'other head': (score('good.pth', 'model.head.num_classes=7'),
-                   'the network has 7'),
+    'other head': (score('good.pth', 'model.head.num_classes=7'), 'the network has 7'),
     'zip bomb': (score('packed.pth'), 'compressed'),
     # packages
-    'stock model': (score('good.mlpackage', 'model.type=ImageClassifier'),
-                    'model.type=CoreMLClassifier'),
+    'stock model': (
+        score('good.mlpackage', 'model.type=ImageClassifier'),
+        'model.type=CoreMLClassifier',
+    ),
     'no package': (score('nowhere.mlpackage'), 'nowhere.mlpackage'),
     'empty package': (score('empty.mlpackage'), 'empty.mlpackage'),
     'not a model': (score('text.mlmodel'), 'text.mlmodel'),
@@ -138,8 +144,9 @@ CASES = {
 def snapshot(root):
     """Digest of every file, and which folders there are."""
     return {
-        str(p.relative_to(root)):
-        hashlib.sha256(p.read_bytes()).hexdigest() if p.is_file() else 'dir'
+        str(p.relative_to(root)): hashlib.sha256(p.read_bytes()).hexdigest()
+        if p.is_file()
+        else 'dir'
         for p in sorted(root.rglob('*'))
     }
 
@@ -148,25 +155,23 @@ def command(case, folder, work_dir):
     tool, *rest = case
     data = [
         '--cfg-options',
-        *(f'{s}_dataloader.dataset.data_root={folder / "digits"}'
-          for s in ('train', 'val', 'test')),
+        *(
+            f'{s}_dataloader.dataset.data_root={folder / "digits"}'
+            for s in ('train', 'val', 'test')
+        ),
         *(f'{s}_dataloader.num_workers=0' for s in ('train', 'val', 'test')),
-        *(f'{s}_dataloader.persistent_workers=False'
-          for s in ('train', 'val', 'test')),
+        *(f'{s}_dataloader.persistent_workers=False' for s in ('train', 'val', 'test')),
     ]
     if tool == 'train':
         return ['train.py', CONFIG, '--work-dir', work_dir, *data, *rest]
     if tool == 'test':
         checkpoint, *options = rest
-        return ['test.py', CONFIG, folder / checkpoint, '--work-dir',
-                work_dir, *data, *options]
+        return ['test.py', CONFIG, folder / checkpoint, '--work-dir', work_dir, *data, *options]
     checkpoint, out, *options = rest
     if tool == 'fold':
-        return ['switch_to_deploy.py', CONFIG, folder / checkpoint, '--out',
-                folder / out]
+        return ['switch_to_deploy.py', CONFIG, folder / checkpoint, '--out', folder / out]
     options = [folder / o if o.endswith('.txt') else o for o in options]
-    return ['export_coreml.py', CONFIG, folder / checkpoint, '--out',
-            folder / out, *options, *data]
+    return ['export_coreml.py', CONFIG, folder / checkpoint, '--out', folder / out, *options, *data]
 
 
 def call(monkeypatch, name, *arguments):
@@ -180,13 +185,11 @@ def call(monkeypatch, name, *arguments):
 
 
 @pytest.mark.parametrize('name', CASES)
-def test_mistake_is_one_line_and_changes_nothing(name, folder, tmp_path,
-                                                 monkeypatch, capsys):
+def test_mistake_is_one_line_and_changes_nothing(name, folder, tmp_path, monkeypatch, capsys):
     case, fragment = CASES[name]
     before = snapshot(folder)
     code = call(monkeypatch, *command(case, folder, tmp_path))
-    lines = [line for line in capsys.readouterr().err.splitlines()
-             if line.startswith('error: ')]
+    lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith('error: ')]
     assert code == 2
     assert len(lines) == 1
     assert fragment in lines[0]
@@ -211,8 +214,7 @@ def test_unusable_config_is_one_line(name, folder, monkeypatch, capsys):
     assert name in capsys.readouterr().err
 
 
-def test_the_same_call_without_the_mistake_works(folder, tmp_path,
-                                                 monkeypatch):
+def test_the_same_call_without_the_mistake_works(folder, tmp_path, monkeypatch):
     """The table's calls fail for their reason, not for another one."""
     for case in (score('good.pth'), score('good.mlpackage')):
         assert call(monkeypatch, *command(case, folder, tmp_path)) == 0

@@ -1,4 +1,5 @@
 """Converted files: read by their code, traceable, never half-checked."""
+
 import json
 import subprocess
 import sys
@@ -32,11 +33,17 @@ def timm_file(tmp_path):
 def test_the_tool_goes_to_ours_and_back_to_both(timm_file, tmp_path):
     net, path = timm_file
     mine, apple, back = (tmp_path / f'{n}.pth' for n in 'mab')
-    for source, to, out in ((path, 'mmpretrain', mine), (mine, 'apple', apple),
-                            (apple, 'timm', back)):
+    for source, to, out in (
+        (path, 'mmpretrain', mine),
+        (mine, 'apple', apple),
+        (apple, 'timm', back),
+    ):
         done = subprocess.run(
-            [sys.executable, str(TOOL), str(source), '--to', to, '--out',
-             str(out)], capture_output=True, text=True, check=True)
+            [sys.executable, str(TOOL), str(source), '--to', to, '--out', str(out)],
+            capture_output=True,
+            text=True,
+            check=True,
+        )
         assert done.stdout.splitlines()[-1] == str(out)
     assert_same_state(net.state_dict(), torch.load(back)['state_dict'])
     record = torch.load(mine)['meta']['converted']
@@ -61,8 +68,7 @@ def test_timm_reads_what_is_written_for_it(timm_file, tmp_path):
     net, path = timm_file
     mine = convert_checkpoint(path, 'mmpretrain', tmp_path / 'm.pth')
     out = convert_checkpoint(mine, 'timm', tmp_path / 'out.pth')
-    read = timm.create_model('mobileone_s0', num_classes=10,
-                             checkpoint_path=str(out))
+    read = timm.create_model('mobileone_s0', num_classes=10, checkpoint_path=str(out))
     assert_same_state(net.state_dict(), read.state_dict())
 
 
@@ -102,9 +108,9 @@ def test_other_widths_need_their_architecture(tmp_path):
     config = tmp_path / 'small.py'
     config.write_text(
         'model = dict(type="DeployableClassifier", backbone=dict('
-        f'type="ConfigurableMobileOne", arch={arch!r}))\n')
-    out = convert_checkpoint(path, 'timm', tmp_path / 'out.pth',
-                             arch=str(config))
+        f'type="ConfigurableMobileOne", arch={arch!r}))\n'
+    )
+    out = convert_checkpoint(path, 'timm', tmp_path / 'out.pth', arch=str(config))
     again = ConfigurableMobileOne(arch)
     again.load_state_dict(torch.load(out)['state_dict'])
     assert_same_state(net.state_dict(), again.state_dict())
@@ -126,8 +132,7 @@ def test_timms_averaged_weights_are_the_ones(timm_file, tmp_path):
     net, path = timm_file
     averaged = net.state_dict()
     plain = {k: torch.zeros_like(v) for k, v in averaged.items()}
-    torch.save(dict(epoch=3, arch='mobileone_s0', state_dict=plain,
-                    state_dict_ema=averaged), path)
+    torch.save(dict(epoch=3, arch='mobileone_s0', state_dict=plain, state_dict_ema=averaged), path)
     loaded = load_checkpoint_file(path)
     assert_same_state(averaged, loaded['state_dict'])
     assert 'state_dict_ema' not in loaded

@@ -1,4 +1,5 @@
 """Real tools, ended by a signal: nobody lives on, and a rerun goes on."""
+
 import contextlib
 import os
 import re
@@ -14,8 +15,8 @@ from mmpretrain_mobileone_ext.commands.training.demo import write_digits
 
 pytestmark = [
     pytest.mark.slow,
-    pytest.mark.skipif(not os.path.isdir('/proc/self'),
-                       reason='processes are found in /proc')]
+    pytest.mark.skipif(not os.path.isdir('/proc/self'), reason='processes are found in /proc'),
+]
 REPO = Path(__file__).resolve().parents[2]
 CONFIG = str(REPO / 'configs/digits/mobileone-tiny_bs64_digits.py')
 SOON = 2.0  # seconds
@@ -24,9 +25,12 @@ EPOCHS = 200
 SIGNALS = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT)
 #: Averaged weights that keep up with few epochs, and a loader of two
 #: processes, which have to end as well.
-FAST = ('--cfg-options', 'custom_hooks.0.momentum=0.3',
-        'train_dataloader.num_workers=2',
-        'train_dataloader.persistent_workers=True')
+FAST = (
+    '--cfg-options',
+    'custom_hooks.0.momentum=0.3',
+    'train_dataloader.num_workers=2',
+    'train_dataloader.persistent_workers=True',
+)
 
 
 @pytest.fixture(scope='module')
@@ -38,6 +42,7 @@ def digits(tmp_path_factory):
 def started():
     """Starts processes as ``start`` does; a test that fails leaves none."""
     with contextlib.ExitStack() as stack:
+
         def go(command, env):
             process = stack.enter_context(start(command, env))
             stack.callback(process.kill)
@@ -47,30 +52,38 @@ def started():
 
 
 def demo(digits, work):
-    return (['demo.py', '--data-dir', digits.parent, '--work-dir', work],
-            work)
+    return (['demo.py', '--data-dir', digits.parent, '--work-dir', work], work)
 
 
 def finetune(digits, work):
-    return (['finetune.py', digits, '--config', CONFIG, '--epochs', EPOCHS,
-             '--work-dir', work, *FAST], work)
+    return (
+        ['finetune.py', digits, '--config', CONFIG, '--epochs', EPOCHS, '--work-dir', work, *FAST],
+        work,
+    )
 
 
 def ablate(digits, work):
-    roots = (f'{split}_dataloader.dataset.data_root={digits}'
-             for split in ('train', 'val', 'test'))
-    return (['ablate.py', CONFIG, '--vary',
-             'model.backbone.num_conv_branches=1', '--out', work, *FAST,
-             f'train_cfg.max_epochs={EPOCHS}', *roots],
-            work / 'num_conv_branches_1/seed0')
+    roots = (f'{split}_dataloader.dataset.data_root={digits}' for split in ('train', 'val', 'test'))
+    return (
+        [
+            'ablate.py',
+            CONFIG,
+            '--vary',
+            'model.backbone.num_conv_branches=1',
+            '--out',
+            work,
+            *FAST,
+            f'train_cfg.max_epochs={EPOCHS}',
+            *roots,
+        ],
+        work / 'num_conv_branches_1/seed0',
+    )
 
 
 @pytest.mark.parametrize('tool', [demo, finetune, ablate])
-def test_no_child_lives_on_and_a_rerun_goes_on(tool, digits, started,
-                                               tmp_path):
+def test_no_child_lives_on_and_a_rerun_goes_on(tool, digits, started, tmp_path):
     argv, trained = tool(digits, tmp_path / 'work')
-    command = [sys.executable, str(REPO / 'tools' / argv[0]),
-               *map(str, argv[1:])]
+    command = [sys.executable, str(REPO / 'tools' / argv[0]), *map(str, argv[1:])]
     for epoch, number in enumerate(SIGNALS, 1):
         env = marked_env(OMP_NUM_THREADS='1')
         running = started(command, env)
@@ -93,8 +106,7 @@ def test_no_child_lives_on_and_a_rerun_goes_on(tool, digits, started,
 def _wait_for_epoch(running, log, epoch):
     """Until the training of this process is in the epoch or beyond."""
     log.unlink(missing_ok=True)
-    while not (log.is_file()
-               and max(_epochs(log.read_text()), default=0) > epoch):
+    while not (log.is_file() and max(_epochs(log.read_text()), default=0) > epoch):
         assert running.poll() is None, running.stdout.read()
         time.sleep(0.05)
 

@@ -1,4 +1,5 @@
 """The tools where the locale is not UTF-8."""
+
 import json
 import os
 import subprocess
@@ -42,8 +43,9 @@ def test_a_folder_with_any_name_works(locale, tmp_path):
     tool.write_text(TOOL.format(root=str(ROOT)), 'utf-8')
     done = subprocess.run(
         [sys.executable, '-W', 'ignore', str(tool), str(folder), '--x', 'y'],
-        env={**os.environ, 'LC_ALL': locale, 'PYTHONUTF8': '0',
-             'PYTHONCOERCECLOCALE': '0'}, capture_output=True)
+        env={**os.environ, 'LC_ALL': locale, 'PYTHONUTF8': '0', 'PYTHONCOERCECLOCALE': '0'},
+        capture_output=True,
+    )
     assert done.returncode == 0, done.stderr
     told, printed = done.stdout.decode('ascii').splitlines()[-2:]
     found = json.loads(told)
@@ -60,7 +62,6 @@ def test_what_a_terminal_lacks_is_escaped(capsys):
 
 
 def test_a_part_of_another_program_is_not_started_again(monkeypatch):
-    monkeypatch.setattr(launch.locale, 'getpreferredencoding',
-                        lambda *_: 'ascii')
+    monkeypatch.setattr(launch.locale, 'getpreferredencoding', lambda *_: 'ascii')
     monkeypatch.setattr(launch.os, 'execve', lambda *_: pytest.fail('again'))
     assert launch.guarded(lambda: None) == 0

@@ -1,4 +1,5 @@
 """MMPretrain's own tools on our configs: those that need nothing more."""
+
 import runpy
 import sys
 
@@ -11,20 +12,26 @@ from mmpretrain_mobileone_ext.commands.cli import mmpretrain_tool
 from mmpretrain_mobileone_ext.commands.training.demo import prepare
 from mmpretrain_mobileone_ext.utils.config import MIM
 
-CONFIGS = {p.stem: p for p in sorted((MIM / 'configs').glob('*/*.py'))
-           if p.parent.name not in ('_base_', 'mmdeploy')}
+CONFIGS = {
+    p.stem: p
+    for p in sorted((MIM / 'configs').glob('*/*.py'))
+    if p.parent.name not in ('_base_', 'mmdeploy')
+}
 #: Those whose hooks and data differ in kind.
-KINDS = ['mobileone-tiny_bs64_digits_coreml', 'mobileone-ext-s2_8xb32_in1k',
-         'mobileone-ext-s1_2xb32-acc4_in1k',
-         'mobileone-s0_finetune_image-folder', 'se_fashion-mnist']
+KINDS = [
+    'mobileone-tiny_bs64_digits_coreml',
+    'mobileone-ext-s2_8xb32_in1k',
+    'mobileone-ext-s1_2xb32-acc4_in1k',
+    'mobileone-s0_finetune_image-folder',
+    'se_fashion-mnist',
+]
 
 
 @pytest.fixture(autouse=True)
 def _alone(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv('MPLBACKEND', 'Agg')
-    monkeypatch.setattr(DefaultScope, '_instance_dict',
-                        DefaultScope._instance_dict.copy())
+    monkeypatch.setattr(DefaultScope, '_instance_dict', DefaultScope._instance_dict.copy())
 
 
 def run(monkeypatch, tool, *args):
@@ -39,30 +46,49 @@ def run(monkeypatch, tool, *args):
 def test_vis_scheduler_draws_the_schedule(name, tmp_path, monkeypatch):
     cfg = Config.fromfile(CONFIGS[name])
     batch = cfg.train_dataloader.batch_size
-    run(monkeypatch, 'visualization/vis_scheduler.py', CONFIGS[name],
-        '-d', 3 * batch, '-s', tmp_path / 'lr.png', '--not-show',
-        '--cfg-options', f'work_dir={tmp_path / "run"}')
+    run(
+        monkeypatch,
+        'visualization/vis_scheduler.py',
+        CONFIGS[name],
+        '-d',
+        3 * batch,
+        '-s',
+        tmp_path / 'lr.png',
+        '--not-show',
+        '--cfg-options',
+        f'work_dir={tmp_path / "run"}',
+    )
     assert (tmp_path / 'lr.png').stat().st_size > 1000
-    assert not [p for p in tmp_path.rglob('*') if p.suffix in (
-        '.pth', '.mlpackage', '.mlmodel')]
+    assert not [p for p in tmp_path.rglob('*') if p.suffix in ('.pth', '.mlpackage', '.mlmodel')]
 
 
-@pytest.mark.parametrize('hook', [
-    dict(type='EpochSeedHook'),
-    dict(type='BNRecalibrationHook'),
-    dict(type='CoreMLExportHook', strict=True),
-    dict(type='ThroughputHook', when=['val', 'test']),
-    dict(type='TrainThroughputHook', interval=1, warmup=0),
-    dict(type='DynamicRegularizationHook', strength=1.0,
-         phases=[dict(begin=0, dropout=0.5)])])
+@pytest.mark.parametrize(
+    'hook',
+    [
+        dict(type='EpochSeedHook'),
+        dict(type='BNRecalibrationHook'),
+        dict(type='CoreMLExportHook', strict=True),
+        dict(type='ThroughputHook', when=['val', 'test']),
+        dict(type='TrainThroughputHook', interval=1, warmup=0),
+        dict(type='DynamicRegularizationHook', strength=1.0, phases=[dict(begin=0, dropout=0.5)]),
+    ],
+)
 def test_none_of_our_hooks_stops_it(hook, tmp_path, monkeypatch):
     config = tmp_path / 'one.py'
     cfg = Config.fromfile(CONFIGS['mobileone-tiny_bs64_digits'])
     cfg.custom_hooks = [hook]
     cfg.train_cfg.max_epochs = cfg.param_scheduler[1].end = 2
     cfg.dump(config)
-    run(monkeypatch, 'visualization/vis_scheduler.py', config, '-d', 640,
-        '-s', tmp_path / 'lr.png', '--not-show')
+    run(
+        monkeypatch,
+        'visualization/vis_scheduler.py',
+        config,
+        '-d',
+        640,
+        '-s',
+        tmp_path / 'lr.png',
+        '--not-show',
+    )
     assert (tmp_path / 'lr.png').is_file()
 
 
@@ -70,22 +96,36 @@ def test_none_of_our_hooks_stops_it(hook, tmp_path, monkeypatch):
 def test_tools_get_visualizer_options_without_a_scope(name):
     cfg = Config.fromfile(CONFIGS[name])
     assert cfg.visualizer == dict(
-        type='UniversalVisualizer',
-        vis_backends=[dict(type='LocalVisBackend')])
+        type='UniversalVisualizer', vis_backends=[dict(type='LocalVisBackend')]
+    )
 
 
 def test_browse_dataset_writes_images(tmp_path, monkeypatch):
     prepare('digits', tmp_path / 'data')
-    run(monkeypatch, 'visualization/browse_dataset.py',
-        CONFIGS['mobileone-tiny_bs64_digits'], '-o', tmp_path / 'shown',
+    run(
+        monkeypatch,
+        'visualization/browse_dataset.py',
+        CONFIGS['mobileone-tiny_bs64_digits'],
+        '-o',
+        tmp_path / 'shown',
         # Its other modes need a matplotlib older than 3.11.
-        '--not-show', '-n', 1, '-m', 'original')
+        '--not-show',
+        '-n',
+        1,
+        '-m',
+        'original',
+    )
     assert len(list((tmp_path / 'shown').iterdir())) == 1
 
 
 def test_get_flops_counts_ours(monkeypatch, capsys):
-    run(monkeypatch, 'analysis_tools/get_flops.py',
-        CONFIGS['mobileone-tiny_bs64_digits'], '--shape', 32)
+    run(
+        monkeypatch,
+        'analysis_tools/get_flops.py',
+        CONFIGS['mobileone-tiny_bs64_digits'],
+        '--shape',
+        32,
+    )
     assert 'Params' in capsys.readouterr().out
 
 

@@ -1,4 +1,5 @@
 """The artifact as a test-time model: sizes, batches, features."""
+
 from __future__ import annotations
 
 import pytest
@@ -11,17 +12,15 @@ from mmpretrain_mobileone_ext.errors import ProgramError
 
 def scorer(path):
     return CoreMLClassifier(
-        path=str(path), normalize=False, arithmetic='fp32',
-        data_preprocessor=dict(to_rgb=True))
+        path=str(path), normalize=False, arithmetic='fp32', data_preprocessor=dict(to_rgb=True)
+    )
 
 
-@pytest.mark.parametrize('options', [
-    {}, dict(input='tensor', batch_sizes=(1, 2))])
+@pytest.mark.parametrize('options', [{}, dict(input='tensor', batch_sizes=(1, 2))])
 @pytest.mark.parametrize('suffix', ['.mlpackage', '.mlmodel'])
 def test_every_size_the_file_takes(tmp_path, suffix, options):
     net = network()
-    model = scorer(convert(net, tmp_path / f'm{suffix}',
-                           extra_sizes=(OTHER, ), **options))
+    model = scorer(convert(net, tmp_path / f'm{suffix}', extra_sizes=(OTHER,), **options))
     for size in (SIZE, OTHER):
         batch = pixels(3, size)
         samples = model.test_step({'inputs': batch})
@@ -34,7 +33,7 @@ def test_every_size_the_file_takes(tmp_path, suffix, options):
         model.test_step({'inputs': pixels(3, (40, 48))})
 
 
-@pytest.mark.parametrize('indices', [(0, 1), (1, )])
+@pytest.mark.parametrize('indices', [(0, 1), (1,)])
 def test_features_are_no_class_scores(tmp_path, indices):
     net = network()
     net.backbone.out_indices = indices

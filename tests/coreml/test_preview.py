@@ -1,4 +1,5 @@
 """Xcode's preview of image classifiers, and of nothing else."""
+
 from __future__ import annotations
 
 from dataclasses import replace
@@ -8,10 +9,7 @@ from export_kit import CLASSES
 from format_kit import OTHER, convert, network
 
 from mmpretrain_mobileone_ext.coreml import read_program
-from mmpretrain_mobileone_ext.coreml.metadata import (
-    preview_metadata,
-    write_metadata,
-)
+from mmpretrain_mobileone_ext.coreml.metadata import preview_metadata, write_metadata
 from mmpretrain_mobileone_ext.coreml.program import quiet
 
 # As in coremltools' guide "Xcode Model Preview Types".
@@ -21,7 +19,7 @@ WANTED = {'com.apple.coreml.model.preview.type': 'imageClassifier'}
 @pytest.mark.parametrize('suffix', ['.mlpackage', '.mlmodel'])
 def test_image_classifiers(tmp_path, suffix):
     """The file has an image, a dictionary, a string, and its labels."""
-    path = convert(network(), tmp_path / f'm{suffix}', extra_sizes=(OTHER, ))
+    path = convert(network(), tmp_path / f'm{suffix}', extra_sizes=(OTHER,))
     found = preview_metadata(read_program(path))
     assert found == WANTED
     write_metadata(path, found, {}, 'an image')
@@ -30,16 +28,15 @@ def test_image_classifiers(tmp_path, suffix):
     # The word itself, not JSON.
     assert dict(description.metadata.userDefined).items() >= WANTED.items()
     kinds = {f.name: f.type.WhichOneof('Type') for f in description.output}
-    assert kinds == {'classLabel': 'stringType',
-                     'classLabel_probs': 'dictionaryType'}
+    assert kinds == {'classLabel': 'stringType', 'classLabel_probs': 'dictionaryType'}
     assert description.predictedFeatureName == 'classLabel'
     assert read_program(path).classes == CLASSES
 
 
-@pytest.mark.parametrize('options', [
-    dict(outputs='features'), dict(input='tensor'),
-    dict(input='tensor', batch_sizes=(1, 2)),
-])
+@pytest.mark.parametrize(
+    'options',
+    [dict(outputs='features'), dict(input='tensor'), dict(input='tensor', batch_sizes=(1, 2))],
+)
 def test_nothing_else(tmp_path, options):
     path = convert(network(), tmp_path / 'm.mlmodel', **options)
     assert preview_metadata(read_program(path)) == {}
@@ -52,4 +49,3 @@ def test_integer_labels_and_missing_ones(tiny_package):
     label, scores = program.outputs
     numbers = (replace(label, kind='int64'), scores)
     assert preview_metadata(replace(program, outputs=numbers)) == WANTED
-

@@ -1,4 +1,5 @@
 """Networks that are right for one input shape only do not get through."""
+
 from __future__ import annotations
 
 import numpy as np
@@ -58,13 +59,19 @@ class Cropped(Pooled):
 @pytest.mark.filterwarnings('ignore::torch.jit.TracerWarning')
 @pytest.mark.filterwarnings('ignore::FutureWarning')
 @pytest.mark.filterwarnings('ignore::DeprecationWarning')
-@pytest.mark.parametrize(('kind', 'message'), [
-    (Positions, r'does not run on \(1, 3, 48, 40\) .*RuntimeError'),
-    (SizeInPython, r'fixes its input to \(1, 3, 32, 32\) and fails on '
-     r'\(1, 3, 48, 40\).*relative error'),
-    (BatchInPython, r'fails on \(3, 3, 32, 32\)'),
-    (Cropped, r'fails on \(1, 3, 48, 40\)'),
-])
+@pytest.mark.parametrize(
+    ('kind', 'message'),
+    [
+        (Positions, r'does not run on \(1, 3, 48, 40\) .*RuntimeError'),
+        (
+            SizeInPython,
+            r'fixes its input to \(1, 3, 32, 32\) and fails on '
+            r'\(1, 3, 48, 40\).*relative error',
+        ),
+        (BatchInPython, r'fails on \(3, 3, 32, 32\)'),
+        (Cropped, r'fails on \(1, 3, 48, 40\)'),
+    ],
+)
 def test_fixed_networks_are_named(kind, message):
     net = kind()
     traced = torch.jit.trace(net, torch.zeros(SHAPES[0]), check_trace=False)
@@ -89,7 +96,7 @@ class FixedBackbone(nn.Module):
         self.last = kind()
 
     def forward(self, x):
-        return (self.last(self.conv(x))[:, :, None, None], )
+        return (self.last(self.conv(x))[:, :, None, None],)
 
 
 @pytest.mark.parametrize('suffix', ['.mlpackage', '.mlmodel'])
@@ -97,8 +104,7 @@ def test_nothing_is_converted_for_a_fixed_network(tmp_path, suffix):
     net = FixedBackbone(SizeInPython).eval()
     options = dict(outputs='features', input='tensor')
     with pytest.raises(ExportError, match='fixes its input to'):
-        convert(net, tmp_path / f'm{suffix}', extra_sizes=(OTHER, ),
-                **options)
+        convert(net, tmp_path / f'm{suffix}', extra_sizes=(OTHER,), **options)
     assert not list(tmp_path.iterdir())
     assert convert(net, tmp_path / f'm{suffix}', **options).exists()
 
@@ -111,9 +117,12 @@ def test_what_coremltools_cannot_do_for_several_sizes(tmp_path, monkeypatch):
         raise NotImplementedError('Dynamic padding')
 
     monkeypatch.setattr(ct, 'convert', refuse)
-    with pytest.raises(ExportError, match=r'2 input shapes at once .*NotImpl'
-                       r'ementedError: Dynamic padding'):
-        convert(network(), tmp_path / 'm.mlmodel', extra_sizes=(OTHER, ))
+    with pytest.raises(
+        ExportError,
+        match=r'2 input shapes at once .*NotImpl'
+        r'ementedError: Dynamic padding',
+    ):
+        convert(network(), tmp_path / 'm.mlmodel', extra_sizes=(OTHER,))
     with pytest.raises(ExportError, match=r'convert the network \(NotImpl'):
         convert(network(), tmp_path / 'm.mlmodel')
 
@@ -124,19 +133,23 @@ def flexible_softmax(labels):
         mil = ct.converters.mil.mil
         batch = mil.get_new_symbol()
         with mil.Function(
-            {'x': mil.Builder.placeholder((batch, 4))},
-                opset_version=ct.target.iOS16) as main:
-            main.set_outputs([mil.Builder.softmax(x=main.inputs['x'],
-                                                  axis=1)])
+            {'x': mil.Builder.placeholder((batch, 4))}, opset_version=ct.target.iOS16
+        ) as main:
+            main.set_outputs([mil.Builder.softmax(x=main.inputs['x'], axis=1)])
         program = mil.Program()
         program.add_function('main', main)
         return ct.convert(
-            program, convert_to='mlprogram', skip_model_load=True,
+            program,
+            convert_to='mlprogram',
+            skip_model_load=True,
             minimum_deployment_target=ct.target.iOS16,
-            inputs=[ct.TensorType(
-                name='x', dtype=np.float32,
-                shape=ct.EnumeratedShapes([(1, 4), (4, 4)]))],
-            classifier_config=labels and ct.ClassifierConfig(labels))
+            inputs=[
+                ct.TensorType(
+                    name='x', dtype=np.float32, shape=ct.EnumeratedShapes([(1, 4), (4, 4)])
+                )
+            ],
+            classifier_config=labels and ct.ClassifierConfig(labels),
+        )
 
 
 def test_a_classifier_that_no_device_compiles():
@@ -146,5 +159,3 @@ def test_a_classifier_that_no_device_compiles():
     assert len(spec.description.output) == 2
     with pytest.raises(ExportError, match='depends on the input shape'):
         check_classify(spec)
-
-

@@ -1,4 +1,5 @@
 """One export: console, file, JSON and page state the same figures."""
+
 import json
 import re
 
@@ -23,15 +24,17 @@ class Stated:
         data = photos(folder / 'data', IMAGES // len(CLASSES))
         model = build()
         result = run_export(
-            write_config(folder / 'c.py', data), save(model, folder / 'c.pth'),
-            ExportOptions(out=folder / 'm.mlpackage', report=folder / 'page',
-                          verify_data='test', **options))
+            write_config(folder / 'c.py', data),
+            save(model, folder / 'c.pth'),
+            ExportOptions(
+                out=folder / 'm.mlpackage', report=folder / 'page', verify_data='test', **options
+            ),
+        )
         self.result = result
         print_summary(result)
         console = capsys.readouterr().out
         # Cells are folded at any place: only their letters count.
-        self.console = ''.join(
-            re.sub(r'^│[^│]*│|│', '', line) for line in console.splitlines())
+        self.console = ''.join(re.sub(r'^│[^│]*│|│', '', line) for line in console.splitlines())
         self.rows = dict(result.rows())
         self.json = json.loads((folder / 'page/report.json').read_text())
         self.page = Page((folder / 'page/report.html').read_text())
@@ -60,16 +63,17 @@ def test_all_places_agree(tmp_path, capsys, bound, apart):
     assert record['images'] == (IMAGES // 2 if apart else IMAGES)
     # The bound.
     assert said.json['max_drop'] == record['bound_points'] == bound
-    assert f'bound {bound:g} points (max-drop {bound:g})' in \
-        said.rows['top-1 lost']
+    assert f'bound {bound:g} points (max-drop {bound:g})' in said.rows['top-1 lost']
     assert f'Bound: {bound:g} points' in said.text
     # The interval: of the counts, in every place.
     loss = Loss(record['lost'], record['gained'], record['images'])
     assert (record['lost_points'], record['low'], record['high']) == (
-        loss.points, loss.low, loss.high)
+        loss.points,
+        loss.low,
+        loss.high,
+    )
     assert loss.words in said.rows['top-1 lost']
-    assert f'{loss.low:.2f} to {loss.high:.2f}, bound {bound:g}'.replace(
-        '-', '\u2212') in said.text
+    assert f'{loss.low:.2f} to {loss.high:.2f}, bound {bound:g}'.replace('-', '\u2212') in said.text
     check_candidates(said)
     check_sizes(said)
     check_accuracy(said)
@@ -81,8 +85,7 @@ def check_candidates(said):
     found = said.result.compression
     count = said.json['files_tried']
     assert count == len(found.candidates) - 1 == found.tried
-    assert f', {count} files tried on {found.chosen_on}' in \
-        said.rows['compression']
+    assert f', {count} files tried on {found.chosen_on}' in said.rows['compression']
     assert f'All {count} files tried' in said.text
     tried = [c for c in said.json['candidates'] if c['scheme'] != 'none']
     assert len(tried) == count
@@ -92,7 +95,7 @@ def check_candidates(said):
         assert one['lost_points'] == pytest.approx(lost)
         if one['fits']:
             assert one['top1'] >= base['top1'] - said.json['max_drop'] - 1e-9
-    chosen, = (c for c in said.json['candidates'] if c['chosen'])
+    (chosen,) = (c for c in said.json['candidates'] if c['chosen'])
     assert chosen['size_bytes'] == said.result.size_bytes
 
 
@@ -101,8 +104,7 @@ def check_sizes(said):
     plain = said.form(said.json['baseline'])
     first = said.json['candidates'][0]
     assert own['size_bytes'] == said.result.size_bytes
-    assert plain['size_bytes'] == first['size_bytes'] == \
-        said.result.plain_bytes
+    assert plain['size_bytes'] == first['size_bytes'] == said.result.plain_bytes
     assert said.rows['size'] == size(own['size_bytes']).replace(NBSP, ' ')
     assert said.rows['size'] in said.text
     ratio = own['size_bytes'] / plain['size_bytes']
@@ -114,21 +116,21 @@ def check_accuracy(said):
     top1 = json.loads(said.metadata['top1'])
     assert own['top1'] == pytest.approx(100 * top1['coreml'])
     assert own['top1_low'] <= own['top1'] <= own['top1_high']
-    assert f'Core ML {share(own["top1"], IMAGES, " %")}' in \
-        said.rows['top-1']
+    assert f'Core ML {share(own["top1"], IMAGES, " %")}' in said.rows['top-1']
     assert share(own['top1'], IMAGES) in said.text
     assert share(own['agreement'], IMAGES, ' %') == said.rows['same top-1']
-    assert said.page.all('header')[0]['attrs']['class'] == \
-        said.json['verdict']['level'] == said.json['accuracy']['level']
+    assert (
+        said.page.all('header')[0]['attrs']['class']
+        == said.json['verdict']['level']
+        == said.json['accuracy']['level']
+    )
 
 
-def test_without_compression_the_network_is_what_is_lost_against(
-        tmp_path, capsys):
+def test_without_compression_the_network_is_what_is_lost_against(tmp_path, capsys):
     said = Stated(tmp_path, capsys)
     record = json.loads(said.metadata['accuracy'])
     assert said.json['accuracy'] == record
-    assert (record['bound_points'], record['lost'], record['images']) == (
-        0.5, 0, IMAGES)
+    assert (record['bound_points'], record['lost'], record['images']) == (0.5, 0, IMAGES)
     assert record['level'] == 'warn'  # nobody can tell from twelve images
     assert '1 image = 8.33 points' in said.rows['compared on']
     assert 'against the network' in said.rows['top-1 lost']

@@ -1,4 +1,5 @@
 """The command for an export by hand: the tool's own parser is the oracle."""
+
 import shlex
 from pathlib import Path
 
@@ -6,10 +7,7 @@ import pytest
 
 from mmpretrain_mobileone_ext.commands import export as export_cli
 from mmpretrain_mobileone_ext.export.options import ExportOptions
-from mmpretrain_mobileone_ext.hooks.coreml_export import (
-    LABELS_FILE,
-    export_command,
-)
+from mmpretrain_mobileone_ext.hooks.coreml_export import LABELS_FILE, export_command
 
 GIVEN = [
     {},
@@ -17,9 +15,13 @@ GIVEN = [
     dict(force=False, precision='fp32', classes=None),
     dict(deployment_target='iOS17', compute_units='CPU_AND_NE'),
     dict(input='tensor', outputs='features', batch_sizes=[4, 1]),
-    dict(image_size=32), dict(image_size=(32, 48)), dict(image_size='32'),
+    dict(image_size=32),
+    dict(image_size=(32, 48)),
+    dict(image_size='32'),
     dict(extra_sizes=[(64, 48), 96, '128x96']),
-    dict(verify_data='test'), dict(verify_data=7), dict(verify_data='none'),
+    dict(verify_data='test'),
+    dict(verify_data=7),
+    dict(verify_data='none'),
     dict(compress='auto', max_drop=0.25),
     dict(author="A. O'Neill & daughter", license='CC BY 4.0', force=True),
     dict(classes='my labels.txt'),
@@ -37,8 +39,7 @@ def parsed(command):
 def test_the_tool_reads_the_same_options(given, tmp_path):
     out = tmp_path / 'my model.mlpackage'
     found = parsed(export_command(Path('c.py'), Path('e 1.pth'), out, given))
-    assert (found.pop('config'), found.pop('checkpoint')) == ('c.py',
-                                                              'e 1.pth')
+    assert (found.pop('config'), found.pop('checkpoint')) == ('c.py', 'e 1.pth')
     assert found.pop('cfg_options') is None
     assert ExportOptions(**found) == ExportOptions(out, **given)
 
@@ -46,19 +47,19 @@ def test_the_tool_reads_the_same_options(given, tmp_path):
 def test_another_value_is_another_command(tmp_path):
     """Otherwise the comparison above could not fail."""
     out = tmp_path / 'm.mlpackage'
-    found = parsed(export_command(Path('c.py'), Path('c.pth'), out,
-                                  dict(image_size=(32, 48))))
+    found = parsed(export_command(Path('c.py'), Path('c.pth'), out, dict(image_size=(32, 48))))
     for name in ('config', 'checkpoint', 'cfg_options'):
         found.pop(name)
     assert ExportOptions(**found) != ExportOptions(out, image_size=(48, 32))
 
 
-@pytest.mark.parametrize('value', [
-    0.5, 3, True, 'text', [1, 2], (1, 2), [['a', 'b'], (1, 2)], 'a/b c.d'])
+@pytest.mark.parametrize(
+    'value', [0.5, 3, True, 'text', [1, 2], (1, 2), [['a', 'b'], (1, 2)], 'a/b c.d']
+)
 def test_config_options_arrive(value):
     command = export_command(
-        Path('c.py'), Path('c.pth'), Path('m.mlpackage'), {},
-        {'model.head.topk': value, 'x': 1})
+        Path('c.py'), Path('c.pth'), Path('m.mlpackage'), {}, {'model.head.topk': value, 'x': 1}
+    )
     found = parsed(command)['cfg_options']
     if isinstance(value, str):  # mmengine takes blanks out of values
         value = value.replace(' ', '')
@@ -66,6 +67,7 @@ def test_config_options_arrive(value):
 
 
 def test_labels_in_a_list_become_a_file_to_make():
-    command = export_command(Path('c.py'), Path('c.pth'), Path('m.mlmodel'),
-                             dict(classes=['a b', 'c']))
+    command = export_command(
+        Path('c.py'), Path('c.pth'), Path('m.mlmodel'), dict(classes=['a b', 'c'])
+    )
     assert parsed(command)['classes'] == LABELS_FILE

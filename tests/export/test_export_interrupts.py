@@ -3,6 +3,7 @@
 The steps of giving a file its name are few and fast, so that random points
 miss them: they are taken one by one.
 """
+
 import gc
 import os
 import random
@@ -19,12 +20,11 @@ from mmpretrain_mobileone_ext.errors import ProgramError
 
 pytestmark = [
     pytest.mark.slow,
-    pytest.mark.skipif(not hasattr(os, 'fork'),
-                       reason='processes are forked and killed')]
+    pytest.mark.skipif(not hasattr(os, 'fork'), reason='processes are forked and killed'),
+]
 OLD, NEW = ('a', 'b', 'c'), ('x', 'y', 'z')
 POINTS = 50
-PIXELS = torch.randint(0, 256, (4, 3, 32, 32),
-                       generator=torch.Generator().manual_seed(0)).float()
+PIXELS = torch.randint(0, 256, (4, 3, 32, 32), generator=torch.Generator().manual_seed(0)).float()
 #: Options of the exports that are killed.
 EXPORTS = [dict()]
 
@@ -47,8 +47,15 @@ class Scene:
         self.files = set(snapshot(self.target))
 
     def export(self, classes=NEW):
-        export_coreml(self.config, self.checkpoint, self.target, force=True,
-                      classes=classes, verify_data=2, **self.options)
+        export_coreml(
+            self.config,
+            self.checkpoint,
+            self.target,
+            force=True,
+            classes=classes,
+            verify_data=2,
+            **self.options,
+        )
 
     def predict(self):
         return load_program(self.target).predict_batch({'image': PIXELS})
@@ -62,8 +69,10 @@ class Scene:
     def found(self):
         """'old', 'new' or None; fails for anything else under the name."""
         others = set(os.listdir(self.folder)) - {self.target.name}
-        assert all(name.startswith(f'.{self.target.name}.') and
-                   name.endswith('.partial') for name in others)
+        assert all(
+            name.startswith(f'.{self.target.name}.') and name.endswith('.partial')
+            for name in others
+        )
         if not os.path.lexists(self.target):
             return None
         if snapshot(self.target) == self.old:
@@ -131,8 +140,7 @@ def killed_at_every_step(scene, has_old, install, monkeypatch):
 
 
 @pytest.mark.parametrize('has_old', [True, False])
-def test_killed_at_every_step_of_getting_its_name(scene, has_old,
-                                                  monkeypatch):
+def test_killed_at_every_step_of_getting_its_name(scene, has_old, monkeypatch):
     seen = killed_at_every_step(scene, has_old, export.install, monkeypatch)
     first_new = seen.index('new')
     assert set(seen[:first_new]) == {'old' if has_old else None}

@@ -1,18 +1,11 @@
 """A target is the old file or the whole new one, and only if it is right."""
+
 import copy
 import os
 
 import pytest
 import torch
-from export_kit import (
-    CLASSES,
-    build,
-    photos,
-    save,
-    snapshot,
-    switched,
-    write_config,
-)
+from export_kit import CLASSES, build, photos, save, snapshot, switched, write_config
 
 from mmpretrain_mobileone_ext import exporter as export
 from mmpretrain_mobileone_ext.coreml import export_coreml, load_program
@@ -47,8 +40,7 @@ def test_refuses_to_overwrite_before_any_work(case, suffix, monkeypatch):
 def test_force_replaces(case, suffix):
     config, checkpoint, folder = case
     out = export_coreml(config, checkpoint, folder / f'm{suffix}')
-    again = export_coreml(config, checkpoint, out, force=True,
-                          classes=('x', 'y', 'z'))
+    again = export_coreml(config, checkpoint, out, force=True, classes=('x', 'y', 'z'))
     assert again == out
     assert load_program(out).classes == ('x', 'y', 'z')
     assert os.listdir(folder) == [out.name]
@@ -70,8 +62,7 @@ def test_force_replaces_a_link_not_its_target(case):
     link = folder / 'link.mlpackage'
     link.symlink_to(real)
     before = snapshot(real)
-    export_coreml(config, checkpoint, link, force=True,
-                  classes=('a', 'b', 'c'))
+    export_coreml(config, checkpoint, link, force=True, classes=('a', 'b', 'c'))
     assert snapshot(real) == before
     assert not link.is_symlink()
     assert load_program(link).classes == ('a', 'b', 'c')
@@ -81,8 +72,7 @@ def perturbed(prepared, *args):
     """Convert a network with four kernels twice as large."""
     net = copy.deepcopy(prepared.net)
     with torch.no_grad():
-        next(m for m in net.modules()
-             if isinstance(m, torch.nn.Conv2d)).weight[:4] *= 2
+        next(m for m in net.modules() if isinstance(m, torch.nn.Conv2d)).weight[:4] *= 2
     object.__setattr__(prepared, 'net', net)
     return CONVERT(prepared, *args)
 
@@ -99,8 +89,7 @@ def test_a_wrong_program_gets_no_name(case, suffix, precision, monkeypatch):
     monkeypatch.setattr(export_make, 'convert_and_save', perturbed)
     for target, force in ((out, True), (folder / f'new{suffix}', False)):
         with pytest.raises(ParityError, match=r'relative error .* exceeds'):
-            export_coreml(config, checkpoint, target, force=force,
-                          precision=precision)
+            export_coreml(config, checkpoint, target, force=force, precision=precision)
     assert snapshot(folder) == before
 
 
@@ -110,17 +99,21 @@ def test_overflow_is_named(tmp_path):
         model.backbone.stage1[0].branch_reparam.weight *= 1e5
     named = r'values beyond fp16 in \w+ \(\d+\)'
     with pytest.raises(ParityError, match=named):
-        export_coreml(model, out=tmp_path / 'm.mlpackage', image_size=32,
-                      classes=CLASSES)
+        export_coreml(model, out=tmp_path / 'm.mlpackage', image_size=32, classes=CLASSES)
     assert os.listdir(tmp_path) == []
 
 
-@pytest.mark.parametrize(('owner', 'step'), [
-    (export_make, 'convert_and_save'), (export_make.Judge, 'score'),
-    (export, 'describe'), (export, 'install')])
+@pytest.mark.parametrize(
+    ('owner', 'step'),
+    [
+        (export_make, 'convert_and_save'),
+        (export_make.Judge, 'score'),
+        (export, 'describe'),
+        (export, 'install'),
+    ],
+)
 @pytest.mark.parametrize('error', [KeyboardInterrupt, OSError])
-def test_nothing_stays_after_an_interruption(case, owner, step, error,
-                                             monkeypatch):
+def test_nothing_stays_after_an_interruption(case, owner, step, error, monkeypatch):
     config, checkpoint, folder = case
     (folder / 'm.mlmodel').write_bytes(b'old')
     before = snapshot(folder)
@@ -156,11 +149,13 @@ def test_a_split_labelled_in_another_way_is_no_test(case, tmp_path):
     wrong = CLASSES[::-1]
     with pytest.raises(ExportError, match='another order') as caught:
         export_coreml(
-            config, save(build(), tmp_path / 'w.pth', wrong),
-            folder / 'm.mlmodel', cfg_options={
-                'test_dataloader.dataset.metainfo.classes': list(wrong)})
+            config,
+            save(build(), tmp_path / 'w.pth', wrong),
+            folder / 'm.mlmodel',
+            cfg_options={'test_dataloader.dataset.metainfo.classes': list(wrong)},
+        )
     assert 'folders of the test split' in str(caught.value)
-    image, = (tmp_path / 'data/test' / CLASSES[0]).iterdir()
+    (image,) = (tmp_path / 'data/test' / CLASSES[0]).iterdir()
     image.unlink()
     image.parent.rmdir()
     with pytest.raises(ExportError, match=f"'{CLASSES[0]}' missing"):

@@ -1,4 +1,5 @@
 """Feature extractors of classifiers, detectors and bare backbones."""
+
 from __future__ import annotations
 
 import copy
@@ -6,17 +7,7 @@ import copy
 import pytest
 import torch
 from export_kit import TINY, model_cfg, randomize, save
-from format_kit import (
-    OTHER,
-    SIZE,
-    convert,
-    error,
-    load,
-    network,
-    oracle,
-    perturbed,
-    pixels,
-)
+from format_kit import OTHER, SIZE, convert, error, load, network, oracle, perturbed, pixels
 from mmengine.config import Config
 from mmengine.model import BaseDataPreprocessor, BaseModel, ImgDataPreprocessor
 from mmpretrain.registry import MODELS
@@ -50,7 +41,7 @@ class Segmentation(BaseDataPreprocessor):
             self.register_buffer('std', torch.tensor(std).view(-1, 1, 1))
 
     def forward(self, data, training=False):
-        (image, ) = data['inputs']
+        (image,) = data['inputs']
         image = image[[2, 1, 0]] if self.channel_conversion else image
         image = image.float()
         if self._enable_normalize:
@@ -80,7 +71,7 @@ def detector(preprocessor):
 
 
 def test_names_and_shapes():
-    for asked, names in (((0, 1), [0, 1]), ((-1, ), [1]), ((-2, 1), [0, 1])):
+    for asked, names in (((0, 1), [0, 1]), ((-1,), [1]), ((-2, 1), [0, 1])):
         found = feature_maps(backbone(asked), SHAPE)
         assert [m.name for m in found] == [f'feature_{i}' for i in names]
     first, last = feature_maps(network(), SHAPE)
@@ -104,25 +95,31 @@ def two(x):
     return [x[:, :1], x[:, :, ::2, ::2]]
 
 
-@pytest.mark.parametrize(('settings', 'names'), [
-    ({}, ['feature_0', 'feature_1']),
-    (dict(out_indices=(4, 2)), ['feature_2', 'feature_4']),
-    (dict(out_indices=(-1, 0), num_stages=4), ['feature_0', 'feature_3']),
-    (dict(out_indices=(-2, -1), stages=[0] * 5), ['feature_3', 'feature_4']),
-])
+@pytest.mark.parametrize(
+    ('settings', 'names'),
+    [
+        ({}, ['feature_0', 'feature_1']),
+        (dict(out_indices=(4, 2)), ['feature_2', 'feature_4']),
+        (dict(out_indices=(-1, 0), num_stages=4), ['feature_0', 'feature_3']),
+        (dict(out_indices=(-2, -1), stages=[0] * 5), ['feature_3', 'feature_4']),
+    ],
+)
 def test_indices_of_other_backbones(settings, names):
     found = feature_maps(Stages(two, **settings), SHAPE)
     assert [m.name for m in found] == names
 
 
-@pytest.mark.parametrize(('outputs', 'settings', 'message'), [
-    (two, dict(out_indices=(0, -1)), r'out_indices=\(0, -1\) and returns 2'),
-    (two, dict(out_indices=3), 'out_indices=3 and returns 2 feature maps'),
-    (lambda x: x.mean((2, 3)), {}, r'Stages returns \(1, 3\); .*N, C, H, W'),
-    (lambda x: {'a': x}, {}, 'Stages returns dict'),
-    (lambda x: (x, [x]), {}, r'returns \[\(1, 3, 32, 32\), \[\(1, 3'),
-    (lambda x: x.view(2, 3), {}, 'does not run on images'),
-])
+@pytest.mark.parametrize(
+    ('outputs', 'settings', 'message'),
+    [
+        (two, dict(out_indices=(0, -1)), r'out_indices=\(0, -1\) and returns 2'),
+        (two, dict(out_indices=3), 'out_indices=3 and returns 2 feature maps'),
+        (lambda x: x.mean((2, 3)), {}, r'Stages returns \(1, 3\); .*N, C, H, W'),
+        (lambda x: {'a': x}, {}, 'Stages returns dict'),
+        (lambda x: (x, [x]), {}, r'returns \[\(1, 3, 32, 32\), \[\(1, 3'),
+        (lambda x: x.view(2, 3), {}, 'does not run on images'),
+    ],
+)
 def test_backbones_without_named_maps(outputs, settings, message):
     with pytest.raises(ExportError, match=message):
         feature_maps(Stages(outputs, **settings), SHAPE)
@@ -141,16 +138,19 @@ def test_detectors_and_segmenters(tmp_path, kind, options, flips):
     model = detector(kind(**options))
     pre = feature_preprocessing(model, 3, SIZE, None)
     assert (pre.flips, pre.layout) == (flips, 'RGB' if flips else 'BGR')
-    loaded = load(model, tmp_path / 'm.mlpackage', outputs='features',
-                  extra_sizes=(OTHER, ), order=None)
+    loaded = load(
+        model, tmp_path / 'm.mlpackage', outputs='features', extra_sizes=(OTHER,), order=None
+    )
     before = [op.type for op in loaded.program.operations][:2]
     assert before == (['add', 'conv'] if options else ['conv', 'relu'])
     for size in (SIZE, OTHER):
         batch = pixels(3, size)
         given = batch.flip(1) if flips else batch
         found = loaded.predict_batch({'image': given.float()})
-        shift, scale = (torch.tensor(options.get(k, d)).view(1, -1, 1, 1)
-                        for k, d in (('mean', [0.0]), ('std', [1.0])))
+        shift, scale = (
+            torch.tensor(options.get(k, d)).view(1, -1, 1, 1)
+            for k, d in (('mean', [0.0]), ('std', [1.0]))
+        )
         with torch.no_grad():
             maps = model.backbone((given - shift) / scale)
         wanted = {f'feature_{i}': m.double() for i, m in enumerate(maps)}
@@ -162,13 +162,11 @@ def test_detectors_and_segmenters(tmp_path, kind, options, flips):
 def test_a_bare_backbone(tmp_path):
     net = backbone()
     before = copy.deepcopy(net.state_dict())
-    loaded = load(net, tmp_path / 'm.mlmodel', outputs='features',
-                  input='tensor', order=None)
+    loaded = load(net, tmp_path / 'm.mlmodel', outputs='features', input='tensor', order=None)
     x = torch.randn(2, 3, *SIZE)
     found = loaded.predict_batch({'image': x})
     wanted = reference_features(net, x)
-    assert error(found, {f'feature_{i}': m.double()
-                         for i, m in enumerate(wanted)}) < 1e-5
+    assert error(found, {f'feature_{i}': m.double() for i, m in enumerate(wanted)}) < 1e-5
     assert all(torch.equal(v, before[k]) for k, v in net.state_dict().items())
     assert not net.deploy
 
@@ -193,17 +191,19 @@ def test_folds_are_in_the_graph_and_not_in_the_model():
     batch = pixels(2)
     with torch.no_grad():
         maps = prepared.graph(pre.mean)(batch.flip(1).float())
-    assert error(dict(zip(prepared.features, maps)),
-                 oracle(net, batch, features=True)) < 1e-5
+    assert error(dict(zip(prepared.features, maps)), oracle(net, batch, features=True)) < 1e-5
 
 
-@pytest.mark.parametrize(('module', 'message'), [
-    (ImgDataPreprocessor(pad_size_divisor=20), 'pad_size_divisor=20'),
-    (Segmentation(test_cfg=dict(size_divisor=20)), 'pad_size_divisor=20'),
-    (Segmentation(test_cfg=dict(size=(64, 64))), r'pads images to \(64, 64\)'),
-    (ImgDataPreprocessor(MEAN, [0.0, 1.0, 1.0]), 'must be positive'),
-    (nn.Identity(), 'data_preprocessor is a Identity'),
-])
+@pytest.mark.parametrize(
+    ('module', 'message'),
+    [
+        (ImgDataPreprocessor(pad_size_divisor=20), 'pad_size_divisor=20'),
+        (Segmentation(test_cfg=dict(size_divisor=20)), 'pad_size_divisor=20'),
+        (Segmentation(test_cfg=dict(size=(64, 64))), r'pads images to \(64, 64\)'),
+        (ImgDataPreprocessor(MEAN, [0.0, 1.0, 1.0]), 'must be positive'),
+        (nn.Identity(), 'data_preprocessor is a Identity'),
+    ],
+)
 def test_what_cannot_be_baked_in(module, message):
     model = nn.Module()
     model.data_preprocessor = module
@@ -211,16 +211,14 @@ def test_what_cannot_be_baked_in(module, message):
         feature_preprocessing(model, 3, SIZE, None)
 
 
-@pytest.mark.parametrize('given', [
-    Segmentation(test_cfg=dict(size=SIZE, size_divisor=16)),
-    BaseDataPreprocessor(),
-])
+@pytest.mark.parametrize(
+    'given', [Segmentation(test_cfg=dict(size=SIZE, size_divisor=16)), BaseDataPreprocessor()]
+)
 def test_padding_that_pads_nothing_is_fine(given):
     model = nn.Module()
     model.data_preprocessor = given
     pre = feature_preprocessing(model, 3, SIZE, 'RGB')
-    assert (pre.mean, pre.std, pre.layout) == ((0.0, ) * 3, (1.0, ) * 3,
-                                               'RGB')
+    assert (pre.mean, pre.std, pre.layout) == ((0.0,) * 3, (1.0,) * 3, 'RGB')
 
 
 @pytest.mark.parametrize('of', ['classifier', 'backbone', 'other head'])
@@ -232,8 +230,9 @@ def test_a_checkpoint_needs_to_fit_the_backbone_only(tmp_path, of, deploy):
         written = written.backbone
     path = save(written, tmp_path / 'c.pth')
     head = dict(type='LinearClsHead', num_classes=7, in_channels=32)
-    cfg = model_cfg(dict(TINY, out_indices=(0, 1)),
-                    **({} if of == 'classifier' else dict(head=head)))
+    cfg = model_cfg(
+        dict(TINY, out_indices=(0, 1)), **({} if of == 'classifier' else dict(head=head))
+    )
     source = load_source(Config(dict(model=cfg)), path, outputs='features')
     batch = pixels(2)
     found = feature_network(source.model, ('feature_0', 'feature_1'))(batch)

@@ -1,4 +1,5 @@
 """``image_size`` with test splits of several data sets and PIL pipelines."""
+
 import copy
 
 import numpy as np
@@ -26,15 +27,16 @@ def root(tmp_path):
     for part in 'ab':
         (tmp_path / part / 'cat').mkdir(parents=True)
         for i, size in enumerate([(50, 41), (64, 80), (48, 48)]):
-            Image.fromarray(rng.integers(
-                0, 256, (*size, 3), dtype=np.uint8)).save(
-                    tmp_path / part / 'cat' / f'{i}.png')
+            Image.fromarray(rng.integers(0, 256, (*size, 3), dtype=np.uint8)).save(
+                tmp_path / part / 'cat' / f'{i}.png'
+            )
     return tmp_path
 
 
 def part(root, name, *steps):
-    return dict(type='CustomDataset', data_root=str(root / name),
-                with_label=True, pipeline=[*steps, PACK])
+    return dict(
+        type='CustomDataset', data_root=str(root / name), with_label=True, pipeline=[*steps, PACK]
+    )
 
 
 def split(dataset, size):
@@ -50,21 +52,27 @@ def shapes(found, size):
     return [tuple(chunk.shape) for chunk, _ in images.chunks()]
 
 
-@pytest.mark.parametrize('wrap', [
-    lambda parts: dict(type='ConcatDataset', datasets=parts),
-    lambda parts: dict(type='RepeatDataset', times=1, dataset=dict(
-        type='ConcatDataset', datasets=tuple(parts)))])
+@pytest.mark.parametrize(
+    'wrap',
+    [
+        lambda parts: dict(type='ConcatDataset', datasets=parts),
+        lambda parts: dict(
+            type='RepeatDataset', times=1, dataset=dict(type='ConcatDataset', datasets=tuple(parts))
+        ),
+    ],
+)
 def test_each_of_several_data_sets_gets_the_size(root, wrap):
-    parts = [part(root, 'a', LOAD, dict(type='Resize', scale=32)),
-             part(root, 'b', LOAD, dict(type='Resize', scale=(24, 24)))]
+    parts = [
+        part(root, 'a', LOAD, dict(type='Resize', scale=32)),
+        part(root, 'b', LOAD, dict(type='Resize', scale=(24, 24))),
+    ]
     found = split(wrap(parts), (28, 36))
     assert shapes(found, (28, 36)) == [(6, 3, 28, 36)]
     assert found.data_order == 'BGR'
 
 
 def test_a_part_that_normalizes_is_refused_wherever_it_is(root):
-    parts = [part(root, 'a', LOAD),
-             part(root, 'b', LOAD, dict(type='Normalize', mean=0, std=1))]
+    parts = [part(root, 'a', LOAD), part(root, 'b', LOAD, dict(type='Normalize', mean=0, std=1))]
     with pytest.raises(ExportError, match='Normalize'):
         split(dict(type='ConcatDataset', datasets=parts), (28, 28))
 
@@ -75,14 +83,17 @@ def test_parts_of_different_channel_order_are_refused(root):
         split(dict(type='ConcatDataset', datasets=parts), (28, 28))
 
 
-@pytest.mark.parametrize(('steps', 'order'), [
-    ([TO_PIL, RESIZE, CROP], 'RGB'),
-    ([TO_PIL, RESIZE, CROP, TENSOR], 'RGB'),
-    ([TO_PIL, RESIZE, CROP, TO_NUMPY], 'BGR'),
-    ([RESIZE_CV := dict(type='Resize', scale=40)], 'BGR')])
+@pytest.mark.parametrize(
+    ('steps', 'order'),
+    [
+        ([TO_PIL, RESIZE, CROP], 'RGB'),
+        ([TO_PIL, RESIZE, CROP, TENSOR], 'RGB'),
+        ([TO_PIL, RESIZE, CROP, TO_NUMPY], 'BGR'),
+        ([RESIZE_CV := dict(type='Resize', scale=40)], 'BGR'),
+    ],
+)
 @pytest.mark.parametrize('size', [(28, 36), (32, 32)])
-def test_pipelines_of_torchvision_are_resized_at_their_end(
-        root, steps, order, size):
+def test_pipelines_of_torchvision_are_resized_at_their_end(root, steps, order, size):
     found = split(part(root, 'a', LOAD, *steps), size)
     assert shapes(found, size) == [(3, 3, *size)]
     assert found.size == size
@@ -96,8 +107,7 @@ def test_what_is_resized_are_the_cropped_pixels(root):
     image = image.resize((40, 40), Image.BILINEAR).crop((4, 4, 36, 36))
     expected = np.asarray(image.resize((36, 28), Image.BILINEAR))
     got = found.dataset[2]['inputs']
-    assert torch.equal(got, torch.from_numpy(
-        expected.copy()).permute(2, 0, 1))
+    assert torch.equal(got, torch.from_numpy(expected.copy()).permute(2, 0, 1))
 
 
 def test_a_pipeline_of_that_size_is_left_alone():

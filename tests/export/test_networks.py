@@ -235,9 +235,7 @@ class Exotic(nn.Module):
         x = torch.relu(x) + nn.functional.max_pool2d(x, 3, 1, 1)
         low = nn.functional.avg_pool2d(x, 3, 2, 1, ceil_mode=True)
         tall = nn.functional.interpolate(low, scale_factor=2, mode='nearest')
-        wide = nn.functional.interpolate(
-            low, scale_factor=2, mode='bilinear', align_corners=False
-        )
+        wide = nn.functional.interpolate(low, scale_factor=2, mode='bilinear', align_corners=False)
         a, b = torch.chunk(tall + wide, 2, 1)
         x = torch.cat([a * 2 - b, torch.maximum(a, b) / 3], 1)
         x = nn.functional.pad(x, (1, 0, 2, 1), 'reflect')
@@ -280,10 +278,7 @@ def test_flexible_shapes_run_at_their_default(tmp_path):
     x = torch.rand(2, 6, 8, 5)
     sizes = ct.EnumeratedShapes([(1, 6, 8, 5), (1, 6, 4, 9)])
     path = save_torch(
-        ChannelShuffle(),
-        tmp_path,
-        x[:1],
-        inputs=[ct.TensorType(name='x', shape=sizes)],
+        ChannelShuffle(), tmp_path, x[:1], inputs=[ct.TensorType(name='x', shape=sizes)]
     )
     loaded = load_program(path)
     assert 'shape' in loaded.program.count_operations()

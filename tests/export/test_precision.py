@@ -1,4 +1,5 @@
 """What stays in fp32 is needed, is enough, and is told with its reason."""
+
 import pytest
 import torch
 from export_kit import build
@@ -26,8 +27,7 @@ def drifting(tmp_path_factory):
 
 
 def choose(case, tolerance=FP16, **kwargs):
-    return choose_precision(case.convert, case.evaluate, tolerance,
-                            case.inputs, **kwargs)
+    return choose_precision(case.convert, case.evaluate, tolerance, case.inputs, **kwargs)
 
 
 def accepted(case, keep):
@@ -36,8 +36,7 @@ def accepted(case, keep):
 
 
 def half_operations(path):
-    return {op.name: op for op in load_program(path).program.operations
-            if 'fp16' in op.dtypes}
+    return {op.name: op for op in load_program(path).program.operations if 'fp16' in op.dtypes}
 
 
 def test_fp16_of_large_activations_fails_and_names_the_operation(large):
@@ -51,12 +50,14 @@ def test_fp16_of_large_activations_fails_and_names_the_operation(large):
 def test_large_activations_keep_three_operations(large):
     case, choice = large
     assert [(op.name, op.type) for op in choice.kept] == [
-        ('input_5', 'conv'), ('input_7', 'relu'), ('input_9', 'conv')]
+        ('input_5', 'conv'),
+        ('input_7', 'relu'),
+        ('input_9', 'conv'),
+    ]
     whys = [op.why for op in choice.kept]
     true = load_program(choice.path, record_range=True)
     true.predict_batch(case.inputs)
-    for why, reach in zip(whys, (true.ranges['input_5'],
-                                 true.ranges['input_7'])):
+    for why, reach in zip(whys, (true.ranges['input_5'], true.ranges['input_7'])):
         assert why == f'reaches {reach:.1e}, fp16 ends at 65504'
     assert whys[2].startswith(f'reads up to {true.ranges["input_7"]:.1e}')
     assert choice.verification == case.evaluate(choice.path)
@@ -72,7 +73,8 @@ def test_kept_operations_are_in_fp32_and_no_others(large):
     # The mean is subtracted before anything is rounded.
     names = {op.name for op in choice.kept}
     assert kept - names <= {'image__biased__', 'classify_0'} | {
-        op.name for op in everything if op.type == 'cast'}
+        op.name for op in everything if op.type == 'cast'
+    }
     assert names <= kept
 
 
@@ -106,9 +108,10 @@ def test_nothing_is_kept_where_fp16_is_enough(tmp_path):
     choice = choose(case)
     assert choice.kept == ()
     assert choice.tried == len(case.keeps) == 1
-    assert all(op.name.endswith('_cast_fp16') or op.type == 'cast'
-               or op.name.startswith('op_')
-               for op in half_operations(choice.path).values())
+    assert all(
+        op.name.endswith('_cast_fp16') or op.type == 'cast' or op.name.startswith('op_')
+        for op in half_operations(choice.path).values()
+    )
 
 
 def test_fp32_that_fails_is_an_error(tmp_path):

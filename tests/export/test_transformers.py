@@ -3,6 +3,7 @@
 Each is a fraction of its depth and width; norms and position biases are
 random, since fresh ones hide what is exchanged.
 """
+
 from __future__ import annotations
 
 import pytest
@@ -15,16 +16,45 @@ from mmpretrain_mobileone_ext.exporter import run_export
 
 SMALL = {'embed_dims': 32, 'depths': [2, 2], 'num_heads': [2, 4]}
 NETWORKS = {
-    'swin': ({'type': 'SwinTransformer', 'arch': SMALL, 'img_size': 64,
-              'window_size': 4, 'out_indices': (1,)}, 64, True),
-    'swin v2': ({'type': 'SwinTransformerV2', 'img_size': 64,
-                 'arch': {**SMALL, 'extra_norm_every_n_blocks': 0},
-                 'window_size': [4, 4], 'out_indices': (1,)}, 64, True),
-    'tnt': ({'type': 'TNT', 'img_size': 64, 'patch_size': 16,
-             'in_channels': 3, 'arch': {
-                 'embed_dims_outer': 48, 'embed_dims_inner': 12,
-                 'num_layers': 2, 'num_heads_outer': 3,
-                 'num_heads_inner': 2}}, 48, False),
+    'swin': (
+        {
+            'type': 'SwinTransformer',
+            'arch': SMALL,
+            'img_size': 64,
+            'window_size': 4,
+            'out_indices': (1,),
+        },
+        64,
+        True,
+    ),
+    'swin v2': (
+        {
+            'type': 'SwinTransformerV2',
+            'img_size': 64,
+            'arch': {**SMALL, 'extra_norm_every_n_blocks': 0},
+            'window_size': [4, 4],
+            'out_indices': (1,),
+        },
+        64,
+        True,
+    ),
+    'tnt': (
+        {
+            'type': 'TNT',
+            'img_size': 64,
+            'patch_size': 16,
+            'in_channels': 3,
+            'arch': {
+                'embed_dims_outer': 48,
+                'embed_dims_inner': 12,
+                'num_layers': 2,
+                'num_heads_outer': 3,
+                'num_heads_inner': 2,
+            },
+        },
+        48,
+        False,
+    ),
 }
 
 
@@ -33,11 +63,11 @@ def network(name):
     backbone, width, pooled = NETWORKS[name]
     torch.manual_seed(0)
     cfg = {
-        'type': 'ImageClassifier', 'backbone': dict(backbone),
-        'head': {'type': 'LinearClsHead', 'num_classes': 5,
-                 'in_channels': width},
-        'data_preprocessor': {'mean': [120., 110, 100],
-                              'std': [60., 50, 40], 'to_rgb': True}}
+        'type': 'ImageClassifier',
+        'backbone': dict(backbone),
+        'head': {'type': 'LinearClsHead', 'num_classes': 5, 'in_channels': width},
+        'data_preprocessor': {'mean': [120.0, 110, 100], 'std': [60.0, 50, 40], 'to_rgb': True},
+    }
     if pooled:
         cfg['neck'] = {'type': 'GlobalAveragePooling'}
     model = MODELS.build(cfg).eval()
@@ -60,8 +90,10 @@ def network(name):
 @pytest.mark.parametrize('name', NETWORKS)
 def test_exports_and_scores(name, precision, tmp_path):
     path = tmp_path / 'm.mlpackage'
-    result = run_export(network(name), None, ExportOptions(
-        out=path, image_size=64, classes=list('abcde'),
-        precision=precision))
+    result = run_export(
+        network(name),
+        None,
+        ExportOptions(out=path, image_size=64, classes=list('abcde'), precision=precision),
+    )
     assert result.verification.parity.top1_agreement == 1
     assert load_program(path).program.count_operations()['scatter'] >= 2

@@ -1,4 +1,5 @@
 """The bound of a file, and networks that amplify rounding."""
+
 from __future__ import annotations
 
 import copy
@@ -13,12 +14,7 @@ from mmpretrain_mobileone_ext.errors import ParityError
 from mmpretrain_mobileone_ext.export.data import Images
 from mmpretrain_mobileone_ext.export.network import prepare
 from mmpretrain_mobileone_ext.export.options import ExportOptions
-from mmpretrain_mobileone_ext.export.verify import (
-    Judge,
-    classifier,
-    in_double,
-    own_rounding,
-)
+from mmpretrain_mobileone_ext.export.verify import Judge, classifier, in_double, own_rounding
 from mmpretrain_mobileone_ext.models.preprocessing import read_preprocessing
 
 SIZE = (32, 32)
@@ -43,15 +39,18 @@ class Exported:
         self.model = model
         self.path = folder / 'model.mlpackage'
         convert_and_save(
-            prepare(converted or model, self.pre), self.pre, CLASSES,
-            ExportOptions(self.path, precision='fp32'), self.path)
+            prepare(converted or model, self.pre),
+            self.pre,
+            CLASSES,
+            ExportOptions(self.path, precision='fp32'),
+            self.path,
+        )
 
     def score(self, exact=True):
         def double():
             return classifier(in_double(self.model), torch.float64)
 
-        judge = Judge(classifier(self.model), self.pre, self.images,
-                      double if exact else None)
+        judge = Judge(classifier(self.model), self.pre, self.images, double if exact else None)
         return judge.score(self.path, 'fp32')
 
 

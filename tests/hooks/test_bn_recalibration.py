@@ -1,14 +1,10 @@
 """Recalibrated statistics against sums in float64 over the branches."""
+
 import copy
 
 import pytest
 import torch
-from helpers import (
-    assert_close,
-    assert_same_state,
-    classifier_cfg,
-    randomize_norms,
-)
+from helpers import assert_close, assert_same_state, classifier_cfg, randomize_norms
 from mmengine.hooks import EMAHook
 from mmengine.registry import DefaultScope
 from mmpretrain.engine import PreciseBNHook
@@ -30,13 +26,14 @@ FORMS = [False, 'auto', 'memory', True]
 
 
 def norms_of(model):
-    return {name: m for name, m in model.named_modules()
-            if isinstance(m, _BatchNorm)}
+    return {name: m for name, m in model.named_modules() if isinstance(m, _BatchNorm)}
 
 
 def stats_of(model):
-    return {name: torch.stack([n.running_mean, n.running_var]).double()
-            for name, n in norms_of(model).items()}
+    return {
+        name: torch.stack([n.running_mean, n.running_var]).double()
+        for name, n in norms_of(model).items()
+    }
 
 
 def assert_same_stats(expected, found, tolerance):
@@ -67,8 +64,7 @@ def oracle(model, batches, averaged=False):
     for batch in batches:
         model(model.data_preprocessor(batch, False)['inputs'].double())
     if averaged:
-        return {name: sum(map(moments, v)) / len(v)
-                for name, v in found.items()}
+        return {name: sum(map(moments, v)) / len(v) for name, v in found.items()}
     return {name: moments(torch.cat(v, 1)) for name, v in found.items()}
 
 
@@ -126,8 +122,7 @@ def test_weights_modes_and_momenta_stay():
     recalibrate(model, data(12, 6), 12)
     assert [m.training for m in model.modules()] == modes
     assert [n.momentum for n in norms_of(model).values()] == momenta
-    assert all(torch.equal(v, weights[k])
-               for k, v in model.named_parameters())
+    assert all(torch.equal(v, weights[k]) for k, v in model.named_parameters())
 
 
 def test_a_failure_changes_nothing(monkeypatch):
@@ -138,17 +133,14 @@ def test_a_failure_changes_nothing(monkeypatch):
         recalibrate(model, data(12, 6), 12)
     assert_same_state(before, model.state_dict())
     assert not any(n._forward_pre_hooks for n in norms_of(model).values())
-    assert all(norm.training == model.training
-               for norm in norms_of(model).values())
+    assert all(norm.training == model.training for norm in norms_of(model).values())
 
 
 @pytest.mark.parametrize('form', FORMS)
 def test_mmpretrains_hook_works_with_every_form(tmp_path, form):
     """It reads statistics that the online forms write themselves."""
-    hook = dict(type='PreciseBNHook', num_samples=12, interval=1,
-                priority='ABOVE_NORMAL')
-    runner = toy_runner(tmp_path, hook, epochs=1,
-                        model=classifier_cfg(online_reparam=form))
+    hook = dict(type='PreciseBNHook', num_samples=12, interval=1, priority='ABOVE_NORMAL')
+    runner = toy_runner(tmp_path, hook, epochs=1, model=classifier_cfg(online_reparam=form))
     seen = []
     original = PreciseBNHook.after_train_epoch
 
@@ -158,15 +150,14 @@ def test_mmpretrains_hook_works_with_every_form(tmp_path, form):
         batches = list(runner.train_loop.dataloader)
         torch.random.set_rng_state(state)
         original(self, runner)
-        seen.append((oracle(runner.model, batches, averaged=True),
-                     stats_of(runner.model)))
+        seen.append((oracle(runner.model, batches, averaged=True), stats_of(runner.model)))
 
     try:
         PreciseBNHook.after_train_epoch = watched
         runner.train()
     finally:
         PreciseBNHook.after_train_epoch = original
-    (expected, found), = seen
+    ((expected, found),) = seen
     assert_same_stats(expected, found, 1e-4)
 
 
@@ -206,16 +197,22 @@ def test_no_training_data():
 
 def test_pipeline_of_the_test_unless_augmented(tmp_path):
     pipeline = [dict(type='PackInputs')]
-    inner = dict(type='CustomDataset', data_root=str(tmp_path),
-                 pipeline=[dict(type='RandomFlip', prob=1.0), *pipeline])
+    inner = dict(
+        type='CustomDataset',
+        data_root=str(tmp_path),
+        pipeline=[dict(type='RandomFlip', prob=1.0), *pipeline],
+    )
     (tmp_path / 'a').mkdir()
     (tmp_path / 'a/1.png').touch()
     cfg = dict(
         train_dataloader=dict(
-            batch_size=2, num_workers=0,
+            batch_size=2,
+            num_workers=0,
             sampler=dict(type='DefaultSampler', shuffle=True),
-            dataset=dict(type='RepeatDataset', times=4, dataset=inner)),
-        test_dataloader=dict(dataset=dict(pipeline=pipeline)))
+            dataset=dict(type='RepeatDataset', times=4, dataset=inner),
+        ),
+        test_dataloader=dict(dataset=dict(pipeline=pipeline)),
+    )
     for augment, count in ((False, 1), (True, 2)):
         made = training_loader(cfg, 8, augment).dataset.dataset
         assert len(made.pipeline.transforms) == count
@@ -225,37 +222,40 @@ def test_pipeline_of_the_test_unless_augmented(tmp_path):
 def test_hook_measures_what_is_validated(tmp_path):
     """EMA's weights, on statistics of the training images."""
     runner = toy_runner(
-        tmp_path, dict(type='EMAHook', momentum=0.3, update_buffers=True),
+        tmp_path,
+        dict(type='EMAHook', momentum=0.3, update_buffers=True),
         dict(type='BNRecalibrationHook', images=12),
-        dict(type='DeploySwitchHook', when=['val']), epochs=1)
+        dict(type='DeploySwitchHook', when=['val']),
+        epochs=1,
+    )
     seen = []
 
     def watch(hook, original):
         def before_val_epoch(runner):
             original(runner)
             seen.append((copy.deepcopy(runner.model), hook._loader))
+
         return before_val_epoch
 
-    hook, = [h for h in runner.hooks if isinstance(h, BNRecalibrationHook)]
+    (hook,) = [h for h in runner.hooks if isinstance(h, BNRecalibrationHook)]
     hook.before_val_epoch = watch(hook, hook.before_val_epoch)
     runner.train()
-    (model, batches), = seen
+    ((model, batches),) = seen
     expected, found = oracle(model, list(batches)), stats_of(model)
     assert_same_stats(expected, found, 1e-5)
     saved = load_checkpoint_file(tmp_path / 'epoch_1.pth')['state_dict']
     for name, value in stats_of(model).items():
         assert_close(value[0], saved[f'{name}.running_mean'], 1e-6)
-    ema, = [h for h in runner.hooks if isinstance(h, EMAHook)]
+    (ema,) = [h for h in runner.hooks if isinstance(h, EMAHook)]
     assert runner.hooks.index(ema) < runner.hooks.index(hook)
 
 
 def test_hook_leaves_training_alone(tmp_path):
     weights = []
-    for index, hooks in enumerate(([], [dict(type='BNRecalibrationHook',
-                                             images=12)])):
+    for index, hooks in enumerate(([], [dict(type='BNRecalibrationHook', images=12)])):
         runner = toy_runner(
-            tmp_path / str(index),
-            dict(type='EMAHook', momentum=0.3, update_buffers=True), *hooks)
+            tmp_path / str(index), dict(type='EMAHook', momentum=0.3, update_buffers=True), *hooks
+        )
         runner.train()
         weights.append([p.detach() for p in runner.model.parameters()])
     assert_close(weights[0], weights[1], 1e-9)
@@ -264,7 +264,7 @@ def test_hook_leaves_training_alone(tmp_path):
 @pytest.mark.parametrize('priority', ['VERY_HIGH', 'LOWEST'])
 def test_hook_on_the_wrong_side(tmp_path, priority):
     runner = toy_runner(
-        tmp_path, dict(type='EMAHook'),
-        dict(type='BNRecalibrationHook', priority=priority))
+        tmp_path, dict(type='EMAHook'), dict(type='BNRecalibrationHook', priority=priority)
+    )
     with pytest.raises(SpecError, match='BNRecalibrationHook: priority'):
         runner.train()

@@ -1,4 +1,5 @@
 """The deploy hook in real runs: what is scored, saved and left alone."""
+
 import copy
 
 import pytest
@@ -26,6 +27,7 @@ def ema(priority='ABOVE_NORMAL'):
 @HOOKS.register_module(force=True)
 class Spy(Hook):
     """Notes the model of each step and the figures of each epoch."""
+
     priority = 'LOWEST'
 
     def __init__(self, stop=None):
@@ -63,8 +65,7 @@ def spy_of(runner):
 
 
 def is_folded(model):
-    return {m.deploy for m in model.modules()
-            if isinstance(m, MobileOneBlock)} == {True}
+    return {m.deploy for m in model.modules() if isinstance(m, MobileOneBlock)} == {True}
 
 
 def state_in(path):
@@ -80,8 +81,10 @@ def model_of(path):
 def score(model, cfg):
     """The mean of the top scores, without Runner and evaluator."""
     data = ToyImages(**{k: v for k, v in cfg.items() if k != 'type'})
-    batch = dict(inputs=torch.stack([d['inputs'] for d in data]),
-                 data_samples=[d['data_samples'] for d in data])
+    batch = dict(
+        inputs=torch.stack([d['inputs'] for d in data]),
+        data_samples=[d['data_samples'] for d in data],
+    )
     scores = [s.pred_score.max() for s in model.eval().val_step(batch)]
     return torch.stack(scores).double().mean().item()
 
@@ -108,8 +111,7 @@ def run(request, tmp_path_factory):
 def tested(run):
     runner, folder = run
     hooks = copy.deepcopy(list(runner.cfg.custom_hooks))
-    tester = toy_runner(folder / 'test', *hooks,
-                        load_from=str(folder / 'epoch_2.pth'))
+    tester = toy_runner(folder / 'test', *hooks, load_from=str(folder / 'epoch_2.pth'))
     tester.test()
     return tester
 
@@ -156,7 +158,7 @@ def test_averaged_weights_differ_from_the_trained_ones(run):
 def test_deploy_files_stand_beside_the_best_and_the_last(run):
     _, folder = run
     names = {p.name for p in folder.glob('*_deploy.pth')}
-    best, = folder.glob('best_*[0-9].pth')
+    (best,) = folder.glob('best_*[0-9].pth')
     assert names == {'epoch_2_deploy.pth', f'{best.stem}_deploy.pth'}
 
 
@@ -172,15 +174,16 @@ def test_a_deploy_file_says_where_it_came_from(run):
     runner, folder = run
     found = load_checkpoint_file(folder / 'epoch_2_deploy.pth')
     assert found.keys() == {'meta', 'state_dict'}
-    assert tuple(found['meta']['dataset_meta']['classes']) == (
-        'dark', 'grey', 'light')
+    assert tuple(found['meta']['dataset_meta']['classes']) == ('dark', 'grey', 'light')
     record = found['meta']['deploy']
     assert record['source_file'] == 'epoch_2.pth'
     assert len(record['source_sha256']) == 64
     assert record['config_text'] == runner.cfg.pretty_text
     assert 0 < record['parity']['relative'] < 1e-4
-    assert record['versions']['torch'] == torch.__version__.split('+')[0] \
+    assert (
+        record['versions']['torch'] == torch.__version__.split('+')[0]
         or record['versions']['torch'] == torch.__version__
+    )
 
 
 def trained(folder, *hooks, **options):
@@ -198,17 +201,16 @@ def test_training_is_bit_identical_with_and_without(hooks, tmp_path):
     wanted, got = (r.optim_wrapper.state_dict() for r in (without, having))
     assert_same_state(
         {k: v['momentum_buffer'] for k, v in wanted['state'].items()},
-        {k: v['momentum_buffer'] for k, v in got['state'].items()})
+        {k: v['momentum_buffer'] for k, v in got['state'].items()},
+    )
     for epoch in (1, 2):
         name = f'epoch_{epoch}.pth'
-        assert_same_state(state_in(tmp_path / 'a' / name),
-                          state_in(tmp_path / 'b' / name))
+        assert_same_state(state_in(tmp_path / 'a' / name), state_in(tmp_path / 'b' / name))
 
 
 def test_the_optimizer_still_holds_the_models_parameters(run):
     runner, _ = run
-    held = {id(p) for g in runner.optim_wrapper.param_groups
-            for p in g['params']}
+    held = {id(p) for g in runner.optim_wrapper.param_groups for p in g['params']}
     assert held == {id(p) for p in runner.model.parameters()}
     assert all(p.requires_grad for p in runner.model.parameters())
 
@@ -217,8 +219,7 @@ def test_the_optimizer_still_holds_the_models_parameters(run):
 def test_a_resumed_run_writes_the_same_deploy_file(hooks, tmp_path):
     whole = trained(tmp_path / 'a', *hooks, DEPLOY, epochs=3)
     with pytest.raises(KeyboardInterrupt):
-        trained(tmp_path / 'b', *hooks, DEPLOY, dict(type='Spy', stop=1),
-                epochs=3)
+        trained(tmp_path / 'b', *hooks, DEPLOY, dict(type='Spy', stop=1), epochs=3)
     assert not list((tmp_path / 'b').glob('*_deploy.pth'))
     resumed = trained(tmp_path / 'b', *hooks, DEPLOY, epochs=3, resume=True)
     assert resumed.epoch == whole.epoch == 3
@@ -226,8 +227,7 @@ def test_a_resumed_run_writes_the_same_deploy_file(hooks, tmp_path):
     assert len(names) == 2
     assert names == {p.name for p in (tmp_path / 'b').glob('*_deploy.pth')}
     for name in names:
-        assert_same_state(state_in(tmp_path / 'a' / name),
-                          state_in(tmp_path / 'b' / name))
+        assert_same_state(state_in(tmp_path / 'a' / name), state_in(tmp_path / 'b' / name))
 
 
 def test_a_finished_run_that_is_resumed_writes_its_files_again(tmp_path):
@@ -258,25 +258,27 @@ def test_a_wrong_fold_stops_the_run(stage, tmp_path, monkeypatch):
 
 def test_the_tolerance_is_the_users(tmp_path):
     with pytest.raises(ParityError, match="'0, as given'"):
-        toy_runner(tmp_path, dict(DEPLOY, tolerance=0.)).val()
+        toy_runner(tmp_path, dict(DEPLOY, tolerance=0.0)).val()
 
 
 def test_a_folded_model_is_left_alone(tmp_path):
     trained(tmp_path / 'train', DEPLOY)
     for name in ('epoch_2', 'epoch_2_deploy'):
         runner = toy_runner(
-            tmp_path / name, DEPLOY, dict(type='Spy'),
+            tmp_path / name,
+            DEPLOY,
+            dict(type='Spy'),
             model=classifier_cfg(deploy=True),
-            load_from=str(tmp_path / 'train' / f'{name}.pth'))
+            load_from=str(tmp_path / 'train' / f'{name}.pth'),
+        )
         model = runner.model
         runner.test()
         assert all(m is model for m in spy_of(runner).models['test'])
         data = runner.cfg.test_dataloader.dataset
-        assert spy_of(runner).scores['test'] == [
-            pytest.approx(score(model, data), abs=1e-6)]
+        assert spy_of(runner).scores['test'] == [pytest.approx(score(model, data), abs=1e-6)]
 
 
-@pytest.mark.parametrize('when', [('val', ), ['test'], ('after_train', )])
+@pytest.mark.parametrize('when', [('val',), ['test'], ('after_train',)])
 def test_the_hook_acts_only_when_it_is_asked_to(when, tmp_path):
     runner = trained(tmp_path, dict(DEPLOY, when=when), dict(type='Spy'))
     runner.test()
@@ -286,7 +288,7 @@ def test_the_hook_acts_only_when_it_is_asked_to(when, tmp_path):
     assert any(tmp_path.glob('*_deploy.pth')) == ('after_train' in when)
 
 
-@pytest.mark.parametrize('when', ['val', (), ('train', ), ('val', 'tests')])
+@pytest.mark.parametrize('when', ['val', (), ('train',), ('val', 'tests')])
 def test_an_unknown_time_is_refused(when):
     with pytest.raises(SpecError) as error:
         HOOKS.build(dict(DEPLOY, when=when))
@@ -296,17 +298,21 @@ def test_an_unknown_time_is_refused(when):
 
 def test_a_model_without_our_blocks_is_refused(tmp_path):
     cfg = classifier_cfg()
-    cfg['backbone'] = dict(type='MobileOne', arch='s0', out_indices=(0, ))
+    cfg['backbone'] = dict(type='MobileOne', arch='s0', out_indices=(0,))
     cfg['head']['in_channels'] = 48
     runner = toy_runner(tmp_path, DEPLOY, model=cfg)
     with pytest.raises(SpecError, match='no re-parameterizable block'):
         runner.val()
 
 
-@pytest.mark.parametrize(('hooks', 'other'), [
-    ([dict(DEPLOY), ema('LOW')], 'EMAHook'),
-    ([dict(DEPLOY, priority='HIGH'), ema('NORMAL')], 'EMAHook'),
-    ([dict(DEPLOY, priority='LOWEST')], 'CheckpointHook')])
+@pytest.mark.parametrize(
+    ('hooks', 'other'),
+    [
+        ([dict(DEPLOY), ema('LOW')], 'EMAHook'),
+        ([dict(DEPLOY, priority='HIGH'), ema('NORMAL')], 'EMAHook'),
+        ([dict(DEPLOY, priority='LOWEST')], 'CheckpointHook'),
+    ],
+)
 def test_an_order_that_cannot_work_is_refused(hooks, other, tmp_path):
     with pytest.raises(SpecError, match=f'{other} (after|before) it'):
         trained(tmp_path, *hooks)
@@ -336,8 +342,13 @@ def test_iteration_based_runs_are_served_too(tmp_path):
     hooks.checkpoint.by_epoch = False
     hooks.checkpoint.interval = 2
     runner = trained(
-        tmp_path, ema(), DEPLOY, dict(type='Spy'), default_hooks=hooks,
-        train_cfg=dict(by_epoch=False, max_iters=4, val_interval=2))
+        tmp_path,
+        ema(),
+        DEPLOY,
+        dict(type='Spy'),
+        default_hooks=hooks,
+        train_cfg=dict(by_epoch=False, max_iters=4, val_interval=2),
+    )
     assert {is_folded(m) for m in spy_of(runner).models['val']} == {True}
     assert {is_folded(m) for m in spy_of(runner).models['train']} == {False}
     wanted = switch_to_deploy(model_of(tmp_path / 'iter_4.pth')).state_dict()
@@ -349,8 +360,9 @@ def test_sync_norms_are_reverted_by_mmengine_and_folded(tmp_path):
     trained(tmp_path, DEPLOY, model=cfg)
     model = MODELS.build(cfg).eval()
     model.load_state_dict(state_in(tmp_path / 'epoch_2.pth'))
-    assert_same_state(switch_to_deploy(model).state_dict(),
-                      state_in(tmp_path / 'epoch_2_deploy.pth'))
+    assert_same_state(
+        switch_to_deploy(model).state_dict(), state_in(tmp_path / 'epoch_2_deploy.pth')
+    )
 
 
 def augmented_runner(folder):
@@ -358,8 +370,12 @@ def augmented_runner(folder):
     data = dict(runner_cfg.test_dataloader)
     data['dataset'] = dict(data['dataset'], mirrored=True)
     return toy_runner(
-        folder, DEPLOY, dict(type='Spy'), test_dataloader=data,
-        model=dict(type='AverageClsScoreTTA', module=classifier_cfg()))
+        folder,
+        DEPLOY,
+        dict(type='Spy'),
+        test_dataloader=data,
+        model=dict(type='AverageClsScoreTTA', module=classifier_cfg()),
+    )
 
 
 def test_test_time_augmentation_is_scored_on_the_copy(tmp_path):

@@ -4,6 +4,7 @@ CPU and gloo. With plain norms statistics differ between the ranks: what is
 scored has to be what is saved all the same. torch's SyncBatchNorm refuses to
 train on a CPU; ``CPUSyncBN`` is used in its place.
 """
+
 import json
 import os
 import subprocess
@@ -27,8 +28,7 @@ pytestmark = pytest.mark.slow
 TRAIN = Path(mmpretrain.__file__).parent / '.mim/tools/train.py'
 KITS = Path(__file__).resolve().parents[1] / 'kits'
 RUNTIME = KITS.parents[1] / 'configs/_base_/default_runtime.py'
-PYTHONPATH = os.pathsep.join([
-    str(KITS), os.environ.get('PYTHONPATH', '')])
+PYTHONPATH = os.pathsep.join([str(KITS), os.environ.get('PYTHONPATH', '')])
 CONFIG = """
 _base_ = '{runtime}'
 custom_imports = dict(
@@ -71,11 +71,27 @@ def write_images(folder, count, seed):
 def train(folder, *options):
     """Run the tool on two processes; returns what it printed."""
     done = subprocess.run(
-        [sys.executable, '-m', 'torch.distributed.run', '--standalone',
-         '--nproc_per_node', '2', str(TRAIN), 'config.py', '--work-dir',
-         'run', '--launcher', 'pytorch', *options],
-        capture_output=True, text=True, cwd=folder, check=False,
-        env={**os.environ, 'OMP_NUM_THREADS': '1', 'PYTHONPATH': PYTHONPATH})
+        [
+            sys.executable,
+            '-m',
+            'torch.distributed.run',
+            '--standalone',
+            '--nproc_per_node',
+            '2',
+            str(TRAIN),
+            'config.py',
+            '--work-dir',
+            'run',
+            '--launcher',
+            'pytorch',
+            *options,
+        ],
+        capture_output=True,
+        text=True,
+        cwd=folder,
+        check=False,
+        env={**os.environ, 'OMP_NUM_THREADS': '1', 'PYTHONPATH': PYTHONPATH},
+    )
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
     return done.stdout
 
@@ -88,11 +104,9 @@ def run(request, tmp_path_factory):
     write_images(folder / 'test', 8, seed=1)
     model = classifier_cfg(norm_cfg=dict(type=request.param))
     export = [dict(type='CoreMLExportHook')] if request.param == 'BN' else []
-    (folder / 'config.py').write_text(
-        CONFIG.format(model=model, runtime=RUNTIME, export=export))
+    (folder / 'config.py').write_text(CONFIG.format(model=model, runtime=RUNTIME, export=export))
     train(folder)
-    train(folder, '--resume', 'auto', '--cfg-options',
-          'train_cfg.max_epochs=2')
+    train(folder, '--resume', 'auto', '--cfg-options', 'train_cfg.max_epochs=2')
     return folder
 
 
@@ -104,8 +118,7 @@ def folded_here(run, name):
     """A fold of the same checkpoint in this one process."""
     cfg = Config.fromfile(str(run / 'config.py'))
     model = MODELS.build(cfg.model).eval()
-    model.load_state_dict(load_checkpoint_file(run / 'run' / name)
-                          ['state_dict'])
+    model.load_state_dict(load_checkpoint_file(run / 'run' / name)['state_dict'])
     return switch_to_deploy(model), cfg
 
 
@@ -120,18 +133,17 @@ def test_a_deploy_file_is_the_fold_of_its_checkpoint(run):
         if not path.with_name(path.name.replace('_deploy', '')).exists():
             continue  # a best one that the resumed run has surpassed
         model, _ = folded_here(run, path.name.replace('_deploy', ''))
-        assert_same_state(model.state_dict(),
-                          load_checkpoint_file(path)['state_dict'])
+        assert_same_state(model.state_dict(), load_checkpoint_file(path)['state_dict'])
 
 
 def test_one_rank_exports_while_the_other_waits(run):
     asked = 'CoreMLExportHook' in (run / 'config.py').read_text()
-    best, = (run / 'run').glob('best_*[0-9].pth')
+    (best,) = (run / 'run').glob('best_*[0-9].pth')
     assert best.with_suffix('.mlpackage').exists() == asked
-    lines = [line for path in (run / 'run').rglob('*.log')
-             for line in path.read_text().splitlines()]
-    done = [line for line in lines if 'CoreMLExportHook: done in' in line
-            or 'it is kept' in line]
+    lines = [
+        line for path in (run / 'run').rglob('*.log') for line in path.read_text().splitlines()
+    ]
+    done = [line for line in lines if 'CoreMLExportHook: done in' in line or 'it is kept' in line]
     assert len(done) == (2 if asked else 0)  # one a session
     assert not [line for line in lines if ' - ERROR - ' in line]
 
@@ -149,8 +161,10 @@ def score_here(model, cfg, run):
     data = dict(cfg.val_dataloader.dataset, data_root=str(run / 'test'))
     data = DATASETS.build(data)
     metric = MeanTopScore()
-    metric.process(None, [s.to_dict() for s in model.val_step(
-        pseudo_collate([data[i] for i in range(len(data))]))])
+    metric.process(
+        None,
+        [s.to_dict() for s in model.val_step(pseudo_collate([data[i] for i in range(len(data))]))],
+    )
     return metric.compute_metrics(metric.results)['score']
 
 
@@ -163,7 +177,6 @@ def test_what_is_scored_is_what_is_saved(run):
 
 
 def test_training_went_on_where_it_stopped(run):
-    epochs = [load_checkpoint_file(run / f'run/epoch_{i}.pth')['meta']
-              for i in (1, 2)]
+    epochs = [load_checkpoint_file(run / f'run/epoch_{i}.pth')['meta'] for i in (1, 2)]
     assert [e['epoch'] for e in epochs] == [1, 2]
     assert [e['iter'] for e in epochs] == [2, 4]

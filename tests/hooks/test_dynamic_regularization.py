@@ -2,6 +2,7 @@
 
 The same look at mmpretrain's S1 recipe finds what it never does.
 """
+
 import contextlib
 import json
 import math
@@ -17,8 +18,9 @@ from mmpretrain_mobileone_ext.errors import SpecError
 from mmpretrain_mobileone_ext.utils.config import MIM
 
 S2 = MIM / 'configs/mobileone/mobileone-ext-s2_8xb32_in1k.py'
-MMPRETRAIN_S1 = Path(mmpretrain.__file__).parent / \
-    '.mim/configs/mobileone/mobileone-s1_8xb32_in1k.py'
+MMPRETRAIN_S1 = (
+    Path(mmpretrain.__file__).parent / '.mim/configs/mobileone/mobileone-s1_8xb32_in1k.py'
+)
 EPOCHS = 4
 PHASES = [
     dict(begin=0, resolution=32, magnitude=0.3),
@@ -40,14 +42,13 @@ def recipe(images, work_dir, *, strength=1.0, stop=None, **options):
     cfg.work_dir = str(work_dir)
     cfg.experiment_name = str(work_dir.name) + str(stop)
     cfg.model.backbone.update(arch=dict(num_blocks=(1, 1), width_factor=0.25))
-    cfg.model.head.update(in_channels=32, num_classes=2, topk=(1, ))
+    cfg.model.head.update(in_channels=32, num_classes=2, topk=(1,))
     cfg.data_preprocessor.num_classes = 2
     for evaluator in (cfg.val_evaluator, cfg.test_evaluator):
-        evaluator.topk = (1, )
+        evaluator.topk = (1,)
     pipeline = cfg.train_dataloader.dataset.pipeline
     pipeline[1]['scale'] = 64
-    hook = next(h for h in cfg.custom_hooks
-                if h.type == 'DynamicRegularizationHook')
+    hook = next(h for h in cfg.custom_hooks if h.type == 'DynamicRegularizationHook')
     hook.update(strength=strength, phases=PHASES)
     for schedule in cfg.param_scheduler:
         schedule['end'] = EPOCHS
@@ -77,8 +78,7 @@ def check(seen):
 
 
 def decay(epoch):
-    return 1e-5 + 0.5 * (1e-4 - 1e-5) * (1 +
-                                         math.cos(math.pi * epoch / EPOCHS))
+    return 1e-5 + 0.5 * (1e-4 - 1e-5) * (1 + math.cos(math.pi * epoch / EPOCHS))
 
 
 def test_workers_and_optimizer_follow_the_plan(images, tmp_path):
@@ -99,16 +99,17 @@ def test_a_resumed_run_is_in_the_right_phase(images, tmp_path):
 @pytest.mark.slow
 def test_what_is_in_force_reaches_the_visualizers(images, tmp_path):
     observe(recipe(images, tmp_path))
-    records = [json.loads(line) for path in
-               tmp_path.glob('*/vis_data/scalars.json')
-               for line in path.read_text().splitlines()]
+    records = [
+        json.loads(line)
+        for path in tmp_path.glob('*/vis_data/scalars.json')
+        for line in path.read_text().splitlines()
+    ]
     train = [r for r in records if 'loss' in r]
     for record in train:
         size, magnitude = WANTED[record['epoch'] - 1]
         assert record['resolution'] == size
         assert record['magnitude'] == pytest.approx(magnitude)
-        assert record['weight_decay'] == pytest.approx(
-            decay(record['epoch'] - 1))
+        assert record['weight_decay'] == pytest.approx(decay(record['epoch'] - 1))
     assert len(train) == EPOCHS * 2
 
 
@@ -116,25 +117,23 @@ def test_what_is_in_force_reaches_the_visualizers(images, tmp_path):
 def test_strength_0_turns_augmentation_off(images, tmp_path):
     seen = observe(recipe(images, tmp_path, strength=0))
     assert all(found.stamps == {None} for found in seen.values())
-    assert [found.sizes for found in seen.values()] == [
-        {(s, s)} for s, _ in WANTED.values()]
+    assert [found.sizes for found in seen.values()] == [{(s, s)} for s, _ in WANTED.values()]
 
 
 def test_a_size_that_does_not_come_out_is_noticed(images, tmp_path):
     cfg = recipe(images, tmp_path)
     pipeline = cfg.train_dataloader.dataset.pipeline
-    pipeline[1:2] = [dict(type='Resize', scale=64), dict(
-        type='RandomChoice', transforms=[[dict(
-            type='RandomResizedCrop', scale=40)]])]
+    pipeline[1:2] = [
+        dict(type='Resize', scale=64),
+        dict(type='RandomChoice', transforms=[[dict(type='RandomResizedCrop', scale=40)]]),
+    ]
     with pytest.raises(SpecError, match=r'40 x 40 come out .* not 32'):
         observe(cfg)
 
 
 @pytest.mark.slow
 def test_mmpretrains_s1_recipe_does_none_of_it(images, tmp_path):
-    cfg = on_few_images(
-        Config.fromfile(MMPRETRAIN_S1),
-        images, 3)
+    cfg = on_few_images(Config.fromfile(MMPRETRAIN_S1), images, 3)
     cfg.work_dir = str(tmp_path)
     cfg.train_dataloader.dataset.pipeline[1]['scale'] = 160
     schedule = cfg.custom_hooks[0].schedule

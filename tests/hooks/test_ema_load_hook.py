@@ -1,4 +1,5 @@
 """Checkpoints of averaged runs, where mmpretrain's EMAHook goes wrong."""
+
 import pytest
 import torch
 from helpers import classifier_cfg
@@ -28,9 +29,13 @@ def weights(path):
 def tuned(folder, source, *hooks):
     """Fine-tune for five classes, at no speed, to see what was loaded."""
     runner = toy_runner(
-        folder, *hooks, load_from=str(source), epochs=1,
+        folder,
+        *hooks,
+        load_from=str(source),
+        epochs=1,
         model=classifier_cfg(num_classes=5),
-        optim_wrapper=dict(optimizer=dict(type='SGD', lr=0.0)))
+        optim_wrapper=dict(optimizer=dict(type='SGD', lr=0.0)),
+    )
     runner.train()
     return weights(folder / 'epoch_1.pth')
 
@@ -57,9 +62,7 @@ def scored(folder, source, *hooks, **cfg):
 def test_test_time_augmentation_sees_the_averaged_weights(averaged, tmp_path):
     data = dict(toy_cfg(tmp_path).test_dataloader)
     data['dataset'] = dict(data['dataset'], mirrored=True)
-    cfg = dict(
-        test_dataloader=data,
-        model=dict(type='AverageClsScoreTTA', module=classifier_cfg()))
+    cfg = dict(test_dataloader=data, model=dict(type='AverageClsScoreTTA', module=classifier_cfg()))
     with_ema = scored(tmp_path / 'a', averaged, EMA, LOAD, **cfg)
     without = scored(tmp_path / 'b', averaged, **cfg)
     assert with_ema == pytest.approx(without, abs=1e-9)
@@ -68,8 +71,7 @@ def test_test_time_augmentation_sees_the_averaged_weights(averaged, tmp_path):
 def test_a_resumed_run_keeps_both_kinds_of_weights(averaged, tmp_path):
     ends = []
     for name, hooks in (('a', [EMA]), ('b', [EMA, LOAD])):
-        runner = toy_runner(tmp_path / name, *hooks, epochs=3, resume=True,
-                            load_from=str(averaged))
+        runner = toy_runner(tmp_path / name, *hooks, epochs=3, resume=True, load_from=str(averaged))
         runner.train()
         ends.append(load_checkpoint_file(tmp_path / name / 'epoch_3.pth'))
     for part in ('state_dict', 'ema_state_dict'):
@@ -81,8 +83,7 @@ def test_the_other_weights_are_scored_as_they_are(tmp_path):
     """``evaluate_on_origin`` runs the model once more after the epoch."""
     origins = []
     for name, hooks in (('a', []), ('b', [DEPLOY])):
-        runner = toy_runner(tmp_path / name,
-                            dict(EMA, evaluate_on_origin=True), *hooks)
+        runner = toy_runner(tmp_path / name, dict(EMA, evaluate_on_origin=True), *hooks)
         runner.train()
         scalars = runner.message_hub.log_scalars
         origins.append(scalars['val/score_origin'].data[0].tolist())

@@ -1,4 +1,5 @@
 """Throughput and recalibration on two ranks, and of a Core ML file."""
+
 import json
 import os
 import subprocess
@@ -21,9 +22,11 @@ pytestmark = pytest.mark.slow
 
 KITS = Path(__file__).resolve().parents[1] / 'kits'
 PACKAGE = Path(mmpretrain_mobileone_ext.__file__).parents[1]
-ENV = {**os.environ, 'OMP_NUM_THREADS': '1', 'PYTHONPATH': os.pathsep.join(
-    [str(PACKAGE), str(KITS),
-     os.environ.get('PYTHONPATH', '')])}
+ENV = {
+    **os.environ,
+    'OMP_NUM_THREADS': '1',
+    'PYTHONPATH': os.pathsep.join([str(PACKAGE), str(KITS), os.environ.get('PYTHONPATH', '')]),
+}
 CONFIG = """
 _base_ = '{runtime}'
 custom_imports = dict(
@@ -53,15 +56,26 @@ assert metrics['throughput'] > 0 and metrics['score'] > 0
 
 def test_two_ranks_are_one_figure(tmp_path):
     write_images(tmp_path / 'test', 16, seed=1)
-    (tmp_path / 'config.py').write_text(
-        CONFIG.format(runtime=RUNTIME, model=classifier_cfg()))
+    (tmp_path / 'config.py').write_text(CONFIG.format(runtime=RUNTIME, model=classifier_cfg()))
     (tmp_path / 'run.py').write_text(RUN)
     done = subprocess.run(
-        [sys.executable, '-m', 'torch.distributed.run', '--standalone',
-         '--nproc_per_node', '2', 'run.py'],
-        capture_output=True, text=True, cwd=tmp_path, check=False, env=ENV)
+        [
+            sys.executable,
+            '-m',
+            'torch.distributed.run',
+            '--standalone',
+            '--nproc_per_node',
+            '2',
+            'run.py',
+        ],
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+        check=False,
+        env=ENV,
+    )
     assert done.returncode == 0, done.stderr[-3000:]
-    path, = tmp_path.glob('run/*/throughput_test.json')
+    (path,) = tmp_path.glob('run/*/throughput_test.json')
     record = json.loads(path.read_text())
     assert (record['ranks'], record['form']) == (2, 'folded')
     assert record['batches'] == 6  # 8 images a rank, the first batch warms up
@@ -72,12 +86,14 @@ def test_two_ranks_are_one_figure(tmp_path):
 
 def test_ranks_give_the_statistics_of_all_images(tmp_path):
     command = [sys.executable, str(KITS / 'recalibration_ranks.py')]
-    ranks = [subprocess.Popen(
-        [*command, str(rank), str(tmp_path / 'init'), str(tmp_path / 'out')],
-        env=ENV) for rank in range(2)]
+    ranks = [
+        subprocess.Popen(
+            [*command, str(rank), str(tmp_path / 'init'), str(tmp_path / 'out')], env=ENV
+        )
+        for rank in range(2)
+    ]
     assert [rank.wait() for rank in ranks] == [0, 0]
-    (used, state), (other, state_1) = (
-        torch.load(tmp_path / f'out.{rank}') for rank in range(2))
+    (used, state), (other, state_1) = (torch.load(tmp_path / f'out.{rank}') for rank in range(2))
     assert used == other == sum(map(sum, SIZES))
     assert_same_state(state, state_1)
     for name, value in oracle(network(), batches(0) + batches(1)).items():
@@ -88,12 +104,20 @@ def test_ranks_give_the_statistics_of_all_images(tmp_path):
 def test_core_ml_file_is_measured(tmp_path):
     model = MODELS.build(classifier_cfg())
     path = export_coreml(
-        model, out=tmp_path / 'm.mlpackage', input='tensor', image_size=16,
-        verify_data='none', classes=('dark', 'grey', 'light'))
-    runner = toy_runner(tmp_path / 'run', dict(type='DeploySwitchHook'),
-                        dict(type='ThroughputHook', warmup=1),
-                        load_from=str(path))
+        model,
+        out=tmp_path / 'm.mlpackage',
+        input='tensor',
+        image_size=16,
+        verify_data='none',
+        classes=('dark', 'grey', 'light'),
+    )
+    runner = toy_runner(
+        tmp_path / 'run',
+        dict(type='DeploySwitchHook'),
+        dict(type='ThroughputHook', warmup=1),
+        load_from=str(path),
+    )
     metrics = runner.test()
     assert metrics['throughput'] > 0
-    record, = (tmp_path / 'run').glob('*/throughput_test.json')
+    (record,) = (tmp_path / 'run').glob('*/throughput_test.json')
     assert json.loads(record.read_text())['form'] == 'Core ML'

@@ -1,4 +1,5 @@
 """Two ranks with every hook: killed and resumed equals never interrupted."""
+
 import json
 import os
 import subprocess
@@ -17,8 +18,7 @@ from mmpretrain_mobileone_ext.hooks.epoch_seed import epoch_seed
 
 REPO = Path(__file__).resolve().parents[2]
 KITS = Path(__file__).resolve().parents[1] / 'kits'
-PYTHONPATH = os.pathsep.join([
-    str(KITS), os.environ.get('PYTHONPATH', '')])
+PYTHONPATH = os.pathsep.join([str(KITS), os.environ.get('PYTHONPATH', '')])
 #: The S2 recipe with a small backbone, small images and few epochs.
 CONFIG = """
 _base_ = '{repo}/configs/mobileone/mobileone-ext-s2_8xb32_in1k.py'
@@ -66,11 +66,26 @@ default_hooks = dict(logger=dict(interval=1), checkpoint=dict(
 
 def train(folder, work_dir, *options, code=0):
     done = subprocess.run(
-        ['bash', str(REPO / 'tools/dist_train.sh'), 'config.py', '2',
-         '--work-dir', work_dir, *options],
-        capture_output=True, text=True, cwd=folder, check=False,
-        env={**os.environ, 'OMP_NUM_THREADS': '1', 'PYTHONPATH': PYTHONPATH,
-             'PYTHON': sys.executable})
+        [
+            'bash',
+            str(REPO / 'tools/dist_train.sh'),
+            'config.py',
+            '2',
+            '--work-dir',
+            work_dir,
+            *options,
+        ],
+        capture_output=True,
+        text=True,
+        cwd=folder,
+        check=False,
+        env={
+            **os.environ,
+            'OMP_NUM_THREADS': '1',
+            'PYTHONPATH': PYTHONPATH,
+            'PYTHON': sys.executable,
+        },
+    )
     said = done.stdout + done.stderr
     assert (done.returncode != 0) == bool(code), said[-4000:]
     return said
@@ -81,8 +96,7 @@ DIE = dict(type='Die', epoch=3)
 
 
 def write_config(folder, *hooks):
-    (folder / 'config.py').write_text(
-        CONFIG.format(repo=REPO, more=[*hooks]))
+    (folder / 'config.py').write_text(CONFIG.format(repo=REPO, more=[*hooks]))
 
 
 def last_metrics(work_dir):
@@ -110,8 +124,7 @@ def test_weights_and_scores_are_the_same_to_the_last_bit(runs):
     folder, _, resumed = runs
     assert 'Epoch(train) [4][1/2]' in resumed
     assert 'Epoch(train) [3]' not in resumed
-    whole, cut = (load_checkpoint_file(folder / name / 'epoch_4.pth')
-                  for name in ('whole', 'cut'))
+    whole, cut = (load_checkpoint_file(folder / name / 'epoch_4.pth') for name in ('whole', 'cut'))
     for part in ('state_dict', 'ema_state_dict'):
         assert set(whole[part]) == set(cut[part])
         for key, value in whole[part].items():
@@ -119,15 +132,13 @@ def test_weights_and_scores_are_the_same_to_the_last_bit(runs):
     assert last_metrics(folder / 'whole') == last_metrics(folder / 'cut')
     # and training did something
     before = load_checkpoint_file(folder / 'whole/epoch_3.pth')['state_dict']
-    assert any(not torch.equal(v, whole['state_dict'][k])
-               for k, v in before.items())
+    assert any(not torch.equal(v, whole['state_dict'][k]) for k, v in before.items())
 
 
 @pytest.mark.slow
 def test_every_worker_says_how_fast_it_is(runs):
     _, said, _ = runs
-    lines = [line for line in said.splitlines()
-             if 'img/s; by worker' in line]
+    lines = [line for line in said.splitlines() if 'img/s; by worker' in line]
     assert len(lines) == 4
     assert all(line.split('by worker ')[1].count(',') == 1 for line in lines)
     assert 'throughput: ' in said
@@ -144,15 +155,12 @@ def test_without_the_hook_a_resume_draws_other_numbers(runs):
     assert not (folder / 'free-cut/epoch_4.pth').exists()
     write_config(folder)
     train(folder, 'free-cut', '--resume')
-    whole, cut = (load_checkpoint_file(folder / n / 'epoch_4.pth')
-                  for n in ('free', 'free-cut'))
-    assert any(not torch.equal(v, cut['state_dict'][k])
-               for k, v in whole['state_dict'].items())
+    whole, cut = (load_checkpoint_file(folder / n / 'epoch_4.pth') for n in ('free', 'free-cut'))
+    assert any(not torch.equal(v, cut['state_dict'][k]) for k, v in whole['state_dict'].items())
 
 
 def test_epochs_have_seeds_of_their_own():
-    found = np.array([[epoch_seed(seed, epoch) for epoch in range(300)]
-                      for seed in (None, 1, 2)])
+    found = np.array([[epoch_seed(seed, epoch) for epoch in range(300)] for seed in (None, 1, 2)])
     assert len(np.unique(found)) == found.size
     assert found.min() >= 0
     assert found.max() < 2**31
@@ -173,9 +181,10 @@ def test_all_ranks_take_the_seed_of_rank_0(monkeypatch, tmp_path):
 
 def test_a_cut_accumulation_is_said(tmp_path):
     runner = toy_runner(
-        tmp_path, dict(type='EpochSeedHook'), optim_wrapper=dict(
-            accumulative_counts=2,
-            optimizer=dict(type='SGD', lr=0.05)))
+        tmp_path,
+        dict(type='EpochSeedHook'),
+        optim_wrapper=dict(accumulative_counts=2, optimizer=dict(type='SGD', lr=0.05)),
+    )
     said = []
     monkey = runner.logger.warning
     runner.logger.warning = lambda text, *a: said.append(text)

@@ -1,14 +1,12 @@
 """What a resumed run believes of the paths in its checkpoint."""
+
 import shutil
 
 import pytest
 import torch
 from toy_runner import toy_runner
 
-from mmpretrain_mobileone_ext.hooks.order import (
-    best_checkpoints,
-    kept_checkpoints,
-)
+from mmpretrain_mobileone_ext.hooks.order import best_checkpoints, kept_checkpoints
 
 DEPLOY = dict(type='DeploySwitchHook')
 
@@ -27,7 +25,7 @@ def files(folder):
 def first(tmp_path):
     """A finished run of two epochs, whose best one is known."""
     runner = trained(tmp_path / 'first')
-    best, = best_checkpoints(runner)
+    (best,) = best_checkpoints(runner)
     return tmp_path / 'first', best.name
 
 
@@ -38,8 +36,7 @@ def claim(checkpoint, **info):
     torch.save(state, checkpoint)
 
 
-def test_a_checkpoint_that_names_another_folder_writes_nothing_there(
-        first, tmp_path):
+def test_a_checkpoint_that_names_another_folder_writes_nothing_there(first, tmp_path):
     folder, best = first
     victim = tmp_path / 'victim'
     victim.mkdir()
@@ -48,8 +45,7 @@ def test_a_checkpoint_that_names_another_folder_writes_nothing_there(
     for name in ('x_deploy.pth', f'{best[:-4]}_deploy.pth'):
         (victim / name).write_bytes(b'precious')
     before = files(victim)
-    claim(folder / 'epoch_2.pth', last_ckpt=str(victim / 'x.pth'),
-          best_ckpt=str(victim / best))
+    claim(folder / 'epoch_2.pth', last_ckpt=str(victim / 'x.pth'), best_ckpt=str(victim / best))
     trained(folder, DEPLOY, resume=True)
     assert files(victim) == before
     assert (folder / f'{best[:-4]}_deploy.pth').is_file()
@@ -58,10 +54,11 @@ def test_a_checkpoint_that_names_another_folder_writes_nothing_there(
 def test_a_run_in_a_new_folder_leaves_the_old_one_alone(first, tmp_path):
     folder, _ = first
     # Whatever comes next is better than this one.
-    claim(folder / 'epoch_2.pth', best_score=-1.)
+    claim(folder / 'epoch_2.pth', best_score=-1.0)
     before = files(folder)
-    runner = trained(tmp_path / 'second', DEPLOY, epochs=3, resume=True,
-                     load_from=str(folder / 'epoch_2.pth'))
+    runner = trained(
+        tmp_path / 'second', DEPLOY, epochs=3, resume=True, load_from=str(folder / 'epoch_2.pth')
+    )
     assert files(folder) == before
     assert {p.parent.name for p in kept_checkpoints(runner)} == {'second'}
     assert best_checkpoints(runner)
@@ -70,8 +67,7 @@ def test_a_run_in_a_new_folder_leaves_the_old_one_alone(first, tmp_path):
 def test_a_finished_run_in_a_new_folder_is_folded_there(first, tmp_path):
     folder, best = first
     before = files(folder)
-    trained(tmp_path / 'second', DEPLOY, resume=True,
-            load_from=str(folder / 'epoch_2.pth'))
+    trained(tmp_path / 'second', DEPLOY, resume=True, load_from=str(folder / 'epoch_2.pth'))
     assert files(folder) == before
     names = {p.name for p in (tmp_path / 'second').glob('*.pth')}
     assert names == {'epoch_2_deploy.pth', f'{best[:-4]}_deploy.pth'}
@@ -88,8 +84,7 @@ def test_checkpoints_in_a_folder_of_their_own_are_folded_beside(tmp_path):
         assert path.with_name(f'{path.stem}_deploy.pth').is_file()
 
 
-def test_the_best_checkpoint_of_a_run_that_was_moved_is_still_known(
-        first, tmp_path):
+def test_the_best_checkpoint_of_a_run_that_was_moved_is_still_known(first, tmp_path):
     folder, best = first
     moved = tmp_path / 'moved'
     folder.rename(moved)

@@ -5,6 +5,7 @@ of it, seconds of the processor, and the growth of the process's peak memory
 in bytes. Memory beyond the limit in argv ends in MemoryError or torch's own
 error, not in the machine's.
 """
+
 import json
 import resource
 import sys
@@ -22,8 +23,8 @@ def outcome(case):
         loaded = load_program(case['path'], 'fp16')
         generator = torch.Generator().manual_seed(0)
         inputs = {
-            f.name: 255 * torch.rand(f.shape, generator=generator)
-            for f in loaded.program.inputs}
+            f.name: 255 * torch.rand(f.shape, generator=generator) for f in loaded.program.inputs
+        }
         found = loaded.predict(inputs)
         return {k: repr(v) for k, v in found.items()}
     except ProgramError as error:
@@ -43,8 +44,7 @@ def main(limit):
     for line in sys.stdin:
         before, start = peak(), time.process_time()
         found = outcome(json.loads(line))
-        print(json.dumps([found, time.process_time() - start,
-                          peak() - before]), flush=True)
+        print(json.dumps([found, time.process_time() - start, peak() - before]), flush=True)
 
 
 if __name__ == '__main__':

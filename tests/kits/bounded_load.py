@@ -4,6 +4,7 @@ Usage: bounded_load.py FOLDER. Each file may take 128 MiB and 256 times its
 own size on top of what the process has; the reply is a line of JSON a file:
 its name, the message (none if it loads) and the seconds of CPU.
 """
+
 import json
 import resource
 import signal
@@ -34,8 +35,7 @@ def attempt(path):
     pages = int(Path('/proc/self/statm').read_text().split()[0])
     budget = (128 << 20) + 256 * path.stat().st_size
     free = resource.RLIM_INFINITY
-    resource.setrlimit(resource.RLIMIT_AS, (
-        pages * resource.getpagesize() + budget, free))
+    resource.setrlimit(resource.RLIMIT_AS, (pages * resource.getpagesize() + budget, free))
     signal.setitimer(signal.ITIMER_VIRTUAL, LIMIT_S)
     start, message = time.process_time(), ''
     try:

@@ -1,4 +1,5 @@
 """Which processes carry a mark in their environment; needs Linux' /proc."""
+
 import os
 import signal
 import subprocess
@@ -17,17 +18,24 @@ def marked_env(**more):
 def start(command, env):
     """A process that Ctrl-C ends, even if pytest runs in the background."""
     return subprocess.Popen(
-        command, env=env, text=True, stdout=subprocess.PIPE,
+        command,
+        env=env,
+        text=True,
+        stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL))
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
 
 
 def living(env):
     """PIDs that carry the mark and are no zombies."""
     mark = f'{MARK}={env[MARK]}'.encode()
-    return [int(p.name) for p in Path('/proc').glob('[0-9]*')
-            if _read(p / 'environ').split(b'\0').count(mark)
-            and _read(p / 'stat').rsplit(b')')[-1].split()[0] not in b'ZX']
+    return [
+        int(p.name)
+        for p in Path('/proc').glob('[0-9]*')
+        if _read(p / 'environ').split(b'\0').count(mark)
+        and _read(p / 'stat').rsplit(b')')[-1].split()[0] not in b'ZX'
+    ]
 
 
 def assert_gone(env, within, but=None):
@@ -35,8 +43,7 @@ def assert_gone(env, within, but=None):
     end = time.monotonic() + within
     while True:
         late = time.monotonic() > end
-        left = {pid: _read(Path(f'/proc/{pid}/cmdline'))
-                for pid in living(env) if pid != but}
+        left = {pid: _read(Path(f'/proc/{pid}/cmdline')) for pid in living(env) if pid != but}
         if not left:
             return
         assert not late, left

@@ -1,4 +1,5 @@
 """Small networks, saved for each target, and a trained one."""
+
 from __future__ import annotations
 
 from pathlib import Path
@@ -24,12 +25,20 @@ def small_net(seed=0):
     """Stem, depthwise, pointwise, depthwise, pointwise, classifier."""
     torch.manual_seed(seed)
     net = nn.Sequential(
-        nn.Conv2d(3, 16, 3, 2, 1), nn.ReLU(),
-        nn.Conv2d(16, 16, 3, 1, 1, groups=16), nn.ReLU(),
-        nn.Conv2d(16, 192, 1), nn.ReLU(),
-        nn.Conv2d(192, 192, 3, 1, 1, groups=192), nn.ReLU(),
-        nn.Conv2d(192, 64, 1), nn.ReLU(),
-        nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(64, 10))
+        nn.Conv2d(3, 16, 3, 2, 1),
+        nn.ReLU(),
+        nn.Conv2d(16, 16, 3, 1, 1, groups=16),
+        nn.ReLU(),
+        nn.Conv2d(16, 192, 1),
+        nn.ReLU(),
+        nn.Conv2d(192, 192, 3, 1, 1, groups=192),
+        nn.ReLU(),
+        nn.Conv2d(192, 64, 1),
+        nn.ReLU(),
+        nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(),
+        nn.Linear(64, 10),
+    )
     with torch.no_grad():
         for layer in net:
             if hasattr(layer, 'weight'):
@@ -41,8 +50,9 @@ def small_net(seed=0):
     return nn.Sequential(*net, nn.Softmax(1)).eval()
 
 
-def save_small(folder, target='iOS16', kind='mlprogram', name='small',
-               net=None, example=None, **kwargs):
+def save_small(
+    folder, target='iOS16', kind='mlprogram', name='small', net=None, example=None, **kwargs
+):
     """The small network as a classifier, fp16, with metadata."""
     ct = quiet.coremltools()
     if kind == 'mlprogram':
@@ -51,8 +61,7 @@ def save_small(folder, target='iOS16', kind='mlprogram', name='small',
     kwargs.setdefault('inputs', [ct.TensorType('image', shape=SHAPE)])
     kwargs.setdefault('classifier_config', ct.ClassifierConfig(list(NAMES)))
     example = torch.rand(SHAPE) if example is None else example
-    path = save_torch(net or small_net(), folder, example, f'bare-{name}',
-                      kind, **kwargs)
+    path = save_torch(net or small_net(), folder, example, f'bare-{name}', kind, **kwargs)
     model = ct.models.MLModel(str(path), skip_model_load=True)
     model.author, model.license = 'A. Author', 'MIT'
     model.user_defined_metadata.update(METADATA)
@@ -70,15 +79,13 @@ def images(count=16, seed=0):
 def scores_of(path, inputs):
     """Probabilities (N, classes), executed in fp16."""
     loaded = load_program(path, arithmetic='fp16')
-    (name,) = [f.name for f in loaded.program.outputs
-               if f.kind == 'dictionary']
+    (name,) = [f.name for f in loaded.program.outputs if f.kind == 'dictionary']
     return loaded.predict_batch(inputs)[name]
 
 
 def dense_of(path):
     """Operation name to dense weight, as our reader decodes it."""
-    return {w.name: w.values.astype(np.float64)
-            for w in find_weights(read_program(path))}
+    return {w.name: w.values.astype(np.float64) for w in find_weights(read_program(path))}
 
 
 def stored_of(path):
@@ -103,6 +110,7 @@ def sparsity(values):
 
 def verified(reference, scores, labels=None):
     """The comparison that the exporter makes of two (N, K) scores."""
+
     def share(found):
         if labels is None:
             return None
@@ -116,4 +124,5 @@ def verified(reference, scores, labels=None):
         top1_candidate=share(scores),
         overflows={},
         operations={},
-        spec_version=7)
+        spec_version=7,
+    )

@@ -1,4 +1,5 @@
 """Toy runs that end with an export, and what they leave."""
+
 import json
 
 from toy_runner import toy_cfg, toy_runner
@@ -7,8 +8,7 @@ from toy_runner import toy_cfg, toy_runner
 
 STEPS = [dict(type='LoadImageFromFile'), dict(type='PackInputs')]
 #: Needs no images: seeded noise of the size of the toy images is compared.
-NOISE = dict(type='CoreMLExportHook', verify_data='none', input='tensor',
-             image_size=16)
+NOISE = dict(type='CoreMLExportHook', verify_data='none', input='tensor', image_size=16)
 
 
 def split(photos):
@@ -17,10 +17,15 @@ def split(photos):
         batch_size=4,
         num_workers=0,
         dataset=dict(
-            type='CustomDataset', data_root=str(photos), data_prefix='test',
+            type='CustomDataset',
+            data_root=str(photos),
+            data_prefix='test',
             metainfo=dict(classes=('dark', 'grey', 'light')),
-            with_label=True, pipeline=STEPS),
-        sampler=dict(type='DefaultSampler', shuffle=False))
+            with_label=True,
+            pipeline=STEPS,
+        ),
+        sampler=dict(type='DefaultSampler', shuffle=False),
+    )
 
 
 def logged(folder):

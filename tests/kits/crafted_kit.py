@@ -2,6 +2,7 @@
 
 coremltools' builder computes what it builds; nothing here does.
 """
+
 from __future__ import annotations
 
 import json
@@ -14,8 +15,7 @@ MODEL = 'Data/com.apple.CoreML/model.mlmodel'
 WEIGHTS = 'Data/com.apple.CoreML/weights/weight.bin'
 OPSET = 'CoreML7'
 X = (1, 4, 6, 5)
-_FIELDS = {'FLOAT32': 'floats', 'INT32': 'ints', 'BOOL': 'bools',
-           'STRING': 'strings'}
+_FIELDS = {'FLOAT32': 'floats', 'INT32': 'ints', 'BOOL': 'bools', 'STRING': 'strings'}
 
 
 def proto():
@@ -38,8 +38,12 @@ def set_type(target, shape, dtype='FLOAT32'):
 def set_value(target, value, dtype=None):
     """Make a ``Value`` an immediate tensor."""
     array = np.asarray(value)
-    dtype = dtype or {'f': 'FLOAT32', 'i': 'INT32', 'b': 'BOOL',
-                      'U': 'STRING', 'S': 'BYTES'}[array.dtype.kind]
+    dtype = (
+        dtype
+        or {'f': 'FLOAT32', 'i': 'INT32', 'b': 'BOOL', 'U': 'STRING', 'S': 'BYTES'}[
+            array.dtype.kind
+        ]
+    )
     set_type(target.type, array.shape, dtype)
     tensor = target.immediateValue.tensor
     field = _FIELDS.get(dtype, 'bytes')
@@ -123,8 +127,7 @@ class Crafted:
         op.type = kind
         set_value(op.attributes['name'], name)
         for parameter, value in attributes.items():
-            data, as_type = value if isinstance(value, tuple) else (
-                value, None)
+            data, as_type = value if isinstance(value, tuple) else (value, None)
             set_value(op.attributes[parameter], data, as_type)
         output = op.outputs.add()
         output.name = name
@@ -154,7 +157,13 @@ def write(spec, folder, weights=None):
     if weights is not None:
         (path / WEIGHTS).write_bytes(weights)
     root, item = 'A0', {'path': 'com.apple.CoreML/model.mlmodel'}
-    (path / 'Manifest.json').write_text(json.dumps({
-        'fileFormatVersion': '1.0.0', 'rootModelIdentifier': root,
-        'itemInfoEntries': {root: item}}))
+    (path / 'Manifest.json').write_text(
+        json.dumps(
+            {
+                'fileFormatVersion': '1.0.0',
+                'rootModelIdentifier': root,
+                'itemInfoEntries': {root: item},
+            }
+        )
+    )
     return path

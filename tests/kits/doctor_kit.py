@@ -1,31 +1,44 @@
 """Installations that do not exist: facts, and metadata on disk."""
+
 from dataclasses import replace
 
 from mmpretrain_mobileone_ext.utils.doctor.facts import Facts
 
-TESTED = {'torch': '==2.14.1', 'torchvision': '==0.29.1',
-          'mmengine': '==0.10.7', 'mmcv-lite': '==2.2.0',
-          'mmpretrain': '==1.2.0', 'coremltools': '==9.0',
-          'numpy': '==2.3.5', 'setuptools': '<81', 'mmdeploy': '==1.3.1'}
+TESTED = {
+    'torch': '==2.14.1',
+    'torchvision': '==0.29.1',
+    'mmengine': '==0.10.7',
+    'mmcv-lite': '==2.2.0',
+    'mmpretrain': '==1.2.0',
+    'coremltools': '==9.0',
+    'numpy': '==2.3.5',
+    'setuptools': '<81',
+    'mmdeploy': '==1.3.1',
+}
 GOOD = Facts(
     python='3.11.7',
     system='Linux',
     tested=TESTED,
     installed={
-        'torch': '2.14.1', 'torchvision': '0.29.1', 'mmengine': '0.10.7',
-        'mmcv-lite': '2.2.0', 'mmpretrain': '1.2.0', 'coremltools': '9.0',
-        'numpy': '2.3.5', 'setuptools': '80.9.0',
-        'mmpretrain-mobileone-ext': '1.0'
+        'torch': '2.14.1',
+        'torchvision': '0.29.1',
+        'mmengine': '0.10.7',
+        'mmcv-lite': '2.2.0',
+        'mmpretrain': '1.2.0',
+        'coremltools': '9.0',
+        'numpy': '2.3.5',
+        'setuptools': '80.9.0',
+        'mmpretrain-mobileone-ext': '1.0',
     },
-    compiler='/usr/bin/c++')
+    compiler='/usr/bin/c++',
+)
 
 
 def with_installed(facts=GOOD, **versions):
     """Facts with other versions; None takes a package away."""
     names = {k.replace('_', '-'): v for k, v in versions.items()}
     found = {**facts.installed, **names}
-    return replace(
-        facts, installed={k: v for k, v in found.items() if v is not None})
+    return replace(facts, installed={k: v for k, v in found.items() if v is not None})
 
 
 def install(folder, name, version, requires=(), files=()):

@@ -1,4 +1,5 @@
 """Small classifiers, data and checkpoints for the export tests."""
+
 import copy
 from pathlib import Path
 
@@ -16,12 +17,12 @@ TINY = dict(
     type='ConfigurableMobileOne',
     arch=dict(num_blocks=(1, 1), width_factor=0.25),
     num_conv_branches=2,
-    stem_stride=1)
+    stem_stride=1,
+)
 HEAD = dict(type='LinearClsHead', num_classes=3, in_channels=32)
 
 
-def model_cfg(backbone=TINY, head=HEAD, kind='DeployableClassifier',
-              preprocessor=None, **kwargs):
+def model_cfg(backbone=TINY, head=HEAD, kind='DeployableClassifier', preprocessor=None, **kwargs):
     """Config of a classifier with three classes."""
     return dict(
         type=kind,
@@ -29,9 +30,10 @@ def model_cfg(backbone=TINY, head=HEAD, kind='DeployableClassifier',
         neck=dict(type='GlobalAveragePooling'),
         head=dict(head),
         data_preprocessor=dict(
-            dict(mean=list(MEAN), std=list(STD), to_rgb=True),
-            **(preprocessor or {})),
-        **kwargs)
+            dict(mean=list(MEAN), std=list(STD), to_rgb=True), **(preprocessor or {})
+        ),
+        **kwargs,
+    )
 
 
 @torch.no_grad()
@@ -49,7 +51,7 @@ def randomize(model, seed=0):
             uniform(m.running_mean, -0.3, 0.3)
             uniform(m.running_var, 0.5, 2)
         elif isinstance(m, (torch.nn.Conv2d, torch.nn.Linear)):
-            bound = (3 / m.weight[0].numel())**0.5
+            bound = (3 / m.weight[0].numel()) ** 0.5
             uniform(m.weight, -bound, bound)
             if m.bias is not None:
                 uniform(m.bias, -0.2, 0.2)
@@ -85,15 +87,22 @@ def photos(folder, count=4, size=32, seed=0, gray=False):
 def write_config(path, data, model=None, pipeline=None, extra=''):
     """Write a config file with a test split."""
     steps = pipeline or [
-        dict(type='LoadImageFromFile'), dict(type='Resize', scale=32),
-        dict(type='PackInputs')]
+        dict(type='LoadImageFromFile'),
+        dict(type='Resize', scale=32),
+        dict(type='PackInputs'),
+    ]
     dataset = dict(
-        type='CustomDataset', data_root=str(data), data_prefix='test',
-        with_label=True, pipeline=steps)
+        type='CustomDataset',
+        data_root=str(data),
+        data_prefix='test',
+        with_label=True,
+        pipeline=steps,
+    )
     path.write_text(
         "custom_imports = dict(imports=['mmpretrain_mobileone_ext'])\n"
         f'model = {model or model_cfg()!r}\n'
-        f'test_dataloader = dict(batch_size=4, dataset={dataset!r})\n{extra}')
+        f'test_dataloader = dict(batch_size=4, dataset={dataset!r})\n{extra}'
+    )
     return path
 
 
@@ -108,8 +117,7 @@ def oracle(model, images, mean=MEAN, std=STD):
     Written out, without the model's own pre- and postprocessing.
     """
     x = torch.from_numpy(np.stack(images)).double().permute(0, 3, 1, 2)
-    shift, scale = (torch.tensor(v).double().view(1, -1, 1, 1)
-                    for v in (mean, std))
+    shift, scale = (torch.tensor(v).double().view(1, -1, 1, 1) for v in (mean, std))
     double = copy.deepcopy(model).double().eval()
     with torch.no_grad():
         logits = double((x - shift) / scale, mode='tensor')
@@ -131,7 +139,7 @@ def relative(found, wanted):
 def before_first_conv(program):
     """Types of the operations before the first convolution."""
     types = [op.type for op in program.operations]
-    return types[:types.index('conv')]
+    return types[: types.index('conv')]
 
 
 def snapshot(folder):

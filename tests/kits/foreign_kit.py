@@ -1,4 +1,5 @@
 """Their networks and ours, and whether the two agree."""
+
 import copy
 
 import timm
@@ -50,12 +51,14 @@ def lively(net):
 
 
 def ours(arch, deploy=False, classes=CLASSES):
-    return MODELS.build(dict(
-        type='DeployableClassifier',
-        backbone=dict(type='ConfigurableMobileOne', arch=arch, deploy=deploy),
-        neck=dict(type='GlobalAveragePooling'),
-        head=dict(type='LinearClsHead', num_classes=classes,
-                  in_channels=WIDTH[arch]))).eval()
+    return MODELS.build(
+        dict(
+            type='DeployableClassifier',
+            backbone=dict(type='ConfigurableMobileOne', arch=arch, deploy=deploy),
+            neck=dict(type='GlobalAveragePooling'),
+            head=dict(type='LinearClsHead', num_classes=classes, in_channels=WIDTH[arch]),
+        )
+    ).eval()
 
 
 def image(size=64):

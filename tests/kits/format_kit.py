@@ -1,4 +1,5 @@
 """Tiny networks, saved in every form of input and output."""
+
 from __future__ import annotations
 
 import copy
@@ -8,11 +9,7 @@ from export_kit import CLASSES, TINY, build, model_cfg
 
 from mmpretrain_mobileone_ext.coreml import load_program
 from mmpretrain_mobileone_ext.coreml.convert import convert_and_save
-from mmpretrain_mobileone_ext.export.network import (
-    feature_preprocessing,
-    prepare,
-    prepare_features,
-)
+from mmpretrain_mobileone_ext.export.network import feature_preprocessing, prepare, prepare_features
 from mmpretrain_mobileone_ext.export.options import ExportOptions
 
 SIZE, OTHER = (32, 32), (48, 40)
@@ -42,8 +39,7 @@ def load(model, out, **options):
 def pixels(count, size=SIZE, seed=0, channels=3):
     """Random pixels (N, C, H, W), uint8, in data order (BGR)."""
     generator = torch.Generator().manual_seed(seed)
-    return torch.randint(0, 256, (count, channels, *size),
-                         generator=generator, dtype=torch.uint8)
+    return torch.randint(0, 256, (count, channels, *size), generator=generator, dtype=torch.uint8)
 
 
 @torch.no_grad()
@@ -66,9 +62,7 @@ def oracle(model, batch, features=False):
 def error(found, wanted):
     """Largest relative error of any output."""
     assert set(wanted) <= set(found)
-    return max(
-        float((found[k].double() - v).norm() / v.norm())
-        for k, v in wanted.items())
+    return max(float((found[k].double() - v).norm() / v.norm()) for k, v in wanted.items())
 
 
 @torch.no_grad()

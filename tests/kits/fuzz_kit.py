@@ -5,6 +5,7 @@ computed in NumPy, in fp64 or exactly, from the operation's document: none of
 the code under test takes part in it. Many cases are saved as one program,
 since a conversion takes longer than the operations do.
 """
+
 from __future__ import annotations
 
 from collections.abc import Mapping
@@ -16,8 +17,8 @@ from runtime_kit import save_mil
 from mmpretrain_mobileone_ext.coreml import load_program
 from mmpretrain_mobileone_ext.coreml.program import quiet
 
-EPS = 2.0 ** -23
-TINY = 2.0 ** -126  # below it, processors may flush to zero
+EPS = 2.0**-23
+TINY = 2.0**-126  # below it, processors may flush to zero
 LARGEST = float(np.finfo(np.float32).max)
 
 
@@ -81,8 +82,7 @@ def near(value, magnitude=None, roundings=4):
 
 
 def shape_of(rng, low=1, high=4, largest=4):
-    return tuple(int(n) for n in rng.integers(
-        1, largest + 1, rng.integers(low, high + 1)))
+    return tuple(int(n) for n in rng.integers(1, largest + 1, rng.integers(low, high + 1)))
 
 
 SPECIAL = np.float32([np.nan, np.inf, -np.inf, 0, -0.0, 1, -1, 0.5, -2.5])
@@ -101,7 +101,7 @@ def integers(rng, shape, low=-9, high=9, extreme=False):
     """int32; half of the time some are the least or the greatest."""
     x = rng.integers(low, high + 1, shape)
     if extreme and rng.random() < 0.5:
-        limits = np.array([-2**31, 2**31 - 1, -2**31 + 1])
+        limits = np.array([-(2**31), 2**31 - 1, -(2**31) + 1])
         x = np.where(rng.random(shape) < 0.2, rng.choice(limits, shape), x)
     return np.asarray(x, np.int32)
 
@@ -125,27 +125,35 @@ def constant_or_not(rng, inputs, params, **values):
 
 def run_cases(cases, folder, target='iOS18'):
     """Results of the runtime, a list for each case."""
-    given = {f'c{i}_{name}': widened(value) for i, case in enumerate(cases)
-             for name, value in case.inputs.items()}
+    given = {
+        f'c{i}_{name}': widened(value)
+        for i, case in enumerate(cases)
+        for name, value in case.inputs.items()
+    }
     given['unused'] = np.zeros(1, np.float32)
     counts = []
 
     def build(mb, **variables):
         outputs = [mb.identity(x=variables['unused'], name='out_unused')]
         for i, case in enumerate(cases):
-            made = built(mb, case, {
-                name: as_given(mb, variables[f'c{i}_{name}'], value)
-                for name, value in case.inputs.items()})
+            made = built(
+                mb,
+                case,
+                {
+                    name: as_given(mb, variables[f'c{i}_{name}'], value)
+                    for name, value in case.inputs.items()
+                },
+            )
             counts.append(len(made))
-            outputs += [mb.identity(x=readable(mb, v), name=f'out_{i}_{k}')
-                        for k, v in enumerate(made)]
+            outputs += [
+                mb.identity(x=readable(mb, v), name=f'out_{i}_{k}') for k, v in enumerate(made)
+            ]
         return outputs
 
     path = save_mil(build, given, folder, target)
     # The budgets are those of one network; here are hundreds.
     results = load_program(path, work_budget=1e15).predict(given)
-    return [[results[f'out_{i}_{k}'] for k in range(count)]
-            for i, count in enumerate(counts)]
+    return [[results[f'out_{i}_{k}'] for k in range(count)] for i, count in enumerate(counts)]
 
 
 def folded(cases, target='iOS18'):
@@ -154,11 +162,9 @@ def folded(cases, target='iOS18'):
         mil = ct.converters.mil.mil
         found = []
         dummy = {'x': mil.Builder.placeholder((1,))}
-        with mil.Function(dummy, opset_version=ct.target[target]), \
-                np.errstate(all='ignore'):
+        with mil.Function(dummy, opset_version=ct.target[target]), np.errstate(all='ignore'):
             for case in cases:
-                made = built(mil.Builder, case, {
-                    k: constant(v) for k, v in case.inputs.items()})
+                made = built(mil.Builder, case, {k: constant(v) for k, v in case.inputs.items()})
                 found.append([v.val for v in made])
         return found
 
@@ -171,9 +177,10 @@ def constant(value):
 
 
 def built(mb, case, variables):
-    params = {k: [np.array(v) for v in value]
-              if isinstance(value, tuple) else value
-              for k, value in case.params.items()}
+    params = {
+        k: [np.array(v) for v in value] if isinstance(value, tuple) else value
+        for k, value in case.params.items()
+    }
     if 'values' in case.params or any(k[:6] == 'values' for k in variables):
         named = {**params, **variables}
         keys = sorted(k for k in named if k[:6] == 'values')
@@ -204,8 +211,7 @@ def readable(mb, variable):
     """What a model can return."""
     types = quiet.coremltools().converters.mil.mil.types
     name = types.builtin_to_string(variable.dtype)
-    return variable if name in ('fp32', 'int32') else mb.cast(
-        x=variable, dtype='int32')
+    return variable if name in ('fp32', 'int32') else mb.cast(x=variable, dtype='int32')
 
 
 def difference(got, wanted):
@@ -216,12 +222,14 @@ def difference(got, wanted):
     if value.dtype.kind in 'iub':
         if got.dtype.kind != 'i':
             return f'dtype {got.dtype}, wanted {value.dtype}'
-        return None if np.array_equal(got, value.astype(np.int64)) else \
-            f'{got}, wanted {value}'
+        return None if np.array_equal(got, value.astype(np.int64)) else f'{got}, wanted {value}'
     if got.dtype.kind != 'f':
         return f'dtype {got.dtype}, wanted {value.dtype}'
-    return None if np.all(close(got, value, wanted.bound)) else \
-        f'{got}, wanted {value}, by {wanted.bound} at most'
+    return (
+        None
+        if np.all(close(got, value, wanted.bound))
+        else f'{got}, wanted {value}, by {wanted.bound} at most'
+    )
 
 
 def close(got, value, bound):
@@ -229,8 +237,7 @@ def close(got, value, bound):
         found, wide = got.astype(np.float64), value.astype(np.float64)
         same = (found == wide) | (np.isnan(found) & np.isnan(wide))
         within = np.abs(found - wide) <= bound
-        beyond = np.isinf(found) & (found * wide > 0) & (
-            np.abs(wide) * (1 + EPS) >= LARGEST)
+        beyond = np.isinf(found) & (found * wide > 0) & (np.abs(wide) * (1 + EPS) >= LARGEST)
     return same | (within & np.isfinite(wide)) | beyond
 
 
@@ -239,9 +246,11 @@ def failures(cases, folder, target='iOS18'):
     found = []
     for case, results in zip(cases, run_cases(cases, folder, target)):
         assert len(results) == len(case.wanted), case.op
-        found += [describe(case, reason) for got, w in
-                  zip(results, case.wanted)
-                  if (reason := difference(np.asarray(got), w))]
+        found += [
+            describe(case, reason)
+            for got, w in zip(results, case.wanted)
+            if (reason := difference(np.asarray(got), w))
+        ]
     return found
 
 
@@ -250,10 +259,11 @@ def fold_failures(cases, target='iOS18'):
     asked = [case for case in cases if case.folds is True]
     found = []
     for case, values in zip(asked, folded(asked, target)):
-        found += [describe(case, f'folded: {reason}')
-                  for value, w in zip(values, case.wanted)
-                  if value is not None and
-                  (reason := fold_difference(value, w))]
+        found += [
+            describe(case, f'folded: {reason}')
+            for value, w in zip(values, case.wanted)
+            if value is not None and (reason := fold_difference(value, w))
+        ]
     return found
 
 
@@ -265,15 +275,15 @@ def fold_difference(value, wanted):
         value = value.astype(np.int32)
     else:
         value = value.astype(np.float32)
-    finite = np.nan_to_num(np.asarray(wanted.value, np.float64),
-                           posinf=0, neginf=0)
-    loose = wanted._replace(
-        bound=16 * np.asarray(wanted.bound) + 1e-5 * (1 + np.abs(finite)))
+    finite = np.nan_to_num(np.asarray(wanted.value, np.float64), posinf=0, neginf=0)
+    loose = wanted._replace(bound=16 * np.asarray(wanted.bound) + 1e-5 * (1 + np.abs(finite)))
     return difference(np.atleast_1d(value), loose)
 
 
 def describe(case, reason):
     given = {**case.inputs, **case.params}
-    text = ', '.join(f'{k}={np.asarray(v).tolist()}' if not isinstance(
-        v, (str, tuple)) else f'{k}={v}' for k, v in given.items())
+    text = ', '.join(
+        f'{k}={np.asarray(v).tolist()}' if not isinstance(v, (str, tuple)) else f'{k}={v}'
+        for k, v in given.items()
+    )
     return f'{case.op}({text}): {reason}'[:1500]

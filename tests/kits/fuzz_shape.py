@@ -1,4 +1,5 @@
 """Random operations that move data: results are exact."""
+
 from __future__ import annotations
 
 import math
@@ -24,8 +25,7 @@ def anything(rng, shape, boolean=True):
     kind = rng.integers(3 if boolean else 2)
     if kind == 2:
         return rng.random(shape) < 0.5
-    return integers(rng, shape, extreme=True) if kind else floats(
-        rng, shape, special=True)
+    return integers(rng, shape, extreme=True) if kind else floats(rng, shape, special=True)
 
 
 def some(rng, low=1, high=5, boolean=True):
@@ -49,8 +49,7 @@ def reshape(name, rng):
     sizes = factors(rng, x.size)
     wanted = x.reshape(sizes)
     known = [1] * len(sizes) + list(x.shape)
-    same = [i for i, n in enumerate(sizes)
-            if n == known[len(known) - len(sizes) + i]]
+    same = [i for i, n in enumerate(sizes) if n == known[len(known) - len(sizes) + i]]
     asked = list(sizes)
     for i in same:
         asked[i] = 0 if rng.random() < 0.5 else asked[i]
@@ -84,17 +83,15 @@ def squeeze(name, rng):
 def expand_dims(name, rng):
     x = some(rng, 1, 3)
     rank = x.ndim + int(rng.integers(1, 3))
-    new = rng.permutation(rank)[:rank - x.ndim]
+    new = rng.permutation(rank)[: rank - x.ndim]
     axes = [int(a) - rank * int(rng.integers(2)) for a in new]
-    return Case(name, {'x': x}, {'axes': axes},
-                exact(np.expand_dims(x, tuple(axes))))
+    return Case(name, {'x': x}, {'axes': axes}, exact(np.expand_dims(x, tuple(axes))))
 
 
 @generator('transpose')
 def transpose(name, rng):
     x = some(rng)
-    perm = [int(a) - x.ndim * int(rng.integers(2))
-            for a in rng.permutation(x.ndim)]
+    perm = [int(a) - x.ndim * int(rng.integers(2)) for a in rng.permutation(x.ndim)]
     return Case(name, {'x': x}, {'perm': perm}, exact(x.transpose(perm)))
 
 
@@ -105,20 +102,24 @@ def flatten2d(name, rng):
     shape = math.prod(x.shape[:axis]), math.prod(x.shape[axis:])
     # The product of no sizes is a float in coremltools.
     folds = axis % x.ndim > 0 or ''
-    return Case(name, {'x': x}, {'axis': axis}, exact(x.reshape(shape)),
-                folds)
+    return Case(name, {'x': x}, {'axis': axis}, exact(x.reshape(shape)), folds)
 
 
 def several(rng, shapes):
     """Tensors of one type, at least one of them an input."""
-    make = [lambda s: floats(rng, s, special=True),
-            lambda s: integers(rng, s, extreme=True),
-            lambda s: rng.random(s) < 0.5][rng.integers(3)]
+    make = [
+        lambda s: floats(rng, s, special=True),
+        lambda s: integers(rng, s, extreme=True),
+        lambda s: rng.random(s) < 0.5,
+    ][rng.integers(3)]
     made = [make(s) for s in shapes]
     named = {f'values{i}': v for i, v in enumerate(made)}
     constant = {k for k in named if k != 'values0' and rng.random() < 0.4}
-    return made, {k: v for k, v in named.items() if k not in constant}, {
-        k: v for k, v in named.items() if k in constant}
+    return (
+        made,
+        {k: v for k, v in named.items() if k not in constant},
+        {k: v for k, v in named.items() if k in constant},
+    )
 
 
 @generator('concat')
@@ -178,15 +179,11 @@ def slice_by_index(name, rng):
         wanted = x[tuple(p[0] for p in parts)]
         if wanted.size:
             break
-    keys = ('begin', 'end', 'stride', 'begin_mask', 'end_mask',
-            'squeeze_mask')
+    keys = ('begin', 'end', 'stride', 'begin_mask', 'end_mask', 'squeeze_mask')
     given = dict(zip(keys, map(list, zip(*(p[1] for p in parts)))))
-    inputs, params = {'x': x}, {k: v for k, v in given.items()
-                                if k not in ('begin', 'end')}
-    constant_or_not(rng, inputs, params, begin=given['begin'],
-                    end=given['end'])
-    return Case(name, inputs, params, exact(wanted),
-                wanted.ndim > 0 or '')
+    inputs, params = {'x': x}, {k: v for k, v in given.items() if k not in ('begin', 'end')}
+    constant_or_not(rng, inputs, params, begin=given['begin'], end=given['end'])
+    return Case(name, inputs, params, exact(wanted), wanted.ndim > 0 or '')
 
 
 def index(rng, size):
@@ -205,9 +202,14 @@ def index(rng, size):
     open_end = bool(open_end or end < 0)
     shown = begin - size * int(rng.integers(2))
     until = end - size if 0 < end < size and rng.random() < 0.5 else end
-    return slice(None if open_begin else begin, None if open_end else end,
-                 stride), (shown, until, stride, bool(open_begin), open_end,
-                           False)
+    return slice(None if open_begin else begin, None if open_end else end, stride), (
+        shown,
+        until,
+        stride,
+        bool(open_begin),
+        open_end,
+        False,
+    )
 
 
 @generator('slice_by_size')
@@ -216,8 +218,9 @@ def slice_by_size(name, rng):
     begin = [int(rng.integers(n)) for n in x.shape]
     size = [int(rng.integers(1, n - b + 1)) for n, b in zip(x.shape, begin)]
     wanted = x[tuple(slice(b, b + s) for b, s in zip(begin, size))]
-    asked = [-1 if b + s == n and rng.random() < 0.5 else s
-             for b, s, n in zip(begin, size, x.shape)]
+    asked = [
+        -1 if b + s == n and rng.random() < 0.5 else s for b, s, n in zip(begin, size, x.shape)
+    ]
     inputs, params = {'x': x}, {}
     constant_or_not(rng, inputs, params, begin=begin, size=asked)
     return Case(name, inputs, params, exact(wanted))
@@ -226,11 +229,9 @@ def slice_by_size(name, rng):
 @generator('crop')
 def crop(name, rng):
     x = floats(rng, (*shape_of(rng, 1, 2), 5, 6), special=True)
-    height, width = ([int(n) for n in rng.integers(0, 3, 2)]
-                     for _ in range(2))
-    wanted = x[..., height[0]:5 - height[1], width[0]:6 - width[1]]
-    return Case(name, {'x': x}, {'crop_height': height,
-                                 'crop_width': width}, exact(wanted))
+    height, width = ([int(n) for n in rng.integers(0, 3, 2)] for _ in range(2))
+    wanted = x[..., height[0] : 5 - height[1], width[0] : 6 - width[1]]
+    return Case(name, {'x': x}, {'crop_height': height, 'crop_width': width}, exact(wanted))
 
 
 @generator('pad')
@@ -238,11 +239,9 @@ def pad(name, rng):
     x = floats(rng, shape_of(rng, 1, 4), special=True)
     mode = str(rng.choice(['constant', 'reflect', 'replicate']))
     count = int(rng.integers(1, x.ndim + 1))
-    most = [{'constant': 3, 'reflect': n - 1, 'replicate': n}[mode]
-            for n in x.shape[-count:]]
+    most = [{'constant': 3, 'reflect': n - 1, 'replicate': n}[mode] for n in x.shape[-count:]]
     amounts = [int(rng.integers(m + 1)) for m in most for _ in range(2)]
-    pairs = [(0, 0)] * (x.ndim - count) + list(zip(
-        amounts[::2], amounts[1::2]))
+    pairs = [(0, 0)] * (x.ndim - count) + list(zip(amounts[::2], amounts[1::2]))
     value = np.float32(rng.normal())
     extra = {'constant_values': value} if mode == 'constant' else {}
     names = {'replicate': 'edge'}
@@ -269,8 +268,7 @@ def reverse(name, rng):
     x = some(rng)
     axes = axes_of(rng, x.ndim)
     params = {'axes': axes} if rng.random() < 0.8 else {}
-    return Case(name, {'x': x}, params, exact(
-        np.flip(x, axes if params else None)))
+    return Case(name, {'x': x}, params, exact(np.flip(x, axes if params else None)))
 
 
 @generator('shape')
@@ -285,8 +283,7 @@ def fill(name, rng):
     value = anything(rng, ())[()]
     wanted = exact(np.full(sizes, value))
     if name == 'fill_like':
-        return Case(name, {'ref_tensor': anything(rng, sizes)},
-                    {'value': value}, wanted)
+        return Case(name, {'ref_tensor': anything(rng, sizes)}, {'value': value}, wanted)
     return Case(name, {'shape': np.int32(sizes)}, {'value': value}, wanted)
 
 
@@ -296,15 +293,16 @@ def gather(name, rng):
     axis = int(rng.integers(x.ndim))
     batch = int(rng.integers(axis + 1)) if rng.random() < 0.5 else 0
     more = tuple(int(n) for n in rng.integers(1, 4, rng.integers(0, 3)))
-    indices = np.asarray(rng.integers(
-        x.shape[axis], size=(*x.shape[:batch], *more)))
+    indices = np.asarray(rng.integers(x.shape[axis], size=(*x.shape[:batch], *more)))
     rows = x.reshape(-1, *x.shape[batch:])
     which = indices.reshape(len(rows), *more)
-    wanted = np.stack([np.take(r, w, axis - batch)
-                       for r, w in zip(rows, which)]).reshape(
-        (*x.shape[:axis], *more, *x.shape[axis + 1:]))
-    params = {'axis': axis - x.ndim * int(rng.integers(2)) if not batch
-              else axis, 'batch_dims': batch}
+    wanted = np.stack([np.take(r, w, axis - batch) for r, w in zip(rows, which)]).reshape(
+        (*x.shape[:axis], *more, *x.shape[axis + 1 :])
+    )
+    params = {
+        'axis': axis - x.ndim * int(rng.integers(2)) if not batch else axis,
+        'batch_dims': batch,
+    }
     inputs = {'x': x}
     (inputs if rng.random() < 0.5 else params)['indices'] = np.int32(indices)
     # A scalar index of a batch is one that coremltools cannot take.
@@ -321,8 +319,7 @@ def gather_along_axis(name, rng):
     indices = np.int32(rng.integers(x.shape[axis], size=sizes))
     inputs, params = {'x': x}, {'axis': axis}
     (inputs if rng.random() < 0.5 else params)['indices'] = indices
-    return Case(name, inputs, params,
-                exact(np.take_along_axis(x, indices.astype(int), axis)))
+    return Case(name, inputs, params, exact(np.take_along_axis(x, indices.astype(int), axis)))
 
 
 @generator('topk')
@@ -345,7 +342,7 @@ def topk(name, rng):
     # by no stable sort.
     sorted_key = np.sort(key, axis)
     ties = np.isnan(x).any() or not np.diff(sorted_key, axis=axis).all()
-    folds = not ((x == -2**31).any() or ties) or ''
+    folds = not ((x == -(2**31)).any() or ties) or ''
     return Case(name, {'x': x}, params, wanted, folds)
 
 
@@ -363,16 +360,20 @@ def cumsum(name, rng):
         value, size = wide.cumsum(axis), np.abs(wide).cumsum(axis)
     if back:
         value, size = np.flip(value, axis), np.flip(size, axis)
-    wanted = near(value, size, x.shape[axis]) if x.dtype.kind == 'f' else \
-        exact(value.astype(np.int32))
+    wanted = (
+        near(value, size, x.shape[axis]) if x.dtype.kind == 'f' else exact(value.astype(np.int32))
+    )
     # coremltools refuses to fold exclusive sums (a TypeError).
-    return Case(name, {'x': x}, {'axis': axis, 'exclusive': exclusive,
-                                 'reverse': back}, wanted, not exclusive
-                or '')
+    return Case(
+        name,
+        {'x': x},
+        {'axis': axis, 'exclusive': exclusive, 'reverse': back},
+        wanted,
+        not exclusive or '',
+    )
 
 
-@generator('space_to_depth', 'depth_to_space', 'pixel_shuffle',
-           'pixel_unshuffle')
+@generator('space_to_depth', 'depth_to_space', 'pixel_shuffle', 'pixel_unshuffle')
 def shuffle(name, rng):
     b = int(rng.integers(2, 4))
     n, c, h, w = (int(v) for v in rng.integers(1, 4, 4))
@@ -383,15 +384,19 @@ def shuffle(name, rng):
     deep = blocks.transpose(order).reshape(n, c * b * b, h, w)
     back = name in ('space_to_depth', 'pixel_unshuffle')
     x, wanted = (fine, deep) if back else (deep, fine)
-    key = {'pixel_shuffle': 'upscale_factor',
-           'pixel_unshuffle': 'downscale_factor'}.get(name, 'block_size')
+    key = {'pixel_shuffle': 'upscale_factor', 'pixel_unshuffle': 'downscale_factor'}.get(
+        name, 'block_size'
+    )
     value = np.uint32(b) if name == 'pixel_unshuffle' else b
     return Case(name, {'x': x}, {key: value}, exact(wanted))
 
 
 def along(values, rank, axis):
-    return values if axis is None else values.reshape(
-        [-1 if i == axis % rank else 1 for i in range(rank)])
+    return (
+        values
+        if axis is None
+        else values.reshape([-1 if i == axis % rank else 1 for i in range(rank)])
+    )
 
 
 @generator('quantize', 'dequantize')
@@ -403,18 +408,16 @@ def quantized(name, rng):
     low, high = (-128, 127) if kind == 'int8' else (0, 255)
     scale = np.float32(rng.choice([0.25, 0.5, 2, 3.7], shape))
     zero = np.asarray(rng.integers(low, high + 1, shape), kind)
-    params = {'scale': scale} if axis is None else {
-        'scale': scale, 'axis': axis}
+    params = {'scale': scale} if axis is None else {'scale': scale, 'axis': axis}
     if rng.random() < 0.7:
         params['zero_point'] = zero
-    shift = along(zero.astype(np.int64), x.ndim, axis) \
-        if 'zero_point' in params else 0
+    shift = along(zero.astype(np.int64), x.ndim, axis) if 'zero_point' in params else 0
     factor = along(scale, x.ndim, axis)
     if name == 'quantize':
         wanted = np.clip(np.round(x / factor) + shift, low, high)
-        return Case(name, {'input': x}, {**params, 'output_dtype': kind},
-                    exact(wanted.astype(kind)))
+        return Case(
+            name, {'input': x}, {**params, 'output_dtype': kind}, exact(wanted.astype(kind))
+        )
     q = np.clip(np.round(x), low, high).astype(kind)
     value = (q.astype(np.float64) - shift) * factor
-    return Case(name, {'input': q}, params,
-                (Wanted(value, EPS * np.abs(value)),), '')
+    return Case(name, {'input': q}, params, (Wanted(value, EPS * np.abs(value)),), '')

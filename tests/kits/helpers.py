@@ -2,6 +2,7 @@
 
 The package is only imported by name, through mmengine's registries.
 """
+
 import numpy as np
 import torch
 from mmengine.evaluator import BaseMetric
@@ -10,15 +11,15 @@ from mmpretrain.structures import DataSample
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.data import Dataset
 
-PAD_MODES = dict(
-    zeros='constant', reflect='reflect', replicate='edge', circular='wrap')
+PAD_MODES = dict(zeros='constant', reflect='reflect', replicate='edge', circular='wrap')
 
 TINY_BACKBONE = dict(
     type='ConfigurableMobileOne',
     arch=dict(num_blocks=(1, 2), width_factor=1.0),
     num_conv_branches=2,
     base_channels=(8, 16),
-    stem_stride=1)
+    stem_stride=1,
+)
 
 
 def generator(seed=0):
@@ -96,8 +97,11 @@ def numpy_conv(x, weight, stride, padding, dilation, groups, mode='zeros'):
     for i in range(k):
         for j in range(k):
             top, left = i * dilation, j * dilation
-            tap = x[..., top:top + stride * (rows - 1) + 1:stride,
-                    left:left + stride * (cols - 1) + 1:stride]
+            tap = x[
+                ...,
+                top : top + stride * (rows - 1) + 1 : stride,
+                left : left + stride * (cols - 1) + 1 : stride,
+            ]
             out = out + np.einsum('ngchw,goc->ngohw', tap, weight[..., i, j])
     return out.reshape(n, -1, rows, cols)
 
@@ -110,8 +114,7 @@ def numpy_norm(y, state, prefix, eps):
         value = np.full(y.shape[1], default) if value is None else value
         return np.asarray(value).reshape(1, -1, 1, 1)
 
-    scaled = (y - column('running_mean', 0)) / np.sqrt(
-        column('running_var', 1) + eps)
+    scaled = (y - column('running_mean', 0)) / np.sqrt(column('running_var', 1) + eps)
     return scaled * column('weight', 1.0) + column('bias', 0.0)
 
 
@@ -123,8 +126,9 @@ def numpy_branches(state, x, spec, eps, mode='zeros'):
     total = 0
     for branch in sorted(c for c in convs if not c.startswith('se')):
         size, hole = (pad, spec.dilation) if 'list' in branch else (0, 1)
-        y = numpy_conv(x, state[f'{branch}.conv.weight'], spec.stride, size,
-                       hole, spec.groups, mode)
+        y = numpy_conv(
+            x, state[f'{branch}.conv.weight'], spec.stride, size, hole, spec.groups, mode
+        )
         total = total + numpy_norm(y, state, f'{branch}.norm', eps)
     if 'branch_norm.running_mean' in state:
         total = total + numpy_norm(x, state, 'branch_norm', eps)
@@ -137,6 +141,7 @@ class ToyImages(Dataset):
 
     With ``mirrored`` an item has two views, for test-time augmentation.
     """
+
     METAINFO = dict(classes=('dark', 'grey', 'light'))
     metainfo = METAINFO
 
@@ -145,8 +150,8 @@ class ToyImages(Dataset):
         rng = generator(seed)
         self.labels = [i % 3 for i in range(size)]
         self.images = [
-            torch.randint(60 * y, 60 * y + 120, (3, 16, 16),
-                          generator=rng).to(torch.uint8) for y in self.labels
+            torch.randint(60 * y, 60 * y + 120, (3, 16, 16), generator=rng).to(torch.uint8)
+            for y in self.labels
         ]
 
     def __len__(self):
@@ -158,8 +163,7 @@ class ToyImages(Dataset):
         sample.set_gt_label(self.labels[index])
         if not self.mirrored:
             return dict(inputs=image, data_samples=sample)
-        return dict(inputs=[image, image.flip(-1)],
-                    data_samples=[sample, sample.clone()])
+        return dict(inputs=[image, image.flip(-1)], data_samples=[sample, sample.clone()])
 
 
 @METRICS.register_module(force=True)
@@ -176,15 +180,13 @@ class MeanTopScore(BaseMetric):
 def classifier_cfg(type='DeployableClassifier', num_classes=3, **backbone):
     return dict(
         type=type,
-        data_preprocessor=dict(
-            type='ClsDataPreprocessor', mean=[100.] * 3, std=[50.] * 3),
-        backbone={
-            **TINY_BACKBONE,
-            **backbone
-        },
+        data_preprocessor=dict(type='ClsDataPreprocessor', mean=[100.0] * 3, std=[50.0] * 3),
+        backbone={**TINY_BACKBONE, **backbone},
         neck=dict(type='GlobalAveragePooling'),
         head=dict(
             type='LinearClsHead',
             num_classes=num_classes,
             in_channels=16,
-            loss=dict(type='CrossEntropyLoss')))
+            loss=dict(type='CrossEntropyLoss'),
+        ),
+    )

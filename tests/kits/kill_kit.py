@@ -1,4 +1,5 @@
 """Fork, do something in the child, and kill it there."""
+
 import os
 import resource
 import signal
@@ -26,8 +27,7 @@ def killed_at(step, action):
         count = iter(range(step))
 
         def hook(event, args):
-            if event.startswith(_CHANGES) and event != 'os.kill' and \
-                    next(count, None) is None:
+            if event.startswith(_CHANGES) and event != 'os.kill' and next(count, None) is None:
                 os.kill(os.getpid(), signal.SIGKILL)
 
         sys.addaudithook(hook)
@@ -66,8 +66,7 @@ def cpu_seconds(action):
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     assert not _ended(_forked(action))
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return (after.ru_utime + after.ru_stime
-            - before.ru_utime - before.ru_stime)
+    return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
 
 
 def _forked(action):

@@ -1,4 +1,5 @@
 """Files of torch.save before 1.6, taken apart and put together again."""
+
 import io
 import pickle
 import pickletools
@@ -10,6 +11,7 @@ import torch
 @dataclass(frozen=True)
 class Legacy:
     """The parts of a file; ``storages`` are (count, bytes) by key."""
+
     head: bytes
     pickled: bytes
     storages: dict
@@ -38,11 +40,10 @@ def taken_apart(value):
         for _ in pickletools.genops(made):
             pass
         ends.append(made.tell())
-    keys, storages = pickle.loads(data[ends[3]:ends[4]]), {}
+    keys, storages = pickle.loads(data[ends[3] : ends[4]]), {}
     made.seek(ends[4])
     for key in keys:
         count = int.from_bytes(made.read(8), 'little')
         storages[key] = count, made.read(4 * count)
     assert not made.read()
-    return Legacy(data[:ends[2]], data[ends[2]:ends[3]], storages,
-                  tuple(keys))
+    return Legacy(data[: ends[2]], data[ends[2] : ends[3]], storages, tuple(keys))

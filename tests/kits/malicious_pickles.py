@@ -3,6 +3,7 @@
 ``ATTACKS`` create a marker file when the standard ``pickle`` reads them.
 ``MISUSES`` use admitted names only, in ways that no checkpoint does.
 """
+
 import io
 import pickle
 import zipfile
@@ -75,8 +76,11 @@ def zip_file(pickled):
 
 def legacy_file(pickled):
     """A torch file of the format before 1.6, its pickle replaced."""
-    head = (torch.serialization.MAGIC_NUMBER,
-            torch.serialization.PROTOCOL_VERSION, {'little_endian': True})
+    head = (
+        torch.serialization.MAGIC_NUMBER,
+        torch.serialization.PROTOCOL_VERSION,
+        {'little_endian': True},
+    )
     parts = [pickle.dumps(part, 2) for part in head]
     return b''.join([*parts, pickled, pickle.dumps([], 2)])
 
@@ -109,25 +113,20 @@ def getattr_class(marker):
 
 def call_of_result(marker):
     getter = call(name('operator', 'attrgetter'), text('os.system'))
-    return call(call(getter, name('mmengine.logging', 'logger')),
-                touch(marker))
+    return call(call(getter, name('mmengine.logging', 'logger')), touch(marker))
 
 
 def torch_load(marker):
     inner = Path(f'{marker}.pt')
-    inner.write_bytes(zip_file(call(name('os', 'system'), touch(marker)) +
-                               STOP))
-    return call_keyword(name('torch', 'load'), text(inner),
-                        weights_only=b'\x89')
+    inner.write_bytes(zip_file(call(name('os', 'system'), touch(marker)) + STOP))
+    return call_keyword(name('torch', 'load'), text(inner), weights_only=b'\x89')
 
 
 def hub_load(marker):
     folder = Path(f'{marker}_hub')
     folder.mkdir()
-    (folder / 'hubconf.py').write_text(
-        f"def net():\n    open({str(marker)!r}, 'w').close()\n")
-    return call_keyword(name('torch.hub', 'load'), text(folder), text('net'),
-                        source=text('local'))
+    (folder / 'hubconf.py').write_text(f"def net():\n    open({str(marker)!r}, 'w').close()\n")
+    return call_keyword(name('torch.hub', 'load'), text(folder), text('net'), source=text('local'))
 
 
 def load_from_bytes(marker):
@@ -143,8 +142,7 @@ def numpy_load(marker):
 
 def default_factory(marker):
     # reading a missing key calls the factory
-    factory = call(name('functools', 'partial'), name('os', 'system'),
-                   touch(marker))
+    factory = call(name('functools', 'partial'), name('os', 'system'), touch(marker))
     made = call(name('collections', 'defaultdict'), factory)
     return call(name('operator', 'getitem'), made, text('missing'))
 
@@ -182,38 +180,57 @@ def simple(module, function, argument):
 ATTACKS = [
     ('os', 'os.system', simple('os', 'system', touch)),
     ('posix', 'posix.system', simple('posix', 'system', touch)),
-    ('popen', 'subprocess.Popen',
-     simple('subprocess', 'Popen', lambda m: lst(text('touch'), text(m)))),
+    (
+        'popen',
+        'subprocess.Popen',
+        simple('subprocess', 'Popen', lambda m: lst(text('touch'), text(m))),
+    ),
     ('eval', 'builtins.eval', simple('builtins', 'eval', python)),
     ('exec', 'builtins.exec', simple('builtins', 'exec', python)),
-    ('python2', '__builtin__.eval',
-     lambda m: b'\x80\x02' + call(name('__builtin__', 'eval'), python(m))),
+    (
+        'python2',
+        '__builtin__.eval',
+        lambda m: b'\x80\x02' + call(name('__builtin__', 'eval'), python(m)),
+    ),
     ('import', 'builtins.__import__', import_chain),
     ('getattr globals', "HistoryBuffer, 'update')", getattr_globals),
     ('getattr class', 'getattr(collections.OrderedDict', getattr_class),
     ('call of result', 'operator.attrgetter', call_of_result),
-    ('partial', 'functools.partial', lambda m: call(
-        call(name('functools', 'partial'), name('os', 'system'), touch(m)))),
+    (
+        'partial',
+        'functools.partial',
+        lambda m: call(call(name('functools', 'partial'), name('os', 'system'), touch(m))),
+    ),
     ('torch.load', 'torch.load', torch_load),
     ('torch.hub', 'torch.hub.load', hub_load),
     ('storage bytes', 'torch.storage._load_from_bytes', load_from_bytes),
     ('numpy.load', 'numpy.load', numpy_load),
-    ('numpy exec', 'runstring', lambda m: call(
-        name('numpy.testing._private.utils', 'runstring'), python(m), dic())),
+    (
+        'numpy exec',
+        'runstring',
+        lambda m: call(name('numpy.testing._private.utils', 'runstring'), python(m), dic()),
+    ),
     ('default factory', 'operator.getitem', default_factory),
     ('codecs', 'codecs.open', codecs_open),
     ('new object', 'pathlib.PosixPath', new_object),
-    ('OBJ', 'io.FileIO',
-     lambda m: b'(' + name('io', 'FileIO') + text(m) + text('w') + b'o'),
-    ('INST', 'opcode INST', lambda m: b'(' + text(m) + text('w') +
-     b'iio\nFileIO\n'),
-    ('dotted module', 'mmengine.logging.logger.os.system',
-     lambda m: PROTO4 + call(
-         dotted('mmengine.logging.logger', 'os.system'), touch(m))),
-    ('dotted globals', 'HistoryBuffer.update.__globals__.get',
-     lambda m: PROTO4 + call(
-         dotted(HISTORY, 'HistoryBuffer.update.__globals__.get'),
-         call(name('os', 'system'), touch(m)))),
+    ('OBJ', 'io.FileIO', lambda m: b'(' + name('io', 'FileIO') + text(m) + text('w') + b'o'),
+    ('INST', 'opcode INST', lambda m: b'(' + text(m) + text('w') + b'iio\nFileIO\n'),
+    (
+        'dotted module',
+        'mmengine.logging.logger.os.system',
+        lambda m: PROTO4 + call(dotted('mmengine.logging.logger', 'os.system'), touch(m)),
+    ),
+    (
+        'dotted globals',
+        'HistoryBuffer.update.__globals__.get',
+        lambda m: (
+            PROTO4
+            + call(
+                dotted(HISTORY, 'HistoryBuffer.update.__globals__.get'),
+                call(name('os', 'system'), touch(m)),
+            )
+        ),
+    ),
     ('history state', 'builtins.eval', history_state),
     ('setstate', 'types.SimpleNamespace', build_method),
 ]
@@ -224,57 +241,104 @@ _DICT = name('collections', 'OrderedDict')
 
 # name, what the error says was asked for, pickle
 MISUSES = [
-    ('call a statistic', 'a call of HistoryBuffer.mean',
-     call(attribute(_BUFFER, 'mean'), b'N')),
-    ('call a result', 'a call of an object of OrderedDict',
-     call(call(_DICT), b'N')),
-    ('call a class', 'a call of mmengine.logging.history_buffer.HistoryBuffer',
-     call(_BUFFER)),
-    ('dotted dunder', 'OrderedDict.__init__.__globals__',
-     PROTO4 + dotted('collections', 'OrderedDict.__init__.__globals__')),
-    ('set a class', 'setting the state of ' + HISTORY,
-     _BUFFER + tup(b'N', dic(update=_BUFFER)) + b'b'),
-    ('set a function', 'setting the state of builtins.getattr',
-     name('builtins', 'getattr') + dic(__doc__=b'N') + b'b'),
-    ('set dict methods', 'attributes of collections.OrderedDict',
-     call(_DICT) + dic(items=b'N') + b'b'),
-    ('set dict slots', 'attributes of collections.OrderedDict',
-     call(_DICT) + tup(b'N', dic(items=b'N')) + b'b'),
+    ('call a statistic', 'a call of HistoryBuffer.mean', call(attribute(_BUFFER, 'mean'), b'N')),
+    ('call a result', 'a call of an object of OrderedDict', call(call(_DICT), b'N')),
+    ('call a class', 'a call of mmengine.logging.history_buffer.HistoryBuffer', call(_BUFFER)),
+    (
+        'dotted dunder',
+        'OrderedDict.__init__.__globals__',
+        PROTO4 + dotted('collections', 'OrderedDict.__init__.__globals__'),
+    ),
+    (
+        'set a class',
+        'setting the state of ' + HISTORY,
+        _BUFFER + tup(b'N', dic(update=_BUFFER)) + b'b',
+    ),
+    (
+        'set a function',
+        'setting the state of builtins.getattr',
+        name('builtins', 'getattr') + dic(__doc__=b'N') + b'b',
+    ),
+    (
+        'set dict methods',
+        'attributes of collections.OrderedDict',
+        call(_DICT) + dic(items=b'N') + b'b',
+    ),
+    (
+        'set dict slots',
+        'attributes of collections.OrderedDict',
+        call(_DICT) + tup(b'N', dic(items=b'N')) + b'b',
+    ),
     ('TorchScript loader', 'torch.jit.load', name('torch.jit', 'load')),
     ('new tensor', 'a new torch.Tensor', name('torch', 'Tensor') + b')\x81'),
     ('new array', 'a new numpy.ndarray', name('numpy', 'ndarray') + b')\x81'),
-    ('new history', 'HistoryBuffer with arguments',
-     _BUFFER + tup(lst(b'N')) + b'\x81'),
+    ('new history', 'HistoryBuffer with arguments', _BUFFER + tup(lst(b'N')) + b'\x81'),
     ('new with keywords', 'opcode NEWOBJ_EX', _BUFFER + b')}\x92'),
-    ('factory', 'defaultdict(builtins.getattr)',
-     call(name('collections', 'defaultdict'), name('builtins', 'getattr'))),
-    ('codec', "_codecs.encode(..., 'rot13')",
-     call(name('_codecs', 'encode'), text('a'), text('rot13'))),
-    ('huge bytearray', 'bytearray of 2130706432',
-     call(name('builtins', 'bytearray'), b'J\x00\x00\x00\x7f')),
+    (
+        'factory',
+        'defaultdict(builtins.getattr)',
+        call(name('collections', 'defaultdict'), name('builtins', 'getattr')),
+    ),
+    (
+        'codec',
+        "_codecs.encode(..., 'rot13')",
+        call(name('_codecs', 'encode'), text('a'), text('rot13')),
+    ),
+    (
+        'huge bytearray',
+        'bytearray of 2130706432',
+        call(name('builtins', 'bytearray'), b'J\x00\x00\x00\x7f'),
+    ),
     ('object array', "numpy.dtype('O8')", call(_DTYPE, text('O8'))),
-    ('object flag', 'annotated numpy.dtype', _F4 + tup(
-        b'K\x03', text('<'), b'N', b'N', b'N', b'K\x08', b'K\x08',
-        b'K\x3f') + b'b'),
-    ('short scalar', 'numpy scalar of another size',
-     call(name('numpy.core.multiarray', 'scalar'), _F4, blob(b'\0'))),
-    ('short array', 'numpy array of another size', call(
-        name('numpy._core.multiarray', '_reconstruct'),
-        name('numpy', 'ndarray'), tup(b'K\x00'), blob(b'b')) +
-     tup(b'K\x01', tup(b'K\x64'), _F4, b'\x89', blob(b'\0')) + b'b'),
-    ('history methods', 'HistoryBuffer of other statistics',
-     _BUFFER + b')\x81' + dic(
-         max_length=b'K\x01', _log_history=b'N', _count_history=b'N',
-         statistics_methods=dic(mean=_BUFFER)) + b'b'),
-    ('history attribute', 'HistoryBuffer of other attributes',
-     _BUFFER + b')\x81' + dic(update=b'N') + b'b'),
+    (
+        'object flag',
+        'annotated numpy.dtype',
+        _F4 + tup(b'K\x03', text('<'), b'N', b'N', b'N', b'K\x08', b'K\x08', b'K\x3f') + b'b',
+    ),
+    (
+        'short scalar',
+        'numpy scalar of another size',
+        call(name('numpy.core.multiarray', 'scalar'), _F4, blob(b'\0')),
+    ),
+    (
+        'short array',
+        'numpy array of another size',
+        call(
+            name('numpy._core.multiarray', '_reconstruct'),
+            name('numpy', 'ndarray'),
+            tup(b'K\x00'),
+            blob(b'b'),
+        )
+        + tup(b'K\x01', tup(b'K\x64'), _F4, b'\x89', blob(b'\0'))
+        + b'b',
+    ),
+    (
+        'history methods',
+        'HistoryBuffer of other statistics',
+        _BUFFER
+        + b')\x81'
+        + dic(
+            max_length=b'K\x01',
+            _log_history=b'N',
+            _count_history=b'N',
+            statistics_methods=dic(mean=_BUFFER),
+        )
+        + b'b',
+    ),
+    (
+        'history attribute',
+        'HistoryBuffer of other attributes',
+        _BUFFER + b')\x81' + dic(update=b'N') + b'b',
+    ),
     ('extension', 'opcode EXT1', b'\x82\xf0'),
     ('text id', 'opcode PERSID', b'Pstorage\n'),
-    ('other id', "persistent id ('module'", tup(
-        text('module'), _DICT, text('a.py'), text('source'), b'N') + b'Q'),
+    (
+        'other id',
+        "persistent id ('module'",
+        tup(text('module'), _DICT, text('a.py'), text('source'), b'N') + b'Q',
+    ),
     ('list id', 'the persistent id []', b']Q'),
-    ('append', 'appending to an object of OrderedDict',
-     call(_DICT) + b'Na'),
+    ('append', 'appending to an object of OrderedDict', call(_DICT) + b'Na'),
     ('stand-in as key', 'a key of type Admitted', b'}' + _BUFFER + b'Ns'),
     ('out-of-band buffer', 'opcode NEXT_BUFFER', b'\x97'),
 ]

@@ -1,4 +1,5 @@
 """What the tests of the way through mmdeploy share."""
+
 import importlib.util
 import re
 import runpy
@@ -29,8 +30,7 @@ def lab(root, count=2):
 def needs(*names):
     """Skip where one of the packages is not installed."""
     missing = [n for n in names if importlib.util.find_spec(n) is None]
-    return pytest.mark.skipif(bool(missing),
-                              reason=f'needs {", ".join(missing)}')
+    return pytest.mark.skipif(bool(missing), reason=f'needs {", ".join(missing)}')
 
 
 def call(argv, monkeypatch, capsys):
@@ -44,8 +44,7 @@ def call(argv, monkeypatch, capsys):
 
 def errors(text):
     """Lines of stderr that do not report a finished step."""
-    return [line for line in text.splitlines()
-            if not re.fullmatch(r'\w+: \d+\.\d s', line)]
+    return [line for line in text.splitlines() if not re.fullmatch(r'\w+: \d+\.\d s', line)]
 
 
 def without(monkeypatch, *names):

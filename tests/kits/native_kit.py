@@ -1,4 +1,5 @@
 """Stand-ins for compilers, and what they make."""
+
 import os
 import shutil
 import subprocess
@@ -13,10 +14,10 @@ OTHER_USER = 12345
 
 def compiled(folder, extra):
     source = folder / 'stub.cpp'
-    source.write_text(extra + '\n'.join(
-        f'extern "C" void {name}() {{}}' for name in native.kernel_names()))
-    subprocess.run([CXX, '-fPIC', '-shared', '-o', folder / 'stub.so', source],
-                   check=True)
+    source.write_text(
+        extra + '\n'.join(f'extern "C" void {name}() {{}}' for name in native.kernel_names())
+    )
+    subprocess.run([CXX, '-fPIC', '-shared', '-o', folder / 'stub.so', source], check=True)
     return folder / 'stub.so'
 
 
@@ -26,7 +27,8 @@ def fake_compiler(folder, monkeypatch, script):
     path.write_text(
         '#!/bin/sh\n'
         f'echo x >> {folder / "calls"}\n'
-        'while [ "$1" != -o ]; do shift; done; out=$2\n' + script)
+        'while [ "$1" != -o ]; do shift; done; out=$2\n' + script
+    )
     path.chmod(0o755)
     monkeypatch.setenv('CXX', str(path))
     return folder / 'calls'
@@ -37,7 +39,7 @@ def count(calls):
 
 
 def only_library(cache):
-    library, = cache.glob('*.so')
+    (library,) = cache.glob('*.so')
     return library
 
 

@@ -1,4 +1,5 @@
 """One rank of a synchronized online unit: run by torchrun."""
+
 import copy
 
 import torch
@@ -12,14 +13,15 @@ def main():
     dist.init_process_group('gloo')
     torch.set_num_threads(1)
     own = slice(0, 3) if dist.get_rank() == 0 else slice(3, 7)
-    specs = [UnitSpec('dw', 8, 8, 3, groups=8, num_conv_branches=3),
-             UnitSpec('pw', 8, 12, 1, num_conv_branches=2),
-             UnitSpec('stem', 8, 8, 3, stride=2, num_conv_branches=2)]
+    specs = [
+        UnitSpec('dw', 8, 8, 3, groups=8, num_conv_branches=3),
+        UnitSpec('pw', 8, 12, 1, num_conv_branches=2),
+        UnitSpec('stem', 8, 8, 3, stride=2, num_conv_branches=2),
+    ]
     for spec in specs:
         torch.manual_seed(0)
         joined = MobileOneBlock(spec, online_reparam=False).double()
-        block = MobileOneBlock(spec, norm_cfg=dict(type='CPUSyncBN'),
-                               online_reparam=True).double()
+        block = MobileOneBlock(spec, norm_cfg=dict(type='CPUSyncBN'), online_reparam=True).double()
         block.load_state_dict(copy.deepcopy(joined.state_dict()))
         x = torch.randn(7, 8, 6, 5, dtype=torch.float64)
         whole, mine = x.clone().requires_grad_(), x[own].requires_grad_()
@@ -30,8 +32,7 @@ def main():
         for p, q in zip(block.parameters(), joined.parameters()):
             dist.all_reduce(p.grad)
             pairs.append((p.grad, q.grad))
-        pairs += [(a.double(), b.double())
-                  for a, b in zip(block.buffers(), joined.buffers())]
+        pairs += [(a.double(), b.double()) for a, b in zip(block.buffers(), joined.buffers())]
         for a, b in pairs:
             assert (a - b).abs().max() < 1e-9, spec.name
     print('compared')

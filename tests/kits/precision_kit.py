@@ -1,4 +1,5 @@
 """Networks that need fp32 in known places, converted and judged."""
+
 import torch
 from export_kit import CLASSES, build, switched
 from torch import nn
@@ -72,8 +73,7 @@ class Case:
         path = self._folder / f'{len(self.keeps)}.mlpackage'
         self.keeps[path] = keep
         options = ExportOptions(path, precision='auto', **options)
-        convert_and_save(self.prepared, self.pre, CLASSES, options, path,
-                         keep)
+        convert_and_save(self.prepared, self.pre, CLASSES, options, path, keep)
         return path
 
     def evaluate(self, path):

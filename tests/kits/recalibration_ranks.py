@@ -1,4 +1,5 @@
 """One rank of a recalibration: python this.py RANK INIT_FILE OUT."""
+
 import sys
 
 import torch
@@ -11,7 +12,7 @@ from mmpretrain.registry import MODELS
 import mmpretrain_mobileone_ext  # noqa: F401
 from mmpretrain_mobileone_ext.hooks.bn_recalibration import recalibrate
 
-SIZES = ((4, 5), (6, ))
+SIZES = ((4, 5), (6,))
 
 
 def network():
@@ -22,13 +23,14 @@ def network():
 
 def batches(rank):
     """Of this rank: other images, and other numbers of them."""
-    return [pseudo_collate(list(ToyImages(size, seed=10 * rank + i)))
-            for i, size in enumerate(SIZES[rank])]
+    return [
+        pseudo_collate(list(ToyImages(size, seed=10 * rank + i)))
+        for i, size in enumerate(SIZES[rank])
+    ]
 
 
 def main(rank, init_file, out):
-    dist.init_process_group('gloo', init_method=f'file://{init_file}',
-                            rank=rank, world_size=2)
+    dist.init_process_group('gloo', init_method=f'file://{init_file}', rank=rank, world_size=2)
     model = network()
     used = recalibrate(model, batches(rank), 18)
     torch.save((used, model.state_dict()), f'{out}.{rank}')

@@ -1,4 +1,5 @@
 """See what a training really does: in its workers and in its optimizer."""
+
 import os
 import signal
 from collections import defaultdict
@@ -27,6 +28,7 @@ class Stamp(BaseAugTransform):
 @dataclass
 class Seen:
     """What was seen in one epoch."""
+
     sizes: set = field(default_factory=set)
     stamps: set = field(default_factory=set)
     norm_decay: set = field(default_factory=set)
@@ -37,6 +39,7 @@ class Seen:
 @HOOKS.register_module(force=True)
 class Observe(Hook):
     """Looks at each batch that comes out of the loader."""
+
     seen: dict = {}
 
     def before_run(self, runner):
@@ -44,18 +47,26 @@ class Observe(Hook):
 
     def before_train_iter(self, runner, batch_idx, data_batch=None):
         seen = self.seen[runner.epoch]
-        for image, sample in zip(data_batch['inputs'],
-                                 data_batch['data_samples']):
+        for image, sample in zip(data_batch['inputs'], data_batch['data_samples']):
             seen.sizes.add(tuple(image.shape[-2:]))
             seen.stamps.add(sample.metainfo.get('stamp'))
-        norms = {id(p) for m in runner.model.modules()
-                 if isinstance(m, _BatchNorm) for p in m.parameters()}
+        norms = {
+            id(p)
+            for m in runner.model.modules()
+            if isinstance(m, _BatchNorm)
+            for p in m.parameters()
+        }
         for group in runner.optim_wrapper.param_groups:
             for parameter in group['params']:
                 if not parameter.requires_grad:
                     continue
-                found = seen.norm_decay if id(parameter) in norms else \
-                    seen.conv_decay if parameter.ndim > 1 else seen.bias_decay
+                found = (
+                    seen.norm_decay
+                    if id(parameter) in norms
+                    else seen.conv_decay
+                    if parameter.ndim > 1
+                    else seen.bias_decay
+                )
                 found.add(group['weight_decay'])
 
 
@@ -103,8 +114,11 @@ def on_few_images(cfg, folder, epochs):
         loader = cfg[f'{split}_dataloader']
         loader.update(batch_size=3, num_workers=1, persistent_workers=True)
         loader.dataset = dict(
-            type='CustomDataset', data_root=str(folder), data_prefix='',
-            pipeline=stamped(loader.dataset.pipeline))
+            type='CustomDataset',
+            data_root=str(folder),
+            data_prefix='',
+            pipeline=stamped(loader.dataset.pipeline),
+        )
     for schedule in cfg.param_scheduler:
         schedule.by_epoch = True
     cfg.train_cfg.update(max_epochs=epochs, val_interval=epochs)
@@ -119,5 +133,5 @@ def stamped(pipeline):
         if transform['type'] == 'RandAugment':
             transform.update(policies=[STAMP], num_policies=1)
         if transform['type'] == 'PackInputs':
-            transform['meta_keys'] = ('stamp', )
+            transform['meta_keys'] = ('stamp',)
     return pipeline

@@ -1,4 +1,5 @@
 """Report data without a network, and a work dir with tiny ones."""
+
 from dataclasses import replace
 from html.parser import HTMLParser
 
@@ -23,7 +24,8 @@ HOSTILE = '<script>alert("x")</script> & \' onload=" $x_1$'
 PNG = bytes.fromhex(
     '89504e470d0a1a0a0000000d4948445200000001000000010800000000'
     '3a7e9b550000000a49444154789c6360000000020001e221bc33000000'
-    '0049454e44ae426082')
+    '0049454e44ae426082'
+)
 
 
 def finish_run(folder):
@@ -36,8 +38,13 @@ def finish_run(folder):
     config = write_config(folder / 'tiny.py', data)
     write_deploy_file(model, checkpoint)
     for name, precision in (('model', 'fp16'), ('whole', 'fp32')):
-        export_coreml(config, checkpoint, folder / f'{name}.mlpackage',
-                      precision=precision, verify_data='none')
+        export_coreml(
+            config,
+            checkpoint,
+            folder / f'{name}.mlpackage',
+            precision=precision,
+            verify_data='none',
+        )
     return folder
 
 
@@ -52,58 +59,123 @@ test_images.__test__ = False
 def sample(**changes):
     """Report data with something in every part, and hostile names."""
     forms = (
-        FormRow('branches (torch, fp32)', 'torch', 'epoch_9.pth', 320_880,
-                92.5, 99.75, 100.0, None, 262, lost=0, gained=0),
-        FormRow('folded (torch, fp32)', 'torch', 'epoch_9_deploy.pth',
-                79_016, 92.5, 99.75, 100.0, 152.26, 27),
-        FormRow('Core ML fp16', 'coreml', 'model.mlpackage', 60_465, 92.5,
-                99.75, 99.75, float('inf'), 26, lost=0, gained=0),
-        FormRow('Core ML fp16, computed in fp32', 'check', 'model.mlpackage',
-                60_465, 92.6, 99.75, 100.0, 77.1, 26, of='Core ML fp16'),
-        FormRow(f'Core ML {HOSTILE}', 'coreml', 'a&b<i>.mlpackage', 31_002,
-                92.25, 99.5, 97.5, 33.3, 26, note=HOSTILE, lost=2,
-                gained=1),
+        FormRow(
+            'branches (torch, fp32)',
+            'torch',
+            'epoch_9.pth',
+            320_880,
+            92.5,
+            99.75,
+            100.0,
+            None,
+            262,
+            lost=0,
+            gained=0,
+        ),
+        FormRow(
+            'folded (torch, fp32)',
+            'torch',
+            'epoch_9_deploy.pth',
+            79_016,
+            92.5,
+            99.75,
+            100.0,
+            152.26,
+            27,
+        ),
+        FormRow(
+            'Core ML fp16',
+            'coreml',
+            'model.mlpackage',
+            60_465,
+            92.5,
+            99.75,
+            99.75,
+            float('inf'),
+            26,
+            lost=0,
+            gained=0,
+        ),
+        FormRow(
+            'Core ML fp16, computed in fp32',
+            'check',
+            'model.mlpackage',
+            60_465,
+            92.6,
+            99.75,
+            100.0,
+            77.1,
+            26,
+            of='Core ML fp16',
+        ),
+        FormRow(
+            f'Core ML {HOSTILE}',
+            'coreml',
+            'a&b<i>.mlpackage',
+            31_002,
+            92.25,
+            99.5,
+            97.5,
+            33.3,
+            26,
+            note=HOSTILE,
+            lost=2,
+            gained=1,
+        ),
     )
     guesses = tuple(
         Guess(f.form, f.short, HOSTILE if i else 'ant', 51.25, i == 0, i > 0)
-        for i, f in enumerate(f for f in forms if f.kind != 'check'))
+        for i, f in enumerate(f for f in forms if f.kind != 'check')
+    )
     data = ReportData(
         title=HOSTILE,
         forms=forms,
         images='all 400 images of the test split',
         num_images=400,
         reference=forms[0].form,
-        disagreements=(Disagreement(17, HOSTILE, guesses, PNG), ),
+        disagreements=(Disagreement(17, HOSTILE, guesses, PNG),),
         num_disagreements=10,
         candidates=(
             Candidate('int8', 41_002, 92.5, 99.5, True, note=HOSTILE),
-            Candidate('palettize2', 21_000, 40.25, 41.5, False)),
-        kept_fp32=((HOSTILE, '3 values beyond fp16'), ),
-        drift=(Drift('Core ML fp16', 32, (
-            OperationDrift('conv<0>', 'conv', 'fp16', 2e-4, 26.5, 0),
-            OperationDrift('mul_0', 'mul', 'fp16', None, 7e4, 12),
-            OperationDrift('soft', 'softmax', 'fp16', 1e-4, 1.0, 0))), ),
+            Candidate('palettize2', 21_000, 40.25, 41.5, False),
+        ),
+        kept_fp32=((HOSTILE, '3 values beyond fp16'),),
+        drift=(
+            Drift(
+                'Core ML fp16',
+                32,
+                (
+                    OperationDrift('conv<0>', 'conv', 'fp16', 2e-4, 26.5, 0),
+                    OperationDrift('mul_0', 'mul', 'fp16', None, 7e4, 12),
+                    OperationDrift('soft', 'softmax', 'fp16', 1e-4, 1.0, 0),
+                ),
+            ),
+        ),
         weight_ranges=(
-            WeightRange(HOSTILE, 'conv', (8, 1, 3, 3), True, (), 24.6, 2,
-                        18.25, 41.5, HOSTILE),
-            WeightRange('head', 'linear', (3, 32), False, (), 1.5, 0, 40.0,
-                        41.0, '')),
-        parity=(ParityCheck('Core ML fp16', 'export-fp16', 'relative ≤ 0.02',
-                            '3.1e-04', True), ),
-        warnings=(HOSTILE, ),
+            WeightRange(HOSTILE, 'conv', (8, 1, 3, 3), True, (), 24.6, 2, 18.25, 41.5, HOSTILE),
+            WeightRange('head', 'linear', (3, 32), False, (), 1.5, 0, 40.0, 41.0, ''),
+        ),
+        parity=(ParityCheck('Core ML fp16', 'export-fp16', 'relative ≤ 0.02', '3.1e-04', True),),
+        warnings=(HOSTILE,),
         provenance=Provenance(
-            command=HOSTILE, created='2026-01-02T03:04:05+00:00',
-            config='tiny.py', config_text=HOSTILE,
-            files=(('epoch_9.pth', 'ab' * 32), ), versions={'torch': '2.9'},
-            machine='a machine', preprocessing='1. resize',
-            inputs=('image: image, RGB, 1 x 3 x 32 x 32', ),
-            outputs=('classLabel: string', )))
+            command=HOSTILE,
+            created='2026-01-02T03:04:05+00:00',
+            config='tiny.py',
+            config_text=HOSTILE,
+            files=(('epoch_9.pth', 'ab' * 32),),
+            versions={'torch': '2.9'},
+            machine='a machine',
+            preprocessing='1. resize',
+            inputs=('image: image, RGB, 1 x 3 x 32 x 32',),
+            outputs=('classLabel: string',),
+        ),
+    )
     return replace(data, **changes)
 
 
 def bare(**changes):
     """Report data with one form and nothing else measured."""
-    data = ReportData('one', (FormRow('Core ML fp16'), ), 'noise', 16)
+    data = ReportData('one', (FormRow('Core ML fp16'),), 'noise', 16)
     return replace(data, **changes)
 
 
@@ -146,14 +218,19 @@ class Page(HTMLParser):
 
     def all(self, tag, **attrs):
         """Elements of a tag with these attributes."""
-        return [e for e in self.elements if e['tag'] == tag
-                and all(e['attrs'].get(k) == v for k, v in attrs.items())]
+        return [
+            e
+            for e in self.elements
+            if e['tag'] == tag and all(e['attrs'].get(k) == v for k, v in attrs.items())
+        ]
 
     def rows(self, caption):
         """Cell texts of every row of the table whose caption starts so."""
-        at = next(i for i, e in enumerate(self.elements)
-                  if e['tag'] == 'caption'
-                  and e['text'].split()[:1] == caption.split()[:1])
+        at = next(
+            i
+            for i, e in enumerate(self.elements)
+            if e['tag'] == 'caption' and e['text'].split()[:1] == caption.split()[:1]
+        )
         rows = []
         for element in self.elements[at:]:
             if element['tag'] == 'table':

@@ -81,9 +81,7 @@ def save_torch(model, folder, example, name='model', kind='mlprogram', **kw):
             kw.setdefault('minimum_deployment_target', ct.target.iOS16)
             kw.setdefault('compute_precision', ct.precision.FLOAT32)
         traced = torch.jit.trace(model, example)
-        converted = ct.convert(
-            traced, convert_to=kind, skip_model_load=True, **kw
-        )
+        converted = ct.convert(traced, convert_to=kind, skip_model_load=True, **kw)
         suffix = '.mlpackage' if kind == 'mlprogram' else '.mlmodel'
         path = folder / f'{name}{suffix}'
         converted.save(str(path))
@@ -93,10 +91,7 @@ def save_torch(model, folder, example, name='model', kind='mlprogram', **kw):
 def image_input(shape, layout='RGB', **kwargs):
     ct = quiet.coremltools()
     return ct.ImageType(
-        name='image',
-        shape=shape,
-        color_layout=getattr(ct.colorlayout, layout),
-        **kwargs,
+        name='image', shape=shape, color_layout=getattr(ct.colorlayout, layout), **kwargs
     )
 
 
@@ -115,9 +110,7 @@ def save_mil(build, inputs, folder, target='iOS16', half=False):
         holders = {
             name: mb.placeholder(
                 np.shape(value),
-                dtype=mil.types.int32
-                if np.asarray(value).dtype.kind == 'i'
-                else mil.types.fp32,
+                dtype=mil.types.int32 if np.asarray(value).dtype.kind == 'i' else mil.types.fp32,
             )
             for name, value in inputs.items()
         }
@@ -208,9 +201,7 @@ def check_batch(loaded, x, single):
 def check(got, wanted, tolerance=2e-6):
     wanted = np.asarray(wanted)
     assert got.shape == wanted.shape
-    np.testing.assert_allclose(
-        got, wanted, rtol=tolerance, atol=tolerance * np.abs(wanted).max()
-    )
+    np.testing.assert_allclose(got, wanted, rtol=tolerance, atol=tolerance * np.abs(wanted).max())
 
 
 def photo(channels=3, seed=0):

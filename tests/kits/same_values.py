@@ -1,4 +1,5 @@
 """Whether two values as they are in checkpoints are the same."""
+
 import numpy as np
 import torch
 from mmengine.logging import HistoryBuffer

@@ -1,11 +1,11 @@
 """Parse Swift, and read what the files of a package declare."""
+
 import re
 
 import tree_sitter
 import tree_sitter_swift
 
-PARSER = tree_sitter.Parser(
-    tree_sitter.Language(tree_sitter_swift.language()))
+PARSER = tree_sitter.Parser(tree_sitter.Language(tree_sitter_swift.language()))
 _NAMED = {'\\': '\\', '"': '"', 'n': '\n', 'r': '\r', 't': '\t', '0': '\0'}
 _PIECE = re.compile(r'\\u\{([0-9A-F]{1,8})\}|\\(.)|([^\\"\n\r])', re.DOTALL)
 
@@ -23,9 +23,11 @@ def tree(text):
 
 def syntax_errors(text):
     """Line and text of everything that is no Swift."""
-    return [(node.start_point[0] + 1, node.text.decode()[:60])
-            for node in walk(tree(text).root_node)
-            if node.is_error or node.is_missing]
+    return [
+        (node.start_point[0] + 1, node.text.decode()[:60])
+        for node in walk(tree(text).root_node)
+        if node.is_error or node.is_missing
+    ]
 
 
 def read_literal(literal):
@@ -34,19 +36,17 @@ def read_literal(literal):
     inside, at, value = literal[1:-1], 0, ''
     while at < len(inside):
         piece = _PIECE.match(inside, at)
-        assert piece, f'no literal at {inside[at:at + 10]!r}'
+        assert piece, f'no literal at {inside[at : at + 10]!r}'
         code, named, plain = piece.groups()
         assert named is None or named in _NAMED, f'no escape: {named!r}'
-        value += chr(int(code, 16)) if code else \
-            _NAMED[named] if named else plain
+        value += chr(int(code, 16)) if code else _NAMED[named] if named else plain
         at = piece.end()
     return value
 
 
 def sources(package):
     """Every Swift file of a package but its manifest."""
-    return sorted(f for folder in ('Sources', 'Tests')
-                  for f in (package / folder).rglob('*.swift'))
+    return sorted(f for folder in ('Sources', 'Tests') for f in (package / folder).rglob('*.swift'))
 
 
 def constants(text):
@@ -64,6 +64,8 @@ def constants(text):
 
 def strings(text):
     """Values of the string literals in a piece of source."""
-    return [read_literal(node.text.decode())
-            for node in walk(tree(text).root_node)
-            if node.type == 'line_string_literal']
+    return [
+        read_literal(node.text.decode())
+        for node in walk(tree(text).root_node)
+        if node.type == 'line_string_literal'
+    ]

@@ -1,4 +1,5 @@
 """One rank of ``test_sync_norm``: run by torchrun, compares by itself."""
+
 import torch
 import torch.distributed as dist
 from torch import nn
@@ -9,8 +10,7 @@ from mmpretrain_mobileone_ext.models import CPUSyncBatchNorm
 def joined_batch():
     """Batch of 7; ranks get 3 and 4 of it."""
     rng = torch.Generator().manual_seed(0)
-    x, weight = torch.randn(
-        2, 7, 5, 4, 3, generator=rng, dtype=torch.float64)
+    x, weight = torch.randn(2, 7, 5, 4, 3, generator=rng, dtype=torch.float64)
     return x.requires_grad_(), weight
 
 
@@ -31,14 +31,11 @@ def main():
         norm = CPUSyncBatchNorm(5, momentum=momentum).double()
         mine = x.detach()[own].requires_grad_()
         found = outputs(norm, mine, weight[own])
-        pairs = {'output': (found, expected[own]),
-                 'gradient': (mine.grad, x.grad[own])}
-        pairs.update({k: (v, wanted.state_dict()[k])
-                      for k, v in norm.state_dict().items()})
+        pairs = {'output': (found, expected[own]), 'gradient': (mine.grad, x.grad[own])}
+        pairs.update({k: (v, wanted.state_dict()[k]) for k, v in norm.state_dict().items()})
         for name, param in norm.named_parameters():
             dist.all_reduce(param.grad)
-            pairs[f'{name}.grad'] = (param.grad,
-                                     wanted.get_parameter(name).grad)
+            pairs[f'{name}.grad'] = (param.grad, wanted.get_parameter(name).grad)
         for name, (a, b) in pairs.items():
             error = (a - b).abs().max().item()
             assert error < 1e-9, f'{name}: {error:.3g}'

@@ -7,6 +7,7 @@ rounds less than one summed in turn: the error of a running sum grows with
 the number of terms that follow. So the error of this one is a bound for
 kernels that depends on no processor.
 """
+
 import torch
 import torch.nn.functional as F
 
@@ -22,8 +23,7 @@ class _Product(torch.autograd.Function):
     @staticmethod
     def backward(ctx, grad):
         left, right = ctx.saved_tensors
-        return (_in_turn(grad, right.transpose(1, 2)),
-                _in_turn(left.transpose(1, 2), grad))
+        return (_in_turn(grad, right.transpose(1, 2)), _in_turn(left.transpose(1, 2), grad))
 
 
 class _Sum(torch.autograd.Function):
@@ -61,8 +61,8 @@ def _in_turn(left, right):
 
 def _by_halves(values):
     while values.shape[1] > 1:
-        odd = values[:, values.shape[1] // 2 * 2:]
-        left, right = values[:, :values.shape[1] // 2 * 2].chunk(2, 1)
+        odd = values[:, values.shape[1] // 2 * 2 :]
+        left, right = values[:, : values.shape[1] // 2 * 2].chunk(2, 1)
         values = torch.cat([left + right, odd], 1)
     return values
 
@@ -101,6 +101,5 @@ def _normalize(norm, z):
     centered = values - _Spread.apply(_Sum.apply(values) / count, values)
     variance = _Sum.apply(centered * centered) / count
     scale = norm.weight.unsqueeze(1) / (variance + norm.eps).sqrt()
-    out = (centered * _Spread.apply(scale, values)
-           + _Spread.apply(norm.bias.unsqueeze(1), values))
+    out = centered * _Spread.apply(scale, values) + _Spread.apply(norm.bias.unsqueeze(1), values)
     return out.view(z.shape[1], z.shape[0], *z.shape[2:]).transpose(0, 1)

@@ -20,9 +20,7 @@ def tiny_package(tiny_net, tmp_path_factory):
         tiny_net,
         tmp_path_factory.mktemp('tiny'),
         torch.rand(1, 3, 24, 16),
-        inputs=[
-            image_input((1, 3, 24, 16), scale=1 / 58, bias=[-2.1, -2.0, -1.8])
-        ],
+        inputs=[image_input((1, 3, 24, 16), scale=1 / 58, bias=[-2.1, -2.0, -1.8])],
         classifier_config=classifier_config(),
     )
 
@@ -35,10 +33,6 @@ def tiny_model(tiny_net, tmp_path_factory):
         tmp_path_factory.mktemp('nn'),
         torch.rand(1, 3, 24, 16),
         kind='neuralnetwork',
-        inputs=[
-            image_input(
-                (1, 3, 24, 16), 'BGR', scale=1 / 58, bias=[-1, -2, -3]
-            )
-        ],
+        inputs=[image_input((1, 3, 24, 16), 'BGR', scale=1 / 58, bias=[-1, -2, -3])],
         classifier_config=classifier_config(),
     )

@@ -5,6 +5,7 @@ them: pixel buffers in plain memory, and a Core ML that answers with recorded
 probabilities where it gets exactly the recorded pixels. Two imports differ
 from what a Mac compiles: Darwin and XCTest's attachments are shims there.
 """
+
 import json
 import shutil
 import subprocess
@@ -16,17 +17,38 @@ from PIL import Image
 from mmpretrain_mobileone_ext.coreml import read_program
 
 APPLE = Path(__file__).parent / 'apple'
-MODULES = ('AppleBasics', 'CoreVideo', 'CoreGraphics', 'ImageIO', 'CoreML',
-           'DarwinShims', 'XCTestShims')
+MODULES = (
+    'AppleBasics',
+    'CoreVideo',
+    'CoreGraphics',
+    'ImageIO',
+    'CoreML',
+    'DarwinShims',
+    'XCTestShims',
+)
 _FORMATS = dict(gray=0x4C303038, color=0x42475241)
 
 
 def build_modules(folder):
     """Compile the stand-ins into ``folder``."""
     for name in MODULES:
-        _run(['swiftc', '-emit-library', '-emit-module', '-module-name', name,
-              '-module-link-name', name, '-I.', '-L.', APPLE / f'{name}.swift',
-              '-o', f'lib{name}.so'], folder)
+        _run(
+            [
+                'swiftc',
+                '-emit-library',
+                '-emit-module',
+                '-module-name',
+                name,
+                '-module-link-name',
+                name,
+                '-I.',
+                '-L.',
+                APPLE / f'{name}.swift',
+                '-o',
+                f'lib{name}.so',
+            ],
+            folder,
+        )
     return folder
 
 
@@ -36,27 +58,50 @@ def copy_package(package, folder):
     shutil.copytree(package, copied)
     machine = next(copied.rglob('Machine.swift'))
     _replace(machine, 'import Darwin\n', 'import DarwinShims\n')
-    _replace(next(copied.rglob('BenchTests.swift')), 'import XCTest\n',
-             'import XCTest\nimport XCTestShims\n')
+    _replace(
+        next(copied.rglob('BenchTests.swift')),
+        'import XCTest\n',
+        'import XCTest\nimport XCTestShims\n',
+    )
     _record(copied)
     return copied
 
 
 def swift(package, modules, command, *arguments):
     """Run ``swift COMMAND`` in a package; returns the finished process."""
-    flags = ['-Xswiftc', f'-I{modules}', '-Xlinker', f'-L{modules}',
-             '-Xlinker', '-rpath', '-Xlinker', str(modules),
-             '-Xswiftc', '-strict-concurrency=complete']
+    flags = [
+        '-Xswiftc',
+        f'-I{modules}',
+        '-Xlinker',
+        f'-L{modules}',
+        '-Xlinker',
+        '-rpath',
+        '-Xlinker',
+        str(modules),
+        '-Xswiftc',
+        '-strict-concurrency=complete',
+    ]
     return subprocess.run(
-        ['env', f'FAKE_COREML={package / "recorded.json"}',
-         f'BENCH_OUT={package / "bench.json"}', 'swift', command, *flags,
-         *arguments],
-        cwd=package, check=False, capture_output=True, text=True)
+        [
+            'env',
+            f'FAKE_COREML={package / "recorded.json"}',
+            f'BENCH_OUT={package / "bench.json"}',
+            'swift',
+            command,
+            *flags,
+            *arguments,
+        ],
+        cwd=package,
+        check=False,
+        capture_output=True,
+        text=True,
+    )
 
 
 def _run(command, folder):
-    done = subprocess.run([*map(str, command)], cwd=folder, check=False,
-                          capture_output=True, text=True)
+    done = subprocess.run(
+        [*map(str, command)], cwd=folder, check=False, capture_output=True, text=True
+    )
     assert done.returncode == 0, done.stderr
 
 
@@ -85,18 +130,26 @@ def _record(package):
         pixels = np.array(Image.open(folder / photo['file']))
         kind = 3 if pixels.ndim == 3 else 1
         head = f'{pixels.shape[1]} {pixels.shape[0]} {kind}\n'.encode()
-        (folder / photo['file']).with_suffix('.pixels').write_bytes(
-            head + pixels.tobytes())
-    (package / 'recorded.json').write_text(json.dumps(dict(
-        input=feature.name, label=program.predicted_feature_name,
-        probabilities=program.predicted_probabilities_name, width=width,
-        height=height, format=_FORMATS['gray' if channels == 1 else 'color'],
-        labels=program.classes, answers=answers)))
+        (folder / photo['file']).with_suffix('.pixels').write_bytes(head + pixels.tobytes())
+    (package / 'recorded.json').write_text(
+        json.dumps(
+            dict(
+                input=feature.name,
+                label=program.predicted_feature_name,
+                probabilities=program.predicted_probabilities_name,
+                width=width,
+                height=height,
+                format=_FORMATS['gray' if channels == 1 else 'color'],
+                labels=program.classes,
+                answers=answers,
+            )
+        )
+    )
 
 
 def _fnv(content):
     """FNV-1a, 64 bits, as the stand-in for Core ML computes it."""
-    found = 0xcbf29ce484222325
+    found = 0xCBF29CE484222325
     for byte in content:
-        found = ((found ^ byte) * 0x100000001b3) % 2**64
+        found = ((found ^ byte) * 0x100000001B3) % 2**64
     return str(found)

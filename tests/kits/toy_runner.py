@@ -1,4 +1,5 @@
 """A real mmengine Runner on toy images, in under a second."""
+
 from itertools import count
 
 from helpers import classifier_cfg
@@ -13,7 +14,8 @@ def loader(size, seed, shuffle=False):
         batch_size=4,
         num_workers=0,
         dataset=dict(type='ToyImages', size=size, seed=seed),
-        sampler=dict(type='DefaultSampler', shuffle=shuffle))
+        sampler=dict(type='DefaultSampler', shuffle=shuffle),
+    )
 
 
 def toy_cfg(work_dir, *hooks, epochs=2, **options):
@@ -30,18 +32,17 @@ def toy_cfg(work_dir, *hooks, epochs=2, **options):
         train_cfg=dict(by_epoch=True, max_epochs=epochs),
         val_cfg=dict(),
         test_cfg=dict(),
-        optim_wrapper=dict(
-            optimizer=dict(type='SGD', lr=0.05, momentum=0.9)),
+        optim_wrapper=dict(optimizer=dict(type='SGD', lr=0.05, momentum=0.9)),
         default_hooks=dict(
-            checkpoint=dict(
-                type='CheckpointHook', save_best='score', rule='greater',
-                interval=1),
-            logger=dict(type='LoggerHook', interval=100)),
+            checkpoint=dict(type='CheckpointHook', save_best='score', rule='greater', interval=1),
+            logger=dict(type='LoggerHook', interval=100),
+        ),
         custom_hooks=list(hooks),
         randomness=dict(seed=0, deterministic=False),
         log_level='WARNING',
         # mmengine keeps its message hubs by this name, for the process.
-        experiment_name=f'toy{next(_NAMES)}')
+        experiment_name=f'toy{next(_NAMES)}',
+    )
     cfg.update(options)
     return Config(cfg)
 

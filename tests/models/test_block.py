@@ -1,4 +1,5 @@
 """One unit in both forms, against a convolution written in NumPy."""
+
 import copy
 import pickle
 
@@ -17,17 +18,12 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from mmpretrain.models.backbones import mobileone as peer
 
-from mmpretrain_mobileone_ext.errors import (
-    CheckpointError,
-    FoldError,
-    SpecError,
-)
+from mmpretrain_mobileone_ext.errors import CheckpointError, FoldError, SpecError
 from mmpretrain_mobileone_ext.models import MobileOneBlock
 from mmpretrain_mobileone_ext.models.spec import UnitSpec
 
 KINDS = ('conv', 'scale', 'skip')
-ACTS = [None] + [dict(type=t) for t in ('ReLU', 'ReLU6', 'GELU', 'Swish',
-                                        'PReLU', 'HSwish')]
+ACTS = [None] + [dict(type=t) for t in ('ReLU', 'ReLU6', 'GELU', 'Swish', 'PReLU', 'HSwish')]
 
 
 @st.composite
@@ -45,7 +41,8 @@ def units(draw):
         num_conv_branches=draw(st.integers(0, 5)),
         branches=tuple(draw(st.sets(st.sampled_from(KINDS), min_size=1))),
         se_cfg=draw(st.sampled_from((None, dict(ratio=2)))),
-        act_cfg=draw(st.sampled_from(ACTS)))
+        act_cfg=draw(st.sampled_from(ACTS)),
+    )
     try:
         spec = UnitSpec('unit', *widths, **spec)
     except SpecError as error:
@@ -53,21 +50,21 @@ def units(draw):
         raise
     norm = dict(
         type=draw(st.sampled_from(('BN', 'SyncBN'))),
-        eps=draw(st.sampled_from((1e-12, 1e-5, 1e-3, 10.))),
-        affine=draw(st.booleans()))
-    return spec, norm, draw(
-        st.sampled_from(('zeros', 'reflect', 'replicate', 'circular')))
+        eps=draw(st.sampled_from((1e-12, 1e-5, 1e-3, 10.0))),
+        affine=draw(st.booleans()),
+    )
+    return spec, norm, draw(st.sampled_from(('zeros', 'reflect', 'replicate', 'circular')))
 
 
 def unit(norm=None, mode='zeros', seed=0, **spec):
     """A randomized unit in eval mode and float64, and its input."""
     spec = spec.get('spec') or UnitSpec(
-        'unit', **{**dict(in_channels=4, out_channels=4, kernel_size=3,
-                          num_conv_branches=2), **spec})
+        'unit',
+        **{**dict(in_channels=4, out_channels=4, kernel_size=3, num_conv_branches=2), **spec},
+    )
     conv = None if mode == 'zeros' else dict(type='Conv2d', padding_mode=mode)
     block = MobileOneBlock(spec, conv_cfg=conv, norm_cfg=norm)
-    x = torch.randn(2, spec.in_channels, 9, 8, generator=generator(seed),
-                    dtype=torch.float64)
+    x = torch.randn(2, spec.in_channels, 9, 8, generator=generator(seed), dtype=torch.float64)
     return randomize_norms(block, seed).double().eval(), x
 
 
@@ -78,8 +75,7 @@ def folded(block):
 
 
 def oracle(block, x, norm, mode):
-    total = numpy_branches(block.state_dict(), x.numpy(), block.spec,
-                           norm['eps'], mode)
+    total = numpy_branches(block.state_dict(), x.numpy(), block.spec, norm['eps'], mode)
     return block.act(block.se(total))
 
 
@@ -103,27 +99,23 @@ def test_one_wrong_weight_is_seen(drawn, data):
     spec, norm, mode = drawn
     block, x = unit(norm, mode, spec=spec)
     small = folded(block)
-    weight = data.draw(st.sampled_from(sorted(small.branch_reparam
-                                              .state_dict())))
+    weight = data.draw(st.sampled_from(sorted(small.branch_reparam.state_dict())))
     values = small.branch_reparam.get_parameter(weight)
     centre = spec.kernel_size // 2
     # The centre: the only tap that no input size leaves on the padding.
-    where = (data.draw(st.integers(0, spec.out_channels - 1)),
-             0, centre, centre)[:values.dim()]
+    where = (data.draw(st.integers(0, spec.out_channels - 1)), 0, centre, centre)[: values.dim()]
     values[where] += 1e-6 * values.abs().max()
     linear = small.branch_reparam(x)
-    wanted = numpy_branches(block.state_dict(), x.numpy(), spec,
-                            norm['eps'], mode)
+    wanted = numpy_branches(block.state_dict(), x.numpy(), spec, norm['eps'], mode)
     assert relative_error(wanted, linear) > 1e-10
 
 
 @pytest.mark.parametrize('deploy', [False, True])
 def test_state_dict_keys_are_those_of_mmpretrain(deploy):
     ours = MobileOneBlock(
-        UnitSpec('unit', 4, 4, 3, num_conv_branches=2, se_cfg=dict(ratio=4)),
-        deploy=deploy)
-    theirs = peer.MobileOneBlock(4, 4, 3, 2, se_cfg=dict(ratio=4),
-                                 deploy=deploy)
+        UnitSpec('unit', 4, 4, 3, num_conv_branches=2, se_cfg=dict(ratio=4)), deploy=deploy
+    )
+    theirs = peer.MobileOneBlock(4, 4, 3, 2, se_cfg=dict(ratio=4), deploy=deploy)
     assert list(ours.state_dict()) == list(theirs.state_dict())
 
 
@@ -168,8 +160,7 @@ def test_folding_keeps_the_mode(training):
     assert {m.training for m in block.modules()} == {training}
 
 
-@pytest.mark.parametrize('dtype', [torch.float32, torch.float16,
-                                   torch.bfloat16])
+@pytest.mark.parametrize('dtype', [torch.float32, torch.float16, torch.bfloat16])
 def test_weights_are_folded_in_float64_and_rounded_once(dtype):
     block, _ = unit(in_channels=32, out_channels=32)
     block.to(dtype)
@@ -184,18 +175,21 @@ def test_weights_are_folded_in_float64_and_rounded_once(dtype):
 
 
 def test_a_lone_norm_without_affine_keeps_its_dtype():
-    block, x = unit(dict(type='BN', affine=False), branches=('skip', ))
+    block, x = unit(dict(type='BN', affine=False), branches=('skip',))
     block.float()
     small = folded(block)
     assert small.branch_reparam.weight.dtype == torch.float32
     assert_close(block(x.float()), small(x.float()), 1e-5)
 
 
-@pytest.mark.parametrize(('norm', 'reason'), [
-    (dict(type='GN', num_groups=2), 'GroupNorm'),
-    (dict(type='IN'), 'InstanceNorm'),
-    (dict(type='BN', track_running_stats=False), 'running statistics'),
-])
+@pytest.mark.parametrize(
+    ('norm', 'reason'),
+    [
+        (dict(type='GN', num_groups=2), 'GroupNorm'),
+        (dict(type='IN'), 'InstanceNorm'),
+        (dict(type='BN', track_running_stats=False), 'running statistics'),
+    ],
+)
 def test_what_has_no_exact_fold_is_refused_and_left_alone(norm, reason):
     block = MobileOneBlock(UnitSpec('unit', 4, 4, 3), norm_cfg=norm)
     before = copy.deepcopy(block.state_dict())
@@ -212,16 +206,19 @@ def test_only_plain_convolutions_are_folded():
         MobileOneBlock(spec, conv_cfg=dict(type='ConvWS')).switch_to_deploy()
 
 
-@pytest.mark.parametrize(('argument', 'value'), [
-    ('conv_cfg', dict(type='NoConv')),
-    ('conv_cfg', dict(type='Conv2d', bias=True)),
-    ('norm_cfg', dict(type='NoNorm')),
-    ('norm_cfg', dict(type='BN', slope=3)),
-    ('act_cfg', dict(type='NoAct')),
-    ('act_cfg', dict(type='ReLU', slope=3)),
-    ('se_cfg', dict(ratio=4, divisor=0)),
-    ('se_cfg', dict(ratio=4, act_cfg=dict(type='NoAct'))),
-])
+@pytest.mark.parametrize(
+    ('argument', 'value'),
+    [
+        ('conv_cfg', dict(type='NoConv')),
+        ('conv_cfg', dict(type='Conv2d', bias=True)),
+        ('norm_cfg', dict(type='NoNorm')),
+        ('norm_cfg', dict(type='BN', slope=3)),
+        ('act_cfg', dict(type='NoAct')),
+        ('act_cfg', dict(type='ReLU', slope=3)),
+        ('se_cfg', dict(ratio=4, divisor=0)),
+        ('se_cfg', dict(ratio=4, act_cfg=dict(type='NoAct'))),
+    ],
+)
 def test_a_layer_that_cannot_be_built_is_named(argument, value):
     inside = argument in ('act_cfg', 'se_cfg')
     spec = UnitSpec('unit', 4, 4, 3, **({argument: value} if inside else {}))
@@ -243,11 +240,14 @@ def checkpointed(block, with_cp, x):
 
 
 @pytest.mark.parametrize('momentum', [0.1, None])
-@pytest.mark.parametrize('branches', [KINDS, ('conv', )])
+@pytest.mark.parametrize('branches', [KINDS, ('conv',)])
 def test_with_cp_changes_nothing(momentum, branches):
     block, x = unit(
-        dict(type='BN', momentum=momentum), branches=branches,
-        se_cfg=dict(ratio=2), act_cfg=dict(type='ReLU'))
+        dict(type='BN', momentum=momentum),
+        branches=branches,
+        se_cfg=dict(ratio=2),
+        act_cfg=dict(type='ReLU'),
+    )
     plain, saving = (checkpointed(block, cp, x) for cp in (False, True))
     assert torch.equal(plain[0], saving[0])
     for wanted, got in zip(plain[1], saving[1]):
@@ -282,9 +282,11 @@ def test_units_survive_pickle_and_deepcopy(deploy):
 
 def empty_fold(block):
     """A deploy unit of the same spec, with random weights."""
-    return MobileOneBlock(
-        block.spec, conv_cfg=block.conv_cfg, norm_cfg=block.norm_cfg,
-        deploy=True).double().eval()
+    return (
+        MobileOneBlock(block.spec, conv_cfg=block.conv_cfg, norm_cfg=block.norm_cfg, deploy=True)
+        .double()
+        .eval()
+    )
 
 
 @settings(max_examples=50)
@@ -305,14 +307,16 @@ def damaged(state, how):
     if how == 'extra':
         return {**state, 'branch_conv_list.2.conv.weight': state[key]}
     if how == 'both forms':
-        return {**state, 'branch_reparam.weight': state[key],
-                'branch_reparam.bias': state[key].sum((1, 2, 3))}
+        return {
+            **state,
+            'branch_reparam.weight': state[key],
+            'branch_reparam.bias': state[key].sum((1, 2, 3)),
+        }
     lost = dict(scale='branch_scale', affine='branch_norm.bias', conv=key)
     return {k: v for k, v in state.items() if not k.startswith(lost[how])}
 
 
-@pytest.mark.parametrize('how', ['scale', 'affine', 'conv', 'reshaped',
-                                 'extra'])
+@pytest.mark.parametrize('how', ['scale', 'affine', 'conv', 'reshaped', 'extra'])
 def test_branches_that_do_not_fit_are_not_folded(how):
     block, _ = unit()
     small = empty_fold(block)
@@ -327,8 +331,7 @@ def test_branches_that_do_not_fit_are_not_folded(how):
 def test_a_checkpoint_with_both_forms_is_ambiguous():
     block, _ = unit()
     with pytest.raises(RuntimeError, match='Unexpected key'):
-        empty_fold(block).load_state_dict(
-            damaged(block.state_dict(), 'both forms'))
+        empty_fold(block).load_state_dict(damaged(block.state_dict(), 'both forms'))
 
 
 def test_branches_with_a_norm_that_does_not_fold_are_refused():

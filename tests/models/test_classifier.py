@@ -1,17 +1,12 @@
 """The classifier: folding, checkpoints, heads, mmpretrain's Python API."""
+
 import copy
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from helpers import (
-    assert_close,
-    assert_same_state,
-    classifier_cfg,
-    generator,
-    randomize_norms,
-)
+from helpers import assert_close, assert_same_state, classifier_cfg, generator, randomize_norms
 from mmengine.optim import OptimWrapper
 from mmengine.runner import load_checkpoint, save_checkpoint
 from mmengine.runner.checkpoint import load_state_dict
@@ -35,7 +30,8 @@ def batch():
     rng = generator()
     return dict(
         inputs=torch.randint(0, 256, (4, 3, 16, 16), generator=rng),
-        data_samples=[DataSample().set_gt_label(i % 3) for i in range(4)])
+        data_samples=[DataSample().set_gt_label(i % 3) for i in range(4)],
+    )
 
 
 def images():
@@ -55,8 +51,7 @@ def test_switching_returns_self_and_keeps_the_output():
 
 
 def test_a_failing_switch_changes_nothing():
-    model = MODELS.build(classifier_cfg(norm_cfg=dict(type='GN',
-                                                      num_groups=1)))
+    model = MODELS.build(classifier_cfg(norm_cfg=dict(type='GN', num_groups=1)))
     before = copy.deepcopy(model.state_dict())
     with pytest.raises(FoldError, match='GroupNorm'):
         model.switch_to_deploy()
@@ -75,8 +70,7 @@ def test_it_predicts_as_its_parent():
 @pytest.mark.parametrize('deploy', [False, True])
 def test_a_training_checkpoint_loads_in_both_forms(deploy, tmp_path):
     model = classifier()
-    save_checkpoint(dict(state_dict=model.state_dict()),
-                    str(tmp_path / 'epoch_1.pth'))
+    save_checkpoint(dict(state_dict=model.state_dict()), str(tmp_path / 'epoch_1.pth'))
     other = classifier(deploy=deploy)
     load_checkpoint(other, str(tmp_path / 'epoch_1.pth'))
     wanted = model.switch_to_deploy() if deploy else model
@@ -153,8 +147,12 @@ def test_the_snippet_of_the_readme(tmp_path):
     model = get_model(str(CONFIG))
     randomize_norms(model)
     checkpoint = str(tmp_path / 'epoch_1.pth')
-    save_checkpoint(dict(state_dict=model.state_dict(), meta=dict(
-        dataset_meta=dict(classes=list('abcdefghij')))), checkpoint)
+    save_checkpoint(
+        dict(
+            state_dict=model.state_dict(), meta=dict(dataset_meta=dict(classes=list('abcdefghij')))
+        ),
+        checkpoint,
+    )
     image = np.random.default_rng(0).integers(0, 256, (32, 32, 3), np.uint8)
 
     model = get_model(str(CONFIG), pretrained=checkpoint)
@@ -163,5 +161,4 @@ def test_the_snippet_of_the_readme(tmp_path):
     got = inference_model(model, image)
     assert got['pred_class'] == wanted['pred_class']
     assert got['pred_class'] in 'abcdefghij'
-    np.testing.assert_allclose(got['pred_scores'], wanted['pred_scores'],
-                               atol=1e-5)
+    np.testing.assert_allclose(got['pred_scores'], wanted['pred_scores'], atol=1e-5)

@@ -1,4 +1,5 @@
 """Weights of timm and Apple give our network their outputs, and back."""
+
 import copy
 
 import pytest
@@ -12,17 +13,17 @@ from mmpretrain.registry import MODELS
 from mmpretrain_mobileone_ext import ConfigurableMobileOne
 from mmpretrain_mobileone_ext.errors import CheckpointError
 from mmpretrain_mobileone_ext.models import loading as translate_on_load
-from mmpretrain_mobileone_ext.models.state_dict import (
-    APPLE,
-    TIMM,
-    recognize_any,
-    translate,
-)
+from mmpretrain_mobileone_ext.models.state_dict import APPLE, TIMM, recognize_any, translate
 
 SLOW = pytest.mark.slow
 SOURCES = ['timm', 'apple']
-ARCHS = ['s0', pytest.param('s1', marks=SLOW), pytest.param('s2', marks=SLOW),
-         pytest.param('s3', marks=SLOW), pytest.param('s4', marks=SLOW)]
+ARCHS = [
+    's0',
+    pytest.param('s1', marks=SLOW),
+    pytest.param('s2', marks=SLOW),
+    pytest.param('s3', marks=SLOW),
+    pytest.param('s4', marks=SLOW),
+]
 LAYOUTS = dict(timm=TIMM, apple=APPLE)
 TOLERANCE = 1e-5
 
@@ -36,8 +37,7 @@ def test_theirs_become_ours_and_ours_theirs(source, arch):
     branches = ours(arch)
     branches.load_state_dict(net.state_dict())
     assert_close(wanted, scores(branches), TOLERANCE)
-    assert_close(scores(net, torch.float64), scores(branches, torch.float64),
-                 1e-12)
+    assert_close(scores(net, torch.float64), scores(branches, torch.float64), 1e-12)
     into_folded = ours(arch, deploy=True)
     into_folded.load_state_dict(net.state_dict())
     assert_close(wanted, scores(into_folded), TOLERANCE)
@@ -99,16 +99,16 @@ def test_a_bare_backbone_takes_all_but_the_head(source, prefix):
 @pytest.mark.parametrize('source', SOURCES)
 def test_files_load_and_say_so_once(source, tmp_path, monkeypatch):
     said = []
-    monkeypatch.setattr(translate_on_load, 'print_log',
-                        lambda text, *_: said.append(text))
+    monkeypatch.setattr(translate_on_load, 'print_log', lambda text, *_: said.append(text))
     net = theirs(source, 's0')
     path = tmp_path / f'{source}.pth.tar'
     torch.save(net.state_dict(), path)
     mine = ours('s0')
     load_checkpoint(mine, str(path))
     assert_close(scores(net), scores(mine), TOLERANCE)
-    assert said == ['DeployableClassifier loads weights of '
-                    f'{source} MobileOne (branches, with head)']
+    assert said == [
+        f'DeployableClassifier loads weights of {source} MobileOne (branches, with head)'
+    ]
 
 
 @pytest.mark.parametrize('source', SOURCES)
@@ -139,12 +139,10 @@ def test_what_is_missing_or_unknown_is_an_error(source, deploy):
         before = copy.deepcopy(model.state_dict())
         with pytest.raises(CheckpointError):
             model.load_state_dict(wrong)
-        assert all(torch.equal(v, before[k])
-                   for k, v in model.state_dict().items())
+        assert all(torch.equal(v, before[k]) for k, v in model.state_dict().items())
 
 
 def test_a_plain_classifier_says_what_to_do():
-    cfg = dict(type='ImageClassifier', backbone=dict(
-        type='ConfigurableMobileOne', arch='s0'))
+    cfg = dict(type='ImageClassifier', backbone=dict(type='ConfigurableMobileOne', arch='s0'))
     with pytest.raises(CheckpointError, match='DeployableClassifier'):
         MODELS.build(cfg).load_state_dict(theirs('timm', 's0').state_dict())

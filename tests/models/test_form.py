@@ -1,4 +1,5 @@
 """The form of models of all kinds, wrapped or not."""
+
 import pytest
 from helpers import classifier_cfg
 from mmengine.model import BaseTTAModel

@@ -1,4 +1,5 @@
 """Folding as pure tensor functions, against NumPy and Python's fractions."""
+
 from fractions import Fraction
 
 import numpy as np
@@ -21,8 +22,7 @@ from mmpretrain_mobileone_ext.models.fold import (
 
 def statistics(channels, seed=0):
     rng = generator(seed)
-    mean, var, weight, bias = torch.rand(
-        4, channels, generator=rng, dtype=torch.float64) + 0.5
+    mean, var, weight, bias = torch.rand(4, channels, generator=rng, dtype=torch.float64) + 0.5
     return dict(running_mean=mean, running_var=var, weight=weight, bias=bias)
 
 
@@ -32,11 +32,12 @@ def fractions(tensor):
 
 def test_the_formula_on_numbers_worked_out_by_hand():
     norm = dict(
-        running_mean=torch.tensor([3.]),
-        running_var=torch.tensor([15.]),
-        weight=torch.tensor([8.]),
-        bias=torch.tensor([1.]))
-    kernel, bias = fold_conv_norm(torch.tensor([[[[5.]]]]), norm, eps=1.)
+        running_mean=torch.tensor([3.0]),
+        running_var=torch.tensor([15.0]),
+        weight=torch.tensor([8.0]),
+        bias=torch.tensor([1.0]),
+    )
+    kernel, bias = fold_conv_norm(torch.tensor([[[[5.0]]]]), norm, eps=1.0)
     assert kernel.item() == 10  # 5 * 8 / sqrt(15 + 1)
     assert bias.item() == -5  # 1 - 3 * 8 / sqrt(15 + 1)
 
@@ -46,8 +47,8 @@ def test_a_norm_without_affine_has_unit_scale_and_no_shift():
     affine = dict(plain, weight=torch.ones(4), bias=torch.zeros(4))
     weight = torch.randn(4, 2, 3, 3)
     for got, wanted in zip(
-            fold_conv_norm(weight, plain, 1e-3),
-            fold_conv_norm(weight, affine, 1e-3)):
+        fold_conv_norm(weight, plain, 1e-3), fold_conv_norm(weight, affine, 1e-3)
+    ):
         assert torch.equal(got, wanted)
 
 
@@ -97,17 +98,15 @@ def test_nothing_to_fold_is_an_error():
 
 
 @pytest.mark.parametrize('dtype', [torch.float16, torch.bfloat16])
-@given(
-    st.floats(-100, 100).filter(lambda v: abs(v) > 1e-3),
-    st.integers(-2**29, 2**29))
+@given(st.floats(-100, 100).filter(lambda v: abs(v) > 1e-3), st.integers(-(2**29), 2**29))
 def test_rounding_to_16_bits_takes_the_nearest(dtype, near, shift):
     # A tie between two neighbours, and a hair beside it.
     low = torch.tensor([near], dtype=dtype)
     high = next_value(low, torch.inf)
     middle = (low.double() + high.double()) / 2
-    value = middle * (1 + shift * 2.**-52)
+    value = middle * (1 + shift * 2.0**-52)
     got = fractions(round_once(value, dtype))[0]
-    exact, = fractions(value)
+    (exact,) = fractions(value)
     distances = [abs(f - exact) for f in fractions(torch.cat([low, high]))]
     assert abs(got - exact) == min(distances)
 
@@ -115,22 +114,19 @@ def test_rounding_to_16_bits_takes_the_nearest(dtype, near, shift):
 def test_rounding_agrees_with_numpy_on_float16():
     values = torch.randn(100_000, generator=generator(), dtype=torch.float64)
     values = torch.cat([values * s for s in (1e-9, 1e-6, 1e-3, 1, 1e3, 1e6)])
-    ties = (values.half().double() + values.half().double() * 2**-11)
-    values = torch.cat([values, ties, ties * (1 + 2.**-50), -values.abs()])
+    ties = values.half().double() + values.half().double() * 2**-11
+    values = torch.cat([values, ties, ties * (1 + 2.0**-50), -values.abs()])
     with np.errstate(over='ignore'):
         wanted = values.numpy().astype(np.float16)
-    assert np.array_equal(round_once(values, torch.float16).numpy(), wanted,
-                          equal_nan=True)
+    assert np.array_equal(round_once(values, torch.float16).numpy(), wanted, equal_nan=True)
     # The plain conversion does not, so this test can tell.
     assert not np.array_equal(values.half().numpy(), wanted, equal_nan=True)
 
 
-@pytest.mark.parametrize('dtype', [torch.float16, torch.bfloat16,
-                                   torch.float32, torch.float64])
+@pytest.mark.parametrize('dtype', [torch.float16, torch.bfloat16, torch.float32, torch.float64])
 def test_rounding_keeps_special_values(dtype):
-    values = torch.tensor([0., -0., torch.inf, -torch.inf, 1e300, -1e300],
-                          dtype=torch.float64)
+    values = torch.tensor([0.0, -0.0, torch.inf, -torch.inf, 1e300, -1e300], dtype=torch.float64)
     got = round_once(values, dtype)
     assert torch.equal(got, values.to(dtype))
     assert torch.equal(got.signbit(), values.signbit())
-    assert round_once(torch.full((1, ), torch.nan).double(), dtype).isnan()
+    assert round_once(torch.full((1,), torch.nan).double(), dtype).isnan()

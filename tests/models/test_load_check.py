@@ -1,14 +1,10 @@
 """Checkpoints that fit, and those that would leave random weights."""
+
 import copy
 
 import pytest
 import torch
-from helpers import (
-    assert_same_state,
-    classifier_cfg,
-    generator,
-    randomize_norms,
-)
+from helpers import assert_same_state, classifier_cfg, generator, randomize_norms
 from mmengine.runner import load_checkpoint
 from mmengine.runner.checkpoint import load_state_dict
 from mmpretrain.models.backbones import MobileOne
@@ -60,8 +56,7 @@ def test_branches_fold_inside_a_plain_classifier(load, tmp_path):
     model, small = plain_classifier(), plain_classifier(deploy=True)
     randomize_norms(model)
     load(small, model.state_dict(), tmp_path)
-    assert_same_state(switch_to_deploy(model).state_dict(),
-                      small.state_dict())
+    assert_same_state(switch_to_deploy(model).state_dict(), small.state_dict())
 
 
 @pytest.mark.parametrize('load', LOADERS)
@@ -88,8 +83,7 @@ def damage(state, how):
     return {f'other.{k}': v for k, v in state.items()}
 
 
-NAMED = dict(missing='stage2.1', extra='stage9', reshaped='16, 9, 1, 1',
-             renamed='')
+NAMED = dict(missing='stage2.1', extra='stage9', reshaped='16, 9, 1, 1', renamed='')
 
 
 @pytest.mark.parametrize('load', LOADERS)
@@ -115,14 +109,14 @@ def test_what_does_not_fit_is_an_error_in_a_plain_classifier(load, tmp_path):
 
 def test_counters_of_old_checkpoints_may_be_missing():
     net = backbone()
-    state = {k: v for k, v in net.state_dict().items()
-             if not k.endswith('num_batches_tracked')}
+    state = {k: v for k, v in net.state_dict().items() if not k.endswith('num_batches_tracked')}
     assert len(state) < len(net.state_dict())
     for deploy in (False, True):
         model = ConfigurableMobileOne(**CFG, deploy=deploy)
         load_state_dict(model, dict(state), strict=False)
-        assert_same_state(switch_to_deploy(net, inplace=False).state_dict(),
-                          switch_to_deploy(model).state_dict())
+        assert_same_state(
+            switch_to_deploy(net, inplace=False).state_dict(), switch_to_deploy(model).state_dict()
+        )
 
 
 def test_a_classifier_checkpoint_needs_the_prefix():

@@ -1,4 +1,5 @@
 """Numbers that no trained network has do not enter one."""
+
 import copy
 import math
 
@@ -18,8 +19,12 @@ from mmpretrain_mobileone_ext.export.source import load_source
 CFG = {k: v for k, v in classifier_cfg()['backbone'].items() if k != 'type'}
 WEIGHT = 'stage1.0.branch_conv_list.1.conv.weight'
 MEAN = 'stage1.1.branch_norm.running_mean'
-KEYS = [WEIGHT, MEAN, 'stage0.branch_scale.norm.bias',
-        'stage1.1.branch_conv_list.0.norm.running_var']
+KEYS = [
+    WEIGHT,
+    MEAN,
+    'stage0.branch_scale.norm.bias',
+    'stage1.1.branch_conv_list.0.norm.running_var',
+]
 
 
 def classifier(type='DeployableClassifier', **backbone):
@@ -50,8 +55,11 @@ def test_weights_that_are_not_finite(key, value, deploy):
     said = refused(classifier(deploy=deploy), state)
     assert 'not finite' in said
     assert key in said
-    said = refused(classifier('ImageClassifier', deploy=deploy), state,
-                   lambda m, s: load_state_dict(m, s, strict=False))
+    said = refused(
+        classifier('ImageClassifier', deploy=deploy),
+        state,
+        lambda m, s: load_state_dict(m, s, strict=False),
+    )
     assert f'backbone.{key}' in said
 
 
@@ -64,15 +72,16 @@ def test_the_head_too():
 
 
 def test_only_the_first_keys_are_named():
-    state = {k: v * math.nan if v.is_floating_point() else v
-             for k, v in ConfigurableMobileOne(**CFG).state_dict().items()}
+    state = {
+        k: v * math.nan if v.is_floating_point() else v
+        for k, v in ConfigurableMobileOne(**CFG).state_dict().items()
+    }
     said = refused(ConfigurableMobileOne(**CFG), state)
     assert 'stage0' in said
     assert len(said) < 500
 
 
-@pytest.mark.parametrize('dtype', [torch.float16, torch.bfloat16,
-                                   torch.float64])
+@pytest.mark.parametrize('dtype', [torch.float16, torch.bfloat16, torch.float64])
 @pytest.mark.parametrize('deploy', [False, True])
 def test_other_floating_point_numbers_go_in(dtype, deploy):
     state = ConfigurableMobileOne(**CFG).to(dtype).state_dict()
@@ -85,8 +94,7 @@ def test_other_floating_point_numbers_go_in(dtype, deploy):
 
 @pytest.mark.parametrize('deploy', [False, True])
 def test_what_is_infinite_in_the_models_dtype(deploy):
-    state = spoiled(ConfigurableMobileOne(**CFG).double().state_dict(),
-                    WEIGHT, 1e300)
+    state = spoiled(ConfigurableMobileOne(**CFG).double().state_dict(), WEIGHT, 1e300)
     net = ConfigurableMobileOne(**CFG, deploy=deploy)
     assert 'stage1.0' in refused(net, state)
     # A sum beyond the dtype is not a number beyond it.
@@ -96,8 +104,7 @@ def test_what_is_infinite_in_the_models_dtype(deploy):
 
 
 KINDS = [torch.int8, torch.uint8, torch.int64, torch.bool, torch.complex64]
-KINDS += [getattr(torch, n) for n in ('float8_e4m3fn', 'float8_e5m2')
-          if hasattr(torch, n)]
+KINDS += [getattr(torch, n) for n in ('float8_e4m3fn', 'float8_e5m2') if hasattr(torch, n)]
 
 
 @pytest.mark.parametrize('dtype', KINDS)
@@ -121,10 +128,8 @@ def test_a_folded_weight_too():
 def test_counters_are_integers_of_any_width():
     key = 'stage0.branch_scale.norm.num_batches_tracked'
     state = ConfigurableMobileOne(**CFG).state_dict()
-    ConfigurableMobileOne(**CFG).load_state_dict(
-        {**state, key: torch.tensor(7, dtype=torch.int32)})
-    said = refused(ConfigurableMobileOne(**CFG),
-                   {**state, key: torch.tensor(7.5)})
+    ConfigurableMobileOne(**CFG).load_state_dict({**state, key: torch.tensor(7, dtype=torch.int32)})
+    said = refused(ConfigurableMobileOne(**CFG), {**state, key: torch.tensor(7.5)})
     assert f'{key} is float32' in said
 
 
@@ -137,7 +142,7 @@ def test_sparse_tensors_are_refused():
 @pytest.mark.parametrize('deploy', [False, True])
 def test_a_huge_view_of_one_number_costs_nothing(deploy):
     state = ConfigurableMobileOne(**CFG).state_dict()
-    state[WEIGHT] = torch.full((1, ), math.nan).expand(1 << 50)
+    state[WEIGHT] = torch.full((1,), math.nan).expand(1 << 50)
     said = refused(ConfigurableMobileOne(**CFG, deploy=deploy), state)
     assert str(1 << 50) in said
 
@@ -147,8 +152,7 @@ def test_a_state_dict_without_numbers_loads(deploy):
     with torch.device('meta'):
         net = ConfigurableMobileOne(**CFG, deploy=deploy)
     net.load_state_dict(net.state_dict())
-    ConfigurableMobileOne(**CFG, deploy=deploy).load_state_dict(
-        net.state_dict(), assign=True)
+    ConfigurableMobileOne(**CFG, deploy=deploy).load_state_dict(net.state_dict(), assign=True)
 
 
 @pytest.fixture
@@ -167,35 +171,37 @@ def test_files_of_a_training_that_diverged(nan_file, tmp_path):
 
 
 def test_converting_such_a_file(tmp_path):
-    state = MODELS.build(dict(type='ConfigurableMobileOne', arch='s0',
-                              deploy=True)).state_dict()
-    for key, value in (('stage0.branch_reparam.bias', math.nan),
-                       ('stage4.1.branch_reparam.weight', None)):
-        bad = spoiled(state, key, value) if value else {
-            **state, key: state[key].char()}
+    state = MODELS.build(dict(type='ConfigurableMobileOne', arch='s0', deploy=True)).state_dict()
+    for key, value in (
+        ('stage0.branch_reparam.bias', math.nan),
+        ('stage4.1.branch_reparam.weight', None),
+    ):
+        bad = spoiled(state, key, value) if value else {**state, key: state[key].char()}
         torch.save(bad, tmp_path / 'bad.pth')
         with pytest.raises(CheckpointError, match=key):
-            convert_checkpoint(tmp_path / 'bad.pth', 'apple',
-                               tmp_path / 'out.pth')
+            convert_checkpoint(tmp_path / 'bad.pth', 'apple', tmp_path / 'out.pth')
     assert [p.name for p in tmp_path.iterdir()] == ['bad.pth']
 
 
 def lenet(**buffers):
     """Of mmpretrain, which checks nothing."""
-    model = MODELS.build(dict(
-        type='ImageClassifier', backbone=dict(type='LeNet5'),
-        neck=dict(type='GlobalAveragePooling'),
-        head=dict(type='LinearClsHead', num_classes=3, in_channels=120)))
+    model = MODELS.build(
+        dict(
+            type='ImageClassifier',
+            backbone=dict(type='LeNet5'),
+            neck=dict(type='GlobalAveragePooling'),
+            head=dict(type='LinearClsHead', num_classes=3, in_channels=120),
+        )
+    )
     for name, value in buffers.items():
         model.register_buffer(name, value)
     return model
 
 
 def test_exporting_a_network_of_others(tmp_path):
-    model = lenet(mask=torch.tensor([-math.inf, 0.]))
+    model = lenet(mask=torch.tensor([-math.inf, 0.0]))
     assert load_source(model, None).model
-    torch.save(spoiled(model.state_dict(), 'head.fc.weight', math.inf),
-               tmp_path / 'inf.pth')
+    torch.save(spoiled(model.state_dict(), 'head.fc.weight', math.inf), tmp_path / 'inf.pth')
     with pytest.raises(ExportError, match=r'not finite.*head\.fc\.weight'):
         load_source(model, tmp_path / 'inf.pth')
     model.backbone.features[0].bias.data[0] = math.nan

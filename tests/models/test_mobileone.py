@@ -1,16 +1,11 @@
 """The backbone: equal to mmpretrain's, and every argument of its own."""
+
 import copy
 import pickle
 
 import pytest
 import torch
-from helpers import (
-    assert_close,
-    assert_same_state,
-    generator,
-    randomize_norms,
-    relative_error,
-)
+from helpers import assert_close, assert_same_state, generator, randomize_norms, relative_error
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from mmpretrain.models.backbones import MobileOne
@@ -26,14 +21,12 @@ TINY = dict(num_blocks=(1, 2), width_factor=1.0)
 
 
 def images(size=32, channels=3, batch=2):
-    return torch.randn(batch, channels, size, size, generator=generator(),
-                       dtype=torch.float64)
+    return torch.randn(batch, channels, size, size, generator=generator(), dtype=torch.float64)
 
 
 def backbone(seed=0, **cfg):
     """A small randomized backbone in eval mode and float64."""
-    net = ConfigurableMobileOne(
-        **{**dict(arch=TINY, base_channels=8, num_conv_branches=2), **cfg})
+    net = ConfigurableMobileOne(**{**dict(arch=TINY, base_channels=8, num_conv_branches=2), **cfg})
     return randomize_norms(net, seed).double().eval()
 
 
@@ -80,16 +73,19 @@ def test_deploy_weights_of_mmpretrain_load(pair):
     branches, theirs = pair
     theirs = copy.deepcopy(theirs)
     theirs.switch_to_deploy()
-    ours = ConfigurableMobileOne(branches.arch, deploy=True,
-                                 out_indices=(0, 1, 2, 3))
+    ours = ConfigurableMobileOne(branches.arch, deploy=True, out_indices=(0, 1, 2, 3))
     ours.double().eval().load_state_dict(theirs.state_dict())
     for a, b in zip(theirs(images(64)), ours(images(64))):
         assert_close(a, b, 1e-12)
 
 
 def test_training_equals_mmpretrain():
-    arch = dict(num_blocks=[1, 2, 1, 2], width_factor=[.25, .5, .25, .25],
-                num_conv_branches=[1, 2, 3, 1], num_se_blocks=[0, 0, 1, 1])
+    arch = dict(
+        num_blocks=[1, 2, 1, 2],
+        width_factor=[0.25, 0.5, 0.25, 0.25],
+        num_conv_branches=[1, 2, 3, 1],
+        num_se_blocks=[0, 0, 1, 1],
+    )
     theirs = randomize_norms(MobileOne(arch).double())
     ours = ConfigurableMobileOne(arch).double()
     ours.load_state_dict(theirs.state_dict())
@@ -122,7 +118,8 @@ def networks(draw):
     return dict(
         arch=dict(
             num_blocks=draw(st.tuples(*[st.integers(1, 2)] * n)),
-            width_factor=spread(st.sampled_from((0.5, 1.0, 1.5)))),
+            width_factor=spread(st.sampled_from((0.5, 1.0, 1.5))),
+        ),
         num_conv_branches=spread(st.integers(1, 3)),
         stem_num_conv_branches=draw(st.integers(0, 2)),
         base_channels=spread(st.sampled_from((4, 6, 8))),
@@ -130,13 +127,12 @@ def networks(draw):
         dilations=spread(st.integers(1, 2)),
         stem_stride=draw(st.integers(1, 2)),
         in_channels=draw(st.sampled_from((1, 3, 4))),
-        se_cfg=draw(st.sampled_from(
-            (None, 'arch', dict(placement=1), dict(units='pointwise')))),
+        se_cfg=draw(st.sampled_from((None, 'arch', dict(placement=1), dict(units='pointwise')))),
         act_cfg=spread(st.sampled_from((None, dict(type='ReLU6')))),
-        branches=draw(st.sampled_from((('conv', 'scale', 'skip'), ('conv', ),
-                                       ('conv', 'scale')))),
+        branches=draw(st.sampled_from((('conv', 'scale', 'skip'), ('conv',), ('conv', 'scale')))),
         norm_cfg=dict(type='BN', eps=draw(st.sampled_from((1e-7, 1e-2)))),
-        out_indices=tuple(draw(st.sets(st.integers(0, n - 1), min_size=1))))
+        out_indices=tuple(draw(st.sets(st.integers(0, n - 1), min_size=1))),
+    )
 
 
 @settings(max_examples=40)
@@ -159,8 +155,14 @@ def test_random_networks_fold_in_place_and_on_load(cfg, seed):
 # --- arguments ---------------------------------------------------------------
 def test_the_documented_example_is_built_by_the_registry():
     net = MODELS.build(
-        dict(type='ConfigurableMobileOne', arch='s1', num_conv_branches=2,
-             se_cfg=None, act_cfg=dict(type='ReLU6')))
+        dict(
+            type='ConfigurableMobileOne',
+            arch='s1',
+            num_conv_branches=2,
+            se_cfg=None,
+            act_cfg=dict(type='ReLU6'),
+        )
+    )
     assert [len(b.branch_conv_list) for b in blocks(net)[1:]] == [2] * 42
     assert all(isinstance(b.act, nn.ReLU6) for b in blocks(net))
     assert net.eval()(torch.zeros(1, 3, 32, 32))[0].shape == (1, 1280, 1, 1)
@@ -188,9 +190,13 @@ def test_the_stem_has_the_activation_of_stage_1(act_cfg):
 
 @torch.no_grad()
 def test_without_conv_branches_the_others_remain():
-    net = backbone(arch=dict(num_blocks=(2, ), width_factor=1.0),
-                   stem_channels=8, strides=1, num_conv_branches=0,
-                   stem_num_conv_branches=0)
+    net = backbone(
+        arch=dict(num_blocks=(2,), width_factor=1.0),
+        stem_channels=8,
+        strides=1,
+        num_conv_branches=0,
+        stem_num_conv_branches=0,
+    )
     assert not any('branch_conv_list' in k for k in net.state_dict())
     folded = switch_to_deploy(net, inplace=False)
     assert_close(net(images()), folded(images()), 1e-10)
@@ -198,16 +204,20 @@ def test_without_conv_branches_the_others_remain():
 
 @torch.no_grad()
 def test_strides_and_stem_stride_set_the_sizes():
-    net = backbone(arch=dict(num_blocks=(1, 1, 1), width_factor=1.0),
-                   stem_stride=1, strides=(1, 2, 3), out_indices=(0, 1, 2))
+    net = backbone(
+        arch=dict(num_blocks=(1, 1, 1), width_factor=1.0),
+        stem_stride=1,
+        strides=(1, 2, 3),
+        out_indices=(0, 1, 2),
+    )
     assert [o.shape[-1] for o in net(images(30))] == [30, 15, 5]
 
 
-@pytest.mark.parametrize('indices', [1, -1, (0, ), (-2, ), (0, -1), (1, 0)])
+@pytest.mark.parametrize('indices', [1, -1, (0,), (-2,), (0, -1), (1, 0)])
 @torch.no_grad()
 def test_out_indices_pick_stages_in_order(indices):
     wanted = backbone(out_indices=(0, 1))(images())
-    listed = indices if isinstance(indices, tuple) else (indices, )
+    listed = indices if isinstance(indices, tuple) else (indices,)
     picked = [wanted[i] for i in sorted(i % 2 for i in listed)]
     net = backbone(out_indices=indices)
     net.load_state_dict(backbone(out_indices=(0, 1)).state_dict())
@@ -225,9 +235,10 @@ def assert_frozen(net, stages):
         assert {m.training for m in stage.modules()} == {not frozen}
 
 
-@pytest.mark.parametrize(('frozen', 'stages'), [
-    (-1, ()), (0, ('stage0', )), (1, ('stage0', 'stage1')),
-    (2, ('stage0', 'stage1', 'stage2'))])
+@pytest.mark.parametrize(
+    ('frozen', 'stages'),
+    [(-1, ()), (0, ('stage0',)), (1, ('stage0', 'stage1')), (2, ('stage0', 'stage1', 'stage2'))],
+)
 def test_frozen_stages_are_frozen_from_the_start(frozen, stages):
     net = ConfigurableMobileOne(TINY, frozen_stages=frozen)
     assert_frozen(net, stages)
@@ -241,8 +252,9 @@ def test_frozen_stages_do_not_learn():
     before = copy.deepcopy(net.state_dict())
     net(images())[0].square().sum().backward()
     torch.optim.SGD(net.parameters(), 0.1, weight_decay=0.1).step()
-    changed = {k.split('.')[0] for k, v in net.state_dict().items()
-               if not torch.equal(v, before[k])}
+    changed = {
+        k.split('.')[0] for k, v in net.state_dict().items() if not torch.equal(v, before[k])
+    }
     assert changed == {'stage2'}
 
 
@@ -301,11 +313,10 @@ def test_gradients_reach_every_parameter(deploy):
 def test_output_stride_computes_the_strided_features_and_more(stride, size):
     arch = dict(num_blocks=(1, 2, 2, 2), width_factor=1.0)
     net = backbone(arch=arch, out_indices=(0, 1, 2, 3))
-    atrous = backbone(arch=arch, out_indices=(0, 1, 2, 3),
-                      output_stride=stride)
+    atrous = backbone(arch=arch, out_indices=(0, 1, 2, 3), output_stride=stride)
     atrous.load_state_dict(net.state_dict())
     for i, (a, b) in enumerate(zip(net(images(size)), atrous(images(size)))):
-        step = max(1, 2**(i + 2) // stride)
+        step = max(1, 2 ** (i + 2) // stride)
         assert_close(a, b[:, :, ::step, ::step], 1e-12)
     assert b.shape[-1] == -(-size // stride)
 
@@ -340,5 +351,4 @@ def test_init_weights_follows_init_cfg():
     net.init_weights()
     norm = net.stage1[0].branch_scale.norm
     assert torch.equal(norm.weight, torch.ones_like(norm.weight))
-    assert not torch.equal(net.stage1[1].branch_conv_list[0].conv.weight,
-                           before)
+    assert not torch.equal(net.stage1[1].branch_conv_list[0].conv.weight, before)

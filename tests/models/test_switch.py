@@ -1,15 +1,10 @@
 """Folding whole module trees: others' blocks, failures, verification."""
+
 import copy
 
 import pytest
 import torch
-from helpers import (
-    assert_close,
-    assert_same_state,
-    classifier_cfg,
-    generator,
-    randomize_norms,
-)
+from helpers import assert_close, assert_same_state, classifier_cfg, generator, randomize_norms
 from mmpretrain.models.backbones import MobileOne, RepVGG
 from mmpretrain.registry import MODELS
 from torch import nn
@@ -24,8 +19,12 @@ from mmpretrain_mobileone_ext.errors import FoldError, ParityError
 from mmpretrain_mobileone_ext.models import MobileOneBlock
 from mmpretrain_mobileone_ext.models.spec import UnitSpec
 
-SMALL = dict(num_blocks=[1, 1, 1, 1], width_factor=[.125] * 4,
-             num_conv_branches=[2] * 4, num_se_blocks=[0] * 4)
+SMALL = dict(
+    num_blocks=[1, 1, 1, 1],
+    width_factor=[0.125] * 4,
+    num_conv_branches=[2] * 4,
+    num_se_blocks=[0] * 4,
+)
 
 
 class Detector(nn.Module):
@@ -95,12 +94,15 @@ def test_no_random_number_is_drawn(inplace):
     assert torch.equal(torch.get_rng_state(), before)
 
 
-@pytest.mark.parametrize(('norm', 'reason'), [
-    (dict(type='GN', num_groups=1), 'GroupNorm'),
-    (dict(type='BN', track_running_stats=False), 'running statistics')])
+@pytest.mark.parametrize(
+    ('norm', 'reason'),
+    [
+        (dict(type='GN', num_groups=1), 'GroupNorm'),
+        (dict(type='BN', track_running_stats=False), 'running statistics'),
+    ],
+)
 def test_a_failing_fold_changes_nothing(norm, reason):
-    model = nn.ModuleList([
-        detector(), MobileOneBlock(UnitSpec('last', 4, 4, 3), norm_cfg=norm)])
+    model = nn.ModuleList([detector(), MobileOneBlock(UnitSpec('last', 4, 4, 3), norm_cfg=norm)])
     before = copy.deepcopy(model.state_dict())
     with pytest.raises(FoldError, match=f'(?s)last.*{reason}|{reason}'):
         switch_to_deploy(model)
@@ -116,8 +118,9 @@ def test_sync_norms_fold_in_a_single_process():
             assert_close(a, b, 1e-10)
 
 
-@pytest.mark.parametrize('stranger', [
-    lambda: MobileOne(SMALL), lambda: RepVGG('A0', out_indices=(3, ))])
+@pytest.mark.parametrize(
+    'stranger', [lambda: MobileOne(SMALL), lambda: RepVGG('A0', out_indices=(3,))]
+)
 @torch.no_grad()
 def test_blocks_of_mmpretrain_are_folded_too(stranger):
     other = randomize_norms(stranger()).double()
@@ -131,8 +134,9 @@ def test_blocks_of_mmpretrain_are_folded_too(stranger):
     assert all(p.requires_grad for p in model.parameters())
 
 
-@pytest.mark.parametrize('backbone', [
-    dict(type='ResNet', depth=18), dict(type='MobileOne', arch=SMALL)])
+@pytest.mark.parametrize(
+    'backbone', [dict(type='ResNet', depth=18), dict(type='MobileOne', arch=SMALL)]
+)
 def test_a_classifier_without_our_blocks_can_be_switched(backbone):
     cfg = classifier_cfg()
     cfg['backbone'] = backbone
@@ -142,8 +146,9 @@ def test_a_classifier_without_our_blocks_can_be_switched(backbone):
 
 
 # --- verification ------------------------------------------------------------
-@pytest.mark.parametrize(('dtype', 'bound'), [
-    (torch.float64, 1e-10), (torch.float32, 1e-5), (torch.bfloat16, 0.2)])
+@pytest.mark.parametrize(
+    ('dtype', 'bound'), [(torch.float64, 1e-10), (torch.float32, 1e-5), (torch.bfloat16, 0.2)]
+)
 def test_a_verified_fold_reports_the_difference(dtype, bound):
     model = detector().to(dtype)
     folded, parity = verified_switch_to_deploy(model, images(dtype))

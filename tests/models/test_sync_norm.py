@@ -1,4 +1,5 @@
 """Batch norm over two ranks against one process on the joined batch."""
+
 import os
 import subprocess
 import sys
@@ -16,10 +17,20 @@ from mmpretrain_mobileone_ext.models import CPUSyncBatchNorm
 def test_two_ranks_equal_one_process_on_the_joined_batch():
     script = Path(__file__).parents[1] / 'kits/sync_norm_ranks.py'
     done = subprocess.run(
-        [sys.executable, '-m', 'torch.distributed.run', '--standalone',
-         '--nproc_per_node', '2', str(script)],
-        capture_output=True, text=True, check=False,
-        env={**os.environ, 'OMP_NUM_THREADS': '1'})
+        [
+            sys.executable,
+            '-m',
+            'torch.distributed.run',
+            '--standalone',
+            '--nproc_per_node',
+            '2',
+            str(script),
+        ],
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, 'OMP_NUM_THREADS': '1'},
+    )
     assert done.returncode == 0, done.stderr[-3000:]
     assert done.stdout.count('compared 9') == 2
 

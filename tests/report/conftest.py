@@ -1,4 +1,5 @@
 """Fixtures of the report tests: a work dir as a demo leaves it, tiny."""
+
 import shutil
 from pathlib import Path
 
@@ -10,6 +11,7 @@ from mmengine.registry import DefaultScope
 def finished_run(tmp_path_factory):
     """A config, both checkpoints and two Core ML files; never change it."""
     from report_kit import finish_run
+
     with DefaultScope.overwrite_default_scope('mmpretrain'):
         return finish_run(tmp_path_factory.mktemp('run') / 'run')
 

@@ -1,4 +1,5 @@
 """Drift of every operation against arithmetic done by hand."""
+
 import numpy as np
 import pytest
 import torch
@@ -26,8 +27,7 @@ def measured(build, folder, batch, half=True, **inputs):
 
 
 def batch(count=5):
-    return torch.from_numpy(RNG.uniform(-3, 3, (count, *X.shape)).astype(
-        np.float32))
+    return torch.from_numpy(RNG.uniform(-3, 3, (count, *X.shape)).astype(np.float32))
 
 
 def half(values):
@@ -47,12 +47,10 @@ def test_every_operation_is_what_numpy_says(tmp_path):
     scale = half(SCALE)
     exact = x * scale
     rounded = half(half(x) * scale)
-    assert rows['mul'].relative == pytest.approx(relative(rounded, exact),
-                                                 rel=1e-5)
+    assert rows['mul'].relative == pytest.approx(relative(rounded, exact), rel=1e-5)
     assert rows['mul'].peak == pytest.approx(np.abs(exact).max(), rel=1e-6)
     exact, rounded = np.maximum(exact, 0), np.maximum(rounded, 0)
-    assert rows['relu'].relative == pytest.approx(relative(rounded, exact),
-                                                  rel=1e-5)
+    assert rows['relu'].relative == pytest.approx(relative(rounded, exact), rel=1e-5)
     grown = relative(half(np.exp(rounded)), np.exp(exact))
     assert rows['exp'].relative == pytest.approx(grown, rel=1e-3)
     assert {r.dtype for r in rows.values()} <= {'fp16', 'fp32'}
@@ -82,8 +80,7 @@ def test_the_last_operation_is_the_files_output(tmp_path):
     images = batch()
     rows, path = measured(chain, tmp_path, images)
     name = load_program(path).program.outputs[0].name
-    outputs = [load_program(path, a).predict_batch({'x': images})[name]
-               for a in ('fp16', 'fp32')]
+    outputs = [load_program(path, a).predict_batch({'x': images})[name] for a in ('fp16', 'fp32')]
     wanted = relative(*(o.numpy() for o in outputs))
     assert list(rows.values())[-1].relative == pytest.approx(wanted, rel=1e-9)
 
@@ -96,8 +93,9 @@ def test_overflow_is_counted_where_it_happens(tmp_path):
 
     images = batch()
     path = save_mil(build, {'x': X}, tmp_path, half=True)
-    first, *_, last = [r for r in measure_drift(
-        read_program(path), [{'x': images}]) if r.type == 'mul']
+    first, *_, last = [
+        r for r in measure_drift(read_program(path), [{'x': images}]) if r.type == 'mul'
+    ]
     beyond = np.abs(half(images.numpy()) * np.float32(30000)) >= 65520
     assert 0 < first.overflows == int(beyond.sum())
     assert first.relative is None
@@ -123,8 +121,7 @@ def test_whole_numbers_are_left_out_and_all_results_counted(tmp_path):
     # Both results together hold all of x.
     x = images.numpy()
     assert rows['split'].peak == np.abs(x).max()
-    assert rows['split'].relative == pytest.approx(relative(half(x), x),
-                                                   rel=1e-6)
+    assert rows['split'].relative == pytest.approx(relative(half(x), x), rel=1e-6)
 
 
 def test_zero_is_not_divided_by(tmp_path):

@@ -1,4 +1,5 @@
 """A report on a work dir: every form found, scored and told apart."""
+
 import json
 import runpy
 import shutil
@@ -32,7 +33,8 @@ def test_every_form_is_there(found):
         ('folded (torch, fp32)', 'torch', 'epoch_2_deploy.pth'),
         ('Core ML fp32', 'coreml', 'whole.mlpackage'),
         ('Core ML fp16', 'coreml', 'model.mlpackage'),
-        ('Core ML fp16, computed in fp32', 'check', 'model.mlpackage')]
+        ('Core ML fp16, computed in fp32', 'check', 'model.mlpackage'),
+    ]
     assert found.num_images == 9
     assert found.reference == 'branches (torch, fp32)'
 
@@ -49,14 +51,12 @@ def test_accuracy_is_that_of_a_network_written_out(found, finished_run):
 def test_psnr_is_that_of_the_saved_file(found, finished_run):
     images = [rgb(p) for p in test_images(finished_run)]
     wanted = oracle(build(), images)
-    for name, arithmetic in (('Core ML fp16', 'fp16'),
-                             ('Core ML fp16, computed in fp32', 'fp32')):
+    for name, arithmetic in (('Core ML fp16', 'fp16'), ('Core ML fp16, computed in fp32', 'fp32')):
         loaded = load_program(finished_run / 'model.mlpackage', arithmetic)
         pixels = torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2)
         got = loaded.predict_batch({'image': pixels.float()})
         error = got['classLabel_probs'].double() - wanted
-        psnr = 10 * np.log10(
-            float(wanted.max()**2 / error.square().mean()))
+        psnr = 10 * np.log10(float(wanted.max() ** 2 / error.square().mean()))
         # The network itself is in fp32, the oracle in fp64.
         assert found.form(name).psnr_db == pytest.approx(psnr, abs=0.01)
 
@@ -64,12 +64,10 @@ def test_psnr_is_that_of_the_saved_file(found, finished_run):
 def test_sizes_and_operations_are_counted(found, finished_run):
     forms = {f.form: f for f in found.forms}
     files = (finished_run / 'model.mlpackage').rglob('*')
-    assert forms['Core ML fp16'].size_bytes == sum(
-        p.stat().st_size for p in files if p.is_file())
+    assert forms['Core ML fp16'].size_bytes == sum(p.stat().st_size for p in files if p.is_file())
     whole = torch.load(finished_run / 'epoch_2.pth')['state_dict']
     branches = forms['branches (torch, fp32)']
-    assert branches.size_bytes == sum(
-        v.numel() * v.element_size() for v in whole.values())
+    assert branches.size_bytes == sum(v.numel() * v.element_size() for v in whole.values())
     folded = forms['folded (torch, fp32)']
     assert folded.size_bytes < branches.size_bytes
     assert folded.ops < branches.ops
@@ -78,14 +76,15 @@ def test_sizes_and_operations_are_counted(found, finished_run):
 
 
 def test_drift_and_bounds_are_measured(found):
-    drift, = found.drift
+    (drift,) = found.drift
     assert (drift.form, drift.images) == ('Core ML fp16', 9)
     assert {'conv', 'softmax'} <= {r.type for r in drift.rows}
     assert 1e-5 < max(r.relative for r in drift.rows) < 1e-2
     assert [(c.form, c.tolerance, c.met) for c in found.parity] == [
         ('folded (torch, fp32)', 'fold-float32', True),
         ('Core ML fp32', 'export-fp32', True),
-        ('Core ML fp16', 'export-fp16', True)]
+        ('Core ML fp16', 'export-fp16', True),
+    ]
 
 
 def test_weights_are_looked_at(found, finished_run):
@@ -94,8 +93,7 @@ def test_weights_are_looked_at(found, finished_run):
     head = build().head.fc.weight.detach()
     row = ranges[tuple(head.shape)]
     largest = head.abs().amax(1)
-    assert row.ratio == pytest.approx(
-        float(largest.max() / largest.median()), rel=1e-3)
+    assert row.ratio == pytest.approx(float(largest.max() / largest.median()), rel=1e-3)
     assert all(r.channel_max == () for r in found.weight_ranges)
     order = [r.sqnr_tensor_db for r in found.weight_ranges]
     assert order == sorted(order)
@@ -104,16 +102,22 @@ def test_weights_are_looked_at(found, finished_run):
 def test_provenance_is_stated(found, finished_run):
     origin = found.provenance
     names = dict(origin.files)
-    assert list(names) == ['epoch_2.pth', 'epoch_2_deploy.pth',
-                           'whole.mlpackage', 'model.mlpackage']
+    assert list(names) == [
+        'epoch_2.pth',
+        'epoch_2_deploy.pth',
+        'whole.mlpackage',
+        'model.mlpackage',
+    ]
     assert len(names['epoch_2.pth']) == 64
     assert origin.config == 'tiny.py'
     assert origin.config_text == (finished_run / 'tiny.py').read_text()
     assert 'image, RGB, 1 x 3 x 32 x 32' in origin.inputs[0]
     assert 'classLabel: string' in origin.outputs
     assert 'resize to 32 x 32' in origin.preprocessing
-    assert origin.versions['torch'] == torch.__version__.split('+')[0] or \
-        origin.versions['torch'] == torch.__version__
+    assert (
+        origin.versions['torch'] == torch.__version__.split('+')[0]
+        or origin.versions['torch'] == torch.__version__
+    )
     assert not found.warnings
 
 
@@ -124,8 +128,7 @@ def test_some_images_are_enough(finished_run):
 
 
 def test_the_bound_is_the_users(work_dir):
-    page = run([str(work_dir), '--max-drop', '3', '--out',
-                str(work_dir / 'r')])
+    page = run([str(work_dir), '--max-drop', '3', '--out', str(work_dir / 'r')])
     told = json.loads(page.with_name('report.json').read_text())
     assert told['max_drop'] == told['accuracy']['bound_points'] == 3
     assert told['accuracy']['images'] == 9
@@ -138,8 +141,7 @@ def test_another_checkpoint_is_told(work_dir):
     other = save(build(seed=5), work_dir / 'other.pth')
     shutil.rmtree(work_dir / 'whole.mlpackage')
     found = collect(work_dir, checkpoint=other)
-    assert 'another checkpoint, epoch_2.pth' in found.form(
-        'Core ML fp16').note
+    assert 'another checkpoint, epoch_2.pth' in found.form('Core ML fp16').note
     assert found.forms[0].file == 'other.pth'
     assert found.forms[0].note == ''
     assert found.num_disagreements > 0
@@ -149,8 +151,9 @@ def test_another_checkpoint_is_told(work_dir):
 def test_a_figure_that_contradicts_the_demos_is_a_warning(work_dir):
     top1 = collect(work_dir).forms[0].top1
     for recorded, count in ((top1, 0), (top1 + 1, 1)):
-        (work_dir / 'forms.json').write_text(json.dumps(
-            [dict(source='model.mlpackage', top1=recorded)]))
+        (work_dir / 'forms.json').write_text(
+            json.dumps([dict(source='model.mlpackage', top1=recorded)])
+        )
         assert len(collect(work_dir).warnings) == count
 
 
@@ -176,9 +179,11 @@ def test_two_files_of_a_kind_are_told_apart(work_dir):
 def test_a_mixed_file_says_what_stays_in_fp32(work_dir):
     path = work_dir / 'model.mlpackage'
     for text, wanted in (
-            ('[{"name": "conv", "type": "conv", "why": "large"}]',
-             (('conv', 'large'), )), ('[]', ()), ('nonsense', ()),
-            ('[1]', ())):
+        ('[{"name": "conv", "type": "conv", "why": "large"}]', (('conv', 'large'),)),
+        ('[]', ()),
+        ('nonsense', ()),
+        ('[1]', ()),
+    ):
         write_metadata(path, dict(in_fp32=text), {}, '')
         assert collect(work_dir, images=1).kept_fp32 == wanted
 
@@ -186,9 +191,13 @@ def test_a_mixed_file_says_what_stays_in_fp32(work_dir):
 def test_a_tensor_is_given_as_the_file_says(work_dir):
     shutil.rmtree(work_dir / 'whole.mlpackage')
     path = export_coreml(
-        work_dir / 'tiny.py', work_dir / 'epoch_2.pth',
-        work_dir / 'model.mlpackage', input='tensor', verify_data='none',
-        force=True)
+        work_dir / 'tiny.py',
+        work_dir / 'epoch_2.pth',
+        work_dir / 'model.mlpackage',
+        input='tensor',
+        verify_data='none',
+        force=True,
+    )
     found = collect(work_dir)
     assert found.form('Core ML fp16').agreement == 100
     assert found.form('Core ML fp16').psnr_db > 50
@@ -202,9 +211,8 @@ def test_a_tensor_is_given_as_the_file_says(work_dir):
 
 
 class Evil:
-
     def __reduce__(self):
-        return (exec, ('raise SystemExit("executed")', ))
+        return (exec, ('raise SystemExit("executed")',))
 
 
 def test_an_unsafe_checkpoint_is_refused(work_dir):
@@ -222,11 +230,16 @@ def test_the_library_draws_what_it_found(work_dir):
     assert document['num_images'] == 3
 
 
-@pytest.mark.parametrize(('arguments', 'message'), [
-    ([], 'work_dir'), (['none'], 'no such work dir'),
-    (['.', '--images', '0'], 'allowed'), (['.', '--nonsense'], 'nonsense')])
-def test_mistakes_are_one_line(arguments, message, monkeypatch, capsys,
-                               tmp_path):
+@pytest.mark.parametrize(
+    ('arguments', 'message'),
+    [
+        ([], 'work_dir'),
+        (['none'], 'no such work dir'),
+        (['.', '--images', '0'], 'allowed'),
+        (['.', '--nonsense'], 'nonsense'),
+    ],
+)
+def test_mistakes_are_one_line(arguments, message, monkeypatch, capsys, tmp_path):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, 'argv', [str(TOOL), *arguments])
     with pytest.raises(SystemExit) as end:
@@ -240,10 +253,13 @@ def test_mistakes_are_one_line(arguments, message, monkeypatch, capsys,
 
 
 def test_importing_it_loads_neither_templates_nor_coremltools():
-    code = ('import sys, mmpretrain_mobileone_ext.commands.training.demo\n'
-            'import mmpretrain_mobileone_ext.report\n'
-            "print([m for m in ('coremltools', 'mmdeploy', 'jinja2') "
-            'if m in sys.modules])\n')
-    done = subprocess.run([sys.executable, '-W', 'ignore', '-c', code],
-                          capture_output=True, text=True, check=True)
+    code = (
+        'import sys, mmpretrain_mobileone_ext.commands.training.demo\n'
+        'import mmpretrain_mobileone_ext.report\n'
+        "print([m for m in ('coremltools', 'mmdeploy', 'jinja2') "
+        'if m in sys.modules])\n'
+    )
+    done = subprocess.run(
+        [sys.executable, '-W', 'ignore', '-c', code], capture_output=True, text=True, check=True
+    )
     assert done.stdout.strip().splitlines()[-1] == '[]'

@@ -1,4 +1,5 @@
 """Images on which forms disagree: which, in what order, how they look."""
+
 import io
 import math
 
@@ -28,8 +29,7 @@ def case(**odd):
 
 
 def found(scores, most=12, kinds=None):
-    rows = [FormRow(name, (kinds or {}).get(name, 'coreml'))
-            for name in scores.probabilities]
+    rows = [FormRow(name, (kinds or {}).get(name, 'coreml')) for name in scores.probabilities]
     return disagreements(scores, rows, NOISE, NAMES, 'RGB', most)
 
 
@@ -44,8 +44,9 @@ def test_the_steadiest_forms_come_first():
 def test_order_is_that_of_the_formula():
     odd = dict(a=[0, 1, 2, 3], b=[2, 3, 9], c=[9], d=range(16))
     scores = case(**odd)
-    weight = {i: sum(-math.log(len(p) / COUNT) for p in odd.values()
-                     if i in p) for i in range(COUNT)}
+    weight = {
+        i: sum(-math.log(len(p) / COUNT) for p in odd.values() if i in p) for i in range(COUNT)
+    }
     wanted = sorted(weight, key=lambda i: (-weight[i], i))
     shown, count = found(scores, most=16)
     assert count == 16  # form d differs everywhere
@@ -71,8 +72,10 @@ def test_every_form_says_its_label():
     image = next(d for d in shown if d.index == 6)
     assert image.truth == 'ant'
     assert [(g.form, g.label, g.right, g.differs) for g in image.guesses] == [
-        ('ref', 'ant', True, False), ('a', 'ant', True, False),
-        ('b', 'bee', False, True)]
+        ('ref', 'ant', True, False),
+        ('a', 'ant', True, False),
+        ('b', 'bee', False, True),
+    ]
     assert all(abs(g.probability - 80) < 1e-3 for g in image.guesses)
 
 

@@ -1,4 +1,5 @@
 """Pictures that follow the page's colours, fonts and width."""
+
 import re
 
 from hypothesis import given, settings
@@ -9,9 +10,11 @@ from mmpretrain_mobileone_ext.report import plots as draw
 from mmpretrain_mobileone_ext.report.layers import OperationDrift, WeightRange
 from mmpretrain_mobileone_ext.report.plots import drift_plot, ranges_plot
 
-ROWS = (OperationDrift('a', 'conv', 'fp16', 1e-4, 12.0, 0),
-        OperationDrift('b', 'mul', 'fp16', None, 1e6, 3),
-        OperationDrift('c', 'relu', 'fp16', 0.0, 0.0, 0))
+ROWS = (
+    OperationDrift('a', 'conv', 'fp16', 1e-4, 12.0, 0),
+    OperationDrift('b', 'mul', 'fp16', None, 1e6, 3),
+    OperationDrift('c', 'relu', 'fp16', 0.0, 0.0, 0),
+)
 
 
 def picture(text='text'):
@@ -28,8 +31,9 @@ def picture(text='text'):
 def test_all_colours_are_the_pages():
     found = picture()
     assert re.findall(r'#[0-9a-fA-F]{6}\b', found) == []
-    assert {'var(--accent)', 'var(--ink)', 'var(--bad)', 'var(--line)'} <= \
-        set(re.findall(r'var\(--\w+\)', found))
+    assert {'var(--accent)', 'var(--ink)', 'var(--bad)', 'var(--line)'} <= set(
+        re.findall(r'var\(--\w+\)', found)
+    )
 
 
 def test_a_picture_for_every_width_grows_with_the_page():
@@ -53,8 +57,7 @@ def test_the_same_picture_is_the_same_text():
 
 
 @settings(max_examples=6)
-@given(st.text(st.characters(codec='utf-8', exclude_categories=('C', )),
-               max_size=12))
+@given(st.text(st.characters(codec='utf-8', exclude_categories=('C',)), max_size=12))
 def test_any_name_can_be_drawn(name):
     found = picture(f'$_{name}<&')
     assert '<&' not in found
@@ -66,10 +69,8 @@ def test_drift_needs_operations():
 
 
 def test_drift_names_what_is_not_finite():
-    assert '1 operations are not finite, first b' in drift_plot(
-        [Drift('x', 1, ROWS)])
-    assert 'largest 1.0e-04 in a (conv)' in drift_plot(
-        [Drift('x', 1, ROWS[:1])])
+    assert '1 operations are not finite, first b' in drift_plot([Drift('x', 1, ROWS)])
+    assert 'largest 1.0e-04 in a (conv)' in drift_plot([Drift('x', 1, ROWS[:1])])
 
 
 def test_all_zero_drift_can_be_drawn():
@@ -77,13 +78,11 @@ def test_all_zero_drift_can_be_drawn():
 
 
 def layer(name, one, each, why=''):
-    return WeightRange(name, 'conv', (8, 3, 3, 3), False, (), 4.25, 0, one,
-                       each, why)
+    return WeightRange(name, 'conv', (8, 3, 3, 3), False, (), 4.25, 0, one, each, why)
 
 
 def test_layers_are_drawn_with_their_figures():
-    found = ranges_plot([layer('hard', 18.5, 41.25, 'because'),
-                         layer('easy', 40.0, 41.0)])
+    found = ranges_plot([layer('hard', 18.5, 41.25, 'because'), layer('easy', 40.0, 41.0)])
     assert 'hard 18.5 and 41.2 dB; easy 40.0 and 41.0 dB' in found
     assert re.search(r'<text[^>]*>hard  4.25', found)
     assert ranges_plot([]) is None

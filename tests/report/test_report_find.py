@@ -1,4 +1,5 @@
 """Which files of a work dir a report is about."""
+
 import json
 
 import pytest
@@ -15,8 +16,14 @@ def put(folder, *names):
 
 @pytest.fixture
 def run(tmp_path):
-    return put(tmp_path, 'config.py', 'epoch_2.pth', 'epoch_10.pth',
-               'epoch_10_deploy.pth', 'best_top1_epoch_2.pth')
+    return put(
+        tmp_path,
+        'config.py',
+        'epoch_2.pth',
+        'epoch_10.pth',
+        'epoch_10_deploy.pth',
+        'best_top1_epoch_2.pth',
+    )
 
 
 def test_the_last_checkpoint_is_chosen_by_name(run):
@@ -48,12 +55,10 @@ def test_a_given_file_wins(run):
 
 
 def test_core_ml_files_without_what_a_killed_export_leaves(run):
-    for name in ('b.mlpackage', 'a.mlpackage', '.a.mlpackage.x.partial',
-                 '.c.mlpackage'):
+    for name in ('b.mlpackage', 'a.mlpackage', '.a.mlpackage.x.partial', '.c.mlpackage'):
         (run / name).mkdir()
     put(run, 'c.mlmodel')
-    assert [p.name for p in look(run).programs] == [
-        'a.mlpackage', 'b.mlpackage', 'c.mlmodel']
+    assert [p.name for p in look(run).programs] == ['a.mlpackage', 'b.mlpackage', 'c.mlmodel']
 
 
 def test_recorded_figures_are_read(run):
@@ -62,8 +67,7 @@ def test_recorded_figures_are_read(run):
     assert look(run).recorded == {'epoch_10.pth': 99.5}
 
 
-@pytest.mark.parametrize('text', ['{', '{"top1": 1}', '[1]',
-                                  '[{"top1": "high"}]'])
+@pytest.mark.parametrize('text', ['{', '{"top1": 1}', '[1]', '[{"top1": "high"}]'])
 def test_a_broken_table_is_one_line(run, text):
     (run / 'forms.json').write_text(text)
     with pytest.raises(MobileOneExtError, match=r'forms\.json: no'):
@@ -95,8 +99,11 @@ def test_two_folded_checkpoints_are_no_guess(tmp_path):
 
 
 def test_a_table_of_forms_is_checked(run):
-    for content, says in ((b'\xff', 'cannot read it'), (b'{', 'no JSON'),
-                          (b'[{"top1": "x"}]', 'not a table of forms')):
+    for content, says in (
+        (b'\xff', 'cannot read it'),
+        (b'{', 'no JSON'),
+        (b'[{"top1": "x"}]', 'not a table of forms'),
+    ):
         (run / 'forms.json').write_bytes(content)
         with pytest.raises(MobileOneExtError, match=says):
             look(run)

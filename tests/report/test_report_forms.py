@@ -1,14 +1,11 @@
 """The table of the demo."""
+
 import io
 import json
 
 from rich.console import Console
 
-from mmpretrain_mobileone_ext.report import (
-    FormResult,
-    forms_table,
-    write_forms_json,
-)
+from mmpretrain_mobileone_ext.report import FormResult, forms_table, write_forms_json
 from mmpretrain_mobileone_ext.utils.files import tree_bytes
 
 ROWS = [FormResult('folded', 98.765, 2048, 99.5, 540, 'a_deploy.pth')]
@@ -20,7 +17,7 @@ def test_table_and_json_hold_the_same_figures(tmp_path):
     for text in ('folded', '98.77', '99.50', '540', ' 2 '):
         assert text in stream.getvalue()
     path = write_forms_json(ROWS, tmp_path / 'forms.json')
-    row, = json.loads(path.read_text())
+    (row,) = json.loads(path.read_text())
     assert FormResult(**row) == ROWS[0]
 
 

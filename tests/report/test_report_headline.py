@@ -1,4 +1,5 @@
 """The recommended form and the sentence about it."""
+
 import re
 from dataclasses import replace
 
@@ -6,46 +7,52 @@ from hypothesis import given
 from hypothesis import strategies as st
 from report_kit import bare, sample
 
-from mmpretrain_mobileone_ext.report import (
-    Candidate,
-    FormRow,
-    ParityCheck,
-    ReportData,
-)
+from mmpretrain_mobileone_ext.report import Candidate, FormRow, ParityCheck, ReportData
 from mmpretrain_mobileone_ext.report.page import headline, recommended
 from mmpretrain_mobileone_ext.utils.accuracy import Loss, Verdict
 
 IMAGES = 10_000
-REFERENCE = FormRow('branches (torch, fp32)', 'torch', 'a.pth', 4000, 90.0,
-                    None, 100.0, lost=0, gained=0)
+REFERENCE = FormRow(
+    'branches (torch, fp32)', 'torch', 'a.pth', 4000, 90.0, None, 100.0, lost=0, gained=0
+)
 
 
 def data(*forms, **changes):
-    return ReportData('title', (REFERENCE, *forms), 'all images', IMAGES,
-                      reference=REFERENCE.form, **changes)
+    return ReportData(
+        'title', (REFERENCE, *forms), 'all images', IMAGES, reference=REFERENCE.form, **changes
+    )
 
 
 def form(name, size, top1, agreement=99.5, kind='coreml'):
     # Without labels, the network's count.
     lost = 90.0 - top1 if top1 is not None else 100 - agreement
     lost = round(lost / 100 * IMAGES)
-    return FormRow(name, kind, f'{name}.mlpackage', size, top1, None,
-                   agreement, lost=max(lost, 0), gained=max(-lost, 0))
+    return FormRow(
+        name,
+        kind,
+        f'{name}.mlpackage',
+        size,
+        top1,
+        None,
+        agreement,
+        lost=max(lost, 0),
+        gained=max(-lost, 0),
+    )
 
 
 def test_the_smallest_within_the_bound_is_recommended():
-    found = data(form('fp16', 2000, 90.0), form('int8', 1000, 89.5),
-                 form('palettize2', 500, 89.4))
+    found = data(form('fp16', 2000, 90.0), form('int8', 1000, 89.5), form('palettize2', 500, 89.4))
     assert recommended(found).form == 'int8'
     assert recommended(replace(found, max_drop=0.7)).form == 'palettize2'
     assert recommended(replace(found, max_drop=0.2)).form == 'fp16'
 
 
-@given(st.lists(st.tuples(st.integers(1, 999), st.integers(8000, 9500)),
-                min_size=1, max_size=8), st.integers(0, 300))
+@given(
+    st.lists(st.tuples(st.integers(1, 999), st.integers(8000, 9500)), min_size=1, max_size=8),
+    st.integers(0, 300),
+)
 def test_it_is_what_a_search_over_all_finds(forms, bound):
-    rows = [form(f'f{i}', size, top1 / 100)
-            for i, (size, top1) in enumerate(forms)]
+    rows = [form(f'f{i}', size, top1 / 100) for i, (size, top1) in enumerate(forms)]
     best = recommended(data(*rows, max_drop=bound / 100))
     within = [r for r in rows if 9000 - round(100 * r.top1) <= bound]
     if within:
@@ -56,15 +63,13 @@ def test_it_is_what_a_search_over_all_finds(forms, bound):
 
 
 def test_the_choice_of_an_export_wins():
-    found = data(form('fp16', 2000, 90.0), form('int8', 1000, 90.0),
-                 chosen='fp16')
+    found = data(form('fp16', 2000, 90.0), form('int8', 1000, 90.0), chosen='fp16')
     assert recommended(found).form == 'fp16'
     assert 'chosen by the export' in headline(found).detail
 
 
 def test_torch_and_checks_are_never_recommended():
-    found = data(form('check', 1, 90.0, kind='check'),
-                 form('folded', 2, 90.0, kind='torch'))
+    found = data(form('check', 1, 90.0, kind='check'), form('folded', 2, 90.0, kind='torch'))
     verdict = headline(found)
     assert recommended(found) is None
     assert (verdict.level, verdict.form) == ('warn', None)
@@ -86,8 +91,7 @@ def test_gain_loss_and_failure_are_said():
 
 def test_without_labels_agreement_counts():
     reference = replace(REFERENCE, top1=None)
-    forms = (reference, form('fp16', 2000, None, 99.8),
-             form('int8', 900, None, 98.0))
+    forms = (reference, form('fp16', 2000, None, 99.8), form('int8', 900, None, 98.0))
     found = replace(data(), forms=forms)
     assert recommended(found).form == 'fp16'
     assert 'like the network on 99.80' in headline(found).sentence
@@ -97,8 +101,8 @@ def test_a_bound_that_is_not_met_warns():
     check = ParityCheck('fp16', 'export-fp16', '', '', False)
     fine = data(form('fp16', 2000, 90.0))
     assert headline(fine).level == 'good'
-    assert headline(replace(fine, parity=(check, ))).level == 'warn'
-    assert headline(replace(fine, warnings=('look', ))).level == 'warn'
+    assert headline(replace(fine, parity=(check,))).level == 'warn'
+    assert headline(replace(fine, warnings=('look',))).level == 'warn'
 
 
 def test_tiles_compare_with_the_reference():
@@ -120,14 +124,23 @@ def test_a_single_form_that_was_not_scored_has_a_headline():
 
 def judged(lost, gained, images, bound, changed, **more):
     """A page on a file that an export chose, with its verdict."""
-    row = replace(form('small', 2048, 90.0 - 100 * (lost - gained) / images),
-                  lost=lost, gained=gained,
-                  agreement=100 - 100 * changed / images)
-    found = Verdict(Loss(lost, gained, images), bound, 'max-drop', changed,
-                    **more)
-    return headline(replace(
-        data(row), num_images=images, chosen='small', max_drop=bound,
-        accuracy=found, candidates=(Candidate('int8', 9, 90.0, 99.0, True), )))
+    row = replace(
+        form('small', 2048, 90.0 - 100 * (lost - gained) / images),
+        lost=lost,
+        gained=gained,
+        agreement=100 - 100 * changed / images,
+    )
+    found = Verdict(Loss(lost, gained, images), bound, 'max-drop', changed, **more)
+    return headline(
+        replace(
+            data(row),
+            num_images=images,
+            chosen='small',
+            max_drop=bound,
+            accuracy=found,
+            candidates=(Candidate('int8', 9, 90.0, 99.0, True),),
+        )
+    )
 
 
 def test_green_only_where_the_whole_interval_is_within_the_bound():
@@ -160,5 +173,4 @@ def test_the_bound_of_an_export_is_that_of_its_page():
     found = judged(1, 0, 56, 5.0, 1)
     assert found.level == 'warn'
     assert 'to 5 points' in found.sentence
-    assert not any('0.5' in t.beside for t in found.tiles
-                   if t.label == 'points lost')
+    assert not any('0.5' in t.beside for t in found.tiles if t.label == 'points lost')

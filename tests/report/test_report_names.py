@@ -1,4 +1,5 @@
 """Hostile names in every text of a report: shown, and nothing else."""
+
 import json
 from dataclasses import fields, is_dataclass, replace
 
@@ -20,16 +21,19 @@ def spoiled(value, name, mark):
     The mark keeps texts different where the page groups or looks them up.
     """
     if is_dataclass(value):
-        return replace(value, **{
-            f.name: spoiled(getattr(value, f.name), name, mark)
-            for f in fields(value) if f.name not in _OURS})
+        return replace(
+            value,
+            **{
+                f.name: spoiled(getattr(value, f.name), name, mark)
+                for f in fields(value)
+                if f.name not in _OURS
+            },
+        )
     if isinstance(value, dict):
-        return {spoiled(k, name, mark): spoiled(v, name, mark)
-                for k, v in value.items()}
+        return {spoiled(k, name, mark): spoiled(v, name, mark) for k, v in value.items()}
     if isinstance(value, (list, tuple)):
         return tuple(spoiled(v, name, mark) for v in value)
-    return f'{value}{mark}{name}' if isinstance(value, str) and value \
-        else value
+    return f'{value}{mark}{name}' if isinstance(value, str) and value else value
 
 
 def outline(page):
@@ -39,8 +43,12 @@ def outline(page):
 
 #: Several in one text, so that there are few pages.
 GROUPS = [' '.join(NAMES[part::12]) for part in range(12)]
-PLAIN = sample(drift=(), weight_ranges=(), candidates=(), forms=tuple(
-    replace(f, size_bytes=None) for f in sample().forms))
+PLAIN = sample(
+    drift=(),
+    weight_ranges=(),
+    candidates=(),
+    forms=tuple(replace(f, size_bytes=None) for f in sample().forms),
+)
 
 
 @pytest.mark.slow
@@ -50,8 +58,7 @@ def test_names_add_nothing_to_a_page_with_pictures():
     for name in GROUPS:
         page = Page(render(spoiled(sample(), name, '·')))
         assert page.unbalanced == []
-        assert {e['tag'] for e in page.elements} <= {
-            e['tag'] for e in known.elements}
+        assert {e['tag'] for e in page.elements} <= {e['tag'] for e in known.elements}
         assert {a for e in page.elements for a in e['attrs']} <= attributes
 
 
@@ -61,8 +68,7 @@ def test_a_page_has_the_same_outline_for_any_name():
         page = Page(render(spoiled(PLAIN, name, '·')))
         assert outline(page) == wanted
         heading = next(e for e in page.elements if e['tag'] == 'title')
-        assert heading['text'].endswith(
-            f'·{shown(name, keep=chr(10) + chr(9))}')
+        assert heading['text'].endswith(f'·{shown(name, keep=chr(10) + chr(9))}')
 
 
 def test_another_outline_is_noticed():
@@ -74,8 +80,7 @@ def test_another_outline_is_noticed():
 
 
 def test_files_are_written_for_any_name(tmp_path):
-    forms = tuple(FormRow(f'{i} {n}', file=n, note=n)
-                  for i, n in enumerate(NAMES))
+    forms = tuple(FormRow(f'{i} {n}', file=n, note=n) for i, n in enumerate(NAMES))
     write_report(sample(forms=forms, warnings=NAMES), tmp_path)
     found = json.loads((tmp_path / 'report.json').read_text('utf-8'))
     assert [f['file'] for f in found['forms']] == list(NAMES)

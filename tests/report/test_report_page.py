@@ -1,4 +1,5 @@
 """The page: self-contained, escaped, accessible, equal to its JSON."""
+
 import functools
 import json
 import re
@@ -14,18 +15,35 @@ from mmpretrain_mobileone_ext.report.page import render
 
 NO_LABELS = sample(
     forms=tuple(replace(f, top1=None, top5=None) for f in sample().forms),
-    disagreements=(replace(sample().disagreements[0], truth=None, guesses=(
-        replace(sample().disagreements[0].guesses[0], right=None), )), ))
+    disagreements=(
+        replace(
+            sample().disagreements[0],
+            truth=None,
+            guesses=(replace(sample().disagreements[0].guesses[0], right=None),),
+        ),
+    ),
+)
 VARIANTS = dict(
     full=sample(),
     one_form=bare(),
     no_labels=NO_LABELS,
     all_agree=sample(disagreements=(), num_disagreements=0),
-    not_scored=bare(warnings=('not scored', )),
-    no_candidates=sample(candidates=(), drift=(), kept_fp32=(), parity=()))
+    not_scored=bare(warnings=('not scored',)),
+    no_candidates=sample(candidates=(), drift=(), kept_fp32=(), parity=()),
+)
 #: Attributes through which HTML and SVG load something.
-LOADS = ('src', 'href', 'xlink:href', 'srcset', 'poster', 'data', 'action',
-         'background', 'cite', 'formaction')
+LOADS = (
+    'src',
+    'href',
+    'xlink:href',
+    'srcset',
+    'poster',
+    'data',
+    'action',
+    'background',
+    'cite',
+    'formaction',
+)
 
 
 @functools.cache
@@ -40,8 +58,7 @@ def page(request):
 
 def urls(page):
     """Everything a page would load."""
-    found = [e['attrs'][a] for e in page.elements for a in LOADS
-             if e['attrs'].get(a)]
+    found = [e['attrs'][a] for e in page.elements for a in LOADS if e['attrs'].get(a)]
     texts = [e['text'] for e in page.all('style')]
     texts += [v or '' for e in page.elements for v in e['attrs'].values()]
     for text in texts:
@@ -56,17 +73,19 @@ def test_loads_nothing_from_outside(page):
 
 
 def test_the_check_for_outside_resources_can_fail():
-    for text in ('<img src="https://x/y.png">', '<style>@import "x";</style>',
-                 '<p style="background:url(http://x)">',
-                 '<svg><use xlink:href="http://x"/></svg>'):
+    for text in (
+        '<img src="https://x/y.png">',
+        '<style>@import "x";</style>',
+        '<p style="background:url(http://x)">',
+        '<svg><use xlink:href="http://x"/></svg>',
+    ):
         found = urls(Page(text))
         assert not all(u.startswith(('data:', '#')) for u in found), text
 
 
 def test_runs_no_script(page):
     assert not page.all('script')
-    assert not [a for e in page.elements for a in e['attrs']
-                if a.startswith('on')]
+    assert not [a for e in page.elements for a in e['attrs'] if a.startswith('on')]
 
 
 def test_elements_are_balanced_and_ids_unique(page):
@@ -86,17 +105,15 @@ def test_elements_are_balanced_and_ids_unique(page):
 def test_is_described_for_readers_of_all_kinds(page):
     assert page.declaration == 'doctype html'
     assert page.all('html', lang='en')
-    assert page.all('meta', name='viewport',
-                    content='width=device-width, initial-scale=1')
+    assert page.all('meta', name='viewport', content='width=device-width, initial-scale=1')
     assert len(page.all('h1')) == 1
     assert all(e['attrs'].get('alt') for e in page.all('img'))
-    assert all(e['attrs'].get('role') == 'img' and e['attrs']['aria-label']
-               for e in page.all('svg'))
+    assert all(
+        e['attrs'].get('role') == 'img' and e['attrs']['aria-label'] for e in page.all('svg')
+    )
     assert all(e['attrs'].get('scope') for e in page.all('th'))
-    scrolls = [e for e in page.elements
-               if e['attrs'].get('class') == 'scroll']
-    assert all(e['attrs']['tabindex'] == '0' and e['attrs']['aria-label']
-               for e in scrolls)
+    scrolls = [e for e in page.elements if e['attrs'].get('class') == 'scroll']
+    assert all(e['attrs']['tabindex'] == '0' and e['attrs']['aria-label'] for e in scrolls)
 
 
 def test_hostile_names_are_text():
@@ -105,56 +122,62 @@ def test_hostile_names_are_text():
     assert '<script' not in text
     # Everywhere: title, headline, table, plot, image, details, provenance.
     for tag in ('title', 'th', 'li', 'code', 'pre', 'svg'):
-        assert any('<script>alert("x")</script>' in e['text']
-                   for e in page.all(tag)), tag
+        assert any('<script>alert("x")</script>' in e['text'] for e in page.all(tag)), tag
     assert any(HOSTILE in e['attrs']['alt'] for e in page.all('img'))
-    assert any('<script>' in e['attrs']['aria-label']
-               for e in page.all('svg'))
+    assert any('<script>' in e['attrs']['aria-label'] for e in page.all('svg'))
 
 
 def test_json_equals_the_figures_shown(tmp_path):
     path = write_report(sample(), tmp_path / 'new')
     page = Page(path.read_text(encoding='utf-8'))
-    document = json.loads(
-        (tmp_path / 'new/report.json').read_text(encoding='utf-8'))
+    document = json.loads((tmp_path / 'new/report.json').read_text(encoding='utf-8'))
     _, *rows = page.rows('Scored')
     shown = [f for f in document['forms'] if f['kind'] != 'check']
     assert len(rows) == len(shown) == 4
     for row, form in zip(rows, shown):
         assert row[0].startswith(' '.join(form['form'].split()))
         assert [float(c.split()[0]) for c in row[1:4]] == [
-            form['top1'], form['top5'], form['agreement']]
-        assert row[4] == ('reference' if form['psnr_db'] is None else 'equal'
-                          if form['psnr_db'] == 'inf'
-                          else str(round(form['psnr_db'], 1)))
+            form['top1'],
+            form['top5'],
+            form['agreement'],
+        ]
+        assert row[4] == (
+            'reference'
+            if form['psnr_db'] is None
+            else 'equal'
+            if form['psnr_db'] == 'inf'
+            else str(round(form['psnr_db'], 1))
+        )
         number, unit = row[5].split()
         scale = {'KiB': 1024, 'MiB': 2**20}[unit]
         assert abs(float(number) * scale - form['size_bytes']) <= scale / 2
         assert int(row[6]) == form['ops']
     _, *rows = page.rows('Every setting')
-    assert [r[0].split()[0] for r in rows] == [
-        c['scheme'] for c in document['candidates']]
-    assert [float(r[2].split()[0]) for r in rows] == [
-        c['top1'] for c in document['candidates']]
+    assert [r[0].split()[0] for r in rows] == [c['scheme'] for c in document['candidates']]
+    assert [float(r[2].split()[0]) for r in rows] == [c['top1'] for c in document['candidates']]
     assert page.all('h1')[0]['text'] == document['verdict']['sentence']
     assert PNG not in json.dumps(document).encode()
 
 
 def test_json_without_numbers_is_strict_json(tmp_path):
     write_report(NO_LABELS, tmp_path)
-    document = json.loads((tmp_path / 'report.json').read_text(),
-                          parse_constant=pytest.fail)
+    document = json.loads((tmp_path / 'report.json').read_text(), parse_constant=pytest.fail)
     assert document['forms'][0]['top1'] is None
 
 
 def test_of_a_long_search_the_settings_are_shown_and_the_rest_folded():
     row = sample().candidates[0]
-    rows = (row, replace(row, scheme='1 x int8, 2 x palettize4'),
-            replace(row, scheme='2 x int8, 1 x palettize4', chosen=True))
+    rows = (
+        row,
+        replace(row, scheme='1 x int8, 2 x palettize4'),
+        replace(row, scheme='2 x int8, 1 x palettize4', chosen=True),
+    )
     page = Page(render(sample(candidates=rows, drift=(), weight_ranges=())))
-    assert [r[0].split(' chosen')[0] for r in page.rows('Every setting')[1:]
-            ] == [f'int8 {HOSTILE}', '2 x int8, 1 x palettize4']
-    summary, = (e for e in page.all('summary') if 'tried' in e['text'])
+    assert [r[0].split(' chosen')[0] for r in page.rows('Every setting')[1:]] == [
+        f'int8 {HOSTILE}',
+        '2 x int8, 1 x palettize4',
+    ]
+    (summary,) = (e for e in page.all('summary') if 'tried' in e['text'])
     assert summary['text'] == 'All 3 files tried'
 
 
@@ -180,8 +203,7 @@ def test_an_old_report_is_replaced(tmp_path):
     old = (tmp_path / 'report.html').read_text()
     write_report(bare(title='new'), tmp_path)
     assert (tmp_path / 'report.html').read_text() != old
-    assert sorted(p.name for p in tmp_path.iterdir()) == [
-        'report.html', 'report.json']
+    assert sorted(p.name for p in tmp_path.iterdir()) == ['report.html', 'report.json']
 
 
 def test_what_cannot_be_written_is_one_line(tmp_path):
@@ -204,8 +226,7 @@ def test_text_stands_out_from_what_is_behind_it(scheme):
     colours = dict(re.findall(r'--(\w+): (#\w{6})', blocks[scheme]))
     assert len(blocks) == 2
     for behind in ('paper', 'page', 'tint'):
-        for name in ('ink', 'muted', 'accent', 'good', 'bad', 'warn',
-                     'other'):
+        for name in ('ink', 'muted', 'accent', 'good', 'bad', 'warn', 'other'):
             if behind == 'paper' or name in ('ink', 'muted'):
                 ratio = contrast(colours[name], colours[behind])
                 assert ratio >= 4.5, (name, behind, ratio)
@@ -218,9 +239,8 @@ def contrast(one, other):
 
 
 def luminance(colour):
-    parts = [int(colour[i:i + 2], 16) / 255 for i in (1, 3, 5)]
-    parts = [p / 12.92 if p <= 0.03928 else ((p + 0.055) / 1.055)**2.4
-             for p in parts]
+    parts = [int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)]
+    parts = [p / 12.92 if p <= 0.03928 else ((p + 0.055) / 1.055) ** 2.4 for p in parts]
     return sum(w * p for w, p in zip((0.2126, 0.7152, 0.0722), parts))
 
 
@@ -230,10 +250,8 @@ def test_contrast_of_known_colours():
 
 
 def test_a_form_without_its_kind_in_the_name_keeps_it():
-    assert FormRow('Core ML fp16, palettized · palettize4').short == \
-        'palettize4'
+    assert FormRow('Core ML fp16, palettized · palettize4').short == 'palettize4'
     assert FormRow('Core ML fp16, int8').short == 'int8'
     assert FormRow('Core ML fp16').short == 'fp16'
-    assert FormRow('Core ML fp16, 3 x int8, 1 x palettize4').short == \
-        'several schemes'
+    assert FormRow('Core ML fp16, 3 x int8, 1 x palettize4').short == 'several schemes'
     assert FormRow('branches (torch, fp32)').short == 'branches'

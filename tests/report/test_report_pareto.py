@@ -1,4 +1,5 @@
 """Size against accuracy: the right frontier, and labels that can be read."""
+
 import itertools
 from dataclasses import replace
 
@@ -9,27 +10,22 @@ from hypothesis import strategies as st
 from matplotlib.text import Text
 from report_kit import bare, sample
 
-from mmpretrain_mobileone_ext.report import (
-    Candidate,
-    FormRow,
-    ReportData,
-    pareto,
-)
+from mmpretrain_mobileone_ext.report import Candidate, FormRow, ReportData, pareto
 from mmpretrain_mobileone_ext.report.plots import WIDTHS, figure, style
 
-LENGTHS = ('int8', 'palettize4', 'fp16', 'branches', 'folded', 'fp32',
-           'pruned', 'joint')
+LENGTHS = ('int8', 'palettize4', 'fp16', 'branches', 'folded', 'fp32', 'pruned', 'joint')
 
 
 def data(*values):
     """Forms of (size, top1)."""
-    forms = tuple(FormRow(LENGTHS[i % len(LENGTHS)] + str(i), 'coreml', 'f',
-                          size, top1) for i, (size, top1) in enumerate(values))
+    forms = tuple(
+        FormRow(LENGTHS[i % len(LENGTHS)] + str(i), 'coreml', 'f', size, top1)
+        for i, (size, top1) in enumerate(values)
+    )
     return ReportData('t', forms, 'images', 10, reference=forms[0].form)
 
 
-@given(st.lists(st.tuples(st.integers(1, 40), st.integers(0, 40)),
-                min_size=1, max_size=9))
+@given(st.lists(st.tuples(st.integers(1, 40), st.integers(0, 40)), min_size=1, max_size=9))
 def test_the_frontier_is_what_no_other_form_beats(values):
     points = pareto.pareto_points(data(*values))
     assert len(points) == len(values)
@@ -37,9 +33,12 @@ def test_the_frontier_is_what_no_other_form_beats(values):
         beaten = any(
             (q.size_bytes <= p.size_bytes and q.value > p.value)
             or (q.size_bytes < p.size_bytes and q.value >= p.value)
-            for q in points)
-        twin = any(q is not p and q.frontier and (q.size_bytes, q.value) == (
-            p.size_bytes, p.value) for q in points)
+            for q in points
+        )
+        twin = any(
+            q is not p and q.frontier and (q.size_bytes, q.value) == (p.size_bytes, p.value)
+            for q in points
+        )
         assert p.frontier == (not beaten and not twin)
 
 
@@ -53,10 +52,11 @@ def test_checks_and_unscored_forms_are_left_out_and_candidates_are_in():
 
 
 def test_without_labels_the_picture_shows_agreement():
-    rows = (FormRow('a', 'torch', '', 10, None, None, 100.0),
-            FormRow('b', 'coreml', '', 5, None, None, 98.0))
-    found = ReportData('t', rows, 'noise', 16, candidates=(
-        Candidate('c', 3, None, 91.0, False), ))
+    rows = (
+        FormRow('a', 'torch', '', 10, None, None, 100.0),
+        FormRow('b', 'coreml', '', 5, None, None, 98.0),
+    )
+    found = ReportData('t', rows, 'noise', 16, candidates=(Candidate('c', 3, None, 91.0, False),))
     assert [p.value for p in pareto.pareto_points(found)] == [91, 98, 100]
 
 
@@ -64,9 +64,10 @@ def test_without_labels_the_picture_shows_agreement():
 @pytest.mark.parametrize('seed', range(3))
 def test_no_label_covers_another_or_a_mark_or_is_cut_off(seed, width):
     rng = np.random.default_rng(seed)
-    values = [(int(10**rng.uniform(4.3, 6)),
-               rng.choice([40.0, 91.5, 92.25, 92.5, 92.75]))
-              for _ in range(10)]
+    values = [
+        (int(10 ** rng.uniform(4.3, 6)), rng.choice([40.0, 91.5, 92.25, 92.5, 92.75]))
+        for _ in range(10)
+    ]
     boxes, marks, frame = drawn(data(*values), width)
     for one, other in itertools.combinations(boxes, 2):
         assert area(one, other) == 0
@@ -82,8 +83,16 @@ def test_labels_where_they_come_first_would_cover_each_other(monkeypatch):
 
 
 def test_labels_of_a_usual_report_are_all_free():
-    values = [(450, 93.9), (417, 93.9), (445, 93.9), (239, 93.9), (145, 93.8),
-              (116, 93.4), (89, 72.7), (61, 9.7)]
+    values = [
+        (450, 93.9),
+        (417, 93.9),
+        (445, 93.9),
+        (239, 93.9),
+        (145, 93.8),
+        (116, 93.4),
+        (89, 72.7),
+        (61, 9.7),
+    ]
     found = data(*((size * 1024, top1) for size, top1 in values))
     for width in WIDTHS:
         boxes, _, _ = drawn(found, width)
@@ -124,11 +133,11 @@ def size_of(box):
 
 
 def test_steps_of_a_search_are_marks_without_names():
-    tried = tuple(Candidate(f'{i} x int8, 1 x palettize4', 900 + 10 * i, 90.0,
-                            None, True) for i in range(30))
+    tried = tuple(
+        Candidate(f'{i} x int8, 1 x palettize4', 900 + 10 * i, 90.0, None, True) for i in range(30)
+    )
     same = Candidate('none', 2000, 90.5, None, True)
-    found = replace(data((2000, 90.5), (1000, 90.2)),
-                    candidates=(*tried, same))
+    found = replace(data((2000, 90.5), (1000, 90.2)), candidates=(*tried, same))
     points = pareto.pareto_points(found)
     assert sum(p.kind == 'tried' for p in points) == 30
     assert len(points) == 32

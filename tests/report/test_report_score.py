@@ -1,4 +1,5 @@
 """Figures of forms against NumPy, on probabilities that are known."""
+
 import math
 
 import numpy as np
@@ -9,12 +10,7 @@ from mmpretrain_mobileone_ext.errors import MobileOneExtError, ProgramError
 from mmpretrain_mobileone_ext.export.data import Images
 from mmpretrain_mobileone_ext.report import FormRow
 from mmpretrain_mobileone_ext.report.forms import Form
-from mmpretrain_mobileone_ext.report.score import (
-    Scores,
-    parity_checks,
-    score,
-    scored_rows,
-)
+from mmpretrain_mobileone_ext.report.score import Scores, parity_checks, score, scored_rows
 
 COUNT, CLASSES = 40, 8
 
@@ -26,8 +22,7 @@ def table(seed):
 
 
 REFERENCE, OTHER = table(0), table(1)
-LABELS = torch.from_numpy(np.random.default_rng(2).integers(
-    0, CLASSES, COUNT))
+LABELS = torch.from_numpy(np.random.default_rng(2).integers(0, CLASSES, COUNT))
 
 
 class Dealt(Images):
@@ -46,8 +41,7 @@ IMAGES = Dealt('dealt', (1, 1, 1, 1))
 
 
 def form(name, found, tolerance=None, note=''):
-    return Form(FormRow(name, note=note),
-                found and (lambda pixels: found(pixels)), tolerance)
+    return Form(FormRow(name, note=note), found and (lambda pixels: found(pixels)), tolerance)
 
 
 def looked_up(found):
@@ -55,34 +49,37 @@ def looked_up(found):
 
 
 def ranked(forms):
-    return {r.form: r for r in scored_rows(
-        forms, score(forms, IMAGES, lambda n: None))}
+    return {r.form: r for r in scored_rows(forms, score(forms, IMAGES, lambda n: None))}
 
 
 def test_figures_are_numpys():
-    rows = ranked([form('a', looked_up(REFERENCE)),
-                   form('b', looked_up(OTHER))])
+    rows = ranked([form('a', looked_up(REFERENCE)), form('b', looked_up(OTHER))])
     labels = LABELS.numpy()
     for name, found in (('a', REFERENCE), ('b', OTHER)):
         order = np.argsort(-found.numpy(), 1)
-        assert rows[name].top1 == pytest.approx(
-            100 * np.mean(order[:, 0] == labels))
+        assert rows[name].top1 == pytest.approx(100 * np.mean(order[:, 0] == labels))
         assert rows[name].top5 == pytest.approx(
-            100 * np.mean((order[:, :5] == labels[:, None]).any(1)))
+            100 * np.mean((order[:, :5] == labels[:, None]).any(1))
+        )
     same = OTHER.argmax(1).eq(REFERENCE.argmax(1)).double().mean()
     assert rows['b'].agreement == pytest.approx(100 * float(same))
     error = (OTHER - REFERENCE).numpy()
     assert rows['b'].psnr_db == pytest.approx(
-        10 * math.log10(REFERENCE.max()**2 / np.mean(error**2)))
+        10 * math.log10(REFERENCE.max() ** 2 / np.mean(error**2))
+    )
     assert (rows['a'].agreement, rows['a'].psnr_db) == (100.0, None)
 
 
 def test_figures_move_with_one_image():
     changed = REFERENCE.clone()
     changed[7] = changed[7].roll(1)
-    rows = ranked([form('a', looked_up(REFERENCE)),
-                   form('b', looked_up(changed)),
-                   form('c', looked_up(REFERENCE))])
+    rows = ranked(
+        [
+            form('a', looked_up(REFERENCE)),
+            form('b', looked_up(changed)),
+            form('c', looked_up(REFERENCE)),
+        ]
+    )
     assert rows['b'].agreement == pytest.approx(100 * (COUNT - 1) / COUNT)
     assert rows['c'].agreement == 100.0
     assert rows['c'].psnr_db == math.inf
@@ -97,7 +94,7 @@ def test_few_classes_have_no_top5():
 
 def test_without_labels_nothing_is_right_or_wrong():
     scores = Scores({'a': REFERENCE, 'b': OTHER}, None)
-    row, = scored_rows([form('b', looked_up(OTHER))], scores)
+    (row,) = scored_rows([form('b', looked_up(OTHER))], scores)
     assert row.top1 is None
     assert row.agreement is not None
 
@@ -107,8 +104,7 @@ def test_a_form_that_fails_is_listed_with_its_reason():
     def fail(pixels):
         raise ProgramError('takes another size')
 
-    rows = ranked([form('a', fail, note='first'),
-                   form('b', looked_up(REFERENCE)), form('c', None)])
+    rows = ranked([form('a', fail, note='first'), form('b', looked_up(REFERENCE)), form('c', None)])
     assert rows['a'].note == 'first; not scored: takes another size'
     assert rows['b'].agreement == 100.0  # it is the reference now
     assert rows['c'].note == 'not scored: no class probabilities'
@@ -139,10 +135,12 @@ def test_progress_counts_every_image():
 
 def test_bounds_are_checked_on_what_was_measured():
     near = REFERENCE + 1e-4 * OTHER
-    forms = [form('a', looked_up(REFERENCE), 'export-fp16'),
-             form('b', looked_up(near), 'export-fp16'),
-             form('c', looked_up(OTHER), 'export-fp16'),
-             form('d', looked_up(OTHER))]
+    forms = [
+        form('a', looked_up(REFERENCE), 'export-fp16'),
+        form('b', looked_up(near), 'export-fp16'),
+        form('c', looked_up(OTHER), 'export-fp16'),
+        form('d', looked_up(OTHER)),
+    ]
     scores = score(forms, IMAGES, lambda n: None)
     found = {c.form: c for c in parity_checks(forms, scores)}
     assert sorted(found) == ['b', 'c']

@@ -1,4 +1,5 @@
 """Figures as text."""
+
 import math
 
 import pytest
@@ -6,10 +7,20 @@ import pytest
 from mmpretrain_mobileone_ext.utils import text as wording
 
 
-@pytest.mark.parametrize(('value', 'text'), [
-    (None, '\u2013'), (0, '0 B'), (1023, '1023 B'), (1024, '1 KiB'),
-    (60_465, '59.0 KiB'), (320_880, '313 KiB'), (2**20, '1 MiB'),
-    (4_500_000, '4.3 MiB'), (500 * 2**20, '500 MiB')])
+@pytest.mark.parametrize(
+    ('value', 'text'),
+    [
+        (None, '\u2013'),
+        (0, '0 B'),
+        (1023, '1023 B'),
+        (1024, '1 KiB'),
+        (60_465, '59.0 KiB'),
+        (320_880, '313 KiB'),
+        (2**20, '1 MiB'),
+        (4_500_000, '4.3 MiB'),
+        (500 * 2**20, '500 MiB'),
+    ],
+)
 def test_sizes(value, text):
     assert wording.size(value).replace('\u00a0', ' ') == text
 

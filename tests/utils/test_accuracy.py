@@ -1,4 +1,5 @@
 """What a form loses against another, and what images can say about it."""
+
 import json
 
 import pytest
@@ -16,8 +17,9 @@ from mmpretrain_mobileone_ext.utils.text import interval_of, share, worth
 
 
 def answers(reference, candidate, labels=None):
-    return Answers(*(None if v is None else torch.tensor(v)
-                     for v in (reference, candidate, labels)))
+    return Answers(
+        *(None if v is None else torch.tensor(v) for v in (reference, candidate, labels))
+    )
 
 
 def test_losses_are_counted_image_by_image():
@@ -37,23 +39,27 @@ def test_without_labels_the_networks_count():
     assert (found.lost, found.gained) == (1, 0)
 
 
-@pytest.mark.parametrize(('lost', 'gained', 'images', 'bound', 'changed',
-                          'level'), [
-    (0, 0, 10_000, 0.5, 0, 'good'),
-    (30, 0, 10_000, 0.5, 30, 'good'),
-    (0, 0, 540, 0.5, 0, 'warn'),      # up to 0.71 points
-    (0, 0, 540, 1.0, 0, 'good'),
-    (0, 0, 56, 2.0, 0, 'warn'),
-    (2, 2, 56, 2.0, 5, 'warn'),       # the issue's: no 'keeps the accuracy'
-    (2, 2, 56, 90.0, 5, 'good'),
-    (2, 0, 56, 2.0, 2, 'bad'),
-    (300, 300, 10_000, 2.0, 900, 'warn'),  # a balance, however exact
-    (60, 0, 10_000, 0.5, 60, 'bad')])
+@pytest.mark.parametrize(
+    ('lost', 'gained', 'images', 'bound', 'changed', 'level'),
+    [
+        (0, 0, 10_000, 0.5, 0, 'good'),
+        (30, 0, 10_000, 0.5, 30, 'good'),
+        (0, 0, 540, 0.5, 0, 'warn'),  # up to 0.71 points
+        (0, 0, 540, 1.0, 0, 'good'),
+        (0, 0, 56, 2.0, 0, 'warn'),
+        (2, 2, 56, 2.0, 5, 'warn'),  # the issue's: no 'keeps the accuracy'
+        (2, 2, 56, 90.0, 5, 'good'),
+        (2, 0, 56, 2.0, 2, 'bad'),
+        (300, 300, 10_000, 2.0, 900, 'warn'),  # a balance, however exact
+        (60, 0, 10_000, 0.5, 60, 'bad'),
+    ],
+)
 def test_levels(lost, gained, images, bound, changed, level):
     found = Verdict(Loss(lost, gained, images), bound, 'max-drop', changed)
     assert found.level == level
     assert ('be sure' in found.words) == (
-        found.uncertain and not found.beyond and not found.restless)
+        found.uncertain and not found.beyond and not found.restless
+    )
 
 
 def test_what_the_form_before_changed_is_not_counted_again():
@@ -95,5 +101,4 @@ def test_words():
     assert share(100.0, 56, ' %') == '100.00 % [93.6, 100.0]'
     assert share(None, 56) == '\u2013'
     assert interval_of(50.0, 0) is None
-    assert Loss(0, 0, 540).words == \
-        '0.00 points (95 % interval -0.71 to 0.71)'
+    assert Loss(0, 0, 540).words == '0.00 points (95 % interval -0.71 to 0.71)'

@@ -1,4 +1,5 @@
 """Killed at any step, a process leaves the old or the new thing whole."""
+
 import os
 import shutil
 import signal
@@ -13,8 +14,7 @@ from mmpretrain_mobileone_ext.utils import files as atomic
 from mmpretrain_mobileone_ext.utils import files as atomic_file
 from mmpretrain_mobileone_ext.utils.files import exchange, install, workspace
 
-pytestmark = pytest.mark.skipif(
-    not hasattr(os, 'fork'), reason='processes are forked and killed')
+pytestmark = pytest.mark.skipif(not hasattr(os, 'fork'), reason='processes are forked and killed')
 NAMES = pytest.mark.parametrize('name', ['m.mlpackage', 'm.mlmodel'])
 
 
@@ -38,8 +38,11 @@ def content(path):
     """'old', 'new' or None; fails for anything that is neither."""
     if not path.exists():
         return None
-    files = [path] if path.is_file() else [
-        path / n for n in ('Manifest.json', 'Data/model', 'Data/weights/w')]
+    files = (
+        [path]
+        if path.is_file()
+        else [path / n for n in ('Manifest.json', 'Data/model', 'Data/weights/w')]
+    )
     (text,) = {f.read_text() for f in files}
     return text
 
@@ -98,8 +101,7 @@ def test_killed_at_every_step_of_a_first_time(tmp_path, name):
     assert set(seen) == {None, 'new'}
 
 
-def test_old_package_comes_back_if_the_new_cannot_move(tmp_path,
-                                                       monkeypatch):
+def test_old_package_comes_back_if_the_new_cannot_move(tmp_path, monkeypatch):
     target = make(tmp_path / 'm.mlpackage', 'old')
     made = make(tmp_path / 'w/m.mlpackage', 'new')
     rename = os.rename
@@ -118,8 +120,7 @@ def test_old_package_comes_back_if_the_new_cannot_move(tmp_path,
     assert sorted(os.listdir(tmp_path)) == ['m.mlpackage', 'w']
 
 
-@pytest.mark.skipif(sys.platform not in ('linux', 'darwin'),
-                    reason='the system swaps no names')
+@pytest.mark.skipif(sys.platform not in ('linux', 'darwin'), reason='the system swaps no names')
 def test_exchange(tmp_path):
     one, other = make(tmp_path / 'a.mlpackage', 'a'), tmp_path / 'b'
     other.write_text('b')

@@ -1,4 +1,5 @@
 """One file: the old one or the whole new one, whatever happens."""
+
 import errno
 import os
 import signal
@@ -49,8 +50,7 @@ def test_an_interruption_leaves_the_old_file(path, error):
 
 @pytest.mark.parametrize('call', ['fsync', 'replace'])
 @pytest.mark.parametrize('kind', [MobileOneExtError, CheckpointError])
-def test_a_full_disk_is_an_error_of_the_callers_kind(path, call, kind,
-                                                     monkeypatch):
+def test_a_full_disk_is_an_error_of_the_callers_kind(path, call, kind, monkeypatch):
     def full(*args):
         raise OSError(errno.ENOSPC, 'No space left on device')
 
@@ -74,10 +74,8 @@ def test_a_missing_folder_is_not_made(tmp_path):
 
 
 @pytest.mark.skipif(not hasattr(os, 'fork'), reason='a fork is killed')
-@pytest.mark.parametrize('number', [
-    signal.SIGKILL, signal.SIGTERM, signal.SIGHUP])
-def test_a_killed_process_leaves_the_old_file_and_nothing_for_ever(
-        path, number):
+@pytest.mark.parametrize('number', [signal.SIGKILL, signal.SIGTERM, signal.SIGHUP])
+def test_a_killed_process_leaves_the_old_file_and_nothing_for_ever(path, number):
     def write(made):
         made.write_text('half')
         os.kill(os.getpid(), number)

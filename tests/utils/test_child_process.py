@@ -1,4 +1,5 @@
 """No child, and no child's child, lives on when its parent has ended."""
+
 import os
 import signal
 import subprocess
@@ -11,7 +12,8 @@ from mmpretrain_mobileone_ext.utils import processes as child_process
 from mmpretrain_mobileone_ext.utils.processes import ChildProcess, run_child
 
 pytestmark = pytest.mark.skipif(
-    not os.path.isdir('/proc/self'), reason='processes are found in /proc')
+    not os.path.isdir('/proc/self'), reason='processes are found in /proc'
+)
 #: The issue's bound, in seconds.
 SOON = 2.0
 #: A child with a child of its own and a forked one.
@@ -38,12 +40,15 @@ import os, signal, subprocess, sys
 sys.path.append({os.path.dirname(child_process.__file__)!r})
 from child_process import ChildProcess
 """
-PARENT = IMPORT + """
+PARENT = (
+    IMPORT
+    + """
 with ChildProcess([sys.executable, '-c', sys.argv[1], *sys.argv[2:]],
                   stdout=subprocess.PIPE, text=True) as child:
     for line in child.stdout:
         os.write(1, line.encode())
 """
+)
 #: Guards within guards.
 NESTED = f"""
 import sys
@@ -52,10 +57,8 @@ sys.argv[1:] = [{TREE!r}]
 """
 
 
-@pytest.mark.parametrize('number', [
-    signal.SIGKILL, signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
-@pytest.mark.parametrize('argv', [[TREE], [TREE, 'deaf'], [NESTED]],
-                         ids=['tree', 'deaf', 'nested'])
+@pytest.mark.parametrize('number', [signal.SIGKILL, signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
+@pytest.mark.parametrize('argv', [[TREE], [TREE, 'deaf'], [NESTED]], ids=['tree', 'deaf', 'nested'])
 def test_all_end_with_the_parent(number, argv):
     env = marked_env()
     parent = start([sys.executable, '-c', PARENT, *argv], env)
@@ -87,24 +90,28 @@ def test_a_parent_killed_while_it_starts_a_child():
     env = marked_env()
     code = IMPORT + (
         f'child = ChildProcess([sys.executable, "-c", {TREE!r}])\n'
-        'os.kill(os.getpid(), signal.SIGKILL)')
+        'os.kill(os.getpid(), signal.SIGKILL)'
+    )
     subprocess.run([sys.executable, '-c', code], env=env, check=False)
     assert_gone(env, SOON)
 
 
 def test_an_error_in_the_block_lets_the_child_clean_up(tmp_path):
-    code = ('import signal, sys\n'
-            'try:\n'
-            '    print("up", flush=True)\n'
-            '    signal.pause()\n'
-            'finally:\n'
-            '    open(sys.argv[1], "w").close()')
+    code = (
+        'import signal, sys\n'
+        'try:\n'
+        '    print("up", flush=True)\n'
+        '    signal.pause()\n'
+        'finally:\n'
+        '    open(sys.argv[1], "w").close()'
+    )
     env = marked_env()
     command = [sys.executable, '-c', code, str(tmp_path / 'cleaned')]
 
     def fail():
-        with ChildProcess(command, stdout=subprocess.PIPE,
-                          stderr=subprocess.DEVNULL, env=env) as child:
+        with ChildProcess(
+            command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, env=env
+        ) as child:
             child.stdout.readline()
             raise ValueError('mine')
 
@@ -117,9 +124,7 @@ def test_an_error_in_the_block_lets_the_child_clean_up(tmp_path):
 @pytest.mark.parametrize('end', ['sys.exit(3)', 'os.kill(os.getpid(), 11)'])
 def test_what_a_child_leaves_behind_ends_with_it(end):
     env = marked_env()
-    code = ('import os, signal, sys\n'
-            f'if os.fork(): {end}\n'
-            'signal.pause()')
+    code = f'import os, signal, sys\nif os.fork(): {end}\nsignal.pause()'
     done = run_child([sys.executable, '-c', code], env=env)
     assert done.returncode == (3 if 'exit' in end else -signal.SIGSEGV)
     assert not living(env)
@@ -127,8 +132,7 @@ def test_what_a_child_leaves_behind_ends_with_it(end):
 
 def test_a_guard_that_is_ended_takes_its_child_along():
     env = marked_env()
-    with ChildProcess([sys.executable, '-c', TREE], stdout=subprocess.PIPE,
-                      env=env) as child:
+    with ChildProcess([sys.executable, '-c', TREE], stdout=subprocess.PIPE, env=env) as child:
         child.stdout.readline()
         os.kill(child.pid, signal.SIGTERM)
         assert child.wait() == -signal.SIGKILL
@@ -138,8 +142,7 @@ def test_a_guard_that_is_ended_takes_its_child_along():
 def test_a_run_in_full():
     code = 'import sys; print("out"); sys.stderr.buffer.write(b"\\xff")'
     done = run_child([sys.executable, '-c', code])
-    assert (done.returncode, done.stdout, done.stderr) == (
-        0, 'out\n', '\N{REPLACEMENT CHARACTER}')
+    assert (done.returncode, done.stdout, done.stderr) == (0, 'out\n', '\N{REPLACEMENT CHARACTER}')
 
 
 def test_a_child_that_takes_too_long_is_ended():
@@ -157,6 +160,5 @@ def test_what_is_no_program_is_told(tmp_path):
 
 
 def test_a_child_does_not_read_the_pipe():
-    done = run_child([sys.executable, '-c',
-                      'import sys; print(repr(sys.stdin.read()))'])
+    done = run_child([sys.executable, '-c', 'import sys; print(repr(sys.stdin.read()))'])
     assert done.stdout == "''\n"

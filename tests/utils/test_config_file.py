@@ -1,4 +1,5 @@
 """New-style configs, whose types are classes, come in as names."""
+
 import pytest
 from mmengine.config import Config
 from mmpretrain import get_model
@@ -59,10 +60,8 @@ def lazy(tmp_path):
 
 def types(value):
     if isinstance(value, dict):
-        return [item for key, item in value.items() if key == 'type'] + \
-            types(list(value.values()))
-    return [t for v in value for t in types(v)] \
-        if isinstance(value, (list, tuple)) else []
+        return [item for key, item in value.items() if key == 'type'] + types(list(value.values()))
+    return [t for v in value for t in types(v)] if isinstance(value, (list, tuple)) else []
 
 
 def test_mmpretrain_alone_cannot_build_it(lazy):
@@ -89,14 +88,16 @@ def test_it_builds_and_can_be_written_and_read_again(lazy, tmp_path):
     cfg.dump(written)
     again = read_config(written)
     assert sorted(types(again.to_dict())) == sorted(types(cfg.to_dict()))
-    assert {k: v.shape for k, v in get_model(again).state_dict().items()} == \
-        {k: v.shape for k, v in model.state_dict().items()}
+    assert {k: v.shape for k, v in get_model(again).state_dict().items()} == {
+        k: v.shape for k, v in model.state_dict().items()
+    }
 
 
 def test_options_merge_into_it(lazy):
     cfg = read_config(lazy)
-    cfg.merge_from_dict({'model.backbone.num_conv_branches': 3,
-                         'custom_hooks.0.type': 'EpochSeedHook'})
+    cfg.merge_from_dict(
+        {'model.backbone.num_conv_branches': 3, 'custom_hooks.0.type': 'EpochSeedHook'}
+    )
     assert cfg.model.backbone.num_conv_branches == 3
     assert cfg.custom_hooks[0].type == 'EpochSeedHook'
 
@@ -104,9 +105,10 @@ def test_options_merge_into_it(lazy):
 def test_variants_of_an_ablation_build(lazy):
     cfg = read_config(lazy)
     trials = {t.variant: t for t in grid_from(cfg.ablation).trials()}
-    kinds = {name: {type(m).__name__ for m in get_model(
-        _config_of(cfg, trial)).backbone.modules()}
-        for name, trial in trials.items()}
+    kinds = {
+        name: {type(m).__name__ for m in get_model(_config_of(cfg, trial)).backbone.modules()}
+        for name, trial in trials.items()
+    }
     assert 'ReLU6' in kinds['relu']
     assert 'SiLU' not in kinds['relu']
     assert 'SiLU' in kinds['silu']
@@ -129,7 +131,6 @@ def test_a_type_that_no_name_leads_to_stays():
     class Local:
         pass
 
-    cfg = types_by_name(Config(dict(a=dict(type=Local),
-                                    b=dict(type=nn.ReLU))))
+    cfg = types_by_name(Config(dict(a=dict(type=Local), b=dict(type=nn.ReLU))))
     assert cfg.a.type is Local
     assert cfg.b.type == 'torch.nn.modules.activation.ReLU'

@@ -1,4 +1,5 @@
 """A clone whose symbolic links are text files, as git makes on Windows."""
+
 import json
 import os
 import shutil
@@ -46,8 +47,8 @@ def clone(tmp_path_factory):
     root = tmp_path_factory.mktemp('clone')
     for name in (PACKAGE, 'configs', 'tools'):
         shutil.copytree(
-            ROOT / name, root / name, symlinks=True,
-            ignore=shutil.ignore_patterns('__pycache__'))
+            ROOT / name, root / name, symlinks=True, ignore=shutil.ignore_patterns('__pycache__')
+        )
     for name in ('model-index.yml', 'requirements-tested.txt'):
         shutil.copy(ROOT / name, root)
     links = [p for p in (root / PACKAGE).rglob('*') if p.is_symlink()]
@@ -56,7 +57,11 @@ def clone(tmp_path_factory):
         link.unlink()
         link.write_text(target, 'utf-8')
     assert {p.name for p in links} == {
-        'configs', 'tools', 'model-index.yml', 'requirements-tested.txt'}
+        'configs',
+        'tools',
+        'model-index.yml',
+        'requirements-tested.txt',
+    }
     return root
 
 
@@ -64,15 +69,20 @@ def test_it_imports_resolves_configs_and_runs_tools(clone, tmp_path):
     configs = []
     # One that the model index names, one that it does not, one that is not
     # there.
-    for name in ('mobileone/mobileone-ext-s2_8xb32_in1k.py',
-                 'finetune/mobileone-s0_finetune_image-folder.py',
-                 'digits/nothing.py'):
+    for name in (
+        'mobileone/mobileone-ext-s2_8xb32_in1k.py',
+        'finetune/mobileone-s0_finetune_image-folder.py',
+        'digits/nothing.py',
+    ):
         configs.append(tmp_path / Path(name).name)
         configs[-1].write_text(f'_base_ = "{PACKAGE}::{name}"\n', 'utf-8')
     done = subprocess.run(
-        [sys.executable, '-c', USE, *map(str, configs)], cwd=tmp_path,
-        env={**os.environ, 'PYTHONPATH': str(clone)}, encoding='utf-8',
-        capture_output=True)
+        [sys.executable, '-c', USE, *map(str, configs)],
+        cwd=tmp_path,
+        env={**os.environ, 'PYTHONPATH': str(clone)},
+        encoding='utf-8',
+        capture_output=True,
+    )
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout.splitlines()[-1])
     assert Path(found['package']).parent == clone / PACKAGE

@@ -1,4 +1,5 @@
 """An error in a small output is not hidden by a large one."""
+
 from __future__ import annotations
 
 import math
@@ -35,10 +36,10 @@ def test_figures_come_from_different_outputs():
 def test_one_output_is_compared_as_ever():
     scores = torch.rand(5, 3)
     other = scores.flip(1)
-    assert worst(scores, other, classes=True) == \
-        compare(scores, other, classes=True)
-    assert worst({'p': scores}, {'p': scores}, classes=True) == \
-        compare(scores, scores, classes=True)
+    assert worst(scores, other, classes=True) == compare(scores, other, classes=True)
+    assert worst({'p': scores}, {'p': scores}, classes=True) == compare(
+        scores, scores, classes=True
+    )
 
 
 def test_what_is_not_finite_is_worst():
@@ -47,8 +48,7 @@ def test_what_is_not_finite_is_worst():
         assert math.isnan(worst([SMALL, SMALL], order).relative)
 
 
-@pytest.mark.parametrize('other', [
-    [SMALL], {'0': SMALL, 'x': LARGE}, [], [LARGE, SMALL]])
+@pytest.mark.parametrize('other', [[SMALL], {'0': SMALL, 'x': LARGE}, [], [LARGE, SMALL]])
 def test_outputs_that_differ(other):
     with pytest.raises(ParityError, match='outputs differ'):
         worst([SMALL, LARGE], other)

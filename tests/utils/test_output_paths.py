@@ -1,11 +1,10 @@
 """Outputs that would overwrite each other, or what is read."""
+
 from __future__ import annotations
 
 import pytest
 
-from mmpretrain_mobileone_ext.commands.benchmark.training.run import (
-    run as benchmark,
-)
+from mmpretrain_mobileone_ext.commands.benchmark.training.run import run as benchmark
 from mmpretrain_mobileone_ext.commands.report import run as report
 from mmpretrain_mobileone_ext.coreml.swift import write_swift_package
 from mmpretrain_mobileone_ext.errors import ExportError, MobileOneExtError
@@ -20,8 +19,15 @@ def refused(outputs, inputs=(), **options):
     return str(caught.value)
 
 
-PAIRS = [('m', 'm'), ('m', './m'), ('m', 'm/in/it'), ('m/in', 'm'),
-         ('m', 'other/../m'), ('link/x', 'm/x'), ('link', 'm/x')]
+PAIRS = [
+    ('m', 'm'),
+    ('m', './m'),
+    ('m', 'm/in/it'),
+    ('m/in', 'm'),
+    ('m', 'other/../m'),
+    ('link/x', 'm/x'),
+    ('link', 'm/x'),
+]
 
 
 @pytest.mark.parametrize(('one', 'other'), PAIRS)
@@ -43,7 +49,7 @@ def test_inputs(tmp_path):
     inputs = {'checkpoint': str(file), 'config': object()}
     assert 'checkpoint' in refused({'out': file}, inputs)
     assert 'hold' in refused({'swift': file.parent}, inputs)
-    check_apart({'report': file.parent}, inputs, shared=('report', ))
+    check_apart({'report': file.parent}, inputs, shared=('report',))
     check_apart({'out': file.parent / 'new.pth'}, inputs)
     check_apart({'out': 'not-there.py'}, {'config': 'not-there.py'})
 
@@ -53,8 +59,7 @@ def test_nothing_is_written_into_a_package(tmp_path):
     check_apart({'out': package}, {}, package='out')
     for inner in (package, package / 'Data'):
         assert 'Core ML package' in refused({'report': inner})
-    assert 'Core ML' in refused({'out': package / 'n.mlpackage'},
-                                package='out')
+    assert 'Core ML' in refused({'out': package / 'n.mlpackage'}, package='out')
 
 
 @pytest.mark.parametrize('option', ['swift', 'report'])
@@ -64,13 +69,11 @@ def test_export(tmp_path, option, name):
     (tmp_path / 'm.mlpackage').mkdir()
     (tmp_path / 'm.mlpackage' / 'Manifest.json').touch()
     with pytest.raises(ExportError, match=f'out is .* {option} is'):
-        ExportOptions(out=tmp_path / 'm.mlpackage', force=True,
-                      **{option: tmp_path / name})
+        ExportOptions(out=tmp_path / 'm.mlpackage', force=True, **{option: tmp_path / name})
 
 
 def test_export_beside(tmp_path):
-    asked = ExportOptions(out=tmp_path / 'm.mlpackage',
-                          report=tmp_path, force=True)
+    asked = ExportOptions(out=tmp_path / 'm.mlpackage', report=tmp_path, force=True)
     assert asked.report == tmp_path
 
 

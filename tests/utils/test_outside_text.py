@@ -1,4 +1,5 @@
 """Hostile names through every sink, each read by somebody else's reader."""
+
 import csv
 import io
 import os
@@ -49,8 +50,9 @@ def test_printable_text_is_shown_as_it_is(text):
 
 def printed(console_type, *values, **options):
     stream = io.StringIO()
-    console = console_type(file=stream, width=1000, force_terminal=True,
-                           color_system=None, **options)
+    console = console_type(
+        file=stream, width=1000, force_terminal=True, color_system=None, **options
+    )
     for value in values:
         console.print(value)
     return stream.getvalue()
@@ -101,8 +103,7 @@ GFM = MarkdownIt('commonmark').enable(['table', 'strikethrough'])
 def cells(text):
     """The inline content of every cell, as (types, text) of its tokens."""
     found = [t for t in GFM.parse(text) if t.type == 'inline']
-    return [([c.type for c in t.children],
-             ''.join(c.content for c in t.children)) for t in found]
+    return [([c.type for c in t.children], ''.join(c.content for c in t.children)) for t in found]
 
 
 @pytest.mark.parametrize('escape', [markdown, markdown_code])
@@ -112,13 +113,18 @@ def test_a_markdown_cell_is_text(escape):
             continue  # an empty cell
         text = f'| a | b |\n|---|---|\n| {escape(name)} | last |\n'
         _, _, (types, content), last = cells(text)
-        allowed = {'text', 'text_special'} if escape is markdown else \
-            {'text', 'text_special', 'code_inline', 'html_inline'}
+        allowed = (
+            {'text', 'text_special'}
+            if escape is markdown
+            else {'text', 'text_special', 'code_inline', 'html_inline'}
+        )
         assert set(types) <= allowed, name
-        content = content.replace('<code>', '').replace('</code>', '') \
-            if 'html_inline' in types else content
-        assert content == (shown(name) if 'html_inline' in types
-                           else shown(name).strip()), name
+        content = (
+            content.replace('<code>', '').replace('</code>', '')
+            if 'html_inline' in types
+            else content
+        )
+        assert content == (shown(name) if 'html_inline' in types else shown(name).strip()), name
         assert last == (['text'], 'last'), name
 
 
@@ -152,15 +158,13 @@ def test_a_shell_splits_a_command_into_its_words(tmp_path):
     words = [name for name in NAMES if '\ud83d' not in name]
     command = shell_command(['printf', r'%s\0', *words])
     assert command.isprintable()
-    done = subprocess.run(['bash', '-c', command], cwd=tmp_path,
-                          capture_output=True, check=True)
+    done = subprocess.run(['bash', '-c', command], cwd=tmp_path, capture_output=True, check=True)
     assert done.stdout.split(b'\0')[:-1] == [os.fsencode(w) for w in words]
     assert not done.stderr
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_script_gets_the_exact_path_a_terminal_a_visible_one(
-        capfdbinary, monkeypatch):
+def test_a_script_gets_the_exact_path_a_terminal_a_visible_one(capfdbinary, monkeypatch):
     path = 'a\x1b[1m\udc80'
     print_path(path)
     assert capfdbinary.readouterr().out == b'a\x1b[1m\x80\n'

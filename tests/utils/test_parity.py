@@ -1,4 +1,5 @@
 """Comparing two outputs: figures by hand, and what must not pass."""
+
 import json
 import math
 
@@ -32,7 +33,7 @@ def test_figures_are_those_of_numpy(pairs):
 
 
 def test_psnr_is_that_of_the_textbook():
-    found = compare(torch.tensor([[0., 255.]]), torch.tensor([[0., 254.]]))
+    found = compare(torch.tensor([[0.0, 255.0]]), torch.tensor([[0.0, 254.0]]))
     assert found.psnr_db == pytest.approx(10 * math.log10(255**2 / 0.5))
 
 
@@ -51,21 +52,24 @@ def test_agreement_counts_samples():
 
 
 def test_nested_outputs_are_flattened():
-    a = dict(x=torch.ones(2, 3), y=[torch.ones(2), (torch.ones(2, 1), )])
-    b = dict(x=torch.ones(2, 3), y=[torch.ones(2), (torch.zeros(2, 1), )])
+    a = dict(x=torch.ones(2, 3), y=[torch.ones(2), (torch.ones(2, 1),)])
+    b = dict(x=torch.ones(2, 3), y=[torch.ones(2), (torch.zeros(2, 1),)])
     found = compare(a, b)
     assert found.num_samples == 2
     assert found.relative == pytest.approx(math.sqrt(2 / 10))
 
 
-@pytest.mark.parametrize(('a', 'b'), [
-    (torch.ones(2, 3), torch.ones(3, 2)),
-    (torch.ones(2), [torch.ones(2), torch.ones(2)]),
-    ([], []),
-    (None, torch.ones(2)),
-    (dict(a=torch.ones(2)), dict(b=torch.ones(2))),
-    ([torch.ones(2), None], [torch.ones(2), torch.ones(2)]),
-])
+@pytest.mark.parametrize(
+    ('a', 'b'),
+    [
+        (torch.ones(2, 3), torch.ones(3, 2)),
+        (torch.ones(2), [torch.ones(2), torch.ones(2)]),
+        ([], []),
+        (None, torch.ones(2)),
+        (dict(a=torch.ones(2)), dict(b=torch.ones(2))),
+        ([torch.ones(2), None], [torch.ones(2), torch.ones(2)]),
+    ],
+)
 def test_structures_must_match(a, b):
     with pytest.raises(ParityError):
         compare(a, b)
@@ -78,7 +82,7 @@ def test_dicts_are_compared_by_key():
 
 @pytest.mark.parametrize('value', [math.nan, math.inf])
 def test_what_is_not_finite_never_passes(value):
-    good, bad = torch.ones(2, 2), torch.tensor([[1., value], [1., 1.]])
+    good, bad = torch.ones(2, 2), torch.tensor([[1.0, value], [1.0, 1.0]])
     with pytest.raises(ParityError, match='not finite'):
         compare(bad, bad)
     found = compare(good, bad)
@@ -106,8 +110,7 @@ def test_agreement_is_counted_in_samples_with_one_to_spare(samples, data):
         assert failed == (wrong > allowed)
 
 
-@pytest.mark.parametrize('dtype', [torch.float64, torch.float32,
-                                   torch.float16, torch.bfloat16])
+@pytest.mark.parametrize('dtype', [torch.float64, torch.float32, torch.float16, torch.bfloat16])
 def test_each_dtype_has_a_named_fold_tolerance(dtype):
     tolerance = fold_tolerance(dtype)
     assert tolerance is TOLERANCES[tolerance.name]

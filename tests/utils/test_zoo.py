@@ -1,4 +1,5 @@
 """Our models in mmpretrain's hub: names, figures, weights, from a wheel."""
+
 import subprocess
 import sys
 import sysconfig
@@ -18,8 +19,13 @@ ROOT = Path(__file__).resolve().parents[2]
 NAMES = list_models(f'{PREFIX}*')
 #: The paper's parameters and FLOPs in millions (tables 7 and 13); its FLOPs
 #: of S4 leave squeeze-and-excitation out.
-PAPER = {'s0': (2.1, 275), 's1': (4.8, 825), 's2': (7.8, 1299),
-         's3': (10.1, 1896), 's4': (14.8, 2978)}
+PAPER = {
+    's0': (2.1, 275),
+    's1': (4.8, 825),
+    's2': (7.8, 1299),
+    's3': (10.1, 1896),
+    's4': (14.8, 2978),
+}
 MICRO = {'mu0': (0.57, 68), 'mu1': (0.98, 139), 'mu2': (1.3, 214)}
 
 
@@ -39,20 +45,17 @@ def test_names():
 
 
 def slow_if(name, *starts):
-    variant = name[len(PREFIX):] if name.startswith(PREFIX) else name
+    variant = name[len(PREFIX) :] if name.startswith(PREFIX) else name
     marks = [pytest.mark.slow] if variant.startswith(starts) else []
     return pytest.param(name, marks=marks)
 
 
-@pytest.mark.parametrize(
-    'name', [slow_if(n, 's1', 's2', 's3', 's4') for n in NAMES])
+@pytest.mark.parametrize('name', [slow_if(n, 's1', 's2', 's3', 's4') for n in NAMES])
 def test_figures_are_those_of_the_folded_network(name):
-    shape = (3, 224, 224) if 'in1k' in name else \
-        (3, 32, 32) if 'digits' in name else (1, 28, 28)
+    shape = (3, 224, 224) if 'in1k' in name else (3, 32, 32) if 'digits' in name else (1, 28, 28)
     found = complexity(get_model(name), shape)
     known = metadata(name)
-    assert (known.flops, known.parameters) == (found['flops'],
-                                               found['params'])
+    assert (known.flops, known.parameters) == (found['flops'], found['params'])
 
 
 @pytest.mark.parametrize('variant', [slow_if(v, 's4') for v in PAPER])
@@ -60,15 +63,17 @@ def test_figures_are_the_papers_rounded(variant):
     parameters, flops = PAPER[variant]
     known = metadata(in1k(variant))
     assert round(known.parameters / 1e6, 1) == parameters
-    without_se = known.flops if variant != 's4' else \
-        complexity(get_model(in1k('s4'), backbone=dict(se_cfg=None)))['flops']
+    without_se = (
+        known.flops
+        if variant != 's4'
+        else complexity(get_model(in1k('s4'), backbone=dict(se_cfg=None)))['flops']
+    )
     assert round(without_se / 1e6) == flops
 
 
 def complexity(model, shape=(3, 224, 224)):
     model.switch_to_deploy()
-    return get_model_complexity_info(
-        model, input_shape=shape, show_table=False, show_arch=False)
+    return get_model_complexity_info(model, input_shape=shape, show_table=False, show_arch=False)
 
 
 @pytest.mark.parametrize('variant', MICRO)
@@ -93,28 +98,30 @@ def checkpoint(tmp_path_factory):
     model = get_model('mobileone-s0_8xb32_in1k')
     randomize_norms(model, seed=3)
     path = tmp_path_factory.mktemp('weights') / 's0.pth'
-    torch.save(dict(state_dict=model.state_dict(), meta=dict(
-        dataset_meta=dict(classes=[f'class {i}' for i in range(1000)]))),
-        path)
+    torch.save(
+        dict(
+            state_dict=model.state_dict(),
+            meta=dict(dataset_meta=dict(classes=[f'class {i}' for i in range(1000)])),
+        ),
+        path,
+    )
     return path
 
 
 def test_a_name_and_a_local_checkpoint_predict_as_mmpretrain(checkpoint):
-    image = np.random.default_rng(0).integers(
-        0, 256, (240, 260, 3)).astype(np.uint8)
+    image = np.random.default_rng(0).integers(0, 256, (240, 260, 3)).astype(np.uint8)
     results = []
     for name in (in1k('s0'), 'mobileone-s0_8xb32_in1k'):
         model = get_model(name, pretrained=str(checkpoint))
         results.append(inference_model(model, image))
-    np.testing.assert_allclose(*(r['pred_scores'] for r in results),
-                               rtol=1e-5, atol=1e-9)
+    np.testing.assert_allclose(*(r['pred_scores'] for r in results), rtol=1e-5, atol=1e-9)
     folded = get_model(in1k('s0'), pretrained=str(checkpoint))
     folded.switch_to_deploy()
     found = inference_model(folded, image)
     assert found['pred_class'] == results[0]['pred_class']
     np.testing.assert_allclose(
-        found['pred_scores'], results[0]['pred_scores'], rtol=1e-3,
-        atol=1e-7)
+        found['pred_scores'], results[0]['pred_scores'], rtol=1e-3, atol=1e-7
+    )
 
 
 FROM_WHEEL = """
@@ -134,20 +141,44 @@ print('parameters', sum(p.numel() for p in model.parameters()))
 def test_a_wheel_in_a_fresh_environment(checkpoint, tmp_path):
     run = dict(check=True, capture_output=True, text=True)
     subprocess.run(
-        [sys.executable, '-m', 'pip', 'wheel', '-q', '--no-deps',
-         '--no-build-isolation', '-w', str(tmp_path), str(ROOT)], **run)
-    wheel, = tmp_path.glob('*.whl')
+        [
+            sys.executable,
+            '-m',
+            'pip',
+            'wheel',
+            '-q',
+            '--no-deps',
+            '--no-build-isolation',
+            '-w',
+            str(tmp_path),
+            str(ROOT),
+        ],
+        **run,
+    )
+    (wheel,) = tmp_path.glob('*.whl')
     venv = tmp_path / 'venv'
     subprocess.run([sys.executable, '-m', 'venv', str(venv)], **run)
-    site, = venv.glob('lib/python*/site-packages')
+    (site,) = venv.glob('lib/python*/site-packages')
     # What it depends on is taken from here; only the wheel is new.
-    (site / 'base.pth').write_text('import site; site.addsitedir('
-                                   f'{sysconfig.get_path("purelib")!r})\n')
+    (site / 'base.pth').write_text(
+        f'import site; site.addsitedir({sysconfig.get_path("purelib")!r})\n'
+    )
     python = str(venv / 'bin/python')
-    subprocess.run([python, '-m', 'pip', 'install', '-q', '--no-deps',
-                    '--no-index', '--ignore-installed', str(wheel)], **run)
+    subprocess.run(
+        [
+            python,
+            '-m',
+            'pip',
+            'install',
+            '-q',
+            '--no-deps',
+            '--no-index',
+            '--ignore-installed',
+            str(wheel),
+        ],
+        **run,
+    )
     script = tmp_path / 'use.py'
-    script.write_text(FROM_WHEEL.format(
-        count=len(NAMES), checkpoint=str(checkpoint)))
+    script.write_text(FROM_WHEEL.format(count=len(NAMES), checkpoint=str(checkpoint)))
     done = subprocess.run([python, str(script)], **run, cwd=tmp_path)
     assert 'parameters 2078504' in done.stdout

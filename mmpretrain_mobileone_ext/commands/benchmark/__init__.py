@@ -5,6 +5,3 @@ torch; ``candidates``, ``step``, ``memory``, ``case``, ``exactness`` and
 ``sweep`` measure; ``present``, ``plot`` and ``files`` show and store; ``run``
 puts them together and ``cli`` reads the command line.
 """
-
-
-

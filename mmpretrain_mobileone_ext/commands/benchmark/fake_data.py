@@ -1,4 +1,5 @@
 """Networks and images that behave like real ones, for benchmarks."""
+
 from __future__ import annotations
 
 from pathlib import Path
@@ -22,17 +23,16 @@ _BIAS = 0.5
 def classifier_config(arch: str, size: int) -> dict[str, Any]:
     """Config of MobileOne with a head for 1000 classes."""
     with DefaultScope.overwrite_default_scope('mmpretrain'):
-        backbone = MODELS.build(
-            dict(type='ConfigurableMobileOne', arch=arch, deploy=True))
+        backbone = MODELS.build(dict(type='ConfigurableMobileOne', arch=arch, deploy=True))
         with torch.no_grad():
             channels = backbone.eval()(torch.zeros(1, 3, size, size))[-1]
     return dict(
         type='DeployableClassifier',
         backbone=dict(type='ConfigurableMobileOne', arch=arch),
         neck=dict(type='GlobalAveragePooling'),
-        head=dict(type='LinearClsHead', num_classes=CLASSES,
-                  in_channels=channels.shape[1]),
-        data_preprocessor=dict(mean=MEAN, std=STD, to_rgb=True))
+        head=dict(type='LinearClsHead', num_classes=CLASSES, in_channels=channels.shape[1]),
+        data_preprocessor=dict(mean=MEAN, std=STD, to_rgb=True),
+    )
 
 
 def build_classifier(config: dict[str, Any], size: int) -> nn.Module:
@@ -45,8 +45,7 @@ def build_classifier(config: dict[str, Any], size: int) -> nn.Module:
     Returns:
         In eval mode, branches not folded.
     """
-    with torch.random.fork_rng(devices=[]), \
-            DefaultScope.overwrite_default_scope('mmpretrain'):
+    with torch.random.fork_rng(devices=[]), DefaultScope.overwrite_default_scope('mmpretrain'):
         torch.manual_seed(0)
         model = MODELS.build(config)
         pixels = random_images(_IMAGES, size)
@@ -64,7 +63,7 @@ def random_images(count: int, size: int, seed: int = 0) -> Tensor:
     rng = torch.Generator().manual_seed(seed)
     images = []
     for i in range(count):
-        block = 2**(1 + i % 6)
+        block = 2 ** (1 + i % 6)
         side = -(-size // block)
         low, high = torch.rand(2, 3, 1, 1, generator=rng).sort(0).values
         small = low + (high - low) * torch.rand(3, side, side, generator=rng)
@@ -113,8 +112,7 @@ def write_fake_imagenet(root: Union[str, Path], images: int) -> Path:
     if index.exists():
         if index.read_text('utf-8') == ''.join(lines):
             return root
-        raise SpecError(f'{root} holds another validation split; choose '
-                        'another folder')
+        raise SpecError(f'{root} holds another validation split; choose another folder')
     for folder in (index.parent, root / 'val'):
         folder.mkdir(parents=True, exist_ok=True)
     for i, line in enumerate(lines):

@@ -1,4 +1,5 @@
 """Command line of ``tools/benchmark_runtime.py``: measure, show, store."""
+
 from __future__ import annotations
 
 import argparse
@@ -60,6 +61,7 @@ class RuntimeOptions:
     Raises:
         SpecError: a value that cannot be run.
     """
+
     arch: str = 's0'
     batch: tuple[int, ...] = (1, 8, 32)
     size: int = 224
@@ -71,16 +73,16 @@ class RuntimeOptions:
 
     def __post_init__(self) -> None:
         if self.arch not in PRESETS:
-            raise SpecError(
-                f'arch {self.arch!r} is not one of {list(PRESETS)}')
+            raise SpecError(f'arch {self.arch!r} is not one of {list(PRESETS)}')
         least = dict(size=32, threads=1, rounds=1, warmup=0, images=0)
         for name, bound in least.items():
             value = getattr(self, name)
             if value < bound:
                 raise SpecError(f'{name}={value}; at least {bound} is needed')
         if not self.batch or min(self.batch) < 1:
-            raise SpecError(f'batch={list(self.batch)}; at least one number, '
-                            'each at least 1, is needed')
+            raise SpecError(
+                f'batch={list(self.batch)}; at least one number, each at least 1, is needed'
+            )
 
     def plain(self) -> dict[str, Any]:
         """For JSON."""
@@ -95,6 +97,7 @@ class RuntimeCase:
         batch: images at a time.
         times_ms: form to the time of each round, in ms.
     """
+
     batch: int
     times_ms: dict[str, tuple[float, ...]]
 
@@ -130,6 +133,7 @@ class ExportTime:
         seconds: from its start to its end, Python's start included.
         steps: step to seconds, as the tool reports them.
     """
+
     images: int
     seconds: float
     steps: dict[str, float]
@@ -138,6 +142,7 @@ class ExportTime:
 @dataclass
 class RuntimeReport:
     """Everything of one run."""
+
     machine: dict[str, Any]
     command: Sequence[str]
     options: dict[str, Any]
@@ -152,18 +157,22 @@ class RuntimeReport:
             options=self.options,
             forms=FORMS,
             cases=[c.document() for c in self.cases],
-            export=asdict(self.export) if self.export else None)
+            export=asdict(self.export) if self.export else None,
+        )
 
 
 _SIDE = 256
 _STEP = re.compile(r'^([a-z][a-z ]*): ([0-9.]+) s$', re.MULTILINE)
-_TOOL = ('import sys; from mmpretrain_mobileone_ext.launch import guarded; '
-         'from mmpretrain_mobileone_ext.coreml.export_cli import run; '
-         'sys.exit(guarded(run))')
+_TOOL = (
+    'import sys; from mmpretrain_mobileone_ext.launch import guarded; '
+    'from mmpretrain_mobileone_ext.coreml.export_cli import run; '
+    'sys.exit(guarded(run))'
+)
 
 
-def time_export(model: nn.Module, config: dict[str, Any], size: int,
-                images: int, threads: int, folder: Path) -> ExportTime:
+def time_export(
+    model: nn.Module, config: dict[str, Any], size: int, images: int, threads: int, folder: Path
+) -> ExportTime:
     """Run the export tool on a folder of 256 x 256 images.
 
     Args:
@@ -180,16 +189,23 @@ def time_export(model: nn.Module, config: dict[str, Any], size: int,
     _config(config, size, folder / 'data').dump(folder / 'config.py')
     classes = tuple(f'class {i}' for i in range(CLASSES))
     torch.save(
-        dict(state_dict=model.state_dict(),
-             meta=dict(dataset_meta=dict(classes=classes))),
-        folder / 'weights.pth')
+        dict(state_dict=model.state_dict(), meta=dict(dataset_meta=dict(classes=classes))),
+        folder / 'weights.pth',
+    )
     out = folder / 'model.mlpackage'
-    command = [sys.executable, '-c', _TOOL, str(folder / 'config.py'),
-               str(folder / 'weights.pth'), '--out', str(out),
-               '--verify-data', str(images)]
+    command = [
+        sys.executable,
+        '-c',
+        _TOOL,
+        str(folder / 'config.py'),
+        str(folder / 'weights.pth'),
+        '--out',
+        str(out),
+        '--verify-data',
+        str(images),
+    ]
     start = time.perf_counter()
-    done = run_child(
-        command, env={**os.environ, 'OMP_NUM_THREADS': str(threads)})
+    done = run_child(command, env={**os.environ, 'OMP_NUM_THREADS': str(threads)})
     seconds = time.perf_counter() - start
     if done.returncode or not out.exists():
         raise ExportError(f'the timed export failed: {done.stderr[-500:]}')
@@ -206,15 +222,23 @@ def _write_images(folder: Path, count: int) -> None:
 
 def _config(model: dict[str, Any], size: int, data: Path) -> Config:
     dataset = dict(
-        type='CustomDataset', data_root=str(data), with_label=False,
-        pipeline=[dict(type='LoadImageFromFile'),
-                  dict(type='CenterCrop', crop_size=size),
-                  dict(type='PackInputs')])
-    return Config(dict(
-        default_scope='mmpretrain',
-        custom_imports=dict(imports=['mmpretrain_mobileone_ext']),
-        model=model,
-        test_dataloader=dict(batch_size=32, dataset=dataset)))
+        type='CustomDataset',
+        data_root=str(data),
+        with_label=False,
+        pipeline=[
+            dict(type='LoadImageFromFile'),
+            dict(type='CenterCrop', crop_size=size),
+            dict(type='PackInputs'),
+        ],
+    )
+    return Config(
+        dict(
+            default_scope='mmpretrain',
+            custom_imports=dict(imports=['mmpretrain_mobileone_ext']),
+            model=model,
+            test_dataloader=dict(batch_size=32, dataset=dataset),
+        )
+    )
 
 
 Forms = Mapping[str, Callable[[Tensor], Tensor]]
@@ -228,19 +252,21 @@ def make_forms(model: nn.Module, size: int, folder: Path) -> Forms:
         model: classifier in eval mode.
         folder: where files are exported to.
     """
-    pre = read_preprocessing(
-        model.get_submodule('data_preprocessor'), 3, (size, size), 'BGR')
+    pre = read_preprocessing(model.get_submodule('data_preprocessor'), 3, (size, size), 'BGR')
     forms = {'torch': _folded(model, pre)}
     for precision in ('fp32', 'fp16'):
         path = export_coreml(
-            model, out=folder / f'{precision}.mlpackage', image_size=size,
-            precision=precision, classes=[str(i) for i in range(CLASSES)])
+            model,
+            out=folder / f'{precision}.mlpackage',
+            image_size=size,
+            precision=precision,
+            classes=[str(i) for i in range(CLASSES)],
+        )
         forms[precision] = _runtime(load_program(path, precision))
     return forms
 
 
-def _folded(model: nn.Module,
-            pre: Preprocessing) -> Callable[[Tensor], Tensor]:
+def _folded(model: nn.Module, pre: Preprocessing) -> Callable[[Tensor], Tensor]:
     """The very graph that is exported, mean and softmax included."""
     graph = prepare(model, pre).graph(pre.mean)
 
@@ -265,8 +291,9 @@ def rounds_of_case(options: RuntimeOptions) -> int:
     return options.warmup + options.rounds
 
 
-def measure_case(forms: Forms, options: RuntimeOptions, batch: int,
-                 advance: Advance = lambda count: None) -> RuntimeCase:
+def measure_case(
+    forms: Forms, options: RuntimeOptions, batch: int, advance: Advance = lambda count: None
+) -> RuntimeCase:
     """Time every form on one batch, round by round in turns.
 
     Raises:
@@ -277,8 +304,7 @@ def measure_case(forms: Forms, options: RuntimeOptions, batch: int,
     wanted = forms['torch'](pixels)
     for name, form in forms.items():
         bound = TOLERANCES['export-fp32' if name == 'fp32' else 'export-fp16']
-        compare(wanted, form(pixels), classes=True).require(
-            bound, f'{name} differs from torch')
+        compare(wanted, form(pixels), classes=True).require(bound, f'{name} differs from torch')
     times: dict[str, list[float]] = {name: [] for name in forms}
     for turn in range(options.warmup + options.rounds):
         for name in _rotated(list(forms), turn):
@@ -303,24 +329,32 @@ def _timed(form: Callable[[Tensor], Tensor], pixels: Tensor) -> float:
 
 def parser() -> argparse.ArgumentParser:
     """The arguments; values are checked by ``RuntimeOptions``."""
-    p = ToolParser(error_type=SpecError,
-                   description='Throughput of the reference runtime against '
-                   'the folded torch network, in turns in one process, and '
-                   'the time of a whole export with its verification.')
-    p.add_argument('--arch', default='s0', metavar='X',
-                   help='s0 ... s4 (default: s0)')
-    p.add_argument('--batch', type=int, nargs='+', default=(1, 8, 32),
-                   metavar='N', help='images at a time (default: 1 8 32)')
+    p = ToolParser(
+        error_type=SpecError,
+        description='Throughput of the reference runtime against '
+        'the folded torch network, in turns in one process, and '
+        'the time of a whole export with its verification.',
+    )
+    p.add_argument('--arch', default='s0', metavar='X', help='s0 ... s4 (default: s0)')
+    p.add_argument(
+        '--batch',
+        type=int,
+        nargs='+',
+        default=(1, 8, 32),
+        metavar='N',
+        help='images at a time (default: 1 8 32)',
+    )
     for name, default, text in (
-            ('--size', 224, 'height and width in pixels'),
-            ('--threads', 2, "torch's threads"),
-            ('--rounds', 9, 'timed runs of each form'),
-            ('--warmup', 2, 'rounds before them'),
-            ('--images', 100, 'images of the timed export, 0 for none')):
-        p.add_argument(name, type=int, default=default, metavar='N',
-                       help=f'{text} (default: {default})')
-    p.add_argument('--json', type=Path, metavar='FILE',
-                   help='write everything that was measured')
+        ('--size', 224, 'height and width in pixels'),
+        ('--threads', 2, "torch's threads"),
+        ('--rounds', 9, 'timed runs of each form'),
+        ('--warmup', 2, 'rounds before them'),
+        ('--images', 100, 'images of the timed export, 0 for none'),
+    ):
+        p.add_argument(
+            name, type=int, default=default, metavar='N', help=f'{text} (default: {default})'
+        )
+    p.add_argument('--json', type=Path, metavar='FILE', help='write everything that was measured')
     return p
 
 
@@ -335,9 +369,9 @@ def run(argv: Optional[Sequence[str]] = None) -> RuntimeReport:
     return run_runtime_benchmark(RuntimeOptions(**given))
 
 
-def run_runtime_benchmark(options: RuntimeOptions,
-                          console: Optional[Console] = None,
-                          progress: bool = True) -> RuntimeReport:
+def run_runtime_benchmark(
+    options: RuntimeOptions, console: Optional[Console] = None, progress: bool = True
+) -> RuntimeReport:
     """Measure, print a table, write the file asked for.
 
     Args:
@@ -361,9 +395,9 @@ def run_runtime_benchmark(options: RuntimeOptions,
     return report
 
 
-def _measure(options: RuntimeOptions, report: RuntimeReport,
-             steps: Steps) -> None:
+def _measure(options: RuntimeOptions, report: RuntimeReport, steps: Steps) -> None:
     from .fake_data import build_classifier, classifier_config
+
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         with steps.step('export both files'):
@@ -371,25 +405,25 @@ def _measure(options: RuntimeOptions, report: RuntimeReport,
             model = build_classifier(config, options.size)
             forms = make_forms(model, options.size, folder)
         for batch in options.batch:
-            with steps.step(f'batch {batch}',
-                            total=rounds_of_case(options)) as advance:
-                report.cases.append(
-                    measure_case(forms, options, batch, advance))
+            with steps.step(f'batch {batch}', total=rounds_of_case(options)) as advance:
+                report.cases.append(measure_case(forms, options, batch, advance))
         if options.images:
             (folder / 'export').mkdir()
             with steps.step(f'export with {options.images} images'):
                 report.export = time_export(
-                    model, config, options.size, options.images,
-                    options.threads, folder / 'export')
+                    model, config, options.size, options.images, options.threads, folder / 'export'
+                )
 
 
-def cases_table(options: RuntimeOptions,
-                cases: Sequence[RuntimeCase]) -> Table:
+def cases_table(options: RuntimeOptions, cases: Sequence[RuntimeCase]) -> Table:
     """One row a batch: medians in ms, and throughput by torch's."""
     size = options.size
-    table = Table(title=f'{options.arch}, {size} x {size}, '
-                  f'{options.threads} threads, median of {options.rounds} '
-                  'rounds in turns', title_justify='left')
+    table = Table(
+        title=f'{options.arch}, {size} x {size}, '
+        f'{options.threads} threads, median of {options.rounds} '
+        'rounds in turns',
+        title_justify='left',
+    )
     table.add_column('batch', justify='right')
     for form in FORMS:
         table.add_column(f'{form} ms', justify='right')
@@ -407,8 +441,7 @@ def lines(report: RuntimeReport) -> list[str]:
     found = [f'{form}: {what}' for form, what in FORMS.items()]
     found.append('fp32 / torch, fp16 / torch: throughput by that of torch')
     worst = min(report.cases, key=lambda case: case.ratio('fp32'))
-    found.append(f'least fp32 / torch: {worst.ratio("fp32"):.2f}x at batch '
-                 f'{worst.batch}')
+    found.append(f'least fp32 / torch: {worst.ratio("fp32"):.2f}x at batch {worst.batch}')
     if report.export:
         found.append(_export_line(report.export))
     return found
@@ -416,5 +449,7 @@ def lines(report: RuntimeReport) -> list[str]:
 
 def _export_line(export: ExportTime) -> str:
     steps = ', '.join(f'{name} {t:.1f}' for name, t in export.steps.items())
-    return (f'whole export, verified on {export.images} images: '
-            f'{export.seconds:.1f} s, Python\'s start included ({steps})')
+    return (
+        f'whole export, verified on {export.images} images: '
+        f"{export.seconds:.1f} s, Python's start included ({steps})"
+    )

@@ -5,6 +5,3 @@
 puts it together, ``results`` holds it, ``present`` and ``plot`` show it and
 ``cli`` reads the command line.
 """
-
-
-

@@ -3,6 +3,7 @@
 The only figures of a comparison that are not measured in it: those of
 mmpretrain's model hub, and of the paper in ``published.json``.
 """
+
 from __future__ import annotations
 
 import json
@@ -33,6 +34,7 @@ class Published:
         top1: on ImageNet-1k's validation split, percent.
         mobile_ms: latency on a phone, as the source measured it.
     """
+
     kind: str
     source: str
     top1: Optional[float] = None
@@ -41,10 +43,12 @@ class Published:
 
 def from_hub(meta: Any) -> list[Published]:
     """Accuracy in a model hub's entry; empty where it has none."""
-    found = [result.metrics[_METRIC] for result in meta.results or []
-             if result.dataset == _DATASET and _METRIC in result.metrics]
-    return [Published('hub', f'metafile of {meta.name}', top1=float(value))
-            for value in found[:1]]
+    found = [
+        result.metrics[_METRIC]
+        for result in meta.results or []
+        if result.dataset == _DATASET and _METRIC in result.metrics
+    ]
+    return [Published('hub', f'metafile of {meta.name}', top1=float(value)) for value in found[:1]]
 
 
 def from_paper(label: str) -> list[Published]:
@@ -59,8 +63,9 @@ def from_paper(label: str) -> list[Published]:
     found = document['figures'].get(key)
     if found is None:
         return []
-    return [Published('paper', document['source'][found['table']],
-                      found['top1'], found['mobile_ms'])]
+    return [
+        Published('paper', document['source'][found['table']], found['top1'], found['mobile_ms'])
+    ]
 
 
 def pick(published: Sequence[Published], kind: str) -> Optional[Published]:
@@ -99,6 +104,7 @@ class Entry:
         origin: where the config is from.
         published: what others say of it.
     """
+
     name: str
     label: str
     config: dict[str, Any]
@@ -131,17 +137,17 @@ def _resolve(name: str) -> Entry:
     known = list_models()
     if name.lower() in known:
         meta = ModelHub.get(name)
-        return _entry(name, _model(meta.config, name), 'model hub',
-                      from_hub(meta))
-    raise SpecError(f'{name!r} is neither a config file (*.py) nor one of the '
-                    f'{len(known)} names of mmpretrain.list_models()')
+        return _entry(name, _model(meta.config, name), 'model hub', from_hub(meta))
+    raise SpecError(
+        f'{name!r} is neither a config file (*.py) nor one of the '
+        f'{len(known)} names of mmpretrain.list_models()'
+    )
 
 
 def _from_file(path: Path) -> Entry:
     if not path.is_file():
         raise SpecError(f'{path}: no such config file')
-    return _entry(path.stem, _model(read_config(path), path), str(path),
-                  [])
+    return _entry(path.stem, _model(read_config(path), path), str(path), [])
 
 
 def _model(config: Config, name: Any) -> dict[str, Any]:
@@ -150,14 +156,12 @@ def _model(config: Config, name: Any) -> dict[str, Any]:
     model = config.model.to_dict()
     # As mmengine's Runner does; batch augmentations are for training.
     if config.get('data_preprocessor') is not None:
-        model.setdefault('data_preprocessor',
-                         config.data_preprocessor.to_dict())
+        model.setdefault('data_preprocessor', config.data_preprocessor.to_dict())
     model.pop('train_cfg', None)
     return model
 
 
-def _entry(name: str, config: dict[str, Any], origin: str,
-           hub: Sequence[Published]) -> Entry:
+def _entry(name: str, config: dict[str, Any], origin: str, hub: Sequence[Published]) -> Entry:
     label = name.split('_')[0]
     return Entry(name, label, config, origin, (*hub, *from_paper(label)))
 
@@ -165,6 +169,7 @@ def _entry(name: str, config: dict[str, Any], origin: str,
 def _with_labels(entries: Sequence[Entry]) -> list[Entry]:
     """Labels that several models share give way to the names."""
     labels = [e.label for e in entries]
-    return [e if labels.count(e.label) == 1 else
-            Entry(e.name, e.name, e.config, e.origin, e.published)
-            for e in entries]
+    return [
+        e if labels.count(e.label) == 1 else Entry(e.name, e.name, e.config, e.origin, e.published)
+        for e in entries
+    ]

@@ -1,4 +1,5 @@
 """Command line of ``tools/compare.py``: measure all models."""
+
 from __future__ import annotations
 
 import argparse
@@ -17,28 +18,23 @@ from ...utils.machine import machine, torch_threads
 from ...utils.text import PlainConsole, Steps
 from ..cli import ToolParser
 from .entries import Entry, resolve
-from .runtimes import (
-    complexity,
-    coreml_figures,
-    deployed,
-    example,
-    missing,
-    onnx_call,
-)
+from .runtimes import complexity, coreml_figures, deployed, example, missing, onnx_call
 from .table import Comparison, DeviceLatency, Latency, Row, in_turns
 
 _WARMUP = 3
 
 
-def run_comparison(names: Sequence[str],
-                   *,
-                   size: int = 224,
-                   threads: int = 1,
-                   rounds: int = 30,
-                   coreml: bool = True,
-                   onnx: bool = True,
-                   bench: Sequence[Path] = (),
-                   progress: bool = True) -> Comparison:
+def run_comparison(
+    names: Sequence[str],
+    *,
+    size: int = 224,
+    threads: int = 1,
+    rounds: int = 30,
+    coreml: bool = True,
+    onnx: bool = True,
+    bench: Sequence[Path] = (),
+    progress: bool = True,
+) -> Comparison:
     """Compare classifiers.
 
     Args:
@@ -56,13 +52,11 @@ def run_comparison(names: Sequence[str],
             none of the models.
         ExportError: a bench that is unreadable.
     """
-    for name, value in (('size', size), ('threads', threads),
-                        ('rounds', rounds)):
+    for name, value in (('size', size), ('threads', threads), ('rounds', rounds)):
         if value < 1:
             raise SpecError(f'{name}={value} must be 1 or more')
     entries = resolve(names)
-    rows = [Row(e.name, e.label, e.origin, e.is_ours, e.published)
-            for e in entries]
+    rows = [Row(e.name, e.label, e.origin, e.is_ours, e.published) for e in entries]
     _add_benches(rows, [read_bench_json(path) for path in bench])
     steps, notes = Steps(progress), []
     with torch_threads(threads):
@@ -70,32 +64,28 @@ def run_comparison(names: Sequence[str],
         _time_torch(nets, rows, size, rounds, steps)
         lacking = missing() if onnx else []
         if lacking:
-            notes.append('no ONNX Runtime column: not installed are '
-                         + ', '.join(lacking))
+            notes.append('no ONNX Runtime column: not installed are ' + ', '.join(lacking))
         elif onnx:
             _time_onnx(nets, rows, size, threads, rounds, steps)
         if coreml:
             _convert(nets, rows, size, steps)
-    return Comparison(tuple(rows), size, threads, machine('cpu'),
-                      tuple(notes))
+    return Comparison(tuple(rows), size, threads, machine('cpu'), tuple(notes))
 
 
 def _add_benches(rows: Sequence[Row], benches: Sequence[BenchResult]) -> None:
     for found in benches:
-        fitting = [r for r in rows
-                   if found.model.lower() in (r.name.lower(),
-                                              r.label.lower())]
+        fitting = [r for r in rows if found.model.lower() in (r.name.lower(), r.label.lower())]
         if not fitting:
             raise SpecError(
                 f'{found.source}: a benchmark of {found.model!r}, which is '
                 'none of the models: '
                 f'{", ".join(r.label for r in rows)}; the exported file must '
-                'have the name of its model')
+                'have the name of its model'
+            )
         units = '' if found.compute_units == 'all' else found.compute_units
         kind = 'simulator' if found.simulator else ''
         device = ' '.join(filter(None, [found.device, units, kind]))
-        fitting[0].devices.append(
-            DeviceLatency(device, found.median_ms, found.source.name))
+        fitting[0].devices.append(DeviceLatency(device, found.median_ms, found.source.name))
 
 
 def _attempt(row: Row, action: Callable[[], Any], what: str) -> Any:
@@ -109,65 +99,70 @@ def _attempt(row: Row, action: Callable[[], Any], what: str) -> Any:
         return None
 
 
-def _build(entries: Sequence[Entry], rows: Sequence[Row], size: int,
-           steps: Steps) -> dict[str, nn.Module]:
+def _build(
+    entries: Sequence[Entry], rows: Sequence[Row], size: int, steps: Steps
+) -> dict[str, nn.Module]:
     nets = {}
     with steps.step('build, fold, count', total=len(rows)) as advance:
         for entry, row in zip(entries, rows):
-            net = _attempt(row, partial(deployed, entry.config, size),
-                           'build')
+            net = _attempt(row, partial(deployed, entry.config, size), 'build')
             if net is not None:
-                counts = _attempt(row, partial(complexity, net, size),
-                                  'count')
+                counts = _attempt(row, partial(complexity, net, size), 'count')
                 row.params, row.flops = counts or (None, None)
                 nets[row.name] = net
             advance(1)
     return nets
 
 
-def _time_torch(nets: dict[str, nn.Module], rows: Sequence[Row], size: int,
-                rounds: int, steps: Steps) -> None:
+def _time_torch(
+    nets: dict[str, nn.Module], rows: Sequence[Row], size: int, rounds: int, steps: Steps
+) -> None:
     image = example(size)
     calls = {name: partial(net, image) for name, net in nets.items()}
     with torch.inference_mode():
         _time(calls, rows, 'torch', rounds, steps)
 
 
-def _time_onnx(nets: dict[str, nn.Module], rows: Sequence[Row], size: int,
-               threads: int, rounds: int, steps: Steps) -> None:
+def _time_onnx(
+    nets: dict[str, nn.Module],
+    rows: Sequence[Row],
+    size: int,
+    threads: int,
+    rounds: int,
+    steps: Steps,
+) -> None:
     calls, image = {}, example(size)
     measured = [r for r in rows if r.name in nets]
     with steps.step('export to ONNX', total=len(measured)) as advance:
         for row in measured:
-            call = _attempt(
-                row, partial(onnx_call, nets[row.name], image, threads),
-                'ONNX')
+            call = _attempt(row, partial(onnx_call, nets[row.name], image, threads), 'ONNX')
             if call is not None:
                 calls[row.name] = call
             advance(1)
     _time(calls, rows, 'onnx', rounds, steps)
 
 
-def _time(calls: Mapping[str, Callable[[], Any]], rows: Sequence[Row],
-          column: str, rounds: int, steps: Steps) -> None:
-    with steps.step(f'{column}: {rounds} rounds in turns',
-                    total=rounds + _WARMUP) as advance:
+def _time(
+    calls: Mapping[str, Callable[[], Any]],
+    rows: Sequence[Row],
+    column: str,
+    rounds: int,
+    steps: Steps,
+) -> None:
+    with steps.step(f'{column}: {rounds} rounds in turns', total=rounds + _WARMUP) as advance:
         found: dict[str, Latency] = in_turns(calls, rounds, _WARMUP, advance)
     for row in rows:
         if row.name in found:
             setattr(row, column, found[row.name])
 
 
-def _convert(nets: dict[str, nn.Module], rows: Sequence[Row], size: int,
-             steps: Steps) -> None:
+def _convert(nets: dict[str, nn.Module], rows: Sequence[Row], size: int, steps: Steps) -> None:
     measured = [r for r in rows if r.name in nets]
     with steps.step('convert to Core ML', total=len(measured)) as advance:
         for row in measured:
-            found = _attempt(
-                row, partial(coreml_figures, nets[row.name], size), 'Core ML')
+            found = _attempt(row, partial(coreml_figures, nets[row.name], size), 'Core ML')
             if found is not None:
-                (row.coreml_bytes, row.coreml_ops,
-                 row.coreml_relative) = found
+                (row.coreml_bytes, row.coreml_ops, row.coreml_relative) = found
             advance(1)
 
 
@@ -176,29 +171,49 @@ _LOG_WIDTH = 120
 
 def parser() -> argparse.ArgumentParser:
     """The arguments; values are checked by ``run_comparison``."""
-    p = ToolParser(error_type=SpecError,
-                   description='Compare classifiers with random weights: '
-                   'parameters, FLOPs, latency of the folded network on this '
-                   'CPU, size and operations of a real Core ML file, and '
-                   'accuracy as published.')
-    p.add_argument('models', nargs='*', metavar='MODEL',
-                   help='names of mmpretrain.list_models() or config files '
-                   '(default: MobileOne S0-S4 and six peers)')
-    p.add_argument('--out', type=Path, metavar='DIR',
-                   help='write compare.md, .csv, .json and .png')
-    p.add_argument('--bench', type=Path, nargs='+', default=[],
-                   metavar='FILE', help="JSON of a Swift package's bench; its "
-                   'model has the name of one of the models')
-    for name, default, text in (('--size', 224, 'pixels'),
-                                ('--threads', 1, "torch's threads"),
-                                ('--rounds', 30, 'timed runs of each')):
-        p.add_argument(name, type=int, default=default, metavar='N',
-                       help=f'{text} (default: {default})')
-    p.add_argument('--coreml', action=argparse.BooleanOptionalAction,
-                   default=True, help='convert to Core ML (default: yes)')
-    p.add_argument('--onnx', action=argparse.BooleanOptionalAction,
-                   default=True, help='time ONNX Runtime, where it is '
-                   'installed (default: yes)')
+    p = ToolParser(
+        error_type=SpecError,
+        description='Compare classifiers with random weights: '
+        'parameters, FLOPs, latency of the folded network on this '
+        'CPU, size and operations of a real Core ML file, and '
+        'accuracy as published.',
+    )
+    p.add_argument(
+        'models',
+        nargs='*',
+        metavar='MODEL',
+        help='names of mmpretrain.list_models() or config files '
+        '(default: MobileOne S0-S4 and six peers)',
+    )
+    p.add_argument('--out', type=Path, metavar='DIR', help='write compare.md, .csv, .json and .png')
+    p.add_argument(
+        '--bench',
+        type=Path,
+        nargs='+',
+        default=[],
+        metavar='FILE',
+        help="JSON of a Swift package's bench; its model has the name of one of the models",
+    )
+    for name, default, text in (
+        ('--size', 224, 'pixels'),
+        ('--threads', 1, "torch's threads"),
+        ('--rounds', 30, 'timed runs of each'),
+    ):
+        p.add_argument(
+            name, type=int, default=default, metavar='N', help=f'{text} (default: {default})'
+        )
+    p.add_argument(
+        '--coreml',
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help='convert to Core ML (default: yes)',
+    )
+    p.add_argument(
+        '--onnx',
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help='time ONNX Runtime, where it is installed (default: yes)',
+    )
     return p
 
 
@@ -214,6 +229,7 @@ def run(argv: Optional[Sequence[str]] = None) -> None:
     check_folder(out)
     from .entries import DEFAULT
     from .table import WEIGHTS_NOTE, comparison_table, write_comparison
+
     found = run_comparison(names or DEFAULT, **given)
     console = PlainConsole()
     if not console.is_terminal:  # a log is not 80 columns wide
@@ -226,4 +242,5 @@ def run(argv: Optional[Sequence[str]] = None) -> None:
     if found.failed:
         raise MobileOneExtError(
             f'{len(found.failed)} of {len(found.rows)} models failed: '
-            + '; '.join(f'{r.label}: {r.failure}' for r in found.failed))
+            + '; '.join(f'{r.label}: {r.failure}' for r in found.failed)
+        )

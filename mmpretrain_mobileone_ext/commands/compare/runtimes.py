@@ -1,4 +1,5 @@
 """A network as each runtime gets it: torch, ONNX Runtime, Core ML."""
+
 from __future__ import annotations
 
 import contextlib
@@ -32,6 +33,7 @@ from ..benchmark.fake_data import CLASSES, build_classifier, random_images
 
 class Complexity(NamedTuple):
     """Parameters, and multiply-adds of one image (what papers call FLOPs)."""
+
     params: int
     flops: int
 
@@ -76,8 +78,7 @@ def complexity(model: nn.Module, size: int) -> Complexity:
     # It warns of activations and pooling, which papers do not count either.
     logging.disable(logging.WARNING)
     try:
-        found = get_model_complexity_info(
-            model, (3, size, size), show_table=False, show_arch=False)
+        found = get_model_complexity_info(model, (3, size, size), show_table=False, show_arch=False)
     finally:
         logging.disable(before)
     return Complexity(int(found['params']), int(found['flops']))
@@ -94,8 +95,7 @@ def missing() -> list[str]:
     return [name for name in _NEEDS if find_spec(name) is None]
 
 
-def onnx_call(model: nn.Module, image: Tensor,
-              threads: int) -> Callable[[], Any]:
+def onnx_call(model: nn.Module, image: Tensor, threads: int) -> Callable[[], Any]:
     """Export, compare with torch, and return a call that runs ``image``.
 
     Args:
@@ -107,13 +107,15 @@ def onnx_call(model: nn.Module, image: Tensor,
         ParityError: ONNX Runtime computes something else.
     """
     import onnxruntime
+
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     with TemporaryDirectory() as folder:
         path = Path(folder) / 'model.onnx'
         _export(model, image, path)
         session = onnxruntime.InferenceSession(
-            str(path), options, providers=['CPUExecutionProvider'])
+            str(path), options, providers=['CPUExecutionProvider']
+        )
     feed = {session.get_inputs()[0].name: np.ascontiguousarray(image.numpy())}
     with torch.no_grad():
         wanted = model(image)
@@ -129,12 +131,13 @@ def _export(model: nn.Module, image: Tensor, path: Path) -> None:
         log.setLevel(logging.ERROR)
     try:
         # Steps of the exporter are printed, whatever is asked for.
-        with warnings.catch_warnings(), \
-                contextlib.redirect_stdout(io.StringIO()), \
-                contextlib.redirect_stderr(io.StringIO()):
+        with (
+            warnings.catch_warnings(),
+            contextlib.redirect_stdout(io.StringIO()),
+            contextlib.redirect_stderr(io.StringIO()),
+        ):
             warnings.simplefilter('ignore')
-            torch.onnx.export(model, (image, ), str(path), dynamo=True,
-                              external_data=False)
+            torch.onnx.export(model, (image,), str(path), dynamo=True, external_data=False)
     finally:
         for log, level in zip(loggers, levels):
             log.setLevel(level)
@@ -148,6 +151,7 @@ class CoreMLFigures(NamedTuple):
 
     Size and operations do not depend on the values of weights.
     """
+
     size_bytes: int
     operations: int
     relative: float
@@ -169,20 +173,22 @@ def coreml_figures(model: nn.Module, size: int) -> CoreMLFigures:
             image_size=size,
             input='tensor',
             verify_data='none',
-            classes=[str(i) for i in range(CLASSES)])
+            classes=[str(i) for i in range(CLASSES)],
+        )
         job = load_job(model, None, options, None, Steps(False))
-        convert_and_save(job.prepared, job.preprocessing, job.labels.names,
-                         options, options.out)
+        convert_and_save(job.prepared, job.preprocessing, job.labels.names, options, options.out)
         loaded = load_program(options.out, arithmetic='fp16')
         images = random_images(_IMAGES, size).byte()
         pixels = images.flip(1) if job.preprocessing.flips else images
         found = loaded.predict_batch({INPUT: pixels.float()})
-        parity = compare(job.network(images)[PROBABILITIES],
-                         found[PROBABILITIES])
+        parity = compare(job.network(images)[PROBABILITIES], found[PROBABILITIES])
         bound = TOLERANCES['export-fp16'].max_relative
         if not parity.relative <= bound:
-            raise ParityError(f'the Core ML file differs by '
-                              f'{parity.relative:.2e}, more than {bound:g}')
+            raise ParityError(
+                f'the Core ML file differs by {parity.relative:.2e}, more than {bound:g}'
+            )
         return CoreMLFigures(
             tree_bytes(options.out),
-            sum(loaded.program.count_operations().values()), parity.relative)
+            sum(loaded.program.count_operations().values()),
+            parity.relative,
+        )

@@ -1,4 +1,5 @@
 """What a comparison found, as a table, Markdown, CSV, JSON and a picture."""
+
 from __future__ import annotations
 
 import json
@@ -23,16 +24,18 @@ Call = Callable[[], Any]
 
 class Latency(NamedTuple):
     """Milliseconds: median and quickest of so many runs."""
+
     median_ms: float
     min_ms: float
     runs: int
 
 
-def in_turns(calls: Mapping[str, Call],
-             rounds: int,
-             warmup: int,
-             advance: Callable[[int], Any] = lambda count: None
-             ) -> dict[str, Latency]:
+def in_turns(
+    calls: Mapping[str, Call],
+    rounds: int,
+    warmup: int,
+    advance: Callable[[int], Any] = lambda count: None,
+) -> dict[str, Latency]:
     """Time calls by name; every round starts with the next one.
 
     Args:
@@ -51,13 +54,13 @@ def in_turns(calls: Mapping[str, Call],
             if turn >= 0:
                 times[name].append(1e3 * (time.perf_counter() - start))
         advance(1)
-    return {name: Latency(statistics.median(t), min(t), len(t))
-            for name, t in times.items()}
+    return {name: Latency(statistics.median(t), min(t), len(t)) for name, t in times.items()}
 
 
 @dataclass(frozen=True)
 class DeviceLatency:
     """Of a bench's JSON: a device, and ms a prediction."""
+
     device: str
     median_ms: float
     source: str
@@ -77,6 +80,7 @@ class Row:
         published: accuracy and latency as others state it.
         failure: why the model could not be measured further.
     """
+
     name: str
     label: str
     origin: str
@@ -109,6 +113,7 @@ class Comparison:
         machine: as of ``benchmark.machine``.
         notes: what was left out, and why.
     """
+
     rows: tuple[Row, ...]
     size: int
     threads: int
@@ -145,16 +150,17 @@ def write_plot(path: Path, found: Comparison, caption: str) -> None:
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
+
     rows = [r for r in found.rows if r.torch and r.top1 is not None]
-    figure = Figure(figsize=(8.4, 5.2), layout='constrained',
-                    facecolor='white')
+    figure = Figure(figsize=(8.4, 5.2), layout='constrained', facecolor='white')
     FigureCanvasAgg(figure)
     axis = figure.subplots()
     _axes(axis, rows)
     _bubbles(axis, rows)
     figure.supxlabel(plot_label(caption), fontsize=7, color='#555555')
-    place_labels(figure, axis, [
-        (plot_label(r.label), _x(r), r.top1 or 0, _radius(r)) for r in rows])
+    place_labels(
+        figure, axis, [(plot_label(r.label), _x(r), r.top1 or 0, _radius(r)) for r in rows]
+    )
     figure.savefig(path, dpi=_DPI)
 
 
@@ -164,11 +170,12 @@ def _x(row: Row) -> float:
 
 def _radius(row: Row) -> float:
     """Of a bubble, in points."""
-    return (_AREA * (row.params or 0) / 1e6 / 3.1416)**0.5
+    return (_AREA * (row.params or 0) / 1e6 / 3.1416) ** 0.5
 
 
 def _axes(axis: Any, rows: Sequence[Row]) -> None:
     from matplotlib.ticker import NullFormatter, ScalarFormatter
+
     times, scores = [_x(r) for r in rows], [r.top1 or 0 for r in rows]
     axis.set_xscale('log')
     axis.set_xlim(min(times) / 1.35, max(times) * 1.5)
@@ -177,10 +184,10 @@ def _axes(axis: Any, rows: Sequence[Row]) -> None:
     axis.set_xticks(_ticks(*axis.get_xlim()))
     axis.xaxis.set_major_formatter(ScalarFormatter())
     axis.xaxis.set_minor_formatter(NullFormatter())
-    axis.set_xlabel('latency of one image on this CPU, ms (torch, folded)',
-                    fontsize=9)
-    axis.set_title('published ImageNet top-1, %; area of a bubble: '
-                   'parameters', loc='left', fontsize=9)
+    axis.set_xlabel('latency of one image on this CPU, ms (torch, folded)', fontsize=9)
+    axis.set_title(
+        'published ImageNet top-1, %; area of a bubble: parameters', loc='left', fontsize=9
+    )
     axis.grid(color='#DDDDDD', linewidth=0.6)
     axis.set_axisbelow(True)
     axis.spines[['top', 'right']].set_visible(False)
@@ -194,30 +201,45 @@ def _ticks(low: float, high: float) -> list[float]:
 
 
 def _bubbles(axis: Any, rows: Sequence[Row]) -> None:
-    for ours, colour, name in ((True, _OURS, 'MobileOne'),
-                               (False, _OTHERS, 'others')):
+    for ours, colour, name in ((True, _OURS, 'MobileOne'), (False, _OTHERS, 'others')):
         kind = sorted((r for r in rows if r.ours == ours), key=_x)
         if not kind:
             continue
         if ours:
-            axis.plot([_x(r) for r in kind], [r.top1 for r in kind],
-                      color=colour, linewidth=1, alpha=0.5, zorder=2)
-        axis.scatter([_x(r) for r in kind], [r.top1 for r in kind],
-                     s=[_AREA * (r.params or 0) / 1e6 for r in kind],
-                     color=colour, alpha=0.45, linewidths=0, zorder=3)
-        axis.scatter([_x(r) for r in kind], [r.top1 for r in kind], s=9,
-                     color=colour, zorder=4, label=name)
+            axis.plot(
+                [_x(r) for r in kind],
+                [r.top1 for r in kind],
+                color=colour,
+                linewidth=1,
+                alpha=0.5,
+                zorder=2,
+            )
+        axis.scatter(
+            [_x(r) for r in kind],
+            [r.top1 for r in kind],
+            s=[_AREA * (r.params or 0) / 1e6 for r in kind],
+            color=colour,
+            alpha=0.45,
+            linewidths=0,
+            zorder=3,
+        )
+        axis.scatter(
+            [_x(r) for r in kind], [r.top1 for r in kind], s=9, color=colour, zorder=4, label=name
+        )
     if len({r.ours for r in rows}) > 1:
         axis.legend(loc='lower right', fontsize=8, frameon=False)
 
 
-WEIGHTS_NOTE = ('Weights are random (params, FLOPs, times, size and '
-                'operations do not depend on them); accuracy is that of the '
-                'cited sources.')
+WEIGHTS_NOTE = (
+    'Weights are random (params, FLOPs, times, size and '
+    'operations do not depend on them); accuracy is that of the '
+    'cited sources.'
+)
 
 
 class Column(NamedTuple):
     """A quantity: its head, its value in a row, and its digits."""
+
     head: str
     value: Callable[[Row], Optional[float]]
     digits: int = 0
@@ -232,15 +254,12 @@ def columns(found: Comparison) -> list[Column]:
         Column('ORT ms', lambda r: r.onnx and r.onnx.median_ms, 1),
         Column('Core ML MiB', lambda r: _scaled(r.coreml_bytes, 2**20), 2),
         Column('ops', lambda r: r.coreml_ops),
-        *(Column(f'{name} ms', partial(_device, name=name), 2)
-          for name in _devices(found)),
+        *(Column(f'{name} ms', partial(_device, name=name), 2) for name in _devices(found)),
         Column('top-1 hub', lambda r: _published(r, 'hub', 'top1'), 2),
         Column('top-1 paper', lambda r: _published(r, 'paper', 'top1'), 1),
-        Column('iPhone12 ms, paper',
-               lambda r: _published(r, 'paper', 'mobile_ms'), 2),
+        Column('iPhone12 ms, paper', lambda r: _published(r, 'paper', 'mobile_ms'), 2),
     ]
-    return [c for c in every
-            if any(c.value(row) is not None for row in found.rows)]
+    return [c for c in every if any(c.value(row) is not None for row in found.rows)]
 
 
 def _scaled(value: Optional[int], unit: float) -> Optional[float]:
@@ -252,8 +271,7 @@ def _published(row: Row, kind: str, name: str) -> Optional[float]:
 
 
 def _devices(found: Comparison) -> list[str]:
-    return list(dict.fromkeys(
-        d.device for row in found.rows for d in row.devices))
+    return list(dict.fromkeys(d.device for row in found.rows for d in row.devices))
 
 
 def _device(row: Row, name: str) -> Optional[float]:
@@ -271,10 +289,12 @@ def caption(found: Comparison) -> str:
     load = found.machine['load']
     busy = '' if load is None else f', load {load[0]:.1f}'
     runs = max((r.torch.runs for r in found.rows if r.torch), default=0)
-    return (f'{found.machine["cpu"]}, {found.threads} thread(s) of '
-            f'{found.machine["cores"]} cores{busy}, torch '
-            f'{versions.get("torch")}; one image of {found.size} x '
-            f'{found.size}, folded, median of {runs} runs in turns')
+    return (
+        f'{found.machine["cpu"]}, {found.threads} thread(s) of '
+        f'{found.machine["cores"]} cores{busy}, torch '
+        f'{versions.get("torch")}; one image of {found.size} x '
+        f'{found.size}, folded, median of {runs} runs in turns'
+    )
 
 
 def comparison_table(found: Comparison) -> Table:
@@ -300,36 +320,42 @@ def write_comparison(found: Comparison, out: Path) -> list[Path]:
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise MobileOneExtError(
-            f'{out} cannot be made: {error.strerror}') from error
+        raise MobileOneExtError(f'{out} cannot be made: {error.strerror}') from error
     document = json.dumps(found.to_dict(), indent=2, default=str) + '\n'
-    texts = {'compare.json': document, 'compare.csv': _csv(found),
-             'compare.md': _markdown(found)}
+    texts = {'compare.json': document, 'compare.csv': _csv(found), 'compare.md': _markdown(found)}
     # Bytes, because csv brings its own line ends.
-    written = [write_whole(out / name, partial(Path.write_bytes,
-                                               data=text.encode()))
-               for name, text in texts.items()]
+    written = [
+        write_whole(out / name, partial(Path.write_bytes, data=text.encode()))
+        for name, text in texts.items()
+    ]
     if any(row.torch and row.top1 is not None for row in found.rows):
-        written.append(write_whole(
-            out / 'compare.png',
-            partial(write_plot, found=found, caption=caption(found))))
+        written.append(
+            write_whole(
+                out / 'compare.png', partial(write_plot, found=found, caption=caption(found))
+            )
+        )
     return written
 
 
 def _markdown(found: Comparison) -> str:
     shown = columns(found)
     failed = ['failed'] if found.failed else []
-    lines = [_line(['model', *(c.head for c in shown), *failed]),
-             '|---|' + '---:|' * len(shown) + '---|' * len(failed)]
+    lines = [
+        _line(['model', *(c.head for c in shown), *failed]),
+        '|---|' + '---:|' * len(shown) + '---|' * len(failed),
+    ]
     for row in found.rows:
         cells = [row.label, *(_cell(c, row) for c in shown)]
         lines.append(_line([*cells, *([row.failure or ''] if failed else [])]))
     sources = sorted({p.source for row in found.rows for p in row.published})
-    lines += ['', markdown(caption(found)) + '.', WEIGHTS_NOTE,
-              'FLOPs are multiply-adds of the network with branches and norms '
-              'folded.', *(f'{markdown(note)}.' for note in found.notes)]
-    lines += ['', 'Published figures: ' + markdown('; '.join(sources)) + '.'] \
-        if sources else []
+    lines += [
+        '',
+        markdown(caption(found)) + '.',
+        WEIGHTS_NOTE,
+        'FLOPs are multiply-adds of the network with branches and norms folded.',
+        *(f'{markdown(note)}.' for note in found.notes),
+    ]
+    lines += ['', 'Published figures: ' + markdown('; '.join(sources)) + '.'] if sources else []
     return '\n'.join(lines) + '\n'
 
 
@@ -341,8 +367,7 @@ def _line(cells: Sequence[str]) -> str:
 def _csv(found: Comparison) -> str:
     """Unrounded; a row a model."""
     shown = columns(found)
-    rows: list[list[Any]] = [['name', 'label', *(c.head for c in shown),
-                              'top-1 source', 'failure']]
+    rows: list[list[Any]] = [['name', 'label', *(c.head for c in shown), 'top-1 source', 'failure']]
     for row in found.rows:
         values: list[Any] = [c.value(row) for c in shown]
         sources = '; '.join(p.source for p in row.published)

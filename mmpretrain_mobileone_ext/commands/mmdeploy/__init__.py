@@ -2,6 +2,7 @@
 
 mmdeploy is optional and imported only when something is deployed.
 """
+
 from __future__ import annotations
 
 import importlib

@@ -1,4 +1,5 @@
 """Command line of ``tools/deploy_mmdeploy.py``."""
+
 from __future__ import annotations
 
 import argparse
@@ -13,12 +14,7 @@ from ...errors import ExportError
 from ...utils.files import check_apart, check_writable
 from ...utils.text import PlainConsole, Steps, print_path
 from ..cli import ToolParser
-from .compare import (
-    ExporterRow,
-    compare_exporters,
-    comparison_table,
-    write_comparison,
-)
+from .compare import ExporterRow, compare_exporters, comparison_table, write_comparison
 from .convert import require_mmdeploy
 from .deploy import DeployResult, run_deploy
 from .deploy_config import DeployOptions, read_deploy_config
@@ -26,28 +22,42 @@ from .deploy_config import DeployOptions, read_deploy_config
 
 def parser() -> argparse.ArgumentParser:
     """The arguments; values are checked by ``DeployOptions``."""
-    p = ToolParser(error_type=ExportError,
-                   description='Convert a classifier with mmdeploy\'s own API '
-                   'to Core ML, ONNX Runtime or ncnn, on any OS, and compare '
-                   'the file with torch before it gets its name.')
+    p = ToolParser(
+        error_type=ExportError,
+        description="Convert a classifier with mmdeploy's own API "
+        'to Core ML, ONNX Runtime or ncnn, on any OS, and compare '
+        'the file with torch before it gets its name.',
+    )
     p.add_argument('deploy_cfg', help='deploy config, configs/mmdeploy/...')
     p.add_argument('config', help='config of mmpretrain or this package')
     p.add_argument('checkpoint', help='branch or deploy checkpoint')
-    p.add_argument('--out', required=True,
-                   help='.mlpackage or .mlmodel, .onnx, or .ncnn (a folder)')
-    p.add_argument('--image-size', nargs='+', type=int, metavar='N',
-                   help='H or H W (default: the deploy config\'s)')
-    p.add_argument('--verify-data', default='100', metavar='test|N|none',
-                   help='whole test split, N of its images, or seeded noise '
-                   '(default: 100)')
-    p.add_argument('--force', action='store_true',
-                   help='replace an existing file')
-    p.add_argument('--compare', action='store_true',
-                   help='export with this package too, and show both')
-    p.add_argument('--json', type=Path, metavar='FILE',
-                   help='write what --compare shows')
-    p.add_argument('--cfg-options', nargs='+', action=DictAction,
-                   help='key=value pairs, merged into the config')
+    p.add_argument(
+        '--out', required=True, help='.mlpackage or .mlmodel, .onnx, or .ncnn (a folder)'
+    )
+    p.add_argument(
+        '--image-size',
+        nargs='+',
+        type=int,
+        metavar='N',
+        help="H or H W (default: the deploy config's)",
+    )
+    p.add_argument(
+        '--verify-data',
+        default='100',
+        metavar='test|N|none',
+        help='whole test split, N of its images, or seeded noise (default: 100)',
+    )
+    p.add_argument('--force', action='store_true', help='replace an existing file')
+    p.add_argument(
+        '--compare', action='store_true', help='export with this package too, and show both'
+    )
+    p.add_argument('--json', type=Path, metavar='FILE', help='write what --compare shows')
+    p.add_argument(
+        '--cfg-options',
+        nargs='+',
+        action=DictAction,
+        help='key=value pairs, merged into the config',
+    )
     return p
 
 
@@ -61,22 +71,25 @@ def run(argv: Optional[Sequence[str]] = None) -> None:
     if args.json is not None and not args.compare:
         raise ExportError('--json writes what --compare shows; give both')
     check_writable(args.json)
-    options = DeployOptions(args.out, args.image_size, args.verify_data,
-                            args.force)
-    check_apart({'out': options.out, '--json': args.json},
-                {'deploy_cfg': args.deploy_cfg, 'config': args.config,
-                 'checkpoint': args.checkpoint}, ExportError, package='out')
+    options = DeployOptions(args.out, args.image_size, args.verify_data, args.force)
+    check_apart(
+        {'out': options.out, '--json': args.json},
+        {'deploy_cfg': args.deploy_cfg, 'config': args.config, 'checkpoint': args.checkpoint},
+        ExportError,
+        package='out',
+    )
     deploy = read_deploy_config(args.deploy_cfg)
     options.check_target(deploy)
     rows: list[ExporterRow] = []
     if args.compare:
         result, rows = compare_exporters(
-            deploy, args.config, args.checkpoint, options, args.cfg_options,
-            progress=True)
+            deploy, args.config, args.checkpoint, options, args.cfg_options, progress=True
+        )
     else:
         require_mmdeploy(deploy.backend)
-        result = run_deploy(deploy, args.config, args.checkpoint, options,
-                            args.cfg_options, Steps(True))
+        result = run_deploy(
+            deploy, args.config, args.checkpoint, options, args.cfg_options, Steps(True)
+        )
     if args.json is not None:
         write_comparison(rows, args.json)
     _print(result, rows)

@@ -1,4 +1,5 @@
 """This package's exporter and mmdeploy on one checkpoint, side by side."""
+
 from __future__ import annotations
 
 import json
@@ -49,6 +50,7 @@ class ExporterRow:
         seconds: from the checkpoint to the verified file, imports apart.
         num_images: how many it was compared on.
     """
+
     exporter: str
     precision: str
     input: str
@@ -67,12 +69,13 @@ class ExporterRow:
 
 
 def compare_exporters(
-        deploy: DeployConfig,
-        config: PathLike,
-        checkpoint: PathLike,
-        options: DeployOptions,
-        cfg_options: Optional[Mapping[str, Any]] = None,
-        progress: bool = False) -> tuple[DeployResult, list[ExporterRow]]:
+    deploy: DeployConfig,
+    config: PathLike,
+    checkpoint: PathLike,
+    options: DeployOptions,
+    cfg_options: Optional[Mapping[str, Any]] = None,
+    progress: bool = False,
+) -> tuple[DeployResult, list[ExporterRow]]:
     """Export with both, score both on the same images.
 
     Ours is made first, so that what the first conversion of a process costs
@@ -83,37 +86,46 @@ def compare_exporters(
         ExportError: as ``deploy_classifier``; the backend is not Core ML.
     """
     if deploy.backend != 'coreml':
-        raise ExportError(f'{deploy.name} is for {deploy.backend}; only Core '
-                          'ML files can be compared with our exporter\'s')
+        raise ExportError(
+            f'{deploy.name} is for {deploy.backend}; only Core '
+            "ML files can be compared with our exporter's"
+        )
     options.check_target(deploy)
     require_mmdeploy(deploy.backend)
     with tempfile.TemporaryDirectory() as folder:
-        ours = _ours(Path(folder), deploy, config, checkpoint, options,
-                     cfg_options, progress)
-    made = run_deploy(deploy, config, checkpoint, options, cfg_options,
-                      Steps(progress))
+        ours = _ours(Path(folder), deploy, config, checkpoint, options, cfg_options, progress)
+    made = run_deploy(deploy, config, checkpoint, options, cfg_options, Steps(progress))
     return made, [ours, _theirs(made)]
 
 
-def _ours(folder: Path, deploy: DeployConfig, config: PathLike,
-          checkpoint: PathLike, options: DeployOptions,
-          cfg_options: Optional[Mapping[str, Any]],
-          progress: bool) -> ExporterRow:
+def _ours(
+    folder: Path,
+    deploy: DeployConfig,
+    config: PathLike,
+    checkpoint: PathLike,
+    options: DeployOptions,
+    cfg_options: Optional[Mapping[str, Any]],
+    progress: bool,
+) -> ExporterRow:
     request = ExportOptions(
         out=folder / f'ours{deploy.suffix}',
         precision=deploy.precision,
         image_size=options.image_size,
-        deployment_target=(deploy.cfg.backend_config.get('common_config')
-                           or {}).get('minimum_deployment_target')
+        deployment_target=(deploy.cfg.backend_config.get('common_config') or {}).get(
+            'minimum_deployment_target'
+        )
         or _OWN_TARGET,
-        verify_data=options.verify_data)
+        verify_data=options.verify_data,
+    )
     start = time.perf_counter()
     result = run_export(config, checkpoint, request, cfg_options, progress)
     seconds = time.perf_counter() - start
     program, pre = read_program(result.path), result.preprocessing
     height, width = pre.size
     return _row(
-        program, result.verification.parity, exporter='this package',
+        program,
+        result.verification.parity,
+        exporter='this package',
         precision=deploy.precision,
         input=f'image, {pre.layout}, {height} x {width}',
         output='label and probabilities',
@@ -121,12 +133,14 @@ def _ours(folder: Path, deploy: DeployConfig, config: PathLike,
         size_bytes=result.size_bytes,
         top1=_percent(result.verification.top1_candidate),
         images=result.verification.images,
-        seconds=seconds)
+        seconds=seconds,
+    )
 
 
 def _theirs(made: DeployResult) -> ExporterRow:
     return _row(
-        read_program(made.path), made.scored.parity,
+        read_program(made.path),
+        made.scored.parity,
         exporter=f'mmdeploy {made.mmdeploy}',
         precision=made.network.deploy.precision,
         input=f'normalized {made.opened.input}',
@@ -135,7 +149,8 @@ def _theirs(made: DeployResult) -> ExporterRow:
         size_bytes=made.size_bytes,
         top1=_percent(made.scored.top1_candidate),
         images=made.scored.images,
-        seconds=made.seconds)
+        seconds=made.seconds,
+    )
 
 
 def _row(program: Program, parity: Parity, **known: Any) -> ExporterRow:
@@ -148,14 +163,15 @@ def _row(program: Program, parity: Parity, **known: Any) -> ExporterRow:
         agreement=100 * (parity.top1_agreement or 0.0),
         relative=parity.relative,
         num_images=parity.num_samples,
-        **known)
+        **known,
+    )
 
 
 def _divided(types: Sequence[str]) -> tuple[list[str], list[str]]:
     """Operations from the first conv to the last softmax, and the others."""
     first = types.index('conv')
     last = len(types) - 1 - list(reversed(types)).index('softmax')
-    return list(types[first:last + 1]), [*types[:first], *types[last + 1:]]
+    return list(types[first : last + 1]), [*types[:first], *types[last + 1 :]]
 
 
 def comparison_table(rows: Sequence[ExporterRow]) -> Table:
@@ -169,20 +185,36 @@ def comparison_table(rows: Sequence[ExporterRow]) -> Table:
     return table
 
 
-_NAMES = ('input', 'output', 'left to the app', 'operations', 'precision',
-          'size KiB', 'top-1 %', 'same top-1 as torch %', 'relative error',
-          'compared on', 'seconds, verified')
+_NAMES = (
+    'input',
+    'output',
+    'left to the app',
+    'operations',
+    'precision',
+    'size KiB',
+    'top-1 %',
+    'same top-1 as torch %',
+    'relative error',
+    'compared on',
+    'seconds, verified',
+)
 
 
 def _cells(row: ExporterRow) -> tuple[str, ...]:
     around = ''.join(f' + {n} {kind}' for kind, n in row.around.items())
-    return (row.input, row.output, row.app,
-            f'{row.operations} = {row.network} network{around}',
-            row.precision, f'{row.size_bytes / 1024:.0f}',
-            'no labels' if row.top1 is None else
-            share(row.top1, row.num_images),
-            f'{row.agreement:.2f}', f'{row.relative:.1e}', row.images,
-            f'{row.seconds:.1f}')
+    return (
+        row.input,
+        row.output,
+        row.app,
+        f'{row.operations} = {row.network} network{around}',
+        row.precision,
+        f'{row.size_bytes / 1024:.0f}',
+        'no labels' if row.top1 is None else share(row.top1, row.num_images),
+        f'{row.agreement:.2f}',
+        f'{row.relative:.1e}',
+        row.images,
+        f'{row.seconds:.1f}',
+    )
 
 
 def write_comparison(rows: Sequence[ExporterRow], path: Path) -> Path:
@@ -192,8 +224,7 @@ def write_comparison(rows: Sequence[ExporterRow], path: Path) -> Path:
         ExportError: the disk refuses.
     """
     text = json.dumps([asdict(row) for row in rows], indent=2) + '\n'
-    return write_whole(path, lambda made: made.write_text(text, 'utf-8'),
-                       ExportError)
+    return write_whole(path, lambda made: made.write_text(text, 'utf-8'), ExportError)
 
 
 def _percent(share: Optional[float]) -> Optional[float]:

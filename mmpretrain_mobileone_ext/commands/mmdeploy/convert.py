@@ -20,6 +20,7 @@ done about it:
   its own: ncnn is made by pnnx from the ONNX for ONNX Runtime.
 - A deploy checkpoint needs ``backbone.deploy=True``: it is set.
 """
+
 from __future__ import annotations
 
 import contextlib
@@ -47,13 +48,7 @@ from torch import nn
 
 from ...coreml.program import quiet
 from ...errors import ExportError, MobileOneExtError
-from ...export.data import (
-    Images,
-    TestSplit,
-    choose_images,
-    open_split,
-    read_sample,
-)
+from ...export.data import Images, TestSplit, choose_images, open_split, read_sample
 from ...export.network import count_logits
 from ...export.source import Labels, Source, choose_labels, load_source
 from ...models.preprocessing import Preprocessing, read_preprocessing
@@ -77,6 +72,7 @@ class Network:
         images: what files are compared on.
         labels: class labels, for the metadata.
     """
+
     source: Source
     deploy: DeployConfig
     split: TestSplit
@@ -85,9 +81,13 @@ class Network:
     labels: Labels
 
 
-def load_network(deploy: DeployConfig, config: PathLike, checkpoint: PathLike,
-                 options: DeployOptions,
-                 cfg_options: Optional[Mapping[str, Any]] = None) -> Network:
+def load_network(
+    deploy: DeployConfig,
+    config: PathLike,
+    checkpoint: PathLike,
+    options: DeployOptions,
+    cfg_options: Optional[Mapping[str, Any]] = None,
+) -> Network:
     """Load the classifier and fit the deploy config to it.
 
     Args:
@@ -101,13 +101,12 @@ def load_network(deploy: DeployConfig, config: PathLike, checkpoint: PathLike,
         CheckpointError: the checkpoint is unsafe or does not fit.
     """
     source = load_source(config, checkpoint, cfg_options)
-    split = open_split(source.config, options.image_size,
-                       options.verify_data != 'none')
+    split = open_split(source.config, options.image_size, options.verify_data != 'none')
     deploy = _fitted(deploy, source, split, options)
     channels, size = deploy.channels or 0, deploy.size or (0, 0)
     pre = read_preprocessing(
-        source.model.get_submodule('data_preprocessor'), channels, size,
-        split.data_order)
+        source.model.get_submodule('data_preprocessor'), channels, size, split.data_order
+    )
     return Network(
         source=source,
         deploy=deploy,
@@ -115,12 +114,16 @@ def load_network(deploy: DeployConfig, config: PathLike, checkpoint: PathLike,
         preprocessing=pre,
         images=choose_images(split, options.verify_data, pre.shape),
         labels=choose_labels(
-            None, [('checkpoint', source.classes), *split.labels],
-            count_logits(source.model, pre.shape)))
+            None,
+            [('checkpoint', source.classes), *split.labels],
+            count_logits(source.model, pre.shape),
+        ),
+    )
 
 
-def _fitted(deploy: DeployConfig, source: Source, split: TestSplit,
-            options: DeployOptions) -> DeployConfig:
+def _fitted(
+    deploy: DeployConfig, source: Source, split: TestSplit, options: DeployOptions
+) -> DeployConfig:
     """The deploy config with C, H and W, which must be the images'."""
     channels, size = _input_channels(source.model), split.size
     if split.dataset is not None:
@@ -129,18 +132,20 @@ def _fitted(deploy: DeployConfig, source: Source, split: TestSplit,
     if options.image_size is not None:
         return deploy.with_shape(channels, options.image_size)
     if deploy.size is None and size is None:
-        raise ExportError(f'{deploy.name} and the test pipeline of '
-                          f'{source.config_name} state no image size; give '
-                          '--image-size')
+        raise ExportError(
+            f'{deploy.name} and the test pipeline of '
+            f'{source.config_name} state no image size; give '
+            '--image-size'
+        )
     stated = deploy.channels or channels, deploy.size or size
     if stated != (channels, size or deploy.size):
         raise ExportError(
             f'{deploy.name} takes {(stated[0], *(stated[1] or ()))} (C, H, '
             f'W), the images of {source.config_name} are '
             f'{(channels, *(size or ()))}; give --image-size to set the '
-            'deploy config\'s')
-    return deploy if deploy.channels else deploy.with_shape(
-        channels, stated[1] or (0, 0))
+            "deploy config's"
+        )
+    return deploy if deploy.channels else deploy.with_shape(channels, stated[1] or (0, 0))
 
 
 def _input_channels(model: nn.Module) -> int:
@@ -175,17 +180,16 @@ _LOGGED = re.compile(
     r'|^Can not load custom ops because'
     r'|^Export PyTorch model to (torchscript|ONNX)|^Save PyTorch model'
     r'|^Support for converting Torch Script Models is experimental'
-    r'|^DeprecationWarning: get_onnx_config')
+    r'|^DeprecationWarning: get_onnx_config'
+)
 _PRINTED = re.compile(r'^Loads checkpoint by \w+ backend from path')
 _WARNED = (
     (r'pkg_resources is deprecated as an API', UserWarning),
     (r'Detect multiple valid rewriters', UserWarning),
     (r'`torch\.jit\.(load|save|trace)', FutureWarning),
     (r'`torch\.jit\.(load|save|trace)', DeprecationWarning),
-    (r'You are using the legacy TorchScript-based ONNX export',
-     DeprecationWarning),
-    (r'The feature will be removed\. Please remove usage of this function',
-     DeprecationWarning),
+    (r'You are using the legacy TorchScript-based ONNX export', DeprecationWarning),
+    (r'The feature will be removed\. Please remove usage of this function', DeprecationWarning),
 )
 
 
@@ -234,8 +238,9 @@ def _without_known_lines() -> Iterator[None]:
 
 NAME = 'model'
 PARAM, BIN = f'{NAME}.param', f'{NAME}.bin'
-_INSTALL = ("pip install 'mmdeploy==1.3.1', in an environment of its own: it "
-            'replaces protobuf by 3.20.2')
+_INSTALL = (
+    "pip install 'mmdeploy==1.3.1', in an environment of its own: it replaces protobuf by 3.20.2"
+)
 
 
 def require_mmdeploy(backend: str) -> None:
@@ -250,8 +255,9 @@ def require_mmdeploy(backend: str) -> None:
     needed = {'ncnn': ('pnnx', 'ncnn')}.get(backend, ())
     missing = [n for n in needed if importlib.util.find_spec(n) is None]
     if missing:
-        raise ExportError(f'{backend} needs {" and ".join(missing)}; pip '
-                          f'install {" ".join(missing)}')
+        raise ExportError(
+            f'{backend} needs {" and ".join(missing)}; pip install {" ".join(missing)}'
+        )
     if backend == 'coreml':
         quiet.coremltools()
     try:
@@ -259,8 +265,7 @@ def require_mmdeploy(backend: str) -> None:
             importlib.import_module('mmdeploy.apis')
     # Its imports reach into torch, onnx and protobuf of any version.
     except Exception as error:
-        raise ExportError(f'mmdeploy cannot be imported ({one_line(error)}); '
-                          f'{_INSTALL}') from error
+        raise ExportError(f'mmdeploy cannot be imported ({one_line(error)}); {_INSTALL}') from error
 
 
 def convert(network: Network, checkpoint: str, folder: Path) -> Path:
@@ -278,7 +283,10 @@ def convert(network: Network, checkpoint: str, folder: Path) -> Path:
         ExportError: mmdeploy, or what it calls, cannot convert the network.
     """
     makers: dict[str, Callable[..., Path]] = {
-        'coreml': _core_ml, 'onnxruntime': _onnx, 'ncnn': _ncnn}
+        'coreml': _core_ml,
+        'onnxruntime': _onnx,
+        'ncnn': _ncnn,
+    }
     backend = network.deploy.backend
     require_mmdeploy(backend)
     try:
@@ -288,8 +296,9 @@ def convert(network: Network, checkpoint: str, folder: Path) -> Path:
         raise
     # mmdeploy asserts, and exits where a backend is missing.
     except (Exception, SystemExit) as error:
-        raise ExportError(f'mmdeploy cannot convert the network to {backend} '
-                          f'({one_line(error, 500)})') from error
+        raise ExportError(
+            f'mmdeploy cannot convert the network to {backend} ({one_line(error, 500)})'
+        ) from error
 
 
 @contextlib.contextmanager
@@ -305,10 +314,8 @@ def _core_ml(network: Network, checkpoint: str, folder: Path) -> Path:
     with quiet.conversion():
         cfg = copy.deepcopy(network.deploy.cfg)
         _to_ir('torch2torchscript', network, checkpoint, folder, cfg, '.pt')
-        manager = importlib.import_module(
-            'mmdeploy.backend.coreml.backend_manager').CoreMLManager
-        made = manager.to_backend([str(folder / f'{NAME}.pt')], str(folder),
-                                  cfg)
+        manager = importlib.import_module('mmdeploy.backend.coreml.backend_manager').CoreMLManager
+        made = manager.to_backend([str(folder / f'{NAME}.pt')], str(folder), cfg)
     return Path(made[0])
 
 
@@ -332,8 +339,9 @@ def _ncnn(network: Network, checkpoint: str, folder: Path) -> Path:
     return target
 
 
-def _to_ir(function: str, network: Network, checkpoint: str, folder: Path,
-           cfg: Config, suffix: str) -> Path:
+def _to_ir(
+    function: str, network: Network, checkpoint: str, folder: Path, cfg: Config, suffix: str
+) -> Path:
     """Call mmdeploy's ``torch2...``; returns what it wrote."""
     apis = importlib.import_module('mmdeploy.apis')
     channels, size = network.preprocessing.channels, network.preprocessing.size
@@ -344,7 +352,8 @@ def _to_ir(function: str, network: Network, checkpoint: str, folder: Path,
         cfg,
         mmdeploy_model_config(network),
         checkpoint,
-        device='cpu')
+        device='cpu',
+    )
     return folder / f'{NAME}{suffix}'
 
 
@@ -365,11 +374,11 @@ def _torchscript_exporter() -> Iterator[None]:
 def _call_pnnx(onnx: Path, shape: tuple[int, int, int, int]) -> None:
     program = importlib.import_module('pnnx').EXEC_PATH
     sizes = ','.join(str(i) for i in shape)
-    done = run_child([program, onnx.name, f'inputshape=[{sizes}]', 'fp16=0'],
-                     cwd=onnx.parent)
+    done = run_child([program, onnx.name, f'inputshape=[{sizes}]', 'fp16=0'], cwd=onnx.parent)
     # It may fail with exit code 0.
-    if not all(onnx.with_name(f'{NAME}.ncnn.{kind}').is_file()
-               for kind in ('param', 'bin')):
+    if not all(onnx.with_name(f'{NAME}.ncnn.{kind}').is_file() for kind in ('param', 'bin')):
         last = (done.stdout + done.stderr).strip().splitlines()[-1:]
-        raise ExportError(f'pnnx cannot convert the network to ncnn '
-                          f'(exit code {done.returncode}; {" ".join(last)})')
+        raise ExportError(
+            f'pnnx cannot convert the network to ncnn '
+            f'(exit code {done.returncode}; {" ".join(last)})'
+        )

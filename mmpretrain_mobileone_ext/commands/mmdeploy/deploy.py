@@ -1,4 +1,5 @@
 """Deploy through mmdeploy; verified before the file has a name."""
+
 from __future__ import annotations
 
 import importlib
@@ -24,8 +25,7 @@ from .score import Opened, Scored, open_file, score
 METADATA = 'metadata.json'
 
 
-def describe(made: Path, network: Network, scored: Scored,
-             mmdeploy: str) -> None:
+def describe(made: Path, network: Network, scored: Scored, mmdeploy: str) -> None:
     """Set metadata in the file, or beside ``model.param`` for ncnn.
 
     Args:
@@ -36,8 +36,8 @@ def describe(made: Path, network: Network, scored: Scored,
     if backend == 'coreml':
         standard = dict(
             author='mmdeploy, called by mmpretrain_mobileone_ext',
-            shortDescription=f'{network.source.config_name}: image '
-            'classifier, probabilities only')
+            shortDescription=f'{network.source.config_name}: image classifier, probabilities only',
+        )
         write_metadata(made, entries, standard, entries['preprocessing'])
     elif backend == 'ncnn':
         text = json.dumps(entries, indent=2, default=str)
@@ -49,15 +49,13 @@ def describe(made: Path, network: Network, scored: Scored,
 def _write_onnx(made: Path, entries: dict[str, Any]) -> None:
     onnx: Any = importlib.import_module('onnx')
     model = onnx.load(str(made))
-    texts = {k: v if isinstance(v, str) else json.dumps(v, default=str)
-             for k, v in entries.items()}
+    texts = {k: v if isinstance(v, str) else json.dumps(v, default=str) for k, v in entries.items()}
     onnx.helper.set_model_props(model, texts)
     onnx.checker.check_model(model)
     onnx.save(model, str(made))
 
 
-def _entries(network: Network, scored: Scored,
-             mmdeploy: str) -> dict[str, Any]:
+def _entries(network: Network, scored: Scored, mmdeploy: str) -> dict[str, Any]:
     pre, source = network.preprocessing, network.source
     order = pre.layout or f'{pre.channels} channels'
     done = in_words(network.split.steps, pre.size)
@@ -74,8 +72,9 @@ def _entries(network: Network, scored: Scored,
         'deploy_config': network.deploy.name,
         'source_checkpoint': source.checkpoint,
         'source_sha256': source.sha256,
-        'parity': dict(_finite(scored.parity.to_dict()),
-                       tolerance=scored.tolerance, images=scored.images),
+        'parity': dict(
+            _finite(scored.parity.to_dict()), tolerance=scored.tolerance, images=scored.images
+        ),
         'top1': dict(torch=scored.top1_reference, file=scored.top1_candidate),
         'versions': dict(versions(), mmdeploy=mmdeploy),
     }
@@ -83,8 +82,9 @@ def _entries(network: Network, scored: Scored,
 
 def _finite(parity: dict[str, Any]) -> dict[str, Any]:
     """JSON has no infinity: the PSNR of equal outputs becomes null."""
-    return {k: None if isinstance(v, float) and not math.isfinite(v) else v
-            for k, v in parity.items()}
+    return {
+        k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in parity.items()
+    }
 
 
 PathLike = Union[str, Path]
@@ -103,6 +103,7 @@ class DeployResult:
         seconds: from the checkpoint to the verified file, imports apart.
         mmdeploy: its version.
     """
+
     path: Path
     size_bytes: int
     network: Network
@@ -122,15 +123,23 @@ class DeployResult:
             ('precision', deploy.precision),
             ('input', self.opened.input),
             ('left to the app', app_work(self.network)),
-            ('operations', ', '.join(f'{n} {k}' for k, n in ops.items())
-             + f'; {sum(ops.values())} in all'),
+            (
+                'operations',
+                ', '.join(f'{n} {k}' for k, n in ops.items()) + f'; {sum(ops.values())} in all',
+            ),
             ('compared on', f'{s.images}, by {self.opened.runtime}'),
-            ('parity', f'relative {p.relative:.2e}, max abs '
-             f'{p.max_abs:.2e}, PSNR {p.psnr_db:.1f} dB'),
+            (
+                'parity',
+                f'relative {p.relative:.2e}, max abs {p.max_abs:.2e}, PSNR {p.psnr_db:.1f} dB',
+            ),
             ('same top-1', _percent(p.top1_agreement, p.num_samples)),
-            ('top-1', 'no labels' if s.top1_reference is None else
-             f'torch {_percent(s.top1_reference, p.num_samples)}, file '
-             f'{_percent(s.top1_candidate, p.num_samples)}'),
+            (
+                'top-1',
+                'no labels'
+                if s.top1_reference is None
+                else f'torch {_percent(s.top1_reference, p.num_samples)}, file '
+                f'{_percent(s.top1_candidate, p.num_samples)}',
+            ),
             ('time', f'{self.seconds:.1f} s'),
         ]
         if self.opened.overflows:
@@ -148,16 +157,18 @@ def app_work(network: Network) -> str:
     return ', '.join([*steps, 'argmax, label'])
 
 
-def deploy_classifier(deploy_cfg: PathLike,
-                      config: PathLike,
-                      checkpoint: PathLike,
-                      out: PathLike,
-                      *,
-                      image_size: Any = None,
-                      verify_data: Union[int, str] = 100,
-                      force: bool = False,
-                      cfg_options: Optional[Mapping[str, Any]] = None,
-                      progress: bool = False) -> DeployResult:
+def deploy_classifier(
+    deploy_cfg: PathLike,
+    config: PathLike,
+    checkpoint: PathLike,
+    out: PathLike,
+    *,
+    image_size: Any = None,
+    verify_data: Union[int, str] = 100,
+    force: bool = False,
+    cfg_options: Optional[Mapping[str, Any]] = None,
+    progress: bool = False,
+) -> DeployResult:
     """Convert a classifier with mmdeploy's own API, on any OS.
 
     Branches are folded. The file is executed and compared with the network
@@ -188,39 +199,40 @@ def deploy_classifier(deploy_cfg: PathLike,
     boolean('progress', progress, ExportError)
     if cfg_options is not None:
         mapping('cfg_options', cfg_options, ExportError)
-    options = DeployOptions(out, image_size, verify_data,  # type: ignore
-                            force)
+    options = DeployOptions(out, image_size, verify_data, force)  # type: ignore[arg-type]
     deploy = read_deploy_config(deploy_cfg)
     options.check_target(deploy)
     require_mmdeploy(deploy.backend)
-    return run_deploy(deploy, config, checkpoint, options, cfg_options,
-                      Steps(progress))
+    return run_deploy(deploy, config, checkpoint, options, cfg_options, Steps(progress))
 
 
-def run_deploy(deploy: DeployConfig, config: PathLike, checkpoint: PathLike,
-               options: DeployOptions,
-               cfg_options: Optional[Mapping[str, Any]],
-               steps: Steps) -> DeployResult:
+def run_deploy(
+    deploy: DeployConfig,
+    config: PathLike,
+    checkpoint: PathLike,
+    options: DeployOptions,
+    cfg_options: Optional[Mapping[str, Any]],
+    steps: Steps,
+) -> DeployResult:
     """As :func:`deploy_classifier`, with its arguments checked."""
     start = time.perf_counter()
     version = metadata.version('mmdeploy')
     with workspace(options.out, ExportError) as folder:
         with steps.step('load'):
-            network = load_network(deploy, config, checkpoint, options,
-                                   cfg_options)
+            network = load_network(deploy, config, checkpoint, options, cfg_options)
         with steps.step('mmdeploy'):
             made = convert(network, str(checkpoint), folder)
         with steps.step('verify', total=len(network.images)) as advance:
             opened = open_file(made, network.deploy)
-            scored = score(opened, network.source.model, network.images,
-                           deploy.precision, advance)
+            scored = score(opened, network.source.model, network.images, deploy.precision, advance)
             scored.require(opened.overflows)
         with steps.step('write'):
             describe(made, network, scored, version)
             size = _size(made)
             install(made, options.out, options.force)
-    return DeployResult(options.out, size, network, opened, scored,
-                        time.perf_counter() - start, version)
+    return DeployResult(
+        options.out, size, network, opened, scored, time.perf_counter() - start, version
+    )
 
 
 def _size(path: Path) -> int:

@@ -1,4 +1,5 @@
 """What a user may ask of a deployment, checked before mmdeploy is asked."""
+
 from __future__ import annotations
 
 import copy
@@ -37,6 +38,7 @@ class DeployConfig:
         size: (H, W) of the input, None where the config does not say it.
         cfg: the config as mmdeploy takes it.
     """
+
     name: str
     backend: str
     suffix: str
@@ -55,9 +57,7 @@ class DeployConfig:
         cfg, shape = copy.deepcopy(self.cfg), [1, channels, *size]
         if self.backend == 'coreml':
             cfg.backend_config.model_inputs = [
-                dict(input_shapes={
-                    self.input_name: {bound: list(shape) for bound in _BOUNDS}
-                })
+                dict(input_shapes={self.input_name: {bound: list(shape) for bound in _BOUNDS}})
             ]
         else:
             cfg.ir_config.input_shape = [size[1], size[0]]
@@ -80,12 +80,12 @@ def read_deploy_config(path: Union[str, Path]) -> DeployConfig:
     wanted = dict(type='mmpretrain', task='Classification')
     codebase = cfg.get('codebase_config') or {}
     if any(codebase.get(k) != v for k, v in wanted.items()):
-        raise ExportError(f'{name}: codebase_config is {dict(codebase)}; '
-                          f'allowed: {wanted}')
+        raise ExportError(f'{name}: codebase_config is {dict(codebase)}; allowed: {wanted}')
     backend = (cfg.get('backend_config') or {}).get('type')
     if backend not in IR_TYPES:
-        raise ExportError(f'{name}: backend_config.type is {backend!r}; '
-                          f'allowed: {", ".join(IR_TYPES)}')
+        raise ExportError(
+            f'{name}: backend_config.type is {backend!r}; allowed: {", ".join(IR_TYPES)}'
+        )
     _check_ir(cfg, name, backend)
     if backend == 'coreml':
         return _core_ml(cfg, name)
@@ -99,8 +99,7 @@ def _load(path: Union[str, Path]) -> Config:
         cfg = Config.fromfile(str(path))
     # A config is a program: it may raise anything.
     except Exception as error:
-        raise ExportError(f'{path}: not a readable deploy config '
-                          f'({one_line(error)})') from error
+        raise ExportError(f'{path}: not a readable deploy config ({one_line(error)})') from error
     # mmdeploy's own ONNX configs still use the older of the two names.
     if cfg.get('ir_config') is None and cfg.get('onnx_config') is not None:
         cfg.ir_config = cfg.onnx_config
@@ -110,26 +109,27 @@ def _load(path: Union[str, Path]) -> Config:
 def _check_ir(cfg: Config, name: str, backend: str) -> None:
     ir = cfg.get('ir_config') or {}
     if ir.get('type') != IR_TYPES[backend]:
-        raise ExportError(f'{name}: ir_config.type is {ir.get("type")!r}; '
-                          f'{backend} needs {IR_TYPES[backend]!r}')
+        raise ExportError(
+            f'{name}: ir_config.type is {ir.get("type")!r}; {backend} needs {IR_TYPES[backend]!r}'
+        )
     for key in ('input_names', 'output_names'):
         names = ir.get(key)
         if not isinstance(names, (list, tuple)) or len(names) != 1:
-            raise ExportError(f'{name}: ir_config.{key} is {names!r}; a '
-                              'classifier has exactly one')
+            raise ExportError(f'{name}: ir_config.{key} is {names!r}; a classifier has exactly one')
 
 
 def _core_ml(cfg: Config, name: str) -> DeployConfig:
     backend = cfg.backend_config
     convert_to = backend.get('convert_to')
     if convert_to not in _CORE_ML_SUFFIX:
-        raise ExportError(f'{name}: convert_to is {convert_to!r}; allowed: '
-                          f'{", ".join(_CORE_ML_SUFFIX)}')
-    stated = (backend.get('common_config') or {}).get(
-        'compute_precision', 'FLOAT32')
+        raise ExportError(
+            f'{name}: convert_to is {convert_to!r}; allowed: {", ".join(_CORE_ML_SUFFIX)}'
+        )
+    stated = (backend.get('common_config') or {}).get('compute_precision', 'FLOAT32')
     if stated not in _PRECISION:
-        raise ExportError(f'{name}: compute_precision is {stated!r}; allowed: '
-                          f'{", ".join(_PRECISION)}')
+        raise ExportError(
+            f'{name}: compute_precision is {stated!r}; allowed: {", ".join(_PRECISION)}'
+        )
     shape = _input_shape(cfg, name, convert_to)
     return DeployConfig(
         name=name,
@@ -139,44 +139,51 @@ def _core_ml(cfg: Config, name: str) -> DeployConfig:
         precision=_PRECISION[stated] if convert_to == 'mlprogram' else 'fp32',
         channels=shape[1],
         size=(shape[2], shape[3]),
-        cfg=cfg)
+        cfg=cfg,
+    )
 
 
 def _input_shape(cfg: Config, name: str, convert_to: str) -> Sequence[int]:
     """The default shape (1, C, H, W) of the only input."""
     inputs = cfg.backend_config.get('model_inputs') or [{}]
-    shapes = (inputs[0].get('input_shapes') or {}).get(
-        cfg.ir_config.input_names[0])
+    shapes = (inputs[0].get('input_shapes') or {}).get(cfg.ir_config.input_names[0])
     where = f'{name}: input_shapes of {cfg.ir_config.input_names[0]!r}'
     if not isinstance(shapes, Mapping) or any(
-            not _whole(shapes.get(bound), 4) for bound in _BOUNDS):
-        raise ExportError(f'{where} is {shapes!r}; {", ".join(_BOUNDS)} with '
-                          'four whole numbers (N, C, H, W) are needed')
+        not _whole(shapes.get(bound), 4) for bound in _BOUNDS
+    ):
+        raise ExportError(
+            f'{where} is {shapes!r}; {", ".join(_BOUNDS)} with '
+            'four whole numbers (N, C, H, W) are needed'
+        )
     low, high, usual = (shapes[bound] for bound in _BOUNDS)
     if convert_to == 'mlprogram' and -1 in (*low, *high):
-        raise ExportError(f'{where} has -1, an unbounded dimension, which an '
-                          'mlprogram refuses; give the largest size')
+        raise ExportError(
+            f'{where} has -1, an unbounded dimension, which an '
+            'mlprogram refuses; give the largest size'
+        )
     if usual[0] != 1 or min(usual) < 1:
-        raise ExportError(f'{where} has default_shape {list(usual)}; one '
-                          'image (1, C, H, W) is needed')
+        raise ExportError(
+            f'{where} has default_shape {list(usual)}; one image (1, C, H, W) is needed'
+        )
     return usual
 
 
 def _whole(value: Any, count: int) -> bool:
     """Whether it is a list of so many whole numbers."""
-    return isinstance(value, (list, tuple)) and len(value) == count and all(
-        type(i) is int for i in value)
+    return (
+        isinstance(value, (list, tuple))
+        and len(value) == count
+        and all(type(i) is int for i in value)
+    )
 
 
 def _onnx(cfg: Config, name: str, backend: str) -> DeployConfig:
     precision = cfg.backend_config.get('precision', 'FP32')
     if precision != 'FP32':
-        raise ExportError(f'{name}: precision is {precision!r}; allowed for '
-                          f'{backend}: FP32')
+        raise ExportError(f'{name}: precision is {precision!r}; allowed for {backend}: FP32')
     size = cfg.ir_config.get('input_shape')
     if size is not None and not (_whole(size, 2) and min(size) >= 1):
-        raise ExportError(f'{name}: ir_config.input_shape is {size!r}; '
-                          'allowed: [W, H] or None')
+        raise ExportError(f'{name}: ir_config.input_shape is {size!r}; allowed: [W, H] or None')
     return DeployConfig(
         name=name,
         backend=backend,
@@ -184,7 +191,8 @@ def _onnx(cfg: Config, name: str, backend: str) -> DeployConfig:
         precision='fp32',
         channels=None,
         size=None if size is None else (size[1], size[0]),
-        cfg=cfg)
+        cfg=cfg,
+    )
 
 
 @dataclass(frozen=True)
@@ -202,6 +210,7 @@ class DeployOptions:
     Raises:
         ExportError: states the value and what is allowed.
     """
+
     out: Path
     image_size: Any = None
     verify_data: Union[int, str] = 100
@@ -224,8 +233,10 @@ class DeployOptions:
         if self.out.suffix != deploy.suffix:
             raise ExportError(
                 f'{self.out}: {deploy.name} ({deploy.backend}) needs the '
-                f'suffix {deploy.suffix!r}, not {self.out.suffix!r}')
+                f'suffix {deploy.suffix!r}, not {self.out.suffix!r}'
+            )
         if not self.out.parent.is_dir():
-            raise ExportError(f'{self.out}: the folder {self.out.parent} '
-                              'does not exist; make it first')
+            raise ExportError(
+                f'{self.out}: the folder {self.out.parent} does not exist; make it first'
+            )
         check_free(self.out, self.force)

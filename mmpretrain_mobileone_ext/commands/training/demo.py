@@ -1,4 +1,5 @@
 """The whole path on real data, through the tools that a user would call."""
+
 from __future__ import annotations
 
 import contextlib
@@ -22,8 +23,12 @@ from .to_phone import RunRecord, TrainToPhone, sole_use, text_hash
 
 #: Where Debian's ``dataset-fashion-mnist`` puts its files.
 DEBIAN_FASHION_MNIST = Path('/usr/share/datasets/fashion-mnist')
-_FASHION_FILES = ('train-images-idx3-ubyte', 'train-labels-idx1-ubyte',
-                  't10k-images-idx3-ubyte', 't10k-labels-idx1-ubyte')
+_FASHION_FILES = (
+    'train-images-idx3-ubyte',
+    'train-labels-idx1-ubyte',
+    't10k-images-idx3-ubyte',
+    't10k-labels-idx1-ubyte',
+)
 
 
 def write_digits(root: Path, test_share: float = 0.3) -> Path:
@@ -52,11 +57,13 @@ def _write_digits(root: Path, test_share: float) -> None:
     from PIL import Image
     from sklearn.datasets import load_digits
     from sklearn.model_selection import train_test_split
+
     digits = load_digits()
     pixels = np.rint(digits.images * (255 / 16)).astype(np.uint8)
     index = np.arange(len(pixels))
     train, test = train_test_split(
-        index, test_size=test_share, random_state=0, stratify=digits.target)
+        index, test_size=test_share, random_state=0, stratify=digits.target
+    )
     for split, chosen in (('train', train), ('test', test)):
         for i in chosen:
             folder = root / split / str(digits.target[i])
@@ -64,8 +71,7 @@ def _write_digits(root: Path, test_share: float) -> None:
             Image.fromarray(pixels[i]).save(folder / f'{i:04d}.png')
 
 
-def unpack_fashion_mnist(root: Path,
-                         source: Path = DEBIAN_FASHION_MNIST) -> Path:
+def unpack_fashion_mnist(root: Path, source: Path = DEBIAN_FASHION_MNIST) -> Path:
     """Unpack Debian's Fashion-MNIST where mmpretrain's class looks for it.
 
     Without the package nothing is written: mmpretrain downloads the files
@@ -116,8 +122,7 @@ def prepare(name: str, data_dir: Path = Path('data')) -> Path:
         MobileOneExtError: unknown name.
     """
     if name not in PREPARE:
-        raise MobileOneExtError(f'DATASET={name!r} is not one of '
-                                f'{sorted(PREPARE)}')
+        raise MobileOneExtError(f'DATASET={name!r} is not one of {sorted(PREPARE)}')
     return PREPARE[name](Path(data_dir) / name)
 
 
@@ -127,9 +132,9 @@ CONFIGS = {
 }
 
 
-def run_demo(dataset: str,
-             data_dir: Path = Path('data'),
-             work_dir: Optional[Path] = None) -> list[FormResult]:
+def run_demo(
+    dataset: str, data_dir: Path = Path('data'), work_dir: Optional[Path] = None
+) -> list[FormResult]:
     """Train, fold, export and score on ``dataset``; print one table.
 
     Logs, checkpoints, the Core ML package, predictions of every form and
@@ -152,14 +157,11 @@ def run_demo(dataset: str,
     asked = dict(config=text_hash(cfg.pretty_text))
     with sole_use(work_dir, console):
         found = RunRecord.read(work_dir)
-        record = found if found and found.goes_on(asked) else \
-            RunRecord.begin(work_dir, asked)
+        record = found if found and found.goes_on(asked) else RunRecord.begin(work_dir, asked)
         config = write_whole(work_dir / Path(CONFIGS[dataset]).name, cfg.dump)
         results = TrainToPhone(config, work_dir, record, console).run()
-    console.print(
-        forms_table(results, f'{dataset}: every form, whole test split'))
-    console.print(f'{time.monotonic() - start:.0f} s; everything is in '
-                  f'{work_dir}')
+    console.print(forms_table(results, f'{dataset}: every form, whole test split'))
+    console.print(f'{time.monotonic() - start:.0f} s; everything is in {work_dir}')
     return results
 
 

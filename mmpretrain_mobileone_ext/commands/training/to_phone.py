@@ -4,6 +4,7 @@ A killed run is gone on with by the same command, so its folder has to say
 what it was asked for (``RunRecord``), where its training can go on
 (``last_checkpoint``), and that nobody else is at it (``sole_use``).
 """
+
 from __future__ import annotations
 
 import contextlib
@@ -63,17 +64,17 @@ def sole_use(folder: Path, console: Console) -> Iterator[None]:
         lock.acquire(timeout=0)
         (folder / _HOLDER).write_text(
             f'process {os.getpid()} on {platform.node()}, since '
-            f'{time.strftime("%Y-%m-%d %H:%M:%S")}', 'utf-8')
+            f'{time.strftime("%Y-%m-%d %H:%M:%S")}',
+            'utf-8',
+        )
     except Timeout:
         raise MobileOneExtError(
-            f'{folder} is in use by {_holder(folder)}; wait for its end or '
-            'choose another folder') from None
+            f'{folder} is in use by {_holder(folder)}; wait for its end or choose another folder'
+        ) from None
     except NotImplementedError:
-        console.print(f'{folder}: its disk has no locks; start no second run '
-                      'there')
+        console.print(f'{folder}: its disk has no locks; start no second run there')
     except OSError as error:
-        raise MobileOneExtError(
-            f'{folder} cannot be written: {error}') from error
+        raise MobileOneExtError(f'{folder} cannot be written: {error}') from error
     try:
         yield
     finally:
@@ -82,8 +83,7 @@ def sole_use(folder: Path, console: Console) -> Iterator[None]:
 
 def _holder(folder: Path) -> str:
     try:
-        return (folder / _HOLDER).read_text(
-            'utf-8', errors='replace') or 'another run'
+        return (folder / _HOLDER).read_text('utf-8', errors='replace') or 'another run'
     except OSError:
         return 'another run'
 
@@ -98,6 +98,7 @@ class RunRecord:
         done: steps that are finished.
         finished: whether all are.
     """
+
     folder: Path
     asked: Mapping[str, str]
     done: tuple[str, ...] = field(default=())
@@ -120,8 +121,7 @@ class RunRecord:
         """The record in a folder; None where there is none of this kind."""
         try:
             content = json.loads((folder / _RECORD).read_text('utf-8'))
-            return cls(folder, content['asked'], tuple(content['done']),
-                       content['finished'])
+            return cls(folder, content['asked'], tuple(content['done']), content['finished'])
         except (OSError, ValueError, TypeError, KeyError):
             return None
 
@@ -131,24 +131,24 @@ class RunRecord:
 
     def differs_by(self, asked: Mapping[str, str]) -> str:
         """Names what is asked for otherwise; empty if nothing is."""
-        others = [name for name in {**self.asked, **asked}
-                  if self.asked.get(name) != asked.get(name)]
+        others = [
+            name for name in {**self.asked, **asked} if self.asked.get(name) != asked.get(name)
+        ]
         return f' with other {", ".join(others)}' if others else ''
 
     def with_step(self, step: str) -> RunRecord:
         """Note that a step is done."""
-        return dataclasses.replace(
-            self, done=(*self.done, step))._written()
+        return dataclasses.replace(self, done=(*self.done, step))._written()
 
     def as_finished(self) -> RunRecord:
         """Note that all steps are done."""
         return dataclasses.replace(self, finished=True)._written()
 
     def _written(self) -> RunRecord:
-        text = json.dumps(dict(asked=dict(self.asked), done=self.done,
-                               finished=self.finished), indent=2)
-        write_whole(self.folder / _RECORD,
-                    lambda made: made.write_text(text + '\n', 'utf-8'))
+        text = json.dumps(
+            dict(asked=dict(self.asked), done=self.done, finished=self.finished), indent=2
+        )
+        write_whole(self.folder / _RECORD, lambda made: made.write_text(text + '\n', 'utf-8'))
         return self
 
 
@@ -166,8 +166,7 @@ def last_checkpoint(folder: Path) -> Optional[Path]:
     """
     try:
         # Its folder's name may be in another encoding, its own is ASCII.
-        noted = Path((folder / _LAST).read_text(
-            'utf-8', errors='replace').strip()).name
+        noted = Path((folder / _LAST).read_text('utf-8', errors='replace').strip()).name
     except (OSError, ValueError):
         return None
     found = folder / noted if noted else _newest_checkpoint(folder)
@@ -177,8 +176,11 @@ def last_checkpoint(folder: Path) -> Optional[Path]:
 
 def _newest_checkpoint(folder: Path) -> Optional[Path]:
     """By epoch or iteration: a clock may have been set back."""
-    numbers = {path: int(match[1]) for path in folder.iterdir()
-               if (match := _NUMBERED.fullmatch(path.name))}
+    numbers = {
+        path: int(match[1])
+        for path in folder.iterdir()
+        if (match := _NUMBERED.fullmatch(path.name))
+    }
     return max(numbers, key=lambda path: numbers[path], default=None)
 
 
@@ -195,12 +197,13 @@ def resume_option(checkpoint: Optional[Path]) -> list[str]:
 _ENV = {'OMP_WAIT_POLICY': 'PASSIVE', 'PYTHONUNBUFFERED': '1'}
 #: As the log is read, whatever this process's terminal can show.
 _PRINTED = {'PYTHONIOENCODING': 'utf-8:backslashreplace'}
-_EPOCH = re.compile(r'(?:Epoch|Iter)\((train|test)\) +'
-                    r'\[(\d+)?\]?\[? *(\d+)/ *(\d+)\]')
+_EPOCH = re.compile(
+    r'(?:Epoch|Iter)\((train|test)\) +'
+    r'\[(\d+)?\]?\[? *(\d+)/ *(\d+)\]'
+)
 
 
-def run_tool(tool: str, args: Sequence[str], log: Path, title: str,
-             console: Console) -> float:
+def run_tool(tool: str, args: Sequence[str], log: Path, title: str, console: Console) -> float:
     """Run ``python tools/<tool>``; its output goes into ``log``.
 
     It ends with this process, see ``child_process``.
@@ -223,8 +226,9 @@ def run_tool(tool: str, args: Sequence[str], log: Path, title: str,
     command = [sys.executable, str(MIM / 'tools' / tool), *args]
     code = _stream(command, log, title, console)
     if code:
-        raise MobileOneExtError(f'{title} failed with exit code {code}: '
-                                f'{_reason(log)} (all of it is in {log})')
+        raise MobileOneExtError(
+            f'{title} failed with exit code {code}: {_reason(log)} (all of it is in {log})'
+        )
     return time.monotonic() - start
 
 
@@ -232,22 +236,25 @@ def _reason(log: Path) -> str:
     """The tool's own words, or what it said last."""
     lines = log.read_text('utf-8', errors='replace').splitlines()
     errors = [line for line in lines if line.startswith('error: ')]
-    return errors[-1][len('error: '):] if errors else \
-        ' '.join(lines[-3:]) or 'it said nothing'
+    return errors[-1][len('error: ') :] if errors else ' '.join(lines[-3:]) or 'it said nothing'
 
 
-def _stream(command: Sequence[str], log: Path, title: str,
-            console: Console) -> int:
+def _stream(command: Sequence[str], log: Path, title: str, console: Console) -> int:
     """Run a command, its output into ``log``; show epochs on a terminal."""
-    columns = (TextColumn('{task.description}', markup=False),
-               TimeElapsedColumn())
-    bar = Progress(*columns, console=console, transient=True,
-                   disable=not console.is_terminal)
-    with bar, open(log, 'w', buffering=1, encoding='utf-8') as file, \
-            ChildProcess(command, stdout=subprocess.PIPE,
-                         stderr=subprocess.STDOUT, encoding='utf-8',
-                         errors='replace',
-                         env={**_ENV, **os.environ, **_PRINTED}) as process:
+    columns = (TextColumn('{task.description}', markup=False), TimeElapsedColumn())
+    bar = Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
+    with (
+        bar,
+        open(log, 'w', buffering=1, encoding='utf-8') as file,
+        ChildProcess(
+            command,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            encoding='utf-8',
+            errors='replace',
+            env={**_ENV, **os.environ, **_PRINTED},
+        ) as process,
+    ):
         task = bar.add_task(title)
         for line in process.stdout or ():
             file.write(line)
@@ -269,6 +276,7 @@ class TrainToPhone:
         record: of the run in ``work_dir``; its steps are not done again.
         console: shows progress.
     """
+
     config: Path
     work_dir: Path
     record: RunRecord
@@ -287,21 +295,26 @@ class TrainToPhone:
         """
         last = self._train()
         branches = self._score('branches', last)
-        folded = self._score('folded', deploy_path(last),
-                             'model.backbone.deploy=True')
-        self._call('export', 'export_coreml.py', str(self.config), str(last),
-                   '--out', str(self.package), '--verify-data', 'test',
-                   '--force', makes=self.package)
+        folded = self._score('folded', deploy_path(last), 'model.backbone.deploy=True')
+        self._call(
+            'export',
+            'export_coreml.py',
+            str(self.config),
+            str(last),
+            '--out',
+            str(self.package),
+            '--verify-data',
+            'test',
+            '--force',
+            makes=self.package,
+        )
         coreml = self._score('coreml', self.package)
         forms = [
             ('branches (torch, fp32)', branches, _weight_bytes(last), last),
-            ('folded (torch, fp32)', folded,
-             _weight_bytes(deploy_path(last)), deploy_path(last)),
-            ('Core ML (.mlpackage, fp16)', coreml, tree_bytes(self.package),
-             self.package),
+            ('folded (torch, fp32)', folded, _weight_bytes(deploy_path(last)), deploy_path(last)),
+            ('Core ML (.mlpackage, fp16)', coreml, tree_bytes(self.package), self.package),
         ]
-        results = [_result(name, p, branches, size, file)
-                   for name, p, size, file in forms]
+        results = [_result(name, p, branches, size, file) for name, p, size, file in forms]
         write_forms_json(results, self.work_dir / 'forms.json')
         self.record = self.record.as_finished()
         return results
@@ -315,38 +328,52 @@ class TrainToPhone:
         """
         note = self.work_dir / 'last_checkpoint'
         asked = self.config.read_bytes()
-        self._call('train', 'train.py', str(self.config), '--work-dir',
-                   str(self.work_dir), *resume_option(
-                       last_checkpoint(self.work_dir)),
-                   makes=note)
+        self._call(
+            'train',
+            'train.py',
+            str(self.config),
+            '--work-dir',
+            str(self.work_dir),
+            *resume_option(last_checkpoint(self.work_dir)),
+            makes=note,
+        )
         if self.config.read_bytes() != asked:
             write_whole(self.config, lambda made: made.write_bytes(asked))
         return Path(note.read_text('utf-8').strip())
 
-    def _score(self, name: str, checkpoint: Path,
-               *options: str) -> list[dict]:
+    def _score(self, name: str, checkpoint: Path, *options: str) -> list[dict]:
         """Predictions of ``tools/test.py`` on the whole test split."""
         out = self.work_dir / f'predictions-{name}.pkl'
-        self._call(f'test {name}', 'test.py', str(self.config),
-                   str(checkpoint), '--work-dir', str(self.work_dir / 'test'),
-                   '--out', str(out), makes=out, options=options)
+        self._call(
+            f'test {name}',
+            'test.py',
+            str(self.config),
+            str(checkpoint),
+            '--work-dir',
+            str(self.work_dir / 'test'),
+            '--out',
+            str(out),
+            makes=out,
+            options=options,
+        )
         return mmengine.load(out)
 
-    def _call(self, title: str, tool: str, *args: str, makes: Path,
-              options: Sequence[str] = ()) -> None:
+    def _call(
+        self, title: str, tool: str, *args: str, makes: Path, options: Sequence[str] = ()
+    ) -> None:
         if title in self.record.done and makes.exists():
             self.console.print(f'{title}: done before')
             return
         log = self.work_dir / f'{title.replace(" ", "-")}.log'
         cfg_options = ['--cfg-options', *options] if options else []
-        seconds = run_tool(tool, [*args, *cfg_options], log, title,
-                           self.console)
+        seconds = run_tool(tool, [*args, *cfg_options], log, title, self.console)
         self.record = self.record.with_step(title)
         self.console.print(f'{title}: {seconds:.0f} s')
 
 
-def _result(form: str, predictions: list[dict], reference: list[dict],
-            size: int, file: Path) -> FormResult:
+def _result(
+    form: str, predictions: list[dict], reference: list[dict], size: int, file: Path
+) -> FormResult:
     labels = _labels(predictions)
     truth = torch.stack([p['gt_label'].reshape(()) for p in predictions])
     return FormResult(
@@ -355,7 +382,8 @@ def _result(form: str, predictions: list[dict], reference: list[dict],
         size_bytes=size,
         agreement=100 * float((labels == _labels(reference)).double().mean()),
         num_images=len(predictions),
-        source=file.name)
+        source=file.name,
+    )
 
 
 def _labels(predictions: list[dict]) -> torch.Tensor:

@@ -1,4 +1,5 @@
 """Compress an exported file by a named scheme."""
+
 from __future__ import annotations
 
 from pathlib import Path
@@ -12,25 +13,18 @@ from .apply import apply_plan
 from .coding import find_weights
 from .kmeans import Palettes
 from .network import compress_network
-from .scheme import (
-    SCHEMES,
-    W8A8,
-    DropTolerance,
-    check_scheme,
-    plan_for,
-    scheme_form,
-    tolerance_for,
-)
+from .scheme import SCHEMES, W8A8, DropTolerance, check_scheme, plan_for, scheme_form, tolerance_for
 
-__all__ = ['SCHEMES', 'DropTolerance', 'check_scheme', 'compress_file',
-           'tolerance_for']
+__all__ = ['SCHEMES', 'DropTolerance', 'check_scheme', 'compress_file', 'tolerance_for']
 
 
-def compress_file(source: Path,
-                  scheme: str,
-                  out: Path,
-                  calibration: Batches = (),
-                  palettes: Optional[Palettes] = None) -> Path:
+def compress_file(
+    source: Path,
+    scheme: str,
+    out: Path,
+    calibration: Batches = (),
+    palettes: Optional[Palettes] = None,
+) -> Path:
     """Write ``source``, compressed by a fixed scheme, to ``out``.
 
     Interface, labels and metadata stay. Tables are one for each weight
@@ -63,6 +57,5 @@ def compress_file(source: Path,
         return compress_activations(source, out, calibration)
     plan = plan_for(scheme, find_weights(program), system)
     if not plan:
-        raise ExportError(f'{source}: {scheme} would make none of its '
-                          'weights smaller')
+        raise ExportError(f'{source}: {scheme} would make none of its weights smaller')
     return apply_plan(source, plan, out, palettes or Palettes())

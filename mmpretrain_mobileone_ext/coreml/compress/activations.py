@@ -4,6 +4,7 @@ coremltools calibrates activations by running the model in Core ML, which
 only macOS has. The ranges come from the reference runtime instead; the graph
 passes that place ``quantize`` and ``dequantize`` are coremltools' own.
 """
+
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
@@ -54,13 +55,19 @@ def compress_activations(source: Path, out: Path, batches: Batches) -> Path:
     program = read_program(source)
     ranges = measure_ranges(program, batches)
     if not ranges:
-        raise ExportError(f'{source}: activations are quantized by the '
-                          'ranges that they have on images; none were given')
-    wild = [name for name, (low, high) in ranges.items()
-            if not float('-inf') < low <= high < float('inf')]
+        raise ExportError(
+            f'{source}: activations are quantized by the '
+            'ranges that they have on images; none were given'
+        )
+    wild = [
+        name
+        for name, (low, high) in ranges.items()
+        if not float('-inf') < low <= high < float('inf')
+    ]
     if wild:
-        raise ExportError(f'{source}: activations {", ".join(wild)} are not '
-                          'finite, and have no range')
+        raise ExportError(
+            f'{source}: activations {", ".join(wild)} are not finite, and have no range'
+        )
     run_passes(source, _passes(program, ranges), out)
     if 'quantize' not in read_program(out).count_operations():
         raise ExportError(f'{source}: coremltools quantized no activation')
@@ -81,17 +88,19 @@ def measure_ranges(program: Program, batches: Batches) -> Ranges:
     Raises:
         ProgramError: the file cannot be executed, or fed so.
     """
-    names = [name for op in program.operations
-             for name, dtype in zip(op.outputs, op.dtypes)
-             if dtype in _FLOATS]
-    shown = replace(program, outputs=tuple(
-        Feature(name, 'tensor') for name in names))
+    names = [
+        name
+        for op in program.operations
+        for name, dtype in zip(op.outputs, op.dtypes)
+        if dtype in _FLOATS
+    ]
+    shown = replace(program, outputs=tuple(Feature(name, 'tensor') for name in names))
     runtime = ReferenceProgram(shown, 'fp16', False, torch.device('cpu'))
     ranges: Ranges = {}
     for batch in batches:
         count = len(next(iter(batch.values())))
         for start in range(0, count, _AT_ONCE):
-            part = {k: v[start:start + _AT_ONCE] for k, v in batch.items()}
+            part = {k: v[start : start + _AT_ONCE] for k, v in batch.items()}
             _widen(ranges, {**part, **runtime.predict_batch(part)})
     return ranges
 
@@ -102,22 +111,22 @@ def _widen(ranges: Ranges, values: Mapping[str, Tensor]) -> None:
         found = torch.stack([value.amin(), value.amax()]).double()
         if name in ranges:
             known = torch.tensor(ranges[name], dtype=torch.float64)
-            found = torch.stack([torch.minimum(found, known)[0],
-                                 torch.maximum(found, known)[1]])
+            found = torch.stack([torch.minimum(found, known)[0], torch.maximum(found, known)[1]])
         ranges[name] = (float(found[0]), float(found[1]))
 
 
 def _passes(program: Program, ranges: Ranges) -> list[Any]:
     co = quiet.module('coremltools.optimize.coreml')
-    eight = co.OpLinearQuantizerConfig(mode='linear_symmetric', dtype='int8',
-                                       weight_threshold=0)
+    eight = co.OpLinearQuantizerConfig(mode='linear_symmetric', dtype='int8', weight_threshold=0)
     weights = find_weights(program)
     inner = {w.name: None if w.role else eight for w in weights}
-    activations = co.OptimizationConfig(
-        global_config=eight, op_name_configs=inner)
-    placed = dict(config=activations, activation_stats={
-        name: {'rmin': low, 'rmax': high}
-        for name, (low, high) in ranges.items()})
+    activations = co.OptimizationConfig(global_config=eight, op_name_configs=inner)
+    placed = dict(
+        config=activations,
+        activation_stats={
+            name: {'rmin': low, 'rmax': high} for name, (low, high) in ranges.items()
+        },
+    )
     pair = 'quantize_dequantize_pair'
     return [
         graph_pass(f'compression::insert_prefix_{pair}', **placed),
@@ -125,6 +134,7 @@ def _passes(program: Program, ranges: Ranges) -> list[Any]:
         graph_pass('common::dequantize_quantize_pair_elimination'),
         graph_pass(
             'compression::linear_quantize_weights',
-            config=co.OptimizationConfig(
-                op_name_configs={w.name: eight for w in weights}),
-            joint_compression=False)]
+            config=co.OptimizationConfig(op_name_configs={w.name: eight for w in weights}),
+            joint_compression=False,
+        ),
+    ]

@@ -1,4 +1,5 @@
 """Write a package whose weights are stored as a plan says."""
+
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
@@ -12,14 +13,7 @@ from ..program import quiet
 from ..program.passes import graph_pass, run_passes
 from ..program.read import read_program
 from ..targets import target_of
-from .coding import (
-    DENSE,
-    Form,
-    Weight,
-    find_weights,
-    group_size,
-    prune_threshold,
-)
+from .coding import DENSE, Form, Weight, find_weights, group_size, prune_threshold
 from .kmeans import Palettes
 
 #: Operation name to the form of its weight; others stay as they are.
@@ -29,8 +23,7 @@ Configs = dict[str, Any]
 _PASSES = ('prune_weights', 'palettize_weights', 'linear_quantize_weights')
 
 
-def apply_plan(source: Path, plan: Plan, out: Path,
-               palettes: Palettes) -> Path:
+def apply_plan(source: Path, plan: Plan, out: Path, palettes: Palettes) -> Path:
     """Write a copy of ``source`` to ``out`` with weights stored by ``plan``.
 
     Interface, labels and metadata stay. Weights are pruned first; the values
@@ -60,20 +53,22 @@ def apply_plan(source: Path, plan: Plan, out: Path,
     return out
 
 
-def _check(plan: Plan, weights: Mapping[str, Weight], system: str,
-           source: Path) -> None:
+def _check(plan: Plan, weights: Mapping[str, Weight], system: str, source: Path) -> None:
     for name, form in plan.items():
         if name not in weights:
-            raise ExportError(f'{source} has no operation {name!r} with a '
-                              f'weight; it has: {", ".join(weights)}')
+            raise ExportError(
+                f'{source} has no operation {name!r} with a weight; it has: {", ".join(weights)}'
+            )
         if weights[name].stored_as:
-            raise ExportError(f'{source}: the weight of {name!r} is already '
-                              f'stored as {weights[name].stored_as}')
+            raise ExportError(
+                f'{source}: the weight of {name!r} is already stored as {weights[name].stored_as}'
+            )
         if system < form.oldest:
             raise ExportError(
                 f'{source}: a weight stored as {form.name} needs a '
                 f'deployment target of {form.oldest}; the file is for '
-                f'{system}')
+                f'{system}'
+            )
 
 
 def _check_stored(out: Path, plan: Plan) -> None:
@@ -81,12 +76,12 @@ def _check_stored(out: Path, plan: Plan) -> None:
     stored = {w.name: w.stored_as for w in find_weights(read_program(out))}
     missing = [name for name in plan if not stored.get(name)]
     if missing:
-        raise ExportError('coremltools left the weights of '
-                          f'{", ".join(missing)} as they were')
+        raise ExportError(f'coremltools left the weights of {", ".join(missing)} as they were')
 
 
-def _passes(plan: Plan, weights: Mapping[str, Weight], system: str,
-            palettes: Palettes) -> Iterator[Any]:
+def _passes(
+    plan: Plan, weights: Mapping[str, Weight], system: str, palettes: Palettes
+) -> Iterator[Any]:
     """coremltools' passes that have something to do, with their options."""
     optimize = quiet.module('coremltools.optimize.coreml')
     configs = _configs(plan, weights, system, palettes)
@@ -95,13 +90,14 @@ def _passes(plan: Plan, weights: Mapping[str, Weight], system: str,
         if configs[name]:
             yield graph_pass(
                 f'compression::{name}',
-                config=optimize.OptimizationConfig(
-                    op_name_configs=configs[name]),
-                joint_compression=joint and name != 'prune_weights')
+                config=optimize.OptimizationConfig(op_name_configs=configs[name]),
+                joint_compression=joint and name != 'prune_weights',
+            )
 
 
-def _configs(plan: Plan, weights: Mapping[str, Weight], system: str,
-             palettes: Palettes) -> dict[str, Configs]:
+def _configs(
+    plan: Plan, weights: Mapping[str, Weight], system: str, palettes: Palettes
+) -> dict[str, Configs]:
     """Settings of every pass: operation name to coremltools' object."""
     found: dict[str, Configs] = {name: {} for name in _PASSES}
     for name, form in plan.items():
@@ -112,26 +108,37 @@ def _configs(plan: Plan, weights: Mapping[str, Weight], system: str,
     return found
 
 
-def _settings(weight: Weight, form: Form, system: str,
-              palettes: Palettes) -> Iterator[tuple[str, Any]]:
+def _settings(
+    weight: Weight, form: Form, system: str, palettes: Palettes
+) -> Iterator[tuple[str, Any]]:
     """The passes that make a form, with coremltools' settings."""
     co = quiet.module('coremltools.optimize.coreml')
     if form.pruned:
-        yield 'prune_weights', co.OpThresholdPrunerConfig(
-            threshold=prune_threshold(weight.values, form.pruned),
-            minimum_sparsity_percentile=0.0,
-            weight_threshold=0)
+        yield (
+            'prune_weights',
+            co.OpThresholdPrunerConfig(
+                threshold=prune_threshold(weight.values, form.pruned),
+                minimum_sparsity_percentile=0.0,
+                weight_threshold=0,
+            ),
+        )
     if form.code == 'int8':
-        yield 'linear_quantize_weights', co.OpLinearQuantizerConfig(
-            mode='linear', dtype='int8', weight_threshold=0)
+        yield (
+            'linear_quantize_weights',
+            co.OpLinearQuantizerConfig(mode='linear', dtype='int8', weight_threshold=0),
+        )
     if form.code == 'table':
         size = group_size(weight.shape, form.bits, system)
         groups = dict(granularity='per_grouped_channel', group_size=size)
-        yield 'palettize_weights', co.OpPalettizerConfig(
-            mode='custom',
-            lut_function=_lut_function(form, palettes),
-            weight_threshold=0,
-            **(groups if system == 'iOS18' else {}))
+        yield (
+            'palettize_weights',
+            co.OpPalettizerConfig(
+                mode='custom',
+                lut_function=_lut_function(form, palettes),
+                weight_threshold=0,
+                **(groups if system == 'iOS18' else {}),
+            ),
+        )
 
 
 def _lut_function(form: Form, palettes: Palettes) -> Callable[..., Any]:

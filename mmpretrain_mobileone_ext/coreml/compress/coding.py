@@ -1,4 +1,5 @@
 """The weights of a Core ML file, and every way to store one."""
+
 from __future__ import annotations
 
 import re
@@ -30,6 +31,7 @@ class Weight:
             is not compressed.
         sharing: further operations that use the same stored weight.
     """
+
     name: str
     op_type: str
     values: np.ndarray
@@ -50,16 +52,20 @@ def find_weights(program: Program) -> tuple[Weight, ...]:
     The first one is the stem; the last one is the classifier if it is
     linear: a network without a head has no last layer in this sense.
     """
-    found = [op for op in program.operations
-             if op.type in _OUTPUT_AXIS and
-             isinstance(op.inputs.get('weight'), np.ndarray)]
+    found = [
+        op
+        for op in program.operations
+        if op.type in _OUTPUT_AXIS and isinstance(op.inputs.get('weight'), np.ndarray)
+    ]
     weights: dict[int, Weight] = {}
     for i, op in enumerate(found):
         same = weights.get(id(op.inputs['weight']))
         last = i == len(found) - 1 and op.type == 'linear'
         weights[id(op.inputs['weight'])] = (
-            replace(same, sharing=(*same.sharing, op.name)) if same else
-            _weight(op, 'first' if i == 0 else 'last' if last else ''))
+            replace(same, sharing=(*same.sharing, op.name))
+            if same
+            else _weight(op, 'first' if i == 0 else 'last' if last else '')
+        )
     return tuple(weights.values())
 
 
@@ -70,16 +76,20 @@ def _weight(op: Operation, role: str) -> Weight:
         name=op.name,
         op_type=op.type,
         values=values,
-        depthwise=op.type == 'conv' and values.shape[1] == 1 and
-        int(op.inputs.get('groups', 1)) == values.shape[0] > 1,
+        depthwise=op.type == 'conv'
+        and values.shape[1] == 1
+        and int(op.inputs.get('groups', 1)) == values.shape[0] > 1,
         role=role,
-        stored_as=compressed.get('weight', ''))
+        stored_as=compressed.get('weight', ''),
+    )
 
 
 #: Entries of a table: 2 to the power of one of these. 3 bits need iOS 18.
 TABLE_BITS = (8, 6, 4, 3, 2, 1)
-_NAME = re.compile(r'^(?:prune(?P<pruned>\d{1,2}))?(?P<plus>\+)?'
-                   r'(?P<code>int8|palettize(?P<bits>\d))?$')
+_NAME = re.compile(
+    r'^(?:prune(?P<pruned>\d{1,2}))?(?P<plus>\+)?'
+    r'(?P<code>int8|palettize(?P<bits>\d))?$'
+)
 _RECORD = 64  # bytes: MILBlob aligns every array and puts a record before it
 _SMALLEST_GROUP = 8
 _TABLE_SHARE = 16
@@ -97,6 +107,7 @@ class Form:
         pruned: percent of the weights, the smallest, that become zero and
             are not stored; 0 for none.
     """
+
     code: str = ''
     bits: int = 0
     pruned: int = 0
@@ -133,16 +144,19 @@ def parse_form(name: str) -> Form:
     found = _NAME.match(name)
     form = DENSE
     if found and name:
-        form = Form('table' if found['bits'] else found['code'] or '',
-                    int(found['bits'] or (8 if found['code'] else 0)),
-                    int(found['pruned'] or 0))
+        form = Form(
+            'table' if found['bits'] else found['code'] or '',
+            int(found['bits'] or (8 if found['code'] else 0)),
+            int(found['pruned'] or 0),
+        )
     known = form.code != 'table' or form.bits in TABLE_BITS
     if form.name != name or not known:
         raise ExportError(
             f'weights cannot be stored as {name!r}; allowed: dense, int8, '
             f'palettize<bits> with bits of {", ".join(map(str, TABLE_BITS))}, '
             'prune<percent> with 1 to 99, and prune<percent>+int8 or '
-            'prune<percent>+palettize<bits>')
+            'prune<percent>+palettize<bits>'
+        )
     return form
 
 
@@ -167,14 +181,15 @@ def group_size(shape: tuple[int, ...], bits: int, target: str) -> int:
         return channels
     indices = int(np.prod(shape)) * bits / 8
     most = max(1, int(indices / _TABLE_SHARE / (2 * 2**bits)))
-    return min(size for size in range(1, channels + 1)
-               if channels % size == 0 and (
-                   size == channels or
-                   (size >= _SMALLEST_GROUP and channels // size <= most)))
+    return min(
+        size
+        for size in range(1, channels + 1)
+        if channels % size == 0
+        and (size == channels or (size >= _SMALLEST_GROUP and channels // size <= most))
+    )
 
 
-def stored_bytes(form: Form, shape: tuple[int, ...], target: str,
-                 itemsize: int = 2) -> int:
+def stored_bytes(form: Form, shape: tuple[int, ...], target: str, itemsize: int = 2) -> int:
     """Bytes of one weight in a package, table and bookkeeping included.
 
     Counted as MILBlob stores arrays: aligned to 64 bytes, each with a
@@ -199,8 +214,7 @@ def stored_bytes(form: Form, shape: tuple[int, ...], target: str,
     else:
         arrays = [kept * itemsize]
     spec = _SPEC[form.code, form.pruned > 0]
-    return spec + sum(_RECORD + -(-n // _RECORD) * _RECORD
-                      for n in mask + arrays)
+    return spec + sum(_RECORD + -(-n // _RECORD) * _RECORD for n in mask + arrays)
 
 
 #: Code, pruned or not, to the bytes that coremltools' operation takes in the
@@ -231,8 +245,7 @@ def prune_threshold(values: np.ndarray, percent: int) -> float:
     return float(np.partition(magnitudes, count - 1)[count - 1])
 
 
-def approximate(values: np.ndarray, form: Form, target: str,
-                palettes: Palettes) -> np.ndarray:
+def approximate(values: np.ndarray, form: Form, target: str, palettes: Palettes) -> np.ndarray:
     """What ``values`` become when they are stored in ``form``.
 
     Args:
@@ -254,8 +267,7 @@ def approximate(values: np.ndarray, form: Form, target: str,
         sparse = np.where(kept, values, 0).astype(values.dtype)
         for start in range(0, len(values), size):
             part = slice(start, start + size)
-            table, indices = palettes(
-                sparse[part], form.bits, form.pruned > 0)
+            table, indices = palettes(sparse[part], form.bits, form.pruned > 0)
             dense[part] = table[indices]
     return np.where(kept, dense, 0)
 
@@ -272,8 +284,7 @@ def int8(values: np.ndarray, per_channel: bool = True) -> np.ndarray:
     Returns:
         float64, of the same shape.
     """
-    rows = values.astype(np.float64).reshape(
-        len(values) if per_channel else 1, -1)
+    rows = values.astype(np.float64).reshape(len(values) if per_channel else 1, -1)
     low = np.minimum(rows.min(1, keepdims=True), 0)
     high = np.maximum(rows.max(1, keepdims=True), 0)
     scale = (high - low) / 255
@@ -304,4 +315,4 @@ def output_error(values: np.ndarray, approximation: np.ndarray) -> float:
 
 def _energy(values: np.ndarray) -> float:
     rows = values.reshape(len(values), -1)
-    return float((rows**2).sum() + SUM_WEIGHT * (rows.sum(1)**2).sum())
+    return float((rows**2).sum() + SUM_WEIGHT * (rows.sum(1) ** 2).sum())

@@ -15,6 +15,7 @@ the next entry instead, so that the errors of the filter sum to about zero:
 measured on three networks trained on digits, with four bits in layers of at
 least 2048 weights, that halves the error of the probabilities.
 """
+
 from __future__ import annotations
 
 import heapq
@@ -46,11 +47,9 @@ class Palettes:
     def __init__(self) -> None:
         self._known: OrderedDict[tuple[object, ...], Found] = OrderedDict()
 
-    def __call__(self, values: np.ndarray, bits: int,
-                 sparse: bool = False) -> Found:
+    def __call__(self, values: np.ndarray, bits: int, sparse: bool = False) -> Found:
         """As :func:`palettize`."""
-        key = (sha256(values.tobytes()).digest(), values.shape,
-               values.dtype, bits, sparse)
+        key = (sha256(values.tobytes()).digest(), values.shape, values.dtype, bits, sparse)
         if key not in self._known:
             self._known[key] = palettize(values, bits, sparse)
             if len(self._known) > _KEPT:
@@ -82,7 +81,7 @@ def palettize(values: np.ndarray, bits: int, sparse: bool = False) -> Found:
     kept = values != 0 if sparse else np.ones(values.shape, bool)
     table = np.zeros(2**bits, values.dtype)
     centers = cluster(values[kept], 2**bits).astype(values.dtype)
-    table[:len(centers)] = centers
+    table[: len(centers)] = centers
     if not len(centers):
         return table, np.zeros(values.shape, np.uint8)
     rows = values.reshape(len(values), -1).astype(np.float64)
@@ -92,8 +91,9 @@ def palettize(values: np.ndarray, bits: int, sparse: bool = False) -> Found:
     return table, indices.astype(np.uint8).reshape(values.shape)
 
 
-def _balance(rows: np.ndarray, kept: np.ndarray, centers: np.ndarray,
-             indices: np.ndarray) -> np.ndarray:
+def _balance(
+    rows: np.ndarray, kept: np.ndarray, centers: np.ndarray, indices: np.ndarray
+) -> np.ndarray:
     """Move weights of each row to the next entry until errors cancel.
 
     The objective is sum(e^2) + SUM_WEIGHT * sum(e)^2 of a row's errors e.
@@ -108,13 +108,12 @@ def _balance(rows: np.ndarray, kept: np.ndarray, centers: np.ndarray,
     change = centers[moved] - centers[indices]
     free &= change != 0
     cost = np.where(free, change * (2 * error + change), np.inf)
-    order = np.argsort(
-        cost / np.where(free, np.abs(change), 1), axis=1, kind='stable')
+    order = np.argsort(cost / np.where(free, np.abs(change), 1), axis=1, kind='stable')
     steps = np.take_along_axis(np.where(free, change, 0), order, 1).cumsum(1)
     costs = np.take_along_axis(cost, order, 1).cumsum(1)
-    objective = np.concatenate([
-        SUM_WEIGHT * total**2,
-        costs + SUM_WEIGHT * (total + steps)**2], axis=1)
+    objective = np.concatenate(
+        [SUM_WEIGHT * total**2, costs + SUM_WEIGHT * (total + steps) ** 2], axis=1
+    )
     count = objective.argmin(1)[:, None]
     place = np.empty_like(order)
     np.put_along_axis(place, order, np.arange(order.shape[1])[None], 1)
@@ -155,12 +154,12 @@ class _Sums:
         shifted = values - self._offset
         self.count, self.first, self.second = (
             np.concatenate([[0.0], np.cumsum(c)])
-            for c in (counts, counts * shifted, counts * shifted**2))
+            for c in (counts, counts * shifted, counts * shifted**2)
+        )
 
     def means(self, borders: np.ndarray) -> np.ndarray:
         """Mean of every interval between borders."""
-        return (np.diff(self.first[borders]) / np.diff(self.count[borders]) +
-                self._offset)
+        return np.diff(self.first[borders]) / np.diff(self.count[borders]) + self._offset
 
     def error(self, low: Borders, high: Borders) -> np.ndarray:
         """Squared error of the intervals about their means."""
@@ -182,8 +181,7 @@ def _split(sums: _Sums, length: int, clusters: int) -> np.ndarray:
             alone.append(low)
             continue
         middle = np.arange(low + 1, high)
-        best = int(middle[np.argmin(
-            sums.error(low, middle) + sums.error(middle, high))])
+        best = int(middle[np.argmin(sums.error(low, middle) + sums.error(middle, high))])
         for part in ((low, best), (best, high)):
             heapq.heappush(heap, (-float(sums.error(*part)), *part))
     starts = sorted([*alone, *(low for _, low, _ in heap)])

@@ -1,4 +1,5 @@
 """Compress the weights of a ``neuralnetwork`` (``.mlmodel``)."""
+
 from __future__ import annotations
 
 import contextlib
@@ -37,8 +38,7 @@ def compress_network(source: Path, form: Form, out: Path) -> Path:
         ExportError: the file holds no convolution or inner product, or
             weights that are compressed already.
     """
-    utils = quiet.module(
-        'coremltools.models.neural_network.quantization_utils')
+    utils = quiet.module('coremltools.models.neural_network.quantization_utils')
     ct = quiet.coremltools()
     spec = ct.models.utils.load_spec(str(source))
     forms = dict(_forms(spec, form, source))
@@ -49,26 +49,33 @@ def compress_network(source: Path, form: Form, out: Path) -> Path:
     return out
 
 
-def _forms(spec: Any, wanted: Form,
-           source: Path) -> Iterator[tuple[str, Form]]:
+def _forms(spec: Any, wanted: Form, source: Path) -> Iterator[tuple[str, Form]]:
     """Name and form of the layers to compress, their weights as fp32."""
     network = getattr(spec, spec.WhichOneof('Type'))
-    found = [layer for layer in network.layers
-             if layer.WhichOneof('layer') in ('convolution', 'innerProduct')]
+    found = [
+        layer
+        for layer in network.layers
+        if layer.WhichOneof('layer') in ('convolution', 'innerProduct')
+    ]
     if not found:
         raise ExportError(f'{source} has no convolution or inner product')
     for i, layer in enumerate(found):
         kind = str(layer.WhichOneof('layer'))
         content, conv = getattr(layer, kind), kind == 'convolution'
         if content.weights.HasField('quantization'):
-            raise ExportError(f'{source}: the weights of {layer.name!r} are '
-                              'already compressed')
+            raise ExportError(f'{source}: the weights of {layer.name!r} are already compressed')
         _widen(content.weights)
         last = i == len(found) - 1 and not conv
         depthwise = conv and content.nGroups > 1 == content.kernelChannels
-        yield layer.name, form_for(
-            wanted, 'first' if i == 0 else 'last' if last else '', depthwise,
-            len(content.weights.floatValue))
+        yield (
+            layer.name,
+            form_for(
+                wanted,
+                'first' if i == 0 else 'last' if last else '',
+                depthwise,
+                len(content.weights.floatValue),
+            ),
+        )
 
 
 def _widen(weights: Any) -> None:
@@ -86,12 +93,12 @@ def _quantize(utils: Any, spec: Any, form: Form, names: set[str]) -> Any:
     model = quiet.coremltools().models.MLModel(spec, skip_model_load=True)
     try:
         with contextlib.redirect_stdout(io.StringIO()):
-            result = utils.quantize_weights(
-                model, form.bits, selector=_Selector(names), **how)
+            result = utils.quantize_weights(model, form.bits, selector=_Selector(names), **how)
     except Exception as error:
         # What it raises is a plain Exception.
-        raise ExportError(f'coremltools cannot store weights as {form.name}: '
-                          f'{one_line(error)}') from error
+        raise ExportError(
+            f'coremltools cannot store weights as {form.name}: {one_line(error)}'
+        ) from error
     # A specification where Core ML is missing, a model on macOS.
     return result.get_spec() if hasattr(result, 'get_spec') else result
 
@@ -107,6 +114,5 @@ class _Selector:
         return layer.name in self._names and weight_param == 'weights'
 
 
-def _table(bits: int,
-           values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _table(bits: int, values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return palettize(np.asarray(values, np.float32), bits)

@@ -1,4 +1,5 @@
 """Named compressions: what they may cost, who reads them, what they store."""
+
 from __future__ import annotations
 
 from collections.abc import Sequence
@@ -11,8 +12,17 @@ from .coding import DENSE, INT8, Form, Weight, parse_form, stored_bytes
 W8A8 = 'w8a8'
 #: Fixed schemes. Any 'palettize<bits>', 'prune<percent>', 'prune<percent>+
 #: int8' and 'prune<percent>+palettize<bits>' is one, too.
-SCHEMES = ('int8', 'palettize8', 'palettize6', 'palettize4', 'palettize2',
-           'prune50', 'prune75', 'joint', W8A8)
+SCHEMES = (
+    'int8',
+    'palettize8',
+    'palettize6',
+    'palettize4',
+    'palettize2',
+    'prune50',
+    'prune75',
+    'joint',
+    W8A8,
+)
 #: 'joint' is short for this one: 40 % of the weights are zero and are not
 #: stored, the others have an index of 6 bits. The mask has one bit for each
 #: weight, and pays as soon as a sixth of them is zero.
@@ -22,15 +32,22 @@ SMALL = 2048
 
 #: Points of top-1 that each form may cost and still be worth shipping. Few
 #: bits and much sparsity usually need training, and are then refused.
-_MAX_DROP = {'int8': 0.2, 'palettize8': 0.2, 'palettize6': 0.5,
-             'palettize4': 1.0, 'palettize3': 2.0, 'palettize2': 3.0,
-             'palettize1': 5.0}
+_MAX_DROP = {
+    'int8': 0.2,
+    'palettize8': 0.2,
+    'palettize6': 0.5,
+    'palettize4': 1.0,
+    'palettize3': 2.0,
+    'palettize2': 3.0,
+    'palettize1': 5.0,
+}
 _W8A8_DROP = 0.5
 #: Why a form needs the iOS that it needs.
-_READS = {'iOS16': 'compressed weights of an mlprogram',
-          'iOS17': 'quantized activations',
-          'iOS18': 'tables of 3 bits, and sparse weights with a table or '
-                   'integers'}
+_READS = {
+    'iOS16': 'compressed weights of an mlprogram',
+    'iOS17': 'quantized activations',
+    'iOS18': 'tables of 3 bits, and sparse weights with a table or integers',
+}
 
 
 @dataclass(frozen=True)
@@ -44,26 +61,27 @@ class DropTolerance:
         from_user: the number was given, and is taken as it is; otherwise
             one image may always differ, as it can be a tie.
     """
+
     name: str
     max_drop: float
     from_user: bool = False
 
     def allowed(self, images: int) -> float:
         """Percentage points allowed on so many images."""
-        return self.max_drop if self.from_user else max(
-            self.max_drop, 100 / images)
+        return self.max_drop if self.from_user else max(self.max_drop, 100 / images)
 
     def failure(self, drop: float, images: int) -> Optional[str]:
         """Why ``drop`` (percentage points on ``images``) is too much."""
         if drop <= self.allowed(images) + 1e-9:
             return None
-        return (f'top-1 drops by {drop:.2f} points on {images} images; '
-                f'allowed: {self.allowed(images):.2f} '
-                f'(tolerance {self.name!r})')
+        return (
+            f'top-1 drops by {drop:.2f} points on {images} images; '
+            f'allowed: {self.allowed(images):.2f} '
+            f'(tolerance {self.name!r})'
+        )
 
 
-def tolerance_for(scheme: str,
-                  max_drop: Optional[float] = None) -> DropTolerance:
+def tolerance_for(scheme: str, max_drop: Optional[float] = None) -> DropTolerance:
     """The bound of a scheme, or ``max_drop`` points where they are given.
 
     int8 and palettize8 0.2, palettize6 0.5, palettize4 1.0, palettize3 2.0,
@@ -79,13 +97,14 @@ def tolerance_for(scheme: str,
     """
     if max_drop is not None:
         if not 0 <= max_drop <= 100:
-            raise ExportError(f'max_drop is {max_drop}; allowed: percentage '
-                              'points of top-1, 0 to 100')
-        return DropTolerance(f'max-drop {max_drop:g}', float(max_drop),
-                             from_user=True)
+            raise ExportError(
+                f'max_drop is {max_drop}; allowed: percentage points of top-1, 0 to 100'
+            )
+        return DropTolerance(f'max-drop {max_drop:g}', float(max_drop), from_user=True)
     if scheme == 'auto':
-        raise ExportError("compress 'auto' needs max_drop: the percentage "
-                          'points of top-1 that it may cost')
+        raise ExportError(
+            "compress 'auto' needs max_drop: the percentage points of top-1 that it may cost"
+        )
     if scheme == W8A8:
         return DropTolerance(f'compress-{scheme}', _W8A8_DROP)
     form = scheme_form(scheme)
@@ -108,7 +127,8 @@ def scheme_form(scheme: str) -> Form:
         raise ExportError(
             f'compress is {scheme!r}; allowed: none, {", ".join(SCHEMES)}, '
             'auto, palettize<bits>, prune<percent>, prune<percent>+int8, '
-            'prune<percent>+palettize<bits>')
+            'prune<percent>+palettize<bits>'
+        )
     return form
 
 
@@ -133,16 +153,21 @@ def check_scheme(name: str, target: str, format: str) -> None:
     if target < needed:
         raise ExportError(
             f'compress {name!r} needs a deployment target of {needed} or '
-            f'later, the first that reads {_READS[needed]}; it is {target}')
+            f'later, the first that reads {_READS[needed]}; it is {target}'
+        )
 
 
 def _check_network(name: str, form: Optional[Form]) -> None:
-    why = {'auto': 'auto chooses a form for each weight of an mlprogram',
-           W8A8: 'a .mlmodel has no quantized activations'}
+    why = {
+        'auto': 'auto chooses a form for each weight of an mlprogram',
+        W8A8: 'a .mlmodel has no quantized activations',
+    }
     if form is None or form.pruned:
         reason = why.get(name, 'a .mlmodel has no sparse weights')
-        raise ExportError(f'compress {name!r} needs an .mlpackage: {reason}; '
-                          'allowed for a .mlmodel: int8, palettize<bits>')
+        raise ExportError(
+            f'compress {name!r} needs an .mlpackage: {reason}; '
+            'allowed for a .mlmodel: int8, palettize<bits>'
+        )
 
 
 def form_for(wanted: Form, role: str, depthwise: bool, count: int) -> Form:
@@ -167,8 +192,7 @@ def form_for(wanted: Form, role: str, depthwise: bool, count: int) -> Form:
     return wanted
 
 
-def plan_for(scheme: str, weights: Sequence[Weight],
-             target: str) -> dict[str, Form]:
+def plan_for(scheme: str, weights: Sequence[Weight], target: str) -> dict[str, Form]:
     """The form of every weight under a fixed scheme, see :func:`form_for`.
 
     A form that would not make a weight smaller is not used.
@@ -180,14 +204,12 @@ def plan_for(scheme: str, weights: Sequence[Weight],
         ExportError: no such scheme.
     """
     wanted = scheme_form(scheme)
-    plan = {w.name: form_for(wanted, w.role, w.depthwise, w.values.size)
-            for w in weights}
-    return {w.name: plan[w.name] for w in weights
-            if _smaller(plan[w.name], w, target)}
+    plan = {w.name: form_for(wanted, w.role, w.depthwise, w.values.size) for w in weights}
+    return {w.name: plan[w.name] for w in weights if _smaller(plan[w.name], w, target)}
 
 
 def _smaller(form: Form, weight: Weight, target: str) -> bool:
-    size, dense = (stored_bytes(f, weight.shape, target,
-                                weight.values.dtype.itemsize)
-                   for f in (form, DENSE))
+    size, dense = (
+        stored_bytes(f, weight.shape, target, weight.values.dtype.itemsize) for f in (form, DENSE)
+    )
     return size < dense

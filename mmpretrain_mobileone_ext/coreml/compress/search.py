@@ -13,6 +13,7 @@ Scores flatter the file that is chosen by them: ``compress_step`` judges it on
 other images. A file whose top-1 holds only because about as many images are
 gained as lost does not fit either, see ``accuracy.CHANGED``.
 """
+
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
@@ -43,10 +44,14 @@ from .trial import Candidate, Scores, Trial
 
 _PRUNED = (25, 50, 75)
 #: All forms that a search considers.
-FORMS = (DENSE, INT8, *(table(bits) for bits in TABLE_BITS),
-         *(Form(pruned=p) for p in _PRUNED),
-         *(Form('int8', 8, p) for p in _PRUNED),
-         *(table(bits, p) for bits in (6, 4, 3, 2) for p in _PRUNED))
+FORMS = (
+    DENSE,
+    INT8,
+    *(table(bits) for bits in TABLE_BITS),
+    *(Form(pruned=p) for p in _PRUNED),
+    *(Form('int8', 8, p) for p in _PRUNED),
+    *(table(bits, p) for bits in (6, 4, 3, 2) for p in _PRUNED),
+)
 
 
 @dataclass(frozen=True)
@@ -59,6 +64,7 @@ class Choice:
         error: what it does to the layer's output, see
             :func:`~.approximate.output_error`.
     """
+
     form: Form
     size: int
     error: float
@@ -75,6 +81,7 @@ class Step:
         damage: estimated squared relative error of the network's output,
             beyond that of the form before.
     """
+
     name: str
     form: Form
     saved: int
@@ -91,6 +98,7 @@ class Choices:
         best: those that no mixture of two others beats: the lower convex
             hull of error over size, from dense to the smallest one.
     """
+
     every: Mapping[Form, Choice]
     best: tuple[Choice, ...]
 
@@ -98,14 +106,12 @@ class Choices:
 def choices_of(weight: Weight, target: str, palettes: Palettes) -> Choices:
     """The forms of a weight that the target can read, with size and error."""
     itemsize = weight.values.dtype.itemsize
-    every = {DENSE: Choice(DENSE, stored_bytes(
-        DENSE, weight.shape, target, itemsize), 0.0)}
+    every = {DENSE: Choice(DENSE, stored_bytes(DENSE, weight.shape, target, itemsize), 0.0)}
     for form in FORMS[1:]:
         size = stored_bytes(form, weight.shape, target, itemsize)
         if form.oldest <= target and size < every[DENSE].size:
             values = approximate(weight.values, form, target, palettes)
-            every[form] = Choice(
-                form, size, output_error(weight.values, values))
+            every[form] = Choice(form, size, output_error(weight.values, values))
     return Choices(every, _hull(list(every.values())))
 
 
@@ -117,8 +123,7 @@ def _hull(found: Sequence[Choice]) -> tuple[Choice, ...]:
             undominated.append(choice)
     hull: list[Choice] = []
     for choice in reversed(undominated):
-        while len(hull) > 1 and (_price(hull[-2], hull[-1]) >=
-                                 _price(hull[-1], choice)):
+        while len(hull) > 1 and (_price(hull[-2], hull[-1]) >= _price(hull[-1], choice)):
             hull.pop()
         hull.append(choice)
     return tuple(hull)
@@ -129,8 +134,9 @@ def _price(large: Choice, small: Choice) -> float:
     return (small.error - large.error) / (large.size - small.size)
 
 
-def smaller_steps(plan: Mapping[str, Form], choices: Mapping[str, Choices],
-               gains: Mapping[str, float]) -> list[Step]:
+def smaller_steps(
+    plan: Mapping[str, Form], choices: Mapping[str, Choices], gains: Mapping[str, float]
+) -> list[Step]:
     """For every weight the next smaller form, least damage a byte first.
 
     Args:
@@ -145,13 +151,15 @@ def smaller_steps(plan: Mapping[str, Form], choices: Mapping[str, Choices],
         smaller = [c for c in found.best if c.size < now.size]
         if smaller:
             then = min(smaller, key=lambda c: _price(now, c))
-            steps.append(Step(name, then.form, now.size - then.size,
-                              (then.error - now.error) * gains[name]))
+            steps.append(
+                Step(name, then.form, now.size - then.size, (then.error - now.error) * gains[name])
+            )
     return sorted(steps, key=lambda s: (s.damage / s.saved, s.name))
 
 
-def larger_steps(plan: Mapping[str, Form], choices: Mapping[str, Choices],
-                 gains: Mapping[str, float]) -> list[Step]:
+def larger_steps(
+    plan: Mapping[str, Form], choices: Mapping[str, Choices], gains: Mapping[str, float]
+) -> list[Step]:
     """For every weight the next larger form, most damage a byte undone first.
 
     Args:
@@ -160,17 +168,18 @@ def larger_steps(plan: Mapping[str, Form], choices: Mapping[str, Choices],
     steps = []
     for name, found in choices.items():
         now = found.every[plan.get(name, DENSE)]
-        larger = [c for c in found.best
-                  if c.size > now.size and c.error < now.error]
+        larger = [c for c in found.best if c.size > now.size and c.error < now.error]
         if larger:
             then = max(larger, key=lambda c: _price(c, now))
-            steps.append(Step(name, then.form, now.size - then.size,
-                              (then.error - now.error) * gains[name]))
+            steps.append(
+                Step(name, then.form, now.size - then.size, (then.error - now.error) * gains[name])
+            )
     return sorted(steps, key=lambda s: (-s.damage / s.saved, s.name))
 
 
-def path_of_plans(choices: Mapping[str, Choices],
-                  gains: Mapping[str, float]) -> list[dict[str, Form]]:
+def path_of_plans(
+    choices: Mapping[str, Choices], gains: Mapping[str, float]
+) -> list[dict[str, Form]]:
     """Plans from all dense to all smallest, one step apart."""
     plans: list[dict[str, Form]] = [{}]
     while True:
@@ -200,6 +209,7 @@ class Sensitivity:
         relative: relative error of the probabilities that it adds.
         saved_bytes: of the package.
     """
+
     layer: str
     form: str
     drop_points: float
@@ -218,6 +228,7 @@ class SearchResult:
             file first.
         sensitivities: most sensitive layer first.
     """
+
     best: Candidate
     candidates: tuple[Candidate, ...]
     sensitivities: tuple[Sensitivity, ...]
@@ -228,10 +239,15 @@ class SearchResult:
         return len(self.candidates) - 1
 
 
-def search(source: Path, folder: Path,
-           evaluate: Callable[[Path], Scores],
-           baseline: Scores, max_drop: float, target: str,
-           progress: Optional[Steps] = None) -> SearchResult:
+def search(
+    source: Path,
+    folder: Path,
+    evaluate: Callable[[Path], Scores],
+    baseline: Scores,
+    max_drop: float,
+    target: str,
+    progress: Optional[Steps] = None,
+) -> SearchResult:
     """Find the smallest file whose top-1 drops by ``max_drop`` at most.
 
     Labels may change by :data:`~..accuracy.CHANGED` times as many points.
@@ -274,34 +290,36 @@ def _weights_of(source: Path, target: str) -> tuple[Weight, ...]:
     check_scheme('auto', target, 'mlprogram')
     program = read_program(source)
     if target_of(program) != target:
-        raise ExportError(f'{source} is for {target_of(program)}, not for '
-                          f'{target}')
+        raise ExportError(f'{source} is for {target_of(program)}, not for {target}')
     weights = find_weights(program)
     if not weights:
         raise ExportError(f'{source} has no convolution or linear weights')
     return weights
 
 
-def _fixed_schemes(trial: Trial, weights: tuple[Weight, ...], target: str,
-                   steps: Steps) -> None:
-    plans = {scheme: plan_for(scheme, weights, target)
-             for scheme in SCHEMES
-             if scheme != W8A8 and scheme_form(scheme).oldest <= target}
+def _fixed_schemes(trial: Trial, weights: tuple[Weight, ...], target: str, steps: Steps) -> None:
+    plans = {
+        scheme: plan_for(scheme, weights, target)
+        for scheme in SCHEMES
+        if scheme != W8A8 and scheme_form(scheme).oldest <= target
+    }
     with steps.step('compress: fixed schemes', total=len(plans)) as advance:
         for scheme, plan in plans.items():
             trial.score(plan, 'fixed', scheme)
             advance(1)
 
 
-def _gains(trial: Trial, weights: tuple[Weight, ...],
-           choices: Mapping[str, Choices], steps: Steps
-           ) -> tuple[dict[str, float], tuple[Sensitivity, ...]]:
+def _gains(
+    trial: Trial, weights: tuple[Weight, ...], choices: Mapping[str, Choices], steps: Steps
+) -> tuple[dict[str, float], tuple[Sensitivity, ...]]:
     """What a unit of squared error in each layer does to the output.
 
     Layers beyond the largest ones are taken to be like the median of them.
     """
-    probed = sorted((w for w in weights if len(choices[w.name].best) > 1),
-                    key=lambda w: -choices[w.name].every[DENSE].size)
+    probed = sorted(
+        (w for w in weights if len(choices[w.name].best) > 1),
+        key=lambda w: -choices[w.name].every[DENSE].size,
+    )
     probed = probed[:_MAX_PROBES]
     base, found, gains = trial.candidates[0], [], {}
     title = 'compress: sensitivity of layers'
@@ -309,21 +327,27 @@ def _gains(trial: Trial, weights: tuple[Weight, ...],
         for weight in probed:
             own = choices[weight.name]
             form = _PROBE if _PROBE in own.every else own.best[-1].form
-            scored = trial.score({weight.name: form}, 'layer',
-                                 f'{weight.name} {form.name}')
+            scored = trial.score({weight.name: form}, 'layer', f'{weight.name} {form.name}')
             added = max(scored.relative**2 - base.relative**2, _LEAST)
             gains[weight.name] = added / max(own.every[form].error, _LEAST)
-            found.append(Sensitivity(
-                weight.name, form.name, scored.drop_points, added**0.5,
-                base.size_bytes - scored.size_bytes))
+            found.append(
+                Sensitivity(
+                    weight.name,
+                    form.name,
+                    scored.drop_points,
+                    added**0.5,
+                    base.size_bytes - scored.size_bytes,
+                )
+            )
             advance(1)
     usual = median(gains.values()) if gains else 1.0
-    return ({w.name: gains.get(w.name, usual) for w in weights},
-            tuple(sorted(found, key=lambda s: (-s.relative, s.layer))))
+    return (
+        {w.name: gains.get(w.name, usual) for w in weights},
+        tuple(sorted(found, key=lambda s: (-s.relative, s.layer))),
+    )
 
 
-def _bisect(trial: Trial, plans: list[dict[str, Form]],
-            advance: Advance) -> None:
+def _bisect(trial: Trial, plans: list[dict[str, Form]], advance: Advance) -> None:
     """Find where the path leaves the budget."""
     low, high = 0, len(plans) - 1
     while low < high:
@@ -335,14 +359,14 @@ def _bisect(trial: Trial, plans: list[dict[str, Form]],
         advance(1)
 
 
-def _descend(trial: Trial, choices: Mapping[str, Choices],
-             gains: Mapping[str, float], advance: Advance) -> None:
+def _descend(
+    trial: Trial, choices: Mapping[str, Choices], gains: Mapping[str, float], advance: Advance
+) -> None:
     """From the best plan on, single steps while they fit."""
     closed: set[str] = set()
     for _ in range(_MAX_STEPS):
         plan = trial.best.forms
-        steps = [s for s in smaller_steps(plan, choices, gains)
-                 if s.name not in closed]
+        steps = [s for s in smaller_steps(plan, choices, gains) if s.name not in closed]
         if not steps:
             return
         tried = trial.score({**plan, steps[0].name: steps[0].form}, 'mixed')
@@ -351,13 +375,19 @@ def _descend(trial: Trial, choices: Mapping[str, Choices],
         advance(1)
 
 
-def _repair(trial: Trial, choices: Mapping[str, Choices],
-            gains: Mapping[str, float], advance: Advance) -> None:
+def _repair(
+    trial: Trial, choices: Mapping[str, Choices], gains: Mapping[str, float], advance: Advance
+) -> None:
     """Give the smallest file that just fails its worst weights back."""
     budget = trial.budget
-    near = [c for c in trial.candidates if c.kind == 'mixed' and
-            not c.fits and c.size_bytes < trial.best.size_bytes and
-            c.drop_points <= budget * _NEAR]
+    near = [
+        c
+        for c in trial.candidates
+        if c.kind == 'mixed'
+        and not c.fits
+        and c.size_bytes < trial.best.size_bytes
+        and c.drop_points <= budget * _NEAR
+    ]
     if not near:
         return
     plan = min(near, key=lambda c: c.size_bytes).forms

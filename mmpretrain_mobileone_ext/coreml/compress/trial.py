@@ -1,4 +1,5 @@
 """Score files that store weights by plans, and keep the smallest that fits."""
+
 from __future__ import annotations
 
 import shutil
@@ -48,6 +49,7 @@ class Candidate:
         path: of the file; None where it has been removed again.
         reason: why it does not fit, or why it was not taken.
     """
+
     scheme: str
     kind: str
     size_bytes: int
@@ -86,9 +88,14 @@ class Trial:
         ExportError: the scores have no top-1.
     """
 
-    def __init__(self, source: Path, folder: Path,
-                 evaluate: Callable[[Path], Scores],
-                 baseline: Scores, max_drop: float):
+    def __init__(
+        self,
+        source: Path,
+        folder: Path,
+        evaluate: Callable[[Path], Scores],
+        baseline: Scores,
+        max_drop: float,
+    ):
         self.palettes = Palettes()
         self._source, self._folder = source, folder
         self._evaluate, self.budget = evaluate, max_drop
@@ -98,8 +105,7 @@ class Trial:
         self.candidates = [self.best]
         self._known[frozenset()] = self.best
 
-    def score(self, plan: Mapping[str, Form], kind: str,
-              words: str = '') -> Candidate:
+    def score(self, plan: Mapping[str, Form], kind: str, words: str = '') -> Candidate:
         """Score a plan, once; the file stays only if it is the best."""
         stored = {k: form for k, form in plan.items() if form != DENSE}
         key = frozenset(stored.items())
@@ -107,8 +113,7 @@ class Trial:
             return self._known[key]
         path = self._folder / f'candidate-{len(self.candidates)}.mlpackage'
         apply_plan(self._source, stored, path, self.palettes)
-        found = self._judge(self._evaluate(path), kind,
-                            words or in_words(stored), stored, path)
+        found = self._judge(self._evaluate(path), kind, words or in_words(stored), stored, path)
         if found.fits and found.size_bytes < self.best.size_bytes:
             self._remove(self.best)
             self.best = found
@@ -118,11 +123,11 @@ class Trial:
         self.candidates.append(found)
         return found
 
-    def _judge(self, scores: Scores, kind: str, words: str,
-               plan: Mapping[str, Form], path: Path) -> Candidate:
+    def _judge(
+        self, scores: Scores, kind: str, words: str, plan: Mapping[str, Form], path: Path
+    ) -> Candidate:
         top1, agreement = _shares(scores)
-        before, now = ((self._base[1], agreement) if top1 is None
-                       else (self._base[0], top1))
+        before, now = (self._base[1], agreement) if top1 is None else (self._base[0], top1)
         # Shares of images are no binary fractions: 0.5 is to equal 0.5.
         drop = round(100 * ((before or 0.0) - now), 9)
         relative = scores.parity.relative
@@ -139,7 +144,8 @@ class Trial:
             fits=not reason,
             plan={name: form.name for name, form in plan.items()},
             path=path,
-            reason=reason)
+            reason=reason,
+        )
 
     def _remove(self, candidate: Candidate) -> None:
         if candidate.path not in (None, self._source):
@@ -147,12 +153,10 @@ class Trial:
 
     def all(self) -> tuple[Candidate, ...]:
         """All candidates; only the best one has a path."""
-        return tuple(c if c is self.best else replace(c, path=None)
-                     for c in self.candidates)
+        return tuple(c if c is self.best else replace(c, path=None) for c in self.candidates)
 
 
-def _reason(drop: float, changed: float, relative: float,
-            budget: float) -> str:
+def _reason(drop: float, changed: float, relative: float, budget: float) -> str:
     """What speaks against a file, or ''; points, and a relative error."""
     if not relative < float('inf'):
         return 'not finite'  # scores of nan have a first class, too
@@ -167,8 +171,10 @@ def _shares(scores: Scores) -> tuple[Optional[float], float]:
     """Top-1 (None without labels) and agreement, 0 to 1."""
     agreement = scores.parity.top1_agreement
     if agreement is None:
-        raise ExportError("compress 'auto' compares top-1 classes, and the "
-                          'outputs are no class scores; name a fixed scheme')
+        raise ExportError(
+            "compress 'auto' compares top-1 classes, and the "
+            'outputs are no class scores; name a fixed scheme'
+        )
     return scores.top1_candidate, agreement
 
 

@@ -5,6 +5,7 @@ of 10^10 elements at every place of a small one. So a program is first run on
 tensors without data (torch's 'meta' device): every torch operation that it
 comes down to then tells the shapes of what it would allocate.
 """
+
 from __future__ import annotations
 
 import math
@@ -98,7 +99,8 @@ class Ledger:
             raise ProgramError(
                 f'{what} takes {_gib(size)} GiB of memory, and '
                 f'{_gib(self.held)} GiB are held already; allowed: '
-                f'{_gib(self.limit)} GiB (memory_budget)')
+                f'{_gib(self.limit)} GiB (memory_budget)'
+            )
 
 
 def _gib(size: float) -> str:
@@ -155,10 +157,12 @@ class Meter(TorchDispatchMode):
         if self.done > self._limit:
             raise ProgramError(
                 f'the work is that of {self.done:.2g} multiply-adds with '
-                f'all before it; allowed: {self._limit:.2g} (work_budget)')
+                f'all before it; allowed: {self._limit:.2g} (work_budget)'
+            )
 
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (),
-                           kwargs: Optional[dict] = None) -> Any:
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: Any = (), kwargs: Optional[dict] = None
+    ) -> Any:
         given = _tensors((args, kwargs or {}))
         known = all(not t.is_meta for t in given)
         if func is torch.ops.aten._local_scalar_dense.default:
@@ -174,11 +178,9 @@ class Meter(TorchDispatchMode):
             return func(*args, **(kwargs or {}))
         return found
 
-    def _count(self, func: Any, args: Any, given: list[Tensor],
-               made: list[Tensor]) -> None:
+    def _count(self, func: Any, args: Any, given: list[Tensor], made: list[Tensor]) -> None:
         if any(t.dim() > _MOST_DIMENSIONS for t in made):
-            raise ProgramError('a result has more than '
-                               f'{_MOST_DIMENSIONS} dimensions')
+            raise ProgramError(f'a result has more than {_MOST_DIMENSIONS} dimensions')
         if any(r.alias_info is not None for r in func._schema.returns):
             made = []  # views, and values written in place
         self._made += sum(map(_bytes, made)) + _hidden(func, args, made)
@@ -196,8 +198,7 @@ def _without_data(func: Any, args: Any, kwargs: dict) -> Any:
 
 def _meta(value: Any) -> Any:
     if isinstance(value, Tensor) and not value.is_meta:
-        return torch.empty_strided(value.shape, value.stride(),
-                                   dtype=value.dtype, device='meta')
+        return torch.empty_strided(value.shape, value.stride(), dtype=value.dtype, device='meta')
     return value
 
 
@@ -209,8 +210,7 @@ def _bytes(value: Tensor) -> int:
     return value.numel() * value.element_size()
 
 
-def _work(func: Any, args: Any, given: list[Tensor],
-          made: list[Tensor]) -> float:
+def _work(func: Any, args: Any, given: list[Tensor], made: list[Tensor]) -> float:
     """In multiply-adds of a large matrix product."""
     name = func.__name__.partition('.')[0].lstrip('_')
     for words, count in _COUNTS.items():
@@ -220,7 +220,8 @@ def _work(func: Any, args: Any, given: list[Tensor],
     if name in _SORTING and not _along_rows(name, args):
         return numbers * _PER_SORTED
     distant = any(word in name for word in _DISTANT) or not (
-        all(map(_in_a_row, (*given, *made))) or _alike(given, made))
+        all(map(_in_a_row, (*given, *made))) or _alike(given, made)
+    )
     return numbers * (_PER_DISTANT if distant else _PER_NUMBER)
 
 
@@ -229,8 +230,7 @@ def _in_a_row(value: Tensor) -> bool:
     if value.is_contiguous():
         return True
     rows = value.stride(-1) == 1 and value.shape[-1] >= _ROW
-    return rows or (value.dim() == 4 and value.is_contiguous(
-        memory_format=torch.channels_last))
+    return rows or (value.dim() == 4 and value.is_contiguous(memory_format=torch.channels_last))
 
 
 def _alike(given: list[Tensor], made: list[Tensor]) -> bool:
@@ -241,8 +241,8 @@ def _alike(given: list[Tensor], made: list[Tensor]) -> bool:
     first, *others = *made, *given
     dense = 1 + sum((n - 1) * s for n, s in zip(first.shape, first.stride()))
     return dense == first.numel() and all(
-        t.shape == first.shape and t.stride() == first.stride()
-        for t in others)
+        t.shape == first.shape and t.stride() == first.stride() for t in others
+    )
 
 
 def _along_rows(name: str, args: Any) -> bool:
@@ -272,8 +272,7 @@ def _hidden(func: Any, args: Any, made: list[Tensor]) -> int:
     if not func.__name__.startswith('convolution'):
         return 0
     x, weight, transposed, groups = args[0], args[1], args[6], max(1, args[8])
-    if min(weight.shape[0] // groups, weight.shape[1]) >= _NARROW or \
-            groups >= _NARROW:
+    if min(weight.shape[0] // groups, weight.shape[1]) >= _NARROW or groups >= _NARROW:
         return 0
     one = x if transposed else made[0]  # sample at a time
     places = math.prod(one.shape[2:])
@@ -292,6 +291,5 @@ def _of_window(args: Any, made: list[Tensor]) -> float:
 _COUNTS: dict[tuple[str, ...], Callable[[Any, list[Tensor]], float]] = {
     ('convolution',): _of_convolution,
     ('mm', 'bmm', 'addmm', 'baddbmm'): _of_product,
-    ('avg_pool2d', 'avg_pool3d', 'max_pool2d_with_indices',
-     'max_pool3d_with_indices'): _of_window,
+    ('avg_pool2d', 'avg_pool3d', 'max_pool2d_with_indices', 'max_pool3d_with_indices'): _of_window,
 }

@@ -6,6 +6,7 @@ constants (coremltools ``mil.ops.defs``: ``iOS16/constexpr_ops.py``,
 coremltools, which repeats a whole table for every single weight: half a GiB
 for a 1024 x 1024 layer of 8 bits.
 """
+
 from __future__ import annotations
 
 import math
@@ -49,11 +50,7 @@ def decode(op: Any, ledger: Optional[Ledger] = None) -> Arrays:
             f'weights stored as {op.op_type!r} (named {op.name!r}) cannot be '
             f'read; known: {", ".join(sorted(_DECODERS))}'
         )
-    inputs = {
-        name: _value(var)
-        for name, var in op.inputs.items()
-        if var is not None
-    }
+    inputs = {name: _value(var) for name, var in op.inputs.items() if var is not None}
     what = f'a weight stored as {op.op_type!r} (named {op.name!r})'
     ledger.check(_WIDEST * _count(inputs), what)
     try:
@@ -81,10 +78,7 @@ def _value(var: Any) -> Any:
 
 
 def _affine(
-    quantized_data: np.ndarray,
-    zero_point: np.ndarray,
-    scale: np.ndarray,
-    axis: Any,
+    quantized_data: np.ndarray, zero_point: np.ndarray, scale: np.ndarray, axis: Any
 ) -> np.ndarray:
     """``constexpr_affine_dequantize``: scale * (data - zero_point)."""
     shape = [1] * quantized_data.ndim
@@ -93,7 +87,8 @@ def _affine(
     if np.size(scale) not in channels or np.size(zero_point) not in channels:
         raise ValueError(
             f'{np.size(scale)} scales and {np.size(zero_point)} zero points '
-            f'for {channels[1]} channels')
+            f'for {channels[1]} channels'
+        )
     shift = np.reshape(zero_point, shape).astype(np.float32)
     factor = np.reshape(scale, shape).astype(np.float32)
     dense = (quantized_data.astype(np.float32) - shift) * factor
@@ -135,9 +130,7 @@ def _lut_dense(
     return lut[_unpacked(indices, bits, int(np.prod(size)))].reshape(size)
 
 
-def _look_up(
-    indices: np.ndarray, lut: np.ndarray, vector_axis: Any
-) -> np.ndarray:
+def _look_up(indices: np.ndarray, lut: np.ndarray, vector_axis: Any) -> np.ndarray:
     """Entries of tables (*groups, entries, vector), one table a group."""
     groups, (entries, vector) = lut.shape[:-2], lut.shape[-2:]
     table = np.zeros((1,) * indices.ndim, np.intp)
@@ -157,9 +150,7 @@ def _look_up(
 
 
 def _sparse_dense(
-    nonzero_data: np.ndarray,
-    mask: np.ndarray,
-    shape: Optional[np.ndarray] = None,
+    nonzero_data: np.ndarray, mask: np.ndarray, shape: Optional[np.ndarray] = None
 ) -> np.ndarray:
     """``constexpr_sparse_to_dense`` of iOS 16 (packed) and iOS 18."""
     if shape is not None:
@@ -203,8 +194,7 @@ def _cast(source_val: np.ndarray, output_dtype: Any) -> np.ndarray:
 def _unpacked(packed: np.ndarray, bits: int, count: int) -> np.ndarray:
     """Numbers of 1 to 8 bits, least significant bit first (iOS 16)."""
     if packed.size != -(-count * bits // 8):
-        raise ValueError(f'{count} numbers of {bits} bits in {packed.size} '
-                         'bytes')
+        raise ValueError(f'{count} numbers of {bits} bits in {packed.size} bytes')
     stream = np.unpackbits(packed, count=count * bits, bitorder='little')
     places = (1 << np.arange(bits)).astype(np.uint8)
     return stream.reshape(count, bits) @ places

@@ -1,4 +1,5 @@
 """A program as plain data: features, values, operations and blocks."""
+
 from __future__ import annotations
 
 from collections import Counter
@@ -53,9 +54,7 @@ def _range(sizes: Any) -> tuple[int, int]:
     return int(sizes.lowerBound), int(sizes.upperBound)
 
 
-def _default_first(
-    default: tuple[int, ...], shapes: Sequence[tuple[int, ...]]
-) -> Shapes:
+def _default_first(default: tuple[int, ...], shapes: Sequence[tuple[int, ...]]) -> Shapes:
     # Each once, in the order of the file.
     return tuple(dict.fromkeys([default, *shapes] if default else shapes))
 
@@ -111,8 +110,7 @@ class Feature:
         """The allowed shapes in words."""
         if self.ranges:
             sides = (
-                f'{low}' if low == high else
-                f'{low} to {"any" if high < 0 else high}'
+                f'{low}' if low == high else f'{low} to {"any" if high < 0 else high}'
                 for low, high in self.ranges
             )
             return f'({", ".join(sides)})'
@@ -252,9 +250,10 @@ def takes_normalized(program: Program) -> bool:
     if said not in (_PIXELS, NORMALIZED):
         raise ProgramError(
             f'{program.path} takes a tensor and does not say whether mean '
-            'and std are the app\'s work; add --cfg-options '
+            "and std are the app's work; add --cfg-options "
             'model.type=CoreMLClassifier and model.normalize=True, or False '
-            'for pixels 0 to 255')
+            'for pixels 0 to 255'
+        )
     return said == NORMALIZED
 
 

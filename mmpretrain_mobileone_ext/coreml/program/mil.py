@@ -3,6 +3,7 @@
 Read here rather than by coremltools, which evaluates every operation whose
 inputs are constants as it reads, whatever its result takes.
 """
+
 from __future__ import annotations
 
 import math
@@ -82,20 +83,20 @@ def tensor_type(spec: Any) -> TensorType:
         ProgramError: it is none, or of a type that MIL does not have.
     """
     if spec.WhichOneof('type') != 'tensorType':
-        raise ProgramError(f'a value is a {spec.WhichOneof("type")}; '
-                           'allowed here: tensorType')
+        raise ProgramError(f'a value is a {spec.WhichOneof("type")}; allowed here: tensorType')
     tensor = spec.tensorType
     names = type(tensor).DESCRIPTOR.fields_by_name['dataType'].enum_type
     known = names.values_by_number.get(tensor.dataType)
     if known is None or known.name not in _KINDS:
         raise ProgramError(
             f'a tensor has data type {known.name if known else "unknown"}; '
-            f'supported: {", ".join(_KINDS)}')
+            f'supported: {", ".join(_KINDS)}'
+        )
     if tensor.rank != len(tensor.dimensions):
-        raise ProgramError(f'a tensor of rank {tensor.rank} has '
-                           f'{len(tensor.dimensions)} dimensions')
-    return TensorType(_KINDS[known.name],
-                      tuple(_size(d) for d in tensor.dimensions))
+        raise ProgramError(
+            f'a tensor of rank {tensor.rank} has {len(tensor.dimensions)} dimensions'
+        )
+    return TensorType(_KINDS[known.name], tuple(_size(d) for d in tensor.dimensions))
 
 
 def _size(dimension: Any) -> Optional[int]:
@@ -134,11 +135,13 @@ class Constants:
             return tuple(_plain(self.read(item)) for item in items)
         kind, shape = tensor_type(value.type)
         count = self._count(shape)
-        flat = (_immediate(value.immediateValue, kind, count) if immediate
-                else self._blob(value.blobFileValue, kind, count))
+        flat = (
+            _immediate(value.immediateValue, kind, count)
+            if immediate
+            else self._blob(value.blobFileValue, kind, count)
+        )
         if flat.size != count:
-            raise ProgramError(f'a constant of shape {shape} has {flat.size} '
-                               'values')
+            raise ProgramError(f'a constant of shape {shape} has {flat.size} values')
         if shape:
             return flat.reshape(shape)
         return str(flat[0]) if kind.name == 'string' else flat[0]
@@ -156,8 +159,7 @@ class Constants:
         key = name, value.offset
         if key not in self._blobs:
             stored = self._stored(name, value.offset, kind)
-            self._ledger.hold(count * np.dtype(kind.numpy).itemsize,
-                              f'a weight of {name}')
+            self._ledger.hold(count * np.dtype(kind.numpy).itemsize, f'a weight of {name}')
             # A copy: the file may go, and arrays want aligned memory.
             self._blobs[key] = _unpacked(stored.copy(), kind, count)
         return self._blobs[key]
@@ -166,23 +168,24 @@ class Constants:
         """Bytes of one blob, by the record at ``offset``."""
         file = self._file(name)
         path = self._weights / name
-        record = file[offset:offset + _RECORD.size].tobytes()
+        record = file[offset : offset + _RECORD.size].tobytes()
         needed = offset + _RECORD_BYTES
         if len(record) == _RECORD.size:
             sentinel, blob, length, start, _ = _RECORD.unpack(record)
             if sentinel != _SENTINEL:
-                raise ProgramError(f'the weights file {path} is damaged: no '
-                                   f'blob at byte {offset}')
+                raise ProgramError(f'the weights file {path} is damaged: no blob at byte {offset}')
             needed = max(needed, start + length)
         if file.size < needed:
             raise ProgramError(
                 f'the weights file {path} is truncated: {file.size} bytes, '
-                f'the program needs at least {needed}')
+                f'the program needs at least {needed}'
+            )
         if blob != kind.blob:
             raise ProgramError(
                 f'the weights file {path} is damaged: the blob at byte '
-                f'{offset} has data type {blob}, the program says {kind.name}')
-        return file[start:start + length]
+                f'{offset} has data type {blob}, the program says {kind.name}'
+            )
+        return file[start : start + length]
 
     def _file(self, name: str) -> np.ndarray:
         """A weights file, mapped: only what is used is read."""
@@ -190,25 +193,28 @@ class Constants:
             path = inside(self._weights, name)
             if path is None or not path.is_file():
                 raise ProgramError(
-                    'the weights file '
-                    f'{shortened(str(self._weights / name))} is missing')
+                    f'the weights file {shortened(str(self._weights / name))} is missing'
+                )
             # An empty file cannot be mapped.
-            self._files[name] = np.memmap(path, np.uint8, 'r') \
-                if path.stat().st_size else np.zeros(0, np.uint8)
+            self._files[name] = (
+                np.memmap(path, np.uint8, 'r') if path.stat().st_size else np.zeros(0, np.uint8)
+            )
         return self._files[name]
 
 
 def _immediate(value: Any, kind: _Kind, count: int) -> np.ndarray:
     """Values that stand in the specification, flat."""
     if value.WhichOneof('value') != 'tensor':
-        raise ProgramError(f'a constant is a {value.WhichOneof("value")}; '
-                           'supported: tensor and list')
+        raise ProgramError(
+            f'a constant is a {value.WhichOneof("value")}; supported: tensor and list'
+        )
     field = value.tensor.WhichOneof('value')
     if field is None and count == 0:
         return np.zeros(0, kind.numpy)
     if field != kind.field:
-        raise ProgramError(f'a constant of type {kind.name} is stored in '
-                           f'{field}; allowed: {kind.field}')
+        raise ProgramError(
+            f'a constant of type {kind.name} is stored in {field}; allowed: {kind.field}'
+        )
     values = getattr(value.tensor, field).values
     if field == 'bytes':
         return _unpacked(np.frombuffer(values, np.uint8), kind, count)
@@ -218,12 +224,10 @@ def _immediate(value: Any, kind: _Kind, count: int) -> np.ndarray:
 def _unpacked(stored: np.ndarray, kind: _Kind, count: int) -> np.ndarray:
     """``count`` numbers of ``bits`` each, the lowest bit first."""
     if stored.size != -(-count * kind.bits // 8):
-        raise ProgramError(f'{count} values of type {kind.name} are stored '
-                           f'in {stored.size} bytes')
+        raise ProgramError(f'{count} values of type {kind.name} are stored in {stored.size} bytes')
     if kind.bits >= 8:
         return stored.view(kind.numpy)
-    stream = np.unpackbits(stored, count=count * kind.bits,
-                           bitorder='little')
+    stream = np.unpackbits(stored, count=count * kind.bits, bitorder='little')
     places = (1 << np.arange(kind.bits)).astype(np.uint8)
     numbers = stream.reshape(count, kind.bits) @ places
     if kind.numpy is np.int8:
@@ -312,16 +316,11 @@ def read_operations(
         )
     (function,) = functions.values()
     if function.opset not in function.block_specializations:
-        raise ProgramError(
-            f'the function has no block for its operation set '
-            f'{function.opset!r}'
-        )
+        raise ProgramError(f'the function has no block for its operation set {function.opset!r}')
     block = function.block_specializations[function.opset]
     count = _count(block)
     if count > MAX_OPERATIONS:
-        raise ProgramError(
-            f'the program has {count} operations; allowed: {MAX_OPERATIONS}'
-        )
+        raise ProgramError(f'the program has {count} operations; allowed: {MAX_OPERATIONS}')
     inputs = {item.name: tensor_type(item.type) for item in function.inputs}
     reader = _Reader(Constants(folder / 'weights', ledger), ledger, inputs)
     operations = reader.operations(block)
@@ -373,23 +372,18 @@ class _Reader:
         """Names of the results and their declared shapes."""
         return {name: self._shapes[name] for name in block.outputs}
 
-    def _define(
-        self, spec: Any, stored: Optional[list[_Stored]] = None
-    ) -> None:
+    def _define(self, spec: Any, stored: Optional[list[_Stored]] = None) -> None:
         """Make the results of one operation known, each name once."""
         if stored is not None and len(stored) != len(spec.outputs):
             raise ProgramError(
-                f'operation {spec.type!r} has {len(spec.outputs)} results; '
-                f'allowed: {len(stored)}'
+                f'operation {spec.type!r} has {len(spec.outputs)} results; allowed: {len(stored)}'
             )
         for index, output in enumerate(spec.outputs):
             if output.name in self._shapes:
                 raise ProgramError(f'two values are named {output.name!r}')
             self._shapes[output.name] = _declared(output.type)
             if stored is not None:
-                self._stored[output.name] = stored[index]._replace(
-                    dtype=_dtype(output.type)
-                )
+                self._stored[output.name] = stored[index]._replace(dtype=_dtype(output.type))
 
     def _attribute(self, spec: Any, name: str) -> Any:
         if name not in spec.attributes:
@@ -417,8 +411,7 @@ class _Reader:
         wanted = _BLOCKS.get(spec.type, 0)
         if len(spec.blocks) != wanted:
             raise ProgramError(
-                f'operation {spec.type!r} has {len(spec.blocks)} nested '
-                f'blocks; allowed: {wanted}'
+                f'operation {spec.type!r} has {len(spec.blocks)} nested blocks; allowed: {wanted}'
             )
         return tuple(self._block(block) for block in spec.blocks)
 
@@ -426,9 +419,7 @@ class _Reader:
         inputs = {item.name: tensor_type(item.type) for item in block.inputs}
         twice = [name for name in inputs if name in self._shapes]
         if twice or len(inputs) != len(block.inputs):
-            raise ProgramError(
-                f'two values are named {(twice or list(inputs))[0]!r}'
-            )
+            raise ProgramError(f'two values are named {(twice or list(inputs))[0]!r}')
         inner = _Reader(self._constants, self._ledger, inputs, self)
         operations = inner.operations(block)
         return Block(tuple(inputs), operations, tuple(block.outputs))
@@ -449,9 +440,7 @@ class _Reader:
         if binding.WhichOneof('binding') == 'value':
             return _Stored(self._constants.read(binding.value))
         if binding.name not in self._shapes:
-            raise ProgramError(
-                f'an operation reads {binding.name!r}, which nothing defines'
-            )
+            raise ProgramError(f'an operation reads {binding.name!r}, which nothing defines')
         return self._stored.get(binding.name, _Stored(Value(binding.name)))
 
     def _decoded(self, spec: Any) -> list[_Stored]:
@@ -464,14 +453,10 @@ class _Reader:
         for name, argument in spec.inputs.items():
             value = self._bind(name, argument).value
             if isinstance(value, Value):
-                raise ProgramError(
-                    f'{spec.type!r} reads {value.name!r}, which is no '
-                    f'constant'
-                )
+                raise ProgramError(f'{spec.type!r} reads {value.name!r}, which is no constant')
             named[name] = _Variable(value)
         op = _Compressed(spec.type, self._name(spec), named)
-        return [_Stored(v, spec.type)
-                for v in constexpr.decode(op, self._ledger)]
+        return [_Stored(v, spec.type) for v in constexpr.decode(op, self._ledger)]
 
     def _constant_outputs(self, block: Any) -> Iterator[Operation]:
         """Model outputs that no operation computes, as ``identity``."""

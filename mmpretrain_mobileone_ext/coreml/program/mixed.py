@@ -4,6 +4,7 @@ A network is converted twice, to fp16 and to fp32. Every program in between
 has the operations of the one file or of the other, so that it can be executed
 without converting once more. Its figures are those of the converted file.
 """
+
 from __future__ import annotations
 
 import functools
@@ -33,6 +34,7 @@ class Twins:
             coremltools lets one choose.
         spellings: operation to what coremltools calls it while it converts.
     """
+
     whole: Program
     halves: Mapping[str, Operation]
     spellings: Mapping[str, frozenset[str]]
@@ -58,8 +60,7 @@ class Twins:
                     yield _to_half(name)
                 cast |= needed
                 chosen = _renamed(chosen, {n: _half_name(n) for n in needed})
-            full.update(name for name, dtype in zip(op.outputs, chosen.dtypes)
-                        if dtype == 'fp32')
+            full.update(name for name, dtype in zip(op.outputs, chosen.dtypes) if dtype == 'fp32')
             yield chosen
 
     def readers(self, name: str) -> list[str]:
@@ -68,8 +69,7 @@ class Twins:
 
     def origins(self, name: str) -> list[str]:
         """Operations whose results operation ``name`` reads."""
-        return [self._makers[v] for v in sources(self.halves[name])
-                if v in self._makers]
+        return [self._makers[v] for v in sources(self.halves[name]) if v in self._makers]
 
     def find(self, op: Operation) -> Optional[str]:
         """The operation of which ``op`` of a mixed file is a form."""
@@ -79,8 +79,7 @@ class Twins:
     @functools.cached_property
     def _makers(self) -> dict[str, str]:
         """Value to the operation that makes it."""
-        return {v: op.name for op in self.whole.operations
-                for v in op.outputs}
+        return {v: op.name for op in self.whole.operations for v in op.outputs}
 
 
 def match(half: Program, whole: Program, asked: Iterable[str]) -> Twins:
@@ -99,14 +98,12 @@ def match(half: Program, whole: Program, asked: Iterable[str]) -> Twins:
     for op, partner in pairs:
         spelled = known.of(op)
         if spelled and (partner.name, partner.dtypes) != (op.name, op.dtypes):
-            halves[op.name] = replace(
-                _renamed(partner, names), name=op.name, outputs=op.outputs)
+            halves[op.name] = replace(_renamed(partner, names), name=op.name, outputs=op.outputs)
             spellings[op.name] = spelled
     return Twins(whole, halves, spellings)
 
 
-def _pairs(half: Program,
-           whole: Program) -> list[tuple[Operation, Operation]]:
+def _pairs(half: Program, whole: Program) -> list[tuple[Operation, Operation]]:
     """Each operation of ``whole`` with its partner in ``half``.
 
     By the name of the first result, which stays that of the graph when a
@@ -117,24 +114,24 @@ def _pairs(half: Program,
     names = {(op.type, bare(op.name)): op for op in ours}
     pairs = []
     for op in theirs:
-        partner = results.get((op.type, op.outputs[0])) or names.get(
-            (op.type, op.name))
+        partner = results.get((op.type, op.outputs[0])) or names.get((op.type, op.name))
         if partner is None:
             raise ExportError(
                 f'precision auto: operation {op.name!r} ({op.type}) of the '
                 'fp32 program is not in the fp16 program; give precision '
-                'fp16 or fp32')
+                'fp16 or fp32'
+            )
         pairs.append((op, partner))
     if len({partner.name for _, partner in pairs}) != len(ours):
         raise ExportError(
             f'precision auto: the fp16 program has {len(ours)} operations '
             f'and the fp32 program {len(theirs)}; give precision fp16 or '
-            'fp32')
+            'fp32'
+        )
     return pairs
 
 
-def _names(half: Program, pairs: Iterable[tuple[Operation, Operation]]
-           ) -> dict[str, str]:
+def _names(half: Program, pairs: Iterable[tuple[Operation, Operation]]) -> dict[str, str]:
     """Values of ``half`` by their names in the other; casts drop out."""
     names: dict[str, str] = {}
     for op, partner in pairs:
@@ -153,8 +150,9 @@ class _Spellings:
     """
 
     def __init__(self, asked: Iterable[str]):
-        sanitizer = quiet.module('coremltools.converters.mil.mil.passes.defs.'
-                                 'preprocess').NameSanitizer
+        sanitizer = quiet.module(
+            'coremltools.converters.mil.mil.passes.defs.preprocess'
+        ).NameSanitizer
         self._tables: list[dict[str, set[str]]] = [{}, {}]
         for name in asked:
             for table, prefix in zip(self._tables, ('op_', 'var_')):
@@ -164,8 +162,7 @@ class _Spellings:
 
     def of(self, op: Operation) -> frozenset[str]:
         by_name, by_result = self._tables
-        return frozenset(
-            by_name.get(op.name) or by_result.get(op.outputs[0]) or ())
+        return frozenset(by_name.get(op.name) or by_result.get(op.outputs[0]) or ())
 
 
 def _casts(program: Program) -> list[Operation]:
@@ -199,7 +196,7 @@ def _renamed(op: Operation, names: Mapping[str, str]) -> Operation:
 
 def bare(name: str) -> str:
     """The name without what tells that the operation is in fp16."""
-    return name[:-len(_SUFFIX)] if name.endswith(_SUFFIX) else name
+    return name[: -len(_SUFFIX)] if name.endswith(_SUFFIX) else name
 
 
 def _half_name(value: str) -> str:
@@ -208,5 +205,4 @@ def _half_name(value: str) -> str:
 
 def _to_half(value: str) -> Operation:
     name = _half_name(value)
-    return Operation(name, 'cast', {'x': Value(value), 'dtype': 'fp16'},
-                     (name, ), ('fp16', ))
+    return Operation(name, 'cast', {'x': Value(value), 'dtype': 'fp16'}, (name,), ('fp16',))

@@ -1,4 +1,5 @@
 """The files of a Core ML model: none outside of it, none but plain ones."""
+
 from __future__ import annotations
 
 import json
@@ -36,8 +37,8 @@ def specification_file(source: Path) -> Path:
         return _checked_size(_root_model(source))
     if source.suffix != '.mlmodel' or not source.is_file():
         raise ProgramError(
-            f'{source} is not a Core ML model: expected a .mlpackage folder '
-            f'or a .mlmodel file')
+            f'{source} is not a Core ML model: expected a .mlpackage folder or a .mlmodel file'
+        )
     return _checked_size(source)
 
 
@@ -56,8 +57,7 @@ def package_files(package: Union[str, os.PathLike[str]]) -> Iterator[Path]:
     try:
         yield from sorted(_walk(root))
     except OSError as error:
-        raise ProgramError(f'{root}: cannot read the package: '
-                           f'{one_line(error)}') from error
+        raise ProgramError(f'{root}: cannot read the package: {one_line(error)}') from error
 
 
 def _walk(root: Path) -> Iterator[Path]:
@@ -70,7 +70,8 @@ def _walk(root: Path) -> Iterator[Path]:
             if count > _MAX_ENTRIES or depth > _MAX_DEPTH:
                 raise ProgramError(
                     f'{root} holds more than {_MAX_ENTRIES} files and '
-                    f'folders, or deeper than {_MAX_DEPTH} folders')
+                    f'folders, or deeper than {_MAX_DEPTH} folders'
+                )
             mode = _mode_inside(path, real)
             if stat.S_ISDIR(mode):
                 pending.append((path, depth + 1))
@@ -85,14 +86,16 @@ def _mode_inside(path: Path, root: Path) -> int:
         try:
             target = path.resolve(strict=True)
         except (OSError, RuntimeError) as error:  # RuntimeError: a loop
-            raise ProgramError(f'{path} is a link that leads nowhere '
-                               f'({one_line(error)})') from error
+            raise ProgramError(
+                f'{path} is a link that leads nowhere ({one_line(error)})'
+            ) from error
         mode = target.lstat().st_mode
         if root not in target.parents or stat.S_ISDIR(mode):
             raise ProgramError(
                 f'{path} is a link to {target}; a package holds its own '
                 'files: links may lead to files inside of it only (copy it '
-                'with "cp -rL" if you trust them)')
+                'with "cp -rL" if you trust them)'
+            )
     if not stat.S_ISDIR(mode) and not stat.S_ISREG(mode):
         raise ProgramError(f'{path} is neither a folder nor a plain file')
     return mode
@@ -102,18 +105,17 @@ def _root_model(package: Path) -> Path:
     """Find a package's root model through its manifest."""
     manifest = package / MANIFEST
     if not manifest.is_file():
-        raise ProgramError(
-            f'{package} is not a Core ML package: it has no {MANIFEST}')
+        raise ProgramError(f'{package} is not a Core ML package: it has no {MANIFEST}')
     relative = _named_in(manifest)
     data = package / 'Data'
     file = inside(data, relative) if isinstance(relative, str) else None
     if file is None:
         raise ProgramError(
             f'{manifest} is damaged: its root model '
-            f'{shortened(repr(relative))} is not a file inside the package')
+            f'{shortened(repr(relative))} is not a file inside the package'
+        )
     if not file.is_file():
-        raise ProgramError(
-            f'{package} is incomplete: its model {file} is missing')
+        raise ProgramError(f'{package} is incomplete: its model {file} is missing')
     return file
 
 
@@ -121,16 +123,14 @@ def _named_in(manifest: Path) -> Any:
     """The path that a manifest gives its root model."""
     size = manifest.stat().st_size
     if size > _MAX_MANIFEST:
-        raise ProgramError(f'{manifest} has {size} bytes; allowed: '
-                           f'{_MAX_MANIFEST}')
+        raise ProgramError(f'{manifest} has {size} bytes; allowed: {_MAX_MANIFEST}')
     try:
         content = json.loads(manifest.read_text(encoding='utf-8'))
         root = content['rootModelIdentifier']
         return content['itemInfoEntries'][root]['path']
     # RecursionError: JSON that is nested without end.
     except (ValueError, KeyError, TypeError, RecursionError) as error:
-        raise ProgramError(
-            f'{manifest} is damaged: it names no root model') from error
+        raise ProgramError(f'{manifest} is damaged: it names no root model') from error
 
 
 def inside(folder: Path, name: str) -> Union[Path, None]:
@@ -146,8 +146,9 @@ def inside(folder: Path, name: str) -> Union[Path, None]:
 def _checked_size(file: Path) -> Path:
     size = file.stat().st_size
     if size > _MAX_SPECIFICATION:
-        raise ProgramError(f'{file.name} has {size} bytes; a specification '
-                           f'has {_MAX_SPECIFICATION} at most')
+        raise ProgramError(
+            f'{file.name} has {size} bytes; a specification has {_MAX_SPECIFICATION} at most'
+        )
     return file
 
 

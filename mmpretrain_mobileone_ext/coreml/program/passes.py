@@ -1,4 +1,5 @@
 """Run coremltools' graph passes on a saved ``.mlpackage``."""
+
 from __future__ import annotations
 
 from collections.abc import Sequence
@@ -44,12 +45,10 @@ def run_passes(source: Path, passes: Sequence[Any], out: Path) -> Path:
             # Channels of zeros, which training leaves, have scale 0.
             with np.errstate(invalid='ignore', divide='ignore'):
                 model = utils._apply_graph_pass(
-                    model, list(passes), spec_version=version,
-                    skip_model_load=True)
+                    model, list(passes), spec_version=version, skip_model_load=True
+                )
             model.save(str(out))
-    except (AssertionError, NotImplementedError, RuntimeError, TypeError,
-            ValueError) as error:
+    except (AssertionError, NotImplementedError, RuntimeError, TypeError, ValueError) as error:
         # What coremltools raises for programs it cannot transform.
-        raise ExportError(f'{source}: cannot compress: '
-                          f'{one_line(error)}') from error
+        raise ExportError(f'{source}: cannot compress: {one_line(error)}') from error
     return out

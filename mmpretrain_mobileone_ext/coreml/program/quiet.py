@@ -7,6 +7,7 @@ deprecation warnings. A tool that prints those lines looks broken. Exactly
 these messages are dropped here, for the duration of a ``with`` block and for
 this logger only; everything else coremltools says still reaches the user.
 """
+
 from __future__ import annotations
 
 import contextlib
@@ -26,7 +27,7 @@ _LOGGER = 'coremltools'
 
 _IMPORT_NOISE = re.compile(
     r'^Failed to load _(ML\w+Proxy): No module named'
-    r"|^Fail to import \w+ from libcoremlpython"
+    r'|^Fail to import \w+ from libcoremlpython'
     r'|^scikit-learn version \S+ is not supported\.'
     r'|^(Torch|TensorFlow|XGBoost) version \S+ has not been tested with'
 )
@@ -103,8 +104,7 @@ def module(name: str) -> ModuleType:
             return importlib.import_module(name)
     except ImportError as error:
         raise ProgramError(
-            f'cannot import {name!r} ({error}); Core ML files need '
-            f'coremltools: {_INSTALL}'
+            f'cannot import {name!r} ({error}); Core ML files need coremltools: {_INSTALL}'
         ) from error
 
 

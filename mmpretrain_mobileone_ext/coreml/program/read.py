@@ -4,6 +4,7 @@ An app, and the Swift package, take sizes, channels and labels from the
 description; the program computes by its own types. Where they differ, one of
 both is wrong, and predictions are made with what the user did not mean.
 """
+
 from __future__ import annotations
 
 import math
@@ -16,14 +17,7 @@ from typing import Any, Optional, Union
 from ...errors import ProgramError
 from . import quiet
 from .budget import Ledger, memory_of
-from .graph import (
-    Feature,
-    Operation,
-    Program,
-    Value,
-    flexibility_of_array,
-    flexibility_of_image,
-)
+from .graph import Feature, Operation, Program, Value, flexibility_of_array, flexibility_of_image
 from .mil import Interface, Shape
 from .package_files import one_line, shortened, specification_file
 
@@ -43,10 +37,9 @@ def check_promises(program: Program, interface: Optional[Interface]) -> None:
     """
     if not 1 <= program.spec_version <= _NEWEST:
         raise ProgramError(
-            f'the specification version is {program.spec_version}; known: 1 '
-            f'to {_NEWEST} (iOS 26)')
-    for what, features in (('inputs', program.inputs),
-                           ('outputs', program.outputs)):
+            f'the specification version is {program.spec_version}; known: 1 to {_NEWEST} (iOS 26)'
+        )
+    for what, features in (('inputs', program.inputs), ('outputs', program.outputs)):
         _check_once(f'{what} named', [f.name for f in features])
     _check_classifier(program)
     if interface is not None:
@@ -57,61 +50,65 @@ def check_promises(program: Program, interface: Optional[Interface]) -> None:
 def _check_once(what: str, items: Sequence[Any]) -> None:
     twice = [item for item, n in Counter(items).items() if n > 1]
     if twice:
-        raise ProgramError(f'there are several {what} '
-                           f'{shortened(repr(twice[0]))}; each may occur once')
+        raise ProgramError(
+            f'there are several {what} {shortened(repr(twice[0]))}; each may occur once'
+        )
 
 
 def _check_classifier(program: Program) -> None:
     kinds = {f.name: f.kind for f in program.outputs}
     label = program.predicted_feature_name
-    named = {label: 'string or int64',
-             program.predicted_probabilities_name: 'dictionary'}
+    named = {label: 'string or int64', program.predicted_probabilities_name: 'dictionary'}
     for name, allowed in named.items():
         if name and kinds.get(name, 'missing') not in allowed.split(' or '):
             raise ProgramError(
                 f'the description promises {name!r}, an output that is a '
-                f'{allowed}; it is {kinds.get(name, "missing")}')
+                f'{allowed}; it is {kinds.get(name, "missing")}'
+            )
     if program.classes is None:
         if any(named):
             raise ProgramError(
                 'the description promises a predicted label or '
-                'probabilities, but the program does not classify')
+                'probabilities, but the program does not classify'
+            )
         return
     _check_once('class labels', program.classes)
     found = {_LABELS.get(type(c), type(c).__name__) for c in program.classes}
     if len(found) != 1 or (label and kinds[label] not in found):
         raise ProgramError(
             f'the labels are of type {" and ".join(sorted(found)) or "none"}, '
-            f'the description says {kinds.get(label, "no label")}')
+            f'the description says {kinds.get(label, "no label")}'
+        )
     _check_count(program.operations, len(program.classes))
 
 
 def _check_count(operations: Sequence[Operation], labels: int) -> None:
     """One label for each probability, where the program states a shape."""
-    shapes = {name: shape for op in operations
-              for name, shape in zip(op.outputs, op.shapes)}
+    shapes = {name: shape for op in operations for name, shape in zip(op.outputs, op.shapes)}
     for op in operations:
         if op.type != 'classify':
             continue
         source = getattr(op.inputs.get('probabilities'), 'name', None)
         shape = shapes.get(source or '')
-        if shape is not None and None not in shape and \
-                math.prod(n or 0 for n in shape) != labels:
-            raise ProgramError(f'there are {labels} class labels for '
-                               f'probabilities of shape {shape}')
+        if shape is not None and None not in shape and math.prod(n or 0 for n in shape) != labels:
+            raise ProgramError(
+                f'there are {labels} class labels for probabilities of shape {shape}'
+            )
 
 
 def _check_inputs(features: Sequence[Feature], interface: Interface) -> None:
     names = sorted(f.name for f in features)
     if names != sorted(interface.inputs):
-        raise ProgramError(f'the description has the inputs {names}, the '
-                           f'program {sorted(interface.inputs)}')
+        raise ProgramError(
+            f'the description has the inputs {names}, the program {sorted(interface.inputs)}'
+        )
     for feature in features:
         kind, declared = interface.inputs[feature.name]
         if not _fits(feature.dtype, kind.name):
             raise ProgramError(
                 f'input {feature.name!r} is {feature.dtype} by the '
-                f'description and {kind.name} by the program')
+                f'description and {kind.name} by the program'
+            )
         for shape in _described(feature):
             _check_shape(f'input {feature.name!r}', shape, declared)
 
@@ -125,8 +122,7 @@ def _fits(described: str, declared: str) -> bool:
 def _described(feature: Feature) -> Iterator[Shape]:
     """Every shape that the description allows; None for a range."""
     if feature.ranges:
-        yield tuple(low if low == high else None
-                    for low, high in feature.ranges)
+        yield tuple(low if low == high else None for low, high in feature.ranges)
     yield from feature.shapes
 
 
@@ -135,28 +131,27 @@ def _check_outputs(program: Program, interface: Interface) -> None:
         if feature.name not in interface.outputs:
             raise ProgramError(
                 f'the description has the output {feature.name!r}, the '
-                f'program {sorted(interface.outputs)}')
+                f'program {sorted(interface.outputs)}'
+            )
         declared = interface.outputs[feature.name]
         for shape in feature.shapes if declared is not None else ():
             _check_shape(f'output {feature.name!r}', shape, declared)
 
 
-def _check_shape(what: str, described: Shape,
-                 declared: Optional[Shape]) -> None:
+def _check_shape(what: str, described: Shape, declared: Optional[Shape]) -> None:
     """Sizes that both know must agree."""
     known = declared or ()
     if len(described) != len(known) or any(
-            b is not None and a != b for a, b in zip(described, known)):
-        raise ProgramError(f'{what} has the shape {described} by the '
-                           f'description and {known} by the program')
+        b is not None and a != b for a, b in zip(described, known)
+    ):
+        raise ProgramError(
+            f'{what} has the shape {described} by the description and {known} by the program'
+        )
 
 
 __all__ = ['Feature', 'Operation', 'Program', 'Value', 'read_program']
 
-_NETWORKS = {
-    'neuralNetwork': 'neuralNetwork',
-    'neuralNetworkClassifier': 'neuralNetworkClassifier',
-}
+_NETWORKS = {'neuralNetwork': 'neuralNetwork', 'neuralNetworkClassifier': 'neuralNetworkClassifier'}
 _ALLOWED = 'mlProgram, neuralNetwork or neuralNetworkClassifier'
 _LONGEST = 8000
 _CHANNELS = {'RGB': 3, 'BGR': 3, 'GRAYSCALE': 1, 'GRAYSCALE_FLOAT16': 1}
@@ -170,8 +165,7 @@ _ARRAY_DTYPES = {
 
 
 def read_program(
-    path: Union[str, os.PathLike[str]],
-    memory_budget: Optional[float] = None,
+    path: Union[str, os.PathLike[str]], memory_budget: Optional[float] = None
 ) -> Program:
     """Read a Core ML model as saved on disk; runs on any OS.
 
@@ -195,8 +189,7 @@ def read_program(
     """
     if not isinstance(path, (str, os.PathLike)):
         raise ProgramError(
-            f'the path is an {type(path).__name__} ({path!r}); allowed: str '
-            f'or PathLike'
+            f'the path is an {type(path).__name__} ({path!r}); allowed: str or PathLike'
         )
     try:
         source = Path(path).expanduser()
@@ -208,8 +201,7 @@ def read_program(
     # A NUL, a name that is too long, links in a circle, no permission.
     except (OSError, RuntimeError, ValueError) as error:
         raise ProgramError(
-            f'{shortened(repr(os.fspath(path)))} cannot be opened: '
-            f'{one_line(error)}'
+            f'{shortened(repr(os.fspath(path)))} cannot be opened: {one_line(error)}'
         ) from error
     try:
         return _read(source, file, Ledger(memory_budget))
@@ -219,9 +211,7 @@ def read_program(
         raise ProgramError(f'{source}: {reason}') from error
     except Exception as error:
         # protobuf and NumPy raise every kind of error on damaged input.
-        raise ProgramError(
-            f'{source}: cannot decode the model ({one_line(error)})'
-        ) from error
+        raise ProgramError(f'{source}: cannot decode the model ({one_line(error)})') from error
 
 
 def _read(source: Path, file: Path, ledger: Ledger) -> Program:
@@ -229,9 +219,7 @@ def _read(source: Path, file: Path, ledger: Ledger) -> Program:
     kind = spec.WhichOneof('Type')
     description = spec.description
     if kind != 'mlProgram' and kind not in _NETWORKS:
-        raise ProgramError(
-            f'the model is of kind {kind}; supported: {_ALLOWED}'
-        )
+        raise ProgramError(f'the model is of kind {kind}; supported: {_ALLOWED}')
     operations, interface = _operations(spec, kind, file.parent, ledger)
     program = Program(
         path=source,
@@ -259,13 +247,10 @@ def _parse(file: Path) -> Any:
     except Exception as error:
         # protobuf's DecodeError lives elsewhere in its C++ and Python forms.
         raise ProgramError(
-            f'{file.name} is truncated or not a Core ML specification '
-            f'({len(content)} bytes)'
+            f'{file.name} is truncated or not a Core ML specification ({len(content)} bytes)'
         ) from error
     if spec.WhichOneof('Type') is None:
-        raise ProgramError(
-            f'{file.name} holds no model; supported: {_ALLOWED}'
-        )
+        raise ProgramError(f'{file.name} holds no model; supported: {_ALLOWED}')
     return spec
 
 
@@ -295,8 +280,7 @@ def _feature(item: Any) -> Feature:
         layout = image.ColorSpace.Name(image.colorSpace)
         if layout not in _CHANNELS:
             raise ProgramError(
-                f'image {item.name!r} has color space {layout}; supported: '
-                f'{", ".join(_CHANNELS)}'
+                f'image {item.name!r} has color space {layout}; supported: {", ".join(_CHANNELS)}'
             )
         shape = (1, _CHANNELS[layout], image.height, image.width)
         ways = flexibility_of_image(image, _CHANNELS[layout])
@@ -306,11 +290,7 @@ def _feature(item: Any) -> Feature:
         shape, dtype = tuple(array.shape), _array_dtype(item, array)
         ways = flexibility_of_array(array)
         return Feature(item.name, 'tensor', shape, dtype, None, *ways)
-    named = {
-        'dictionaryType': 'dictionary',
-        'stringType': 'string',
-        'int64Type': 'int64',
-    }
+    named = {'dictionaryType': 'dictionary', 'stringType': 'string', 'int64Type': 'int64'}
     if kind not in named:
         raise ProgramError(
             f'feature {item.name!r} is a {kind}; supported: imageType, '
@@ -323,8 +303,7 @@ def _array_dtype(item: Any, array: Any) -> str:
     dtype = array.ArrayDataType.Name(array.dataType)
     if dtype not in _ARRAY_DTYPES:
         raise ProgramError(
-            f'array {item.name!r} has data type {dtype}; supported: '
-            f'{", ".join(_ARRAY_DTYPES)}'
+            f'array {item.name!r} has data type {dtype}; supported: {", ".join(_ARRAY_DTYPES)}'
         )
     return _ARRAY_DTYPES[dtype]
 

@@ -1,4 +1,5 @@
 """Apple's own Core ML runtime behind the interface of the reference one."""
+
 from __future__ import annotations
 
 import sys
@@ -48,19 +49,16 @@ class NativeProgram(LoadedProgram):
         super().__init__(program)
         if compute_units not in _COMPUTE_UNITS:
             raise ProgramError(
-                f'compute_units is {compute_units!r}; allowed: '
-                f'{", ".join(_COMPUTE_UNITS)}'
+                f'compute_units is {compute_units!r}; allowed: {", ".join(_COMPUTE_UNITS)}'
             )
         if sys.platform != 'darwin':
             raise ProgramError(
-                f"backend 'coreml' needs macOS, this is {sys.platform}; use "
-                f"backend 'reference'"
+                f"backend 'coreml' needs macOS, this is {sys.platform}; use backend 'reference'"
             )
         coremltools = quiet.coremltools()
         try:
             self._model: Any = coremltools.models.MLModel(
-                str(program.path),
-                compute_units=coremltools.ComputeUnit[compute_units],
+                str(program.path), compute_units=coremltools.ComputeUnit[compute_units]
             )
         except Exception as error:
             raise ProgramError(
@@ -70,27 +68,21 @@ class NativeProgram(LoadedProgram):
     def predict(self, inputs: Mapping[str, Any]) -> dict[str, Any]:
         self._check_names(inputs)
         ready = {
-            feature.name: _native(inputs[feature.name], feature)
-            for feature in self.program.inputs
+            feature.name: _native(inputs[feature.name], feature) for feature in self.program.inputs
         }
         try:
             return dict(self._model.predict(ready))
         except Exception as error:
-            raise ProgramError(
-                f'{self.program.path}: Core ML cannot predict ({error})'
-            ) from error
+            raise ProgramError(f'{self.program.path}: Core ML cannot predict ({error})') from error
 
-    def _chunk(
-        self, batch: Mapping[str, Samples], chunk: Chunk
-    ) -> dict[str, Tensor]:
+    def _chunk(self, batch: Mapping[str, Samples], chunk: Chunk) -> dict[str, Tensor]:
         count, ready = chunk.stop - chunk.start, rows_of(batch, chunk)
         if chunk.as_one:
             outputs = self._tensors(self.predict(ready))
             check_outputs(outputs, count)
             return outputs
         rows = [
-            self._tensors(self.predict({k: v[i] for k, v in ready.items()}))
-            for i in range(count)
+            self._tensors(self.predict({k: v[i] for k, v in ready.items()})) for i in range(count)
         ]
         return {k: drop_unit(v) for k, v in stacked(rows).items()}
 

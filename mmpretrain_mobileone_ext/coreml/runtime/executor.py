@@ -1,4 +1,5 @@
 """The op loop: a dictionary of values, one operation after another."""
+
 from __future__ import annotations
 
 import functools
@@ -40,6 +41,7 @@ _SELECT = frozenset(
     }
 )
 
+
 class Executor:
     """Runs the operations of a program on torch, one sample at a time.
 
@@ -59,12 +61,7 @@ class Executor:
     """
 
     def __init__(
-        self,
-        program: Program,
-        half: bool,
-        record_range: bool,
-        device: torch.device,
-        ledger: Ledger,
+        self, program: Program, half: bool, record_range: bool, device: torch.device, ledger: Ledger
     ) -> None:
         self._half = half
         self._record_range = record_range
@@ -73,10 +70,7 @@ class Executor:
         self._steps = tuple(bind(program, self._outputs, device, ledger))
 
     def __call__(
-        self,
-        inputs: Mapping[str, Tensor],
-        count: bool = False,
-        meter: Optional[Meter] = None,
+        self, inputs: Mapping[str, Tensor], count: bool = False, meter: Optional[Meter] = None
     ) -> tuple[dict[str, Tensor], Stats]:
         """Run the program.
 
@@ -107,9 +101,7 @@ class _Run:
         self._watch = watch
         self._meter = meter
 
-    def steps(
-        self, steps: Sequence[Step], values: MutableMapping[str, Tensor]
-    ) -> None:
+    def steps(self, steps: Sequence[Step], values: MutableMapping[str, Tensor]) -> None:
         """Run operations in a row on a dictionary of values."""
         for step in steps:
             results = self._results(step, values)
@@ -133,15 +125,12 @@ class _Run:
         for name in step.frees:
             meter.free(settled[name] if name in settled else values[name])
 
-    def _results(
-        self, step: Step, values: MutableMapping[str, Tensor]
-    ) -> tuple[Tensor, ...]:
+    def _results(self, step: Step, values: MutableMapping[str, Tensor]) -> tuple[Tensor, ...]:
         if not step.blocks:
             return _call(step, values)
         held = 0 if self._meter is None else self._meter.live
         blocks = [
-            functools.partial(self._block, step, block, values, held)
-            for block in step.blocks
+            functools.partial(self._block, step, block, values, held) for block in step.blocks
         ]
         results = _call(step, values, blocks=blocks)
         if self._meter is not None:
@@ -184,9 +173,7 @@ class _Watch:
         self._infinite: dict[str, Tensor] = {}
         self.stats: Stats = {'overflows': {}, 'ranges': {}, 'check': {}}
 
-    def settle(
-        self, step: Step, results: tuple[Tensor, ...]
-    ) -> Iterator[tuple[str, Tensor]]:
+    def settle(self, step: Step, results: tuple[Tensor, ...]) -> Iterator[tuple[str, Tensor]]:
         """Yield (name, final value) of the results of one operation."""
         for name, half, result in zip(step.outputs, step.halves, results):
             measured = self._record_range and result.numel() > 0
@@ -218,9 +205,7 @@ class _Watch:
             return result.copy_(half)
         return half.float()
 
-    def _count_infinite(
-        self, step: Step, name: str, result: Tensor, rounded: Tensor
-    ) -> None:
+    def _count_infinite(self, step: Step, name: str, result: Tensor, rounded: Tensor) -> None:
         """Count infinities that appear in this operation."""
         infinite = rounded.isinf().sum()
         self._infinite[name] = infinite
@@ -235,17 +220,12 @@ class _Watch:
 
 
 def _merge(
-    table: dict[str, Tensor],
-    name: str,
-    value: Tensor,
-    combine: Callable[[Tensor, Tensor], Tensor],
+    table: dict[str, Tensor], name: str, value: Tensor, combine: Callable[[Tensor, Tensor], Tensor]
 ) -> None:
     table[name] = combine(table[name], value) if name in table else value
 
 
-def _call(
-    step: Step, values: Mapping[str, Tensor], **further: Any
-) -> tuple[Tensor, ...]:
+def _call(step: Step, values: Mapping[str, Tensor], **further: Any) -> tuple[Tensor, ...]:
     """Call one operation on the values it refers to."""
     arguments = {
         parameter: values[source]
@@ -269,9 +249,7 @@ def _call(
     return _as_declared(step, results)
 
 
-def _as_declared(
-    step: Step, results: tuple[Tensor, ...]
-) -> tuple[Tensor, ...]:
+def _as_declared(step: Step, results: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
     """Results in the types the program declares.
 
     Of an integer and a constant of floats (iOS 17) only the declaration
@@ -280,8 +258,7 @@ def _as_declared(
     if len(results) != len(step.dtypes):
         return results
     return tuple(
-        result if dtype is None else result.to(dtype)
-        for result, dtype in zip(results, step.dtypes)
+        result if dtype is None else result.to(dtype) for result, dtype in zip(results, step.dtypes)
     )
 
 
@@ -301,12 +278,8 @@ def _check_declared(step: Step, results: tuple[Tensor, ...]) -> None:
             )
 
 
-def _is_of(
-    found: tuple[int, ...], declared: tuple[Optional[int], ...]
-) -> bool:
-    return len(found) == len(declared) and all(
-        b is None or a == b for a, b in zip(found, declared)
-    )
+def _is_of(found: tuple[int, ...], declared: tuple[Optional[int], ...]) -> bool:
+    return len(found) == len(declared) and all(b is None or a == b for a, b in zip(found, declared))
 
 
 def _check_defined(program: Program, outputs: tuple[str, ...]) -> None:
@@ -316,12 +289,9 @@ def _check_defined(program: Program, outputs: tuple[str, ...]) -> None:
         missing = [name for name in sources(op) if name not in known]
         if missing:
             raise ProgramError(
-                f'{program.path}: operation {op.name!r} reads {missing[0]!r},'
-                f' which nothing defines'
+                f'{program.path}: operation {op.name!r} reads {missing[0]!r}, which nothing defines'
             )
         known.update(op.outputs)
     missing = [name for name in outputs if name not in known]
     if missing:
-        raise ProgramError(
-            f'{program.path}: output {missing[0]!r} is never computed'
-        )
+        raise ProgramError(f'{program.path}: output {missing[0]!r} is never computed')

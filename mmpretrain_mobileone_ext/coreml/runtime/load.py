@@ -1,4 +1,5 @@
 """Execute a Core ML file, as saved on disk, with torch on any OS."""
+
 from __future__ import annotations
 
 import math
@@ -11,13 +12,7 @@ import torch
 from torch import Tensor
 
 from ...errors import ProgramError
-from ..program.budget import (
-    Ledger,
-    Meter,
-    NeedsValuesError,
-    memory_of,
-    work_of,
-)
+from ..program.budget import Ledger, Meter, NeedsValuesError, memory_of, work_of
 from ..program.graph import Feature, Program
 from ..program.read import read_program
 from .executor import Executor, Stats
@@ -91,16 +86,12 @@ def load_program(
 
         return NativeProgram(read_program(path, memory_budget), compute_units)
     program, place = read_program(path, memory_budget), torch.device(device)
-    return ReferenceProgram(
-        program, arithmetic, record_range, place, memory_budget, work_budget
-    )
+    return ReferenceProgram(program, arithmetic, record_range, place, memory_budget, work_budget)
 
 
 def _check_choice(what: str, value: str, allowed: tuple[str, ...]) -> None:
     if value not in allowed:
-        raise ProgramError(
-            f'{what} is {value!r}; allowed: {", ".join(allowed)}'
-        )
+        raise ProgramError(f'{what} is {value!r}; allowed: {", ".join(allowed)}')
 
 
 class ReferenceProgram(LoadedProgram):
@@ -118,14 +109,9 @@ class ReferenceProgram(LoadedProgram):
         super().__init__(program)
         self._half = arithmetic == 'fp16'
         self._device = device
-        self._ledger = Ledger(
-            memory_of(program.path) if memory_budget is None
-            else memory_budget)
-        self._work = (work_of(program.path) if work_budget is None
-                      else work_budget)
-        self._run = Executor(
-            program, self._half, record_range, device, self._ledger
-        )
+        self._ledger = Ledger(memory_of(program.path) if memory_budget is None else memory_budget)
+        self._work = work_of(program.path) if work_budget is None else work_budget
+        self._run = Executor(program, self._half, record_range, device, self._ledger)
         #: Shapes of the inputs to the bytes that values take at most; None
         #: where shapes depend on the numbers.
         self._peaks: dict[tuple[tuple[int, ...], ...], Optional[int]] = {}
@@ -141,18 +127,12 @@ class ReferenceProgram(LoadedProgram):
             for feature in self.program.inputs
         }
         outputs = self._watched(self._metered(sample), sample)
-        return {
-            name: self._present(name, value)
-            for name, value in outputs.items()
-        }
+        return {name: self._present(name, value) for name, value in outputs.items()}
 
-    def _chunk(
-        self, batch: Mapping[str, Samples], chunk: Chunk
-    ) -> dict[str, Tensor]:
+    def _chunk(self, batch: Mapping[str, Samples], chunk: Chunk) -> dict[str, Tensor]:
         rows = rows_of(batch, chunk)
         ready = {
-            feature.name: self._cast(rows[feature.name], feature)
-            for feature in self.program.inputs
+            feature.name: self._cast(rows[feature.name], feature) for feature in self.program.inputs
         }
         if chunk.as_one:
             outputs = self._watched(self._metered(ready), ready)
@@ -166,27 +146,23 @@ class ReferenceProgram(LoadedProgram):
             outputs = self._watched(torch.vmap(self._run), ready)
         label = self.program.predicted_feature_name
         return {
-            name: value if name == label
-            else _at_least_1d(drop_unit(value), value.shape[:1])
+            name: value if name == label else _at_least_1d(drop_unit(value), value.shape[:1])
             for name, value in outputs.items()
         }
 
     def _most_at_once(self, batch: Mapping[str, Samples]) -> int:
-        peak = self._peak(tuple(
-            batch[f.name].alone for f in self.program.inputs))
+        peak = self._peak(tuple(batch[f.name].alone for f in self.program.inputs))
         left = self._ledger.limit - self._ledger.held
         return max(1, int(left // peak)) if peak else 1
 
     def _metered(self, inputs: Mapping[str, Tensor]) -> Callable[..., Any]:
         """What runs inputs of this size; refuses what takes too much."""
-        shapes = tuple(
-            tuple(inputs[f.name].shape) for f in self.program.inputs)
+        shapes = tuple(tuple(inputs[f.name].shape) for f in self.program.inputs)
         if self._peak(shapes) is not None:
             return self._run
         return self._run_counting
 
-    def _run_counting(self, inputs: Mapping[str, Tensor],
-                      count: bool = False) -> Any:
+    def _run_counting(self, inputs: Mapping[str, Tensor], count: bool = False) -> Any:
         """Run while every step is counted, just before it is computed."""
         shapes = [tuple(value.shape) for value in inputs.values()]
         work = self._work * self._growth(shapes)
@@ -223,9 +199,7 @@ class ReferenceProgram(LoadedProgram):
             return None
         return max(meter.peak, meter.live)
 
-    def _watched(
-        self, run: Callable[..., Any], inputs: dict[str, Tensor]
-    ) -> dict[str, Tensor]:
+    def _watched(self, run: Callable[..., Any], inputs: dict[str, Tensor]) -> dict[str, Tensor]:
         """Run, and once more to count if something overflowed."""
         outputs, stats = run(inputs)
         if not all(v.isfinite().all() for v in stats['check'].values()):
@@ -274,9 +248,7 @@ class ReferenceProgram(LoadedProgram):
             if total:
                 self.overflows[name] = self.overflows.get(name, 0) + total
         for name, peak in stats['ranges'].items():
-            self.ranges[name] = max(
-                self.ranges.get(name, 0.0), float(peak.max())
-            )
+            self.ranges[name] = max(self.ranges.get(name, 0.0), float(peak.max()))
 
 
 def _at_least_1d(value: Tensor, samples: tuple[int, ...]) -> Tensor:

@@ -1,4 +1,5 @@
 """A loaded program: what it takes, and how inputs are fitted and batched."""
+
 from __future__ import annotations
 
 import sys
@@ -15,12 +16,7 @@ from torch import Tensor
 from ...errors import ProgramError
 from ..program.graph import Feature, Program
 
-_MODES = {
-    'RGB': 'RGB',
-    'BGR': 'RGB',
-    'GRAYSCALE': 'L',
-    'GRAYSCALE_FLOAT16': 'F',
-}
+_MODES = {'RGB': 'RGB', 'BGR': 'RGB', 'GRAYSCALE': 'L', 'GRAYSCALE_FLOAT16': 'F'}
 #: Orientations in which rows and columns change places.
 _LYING = (5, 6, 7, 8)
 
@@ -54,7 +50,8 @@ def upright(image: Image.Image, mode: str) -> Image.Image:
     if image.mode in ('I', 'F') and image.mode != mode:
         raise ProgramError(
             f'the image has mode {image.mode!r}, 32-bit values of no fixed '
-            "range; scale it to 0..255 and convert it to 'L' or 'RGB'")
+            "range; scale it to 0..255 and convert it to 'L' or 'RGB'"
+        )
     # Pillow takes a premultiplied image back to colors by way of these.
     through = {'RGBa': 'RGBA', 'La': 'LA'}.get(image.mode, image.mode)
     return image.convert(through).convert(mode)
@@ -88,9 +85,7 @@ def to_tensor(value: Any, feature: Feature) -> Tensor:
             f'PIL image, uint8 array (H, W[, 3]), tensor (1, C, H, W)'
         )
     elif value.dtype != np.uint8:
-        raise ProgramError(
-            f'image {feature.name!r} is a {value.dtype} array; allowed: uint8'
-        )
+        raise ProgramError(f'image {feature.name!r} is a {value.dtype} array; allowed: uint8')
     return _from_array(value, feature)
 
 
@@ -147,8 +142,7 @@ def fitted(feature: Feature, shape: tuple[int, ...]) -> Feature:
     """
     if not feature.allows(shape):
         raise ProgramError(
-            f'input {feature.name!r} has shape {tuple(shape)}; the model '
-            f'takes {feature.allowed}'
+            f'input {feature.name!r} has shape {tuple(shape)}; the model takes {feature.allowed}'
         )
     return replace(feature, shape=tuple(shape), shapes=(), ranges=())
 
@@ -227,15 +221,11 @@ def samples(value: Tensor, feature: Feature) -> Samples:
     return Samples(value, unit, _together(feature, sample, len(value)))
 
 
-def _together(
-    feature: Feature, sample: tuple[int, ...], count: int
-) -> frozenset[int]:
+def _together(feature: Feature, sample: tuple[int, ...], count: int) -> frozenset[int]:
     sizes: Collection[int] = {shape[0] for shape in feature.shapes}
     if feature.ranges:
         sizes = range(2, count + 1)
-    return frozenset(
-        n for n in sizes if n > 1 and feature.allows((n, *sample))
-    )
+    return frozenset(n for n in sizes if n > 1 and feature.allows((n, *sample)))
 
 
 def chunks(batch: Mapping[str, Samples], limit: int) -> Iterator[Chunk]:
@@ -265,9 +255,7 @@ def _count(batch: Mapping[str, Samples]) -> int:
     """N, the same and at least 1 for every input."""
     counts = {name: len(item.rows) for name, item in batch.items()}
     if len(set(counts.values())) != 1 or 0 in counts.values():
-        raise ProgramError(
-            f'batch sizes are {counts}; they must be equal and at least 1'
-        )
+        raise ProgramError(f'batch sizes are {counts}; they must be equal and at least 1')
     return next(iter(counts.values()))
 
 
@@ -276,9 +264,7 @@ def rows_of(batch: Mapping[str, Samples], chunk: Chunk) -> dict[str, Tensor]:
     found = {}
     for name, item in batch.items():
         rows = item.rows[chunk.start : chunk.stop]
-        found[name] = (
-            rows if chunk.as_one else rows.reshape(len(rows), *item.alone)
-        )
+        found[name] = rows if chunk.as_one else rows.reshape(len(rows), *item.alone)
     return found
 
 
@@ -411,13 +397,11 @@ class LoadedProgram(ABC):
         if chunk_size < 1:
             raise ProgramError(f'chunk_size is {chunk_size}; allowed: >= 1')
         batch = {
-            feature.name: samples(inputs[feature.name], feature)
-            for feature in self.program.inputs
+            feature.name: samples(inputs[feature.name], feature) for feature in self.program.inputs
         }
         if self.program.classes is not None:
             # Classifiers of Core ML take one sample at a time.
-            batch = {k: v._replace(together=frozenset())
-                     for k, v in batch.items()}
+            batch = {k: v._replace(together=frozenset()) for k, v in batch.items()}
         limit = min(chunk_size, self._most_at_once(batch))
         parts = [self._chunk(batch, c) for c in chunks(batch, limit)]
         return {key: torch.cat([p[key] for p in parts]) for key in parts[0]}
@@ -427,9 +411,7 @@ class LoadedProgram(ABC):
         return sys.maxsize
 
     @abstractmethod
-    def _chunk(
-        self, batch: Mapping[str, Samples], chunk: Chunk
-    ) -> dict[str, Tensor]:
+    def _chunk(self, batch: Mapping[str, Samples], chunk: Chunk) -> dict[str, Tensor]:
         """Outputs (n, ...) of one chunk of a batch."""
 
     def _check_single(self, feature: Feature, shape: tuple[int, ...]) -> None:
@@ -444,12 +426,7 @@ class LoadedProgram(ABC):
     def _check_names(self, inputs: Mapping[str, Any]) -> None:
         wanted = [feature.name for feature in self.program.inputs]
         if not isinstance(inputs, Mapping) or set(inputs) != set(wanted):
-            given = (
-                sorted(inputs)
-                if isinstance(inputs, Mapping)
-                else type(inputs).__name__
-            )
+            given = sorted(inputs) if isinstance(inputs, Mapping) else type(inputs).__name__
             raise ProgramError(
-                f'inputs are {given}; the model takes a dictionary with '
-                f'{sorted(wanted)}'
+                f'inputs are {given}; the model takes a dictionary with {sorted(wanted)}'
             )

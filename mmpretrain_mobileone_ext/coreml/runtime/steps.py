@@ -1,4 +1,5 @@
 """Operations bound to what computes them, ready to be called in a row."""
+
 from __future__ import annotations
 
 import functools
@@ -21,12 +22,7 @@ FRESH = frozenset({'add', 'batch_norm', 'conv', 'linear', 'mul'})
 
 # What an mlprogram declares, as it is held here. A layer of a neuralnetwork
 # declares nothing, and 8-bit values may be held as floats.
-_HELD = {
-    'fp16': torch.float32,
-    'fp32': torch.float32,
-    'int32': torch.int32,
-    'bool': torch.bool,
-}
+_HELD = {'fp16': torch.float32, 'fp32': torch.float32, 'int32': torch.int32, 'bool': torch.bool}
 
 
 class Step(NamedTuple):
@@ -54,10 +50,7 @@ class BoundBlock(NamedTuple):
 
 
 def bind(
-    program: Program,
-    outputs: tuple[str, ...],
-    device: torch.device,
-    ledger: Ledger,
+    program: Program, outputs: tuple[str, ...], device: torch.device, ledger: Ledger
 ) -> Iterator[Step]:
     """Bind every operation, and free each value after its last use.
 
@@ -89,9 +82,7 @@ def _bound(
     fresh: set[str] = set()
     for index, op in enumerate(operations):
         frees = {
-            name
-            for name in (*op.outputs, *sources(op))
-            if last_use[name] == index and name in own
+            name for name in (*op.outputs, *sources(op)) if last_use[name] == index and name in own
         }
         if op.type in FRESH:
             # With a second reader there may be a view of the value.
@@ -107,9 +98,7 @@ def _relu_in_place(x: Tensor) -> Tensor:
     return x.relu_()
 
 
-def _step(
-    op: Operation, frees: tuple[str, ...], stored: _Constants
-) -> Step:
+def _step(op: Operation, frees: tuple[str, ...], stored: _Constants) -> Step:
     constants: dict[str, Any] = {}
     references: dict[str, Any] = {}
     function = ops.lookup(op.type, op.name)
@@ -134,9 +123,7 @@ def _step(
         sources=tuple(sources(op)),
         outputs=op.outputs,
         halves=tuple(dtype == 'fp16' for dtype in op.dtypes),
-        dtypes=tuple(
-            _HELD.get(dtype) if op.shapes else None for dtype in op.dtypes
-        ),
+        dtypes=tuple(_HELD.get(dtype) if op.shapes else None for dtype in op.dtypes),
         frees=frees,
         shapes=op.shapes,
         blocks=tuple(_block(block, stored) for block in op.blocks),
@@ -146,10 +133,6 @@ def _step(
 def _block(block: Block, stored: _Constants) -> BoundBlock:
     steps = _bound(block.operations, set(block.inputs), block.outputs, stored)
     return BoundBlock(block.inputs, tuple(steps), block.outputs)
-
-
-
-
 
 
 class _Constants:

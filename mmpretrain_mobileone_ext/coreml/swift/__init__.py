@@ -2,6 +2,7 @@
 
 Neither jinja2 nor jsonschema is imported before a function needs it.
 """
+
 from .bench import BenchResult, read_bench_json
 from .package import write_swift_package
 

@@ -1,4 +1,5 @@
 """Read the JSON that the benchmark of a generated Swift package writes."""
+
 from __future__ import annotations
 
 import json
@@ -40,6 +41,7 @@ class BenchResult:
         plan: operations by preferred device ('cpu', 'gpu', 'neural_engine',
             'none'), None where the system does not tell.
     """
+
     source: Path
     model: str
     sha256: str
@@ -78,8 +80,7 @@ def read_bench_json(path: Union[str, os.PathLike[str]]) -> BenchResult:
         found = json.loads(source.read_text(encoding='utf-8'))
     except (OSError, ValueError, RecursionError) as error:
         reason = ' '.join(str(error).split())
-        raise ExportError(f'{source}: cannot read the benchmark: '
-                          f'{reason}') from error
+        raise ExportError(f'{source}: cannot read the benchmark: {reason}') from error
     _check_schema(found, source)
     _check_figures(found, source)
     return _result(found, source)
@@ -89,15 +90,15 @@ def _check_schema(found: Any, source: Path) -> None:
     try:
         import jsonschema
     except ImportError as error:
-        raise ExportError(f'cannot import jsonschema ({error}); benchmarks '
-                          f'need it: {_INSTALL}') from error
+        raise ExportError(
+            f'cannot import jsonschema ({error}); benchmarks need it: {_INSTALL}'
+        ) from error
     schema = json.loads(SCHEMA.read_text(encoding='utf-8'))
     validator = jsonschema.Draft202012Validator(schema)
     wrong = jsonschema.exceptions.best_match(validator.iter_errors(found))
     if wrong is not None:
         where = '.'.join(map(str, wrong.absolute_path)) or 'the top level'
-        raise ExportError(f'{source}: no benchmark after {SCHEMA.name}: '
-                          f'{where}: {wrong.message}')
+        raise ExportError(f'{source}: no benchmark after {SCHEMA.name}: {where}: {wrong.message}')
 
 
 def _check_figures(found: Mapping[str, Any], source: Path) -> None:
@@ -105,14 +106,14 @@ def _check_figures(found: Mapping[str, Any], source: Path) -> None:
     times = [found['latency'][name] for name in _ORDER]
     if times != sorted(times):
         listed = ', '.join(f'{n}={t:g}' for n, t in zip(_ORDER, times))
-        raise ExportError(f'{source}: the latencies are not in order: '
-                          f'{listed}')
+        raise ExportError(f'{source}: the latencies are not in order: {listed}')
     # The loop around the predictions takes time as well, never less.
     fastest = 1000 / found['latency']['mean_ms'] if times[0] else None
     if fastest is not None and found['throughput'] > 1.01 * fastest:
         raise ExportError(
             f'{source}: throughput {found["throughput"]:g} images/s is more '
-            f'than the mean latency allows ({fastest:g})')
+            f'than the mean latency allows ({fastest:g})'
+        )
 
 
 def _result(found: Mapping[str, Any], source: Path) -> BenchResult:
@@ -137,4 +138,5 @@ def _result(found: Mapping[str, Any], source: Path) -> BenchResult:
         throughput=found['throughput'],
         footprint_mib=found['footprint'].get('after_run_mib'),
         thermal=(found['thermal']['before'], found['thermal']['after']),
-        plan=None if plan is None else dict(plan))
+        plan=None if plan is None else dict(plan),
+    )

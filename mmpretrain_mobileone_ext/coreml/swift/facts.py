@@ -1,4 +1,5 @@
 """What the Swift package needs to know of a model, read from its file."""
+
 from __future__ import annotations
 
 import hashlib
@@ -15,12 +16,14 @@ from ..program.package_files import package_files
 
 #: Steps that change no pixel.
 SILENT = frozenset(
-    ('PackInputs', 'Collect', 'LoadImageFromFile', 'ToPIL', 'ToNumpy',
-     'NumpyToPIL', 'PILToNumpy'))
+    ('PackInputs', 'Collect', 'LoadImageFromFile', 'ToPIL', 'ToNumpy', 'NumpyToPIL', 'PILToNumpy')
+)
 #: mmcv's backend and interpolation to the Swift enum ``Resampling``.
 _RESAMPLINGS = {
-    **{('pillow', name): f'.pillow(.{name})' for name in
-       ('nearest', 'box', 'bilinear', 'hamming', 'bicubic', 'lanczos')},
+    **{
+        ('pillow', name): f'.pillow(.{name})'
+        for name in ('nearest', 'box', 'bilinear', 'hamming', 'bicubic', 'lanczos')
+    },
     ('cv2', 'nearest'): '.openCV(.nearest)',
     ('cv2', 'bilinear'): '.openCV(.linear)',
     ('cv2', 'bicubic'): '.openCV(.cubic)',
@@ -35,6 +38,7 @@ class Steps:
         expressions: in order; none where ``missing`` is set.
         missing: the first step that Swift cannot carry out, in words.
     """
+
     expressions: tuple[str, ...]
     missing: Optional[str] = None
 
@@ -75,8 +79,9 @@ def _resize(scale: Any, keep_ratio: bool = False, **how: str) -> Optional[str]:
     if resampling is None:
         return None
     if keep_ratio:
-        return (f'.resizeInside(long: {max(width, height)}, '
-                f'short: {min(width, height)}, {resampling})')
+        return (
+            f'.resizeInside(long: {max(width, height)}, short: {min(width, height)}, {resampling})'
+        )
     return f'.resize(width: {width}, height: {height}, {resampling})'
 
 
@@ -92,14 +97,16 @@ def _center_crop(crop_size: Any) -> str:
     return f'.centerCrop(width: {width}, height: {height})'
 
 
-def _efficientnet_crop(crop_size: int, crop_padding: int = 32,
-                       interpolation: str = 'bicubic',
-                       backend: str = 'cv2') -> Optional[str]:
+def _efficientnet_crop(
+    crop_size: int, crop_padding: int = 32, interpolation: str = 'bicubic', backend: str = 'cv2'
+) -> Optional[str]:
     resampling = _resampling(backend, interpolation)
     if resampling is None:
         return None
-    return (f'.efficientNetCrop(side: {_whole(crop_size)}, '
-            f'padding: {_whole(crop_padding)}, {resampling})')
+    return (
+        f'.efficientNetCrop(side: {_whole(crop_size)}, '
+        f'padding: {_whole(crop_padding)}, {resampling})'
+    )
 
 
 _KNOWN: dict[str, Callable[..., Optional[str]]] = {
@@ -110,8 +117,7 @@ _KNOWN: dict[str, Callable[..., Optional[str]]] = {
 }
 
 
-def _resampling(backend: str = 'cv2',
-                interpolation: str = 'bilinear') -> Optional[str]:
+def _resampling(backend: str = 'cv2', interpolation: str = 'bilinear') -> Optional[str]:
     return _RESAMPLINGS.get((backend, interpolation))
 
 
@@ -136,11 +142,14 @@ def _words(step: Mapping[str, Any]) -> str:
 
 #: Core ML specification version to the oldest iOS and macOS that read it.
 #: The package's own floor is iOS 15 and macOS 12.
-_SYSTEMS = {6: ('15.0', '12.0'), 7: ('16.0', '13.0'), 8: ('17.0', '14.0'),
-            9: ('18.0', '15.0')}
+_SYSTEMS = {6: ('15.0', '12.0'), 7: ('16.0', '13.0'), 8: ('17.0', '14.0'), 9: ('18.0', '15.0')}
 _LAYOUTS = {'RGB': 'rgb', 'BGR': 'bgr', 'GRAYSCALE': 'grayscale'}
-_UNITS = {'ALL': 'all', 'CPU_ONLY': 'cpuOnly', 'CPU_AND_GPU': 'cpuAndGPU',
-          'CPU_AND_NE': 'cpuAndNeuralEngine'}
+_UNITS = {
+    'ALL': 'all',
+    'CPU_ONLY': 'cpuOnly',
+    'CPU_AND_GPU': 'cpuAndGPU',
+    'CPU_AND_NE': 'cpuAndNeuralEngine',
+}
 _UNKNOWN = Steps((), 'the test pipeline, which the model does not state')
 
 
@@ -163,6 +172,7 @@ class ModelFacts:
         pipeline: configs of its steps; none where the file states none.
         steps: the same for Swift.
     """
+
     path: Path
     sha256: str
     format: str
@@ -204,8 +214,8 @@ def read_facts(program: Program) -> ModelFacts:
         sha256=_digest(program.path),
         format=program.format,
         precision=meta.get('precision', 'unknown'),
-        half=program.format == 'neuralnetwork' or any(
-            'fp16' in op.dtypes for op in walk(program.operations)),
+        half=program.format == 'neuralnetwork'
+        or any('fp16' in op.dtypes for op in walk(program.operations)),
         ios=ios,
         macos=macos,
         image=_image(program),
@@ -215,7 +225,8 @@ def read_facts(program: Program) -> ModelFacts:
         units=_UNITS.get(meta.get('compute_units', 'ALL'), 'all'),
         words=meta.get('preprocessing', 'not stated'),
         pipeline=tuple(pipeline or ()),
-        steps=_UNKNOWN if pipeline is None else swift_steps(pipeline))
+        steps=_UNKNOWN if pipeline is None else swift_steps(pipeline),
+    )
 
 
 def _systems(program: Program) -> tuple[str, str]:
@@ -223,38 +234,43 @@ def _systems(program: Program) -> tuple[str, str]:
     if version not in _SYSTEMS:
         raise ExportError(
             f'{program.path}: Core ML specification version {version}; the '
-            f'Swift package knows versions up to {max(_SYSTEMS)} (iOS 18)')
+            f'Swift package knows versions up to {max(_SYSTEMS)} (iOS 18)'
+        )
     return _SYSTEMS[version]
 
 
 def _image(program: Program) -> Feature:
     if len(program.inputs) != 1:
         names = ', '.join(repr(f.name) for f in program.inputs)
-        raise ExportError(f'{program.path}: inputs {names}; the Swift package '
-                          'takes models with one image input')
+        raise ExportError(
+            f'{program.path}: inputs {names}; the Swift package takes models with one image input'
+        )
     feature = program.inputs[0]
     if feature.kind != 'image' or feature.color_layout not in _LAYOUTS:
         kind = feature.color_layout or feature.kind
         raise ExportError(
             f'{program.path}: input {feature.name!r} is a {kind}; the Swift '
             f'package takes images ({", ".join(_LAYOUTS)}): export with '
-            'input image')
+            'input image'
+        )
     return feature
 
 
 def _classes(program: Program) -> tuple[str, ...]:
-    names = (program.predicted_feature_name,
-             program.predicted_probabilities_name)
+    names = (program.predicted_feature_name, program.predicted_probabilities_name)
     classes = program.classes
     if not classes or not all(names):
         outputs = ', '.join(f.name for f in program.outputs)
-        raise ExportError(f'{program.path}: outputs {outputs}; the Swift '
-                          'package takes classifiers with labels and '
-                          'probabilities')
-    if not all(isinstance(c, str) for c in classes) or \
-            len(set(classes)) != len(classes):
-        raise ExportError(f'{program.path}: the class labels are not text, '
-                          'each one once, which the Swift package needs')
+        raise ExportError(
+            f'{program.path}: outputs {outputs}; the Swift '
+            'package takes classifiers with labels and '
+            'probabilities'
+        )
+    if not all(isinstance(c, str) for c in classes) or len(set(classes)) != len(classes):
+        raise ExportError(
+            f'{program.path}: the class labels are not text, '
+            'each one once, which the Swift package needs'
+        )
     return classes
 
 
@@ -264,16 +280,14 @@ def _pipeline(text: Optional[str]) -> Optional[list[dict[str, Any]]]:
         found: Any = json.loads(text or 'null')
     except (ValueError, RecursionError):
         return None
-    is_list = isinstance(found, list) and all(
-        isinstance(step, dict) for step in found)
+    is_list = isinstance(found, list) and all(isinstance(step, dict) for step in found)
     return found if is_list else None
 
 
 def _digest(path: Path) -> str:
     total = hashlib.sha256()
     for file in package_files(path):
-        name = file.name if file == path else \
-            file.relative_to(path).as_posix()
+        name = file.name if file == path else file.relative_to(path).as_posix()
         content = hashlib.sha256(file.read_bytes()).hexdigest()
         total.update(f'{name}\0{content}\n'.encode())
     return total.hexdigest()

@@ -1,4 +1,5 @@
 """Inputs and outputs of the reference runtime, for the package's tests."""
+
 from __future__ import annotations
 
 import json
@@ -18,8 +19,7 @@ from ..runtime.loaded import upright
 from .facts import SILENT, ModelFacts
 
 
-def prepare_photo(pixels: np.ndarray,
-                  pipeline: Sequence[Mapping[str, Any]]) -> np.ndarray:
+def prepare_photo(pixels: np.ndarray, pipeline: Sequence[Mapping[str, Any]]) -> np.ndarray:
     """What the pipeline makes of a decoded image.
 
     Args:
@@ -49,14 +49,14 @@ def prepare_photo(pixels: np.ndarray,
                 raise ExportError(
                     f'the step {step_name(step)} of the test pipeline fails '
                     f'on an image of shape {pixels.shape}: '
-                    f'{reason}') from error
+                    f'{reason}'
+                ) from error
     return np.asarray(results['img'])
 
 
 def _listed_as_tuples(step: Mapping[str, Any]) -> dict[str, Any]:
     """JSON has no tuples, and mmcv takes sizes as nothing else."""
-    return {k: tuple(v) if isinstance(v, list) else v
-            for k, v in step.items()}
+    return {k: tuple(v) if isinstance(v, list) else v for k, v in step.items()}
 
 
 Picture = Union[np.ndarray, Image.Image]
@@ -80,12 +80,12 @@ class Golden:
         photos: pairs of an image of any size and what the test pipeline
             makes of it.
     """
+
     ready: tuple[np.ndarray, ...]
     photos: tuple[tuple[np.ndarray, np.ndarray], ...]
 
 
-def choose_images(facts: ModelFacts,
-                  images: Optional[Sequence[Picture]]) -> Golden:
+def choose_images(facts: ModelFacts, images: Optional[Sequence[Picture]]) -> Golden:
     """Sort images into ready ones and photos; make up what is lacking.
 
     Args:
@@ -118,8 +118,7 @@ def tolerance_of(facts: ModelFacts) -> Tolerance:
 
 def write_golden(folder: Path, facts: ModelFacts, golden: Golden) -> None:
     """Write ``golden.json`` and the files that it names into ``folder``."""
-    program = load_program(
-        facts.path, arithmetic='fp16' if facts.half else 'fp32')
+    program = load_program(facts.path, arithmetic='fp16' if facts.half else 'fp32')
     tolerance = tolerance_of(facts)
 
     def case(pixels: np.ndarray, name: str) -> dict[str, Any]:
@@ -129,31 +128,30 @@ def write_golden(folder: Path, facts: ModelFacts, golden: Golden) -> None:
         return dict(
             pixels=name,
             label=found[facts.label],
-            probabilities=[float(values[c]) for c in facts.classes])
+            probabilities=[float(values[c]) for c in facts.classes],
+        )
 
-    cases = [case(pixels, f'image-{i:02}.raw')
-             for i, pixels in enumerate(golden.ready)]
+    cases = [case(pixels, f'image-{i:02}.raw') for i, pixels in enumerate(golden.ready)]
     photos = []
     for i, (photo, prepared) in enumerate(golden.photos):
         _write_png(folder / f'photo-{i:02}.png', photo)
-        photos.append(dict(
-            file=f'photo-{i:02}.png',
-            prepared=case(prepared, f'photo-{i:02}.raw')))
+        photos.append(dict(file=f'photo-{i:02}.png', prepared=case(prepared, f'photo-{i:02}.raw')))
     content = dict(
-        tolerance=dict(
-            name=tolerance.name, max_relative=tolerance.max_relative),
+        tolerance=dict(name=tolerance.name, max_relative=tolerance.max_relative),
         max_levels=_max_levels(facts),
         labels=list(facts.classes),
         cases=cases,
-        photos=photos)
+        photos=photos,
+    )
     (folder / 'golden.json').write_text(
-        json.dumps(content, indent=1, ensure_ascii=False) + '\n',
-        encoding='utf-8')
+        json.dumps(content, indent=1, ensure_ascii=False) + '\n', encoding='utf-8'
+    )
 
 
 def _max_levels(facts: ModelFacts) -> int:
-    depends = any(step.startswith('.resize(') and '.pillow(' in step
-                  for step in facts.steps.expressions)
+    depends = any(
+        step.startswith('.resize(') and '.pillow(' in step for step in facts.steps.expressions
+    )
     return _MAX_LEVELS_PILLOW if depends else _MAX_LEVELS
 
 
@@ -161,16 +159,17 @@ def _pixels(image: Any, facts: ModelFacts, index: int) -> np.ndarray:
     """(H, W, 3) RGB or (H, W), as the model's channels are."""
     if isinstance(image, np.ndarray):
         channels = image.shape[2:]
-        if image.dtype != np.uint8 or image.ndim not in (2, 3) \
-                or channels not in ((), (1, ), (3, )):
+        if image.dtype != np.uint8 or image.ndim not in (2, 3) or channels not in ((), (1,), (3,)):
             raise ExportError(
                 f'image {index} is a {image.dtype} array of shape '
                 f'{image.shape}; allowed: uint8 (H, W, 3) in RGB order or '
-                '(H, W)')
-        image = Image.fromarray(image if channels != (1, ) else image[..., 0])
+                '(H, W)'
+            )
+        image = Image.fromarray(image if channels != (1,) else image[..., 0])
     if not isinstance(image, Image.Image):
-        raise ExportError(f'image {index} is a {type(image).__name__}; '
-                          'allowed: PIL image or uint8 array')
+        raise ExportError(
+            f'image {index} is a {type(image).__name__}; allowed: PIL image or uint8 array'
+        )
     mode = 'L' if facts.layout == 'grayscale' else 'RGB'
     try:
         return np.array(upright(image, mode))
@@ -178,21 +177,22 @@ def _pixels(image: Any, facts: ModelFacts, index: int) -> np.ndarray:
         raise ExportError(f'image {index}: {error}') from error
 
 
-def _photo(pixels: np.ndarray, facts: ModelFacts,
-           what: str) -> tuple[np.ndarray, np.ndarray]:
+def _photo(pixels: np.ndarray, facts: ModelFacts, what: str) -> tuple[np.ndarray, np.ndarray]:
     shape = ' x '.join(map(str, pixels.shape[:2]))
     size = ' x '.join(map(str, facts.size))
     if facts.steps.missing is not None:
         raise ExportError(
             f'{what} is {shape} (H x W), but the model takes {size} and the '
             f'Swift package cannot do {facts.steps.missing}; give images of '
-            'that size')
+            'that size'
+        )
     prepared = prepare_photo(pixels, facts.pipeline)
     if prepared.shape[:2] != facts.size:
         raise ExportError(
             f'{what} is {shape} (H x W), which the test pipeline makes '
             f'{" x ".join(map(str, prepared.shape[:2]))}; the model takes '
-            f'{size}')
+            f'{size}'
+        )
     return pixels, prepared
 
 
@@ -204,15 +204,14 @@ def _photo_size(facts: ModelFacts) -> tuple[int, int]:
     return 2 * height + 3, 3 * width + 1
 
 
-def _blocks(facts: ModelFacts, size: tuple[int, int],
-            seed: int) -> np.ndarray:
+def _blocks(facts: ModelFacts, size: tuple[int, int], seed: int) -> np.ndarray:
     """Random colors in blocks: fine noise alone looks the same to a net."""
     generator = np.random.default_rng(seed)
     channels = facts.image.shape[1]
     block = max(1, min(size) // (4 + seed))
     small = [-(-side // block) for side in size]
     pixels = generator.integers(0, 256, (*small, channels), dtype=np.uint8)
-    pixels = pixels.repeat(block, 0).repeat(block, 1)[:size[0], :size[1]]
+    pixels = pixels.repeat(block, 0).repeat(block, 1)[: size[0], : size[1]]
     return pixels if channels == 3 else pixels[..., 0]
 
 

@@ -1,4 +1,5 @@
 """Write a Swift package around an exported classifier."""
+
 from __future__ import annotations
 
 import os
@@ -33,7 +34,8 @@ _WORDS = (
     'Classification ColorLayout ComputeUnits ModelInfo ModelStore '
     'OpenCVFilter PillowFilter PixelBufferPool PixelImage Prediction '
     'PredictorError PreprocessingStep Resampling ResizedEdge Samples '
-    'Stopwatch Taps')
+    'Stopwatch Taps'
+)
 _TAKEN = frozenset(_WORDS.casefold().split())
 
 
@@ -54,7 +56,8 @@ def module_name(given: Optional[str], folder: str) -> str:
         raise ExportError(
             f'name is {given!r}; allowed: ASCII letters and digits, a capital '
             f'first, at most {_MAX_LENGTH}, no module or type of Swift, such '
-            f'as {wish!r}')
+            f'as {wish!r}'
+        )
     return given
 
 
@@ -75,12 +78,14 @@ def derived_name(text: str) -> str:
     return name
 
 
-def write_swift_package(model: Union[str, os.PathLike[str]],
-                        out: Union[str, os.PathLike[str]],
-                        *,
-                        images: Optional[Sequence[Picture]] = None,
-                        force: bool = False,
-                        name: Optional[str] = None) -> Path:
+def write_swift_package(
+    model: Union[str, os.PathLike[str]],
+    out: Union[str, os.PathLike[str]],
+    *,
+    images: Optional[Sequence[Picture]] = None,
+    force: bool = False,
+    name: Optional[str] = None,
+) -> Path:
     """Write a Swift package that predicts, tests and measures a model.
 
     Every name in it (features, labels, sizes, files) comes from the model's
@@ -120,14 +125,12 @@ def write_swift_package(model: Union[str, os.PathLike[str]],
             _fill(made, facts, library, golden)
         except (OSError, ValueError) as error:
             reason = ' '.join(str(error).split())
-            raise ExportError(
-                f'{target}: cannot write the package: {reason}') from error
+            raise ExportError(f'{target}: cannot write the package: {reason}') from error
         install_folder(made, target, force)
     return target
 
 
-def _fill(folder: Path, facts: ModelFacts, library: str,
-          golden: Golden) -> None:
+def _fill(folder: Path, facts: ModelFacts, library: str, golden: Golden) -> None:
     render_package(facts, library, folder)
     shutil.copy(SCHEMA, folder / SCHEMA.name)
     resources = folder / 'Sources' / library / MODEL_FOLDER

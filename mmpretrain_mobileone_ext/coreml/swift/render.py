@@ -1,4 +1,5 @@
 """Fill the templates of the Swift package."""
+
 from __future__ import annotations
 
 import os
@@ -12,8 +13,7 @@ from ...utils.text import markdown, markdown_code, shell_word
 from .facts import ModelFacts
 from .golden import tolerance_of
 
-_NAMED = {'\\': '\\\\', '"': '\\"', '\n': '\\n', '\r': '\\r', '\t': '\\t',
-          '\0': '\\0'}
+_NAMED = {'\\': '\\\\', '"': '\\"', '\n': '\\n', '\r': '\\r', '\t': '\\t', '\0': '\\0'}
 
 
 def string_literal(text: str) -> str:
@@ -32,8 +32,7 @@ def _escaped(character: str) -> str:
     if character in _NAMED:
         return _NAMED[character]
     if 0xD800 <= ord(character) <= 0xDFFF:
-        raise ValueError(f'U+{ord(character):04X} is half of a surrogate '
-                         'pair and no character')
+        raise ValueError(f'U+{ord(character):04X} is half of a surrogate pair and no character')
     if character == ' ' or character.isprintable():
         return character
     return f'\\u{{{ord(character):X}}}'
@@ -54,16 +53,16 @@ def check_folder(target: Path, force: bool) -> None:
         ExportError: states what is there.
     """
     if not target.parent.is_dir():
-        raise ExportError(f'{target}: the folder {target.parent} does not '
-                          'exist; make it first')
+        raise ExportError(f'{target}: the folder {target.parent} does not exist; make it first')
     if not os.path.lexists(target) or _is_empty(target):
         return
     if not force:
-        raise ExportError(f'{target} exists; give --force (force=True) to '
-                          'replace it')
+        raise ExportError(f'{target} exists; give --force (force=True) to replace it')
     if not _is_ours(target):
-        raise ExportError(f'{target} exists and is no generated Swift '
-                          'package; it is not replaced even with --force')
+        raise ExportError(
+            f'{target} exists and is no generated Swift '
+            'package; it is not replaced even with --force'
+        )
 
 
 def install_folder(made: Path, target: Path, force: bool) -> None:
@@ -102,14 +101,16 @@ def _swap(made: Path, target: Path) -> None:
 
 
 def _is_empty(target: Path) -> bool:
-    return target.is_dir() and not target.is_symlink() and \
-        not any(target.iterdir())
+    return target.is_dir() and not target.is_symlink() and not any(target.iterdir())
 
 
 def _is_ours(target: Path) -> bool:
     manifest = target / 'Package.swift'
-    return not target.is_symlink() and manifest.is_file() and \
-        MARK in manifest.read_text(encoding='utf-8', errors='replace')
+    return (
+        not target.is_symlink()
+        and manifest.is_file()
+        and MARK in manifest.read_text(encoding='utf-8', errors='replace')
+    )
 
 
 _TEMPLATES = Path(__file__).with_name('templates')
@@ -139,8 +140,7 @@ def render_package(facts: ModelFacts, name: str, folder: Path) -> None:
     }
     for source in sorted(p for p in _TEMPLATES.rglob('*') if p.is_file()):
         inside = source.relative_to(_TEMPLATES)
-        target = folder / folders.get(inside.parts[0], '.') / \
-            _file_name(inside.name, values)
+        target = folder / folders.get(inside.parts[0], '.') / _file_name(inside.name, values)
         target.parent.mkdir(parents=True, exist_ok=True)
         text = source.read_text(encoding='utf-8')
         if source.suffix == '.jinja':
@@ -152,26 +152,22 @@ def _environment() -> Any:
     try:
         import jinja2
     except ImportError as error:
-        raise ExportError(f'cannot import jinja2 ({error}); the Swift '
-                          f'package needs it: {_INSTALL}') from error
+        raise ExportError(
+            f'cannot import jinja2 ({error}); the Swift package needs it: {_INSTALL}'
+        ) from error
     # Every text passes the filter of the language that it goes into.
     environment = jinja2.Environment(
-        undefined=jinja2.StrictUndefined,
-        keep_trailing_newline=True,
-        autoescape=False)
+        undefined=jinja2.StrictUndefined, keep_trailing_newline=True, autoescape=False
+    )
     environment.filters.update(
-        swift=string_literal, markdown=markdown, code=markdown_code,
-        shell=shell_word)
+        swift=string_literal, markdown=markdown, code=markdown_code, shell=shell_word
+    )
     return environment
 
 
 def _file_name(template: str, values: Mapping[str, Any]) -> str:
-    special = {
-        'Predictor.swift.jinja': f'{values["predictor"]}.swift',
-        'gitignore': '.gitignore',
-    }
-    plain = template[:-len('.jinja')] if template.endswith('.jinja') \
-        else template
+    special = {'Predictor.swift.jinja': f'{values["predictor"]}.swift', 'gitignore': '.gitignore'}
+    plain = template[: -len('.jinja')] if template.endswith('.jinja') else template
     return special.get(template, plain)
 
 
@@ -205,4 +201,5 @@ def _values(facts: ModelFacts, name: str) -> dict[str, Any]:
         steps=facts.steps.expressions,
         missing=facts.steps.missing,
         tolerance=tolerance.name,
-        max_relative=tolerance.max_relative)
+        max_relative=tolerance.max_relative,
+    )

@@ -13,13 +13,8 @@ sum, all of them exact:
   kept too. For pointwise units with one convolution.
 - ``running``: one convolution, where norms use running statistics.
 """
-from .dispatch import (
-    Preference,
-    SmallInputs,
-    check_preference,
-    online_sum,
-    planned_form,
-)
+
+from .dispatch import Preference, SmallInputs, check_preference, online_sum, planned_form
 from .unit import PLAIN_CONVS, Unit, UnitBranch, branch_layout, has_hooks
 
 __all__ = [

@@ -8,6 +8,7 @@ the convolution ``W = sum_j a_j w_j``, ``b = sum_j beta_j - a_j mean_j`` with
 
 Layout as in :mod:`.branch_stack`: kernels (G, J, O, P), channels (G, J, O).
 """
+
 from __future__ import annotations
 
 import functools
@@ -39,6 +40,7 @@ class Moments:
             normalizes).
         power: (G, P), E[p^2].
     """
+
     mean: Tensor
     cov: Tensor
     power: Tensor
@@ -53,6 +55,7 @@ class PatchSums:
         sums: (G, P) float64.
         products: (G, P, P) float64, of p p^T.
     """
+
     count: float
     sums: Tensor
     products: Tensor
@@ -62,18 +65,20 @@ class PatchSums:
         if group is None:
             return self
         sums, products = self.sums, self.products
-        own = torch.cat([sums.new_tensor([self.count]), sums.flatten(),
-                         products.flatten()])
+        own = torch.cat([sums.new_tensor([self.count]), sums.flatten(), products.flatten()])
         dist.all_reduce(own, group=group)
-        return PatchSums(round(own[0].item()),
-                         own[1:1 + sums.numel()].view_as(sums),
-                         own[1 + sums.numel():].view_as(products))
+        return PatchSums(
+            round(own[0].item()),
+            own[1 : 1 + sums.numel()].view_as(sums),
+            own[1 + sums.numel() :].view_as(products),
+        )
 
     def moments(self, dtype: torch.dtype) -> Moments:
         """Moments in ``dtype``; ``mean`` stays in float64."""
         mean = self.sums / self.count
-        cov = torch.baddbmm(self.products, mean.unsqueeze(2),
-                            mean.unsqueeze(1), beta=1 / self.count, alpha=-1)
+        cov = torch.baddbmm(
+            self.products, mean.unsqueeze(2), mean.unsqueeze(1), beta=1 / self.count, alpha=-1
+        )
         power = self.products.diagonal(dim1=1, dim2=2) / self.count
         return Moments(mean, cov.to(dtype), power.to(dtype))
 
@@ -98,6 +103,7 @@ class NormStats:
         mean: (G, J, O) of each branch's output.
         inv_std: (G, J, O), 1 / sqrt(var + eps).
     """
+
     mean: Tensor
     inv_std: Tensor
 
@@ -110,8 +116,9 @@ class NormStats:
         return (beta - gamma * self.inv_std * self.mean).sum(1)
 
 
-def fold_by_batch(kernels: Tensor, eps: Sequence[float], moments: Moments
-                  ) -> Optional[tuple[NormStats, Tensor, Tensor]]:
+def fold_by_batch(
+    kernels: Tensor, eps: Sequence[float], moments: Moments
+) -> Optional[tuple[NormStats, Tensor, Tensor]]:
     """Fold kernels (G, J, O, P) by the moments of their patches.
 
     Returns:
@@ -129,12 +136,10 @@ def fold_by_batch(kernels: Tensor, eps: Sequence[float], moments: Moments
         return None
     patch_mean = moments.mean.to(flat.dtype)
     mean = torch.bmm(flat, patch_mean.unsqueeze(2)).view(shape)
-    return (NormStats(mean, shifted.rsqrt_()), var,
-            by_cov.view(kernels.shape))
+    return (NormStats(mean, shifted.rsqrt_()), var, by_cov.view(kernels.shape))
 
 
-def centring_bias(weight: Tensor, beta: Tensor,
-                  patch_mean: Tensor) -> Tensor:
+def centring_bias(weight: Tensor, beta: Tensor, patch_mean: Tensor) -> Tensor:
     """Bias (G, O) with which the outputs' mean is the sum of betas.
 
     It is the fold's, but for what rounding did to ``weight``: the output is
@@ -150,8 +155,7 @@ def centring_bias(weight: Tensor, beta: Tensor,
 
 
 @functools.lru_cache(maxsize=64)
-def _eps(values: tuple[float, ...], dtype: torch.dtype,
-         device: torch.device) -> Tensor:
+def _eps(values: tuple[float, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
     with torch.inference_mode(False):  # it is kept for training too
         return torch.tensor(values, dtype=dtype, device=device).view(1, -1, 1)
 
@@ -166,15 +170,22 @@ class FoldGrads:
         twice_cov: (G, P, P), symmetric; twice the gradient.
         mean: (G, P), with the covariance held fixed.
     """
+
     kernels: Tensor
     gamma: Tensor
     twice_cov: Tensor
     mean: Tensor
 
 
-def fold_backward(stats: NormStats, kernels: Tensor, gamma: Tensor,
-                  patch_mean: Tensor, by_cov: Tensor, grad_weight: Tensor,
-                  grad_bias: Tensor) -> FoldGrads:
+def fold_backward(
+    stats: NormStats,
+    kernels: Tensor,
+    gamma: Tensor,
+    patch_mean: Tensor,
+    by_cov: Tensor,
+    grad_weight: Tensor,
+    grad_bias: Tensor,
+) -> FoldGrads:
     """Back from the folded kernel (G, O, P) and bias (G, O).
 
     ``by_cov`` as from :func:`fold_by_batch`; beta's gradient is
@@ -182,8 +193,7 @@ def fold_backward(stats: NormStats, kernels: Tensor, gamma: Tensor,
     """
     grad_weight, grad_bias = grad_weight.unsqueeze(1), grad_bias.unsqueeze(1)
     scale, flat = gamma * stats.inv_std, kernels.flatten(1, 2)
-    grad_scale = (kernels * grad_weight).sum(3).addcmul_(
-        grad_bias, stats.mean, value=-1)
+    grad_scale = (kernels * grad_weight).sum(3).addcmul_(grad_bias, stats.mean, value=-1)
     twice_grad_var = (grad_scale * scale).mul_(stats.inv_std.square()).neg_()
     grad_mean = (grad_bias * scale).neg_()
     scaled = flat * twice_grad_var.flatten(1).unsqueeze(2)
@@ -191,9 +201,11 @@ def fold_backward(stats: NormStats, kernels: Tensor, gamma: Tensor,
     own.addcmul_(scale.unsqueeze(3), grad_weight)
     own.addcmul_(grad_mean.unsqueeze(3), patch_mean[:, None, None])
     return FoldGrads(
-        own, grad_scale.mul_(stats.inv_std),
+        own,
+        grad_scale.mul_(stats.inv_std),
         torch.bmm(scaled.transpose(1, 2), flat),
-        torch.bmm(grad_mean.flatten(1).unsqueeze(1), flat).squeeze(1))
+        torch.bmm(grad_mean.flatten(1).unsqueeze(1), flat).squeeze(1),
+    )
 
 
 @dataclass(frozen=True)
@@ -207,6 +219,7 @@ class Folded:
         var: (J, out), biased.
         state: what :meth:`Folding.backward` takes.
     """
+
     weight: Tensor
     bias: Tensor
     mean: Tensor
@@ -224,6 +237,7 @@ class UnitGrads:
             products of the images at hand.
         sums: (G, P), to the sums, with the covariance held fixed.
     """
+
     params: list[Optional[Tensor]]
     products: Tensor
     sums: Tensor
@@ -241,8 +255,9 @@ class Folding:
         self.shape = shape
         self.eps = tuple(eps)
 
-    def fold(self, params: Sequence[Optional[Tensor]], sums: PatchSums,
-             dtype: torch.dtype) -> Optional[Folded]:
+    def fold(
+        self, params: Sequence[Optional[Tensor]], sums: PatchSums, dtype: torch.dtype
+    ) -> Optional[Folded]:
         """None where cancellation spoils a variance.
 
         Args:
@@ -257,18 +272,25 @@ class Folding:
             return None
         stats, var, by_cov = found
         weight = self.shape.as_weight(
-            stats.weight(kernels, gamma),
-            torch.promote_types(dtype, torch.float32))
-        bias = centring_bias(weight.to(dtype).view_as(kernels[:, 0]), beta,
-                             moments.mean)
-        return Folded(weight, bias.flatten().to(dtype),
-                      stats.mean.transpose(0, 1).flatten(1),
-                      var.transpose(0, 1).flatten(1),
-                      (moments.mean, by_cov, stats.mean, stats.inv_std))
+            stats.weight(kernels, gamma), torch.promote_types(dtype, torch.float32)
+        )
+        bias = centring_bias(weight.to(dtype).view_as(kernels[:, 0]), beta, moments.mean)
+        return Folded(
+            weight,
+            bias.flatten().to(dtype),
+            stats.mean.transpose(0, 1).flatten(1),
+            var.transpose(0, 1).flatten(1),
+            (moments.mean, by_cov, stats.mean, stats.inv_std),
+        )
 
-    def backward(self, params: Sequence[Optional[Tensor]],
-                 state: Sequence[Tensor], count: float, grad_weight: Tensor,
-                 grad_bias: Tensor) -> UnitGrads:
+    def backward(
+        self,
+        params: Sequence[Optional[Tensor]],
+        state: Sequence[Tensor],
+        count: float,
+        grad_weight: Tensor,
+        grad_bias: Tensor,
+    ) -> UnitGrads:
         """Gradients to parameters and sums.
 
         Args:
@@ -282,22 +304,28 @@ class Folding:
         kernels, gamma, _ = self.shape.stack_all(params, by_cov)
         patch_mean = patch_mean.to(kernels.dtype)
         grads = fold_backward(
-            NormStats(mean, inv_std), kernels, gamma, patch_mean, by_cov,
+            NormStats(mean, inv_std),
+            kernels,
+            gamma,
+            patch_mean,
+            by_cov,
             grad_weight.to(kernels).reshape(kernels[:, 0].shape),
-            grad_bias.to(kernels).reshape(gamma[:, 0].shape))
+            grad_bias.to(kernels).reshape(gamma[:, 0].shape),
+        )
         products = grads.twice_cov / count
-        sums = (grads.mean / count).sub_(torch.bmm(
-            products, patch_mean.unsqueeze(2)).squeeze(2))
-        return UnitGrads(self._of_params(params, grads, grad_bias), products,
-                         sums)
+        sums = (grads.mean / count).sub_(torch.bmm(products, patch_mean.unsqueeze(2)).squeeze(2))
+        return UnitGrads(self._of_params(params, grads, grad_bias), products, sums)
 
-    def _of_params(self, params: Sequence[Optional[Tensor]], grads: FoldGrads,
-                   grad_bias: Tensor) -> list[Optional[Tensor]]:
+    def _of_params(
+        self, params: Sequence[Optional[Tensor]], grads: FoldGrads, grad_bias: Tensor
+    ) -> list[Optional[Tensor]]:
         n, shape = len(params) // 3, self.shape
         betas = grad_bias.flatten().expand(n, -1).unsqueeze(0)
-        return [*shape.unstack(grads.kernels, params[:n]),
-                *shape.unstack_channels(grads.gamma, params[n:2 * n]),
-                *shape.unstack_channels(betas, params[2 * n:])]
+        return [
+            *shape.unstack(grads.kernels, params[:n]),
+            *shape.unstack_channels(grads.gamma, params[n : 2 * n]),
+            *shape.unstack_channels(betas, params[2 * n :]),
+        ]
 
 
 def running_form(unit: Unit, x: Tensor) -> Tensor:
@@ -324,5 +352,6 @@ def running_form(unit: Unit, x: Tensor) -> Tensor:
         stride=spec.stride,
         padding=spec.padding,
         dilation=spec.dilation,
-        groups=spec.groups)
+        groups=spec.groups,
+    )
     return F.relu_(out) if unit.relu else out

@@ -15,6 +15,7 @@ added up in place. Exact: the same operators as the branches'. Pays where
 moments cost more than the one convolution they save, as for a pointwise unit
 with k = 1.
 """
+
 from __future__ import annotations
 
 from typing import Any, Optional
@@ -26,14 +27,7 @@ from torch.autograd.function import once_differentiable
 
 from .convs import PatchConv, chunks, pixel_rows, size_for_kernels
 from .kernels import call, has_kernels_for
-from .unit import (
-    Unit,
-    UnitBranch,
-    branch_layout,
-    in_own_memory,
-    running_stats,
-    track,
-)
+from .unit import Unit, UnitBranch, branch_layout, in_own_memory, running_stats, track
 
 #: Pixels of a chunk, which stays in the cache from one pass to the next.
 _CHUNK = 2048
@@ -42,9 +36,12 @@ _CHUNK = 2048
 def is_one_conv(unit: Unit, x: Tensor) -> bool:
     """Whether this form and its kernels exist for a unit on images x."""
     spec = unit.spec
-    return (spec.kernel_size == spec.stride == spec.groups == 1
-            and sum(b.conv is not None for b in unit.branches) == 1
-            and x.numel() > x.shape[1] and has_kernels_for(x))
+    return (
+        spec.kernel_size == spec.stride == spec.groups == 1
+        and sum(b.conv is not None for b in unit.branches) == 1
+        and x.numel() > x.shape[1]
+        and has_kernels_for(x)
+    )
 
 
 def one_conv_form(unit: Unit, x: Tensor, keep: bool) -> Tensor:
@@ -65,8 +62,7 @@ class _OneConvForm(torch.autograd.Function):
     """Statistics are (branches, C) float64; the conv branch is the last."""
 
     @staticmethod
-    def forward(ctx, x: Tensor, unit: Unit, keep: bool,
-                *params: Optional[Tensor]):
+    def forward(ctx, x: Tensor, unit: Unit, keep: bool, *params: Optional[Tensor]):
         n, pixels = len(unit.branches), pixel_rows(x)
         weight = _matrix(params[n - 1])
         out = x.new_empty(len(x), *x.shape[2:], len(weight))
@@ -74,15 +70,24 @@ class _OneConvForm(torch.autograd.Function):
         z = torch.empty_like(y) if keep else y
         mean, var = _convolve(pixels, weight, z, n > 1)
         inv_std = (var + var.new_tensor(unit.eps).unsqueeze(1)).rsqrt()
-        scale = _stack(params[n:2 * n], 1, mean) * inv_std
-        constant = _stack(params[2 * n:], 0, mean) - scale * mean
+        scale = _stack(params[n : 2 * n], 1, mean) * inv_std
+        constant = _stack(params[2 * n :], 0, mean) - scale * mean
         factors = torch.stack([scale[-1], scale[0], constant.sum(0)])
-        call('pixel_normalize', z.dtype, z, pixels if n > 1 else None,
-             factors.to(z.dtype), int(unit.relu), *size_for_kernels(z), y)
+        call(
+            'pixel_normalize',
+            z.dtype,
+            z,
+            pixels if n > 1 else None,
+            factors.to(z.dtype),
+            int(unit.relu),
+            *size_for_kernels(z),
+            y,
+        )
         out = out.permute(0, 3, 1, 2)
         ctx.unit = unit
-        ctx.save_for_backward(x, out if unit.relu else None,
-                              z if keep else None, mean, inv_std, *params)
+        ctx.save_for_backward(
+            x, out if unit.relu else None, z if keep else None, mean, inv_std, *params
+        )
         ctx.mark_non_differentiable(mean, var)
         return out, mean, var
 
@@ -102,32 +107,37 @@ class _OneConvForm(torch.autograd.Function):
         sums = _gradient_sums(pixels, again, grads, z, mean)
         gammas = sums[1:] * inv_std
         factors = _gradient_factors(
-            _stack(params[n:2 * n], 1, mean) * inv_std, inv_std, mean,
-            sums / len(z)).to(x.dtype)
+            _stack(params[n : 2 * n], 1, mean) * inv_std, inv_std, mean, sums / len(z)
+        ).to(x.dtype)
         kernel = _move_gradient(pixels, weight, grads, z, factors, moved)
-        affine = [None if p is None else g.to(p.dtype)
-                  for g, p in zip([*gammas, *[sums[0]] * n], params[n:])]
-        return (dx if ctx.needs_input_grad[0] else None, None, None,
-                *[None] * (n - 1), kernel.view_as(params[n - 1]),
-                *in_own_memory(affine))
+        affine = [
+            None if p is None else g.to(p.dtype)
+            for g, p in zip([*gammas, *[sums[0]] * n], params[n:])
+        ]
+        return (
+            dx if ctx.needs_input_grad[0] else None,
+            None,
+            None,
+            *[None] * (n - 1),
+            kernel.view_as(params[n - 1]),
+            *in_own_memory(affine),
+        )
 
 
-def _convolve(pixels: Tensor, weight: Tensor, z: Tensor,
-              skip: bool) -> tuple[Tensor, Tensor]:
+def _convolve(pixels: Tensor, weight: Tensor, z: Tensor, skip: bool) -> tuple[Tensor, Tensor]:
     """Fill z; mean and biased variance of z and, with a skip branch, x."""
     sums = z.new_zeros(1 + skip, 2, z.shape[1], dtype=torch.float64)
     for own, from_ in chunks(z, pixels, most=_CHUNK):
         torch.mm(from_, weight.t(), out=own)
         for value, total in zip([from_, own] if skip else [own], sums):
-            call('pixel_moments', z.dtype, value, *size_for_kernels(value),
-                 total)
+            call('pixel_moments', z.dtype, value, *size_for_kernels(value), total)
     mean, square = (sums / len(z)).unbind(1)
     return mean.contiguous(), (square - mean.square()).clamp_(min=0)
 
 
-def _gradient_sums(pixels: Tensor, weight: Optional[Tensor],
-                   grads: list[Optional[Tensor]], z: Tensor,
-                   mean: Tensor) -> Tensor:
+def _gradient_sums(
+    pixels: Tensor, weight: Optional[Tensor], grads: list[Optional[Tensor]], z: Tensor, mean: Tensor
+) -> Tensor:
     """Sums of g, then, per branch, of g times its centered input.
 
     With a weight z is filled first.
@@ -138,30 +148,51 @@ def _gradient_sums(pixels: Tensor, weight: Optional[Tensor],
     for own, from_, *grad in chunks(z, pixels, *grads, most=_CHUNK):
         if weight is not None:
             torch.mm(from_, weight.t(), out=own)
-        call('pixel_grad_sums', z.dtype, *grad, own, from_ if skip else None,
-             origins, *size_for_kernels(own), sums)
+        call(
+            'pixel_grad_sums',
+            z.dtype,
+            *grad,
+            own,
+            from_ if skip else None,
+            origins,
+            *size_for_kernels(own),
+            sums,
+        )
     return sums
 
 
-def _gradient_factors(scale: Tensor, inv_std: Tensor, mean: Tensor,
-                      averages: Tensor) -> Tensor:
+def _gradient_factors(scale: Tensor, inv_std: Tensor, mean: Tensor, averages: Tensor) -> Tensor:
     """Of g, input and 1 in the gradient to each branch's input."""
     of_input = -scale * inv_std.square() * averages[1:]
     constant = -scale * averages[0] - of_input * mean
     return torch.stack([scale, of_input, constant], 1)
 
 
-def _move_gradient(pixels: Tensor, weight: Tensor,
-                   grads: list[Optional[Tensor]], z: Tensor, factors: Tensor,
-                   dx: Tensor) -> Tensor:
+def _move_gradient(
+    pixels: Tensor,
+    weight: Tensor,
+    grads: list[Optional[Tensor]],
+    z: Tensor,
+    factors: Tensor,
+    dx: Tensor,
+) -> Tensor:
     """Fill dx, which may be z; returns the gradient to the weight."""
     kernel = torch.zeros_like(weight)
     parts, skip = chunks(z, pixels, dx, *grads, most=_CHUNK), len(factors) > 1
     buffer = torch.empty_like(parts[0][0])
     for own, from_, to, *grad in parts:
-        dz = buffer[:len(own)]
-        call('pixel_input_grads', z.dtype, *grad, own,
-             from_ if skip else None, factors, *size_for_kernels(own), dz, to)
+        dz = buffer[: len(own)]
+        call(
+            'pixel_input_grads',
+            z.dtype,
+            *grad,
+            own,
+            from_ if skip else None,
+            factors,
+            *size_for_kernels(own),
+            dz,
+            to,
+        )
         kernel.addmm_(dz.t(), from_)
         torch.addmm(to, dz, weight, beta=int(skip), out=to)
     return kernel
@@ -174,8 +205,12 @@ def _matrix(kernel: Optional[Tensor]) -> Tensor:
 
 def _stack(values: tuple, fill: float, like: Tensor) -> Tensor:
     """One (C,) tensor a branch, or ``fill``, as (branches, C)."""
-    return torch.stack([like.new_full(like.shape[1:], fill) if v is None
-                        else v.detach().to(like.dtype) for v in values])
+    return torch.stack(
+        [
+            like.new_full(like.shape[1:], fill) if v is None else v.detach().to(like.dtype)
+            for v in values
+        ]
+    )
 
 
 def recompute_form(unit: Unit, x: Tensor) -> Optional[Tensor]:
@@ -202,23 +237,27 @@ def fused_form(unit: Unit, x: Tensor) -> Optional[Tensor]:
 def _branch_conv(unit: Unit, branch: UnitBranch) -> dict:
     """Stride, padding, dilation and groups of a branch's convolution."""
     conv: Any = branch.conv
-    return dict(stride=conv.stride, padding=conv.padding,
-                dilation=conv.dilation, groups=unit.spec.groups)
+    return dict(
+        stride=conv.stride, padding=conv.padding, dilation=conv.dilation, groups=unit.spec.groups
+    )
 
 
 class _RecomputeForm(torch.autograd.Function):
-
     @staticmethod
     def forward(ctx, x: Tensor, unit: Unit, *params: Optional[Tensor]):
         n = len(unit.branches)
         out, stats = None, []
         for branch, weight, gamma, beta in zip(
-                unit.branches, params[:n], params[n:2 * n], params[2 * n:]):
-            z = x if weight is None else F.conv2d(
-                x, weight.to(x.dtype), **_branch_conv(unit, branch))
+            unit.branches, params[:n], params[n : 2 * n], params[2 * n :]
+        ):
+            z = (
+                x
+                if weight is None
+                else F.conv2d(x, weight.to(x.dtype), **_branch_conv(unit, branch))
+            )
             y, *stat = torch.native_batch_norm(
-                z, gamma, beta, *running_stats(branch.norm),
-                branch.norm.eps)
+                z, gamma, beta, *running_stats(branch.norm), branch.norm.eps
+            )
             out = y if out is None else out.add_(y)
             stats += stat
         ctx.unit = unit
@@ -234,9 +273,10 @@ class _RecomputeForm(torch.autograd.Function):
         dx, kernels, gammas, betas = None, [], [], []
         for j in range(n):
             weight, gamma = saved[j], saved[n + j]
-            stats = saved[3 * n + 2 * j:3 * n + 2 * j + 2]
-            grads = _branch_backward(unit, unit.branches[j], x, dy, weight,
-                                     gamma, stats, ctx.needs_input_grad[0])
+            stats = saved[3 * n + 2 * j : 3 * n + 2 * j + 2]
+            grads = _branch_backward(
+                unit, unit.branches[j], x, dy, weight, gamma, stats, ctx.needs_input_grad[0]
+            )
             kernels.append(grads[1])
             gammas.append(None if gamma is None else grads[2])
             betas.append(None if saved[2 * n + j] is None else grads[3])
@@ -245,9 +285,16 @@ class _RecomputeForm(torch.autograd.Function):
         return dx, None, *in_own_memory([*kernels, *gammas, *betas])
 
 
-def _branch_backward(unit: Unit, branch: UnitBranch, x: Tensor, dy: Tensor,
-                     weight: Optional[Tensor], gamma: Optional[Tensor],
-                     stats: list, wants_dx: bool) -> tuple:
+def _branch_backward(
+    unit: Unit,
+    branch: UnitBranch,
+    x: Tensor,
+    dy: Tensor,
+    weight: Optional[Tensor],
+    gamma: Optional[Tensor],
+    stats: list,
+    wants_dx: bool,
+) -> tuple:
     """Gradients to x, kernel, gamma and beta of one branch."""
     convolved = weight is not None
     conv = _branch_conv(unit, branch) if convolved else {}
@@ -256,12 +303,21 @@ def _branch_backward(unit: Unit, branch: UnitBranch, x: Tensor, dy: Tensor,
         lower = weight.to(x.dtype)
         z = F.conv2d(x, lower, **conv)
     dz, dgamma, dbeta = torch.ops.aten.native_batch_norm_backward(
-        dy, z, gamma, None, None, *stats, True, branch.norm.eps,
-        [wants_dx or convolved, True, True])
+        dy, z, gamma, None, None, *stats, True, branch.norm.eps, [wants_dx or convolved, True, True]
+    )
     if weight is None:
         return dz if wants_dx else None, None, dgamma, dbeta
     dx, kernel, _ = torch.ops.aten.convolution_backward(
-        dz, x, lower, None, conv['stride'], conv['padding'],
-        conv['dilation'], False, [0, 0], conv['groups'],
-        [wants_dx, True, False])
+        dz,
+        x,
+        lower,
+        None,
+        conv['stride'],
+        conv['padding'],
+        conv['dilation'],
+        False,
+        [0, 0],
+        conv['groups'],
+        [wants_dx, True, False],
+    )
     return dx, kernel.to(weight.dtype), dgamma, dbeta

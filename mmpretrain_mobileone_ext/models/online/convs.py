@@ -1,4 +1,5 @@
 """Convolutions and the moments of their patches, by kind of convolution."""
+
 from __future__ import annotations
 
 import ctypes
@@ -32,8 +33,10 @@ def chunks(*matrices: Optional[Tensor], most: int) -> list[tuple]:
     """
     count = next(len(m) for m in matrices if m is not None)
     size = -(-count // -(-count // most))
-    return [tuple(None if m is None else m[at:at + size] for m in matrices)
-            for at in range(0, count, size)]
+    return [
+        tuple(None if m is None else m[at : at + size] for m in matrices)
+        for at in range(0, count, size)
+    ]
 
 
 def size_for_kernels(pixels: Tensor) -> tuple[int, int, int]:
@@ -54,13 +57,13 @@ class OutputGrad:
         dy: (N, C_out, H_out, W_out).
         active: the ReLU's output, or None: dy counts where it is above 0.
     """
+
     dy: Tensor
     active: Optional[Tensor] = None
 
     def of(self, images: slice) -> OutputGrad:
         """The part of some of the images."""
-        return OutputGrad(self.dy[images], None if self.active is None
-                          else self.active[images])
+        return OutputGrad(self.dy[images], None if self.active is None else self.active[images])
 
     def masked(self) -> Tensor:
         """Gradient to the convolution's output."""
@@ -81,14 +84,12 @@ class PatchConv:
 
     def __init__(self, spec: UnitSpec):
         self.spec = spec
-        self.geometry = dict(
-            stride=spec.stride, padding=spec.padding, dilation=spec.dilation)
+        self.geometry = dict(stride=spec.stride, padding=spec.padding, dilation=spec.dilation)
 
     def count(self, x: Tensor) -> int:
         """Output pixels N * H_out * W_out."""
         spec = self.spec
-        return x.shape[0] * _output_size(x.shape[2], spec) * _output_size(
-            x.shape[3], spec)
+        return x.shape[0] * _output_size(x.shape[2], spec) * _output_size(x.shape[3], spec)
 
     def sums(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Sums (G, P) and sums of products (G, P, P), in float64."""
@@ -96,31 +97,29 @@ class PatchConv:
         products: list[Tensor] = []
         for _, patches in self._patches(x):
             sums.append(patches.sum(3).sum(0, dtype=torch.float64))
-            products.append(torch.matmul(
-                patches, patches.transpose(2, 3)).sum(0, dtype=torch.float64))
+            products.append(
+                torch.matmul(patches, patches.transpose(2, 3)).sum(0, dtype=torch.float64)
+            )
         return torch.stack(sums).sum(0), torch.stack(products).sum(0)
 
-    def conv(self, x: Tensor, weight: Tensor, bias: Tensor,
-             relu: bool) -> Tensor:
+    def conv(self, x: Tensor, weight: Tensor, bias: Tensor, relu: bool) -> Tensor:
         """The folded convolution, and a ReLU where one follows."""
-        out = F.conv2d(x, weight, bias, groups=self.spec.groups,
-                       **self.geometry)
+        out = F.conv2d(x, weight, bias, groups=self.spec.groups, **self.geometry)
         return out.relu_() if relu else out
 
-    def weight_grad(self, x: Tensor, grad: OutputGrad,
-                    weight: Tensor) -> tuple[Tensor, Tensor]:
+    def weight_grad(self, x: Tensor, grad: OutputGrad, weight: Tensor) -> tuple[Tensor, Tensor]:
         """Gradients to the folded kernel, in its shape, and to the bias."""
         kernel = torch.zeros_like(weight)
         bias = weight.new_zeros(len(weight))
         for images in _image_chunks(grad.dy):
-            _, *own = self._conv_backward(x[images], grad.of(images), weight,
-                                          [False, True, True])
+            _, *own = self._conv_backward(x[images], grad.of(images), weight, [False, True, True])
             kernel += own[0]
             bias += own[1]
         return kernel, bias
 
-    def input_grad(self, x: Tensor, grad: OutputGrad, weight: Tensor,
-                   products: Tensor, sums: Tensor) -> Tensor:
+    def input_grad(
+        self, x: Tensor, grad: OutputGrad, weight: Tensor, products: Tensor, sums: Tensor
+    ) -> Tensor:
         """Gradient to x through the convolution and through the moments.
 
         Args:
@@ -128,14 +127,13 @@ class PatchConv:
                 products.
             sums: (G, P), gradient to the sums.
         """
-        dx, _, _ = self._conv_backward(x, grad, weight,
-                                       [True, False, False])
+        dx, _, _ = self._conv_backward(x, grad, weight, [True, False, False])
         products, sums = products.to(x.dtype), sums.to(x.dtype)
         for images, patches in self._patches(x):
             moved = torch.matmul(products, patches).add_(sums.unsqueeze(2))
             dx[images] += F.fold(
-                moved.flatten(1, 2), x.shape[2:], self.spec.kernel_size,
-                **self.geometry)
+                moved.flatten(1, 2), x.shape[2:], self.spec.kernel_size, **self.geometry
+            )
         return dx
 
     def _patches(self, x: Tensor) -> Iterator[tuple[slice, Tensor]]:
@@ -145,13 +143,23 @@ class PatchConv:
             unfolded = F.unfold(x[images], spec.kernel_size, **self.geometry)
             yield images, unfolded.unflatten(1, (spec.groups, -1))
 
-    def _conv_backward(self, x: Tensor, grad: OutputGrad, weight: Tensor,
-                       mask: list[bool]) -> tuple[Tensor, Tensor, Tensor]:
+    def _conv_backward(
+        self, x: Tensor, grad: OutputGrad, weight: Tensor, mask: list[bool]
+    ) -> tuple[Tensor, Tensor, Tensor]:
         spec = self.spec
         return torch.ops.aten.convolution_backward(
-            grad.masked(), x, weight, [spec.out_channels], [spec.stride] * 2,
-            [spec.padding] * 2, [spec.dilation] * 2, False, [0, 0],
-            spec.groups, mask)
+            grad.masked(),
+            x,
+            weight,
+            [spec.out_channels],
+            [spec.stride] * 2,
+            [spec.padding] * 2,
+            [spec.dilation] * 2,
+            False,
+            [0, 0],
+            spec.groups,
+            mask,
+        )
 
 
 def _image_chunks(x: Tensor, growth: float = 1) -> Iterator[slice]:
@@ -172,9 +180,12 @@ _TAPS = 9
 
 def has_kernels(spec: UnitSpec, x: Tensor) -> bool:
     """Whether the compiled kernels exist and do this unit on this input."""
-    return (spec.groups == spec.in_channels == spec.out_channels
-            and spec.kernel_size == 3 and spec.dilation == 1
-            and has_kernels_for(x))
+    return (
+        spec.groups == spec.in_channels == spec.out_channels
+        and spec.kernel_size == 3
+        and spec.dilation == 1
+        and has_kernels_for(x)
+    )
 
 
 class DepthwiseConv(PatchConv):
@@ -187,28 +198,41 @@ class DepthwiseConv(PatchConv):
         products, sums = out.split([_TAPS**2, _TAPS], 1)
         return sums, products.unflatten(1, (_TAPS, _TAPS))
 
-    def weight_grad(self, x: Tensor, grad: OutputGrad,
-                    weight: Tensor) -> tuple[Tensor, Tensor]:
+    def weight_grad(self, x: Tensor, grad: OutputGrad, weight: Tensor) -> tuple[Tensor, Tensor]:
         out = torch.empty(_TAPS + 1, x.shape[1], dtype=torch.float64)
-        self._call('weight_grad', x, _pixels(x), _pixels(grad.dy),
-                   _pixels(grad.active), out)
+        self._call('weight_grad', x, _pixels(x), _pixels(grad.dy), _pixels(grad.active), out)
         return out[:_TAPS].t().reshape(weight.shape), out[_TAPS]
 
-    def input_grad(self, x: Tensor, grad: OutputGrad, weight: Tensor,
-                   products: Tensor, sums: Tensor) -> Tensor:
+    def input_grad(
+        self, x: Tensor, grad: OutputGrad, weight: Tensor, products: Tensor, sums: Tensor
+    ) -> Tensor:
         dx = torch.empty_like(x, memory_format=torch.channels_last)
         moves = torch.cat([products.flatten(1), sums], 1).double()
-        self._call('input_grad', x, _pixels(x), _pixels(grad.dy),
-                   _pixels(grad.active), weight.contiguous(), moves,
-                   after=_pixels(dx))
+        self._call(
+            'input_grad',
+            x,
+            _pixels(x),
+            _pixels(grad.dy),
+            _pixels(grad.active),
+            weight.contiguous(),
+            moves,
+            after=_pixels(dx),
+        )
         return dx
 
     def _call(self, name: str, x: Tensor, *args, after=None) -> None:
         n, c, h, w = x.shape
         stride = self.spec.stride
         shape = (ctypes.c_int64 * 8)(
-            n, h, w, c, stride, (h - 1) // stride + 1, (w - 1) // stride + 1,
-            torch.get_num_threads())
+            n,
+            h,
+            w,
+            c,
+            stride,
+            (h - 1) // stride + 1,
+            (w - 1) // stride + 1,
+            torch.get_num_threads(),
+        )
         *given, last = args if after is None else (*args, after)
         call(name, x.dtype, *given, shape, last)
 
@@ -241,7 +265,7 @@ class PointwiseConv(PatchConv):
         channels = rows.shape[1]
         gram = rows.new_zeros(channels, channels, dtype=torch.float64)
         moments = gram.new_zeros(2, channels)
-        for (chunk, ) in chunks(rows, most=_SUM_CHUNK):
+        for (chunk,) in chunks(rows, most=_SUM_CHUNK):
             _add_gram(gram, chunk)
             _add_moments(moments, chunk)
         half = channels // 2
@@ -249,8 +273,7 @@ class PointwiseConv(PatchConv):
         gram.diagonal().copy_(moments[1])
         return moments[:1], gram[None]
 
-    def conv(self, x: Tensor, weight: Tensor, bias: Tensor,
-             relu: bool) -> Tensor:
+    def conv(self, x: Tensor, weight: Tensor, bias: Tensor, relu: bool) -> Tensor:
         if not has_kernels_for(x):
             return super().conv(x, weight, bias, relu)
         rows, skip = pixel_rows(x), self.spec.has_skip
@@ -258,13 +281,19 @@ class PointwiseConv(PatchConv):
         if skip:
             matrix, diagonal = _apart(matrix)
         y = _product(x, matrix)
-        call('pixel_normalize', y.dtype, y, rows if skip else None,
-             torch.stack([torch.ones_like(bias), diagonal, bias]), int(relu),
-             *size_for_kernels(y), y)
+        call(
+            'pixel_normalize',
+            y.dtype,
+            y,
+            rows if skip else None,
+            torch.stack([torch.ones_like(bias), diagonal, bias]),
+            int(relu),
+            *size_for_kernels(y),
+            y,
+        )
         return y.view(len(x), *x.shape[2:], -1).permute(0, 3, 1, 2)
 
-    def weight_grad(self, x: Tensor, grad: OutputGrad,
-                    weight: Tensor) -> tuple[Tensor, Tensor]:
+    def weight_grad(self, x: Tensor, grad: OutputGrad, weight: Tensor) -> tuple[Tensor, Tensor]:
         kernel = torch.zeros_like(weight).flatten(1)
         bias = torch.zeros_like(kernel[:, 0], dtype=torch.float64)
         parts = chunks(pixel_rows(x), *_rows(grad), most=_CHUNK)
@@ -274,15 +303,13 @@ class PointwiseConv(PatchConv):
             kernel.addmm_(dy.t(), pixels)
         return kernel.view_as(weight), bias.to(weight.dtype)
 
-    def input_grad(self, x: Tensor, grad: OutputGrad, weight: Tensor,
-                   products: Tensor, sums: Tensor) -> Tensor:
+    def input_grad(
+        self, x: Tensor, grad: OutputGrad, weight: Tensor, products: Tensor, sums: Tensor
+    ) -> Tensor:
         dx = torch.empty_like(x, memory_format=torch.channels_last)
-        parts = chunks(pixel_rows(dx), pixel_rows(x), *_rows(grad),
-                       most=_CHUNK)
-        move = (_move_with_skip if self.spec.has_skip and has_kernels_for(x)
-                else _move)
-        move(parts, weight.flatten(1), products[0].to(x.dtype),
-             sums.to(x.dtype))
+        parts = chunks(pixel_rows(dx), pixel_rows(x), *_rows(grad), most=_CHUNK)
+        move = _move_with_skip if self.spec.has_skip and has_kernels_for(x) else _move
+        move(parts, weight.flatten(1), products[0].to(x.dtype), sums.to(x.dtype))
         return dx
 
 
@@ -293,8 +320,7 @@ def _product(x: Tensor, matrix: Tensor) -> Tensor:
     return torch.mm(pixel_rows(x), matrix.t())
 
 
-def _move(parts: list[tuple], weight: Tensor, products: Tensor,
-          sums: Tensor) -> None:
+def _move(parts: list[tuple], weight: Tensor, products: Tensor, sums: Tensor) -> None:
     """Fill the first of each of ``parts``: dx, x, dy and active."""
     buffer = torch.empty_like(parts[0][2])
     for dx, x, dy, active in parts:
@@ -302,20 +328,28 @@ def _move(parts: list[tuple], weight: Tensor, products: Tensor,
         dx.addmm_(_masked(dy, active, buffer), weight)
 
 
-def _move_with_skip(parts: list[tuple], weight: Tensor, products: Tensor,
-                    sums: Tensor) -> None:
+def _move_with_skip(parts: list[tuple], weight: Tensor, products: Tensor, sums: Tensor) -> None:
     """As :func:`_move`, with diagonals apart."""
     weight, of_grad = _apart(weight)
     products, of_input = _apart(products)
     ones, zeros = torch.ones_like(of_grad), torch.zeros_like(of_grad)
     # Of gradient, input and 1, in dx and in a copy of the gradient.
-    factors = torch.stack([of_grad, of_input, sums.flatten(),
-                           ones, zeros, zeros])
+    factors = torch.stack([of_grad, of_input, sums.flatten(), ones, zeros, zeros])
     buffer = torch.empty_like(parts[0][0])
     for dx, x, dy, active in parts:
-        masked = buffer[:len(dx)]
-        call('pixel_input_grads', dx.dtype, dy, active, x, x, factors,
-             *size_for_kernels(dx), masked, dx)
+        masked = buffer[: len(dx)]
+        call(
+            'pixel_input_grads',
+            dx.dtype,
+            dy,
+            active,
+            x,
+            x,
+            factors,
+            *size_for_kernels(dx),
+            masked,
+            dx,
+        )
         dx.addmm_(x, products)
         dx.addmm_(masked, weight)
 
@@ -324,26 +358,24 @@ def _masked(dy: Tensor, active: Optional[Tensor], buffer: Tensor) -> Tensor:
     """A ReLU's gradient, in memory that the next call may use again."""
     if active is None:
         return dy
-    return torch.ops.aten.threshold_backward.grad_input(
-        dy, active, 0, grad_input=buffer[:len(dy)])
+    return torch.ops.aten.threshold_backward.grad_input(dy, active, 0, grad_input=buffer[: len(dy)])
 
 
-def _masked_and_summed(dy: Tensor, active: Optional[Tensor], buffer: Tensor,
-                       sums: Tensor) -> Tensor:
+def _masked_and_summed(
+    dy: Tensor, active: Optional[Tensor], buffer: Tensor, sums: Tensor
+) -> Tensor:
     """As :func:`_masked`; adds the sum of its pixels to ``sums``."""
     if active is None or not has_kernels_for(dy):
         dy = _masked(dy, active, buffer)
         sums += dy.sum(0)
         return dy
-    masked = buffer[:len(dy)]
-    call('pixel_mask', dy.dtype, dy, active, *size_for_kernels(dy), masked,
-         sums)
+    masked = buffer[: len(dy)]
+    call('pixel_mask', dy.dtype, dy, active, *size_for_kernels(dy), masked, sums)
     return masked
 
 
 def _rows(grad: OutputGrad) -> tuple[Tensor, Optional[Tensor]]:
-    return pixel_rows(grad.dy), (
-        None if grad.active is None else pixel_rows(grad.active))
+    return pixel_rows(grad.dy), (None if grad.active is None else pixel_rows(grad.active))
 
 
 def _apart(matrix: Tensor) -> tuple[Tensor, Tensor]:
@@ -367,7 +399,6 @@ def _add_moments(moments: Tensor, rows: Tensor) -> None:
     A skip branch's variance is the difference of the two.
     """
     if has_kernels_for(rows):
-        call('pixel_moments', rows.dtype, rows, *size_for_kernels(rows),
-             moments)
+        call('pixel_moments', rows.dtype, rows, *size_for_kernels(rows), moments)
     else:
         moments += torch.stack([rows.sum(0), rows.square().sum(0)])

@@ -4,6 +4,7 @@ A rule makes the same choice in every run and on every rank, so that a seed
 gives the same training. Its thresholds were measured on a CPU
 (tools/benchmark_training.py); elements are N * H * W * C of the input.
 """
+
 from __future__ import annotations
 
 from collections.abc import Sequence
@@ -22,13 +23,7 @@ from .by_moments import moments_form
 from .by_recompute import fused_form, recompute_form
 from .convs import PatchConv, has_kernels
 from .kernels import has_kernels_for
-from .unit import (
-    Unit,
-    autocast_dtype,
-    is_compiling,
-    is_exporting,
-    is_functorch_wrapped_tensor,
-)
+from .unit import Unit, autocast_dtype, is_compiling, is_exporting, is_functorch_wrapped_tensor
 
 PREFERENCES = ('auto', 'memory', True, False)
 Preference = Union[str, bool]
@@ -52,6 +47,7 @@ class Choice:
     Words are put together when somebody asks: while torch.compile traces,
     figures are symbols that have no format.
     """
+
     form: str
     reason: str
     figures: tuple = ()
@@ -68,8 +64,9 @@ def check_preference(value: Preference) -> Preference:
         SpecError: naming what is.
     """
     if not isinstance(value, (bool, str)) or value not in PREFERENCES:
-        raise SpecError(f'online_reparam={value!r}; allowed are '
-                        f'{", ".join(map(repr, PREFERENCES))}')
+        raise SpecError(
+            f'online_reparam={value!r}; allowed are {", ".join(map(repr, PREFERENCES))}'
+        )
     return value
 
 
@@ -88,8 +85,7 @@ def choose_form(unit: Unit, x: Tensor, preference: Preference) -> Choice:
         return _choose_synchronized(unit.spec)
     choice = _fastest(unit.spec, x)
     if preference == 'memory' and choice.form in ('branches', 'fused'):
-        return Choice('recompute', "online_reparam='memory'; "
-                      f'{choice.reason}', choice.figures)
+        return Choice('recompute', f"online_reparam='memory'; {choice.reason}", choice.figures)
     return choice
 
 
@@ -112,8 +108,7 @@ class SmallInputs:
 
     def contain(self, x: Tensor, preference: Preference) -> bool:
         """Whether x (N, C, H, W) is one; only under ``'auto'``."""
-        if preference != 'auto' or (dist.is_available()
-                                    and dist.is_initialized()):
+        if preference != 'auto' or (dist.is_available() and dist.is_initialized()):
             return False
         if is_compiling():
             return self._ask(x)
@@ -123,8 +118,7 @@ class SmallInputs:
         return self._answer
 
     def _ask(self, x: Tensor) -> bool:
-        return (x.dim() == 4 and x.numel() > 0
-                and _fastest(self.spec, x).form == 'branches')
+        return x.dim() == 4 and x.numel() > 0 and _fastest(self.spec, x).form == 'branches'
 
 
 def _choose_synchronized(spec: UnitSpec) -> Choice:
@@ -152,21 +146,20 @@ def _choose_pointwise(spec: UnitSpec, x: Tensor) -> Choice:
     channels, elements = spec.in_channels, x.numel()
     pixels = elements // channels
     per_channel = '{:.1f} pixels a channel'
-    figures = (pixels / channels, )
+    figures = (pixels / channels,)
     if spec.num_convs > 1:
-        enough = (pixels >= channels and elements >= _SMALL_POINTWISE
-                  if has_kernels_for(x) else
-                  pixels >= 2.5 * channels
-                  and elements >= _SMALL_WITHOUT_KERNELS)
-        return Choice('moments' if enough else 'branches', per_channel,
-                      figures)
+        enough = (
+            pixels >= channels and elements >= _SMALL_POINTWISE
+            if has_kernels_for(x)
+            else pixels >= 2.5 * channels and elements >= _SMALL_WITHOUT_KERNELS
+        )
+        return Choice('moments' if enough else 'branches', per_channel, figures)
     if spec.num_convs == 1 and has_kernels_for(x):
         return _choose_one_conv(pixels * max(channels, spec.out_channels))
     if pixels >= 100 * channels:
         return Choice('moments', per_channel, figures)
     if elements >= _LARGE and x.device.type == 'cpu':
-        return Choice('recompute', 'one conv branch, {} elements',
-                      (elements, ))
+        return Choice('recompute', 'one conv branch, {} elements', (elements,))
     return Choice('branches', f'one conv branch, {per_channel}', figures)
 
 
@@ -174,7 +167,7 @@ def _choose_one_conv(elements: int) -> Choice:
     form = 'branches'
     if elements >= _SMALL_ONE_CONV:
         form = 'fused' if elements < _LARGE_ONE_CONV else 'recompute'
-    return Choice(form, 'one conv branch, {} elements', (elements, ))
+    return Choice(form, 'one conv branch, {} elements', (elements,))
 
 
 def _choose_depthwise(spec: UnitSpec, x: Tensor) -> Choice:
@@ -193,8 +186,7 @@ def _choose_depthwise(spec: UnitSpec, x: Tensor) -> Choice:
 
 
 @torch.compiler.disable
-def online_sum(unit: Unit, x: Tensor,
-               preference: Preference) -> Optional[Tensor]:
+def online_sum(unit: Unit, x: Tensor, preference: Preference) -> Optional[Tensor]:
     """Sum of all branches of ``x``, or None where they have to run.
 
     Under autocast x is brought to its type, and statistics and folding stay
@@ -205,15 +197,16 @@ def online_sum(unit: Unit, x: Tensor,
         return None
     dtype = autocast_dtype(x)
     x = x.to(dtype or x.dtype, memory_format=torch.channels_last)
-    with torch.autocast(x.device.type, enabled=False) if dtype else \
-            nullcontext():
-        return {'fused': fused_form, 'moments': moments_form,
-                'recompute': recompute_form,
-                'running': running_form}[form](unit, x)
+    with torch.autocast(x.device.type, enabled=False) if dtype else nullcontext():
+        return {
+            'fused': fused_form,
+            'moments': moments_form,
+            'recompute': recompute_form,
+            'running': running_form,
+        }[form](unit, x)
 
 
-def planned_form(unit: Unit, x: Tensor, preference: Preference,
-                 training: bool) -> Choice:
+def planned_form(unit: Unit, x: Tensor, preference: Preference, training: bool) -> Choice:
     """What a unit in this mode does with x, and why."""
     if training and SmallInputs(unit.spec).contain(x, preference):
         return Choice('branches', 'small input')
@@ -221,32 +214,37 @@ def planned_form(unit: Unit, x: Tensor, preference: Preference,
 
 
 def _closer_look(unit: Unit, x: Tensor, preference: Preference) -> Choice:
-    if (_is_plain_tensor(x) and unit.is_plain()
-            and _fits(unit.parameters, x, autocast_dtype(x))):
+    if _is_plain_tensor(x) and unit.is_plain() and _fits(unit.parameters, x, autocast_dtype(x)):
         return choose_form(unit, x, preference)
     return Choice('branches', 'no other form is defined')
 
 
 def _is_plain_tensor(x: Tensor) -> bool:
     """Whether x is an image batch, and nobody records what runs."""
-    return (type(x) in (Tensor, torch.nn.Parameter) and x.dim() == 4
-            and x.numel() > 0 and not torch.jit.is_tracing()
-            and not is_exporting())
+    return (
+        type(x) in (Tensor, torch.nn.Parameter)
+        and x.dim() == 4
+        and x.numel() > 0
+        and not torch.jit.is_tracing()
+        and not is_exporting()
+    )
 
 
-def _fits(params: Sequence[Optional[Tensor]], x: Tensor,
-          autocast: Optional[torch.dtype]) -> bool:
+def _fits(params: Sequence[Optional[Tensor]], x: Tensor, autocast: Optional[torch.dtype]) -> bool:
     """Whether parameters are where x is, in the type a convolution wants.
 
     Not so where one, or x, stands for others (``torch.func``): the forms
     have gradients and batches of their own.
     """
     dtype = autocast or x.dtype
-    wanted = (torch.float32 if dtype in (torch.float16, torch.bfloat16)
-              else dtype)
-    return (wanted in (torch.float32, torch.float64)
-            and (autocast is not None or dtype == wanted)
-            and not is_functorch_wrapped_tensor(x)
-            and all(p is None or (p.dtype == wanted and p.device == x.device
-                                  and not is_functorch_wrapped_tensor(p))
-                    for p in params))
+    wanted = torch.float32 if dtype in (torch.float16, torch.bfloat16) else dtype
+    return (
+        wanted in (torch.float32, torch.float64)
+        and (autocast is not None or dtype == wanted)
+        and not is_functorch_wrapped_tensor(x)
+        and all(
+            p is None
+            or (p.dtype == wanted and p.device == x.device and not is_functorch_wrapped_tensor(p))
+            for p in params
+        )
+    )

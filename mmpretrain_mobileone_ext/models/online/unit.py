@@ -6,6 +6,7 @@ inputs calls cost more than arithmetic.
 Layout: kernels (G, J, O, P) for G groups, J branches, O output channels of a
 group and P taps; everything per branch and channel (G, J, O).
 """
+
 from __future__ import annotations
 
 import functools
@@ -26,12 +27,19 @@ from ..norms import CPUSyncBatchNorm, several_ranks
 from ..spec import UnitSpec
 
 __all__ = [
-    'autocast_dtype', 'has_global_hooks', 'is_compiling', 'is_exporting',
-    'is_functorch_wrapped_tensor'
+    'autocast_dtype',
+    'has_global_hooks',
+    'is_compiling',
+    'is_exporting',
+    'is_functorch_wrapped_tensor',
 ]
 
-_GLOBAL_HOOKS = ('_global_backward_pre_hooks', '_global_backward_hooks',
-                 '_global_forward_pre_hooks', '_global_forward_hooks')
+_GLOBAL_HOOKS = (
+    '_global_backward_pre_hooks',
+    '_global_backward_hooks',
+    '_global_forward_pre_hooks',
+    '_global_forward_hooks',
+)
 
 
 def autocast_dtype(x: Tensor) -> Optional[torch.dtype]:
@@ -40,13 +48,11 @@ def autocast_dtype(x: Tensor) -> Optional[torch.dtype]:
     if x.dtype == torch.float64:
         return None
     if hasattr(torch.amp, 'is_autocast_available'):
-        on = (torch.amp.is_autocast_available(device)
-              and torch.is_autocast_enabled(device))
+        on = torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)
         return torch.get_autocast_dtype(device) if on else None
     # torch < 2.5
     if device == 'cpu':
-        on, dtype = (torch.is_autocast_cpu_enabled(),
-                     torch.get_autocast_cpu_dtype())
+        on, dtype = (torch.is_autocast_cpu_enabled(), torch.get_autocast_cpu_dtype())
     else:
         on = device == 'cuda' and torch.is_autocast_enabled()
         dtype = torch.get_autocast_gpu_dtype()
@@ -84,8 +90,7 @@ def branch_layout(x: Tensor) -> Tensor:
     return x.contiguous() if x.device.type == 'cpu' else x
 
 
-def in_own_memory(grads: Iterable[Optional[Tensor]]
-                  ) -> list[Optional[Tensor]]:
+def in_own_memory(grads: Iterable[Optional[Tensor]]) -> list[Optional[Tensor]]:
     """Gradients to parameters, each in a storage of its own.
 
     Accumulation, clipping, unscaling and optimizers write to gradients in
@@ -96,8 +101,7 @@ def in_own_memory(grads: Iterable[Optional[Tensor]]
     for grad in grads:
         if grad is not None:
             storage = grad.untyped_storage()
-            if (storage.data_ptr() in taken
-                    or storage.nbytes() > grad.numel() * grad.element_size()):
+            if storage.data_ptr() in taken or storage.nbytes() > grad.numel() * grad.element_size():
                 grad = grad.clone(memory_format=torch.contiguous_format)
             taken.add(grad.untyped_storage().data_ptr())
         own.append(grad)
@@ -107,6 +111,7 @@ def in_own_memory(grads: Iterable[Optional[Tensor]]
 @dataclass(frozen=True)
 class KernelShape:
     """Shape of the convolution that branches fold into."""
+
     out_channels: int
     groups: int
     width: int  # input channels of a group
@@ -116,63 +121,74 @@ class KernelShape:
     def taps(self) -> int:
         return self.width * self.kernel_size**2
 
-    def stack(self, kernels: Sequence[Optional[Tensor]],
-              like: Tensor) -> Tensor:
+    def stack(self, kernels: Sequence[Optional[Tensor]], like: Tensor) -> Tensor:
         """Kernels (None: the skip branch) as (G, J, O, P), in like's type."""
         parts = [self._full_size(kernel, like) for kernel in kernels]
         # Kernels in channels_last cannot be viewed so.
-        return torch.cat(parts).to(like.dtype).reshape(
-            len(parts), self.groups, -1, self.taps).transpose(0, 1)
+        return (
+            torch.cat(parts)
+            .to(like.dtype)
+            .reshape(len(parts), self.groups, -1, self.taps)
+            .transpose(0, 1)
+        )
 
-    def stack_channels(self, values: Sequence[Optional[Tensor]],
-                       fill: float, like: Tensor) -> Tensor:
+    def stack_channels(
+        self, values: Sequence[Optional[Tensor]], fill: float, like: Tensor
+    ) -> Tensor:
         """One (out,) tensor a branch, or ``fill``, as (G, J, O)."""
         given = next((v for v in values if v is not None), like)
-        parts = [given.new_full((self.out_channels, ), fill) if v is None
-                 else v for v in values]
-        return torch.cat(parts).to(like.dtype).view(
-            len(parts), self.groups, -1).transpose(0, 1)
+        parts = [given.new_full((self.out_channels,), fill) if v is None else v for v in values]
+        return torch.cat(parts).to(like.dtype).view(len(parts), self.groups, -1).transpose(0, 1)
 
-    def stack_all(self, params: Sequence[Optional[Tensor]],
-                  like: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def stack_all(
+        self, params: Sequence[Optional[Tensor]], like: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
         """Kernels, then gammas, then betas of all branches, stacked."""
         n = len(params) // 3
-        return (self.stack(params[:n], like),
-                self.stack_channels(params[n:2 * n], 1, like),
-                self.stack_channels(params[2 * n:], 0, like))
+        return (
+            self.stack(params[:n], like),
+            self.stack_channels(params[n : 2 * n], 1, like),
+            self.stack_channels(params[2 * n :], 0, like),
+        )
 
-    def unstack(self, grads: Tensor,
-                kernels: Sequence[Optional[Tensor]]) -> list[Optional[Tensor]]:
+    def unstack(self, grads: Tensor, kernels: Sequence[Optional[Tensor]]) -> list[Optional[Tensor]]:
         """Gradients (G, J, O, P) in the shapes of their kernels.
 
         They are parts of one tensor and share no element.
         """
         like = next((w for w in kernels if w is not None), grads)
         k, width = self.kernel_size, self.width
-        split = grads.transpose(0, 1).to(like.dtype).contiguous().view(
-            len(kernels), self.out_channels, width, k, k)
-        return [None if kernel is None else _centre(grad, kernel.shape[-1])
-                for grad, kernel in zip(split.unbind(), kernels)]
+        split = (
+            grads.transpose(0, 1)
+            .to(like.dtype)
+            .contiguous()
+            .view(len(kernels), self.out_channels, width, k, k)
+        )
+        return [
+            None if kernel is None else _centre(grad, kernel.shape[-1])
+            for grad, kernel in zip(split.unbind(), kernels)
+        ]
 
     @staticmethod
-    def unstack_channels(grads: Tensor, values: Sequence[Optional[Tensor]]
-                         ) -> list[Optional[Tensor]]:
+    def unstack_channels(
+        grads: Tensor, values: Sequence[Optional[Tensor]]
+    ) -> list[Optional[Tensor]]:
         """Gradients (G, J, O) as (out,) for each branch that has a value."""
         like = next((v for v in values if v is not None), grads)
         split = grads.transpose(0, 1).to(like.dtype).flatten(1)
-        return [None if value is None else grad
-                for grad, value in zip(split.unbind(), values)]
+        return [None if value is None else grad for grad, value in zip(split.unbind(), values)]
 
     def as_weight(self, kernel: Tensor, dtype: torch.dtype) -> Tensor:
         """A folded kernel (G, O, P) as a convolution takes it."""
-        return kernel.to(dtype).reshape(self.out_channels, self.width,
-                                        self.kernel_size, self.kernel_size)
+        return kernel.to(dtype).reshape(
+            self.out_channels, self.width, self.kernel_size, self.kernel_size
+        )
 
     def _full_size(self, kernel: Optional[Tensor], like: Tensor) -> Tensor:
         if kernel is None:
             return _identity(self, like.dtype, like.device)
         margin = (self.kernel_size - kernel.shape[-1]) // 2
-        return F.pad(kernel, (margin, ) * 4) if margin else kernel
+        return F.pad(kernel, (margin,) * 4) if margin else kernel
 
 
 def _centre(grad: Tensor, size: int) -> Tensor:
@@ -185,13 +201,11 @@ def _centre(grad: Tensor, size: int) -> Tensor:
 
 
 @functools.lru_cache(maxsize=64)
-def _identity(shape: KernelShape, dtype: torch.dtype,
-              device: torch.device) -> Tensor:
+def _identity(shape: KernelShape, dtype: torch.dtype, device: torch.device) -> Tensor:
     """The kernel that hands its input on."""
     k, out = shape.kernel_size, shape.out_channels
     with torch.inference_mode(False):  # it is kept for training too
-        kernel = torch.zeros(out, shape.width, k, k, dtype=dtype,
-                             device=device)
+        kernel = torch.zeros(out, shape.width, k, k, dtype=dtype, device=device)
         channel = torch.arange(out, device=device)
         kernel[channel, channel % shape.width, k // 2, k // 2] = 1
     return kernel
@@ -200,13 +214,13 @@ def _identity(shape: KernelShape, dtype: torch.dtype,
 #: mmcv's ``Conv2d`` ('Conv') computes the same; ConvWS, DCN, ... do not.
 PLAIN_CONVS = (nn.Conv2d, Conv2d)
 _NORMS = (nn.BatchNorm2d, nn.SyncBatchNorm, CPUSyncBatchNorm)
-_HOOKS = ('_forward_hooks', '_forward_pre_hooks', '_backward_hooks',
-          '_backward_pre_hooks')
+_HOOKS = ('_forward_hooks', '_forward_pre_hooks', '_backward_hooks', '_backward_pre_hooks')
 
 
 @dataclass(frozen=True)
 class UnitBranch:
     """A branch: its convolution (None: the skip branch) and its norm."""
+
     conv: Optional[nn.Conv2d]
     norm: Any
 
@@ -224,6 +238,7 @@ class Unit:
         branches: in the order in which they are summed.
         relu: whether a ReLU comes next, to be part of the form.
     """
+
     spec: UnitSpec
     branches: tuple[UnitBranch, ...]
     relu: bool = False
@@ -231,8 +246,9 @@ class Unit:
     @property
     def kernel_shape(self) -> KernelShape:
         spec = self.spec
-        return KernelShape(spec.out_channels, spec.groups,
-                           spec.in_channels // spec.groups, spec.kernel_size)
+        return KernelShape(
+            spec.out_channels, spec.groups, spec.in_channels // spec.groups, spec.kernel_size
+        )
 
     @functools.cached_property
     def norms(self) -> list[Any]:
@@ -241,9 +257,11 @@ class Unit:
     @functools.cached_property
     def parameters(self) -> list[Optional[Tensor]]:
         """Kernels, then gammas, then betas, of all branches."""
-        return ([b.kernel for b in self.branches]
-                + [n.weight for n in self.norms]
-                + [n.bias for n in self.norms])
+        return (
+            [b.kernel for b in self.branches]
+            + [n.weight for n in self.norms]
+            + [n.bias for n in self.norms]
+        )
 
     @property
     def eps(self) -> list[float]:
@@ -255,8 +273,7 @@ class Unit:
 
         Otherwise they use running statistics.
         """
-        found = {n.training or n.running_mean is None or n.running_var is None
-                 for n in self.norms}
+        found = {n.training or n.running_mean is None or n.running_var is None for n in self.norms}
         return found.pop() if len(found) == 1 else None
 
     def group(self) -> Any:
@@ -275,21 +292,27 @@ class Unit:
         Hooks, parametrizations, norms and convolutions with arithmetic of
         their own are not seen by any form but the branches themselves.
         """
-        modules = [m for b in self.branches for m in (b.conv, b.norm)
-                   if m is not None]
-        return (all(type(b.conv) in PLAIN_CONVS and b.conv.bias is None
-                    and b.conv.padding_mode == 'zeros'
-                    for b in self.branches if b.conv is not None)
-                and all(type(b.norm) in _NORMS for b in self.branches)
-                and len({type(b.norm) for b in self.branches}) == 1
-                and not has_hooks(modules))
+        modules = [m for b in self.branches for m in (b.conv, b.norm) if m is not None]
+        return (
+            all(
+                type(b.conv) in PLAIN_CONVS
+                and b.conv.bias is None
+                and b.conv.padding_mode == 'zeros'
+                for b in self.branches
+                if b.conv is not None
+            )
+            and all(type(b.norm) in _NORMS for b in self.branches)
+            and len({type(b.norm) for b in self.branches}) == 1
+            and not has_hooks(modules)
+        )
 
 
 def has_hooks(modules: Sequence[nn.Module]) -> bool:
     """Whether anything watches or alters what these modules compute."""
     return has_global_hooks() or any(
-        'parametrizations' in m._modules
-        or any(vars(m).get(hooks) for hooks in _HOOKS) for m in modules)
+        'parametrizations' in m._modules or any(vars(m).get(hooks) for hooks in _HOOKS)
+        for m in modules
+    )
 
 
 def running_stats(norm: _BatchNorm) -> tuple[Any, Any, bool, float]:
@@ -300,13 +323,12 @@ def running_stats(norm: _BatchNorm) -> tuple[Any, Any, bool, float]:
     arguments of ``torch.native_batch_norm`` after the affine ones.
     """
     if not _tracks(norm):
-        return None, None, True, 0.
+        return None, None, True, 0.0
     _count_batch([norm])
     return norm.running_mean, norm.running_var, True, _rate(norm)
 
 
-def track(norms: Sequence[Any], mean: Tensor, var: Tensor,
-          count: float) -> None:
+def track(norms: Sequence[Any], mean: Tensor, var: Tensor, count: float) -> None:
     """Update running statistics as the norms themselves would.
 
     Args:
@@ -315,8 +337,9 @@ def track(norms: Sequence[Any], mean: Tensor, var: Tensor,
         count: values per channel; the running variance is unbiased.
     """
     _count_batch([norm for norm in norms if _tracks(norm)])
-    tracking = [index for index, norm in enumerate(norms)
-                if _tracks(norm) and norm.running_mean is not None]
+    tracking = [
+        index for index, norm in enumerate(norms) if _tracks(norm) and norm.running_mean is not None
+    ]
     if not tracking:
         return
     dtype = norms[tracking[0]].running_mean.dtype
@@ -337,8 +360,7 @@ def _tracks(norm: _BatchNorm) -> bool:
 
 
 def _count_batch(norms: Sequence[_BatchNorm]) -> None:
-    counts = [norm.num_batches_tracked for norm in norms
-              if norm.num_batches_tracked is not None]
+    counts = [norm.num_batches_tracked for norm in norms if norm.num_batches_tracked is not None]
     if counts:
         torch._foreach_add_(counts, 1)
 
@@ -346,5 +368,5 @@ def _count_batch(norms: Sequence[_BatchNorm]) -> None:
 def _rate(norm: _BatchNorm) -> float:
     """Weight of the newest batch, already counted, in running statistics."""
     if norm.momentum is not None or norm.num_batches_tracked is None:
-        return norm.momentum or 0.
+        return norm.momentum or 0.0
     return 1 / float(norm.num_batches_tracked)

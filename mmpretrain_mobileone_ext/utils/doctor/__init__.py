@@ -5,22 +5,14 @@ from the package around it, so that ``tools/doctor.py`` can load it where
 torch, mmpretrain or the package itself are missing or broken. ``rehearsal``
 is run in a process of its own.
 """
+
 from __future__ import annotations
 
 import argparse
 import json
 import sys
 from contextlib import contextmanager
-from typing import (
-    Any,
-    Callable,
-    Iterator,
-    List,
-    Optional,
-    Sequence,
-    TextIO,
-    Tuple,
-)
+from typing import Any, Callable, Iterator, List, Optional, Sequence, TextIO, Tuple
 
 from .facts import Ability, Diagnosis, Facts, Rehearsal, Step, fits, gather
 from .probe import rehearse
@@ -31,19 +23,21 @@ _MAC = 'Darwin'
 
 def abilities(facts: Facts, rehearsal: Rehearsal) -> Iterator[Ability]:
     """Every job, with what it lacks."""
-    for job, step in (('train', 'train'), ('fold branches', 'fold'),
-                      ('export to Core ML', 'export'),
-                      ('score a Core ML file in the reference runtime',
-                       'score')):
+    for job, step in (
+        ('train', 'train'),
+        ('fold branches', 'fold'),
+        ('export to Core ML', 'export'),
+        ('score a Core ML file in the reference runtime', 'score'),
+    ):
         done = rehearsal.passed(step)
-        yield Ability(job, 'yes' if done else 'no',
-                      'rehearsed' if done else _stopped(rehearsal))
+        yield Ability(job, 'yes' if done else 'no', 'rehearsed' if done else _stopped(rehearsal))
     yield _kernels(facts)
     yield _gpu(rehearsal)
     yield _deploy(facts)
     done = rehearsal.passed('export')
-    yield Ability('write a Swift package', 'yes' if done else 'no',
-                  '' if done else _stopped(rehearsal))
+    yield Ability(
+        'write a Swift package', 'yes' if done else 'no', '' if done else _stopped(rehearsal)
+    )
     yield from _apple(facts)
 
 
@@ -54,53 +48,70 @@ def _stopped(rehearsal: Rehearsal) -> str:
 
 def _kernels(facts: Facts) -> Ability:
     if facts.compiler:
-        return Ability('compile the kernels for depthwise units', 'yes',
-                       facts.compiler)
-    return Ability('compile the kernels for depthwise units', 'no',
-                   'no C++ compiler; training is slower without them')
+        return Ability('compile the kernels for depthwise units', 'yes', facts.compiler)
+    return Ability(
+        'compile the kernels for depthwise units',
+        'no',
+        'no C++ compiler; training is slower without them',
+    )
 
 
 def _gpu(rehearsal: Rehearsal) -> Ability:
     if not rehearsal.passed('import torch'):
         return Ability('train on a GPU', 'no', _stopped(rehearsal))
-    return Ability('train on a GPU', 'yes' if rehearsal.cuda else 'no',
-                   'torch finds CUDA' if rehearsal.cuda else
-                   'torch finds no CUDA device')
+    return Ability(
+        'train on a GPU',
+        'yes' if rehearsal.cuda else 'no',
+        'torch finds CUDA' if rehearsal.cuda else 'torch finds no CUDA device',
+    )
 
 
 def _deploy(facts: Facts) -> Ability:
     version = facts.installed.get('mmdeploy')
-    return Ability('export through mmdeploy', 'yes' if version else 'no',
-                   f'mmdeploy {version}' if version else
-                   'mmdeploy is not installed (optional)')
+    return Ability(
+        'export through mmdeploy',
+        'yes' if version else 'no',
+        f'mmdeploy {version}' if version else 'mmdeploy is not installed (optional)',
+    )
 
 
 def _apple(facts: Facts) -> Iterator[Ability]:
     """What needs a Mac: not the numbers, but Apple's own software."""
     mac = facts.system == _MAC
-    lacking = 'macOS only; the reference runtime gives the same numbers ' \
-        'anywhere'
-    yield Ability("run a file in Apple's Core ML runtime",
-                  'yes' if mac else 'no', '' if mac else lacking)
-    yield Ability('measure latency, memory and the compute units used',
-                  'yes' if mac else 'no',
-                  '' if mac else 'needs a Mac or a phone: run bench of the '
-                  'Swift package there')
+    lacking = 'macOS only; the reference runtime gives the same numbers anywhere'
+    yield Ability(
+        "run a file in Apple's Core ML runtime", 'yes' if mac else 'no', '' if mac else lacking
+    )
+    yield Ability(
+        'measure latency, memory and the compute units used',
+        'yes' if mac else 'no',
+        '' if mac else 'needs a Mac or a phone: run bench of the Swift package there',
+    )
     builds = mac and facts.swift is not None
-    yield Ability('compile the Swift package', 'yes' if builds else 'no',
-                  str(facts.swift) if builds else
-                  'CoreML.framework is part of macOS and Xcode')
+    yield Ability(
+        'compile the Swift package',
+        'yes' if builds else 'no',
+        str(facts.swift) if builds else 'CoreML.framework is part of macOS and Xcode',
+    )
 
 
-_COLOURS = {'error': 'bold red', 'no': 'red', 'missing': 'red',
-            'warning': 'yellow', 'differs': 'yellow', 'partly': 'yellow',
-            'yes': 'green', 'tested': 'green', 'note': 'cyan', 'ok': 'green'}
+_COLOURS = {
+    'error': 'bold red',
+    'no': 'red',
+    'missing': 'red',
+    'warning': 'yellow',
+    'differs': 'yellow',
+    'partly': 'yellow',
+    'yes': 'green',
+    'tested': 'green',
+    'note': 'cyan',
+    'ok': 'green',
+}
 Row = Tuple[str, ...]
 
 
 @contextmanager
-def steps_on_terminal(
-        stream: TextIO) -> Iterator[Callable[[Step], None]]:
+def steps_on_terminal(stream: TextIO) -> Iterator[Callable[[Step], None]]:
     """A function that shows each step of the rehearsal as it ends.
 
     Nothing is shown where nobody watches: :func:`show` lists the steps.
@@ -121,17 +132,23 @@ def steps_on_terminal(
 def show(found: Diagnosis, stream: TextIO) -> None:
     """Print everything, the verdict last."""
     put = _rich(stream) if stream.isatty() else _plain(stream)
-    put('Versions', ('package', 'tested', 'found', 'state'),
-        version_rows(found.facts))
+    put('Versions', ('package', 'tested', 'found', 'state'), version_rows(found.facts))
     if found.findings:
-        put('Known traps', ('level', 'what', 'why', 'what helps'),
-            [(f.level, f.what, f.why, f.fix) for f in found.findings])
+        put(
+            'Known traps',
+            ('level', 'what', 'why', 'what helps'),
+            [(f.level, f.what, f.why, f.fix) for f in found.findings],
+        )
     if not stream.isatty():  # there each step was shown as it ended
-        put('Rehearsal', ('step', 'state', 'seconds', 'error'),
-            [(s.title, 'ok' if s.ok else 'error', f'{s.seconds:.1f}',
-              s.error) for s in found.rehearsal.steps])
-    put('What runs here', ('job', 'runs', 'why'),
-        [(a.job, a.runs, a.why) for a in found.abilities])
+        put(
+            'Rehearsal',
+            ('step', 'state', 'seconds', 'error'),
+            [
+                (s.title, 'ok' if s.ok else 'error', f'{s.seconds:.1f}', s.error)
+                for s in found.rehearsal.steps
+            ],
+        )
+    put('What runs here', ('job', 'runs', 'why'), [(a.job, a.runs, a.why) for a in found.abilities])
     stream.write(verdict(found) + '\n')
 
 
@@ -141,18 +158,16 @@ def version_rows(facts: Facts) -> List[Row]:
     A package that the main job does not need is 'optional' where it is not
     installed.
     """
-    rows: List[Row] = [('python', '3.11', facts.python,
-                       'tested' if fits(facts.python, '==3.11.*')
-                       else 'differs')]
+    rows: List[Row] = [
+        ('python', '3.11', facts.python, 'tested' if fits(facts.python, '==3.11.*') else 'differs')
+    ]
     for name, wanted in facts.tested.items():
         version = facts.installed.get(name)
-        if version is None and name == 'mmcv-lite' and \
-                'mmcv' in facts.installed:
+        if version is None and name == 'mmcv-lite' and 'mmcv' in facts.installed:
             rows.append(('mmcv', wanted, facts.installed['mmcv'], 'differs'))
             continue
         absent = 'missing' if name in MAIN_JOB else 'optional'
-        state = absent if version is None else \
-            'tested' if fits(version, wanted) else 'differs'
+        state = absent if version is None else 'tested' if fits(version, wanted) else 'differs'
         rows.append((name, wanted, version or '', state))
     return rows
 
@@ -165,8 +180,11 @@ def verdict(found: Diagnosis) -> str:
     broken = [s for s in found.rehearsal.steps if not s.ok]
     reasons = errors or [f'{s.title}: {s.error}' for s in broken]
     hint = found.rehearsal.hint
-    return ('The main job cannot run here: ' + '; '.join(reasons) +
-            (f'. What usually helps: {hint}' if hint else ''))
+    return (
+        'The main job cannot run here: '
+        + '; '.join(reasons)
+        + (f'. What usually helps: {hint}' if hint else '')
+    )
 
 
 def _plain(stream: TextIO) -> Callable[..., None]:
@@ -191,11 +209,11 @@ def _rich(stream: TextIO) -> Callable[..., None]:
     console = Console(file=stream, highlight=False)
 
     def put(title: str, head: Row, rows: Sequence[Row]) -> None:
-        table: Any = Table(*head, title=title, title_justify='left',
-                           title_style='bold', box=SIMPLE_HEAD)
+        table: Any = Table(
+            *head, title=title, title_justify='left', title_style='bold', box=SIMPLE_HEAD
+        )
         for row in rows:
-            table.add_row(*(Text(c, style=_COLOURS.get(c, ''))
-                            for c in row))
+            table.add_row(*(Text(c, style=_COLOURS.get(c, '')) for c in row))
         console.print(table)
 
     return put
@@ -204,8 +222,7 @@ def _rich(stream: TextIO) -> Callable[..., None]:
 __all__ = ['Diagnosis', 'diagnose', 'main']
 
 
-def diagnose(
-        announce: Callable[[Step], Any] = lambda step: None) -> Diagnosis:
+def diagnose(announce: Callable[[Step], Any] = lambda step: None) -> Diagnosis:
     """Look at what is installed and rehearse the whole path once.
 
     Takes about as long as importing torch, mmpretrain and coremltools does,
@@ -220,7 +237,8 @@ def diagnose(
         facts=facts,
         findings=tuple(find_traps(facts)),
         rehearsal=rehearsal,
-        abilities=tuple(abilities(facts, rehearsal)))
+        abilities=tuple(abilities(facts, rehearsal)),
+    )
 
 
 def main(argv: Optional[Sequence[str]] = None) -> int:
@@ -233,9 +251,9 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
         description='Compare what is installed with the tested versions, look '
         'for known traps, and rehearse training, folding, exporting and '
         'scoring on a tiny network. The exit code is 0 only if all of that '
-        'can run here.')
-    parser.add_argument('--json', action='store_true',
-                        help='print JSON instead of text')
+        'can run here.'
+    )
+    parser.add_argument('--json', action='store_true', help='print JSON instead of text')
     given = parser.parse_args(argv)
     if given.json:
         found = diagnose()

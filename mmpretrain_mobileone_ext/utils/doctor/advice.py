@@ -3,6 +3,7 @@
 Uses the standard library only, and the doctor, which does too: the import of
 the package itself may be what failed.
 """
+
 from __future__ import annotations
 
 import os
@@ -27,19 +28,22 @@ class BrokenInstallError(ImportError):
 def known_trap(error: BaseException) -> str:
     """What the doctor says to just this error, '' if nothing."""
     missing = getattr(error, 'name', None)
-    return '' if not missing else _line(error, [
-        f for f in _errors() if missing in f'{f.what} {f.why}'])
+    return (
+        ''
+        if not missing
+        else _line(error, [f for f in _errors() if missing in f'{f.what} {f.why}'])
+    )
 
 
 def import_advice(error: BaseException) -> str:
     """One line: what cannot be imported, and what the doctor says to it."""
-    return known_trap(error) or _line(error, _errors()) or \
-        f'{_said(error)}; {_DOCTOR}'
+    return known_trap(error) or _line(error, _errors()) or f'{_said(error)}; {_DOCTOR}'
 
 
 def _errors() -> list[Finding]:
     from .facts import gather
     from .traps import find_traps
+
     return [f for f in find_traps(gather()) if f.level == 'error']
 
 
@@ -61,15 +65,16 @@ def stop_import(error: Exception) -> NoReturn:
     if not os.environ.get(TRACEBACK):
         _show_in_one_line()
     raise BrokenInstallError(
-        f'mmpretrain_mobileone_ext cannot be imported: '
-        f'{import_advice(error)}') from error
+        f'mmpretrain_mobileone_ext cannot be imported: {import_advice(error)}'
+    ) from error
 
 
 def _show_in_one_line() -> None:
     before = sys.excepthook
 
-    def show(kind: type[BaseException], error: BaseException,
-             trace: Optional[TracebackType]) -> None:
+    def show(
+        kind: type[BaseException], error: BaseException, trace: Optional[TracebackType]
+    ) -> None:
         if isinstance(error, BrokenInstallError):
             print(f'error: {error}', file=sys.stderr)
         else:

@@ -2,6 +2,7 @@
 
 It may be missing or broken where the doctor is needed most.
 """
+
 from __future__ import annotations
 
 import csv
@@ -15,16 +16,7 @@ import sys
 from dataclasses import asdict, dataclass, field
 from importlib import metadata
 from pathlib import Path
-from typing import (
-    Any,
-    Callable,
-    Dict,
-    Iterable,
-    List,
-    Mapping,
-    Optional,
-    Tuple,
-)
+from typing import Any, Callable, Dict, Iterable, List, Mapping, Optional, Tuple
 
 #: 'error' stops the main job, 'warning' may or costs something, 'note' is
 #: worth knowing.
@@ -46,6 +38,7 @@ class Facts:
         compiler: path of a C++ compiler, None without one.
         swift: path of a Swift compiler, None without one.
     """
+
     python: str
     system: str
     tested: Mapping[str, str] = field(default_factory=dict)
@@ -60,6 +53,7 @@ class Facts:
 @dataclass(frozen=True)
 class Finding:
     """One trap, in words: what is so, why it matters, what helps."""
+
     level: str
     what: str
     why: str
@@ -69,6 +63,7 @@ class Finding:
 @dataclass(frozen=True)
 class Step:
     """One step of the rehearsal; ``error`` is its last line, if it failed."""
+
     title: str
     ok: bool
     seconds: float
@@ -84,6 +79,7 @@ class Rehearsal:
         cuda: whether torch finds a GPU.
         hint: what usually helps against the error, if it is a known one.
     """
+
     steps: Tuple[Step, ...] = ()
     cuda: bool = False
     hint: str = ''
@@ -101,6 +97,7 @@ class Rehearsal:
 @dataclass(frozen=True)
 class Ability:
     """A job and whether it runs here: 'yes', 'no' or 'partly'."""
+
     job: str
     runs: str
     why: str = ''
@@ -109,6 +106,7 @@ class Ability:
 @dataclass(frozen=True)
 class Diagnosis:
     """Everything the doctor has to say."""
+
     facts: Facts
     findings: Tuple[Finding, ...]
     rehearsal: Rehearsal
@@ -117,8 +115,7 @@ class Diagnosis:
     @property
     def can_run(self) -> bool:
         """Whether the main job (train, fold, export, score) runs here."""
-        return self.rehearsal.ok and not any(
-            f.level == 'error' for f in self.findings)
+        return self.rehearsal.ok and not any(f.level == 'error' for f in self.findings)
 
     def to_dict(self) -> Dict[str, Any]:
         """As JSON has it."""
@@ -156,8 +153,7 @@ def numbers(version: str) -> Tuple[int, ...]:
 
 def fits(version: str, specifier: str) -> bool:
     """Whether a version meets ``'>=2.0,<2.4'``; unknown clauses are met."""
-    return all(_fits_one(version, clause)
-               for clause in specifier.split(',') if clause.strip())
+    return all(_fits_one(version, clause) for clause in specifier.split(',') if clause.strip())
 
 
 def _fits_one(version: str, clause: str) -> bool:
@@ -167,11 +163,13 @@ def _fits_one(version: str, clause: str) -> bool:
     sign, wanted = found.groups()
     if sign == '~=':
         length = len(wanted.split('.')) - 1
-        return numbers(version) >= numbers(wanted) and \
-            numbers(version)[:length] == numbers(wanted)[:length]
+        return (
+            numbers(version) >= numbers(wanted)
+            and numbers(version)[:length] == numbers(wanted)[:length]
+        )
     if wanted.endswith('.*'):
         start = numbers(wanted[:-2])
-        return (numbers(version)[:len(start)] == start) == (sign == '==')
+        return (numbers(version)[: len(start)] == start) == (sign == '==')
     return bool(_COMPARE[sign](numbers(version), numbers(wanted)))
 
 
@@ -198,17 +196,19 @@ _PACKAGE = Path(__file__).resolve().parents[2]
 #: In an install under ``.mim``, as are configs; in a clone, whose ``.mim`` may
 #: hold links that are none, in the root.
 MATRIX = next(
-    (home / 'requirements-tested.txt'
-     for home in (_PACKAGE / '.mim', _PACKAGE.parent)
-     if (home / 'configs').is_dir()),
-    _PACKAGE / '.mim/requirements-tested.txt')
+    (
+        home / 'requirements-tested.txt'
+        for home in (_PACKAGE / '.mim', _PACKAGE.parent)
+        if (home / 'configs').is_dir()
+    ),
+    _PACKAGE / '.mim/requirements-tested.txt',
+)
 #: Both own the module ``mmcv``.
 MMCV = ('mmcv', 'mmcv-lite')
 _CHECKED = (*MMCV, 'mmengine', 'mmpretrain')
 
 
-def gather(path: Optional[List[str]] = None,
-           matrix: Path = MATRIX) -> Facts:
+def gather(path: Optional[List[str]] = None, matrix: Path = MATRIX) -> Facts:
     """Read the metadata of everything installed.
 
     Args:
@@ -224,14 +224,13 @@ def gather(path: Optional[List[str]] = None,
         installed={name: d.version for name, d in found.items()},
         requires={name: _requires(d) for name, d in found.items()},
         damaged=_damaged(found),
-        compiled_ops=any(file.startswith('mmcv/_ext')
-                         for d in mmcv for file in _recorded(d)),
+        compiled_ops=any(file.startswith('mmcv/_ext') for d in mmcv for file in _recorded(d)),
         compiler=_compiler(),
-        swift=shutil.which('swift'))
+        swift=shutil.which('swift'),
+    )
 
 
-def _distributions(
-        path: Optional[List[str]]) -> Dict[str, metadata.Distribution]:
+def _distributions(path: Optional[List[str]]) -> Dict[str, metadata.Distribution]:
     """By canonical name; the first on the path is the one that is used."""
     found: Dict[str, metadata.Distribution] = {}
     for one in metadata.distributions(path=sys.path if path is None else path):
@@ -266,9 +265,11 @@ def _damaged(found: Dict[str, metadata.Distribution]) -> Dict[str, str]:
     damaged = {}
     for name in (n for n in _CHECKED if n in found):
         # Two packages in one folder remove each other's files.
-        missing = [file for file in _recorded(found[name])
-                   if file.endswith('.py') and
-                   not Path(str(found[name].locate_file(file))).exists()]
+        missing = [
+            file
+            for file in _recorded(found[name])
+            if file.endswith('.py') and not Path(str(found[name].locate_file(file))).exists()
+        ]
         if missing:
             damaged[name] = missing[0]
     return damaged
@@ -284,8 +285,7 @@ def _tested(matrix: Path) -> Dict[str, str]:
 def _compiler() -> Optional[str]:
     """As ``models.online.compiler`` looks for it."""
     wanted = os.environ.get('CXX', '').strip()
-    names = [wanted, *_words(wanted)[:1]] if wanted else [
-        'c++', 'g++', 'clang++']
+    names = [wanted, *_words(wanted)[:1]] if wanted else ['c++', 'g++', 'clang++']
     return next(filter(None, map(shutil.which, names)), None)
 
 

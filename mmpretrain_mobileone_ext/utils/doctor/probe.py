@@ -1,4 +1,5 @@
 """Run the rehearsal in a process that may break in any way."""
+
 from __future__ import annotations
 
 import importlib.util
@@ -21,23 +22,27 @@ _PROCESSES = _PACKAGE / 'utils/processes.py'
 #: Part of an error's text to what usually helps.
 _HINTS = (
     ('torchvision::nms', 'install torch and torchvision in one command'),
-    ('libGL.so', 'pip uninstall -y opencv-python && pip install '
-     'opencv-python-headless'),
-    ('libgthread', 'pip uninstall -y opencv-python && pip install '
-     'opencv-python-headless'),
+    ('libGL.so', 'pip uninstall -y opencv-python && pip install opencv-python-headless'),
+    ('libgthread', 'pip uninstall -y opencv-python && pip install opencv-python-headless'),
     ('pkg_resources', "pip install 'setuptools<81'"),
     ('Descriptors cannot', "pip install 'protobuf<=3.20.2'"),
-    ('compiled using NumPy 1', "pip install 'numpy<2', or a newer build of "
-     'the package that the traceback names'),
+    (
+        'compiled using NumPy 1',
+        "pip install 'numpy<2', or a newer build of the package that the traceback names",
+    ),
     ('mmcv.ops', 'remove mmcv and install mmcv-lite'),
-    ('GLIBCXX', 'the C++ runtime is older than the wheel: use a newer system '
-     'or conda-forge packages'),
+    (
+        'GLIBCXX',
+        'the C++ runtime is older than the wheel: use a newer system or conda-forge packages',
+    ),
 )
 
 
-def rehearse(announce: Callable[[Step], Any] = lambda step: None,
-             program: Sequence[str] = (str(_PROGRAM), ),
-             seconds: float = _SECONDS) -> Rehearsal:
+def rehearse(
+    announce: Callable[[Step], Any] = lambda step: None,
+    program: Sequence[str] = (str(_PROGRAM),),
+    seconds: float = _SECONDS,
+) -> Rehearsal:
     """Import, train, fold, export and score in a child process.
 
     Args:
@@ -45,10 +50,10 @@ def rehearse(announce: Callable[[Step], Any] = lambda step: None,
         program: arguments of the Python that runs it.
         seconds: after which it is ended.
     """
-    with tempfile.TemporaryFile(
-            'w+', encoding='utf-8', errors='replace') as errors:
+    with tempfile.TemporaryFile('w+', encoding='utf-8', errors='replace') as errors:
         steps, cuda, code, timed_out = _run(
-            [sys.executable, *_flags(), *program], errors, announce, seconds)
+            [sys.executable, *_flags(), *program], errors, announce, seconds
+        )
         errors.seek(0)
         text = errors.read()
     if timed_out:
@@ -59,37 +64,37 @@ def rehearse(announce: Callable[[Step], Any] = lambda step: None,
         steps.append(open_step)
     if open_step is None:
         return Rehearsal(tuple(steps), cuda)
-    failed = Step(open_step.title, False, open_step.seconds,
-                  _reason(text, code))
+    failed = Step(open_step.title, False, open_step.seconds, _reason(text, code))
     announce(failed)
     return Rehearsal((*steps[:-1], failed), cuda, _hint(text))
 
 
 def _flags() -> List[str]:
     """The child finds the modules that this process finds."""
-    return [flag for flag, is_set in (('-I', sys.flags.isolated),
-                                      ('-S', sys.flags.no_site)) if is_set]
+    return [
+        flag for flag, is_set in (('-I', sys.flags.isolated), ('-S', sys.flags.no_site)) if is_set
+    ]
 
 
 def _child_process() -> Any:
     """The package's module, without the package: that may be broken."""
-    spec: Any = importlib.util.spec_from_file_location(
-        'mobileone_child_process', _PROCESSES)
+    spec: Any = importlib.util.spec_from_file_location('mobileone_child_process', _PROCESSES)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
 
 
-def _run(command: List[str], errors: Any, announce: Callable[[Step], Any],
-         seconds: float) -> Tuple[List[Step], bool, int, bool]:
+def _run(
+    command: List[str], errors: Any, announce: Callable[[Step], Any], seconds: float
+) -> Tuple[List[Step], bool, int, bool]:
     """Follow the child's lines; the last step is open if it died in it."""
     steps: List[Step] = []
     cuda, start = False, time.monotonic()
     # Two OpenMP threads on a busy machine wait for each other.
     env = {'OMP_WAIT_POLICY': 'PASSIVE', **os.environ}
     with _child_process().ChildProcess(
-            command, stdout=subprocess.PIPE, stderr=errors, env=env,
-            encoding='utf-8', errors='replace') as child:
+        command, stdout=subprocess.PIPE, stderr=errors, env=env, encoding='utf-8', errors='replace'
+    ) as child:
         timer = Timer(seconds, child.kill)
         timer.start()
         for line in child.stdout or ():
@@ -105,8 +110,7 @@ def _run(command: List[str], errors: Any, announce: Callable[[Step], Any],
         timed_out = not timer.is_alive()
         timer.cancel()
     if steps and not steps[-1].ok:
-        steps[-1] = Step(steps[-1].title, False,
-                         round(time.monotonic() - start, 2))
+        steps[-1] = Step(steps[-1].title, False, round(time.monotonic() - start, 2))
     return steps, cuda, code, timed_out
 
 
@@ -128,6 +132,5 @@ def _reason(text: str, code: int) -> str:
 
 
 def _hint(text: str) -> str:
-    found: Optional[str] = next(
-        (fix for part, fix in _HINTS if part in text), None)
+    found: Optional[str] = next((fix for part, fix in _HINTS if part in text), None)
     return found or ''

@@ -1,16 +1,27 @@
 """Known traps of the stack: facts to findings, one function a trap."""
+
 from __future__ import annotations
 
 from typing import Callable, Iterator, Tuple
 
 from .facts import LEVELS, MMCV, Facts, Finding, fits, numbers
 
-_NEEDED = ('torch', 'torchvision', 'mmengine', 'mmpretrain', 'coremltools',
-           'mmpretrain-mobileone-ext')
+_NEEDED = (
+    'torch',
+    'torchvision',
+    'mmengine',
+    'mmpretrain',
+    'coremltools',
+    'mmpretrain-mobileone-ext',
+)
 #: What the main job imports, as the tested matrix has it.
 MAIN_JOB = (*_NEEDED, 'mmcv-lite', 'matplotlib', 'numpy', 'setuptools')
-_OPENCV = ('opencv-python', 'opencv-python-headless', 'opencv-contrib-python',
-           'opencv-contrib-python-headless')
+_OPENCV = (
+    'opencv-python',
+    'opencv-python-headless',
+    'opencv-contrib-python',
+    'opencv-contrib-python-headless',
+)
 _PYTHON = '>=3.9'
 _PYTHON_TESTED = '<3.14'
 _MMCV_RANGE = '>=2.0.0,<2.4.0'
@@ -25,25 +36,37 @@ def find_traps(facts: Facts) -> Iterator[Finding]:
 
 def _python(facts: Facts) -> Iterator[Finding]:
     if not fits(facts.python, _PYTHON):
-        yield Finding('error', f'Python {facts.python}',
-                      'the package needs 3.9 or newer',
-                      'make an environment with Python 3.11')
+        yield Finding(
+            'error',
+            f'Python {facts.python}',
+            'the package needs 3.9 or newer',
+            'make an environment with Python 3.11',
+        )
     elif not fits(facts.python, _PYTHON_TESTED):
-        yield Finding('warning', f'Python {facts.python}',
-                      'newer than what was tested (3.9 to 3.13)',
-                      'use Python 3.11 if something fails')
+        yield Finding(
+            'warning',
+            f'Python {facts.python}',
+            'newer than what was tested (3.9 to 3.13)',
+            'use Python 3.11 if something fails',
+        )
 
 
 def _missing(facts: Facts) -> Iterator[Finding]:
     for name in _NEEDED:
         if name not in facts.installed:
-            yield Finding('error', f'{name} is not installed',
-                          'training, exporting and scoring need it',
-                          _install(name, facts))
+            yield Finding(
+                'error',
+                f'{name} is not installed',
+                'training, exporting and scoring need it',
+                _install(name, facts),
+            )
     if not any(name in facts.installed for name in MMCV):
-        yield Finding('error', 'neither mmcv nor mmcv-lite is installed',
-                      'mmpretrain needs one of them',
-                      _install('mmcv-lite', facts))
+        yield Finding(
+            'error',
+            'neither mmcv nor mmcv-lite is installed',
+            'mmpretrain needs one of them',
+            _install('mmcv-lite', facts),
+        )
 
 
 def _install(name: str, facts: Facts) -> str:
@@ -56,45 +79,54 @@ def _two_mmcv(facts: Facts) -> Iterator[Finding]:
     both = [name for name in MMCV if name in facts.installed]
     if len(both) > 1:
         yield Finding(
-            'warning', 'mmcv and mmcv-lite are both installed',
+            'warning',
+            'mmcv and mmcv-lite are both installed',
             'both own the module mmcv: the later one overwrote files of the '
             'earlier one, and removing either breaks the other',
             "pip uninstall -y mmcv mmcv-lite && pip install 'mmcv-lite"
-            f"{facts.tested.get('mmcv-lite', '')}'")
+            f"{facts.tested.get('mmcv-lite', '')}'",
+        )
 
 
 def _damaged(facts: Facts) -> Iterator[Finding]:
     for name, file in facts.damaged.items():
         yield Finding(
-            'error', f'{name} lacks {file}',
-            'files of it were removed, as by uninstalling mmcv or mmcv-lite '
-            'over the other one',
-            f'pip install --force-reinstall --no-deps {name}=='
-            f'{facts.installed[name]}')
+            'error',
+            f'{name} lacks {file}',
+            'files of it were removed, as by uninstalling mmcv or mmcv-lite over the other one',
+            f'pip install --force-reinstall --no-deps {name}=={facts.installed[name]}',
+        )
 
 
 def _mmcv_without_ops(facts: Facts) -> Iterator[Finding]:
-    if 'mmcv' in facts.installed and not facts.compiled_ops and \
-            'mmcv-lite' not in facts.installed:
+    if 'mmcv' in facts.installed and not facts.compiled_ops and 'mmcv-lite' not in facts.installed:
         yield Finding(
-            'warning', f'mmcv {facts.installed["mmcv"]} without compiled '
-            'operators', 'it was built from source without them, so mmcv.ops '
+            'warning',
+            f'mmcv {facts.installed["mmcv"]} without compiled operators',
+            'it was built from source without them, so mmcv.ops '
             'cannot be imported; classifiers do not use it',
-            'replace it by mmcv-lite, or build it with MMCV_WITH_OPS=1')
+            'replace it by mmcv-lite, or build it with MMCV_WITH_OPS=1',
+        )
 
 
 def _ranges(facts: Facts) -> Iterator[Finding]:
     for name in MMCV:
         version = facts.installed.get(name)
         if version and not fits(version, _MMCV_RANGE):
-            yield Finding('error', f'{name} {version}',
-                          f'mmpretrain accepts {_MMCV_RANGE} and stops at '
-                          'import', _install(name, facts))
+            yield Finding(
+                'error',
+                f'{name} {version}',
+                f'mmpretrain accepts {_MMCV_RANGE} and stops at import',
+                _install(name, facts),
+            )
     version = facts.installed.get('coremltools')
     if version and not fits(version, _COREMLTOOLS_RANGE):
-        yield Finding('warning', f'coremltools {version}',
-                      'the exporter is written for 9.x',
-                      _install('coremltools', facts))
+        yield Finding(
+            'warning',
+            f'coremltools {version}',
+            'the exporter is written for 9.x',
+            _install('coremltools', facts),
+        )
 
 
 def _torchvision(facts: Facts) -> Iterator[Finding]:
@@ -108,12 +140,15 @@ def _torchvision(facts: Facts) -> Iterator[Finding]:
     pair = (*numbers(vision), 0, 0)[:2]
     if (major == 2 and pair != wanted) or not fits(torch, needs):
         yield Finding(
-            'error', f'torch {torch} with torchvision {vision}',
+            'error',
+            f'torch {torch} with torchvision {vision}',
             'they are released in pairs; another one fails at import '
             '("operator torchvision::nms does not exist")',
             'install both in one command: pip install '
             f"'torch=={torch.split('+')[0]}' 'torchvision==0.{wanted[1]}.*'"
-            if major == 2 else 'pip install torch torchvision')
+            if major == 2
+            else 'pip install torch torchvision',
+        )
 
 
 def _numpy(facts: Facts) -> Iterator[Finding]:
@@ -121,10 +156,12 @@ def _numpy(facts: Facts) -> Iterator[Finding]:
     tools = facts.installed.get('coremltools', '0')
     if fits(version, '>=2.4') and fits(tools, '>=9,<9.1'):
         yield Finding(
-            'warning', f'numpy {version} with coremltools {tools}',
+            'warning',
+            f'numpy {version} with coremltools {tools}',
             'its int operation breaks (apple/coremltools#2633): '
             'ShuffleNetV2 and EfficientNet do not convert; MobileOne does',
-            "pip install 'numpy<2.4'")
+            "pip install 'numpy<2.4'",
+        )
 
 
 def _setuptools(facts: Facts) -> Iterator[Finding]:
@@ -133,11 +170,12 @@ def _setuptools(facts: Facts) -> Iterator[Finding]:
         return
     if version is None or fits(version, '>=81'):
         yield Finding(
-            'error', f'setuptools {version}' if version else
-            'setuptools is not installed',
+            'error',
+            f'setuptools {version}' if version else 'setuptools is not installed',
             'mmengine 0.10 imports pkg_resources to find configs of a '
             'package, which setuptools 81 and newer lack',
-            "pip install 'setuptools<81'")
+            "pip install 'setuptools<81'",
+        )
 
 
 def _protobuf(facts: Facts) -> Iterator[Finding]:
@@ -145,52 +183,78 @@ def _protobuf(facts: Facts) -> Iterator[Finding]:
     version = facts.installed.get('protobuf')
     if needs and version and not fits(version, needs):
         yield Finding(
-            'warning', f'protobuf {version} with mmdeploy '
-            f'{facts.installed.get("mmdeploy", "")}',
-            f'mmdeploy asks for protobuf{needs}; coremltools 9 works with '
-            'that one too', f"pip install 'protobuf{needs}'")
+            'warning',
+            f'protobuf {version} with mmdeploy {facts.installed.get("mmdeploy", "")}',
+            f'mmdeploy asks for protobuf{needs}; coremltools 9 works with that one too',
+            f"pip install 'protobuf{needs}'",
+        )
 
 
 def _opencv(facts: Facts) -> Iterator[Finding]:
     found = [name for name in _OPENCV if name in facts.installed]
     if len(found) > 1:
         yield Finding(
-            'warning', f'{" and ".join(found)} are installed together',
+            'warning',
+            f'{" and ".join(found)} are installed together',
             'all own the module cv2 and overwrite each other',
-            f'pip uninstall -y {" ".join(found)} && pip install {found[0]}')
+            f'pip uninstall -y {" ".join(found)} && pip install {found[0]}',
+        )
 
 
 def _compiler(facts: Facts) -> Iterator[Finding]:
     if facts.compiler is None:
         yield Finding(
-            'warning', 'no C++ compiler ($CXX, c++, g++, clang++)',
-            'depthwise units train without the compiled kernels: the same '
-            'numbers, more slowly', 'install g++ or clang')
+            'warning',
+            'no C++ compiler ($CXX, c++, g++, clang++)',
+            'depthwise units train without the compiled kernels: the same numbers, more slowly',
+            'install g++ or clang',
+        )
 
 
 def _torch_load(facts: Facts) -> Iterator[Finding]:
     version = facts.installed.get('torch', '0')
     if fits(version, '>=2.6') and 'mmengine' in facts.installed:
         yield Finding(
-            'note', f'torch {version} loads weights only',
+            'note',
+            f'torch {version} loads weights only',
             "a Runner's own checkpoints then fail under mmengine alone; with "
-            'this package imported they load, as data')
+            'this package imported they load, as data',
+        )
 
 
 def _matrix(facts: Facts) -> Iterator[Finding]:
     if not facts.tested:
-        yield Finding('warning', 'requirements-tested.txt is missing',
-                      'versions cannot be compared with the tested ones',
-                      'install the package again')
+        yield Finding(
+            'warning',
+            'requirements-tested.txt is missing',
+            'versions cannot be compared with the tested ones',
+            'install the package again',
+        )
 
 
 def _system(facts: Facts) -> Iterator[Finding]:
     if facts.system not in ('Linux', 'Darwin'):
-        yield Finding('warning', f'{facts.system} is not tested',
-                      'the package was developed and tested on Linux')
+        yield Finding(
+            'warning',
+            f'{facts.system} is not tested',
+            'the package was developed and tested on Linux',
+        )
 
 
 _TRAPS: Tuple[Callable[[Facts], Iterator[Finding]], ...] = (
-    _python, _missing, _two_mmcv, _damaged, _mmcv_without_ops, _ranges,
-    _torchvision, _numpy, _setuptools, _protobuf, _opencv, _compiler,
-    _torch_load, _matrix, _system)
+    _python,
+    _missing,
+    _two_mmcv,
+    _damaged,
+    _mmcv_without_ops,
+    _ranges,
+    _torchvision,
+    _numpy,
+    _setuptools,
+    _protobuf,
+    _opencv,
+    _compiler,
+    _torch_load,
+    _matrix,
+    _system,
+)

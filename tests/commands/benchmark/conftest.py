@@ -1,4 +1,5 @@
 """A small network under the name s0, for tests that run whole steps."""
+
 import pytest
 from mmpretrain.models.backbones.mobileone import MobileOne
 
@@ -8,7 +9,8 @@ TINY = dict(
     num_blocks=[1, 2, 1, 1],
     width_factor=[0.25] * 4,
     num_conv_branches=[2] * 4,
-    num_se_blocks=[0, 0, 0, 1])
+    num_se_blocks=[0, 0, 0, 1],
+)
 
 
 @pytest.fixture(scope='module')

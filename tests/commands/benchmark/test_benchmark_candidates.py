@@ -1,4 +1,5 @@
 """Candidates: same weights, right arguments, timm or not."""
+
 import sys
 from types import ModuleType
 
@@ -25,8 +26,7 @@ def state():
 
 
 def test_forms_are_one_network():
-    built = build_candidates(['mmpretrain', 'branches', 'folded'], 's0',
-                             'cpu')
+    built = build_candidates(['mmpretrain', 'branches', 'folded'], 's0', 'cpu')
     images = torch.rand(2, 3, 32, 32, dtype=torch.float64)
     maps = []
     for candidate in built:
@@ -43,8 +43,7 @@ def test_weights_come_from_the_seed_alone(state):
     assert_same_state(state, reference_state('s0', seed=0))
     assert torch.equal(before, torch.random.get_rng_state())
     other = reference_state('s0', seed=1)
-    assert not any(
-        torch.equal(other[k], v) for k, v in state.items() if v.ndim)
+    assert not any(torch.equal(other[k], v) for k, v in state.items() if v.ndim)
 
 
 def test_dtype_is_as_asked(state):
@@ -53,18 +52,20 @@ def test_dtype_is_as_asked(state):
     assert dtypes == {torch.float64}
 
 
-@pytest.mark.parametrize(('form', 'arguments'), [
-    ('branches', dict(online_reparam=False)),
-    ('auto', dict(online_reparam='auto')),
-    ('moments', dict(online_reparam=True)),
-    ('memory', dict(online_reparam='memory')),
-    ('folded', dict(deploy=True)),
-])
+@pytest.mark.parametrize(
+    ('form', 'arguments'),
+    [
+        ('branches', dict(online_reparam=False)),
+        ('auto', dict(online_reparam='auto')),
+        ('moments', dict(online_reparam=True)),
+        ('memory', dict(online_reparam='memory')),
+        ('folded', dict(deploy=True)),
+    ],
+)
 def test_a_form_is_an_argument_of_our_backbone(monkeypatch, form, arguments):
     given = {}
 
     class Recorder(nn.Linear):
-
         def __init__(self, **kwargs):
             super().__init__(1, 1)
             given.update(kwargs)
@@ -98,7 +99,6 @@ def test_timm_is_used_up_to_its_last_map(monkeypatch, state):
     asked = {}
 
     class Net(nn.Conv2d):
-
         def forward_features(self, images):
             return self(images)
 

@@ -1,15 +1,12 @@
 """A case: turns, counts, and failures that stay in their row."""
+
 import pytest
 import torch
 from benchmark_kit import toy_step
 from torch import nn
 
-from mmpretrain_mobileone_ext.commands.benchmark.training import (
-    case as case_module,
-)
-from mmpretrain_mobileone_ext.commands.benchmark.training.candidates import (
-    BenchmarkOptions,
-)
+from mmpretrain_mobileone_ext.commands.benchmark.training import case as case_module
+from mmpretrain_mobileone_ext.commands.benchmark.training.candidates import BenchmarkOptions
 from mmpretrain_mobileone_ext.commands.benchmark.training.case import (
     OUT_OF_MEMORY,
     measure_case,
@@ -43,8 +40,8 @@ def measured(monkeypatch):
 
         def toys(forms, arch, device):
             return [
-                toy_step([nn.Conv2d(3, 3, 1), *(extra or {}).get(form, [])],
-                         form=form).candidate for form in forms
+                toy_step([nn.Conv2d(3, 3, 1), *(extra or {}).get(form, [])], form=form).candidate
+                for form in forms
             ]
 
         monkeypatch.setattr(case_module, 'build_candidates', toys)
@@ -66,7 +63,6 @@ def test_forms_take_turns(measured):
     order = []
 
     class Seen(nn.Module):
-
         def __init__(self, form):
             super().__init__()
             self.form = form
@@ -85,8 +81,9 @@ def test_forms_take_turns(measured):
 
 @pytest.mark.parametrize('after', [0, 3])
 def test_out_of_memory_stays_in_its_row(measured, after):
-    error = RuntimeError("DefaultCPUAllocator: can't allocate memory: you "
-                         'tried to allocate 1 bytes.')
+    error = RuntimeError(
+        "DefaultCPUAllocator: can't allocate memory: you tried to allocate 1 bytes."
+    )
     case = measured({'auto': [Broken(error, after)]})
     failed = case.cost('auto')
     assert failed.failure == OUT_OF_MEMORY

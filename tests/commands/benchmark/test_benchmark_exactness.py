@@ -1,13 +1,12 @@
 """Exactness: forms that agree, and every way of not agreeing."""
+
 import copy
 
 import pytest
 import torch
 from benchmark_kit import toy_step
 
-from mmpretrain_mobileone_ext.commands.benchmark.training import (
-    case as exactness,
-)
+from mmpretrain_mobileone_ext.commands.benchmark.training import case as exactness
 from mmpretrain_mobileone_ext.commands.benchmark.training.candidates import (
     BenchmarkOptions,
     build_candidate,
@@ -20,9 +19,7 @@ from mmpretrain_mobileone_ext.commands.benchmark.training.case import (
     gradient_error,
     training_outcome,
 )
-from mmpretrain_mobileone_ext.commands.benchmark.training.step import (
-    make_batch,
-)
+from mmpretrain_mobileone_ext.commands.benchmark.training.step import make_batch
 
 pytestmark = pytest.mark.usefixtures('tiny_s0')
 FIELDS = ['output', 'input_gradient', 'gradients', 'statistics']
@@ -97,14 +94,14 @@ def test_lost_parameters_are_an_error():
 
 
 def test_folded_and_timm_are_not_compared():
-    assert checked_forms(['timm', 'branches', 'folded']) == ('branches', )
+    assert checked_forms(['timm', 'branches', 'folded']) == ('branches',)
 
 
 def test_every_seed_is_measured():
     advanced = []
     options = BenchmarkOptions(seeds=2, check_size=32, amp='bfloat16')
     found = check_arch(options, ('branches', 'folded'), 's0', advanced.append)
-    row, = found.forms
+    (row,) = found.forms
     assert row.form == 'branches'
     assert (found.batch, found.size) == (4, 32)
     assert sum(advanced) == 2
@@ -119,6 +116,6 @@ def test_out_of_memory_stays_in_its_row(monkeypatch):
 
     monkeypatch.setattr(exactness._Trial, 'sample', refuse)
     options = BenchmarkOptions(seeds=1, check_size=32)
-    row, = check_arch(options, ('branches', ), 's0').forms
+    (row,) = check_arch(options, ('branches',), 's0').forms
     assert row.failure == 'out of memory'
     assert row.output == ()

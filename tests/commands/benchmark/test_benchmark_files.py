@@ -1,4 +1,5 @@
 """Result files: refused early, whole or not at all."""
+
 import json
 
 import pytest

@@ -1,13 +1,10 @@
 """Where it was measured, and threads that are given back."""
+
 import pytest
 import torch
 
 from mmpretrain_mobileone_ext.errors import SpecError
-from mmpretrain_mobileone_ext.utils.machine import (
-    check_device,
-    machine,
-    torch_threads,
-)
+from mmpretrain_mobileone_ext.utils.machine import check_device, machine, torch_threads
 
 
 def test_the_machine_is_described():

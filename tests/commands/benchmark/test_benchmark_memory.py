@@ -1,4 +1,5 @@
 """Memory: what is counted, on networks small enough to count by hand."""
+
 import pytest
 import torch
 from benchmark_kit import toy_step
@@ -9,10 +10,7 @@ from mmpretrain_mobileone_ext.commands.benchmark.training.candidates import (
     build_candidate,
     reference_state,
 )
-from mmpretrain_mobileone_ext.commands.benchmark.training.step import (
-    TrainingStep,
-    make_batch,
-)
+from mmpretrain_mobileone_ext.commands.benchmark.training.step import TrainingStep, make_batch
 
 MAP = 2 * 3 * 8 * 8 * 4  # bytes of the toy's feature maps
 
@@ -35,7 +33,6 @@ def test_what_a_norm_keeps_is_its_input_and_two_statistics():
 def test_a_custom_function_is_seen_and_a_view_counts_whole():
 
     class Keep(torch.autograd.Function):
-
         @staticmethod
         def forward(ctx, x):
             ctx.save_for_backward((2 * x)[:1])
@@ -46,7 +43,6 @@ def test_a_custom_function_is_seen_and_a_view_counts_whole():
             return grad * ctx.saved_tensors[0]
 
     class Layer(nn.Module):
-
         def forward(self, x):
             return Keep.apply(x)
 
@@ -70,7 +66,6 @@ def test_saved_bytes_grow_with_the_batch():
 
 
 class Balloon(nn.Module):
-
     def forward(self, x):
         return x + torch.ones(2**24).sum()  # 64 MiB, touched and freed
 

@@ -1,24 +1,21 @@
 """Pictures: real files, all values on them, no labels over each other."""
+
 from itertools import combinations
 
 import pytest
 from benchmark_kit import made_cost
 
 from mmpretrain_mobileone_ext.commands.benchmark.training import table as plot
-from mmpretrain_mobileone_ext.commands.benchmark.training.candidates import (
-    FORMS,
-)
-from mmpretrain_mobileone_ext.commands.benchmark.training.results import (
-    Case,
-    Cost,
-)
+from mmpretrain_mobileone_ext.commands.benchmark.training.candidates import FORMS
+from mmpretrain_mobileone_ext.commands.benchmark.training.results import Case, Cost
 
 PNG = b'\x89PNG\r\n'
 
 
 def full_case(arch, scale=1000.0):
-    costs = [made_cost(form, scale / (i + 1), saved=10**9 // (i + 1))
-             for i, form in enumerate(FORMS)]
+    costs = [
+        made_cost(form, scale / (i + 1), saved=10**9 // (i + 1)) for i, form in enumerate(FORMS)
+    ]
     return Case(arch, 32, 224, tuple(costs))
 
 
@@ -37,20 +34,18 @@ def figures(monkeypatch):
 
 def text_boxes(figure):
     """(text, extent) of everything that is written in the axes."""
-    texts = [t for axis in figure.axes
-             for t in (*axis.texts, axis._left_title, *ticks_in_view(axis))]
-    return [(t.get_text(), t.get_window_extent()) for t in texts
-            if t.get_text()]
+    texts = [
+        t for axis in figure.axes for t in (*axis.texts, axis._left_title, *ticks_in_view(axis))
+    ]
+    return [(t.get_text(), t.get_window_extent()) for t in texts if t.get_text()]
 
 
 def ticks_in_view(axis):
     low, high = axis.get_xlim()
-    return [t for t in axis.get_xticklabels()
-            if low <= t.get_position()[0] <= high]
+    return [t for t in axis.get_xticklabels() if low <= t.get_position()[0] <= high]
 
 
-@pytest.mark.parametrize('archs', [['s0'], ['s0', 's1'],
-                                   ['s0', 's1', 's2', 's3', 's4']])
+@pytest.mark.parametrize('archs', [['s0'], ['s0', 's1'], ['s0', 's1', 's2', 's3', 's4']])
 def test_no_text_lies_over_another(tmp_path, figures, archs):
     path = tmp_path / 'chart.png'
     plot.write_cost_plot(path, [full_case(a) for a in archs], 'a caption')
@@ -62,9 +57,12 @@ def test_no_text_lies_over_another(tmp_path, figures, archs):
 
 
 def test_every_value_is_written(tmp_path, figures):
-    case = Case('s0', 8, 64, (
-        made_cost('branches', 123.0, saved=456_000_000),
-        Cost('auto', failure='out of memory')))
+    case = Case(
+        's0',
+        8,
+        64,
+        (made_cost('branches', 123.0, saved=456_000_000), Cost('auto', failure='out of memory')),
+    )
     plot.write_cost_plot(tmp_path / 'chart.png', [case], 'a caption')
     written = [text for text, _ in text_boxes(figures[0])]
     assert {'123', '456', 's0, 8x3x64x64'} <= set(written)
@@ -72,7 +70,7 @@ def test_every_value_is_written(tmp_path, figures):
 
 
 def test_nothing_ran(tmp_path):
-    case = Case('s0', 8, 64, (Cost('auto', failure='out of memory'), ))
+    case = Case('s0', 8, 64, (Cost('auto', failure='out of memory'),))
     plot.write_cost_plot(tmp_path / 'chart.png', [case], 'a caption')
     assert (tmp_path / 'chart.png').read_bytes().startswith(PNG)
 
@@ -84,10 +82,8 @@ def test_forms_differ_in_colour():
 
 def test_a_sweep_is_a_grid_of_ratios(tmp_path, figures):
     cases = [
-        Case('s0', 1, 64, (made_cost('branches', 10.0),
-                           made_cost('auto', 4.0))),
-        Case('s1', 1, 64, (made_cost('branches', 10.0),
-                           made_cost('auto', 12.0))),
+        Case('s0', 1, 64, (made_cost('branches', 10.0), made_cost('auto', 4.0))),
+        Case('s1', 1, 64, (made_cost('branches', 10.0), made_cost('auto', 12.0))),
         Case('s1', 8, 64, skipped='too large'),
     ]
     path = tmp_path / 'grid.svg'

@@ -1,14 +1,11 @@
 """Tables and lines, as text."""
+
 import pytest
 from benchmark_kit import made_case, made_cost
 from rich.console import Console
 
-from mmpretrain_mobileone_ext.commands.benchmark.training import (
-    table as present,
-)
-from mmpretrain_mobileone_ext.commands.benchmark.training.candidates import (
-    BenchmarkOptions,
-)
+from mmpretrain_mobileone_ext.commands.benchmark.training import table as present
+from mmpretrain_mobileone_ext.commands.benchmark.training.candidates import BenchmarkOptions
 from mmpretrain_mobileone_ext.commands.benchmark.training.results import (
     ArchExactness,
     Case,
@@ -22,8 +19,7 @@ def rows(table):
     console = Console(width=120, markup=False)
     with console.capture() as capture:
         console.print(table)
-    lines = [line.replace('┃', '│').split('│')
-             for line in capture.get().splitlines()]
+    lines = [line.replace('┃', '│').split('│') for line in capture.get().splitlines()]
     cells = [[c.strip() for c in line[1:-1]] for line in lines]
     return {c[0]: c[1:] for c in cells if c}
 
@@ -31,15 +27,17 @@ def rows(table):
 def test_a_row_a_form():
     found = rows(present.costs_table(made_case()))
     assert found['form'][0] == 'step ms'
-    assert found['branches'] == [
-        '11.0', '10.0', '2.75', '8.25', '100', '1.00x', '1.0', '2.0']
+    assert found['branches'] == ['11.0', '10.0', '2.75', '8.25', '100', '1.00x', '1.0', '2.0']
     assert found['auto'][5] == '2.00x'
 
 
 def test_absent_values_are_dashes_and_failures_say_why():
-    case = Case('s0', 1, 64, (
-        Cost('branches', failure='out of memory'),
-        made_cost('auto', 10.0, saved=None)))
+    case = Case(
+        's0',
+        1,
+        64,
+        (Cost('branches', failure='out of memory'), made_cost('auto', 10.0, saved=None)),
+    )
     found = rows(present.costs_table(case))
     assert found['branches'] == ['out of memory', *['-'] * 7]
     assert found['auto'][6] == '-'
@@ -48,16 +46,15 @@ def test_absent_values_are_dashes_and_failures_say_why():
 def test_the_title_names_what_speed_is_against():
     failed = Cost('branches', failure='out of memory')
     title = present.costs_table(made_case()).title
-    assert title == ('s0, 8x3x64x64: one training step, speed against '
-                     'branches')
+    assert title == ('s0, 8x3x64x64: one training step, speed against branches')
     case = Case('s0', 1, 64, (failed, made_cost('auto', 10.0)))
     assert present.costs_table(case).title.endswith('speed against auto')
-    case = Case('s0', 1, 64, (failed, ))
+    case = Case('s0', 1, 64, (failed,))
     assert present.costs_table(case).title.endswith('one training step')
 
 
 def test_costs_fit_a_terminal():
-    case = made_case(branches=(35100.0, ), auto=(21000.0, ))
+    case = made_case(branches=(35100.0,), auto=(21000.0,))
     console = Console(width=80)
     with console.capture() as capture:
         console.print(present.costs_table(case))
@@ -65,13 +62,10 @@ def test_costs_fit_a_terminal():
 
 
 def test_exactness_shows_worst_agreements_and_median_errors():
-    form = Exactness('auto', (1e-12, 3e-12), (1e-11, ), (1e-10, ), (1e-9, ),
-                     (0.01, 0.02, 0.5))
-    arch = ArchExactness('s0', 4, 64, (
-        form, Exactness('memory', failure='out of memory')))
+    form = Exactness('auto', (1e-12, 3e-12), (1e-11,), (1e-10,), (1e-9,), (0.01, 0.02, 0.5))
+    arch = ArchExactness('s0', 4, 64, (form, Exactness('memory', failure='out of memory')))
     found = rows(present.exactness_table(arch, None))
-    assert found['auto'] == [
-        '3.0e-12', '1.0e-11', '1.0e-10', '1.0e-09', '2.0e-02']
+    assert found['auto'] == ['3.0e-12', '1.0e-11', '1.0e-10', '1.0e-09', '2.0e-02']
     assert found['memory'] == ['out of memory', *['-'] * 4]
     wide = rows(present.exactness_table(arch, 'bfloat16'))
     assert wide['form'][-1] == 'bfloat16 grad error'
@@ -80,8 +74,8 @@ def test_exactness_shows_worst_agreements_and_median_errors():
 
 def test_a_nan_is_shown():
     nan = float('nan')
-    form = Exactness('auto', (1.0, nan, 1.0), (nan, 1.0), (1.0, nan), (1.0, ))
-    arch = ArchExactness('s0', 4, 64, (form, ))
+    form = Exactness('auto', (1.0, nan, 1.0), (nan, 1.0), (1.0, nan), (1.0,))
+    arch = ArchExactness('s0', 4, 64, (form,))
     assert rows(present.exactness_table(arch, None))['auto'][:3] == ['nan'] * 3
 
 
@@ -103,16 +97,15 @@ def test_a_sweep_names_the_worst_and_what_was_skipped():
 
 
 def test_a_sweep_with_failures():
-    case = Case('s0', 8, 64, (made_cost('branches', 10.0),
-                              Cost('auto', failure='out of memory')))
+    case = Case('s0', 8, 64, (made_cost('branches', 10.0), Cost('auto', failure='out of memory')))
     found = rows(present.sweep_table([case], 'auto', 'branches'))
     assert found['s0'][2:] == ['10.0', 'out of memory', '-', '1.0', '-']
-    assert present.sweep_lines([case], 'auto', 'branches') == [
-        'no case ran in both forms']
+    assert present.sweep_lines([case], 'auto', 'branches') == ['no case ran in both forms']
 
 
-@pytest.mark.parametrize(('value', 'text'), [
-    (None, '-'), (1.234, '1.23'), (12.34, '12.3'), (3512.4, '3512')])
+@pytest.mark.parametrize(
+    ('value', 'text'), [(None, '-'), (1.234, '1.23'), (12.34, '12.3'), (3512.4, '3512')]
+)
 def test_milliseconds(value, text):
     assert present.milliseconds(value) == text
 
@@ -120,7 +113,8 @@ def test_milliseconds(value, text):
 def test_the_setting_is_one_line():
     machine = dict(cpu='A CPU', cores=2, gpu=None, versions=dict(torch='2.9'))
     text = present.setting(BenchmarkOptions(amp='bfloat16'), machine)
-    assert text == ('A CPU, 2 cores, 2 threads, torch 2.9, cpu, autocast '
-                    'bfloat16, median of 5 steps in turns')
+    assert text == (
+        'A CPU, 2 cores, 2 threads, torch 2.9, cpu, autocast bfloat16, median of 5 steps in turns'
+    )
     text = present.setting(BenchmarkOptions(sweep=True), machine)
     assert text.endswith('median of 5 steps in turns, more for small inputs')

@@ -1,4 +1,5 @@
 """Results: medians, pairwise ratios, JSON."""
+
 import json
 
 import pytest
@@ -36,11 +37,15 @@ def test_no_ratio_without_steps():
 
 
 def test_everything_goes_through_json():
-    failed = Case('s4', 32, 224, (Cost('auto', failure='out of memory'), ))
+    failed = Case('s4', 32, 224, (Cost('auto', failure='out of memory'),))
     report = Report(
-        dict(cpu='toy'), ['tool'], dict(steps=2), ['a note'],
+        dict(cpu='toy'),
+        ['tool'],
+        dict(steps=2),
+        ['a note'],
         [made_case(), failed, Case('s4', 1, 64, skipped='too large')],
-        [ArchExactness('s0', 4, 64, (Exactness('auto', (1e-12, )), ))])
+        [ArchExactness('s0', 4, 64, (Exactness('auto', (1e-12,)),))],
+    )
     document = json.loads(json.dumps(report.document()))
     first, second, third = document['cases']
     assert first['costs'][0]['step_ms'] == [10.0, 12.0]

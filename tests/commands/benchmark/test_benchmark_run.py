@@ -1,4 +1,5 @@
 """Whole runs through the tool, on shapes of a fraction of a second."""
+
 import json
 import runpy
 import sys
@@ -9,19 +10,32 @@ import torch
 from rich.console import Console
 
 from mmpretrain_mobileone_ext.commands.benchmark.training import run
-from mmpretrain_mobileone_ext.commands.benchmark.training.candidates import (
-    BenchmarkOptions,
-)
+from mmpretrain_mobileone_ext.commands.benchmark.training.candidates import BenchmarkOptions
 
 pytestmark = pytest.mark.usefixtures('tiny_s0')
 TOOL = Path(__file__).resolve().parents[3] / 'tools/benchmark_training.py'
-TINY = ['--threads', '1', '--batch', '2', '--size', '32', '--steps', '1',
-        '--warmup', '0', '--seeds', '1', '--check-size', '32']
+TINY = [
+    '--threads',
+    '1',
+    '--batch',
+    '2',
+    '--size',
+    '32',
+    '--steps',
+    '1',
+    '--warmup',
+    '0',
+    '--seeds',
+    '1',
+    '--check-size',
+    '32',
+]
 
 
 @pytest.fixture
 def tool(monkeypatch, capsys):
     """Runs the tool in this process; returns (exit code, out, err)."""
+
     def call(*args):
         monkeypatch.setattr(sys, 'argv', [str(TOOL), *map(str, args)])
         with pytest.raises(SystemExit) as caught:
@@ -33,8 +47,9 @@ def tool(monkeypatch, capsys):
 
 def test_a_comparison(tool, tmp_path):
     found, chart = tmp_path / 'found.json', tmp_path / 'chart.png'
-    code, out, err = tool(*TINY, '--forms', 'mmpretrain', 'branches',
-                          'folded', '--json', found, '--plot', chart)
+    code, out, err = tool(
+        *TINY, '--forms', 'mmpretrain', 'branches', 'folded', '--json', found, '--plot', chart
+    )
     assert code == 0, err
     assert 's0, 2x3x32x32: one training step' in out
     assert 'exactness, 1 seeds' in out
@@ -44,8 +59,7 @@ def test_a_comparison(tool, tmp_path):
     assert [c['form'] for c in costs] == ['mmpretrain', 'branches', 'folded']
     assert costs[0]['saved_bytes'] == costs[1]['saved_bytes']
     assert costs[2]['saved_bytes'] < costs[0]['saved_bytes'] / 3
-    assert [f['form'] for f in document['exactness'][0]['forms']] == [
-        'mmpretrain', 'branches']
+    assert [f['form'] for f in document['exactness'][0]['forms']] == ['mmpretrain', 'branches']
     assert document['command'][0] == str(TOOL)
     assert document['options']['json'] == str(found)
     assert chart.stat().st_size > 0
@@ -53,9 +67,19 @@ def test_a_comparison(tool, tmp_path):
 
 def test_a_sweep(tool, tmp_path):
     found, chart = tmp_path / 'found.json', tmp_path / 'chart.png'
-    code, out, err = tool(*TINY, '--sweep', '--arch', 's0', '--forms',
-                          'mmpretrain', 'folded', '--json', found, '--plot',
-                          chart)
+    code, out, err = tool(
+        *TINY,
+        '--sweep',
+        '--arch',
+        's0',
+        '--forms',
+        'mmpretrain',
+        'folded',
+        '--json',
+        found,
+        '--plot',
+        chart,
+    )
     assert code == 0, err
     assert 'folded against mmpretrain' in out
     assert 'worst ratio: ' in out
@@ -64,16 +88,19 @@ def test_a_sweep(tool, tmp_path):
     assert chart.stat().st_size > 0
 
 
-@pytest.mark.parametrize(('args', 'text'), [
-    (['--arch', 's9'], "arch 's9' is not one of"),
-    (['--forms', 'fast'], "form 'fast' is not one of"),
-    (['--batch', '0'], 'batch=0; at least 1'),
-    (['--batch', 'many'], "invalid int value: 'many'; see --help"),
-    (['--threads', '0'], 'threads=0; at least 1'),
-    (['--json', 'absent/found.json'], 'absent/found.json cannot be written'),
-    (['--plot', 'absent/chart.png'], 'absent/chart.png cannot be written'),
-    (['--unknown'], 'unrecognized arguments: --unknown; see --help'),
-])
+@pytest.mark.parametrize(
+    ('args', 'text'),
+    [
+        (['--arch', 's9'], "arch 's9' is not one of"),
+        (['--forms', 'fast'], "form 'fast' is not one of"),
+        (['--batch', '0'], 'batch=0; at least 1'),
+        (['--batch', 'many'], "invalid int value: 'many'; see --help"),
+        (['--threads', '0'], 'threads=0; at least 1'),
+        (['--json', 'absent/found.json'], 'absent/found.json cannot be written'),
+        (['--plot', 'absent/chart.png'], 'absent/chart.png cannot be written'),
+        (['--unknown'], 'unrecognized arguments: --unknown; see --help'),
+    ],
+)
 def test_mistakes_are_one_line(tool, monkeypatch, tmp_path, args, text):
     monkeypatch.chdir(tmp_path)
     code, out, err = tool(*args)
@@ -101,8 +128,14 @@ def test_what_was_found_survives_an_interruption(monkeypatch, tmp_path):
 
     monkeypatch.setattr(run, 'measure_case', interrupted)
     options = BenchmarkOptions(
-        batch=(2, 3), size=(32, ), steps=1, warmup=0, forms=('folded', ),
-        threads=1, json=tmp_path / 'found.json')
+        batch=(2, 3),
+        size=(32,),
+        steps=1,
+        warmup=0,
+        forms=('folded',),
+        threads=1,
+        json=tmp_path / 'found.json',
+    )
     with pytest.raises(KeyboardInterrupt):
         run.run_benchmark(options, Console(quiet=True), progress=False)
     cases = json.loads(options.json.read_text())['cases']

@@ -1,4 +1,5 @@
 """The runtime benchmark: what it refuses, computes and shows."""
+
 import json
 import runpy
 import sys
@@ -26,18 +27,12 @@ from mmpretrain_mobileone_ext.commands.benchmark.runtime import (
     run_runtime_benchmark,
     time_export,
 )
-from mmpretrain_mobileone_ext.errors import (
-    ExportError,
-    MobileOneExtError,
-    ParityError,
-    SpecError,
-)
+from mmpretrain_mobileone_ext.errors import ExportError, MobileOneExtError, ParityError, SpecError
 
 pytestmark = pytest.mark.slow
 
 TOOL = Path(__file__).resolve().parents[3] / 'tools/benchmark_runtime.py'
-CASE = RuntimeCase(4, dict(
-    torch=(8.0, 20.0, 10.0), fp32=(4.0, 40.0, 8.0), fp16=(16.0, 40.0, 40.0)))
+CASE = RuntimeCase(4, dict(torch=(8.0, 20.0, 10.0), fp32=(4.0, 40.0, 8.0), fp16=(16.0, 40.0, 40.0)))
 
 
 def test_ratios_are_of_times_in_one_round():
@@ -52,16 +47,19 @@ def test_ratios_are_of_times_in_one_round():
     assert found['times_ms']['fp32'] == (4.0, 40.0, 8.0)
 
 
-@pytest.mark.parametrize(('wrong', 'text'), [
-    (dict(arch='s9'), "arch 's9' is not one of"),
-    (dict(batch=()), r'batch=\[\]; at least one'),
-    (dict(batch=(8, 0)), r'batch=\[8, 0\]; at least one'),
-    (dict(size=16), 'size=16; at least 32'),
-    (dict(threads=0), 'threads=0; at least 1'),
-    (dict(rounds=0), 'rounds=0; at least 1'),
-    (dict(warmup=-1), 'warmup=-1; at least 0'),
-    (dict(images=-1), 'images=-1; at least 0'),
-])
+@pytest.mark.parametrize(
+    ('wrong', 'text'),
+    [
+        (dict(arch='s9'), "arch 's9' is not one of"),
+        (dict(batch=()), r'batch=\[\]; at least one'),
+        (dict(batch=(8, 0)), r'batch=\[8, 0\]; at least one'),
+        (dict(size=16), 'size=16; at least 32'),
+        (dict(threads=0), 'threads=0; at least 1'),
+        (dict(rounds=0), 'rounds=0; at least 1'),
+        (dict(warmup=-1), 'warmup=-1; at least 0'),
+        (dict(images=-1), 'images=-1; at least 0'),
+    ],
+)
 def test_requests_that_cannot_be_run(wrong, text):
     with pytest.raises(SpecError, match=text):
         RuntimeOptions(**wrong)
@@ -74,6 +72,7 @@ def test_forms_take_turns():
         def run(pixels):
             calls.append(name)
             return torch.eye(len(pixels))
+
         return run
 
     forms = {name: form(name) for name in ('torch', 'fp32', 'fp16')}
@@ -81,17 +80,15 @@ def test_forms_take_turns():
     options = RuntimeOptions(size=32, rounds=3, warmup=1)
     case = measure_case(forms, options, 2, counts.append)
     assert case.batch == 2
-    assert {k: len(v) for k, v in case.times_ms.items()} == dict(
-        torch=3, fp32=3, fp16=3)
+    assert {k: len(v) for k, v in case.times_ms.items()} == dict(torch=3, fp32=3, fp16=3)
     assert counts == [1] * 4
-    rounds = [calls[i:i + 3] for i in range(4, len(calls), 3)]
+    rounds = [calls[i : i + 3] for i in range(4, len(calls), 3)]
     assert [r[0] for r in rounds] == ['torch', 'fp32', 'fp16', 'torch']
     assert all(set(r) == set(forms) for r in rounds)
 
 
 def test_times_of_another_function_are_not_reported():
-    forms = {'torch': lambda x: torch.eye(len(x)),
-             'fp32': lambda x: 1.001 * torch.eye(len(x))}
+    forms = {'torch': lambda x: torch.eye(len(x)), 'fp32': lambda x: 1.001 * torch.eye(len(x))}
     with pytest.raises(ParityError, match='fp32 differs from torch'):
         measure_case(forms, RuntimeOptions(size=32), 2)
 
@@ -120,8 +117,23 @@ def test_activations_fit_fp16(tiny_s0):
 
 def test_a_whole_run(tiny_s0, tmp_path, monkeypatch, capsys):
     found = tmp_path / 'found.json'
-    args = ['--batch', '2', '3', '--size', '32', '--rounds', '2', '--warmup',
-            '0', '--threads', '1', '--images', '0', '--json', str(found)]
+    args = [
+        '--batch',
+        '2',
+        '3',
+        '--size',
+        '32',
+        '--rounds',
+        '2',
+        '--warmup',
+        '0',
+        '--threads',
+        '1',
+        '--images',
+        '0',
+        '--json',
+        str(found),
+    ]
     monkeypatch.setattr(sys, 'argv', [str(TOOL), *args])
     with pytest.raises(SystemExit) as caught:
         runpy.run_path(str(TOOL), run_name='__main__')
@@ -132,16 +144,14 @@ def test_a_whole_run(tiny_s0, tmp_path, monkeypatch, capsys):
     assert 'batch 3:' in err
     document = json.loads(found.read_text())
     assert [c['batch'] for c in document['cases']] == [2, 3]
-    assert all(len(times) == 2 for c in document['cases']
-               for times in c['times_ms'].values())
+    assert all(len(times) == 2 for c in document['cases'] for times in c['times_ms'].values())
     assert document['export'] is None
     assert document['options']['json'] == str(found)
     assert document['machine']['versions']['torch']
 
 
 def test_what_is_shown():
-    report = RuntimeReport({}, [], {}, [CASE], ExportTime(
-        100, 12.34, dict(load=1.0, convert=5.5)))
+    report = RuntimeReport({}, [], {}, [CASE], ExportTime(100, 12.34, dict(load=1.0, convert=5.5)))
     console = Console(width=120, record=True, file=StringIO())
     console.print(cases_table(RuntimeOptions(rounds=3), report.cases))
     table = console.export_text()
@@ -150,8 +160,10 @@ def test_what_is_shown():
         assert cell in table
     shown = lines(report)
     assert 'least fp32 / torch: 1.25x at batch 4' in shown
-    assert shown[-1] == ('whole export, verified on 100 images: 12.3 s, '
-                         "Python's start included (load 1.0, convert 5.5)")
+    assert shown[-1] == (
+        'whole export, verified on 100 images: 12.3 s, '
+        "Python's start included (load 1.0, convert 5.5)"
+    )
 
 
 def test_a_file_that_cannot_be_written_is_refused_first(tmp_path):
@@ -160,10 +172,13 @@ def test_a_file_that_cannot_be_written_is_refused_first(tmp_path):
         run_runtime_benchmark(options, progress=False)
 
 
-@pytest.mark.parametrize(('args', 'text'), [
-    (['--batch', 'many'], "invalid int value: 'many'; see --help"),
-    (['--unknown'], 'unrecognized arguments: --unknown; see --help'),
-])
+@pytest.mark.parametrize(
+    ('args', 'text'),
+    [
+        (['--batch', 'many'], "invalid int value: 'many'; see --help"),
+        (['--unknown'], 'unrecognized arguments: --unknown; see --help'),
+    ],
+)
 def test_mistakes_are_one_line(args, text, monkeypatch, capsys):
     monkeypatch.setattr(sys, 'argv', [str(TOOL), *args])
     with pytest.raises(SystemExit) as caught:

@@ -1,16 +1,12 @@
 """A step: the loss and gradients it says, and nothing left behind."""
+
 import torch
 from benchmark_kit import toy_step
 from helpers import assert_close, assert_same_state
 from torch import nn
 
-from mmpretrain_mobileone_ext.commands.benchmark.training.candidates import (
-    Candidate,
-)
-from mmpretrain_mobileone_ext.commands.benchmark.training.step import (
-    TrainingStep,
-    make_batch,
-)
+from mmpretrain_mobileone_ext.commands.benchmark.training.candidates import Candidate
+from mmpretrain_mobileone_ext.commands.benchmark.training.step import TrainingStep, make_batch
 
 
 def norm_net():
@@ -44,8 +40,7 @@ def test_gradients_are_those_of_the_weighted_sum():
     data = made(net)
     step = TrainingStep(Candidate('branches', net, net), data)
     step.forward().backward()
-    expected, = torch.autograd.grad((net(data.images) * data.probe).sum(),
-                                    net[0].weight)
+    (expected,) = torch.autograd.grad((net(data.images) * data.probe).sum(), net[0].weight)
     assert_close(expected, net[0].weight.grad, 1e-6)
 
 

@@ -1,11 +1,10 @@
 """A sweep: forecasts, skipped cases, and the worst ratio."""
+
 import pytest
 from benchmark_kit import made_case
 
 from mmpretrain_mobileone_ext.commands.benchmark.training import step as sweep
-from mmpretrain_mobileone_ext.commands.benchmark.training.candidates import (
-    BenchmarkOptions,
-)
+from mmpretrain_mobileone_ext.commands.benchmark.training.candidates import BenchmarkOptions
 from mmpretrain_mobileone_ext.commands.benchmark.training.results import Case
 from mmpretrain_mobileone_ext.commands.benchmark.training.step import (
     MAX_STEP_S,
@@ -15,8 +14,7 @@ from mmpretrain_mobileone_ext.commands.benchmark.training.step import (
     sweep_cases,
 )
 
-OPTIONS = BenchmarkOptions(sweep=True, arch=('s0', 's1'), batch=(1, 8),
-                           size=(64, ))
+OPTIONS = BenchmarkOptions(sweep=True, arch=('s0', 's1'), batch=(1, 8), size=(64,))
 
 
 @pytest.fixture
@@ -36,8 +34,7 @@ def test_memory_is_forecast_by_pixels(forecast):
     fits = int(10e6 * ROOM) + 1
     assert forecast.refusal(10 * pixels, fits) is None
     assert forecast.refusal(10 * pixels, None) is None
-    assert forecast.refusal(11 * pixels, fits) == (
-        'needs about 0.0 GB, 0.0 GB are free')
+    assert forecast.refusal(11 * pixels, fits) == ('needs about 0.0 GB, 0.0 GB are free')
 
 
 def test_time_is_forecast_by_pixels(forecast):
@@ -64,8 +61,7 @@ def test_every_case_comes_back_measured_or_with_a_reason(monkeypatch):
 
     cases = list(sweep_cases(OPTIONS, measure))
     assert asked == [('s0', 1), ('s1', 1)]  # 8 would need 12 MB
-    assert [(c.arch, c.batch) for c in cases] == [
-        ('s0', 1), ('s0', 8), ('s1', 1), ('s1', 8)]
+    assert [(c.arch, c.batch) for c in cases] == [('s0', 1), ('s0', 8), ('s1', 1), ('s1', 8)]
     assert cases[1].skipped.startswith('needs about')
     assert cases[0].skipped is None
 
@@ -79,4 +75,6 @@ def test_the_worst_ratio_comes_first():
     ]
     found = rated(cases, 'auto', 'branches')
     assert [(c.arch, ratio) for ratio, c in found] == [
-        ('s1', pytest.approx(1.5)), ('s0', pytest.approx(0.5))]
+        ('s1', pytest.approx(1.5)),
+        ('s0', pytest.approx(0.5)),
+    ]

@@ -1,4 +1,5 @@
 """The script that shows throughput in the test flow, as it is printed."""
+
 import os
 import subprocess
 import sys
@@ -7,9 +8,7 @@ from pathlib import Path
 import pytest
 from mmpretrain.datasets import ImageNet
 
-from mmpretrain_mobileone_ext.commands.benchmark.fake_data import (
-    write_fake_imagenet,
-)
+from mmpretrain_mobileone_ext.commands.benchmark.fake_data import write_fake_imagenet
 from mmpretrain_mobileone_ext.errors import SpecError
 
 TOOL = Path(__file__).parents[3] / 'tools/benchmark_throughput.py'
@@ -39,8 +38,12 @@ def test_no_images(tmp_path):
 @pytest.mark.slow
 def test_script_runs_as_printed(tmp_path):
     done = subprocess.run(
-        [sys.executable, str(TOOL)], cwd=tmp_path, capture_output=True,
-        text=True, env={**os.environ, 'OMP_NUM_THREADS': '2'})
+        [sys.executable, str(TOOL)],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        env={**os.environ, 'OMP_NUM_THREADS': '2'},
+    )
     assert done.returncode == 0, done.stderr[-2000:]
     assert done.stdout.rstrip().splitlines()[-1].startswith('throughput: ')
     assert list(tmp_path.glob('work_dirs/throughput/*/throughput_test.json'))

@@ -1,4 +1,5 @@
 """Small models through the whole comparison; figures by independent means."""
+
 import copy
 import json
 
@@ -20,11 +21,7 @@ from mmpretrain_mobileone_ext.commands.compare.entries import (
     resolve,
 )
 from mmpretrain_mobileone_ext.commands.compare.run import run, run_comparison
-from mmpretrain_mobileone_ext.commands.compare.runtimes import (
-    complexity,
-    deployed,
-    example,
-)
+from mmpretrain_mobileone_ext.commands.compare.runtimes import complexity, deployed, example
 from mmpretrain_mobileone_ext.errors import MobileOneExtError, SpecError
 
 BROKEN = dict(type='DeployableClassifier', backbone=dict(type='NoSuch'))
@@ -41,19 +38,35 @@ def write(path, model):
 
 
 def bench(path, model):
-    path.write_text(json.dumps(dict(
-        schema_version=1, date='2026-01-01T00:00:00Z', build='release',
-        model=dict(name=model, sha256='0' * 64, format='mlprogram',
-                   precision='fp16'),
-        device=dict(model='iPhone15,2', system='iOS', system_version='17.5',
-                    simulator=False, processors=6, memory_mib=5600,
-                    low_power_mode=False),
-        compute_units='all', warmup=1, iterations=2,
-        cold_start=dict(load_ms=5, first_prediction_ms=2),
-        latency=dict(min_ms=0.5, median_ms=0.75, mean_ms=0.75, p90_ms=0.9,
-                     p99_ms=1, max_ms=1),
-        throughput=1000, footprint={},
-        thermal=dict(before='nominal', after='nominal'))))
+    path.write_text(
+        json.dumps(
+            dict(
+                schema_version=1,
+                date='2026-01-01T00:00:00Z',
+                build='release',
+                model=dict(name=model, sha256='0' * 64, format='mlprogram', precision='fp16'),
+                device=dict(
+                    model='iPhone15,2',
+                    system='iOS',
+                    system_version='17.5',
+                    simulator=False,
+                    processors=6,
+                    memory_mib=5600,
+                    low_power_mode=False,
+                ),
+                compute_units='all',
+                warmup=1,
+                iterations=2,
+                cold_start=dict(load_ms=5, first_prediction_ms=2),
+                latency=dict(
+                    min_ms=0.5, median_ms=0.75, mean_ms=0.75, p90_ms=0.9, p99_ms=1, max_ms=1
+                ),
+                throughput=1000,
+                footprint={},
+                thermal=dict(before='nominal', after='nominal'),
+            )
+        )
+    )
     return path
 
 
@@ -65,7 +78,7 @@ def test_default_list_is_known():
 
 
 def test_accuracy_is_that_of_the_metafile():
-    entry, = resolve(['mobilenet-v2_8xb32_in1k'])
+    (entry,) = resolve(['mobilenet-v2_8xb32_in1k'])
     assert best_top1(entry.published) == 71.86
     assert pick(entry.published, 'paper').top1 == 72.0
     assert from_paper('never-heard-of') == []
@@ -85,8 +98,9 @@ def test_counts_equal_those_by_hand():
     handles, sizes = [], {}
     for m in net.modules():
         if isinstance(m, (torch.nn.Conv2d, torch.nn.Linear)):
-            handles.append(m.register_forward_hook(
-                lambda m, _, out: sizes.update({m: out[0].numel()})))
+            handles.append(
+                m.register_forward_hook(lambda m, _, out: sizes.update({m: out[0].numel()}))
+            )
     net(example(32))
     for m, numel in sizes.items():
         taps = m.weight[0].numel()
@@ -113,23 +127,32 @@ def test_a_wrong_fold_is_noticed(monkeypatch):
 
 def test_paper_rounding_of_parameters():
     """S1 as mmpretrain builds it, folded by mmpretrain."""
-    entry, = resolve(['mobileone-ext-s1_8xb32_in1k'])
+    (entry,) = resolve(['mobileone-ext-s1_8xb32_in1k'])
     model = MODELS.build(entry.config)
     model.switch_to_deploy()
     theirs = get_model('mobileone-s1_8xb32_in1k')
     theirs.backbone.switch_to_deploy()
-    assert sum(p.numel() for p in model.parameters()) == sum(
-        p.numel() for p in theirs.parameters())
+    assert sum(p.numel() for p in model.parameters()) == sum(p.numel() for p in theirs.parameters())
 
 
 def test_everything_of_a_small_model(tiny, tmp_path, capsys):
     out = tmp_path / 'out'
-    argv = [tiny, '--size', '32', '--rounds', '2', '--no-onnx', '--out',
-            str(out), '--bench', str(bench(tmp_path / 'b.json', 'tiny'))]
+    argv = [
+        tiny,
+        '--size',
+        '32',
+        '--rounds',
+        '2',
+        '--no-onnx',
+        '--out',
+        str(out),
+        '--bench',
+        str(bench(tmp_path / 'b.json', 'tiny')),
+    ]
     run(argv)
     assert 'tiny' in capsys.readouterr().out
     document = json.loads((out / 'compare.json').read_text())
-    row, = document['rows']
+    (row,) = document['rows']
     assert row['failure'] is None
     assert row['torch']['runs'] == 2
     assert row['devices'][0]['median_ms'] == 0.75
@@ -145,8 +168,20 @@ def test_one_that_fails_leaves_the_others(tiny, tmp_path, capsys):
     bad = write(tmp_path / 'bad.py', BROKEN)
     out = tmp_path / 'out'
     with pytest.raises(MobileOneExtError, match='1 of 2 models failed: bad'):
-        run([bad, tiny, '--size', '32', '--rounds', '1', '--no-onnx',
-             '--no-coreml', '--out', str(out)])
+        run(
+            [
+                bad,
+                tiny,
+                '--size',
+                '32',
+                '--rounds',
+                '1',
+                '--no-onnx',
+                '--no-coreml',
+                '--out',
+                str(out),
+            ]
+        )
     capsys.readouterr()
     rows = json.loads((out / 'compare.json').read_text())['rows']
     assert 'NoSuch' in rows[0]['failure']
@@ -163,8 +198,7 @@ def test_exit_code_of_a_failure(tiny, tmp_path, monkeypatch, capsys):
     assert 'NoSuch' in capsys.readouterr().err
 
 
-def test_a_place_for_nothing_is_refused_before_the_work(tiny, tmp_path,
-                                                        monkeypatch):
+def test_a_place_for_nothing_is_refused_before_the_work(tiny, tmp_path, monkeypatch):
     monkeypatch.setattr(run_module, 'run_comparison', None)
     (tmp_path / 'file').touch()
     with pytest.raises(MobileOneExtError, match='file cannot be written'):
@@ -176,27 +210,28 @@ def test_core_ml_that_differs_fails_its_row(tiny, monkeypatch):
         raise MobileOneExtError('differs')
 
     monkeypatch.setattr(run_module, 'coreml_figures', refuse)
-    found = run_comparison([tiny], size=32, rounds=1, onnx=False,
-                           progress=False)
+    found = run_comparison([tiny], size=32, rounds=1, onnx=False, progress=False)
     assert 'Core ML: MobileOneExtError: differs' in found.rows[0].failure
     assert found.rows[0].torch is not None
 
 
 def test_missing_onnx_runtime_is_said(tiny, monkeypatch):
     monkeypatch.setattr(run_module, 'missing', lambda: ['onnxruntime'])
-    found = run_comparison([tiny], size=32, rounds=1, coreml=False,
-                           progress=False)
+    found = run_comparison([tiny], size=32, rounds=1, coreml=False, progress=False)
     assert 'onnxruntime' in found.notes[0]
     assert found.rows[0].onnx is None
 
 
-@pytest.mark.parametrize(('argv', 'words'), [
-    (['no-such-model'], "'no-such-model' is neither"),
-    (['no.py'], 'no such config file'),
-    (['repvgg-A0_8xb32_in1k'] * 2, 'more than once'),
-    (['repvgg-A0_8xb32_in1k', '--rounds', '0'], 'rounds=0'),
-    (['repvgg-A0_8xb32_in1k', '--size', 'x'], '--help'),
-])
+@pytest.mark.parametrize(
+    ('argv', 'words'),
+    [
+        (['no-such-model'], "'no-such-model' is neither"),
+        (['no.py'], 'no such config file'),
+        (['repvgg-A0_8xb32_in1k'] * 2, 'more than once'),
+        (['repvgg-A0_8xb32_in1k', '--rounds', '0'], 'rounds=0'),
+        (['repvgg-A0_8xb32_in1k', '--size', 'x'], '--help'),
+    ],
+)
 def test_mistakes(argv, words):
     with pytest.raises(SpecError, match=words):
         run(argv)
@@ -211,7 +246,7 @@ def test_onnx_runtime_is_timed_and_compared(tiny, monkeypatch):
     for name in ('onnxruntime', 'onnx', 'onnxscript'):
         pytest.importorskip(name)
     options = dict(size=32, rounds=2, coreml=False, progress=False)
-    row, = run_comparison([tiny], **options).rows
+    (row,) = run_comparison([tiny], **options).rows
     assert (row.failure, row.onnx.runs) == (None, 2)
     export = onnx_form._export
 
@@ -221,5 +256,5 @@ def test_onnx_runtime_is_timed_and_compared(tiny, monkeypatch):
         export(spoiled, image, path)
 
     monkeypatch.setattr(onnx_form, '_export', wrong)
-    row, = run_comparison([tiny], **options).rows
+    (row,) = run_comparison([tiny], **options).rows
     assert 'ONNX Runtime against torch' in row.failure

@@ -1,4 +1,5 @@
 """Turns, tables and the picture, on figures that are made up."""
+
 import csv
 import io
 import random
@@ -22,10 +23,17 @@ MACHINE = dict(cpu='x', cores=2, load=None, versions=dict(torch='2'))
 
 
 def row(name, ms, top1, **more):
-    return Row(name, name, 'hub', name.startswith('mobileone'),
-               (Published('hub', f'source of {name}', top1), ),
-               params=2_000_000, flops=3_000_000,
-               torch=Latency(ms, ms / 2, 3), **more)
+    return Row(
+        name,
+        name,
+        'hub',
+        name.startswith('mobileone'),
+        (Published('hub', f'source of {name}', top1),),
+        params=2_000_000,
+        flops=3_000_000,
+        torch=Latency(ms, ms / 2, 3),
+        **more,
+    )
 
 
 def test_medians_in_turns(monkeypatch):
@@ -37,6 +45,7 @@ def test_medians_in_turns(monkeypatch):
         def run():
             order.append(name)
             now[0] += seconds * order.count(name)
+
         return run
 
     found = in_turns(dict(a=call('a', 1), b=call('b', 10)), 3, 1)
@@ -47,14 +56,20 @@ def test_medians_in_turns(monkeypatch):
 
 def test_files_hold_what_was_found(tmp_path):
     found = Comparison(
-        (row('mobileone-s0', 12.34, 71.4), row('a', 8.0, 70.0),
-         Row('broken', 'broken', 'file', False, failure='a | b')),
-        224, 1, MACHINE, ('a note', ))
+        (
+            row('mobileone-s0', 12.34, 71.4),
+            row('a', 8.0, 70.0),
+            Row('broken', 'broken', 'file', False, failure='a | b'),
+        ),
+        224,
+        1,
+        MACHINE,
+        ('a note',),
+    )
     paths = write_comparison(found, tmp_path / 'new')
     assert [p.suffix for p in paths] == ['.json', '.csv', '.md', '.png']
     lines = (tmp_path / 'new/compare.md').read_text().splitlines()
-    assert lines[0] == ('| model | params M | FLOPs M | torch ms | top-1 hub '
-                        '| failed |')
+    assert lines[0] == ('| model | params M | FLOPs M | torch ms | top-1 hub | failed |')
     assert lines[2] == '| mobileone-s0 | 2.00 | 3 | 12.3 | 71.40 |  |'
     assert lines[4].endswith(r'| a \| b |')
     assert any('source of a' in x for x in lines)
@@ -66,9 +81,12 @@ def test_files_hold_what_was_found(tmp_path):
 
 
 def overlaps(boxes):
-    return [(a, b) for i, a in enumerate(boxes) for b in boxes[i + 1:]
-            if min(a.x1, b.x1) > max(a.x0, b.x0) + 1
-            and min(a.y1, b.y1) > max(a.y0, b.y0) + 1]
+    return [
+        (a, b)
+        for i, a in enumerate(boxes)
+        for b in boxes[i + 1 :]
+        if min(a.x1, b.x1) > max(a.x0, b.x0) + 1 and min(a.y1, b.y1) > max(a.y0, b.y0) + 1
+    ]
 
 
 def drawn(spots, place=True):
@@ -83,14 +101,16 @@ def drawn(spots, place=True):
             label.set_position((0, 0))
     canvas.draw()
     from matplotlib.text import Text
+
     return [Text.get_window_extent(label) for label in labels]
 
 
 @pytest.mark.parametrize('seed', range(3))
 def test_labels_do_not_meet(seed):
     rng = random.Random(seed)
-    spots = [(f'network-{i}', rng.uniform(2, 8), rng.uniform(2, 8),
-              rng.uniform(3, 9)) for i in range(14)]
+    spots = [
+        (f'network-{i}', rng.uniform(2, 8), rng.uniform(2, 8), rng.uniform(3, 9)) for i in range(14)
+    ]
     assert not overlaps(drawn(spots))
 
 

@@ -2,20 +2,14 @@
 
 mmdeploy is not needed: these are found before it is asked.
 """
+
 import re
 import subprocess
 import sys
 
 import pytest
 from export_kit import snapshot
-from mmdeploy_kit import (
-    CORE_ML,
-    ONNX,
-    call,
-    errors,
-    lab,
-    without,
-)
+from mmdeploy_kit import CORE_ML, ONNX, call, errors, lab, without
 
 from mmpretrain_mobileone_ext.commands.mmdeploy import convert
 
@@ -33,20 +27,21 @@ def folder(tmp_path_factory):
 BAD = [
     ('no arguments', '', 'required: deploy_cfg, config, checkpoint, --out'),
     ('unknown option', f'{GOOD} --fast', 'unrecognized arguments: --fast'),
-    ('no deploy config', 'no.py good.py good.pth --out m.onnx',
-     r'no\.py: no such deploy config'),
-    ('model config', 'good.py good.py good.pth --out m.onnx',
-     r'codebase_config is \{\}'),
-    ('suffix', f'{CORE_ML} good.py good.pth --out m.onnx',
-     r"needs the suffix '\.mlpackage', not '\.onnx'"),
-    ('onnx suffix', f'{ONNX} good.py good.pth --out m.mlpackage',
-     r"needs the suffix '\.onnx'"),
-    ('exists', f'{ONNX} good.py good.pth --out old.onnx',
-     'exists; give --force'),
-    ('no package', f'{CORE_ML} good.py good.pth --out old.mlpackage --force',
-     r'is no \.mlpackage'),
-    ('no folder', f'{CORE_ML} good.py good.pth --out no/m.mlpackage',
-     'the folder no does not exist'),
+    ('no deploy config', 'no.py good.py good.pth --out m.onnx', r'no\.py: no such deploy config'),
+    ('model config', 'good.py good.py good.pth --out m.onnx', r'codebase_config is \{\}'),
+    (
+        'suffix',
+        f'{CORE_ML} good.py good.pth --out m.onnx',
+        r"needs the suffix '\.mlpackage', not '\.onnx'",
+    ),
+    ('onnx suffix', f'{ONNX} good.py good.pth --out m.mlpackage', r"needs the suffix '\.onnx'"),
+    ('exists', f'{ONNX} good.py good.pth --out old.onnx', 'exists; give --force'),
+    ('no package', f'{CORE_ML} good.py good.pth --out old.mlpackage --force', r'is no \.mlpackage'),
+    (
+        'no folder',
+        f'{CORE_ML} good.py good.pth --out no/m.mlpackage',
+        'the folder no does not exist',
+    ),
     ('size 0', f'{GOOD} --image-size 0', "image_size is '0'"),
     ('three sizes', f'{GOOD} --image-size 8 8 8', "image_size is '8 8 8'"),
     ('size text', f'{GOOD} --image-size big', "invalid int value: 'big'"),
@@ -54,13 +49,15 @@ BAD = [
     ('val', f'{GOOD} --verify-data val', "verify_data is 'val'"),
     ('json alone', f'{GOOD} --json a.json', 'give both'),
     ('json nowhere', f'{GOOD} --compare --json none/a.json', 'none/a.json'),
-    ('compare onnx', f'{ONNX} good.py good.pth --out m.onnx --compare',
-     'for onnxruntime; only Core ML files can be compared'),
+    (
+        'compare onnx',
+        f'{ONNX} good.py good.pth --out m.onnx --compare',
+        'for onnxruntime; only Core ML files can be compared',
+    ),
 ]
 
 
-@pytest.mark.parametrize(('argv', 'message'), [b[1:] for b in BAD],
-                         ids=[b[0] for b in BAD])
+@pytest.mark.parametrize(('argv', 'message'), [b[1:] for b in BAD], ids=[b[0] for b in BAD])
 def test_mistakes(folder, argv, message, monkeypatch, capsys):
     monkeypatch.chdir(folder)
     before = snapshot(folder)
@@ -73,8 +70,7 @@ def test_mistakes(folder, argv, message, monkeypatch, capsys):
 
 
 @pytest.mark.parametrize('compare', [[], ['--compare']])
-def test_without_mmdeploy_one_line_says_how_to_get_it(
-        folder, compare, monkeypatch, capsys):
+def test_without_mmdeploy_one_line_says_how_to_get_it(folder, compare, monkeypatch, capsys):
     monkeypatch.chdir(folder)
     without(monkeypatch, 'mmdeploy')
     before = snapshot(folder)
@@ -90,16 +86,16 @@ def test_ncnn_names_what_it_lacks(monkeypatch):
     # Any package stands in for mmdeploy, which is looked for first.
     real = convert.importlib.util.find_spec
     monkeypatch.setattr(
-        convert.importlib.util, 'find_spec',
-        lambda name: real('torch') if name in ('mmdeploy', 'ncnn')
-        else real(name))
+        convert.importlib.util,
+        'find_spec',
+        lambda name: real('torch') if name in ('mmdeploy', 'ncnn') else real(name),
+    )
     with pytest.raises(convert.ExportError, match='ncnn needs pnnx; pip'):
         convert.require_mmdeploy('ncnn')
 
 
 def test_an_mmdeploy_that_does_not_import_is_one_line(monkeypatch):
-    monkeypatch.setattr(convert.importlib.util, 'find_spec',
-                        lambda name: object())
+    monkeypatch.setattr(convert.importlib.util, 'find_spec', lambda name: object())
 
     def broken(name):
         raise TypeError('Descriptors cannot be\ncreated directly')
@@ -112,12 +108,13 @@ def test_an_mmdeploy_that_does_not_import_is_one_line(monkeypatch):
 
 
 def test_importing_the_bridge_imports_no_mmdeploy():
-    code = ('import sys; import mmpretrain_mobileone_ext.commands.mmdeploy; '
-            'from mmpretrain_mobileone_ext.commands.mmdeploy import '
-            'compare_exporters; print([m for m in ("mmdeploy", "onnx", '
-            '"coremltools") if m in sys.modules])')
-    done = subprocess.run([sys.executable, '-c', code], capture_output=True,
-                          text=True, check=True)
+    code = (
+        'import sys; import mmpretrain_mobileone_ext.commands.mmdeploy; '
+        'from mmpretrain_mobileone_ext.commands.mmdeploy import '
+        'compare_exporters; print([m for m in ("mmdeploy", "onnx", '
+        '"coremltools") if m in sys.modules])'
+    )
+    done = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, check=True)
     assert done.stdout.splitlines()[-1] == '[]'
 
 

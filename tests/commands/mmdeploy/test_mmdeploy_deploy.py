@@ -1,4 +1,5 @@
 """mmdeploy's own API on this stack; skipped where mmdeploy is missing."""
+
 import json
 import signal
 import subprocess
@@ -7,18 +8,7 @@ import sys
 import numpy as np
 import pytest
 import torch
-from export_kit import (
-    MEAN,
-    STD,
-    build,
-    files,
-    oracle,
-    relative,
-    rgb,
-    save,
-    snapshot,
-    switched,
-)
+from export_kit import MEAN, STD, build, files, oracle, relative, rgb, save, snapshot, switched
 from mmdeploy_kit import (
     CORE_ML,
     CORE_ML_32,
@@ -35,11 +25,7 @@ from mmdeploy_kit import (
 from mmengine.registry import DefaultScope
 from mmpretrain.models.classifiers import ImageClassifier
 
-from mmpretrain_mobileone_ext.commands.mmdeploy import (
-    convert,
-    deploy,
-    deploy_classifier,
-)
+from mmpretrain_mobileone_ext.commands.mmdeploy import convert, deploy, deploy_classifier
 from mmpretrain_mobileone_ext.coreml import load_program
 from mmpretrain_mobileone_ext.coreml.program.graph import takes_normalized
 from mmpretrain_mobileone_ext.errors import ExportError, ParityError
@@ -56,8 +42,12 @@ def folder(tmp_path_factory):
 
 def made(folder, out, config=CORE_ML, checkpoint='good.pth', **options):
     return deploy_classifier(
-        config, folder / 'good.py', folder / checkpoint, out,
-        **{**dict(image_size=32, verify_data='test'), **options})
+        config,
+        folder / 'good.py',
+        folder / checkpoint,
+        out,
+        **{**dict(image_size=32, verify_data='test'), **options},
+    )
 
 
 def normalized(folder):
@@ -68,10 +58,11 @@ def normalized(folder):
     return (batch - mean) / std, oracle(switched(build()), pixels)
 
 
-@pytest.mark.parametrize(('config', 'checkpoint', 'bound'), [
-    (CORE_ML, 'good.pth', 1e-2), (CORE_ML_32, 'folded.pth', 1e-5)])
-def test_core_ml_from_branches_and_folded(folder, tmp_path, config,
-                                          checkpoint, bound):
+@pytest.mark.parametrize(
+    ('config', 'checkpoint', 'bound'),
+    [(CORE_ML, 'good.pth', 1e-2), (CORE_ML_32, 'folded.pth', 1e-5)],
+)
+def test_core_ml_from_branches_and_folded(folder, tmp_path, config, checkpoint, bound):
     out = tmp_path / 'm.mlpackage'
     forward = ImageClassifier.forward
     result = made(folder, out, config, checkpoint)
@@ -110,8 +101,7 @@ def test_onnx(folder, tmp_path, config, runtime, monkeypatch):
     said = {p.key: p.value for p in onnx.load(str(out)).metadata_props}
     assert json.loads(said['std']) == list(STD)
     images, wanted = normalized(folder)
-    session = pytest.importorskip('onnx.reference').ReferenceEvaluator(
-        str(out))
+    session = pytest.importorskip('onnx.reference').ReferenceEvaluator(str(out))
     first = session.run(None, {'input': images[:1].numpy()})[0]
     assert relative(first, wanted[:1]) < 1e-5
 
@@ -121,10 +111,8 @@ def test_ncnn(folder, tmp_path):
     out = tmp_path / 'm.ncnn'
     result = made(folder, out, NCNN)
     assert result.scored.parity.relative < 1e-5
-    assert sorted(p.name for p in out.iterdir()) == [
-        'metadata.json', 'model.bin', 'model.param']
-    assert json.loads((out / 'metadata.json').read_text())['mean'] == \
-        list(MEAN)
+    assert sorted(p.name for p in out.iterdir()) == ['metadata.json', 'model.bin', 'model.param']
+    assert json.loads((out / 'metadata.json').read_text())['mean'] == list(MEAN)
     assert result.opened.runtime == 'ncnn'
 
 
@@ -143,10 +131,8 @@ def test_a_file_that_differs_is_not_written(folder, tmp_path, monkeypatch):
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize('broken', [
-    RuntimeError('first\nsecond'), SystemExit(1), AssertionError()])
-def test_whatever_mmdeploy_raises_is_one_line(folder, tmp_path, monkeypatch,
-                                              broken):
+@pytest.mark.parametrize('broken', [RuntimeError('first\nsecond'), SystemExit(1), AssertionError()])
+def test_whatever_mmdeploy_raises_is_one_line(folder, tmp_path, monkeypatch, broken):
     def fail(*args):
         raise broken
 
@@ -157,14 +143,21 @@ def test_whatever_mmdeploy_raises_is_one_line(folder, tmp_path, monkeypatch,
     assert list(tmp_path.iterdir()) == []
 
 
-def test_the_tool_compares_and_replaces(folder, tmp_path, monkeypatch,
-                                        capsys):
+def test_the_tool_compares_and_replaces(folder, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(folder)
     out, figures = tmp_path / 'm.mlpackage', tmp_path / 'c.json'
-    argv = [CORE_ML, 'good.py', 'good.pth', '--out', out, '--image-size',
-            '32', '--verify-data', '3']
-    code, printed, err = call(
-        [*argv, '--compare', '--json', figures], monkeypatch, capsys)
+    argv = [
+        CORE_ML,
+        'good.py',
+        'good.pth',
+        '--out',
+        out,
+        '--image-size',
+        '32',
+        '--verify-data',
+        '3',
+    ]
+    code, printed, err = call([*argv, '--compare', '--json', figures], monkeypatch, capsys)
     assert (code, errors(err)) == (0, [])
     assert printed.splitlines()[-1] == str(out)
     ours, theirs = json.loads(figures.read_text())
@@ -187,9 +180,21 @@ def test_the_tool_compares_and_replaces(folder, tmp_path, monkeypatch,
 def test_killed_it_leaves_no_file(folder, tmp_path):
     out = tmp_path / 'm.mlpackage'
     process = subprocess.Popen(
-        [sys.executable, str(TOOL), str(CORE_ML), str(folder / 'good.py'),
-         str(folder / 'good.pth'), '--out', str(out), '--image-size', '32'],
-        stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+        [
+            sys.executable,
+            str(TOOL),
+            str(CORE_ML),
+            str(folder / 'good.py'),
+            str(folder / 'good.pth'),
+            '--out',
+            str(out),
+            '--image-size',
+            '32',
+        ],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
     assert process.stderr is not None
     assert process.stderr.readline().startswith('load: ')
     # Now mmdeploy converts in the hidden folder.

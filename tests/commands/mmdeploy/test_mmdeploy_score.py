@@ -1,4 +1,5 @@
 """Files as mmdeploy makes them, run and described without mmdeploy."""
+
 import json
 
 import numpy as np
@@ -25,14 +26,8 @@ from mmpretrain_mobileone_ext.commands.mmdeploy.compare import (
     comparison_table,
     write_comparison,
 )
-from mmpretrain_mobileone_ext.commands.mmdeploy.convert import (
-    load_network,
-    mmdeploy_model_config,
-)
-from mmpretrain_mobileone_ext.commands.mmdeploy.deploy import (
-    app_work,
-    describe,
-)
+from mmpretrain_mobileone_ext.commands.mmdeploy.convert import load_network, mmdeploy_model_config
+from mmpretrain_mobileone_ext.commands.mmdeploy.deploy import app_work, describe
 from mmpretrain_mobileone_ext.commands.mmdeploy.deploy_config import (
     DeployOptions,
     read_deploy_config,
@@ -41,11 +36,7 @@ from mmpretrain_mobileone_ext.commands.mmdeploy.score import open_file, score
 from mmpretrain_mobileone_ext.coreml import load_program
 from mmpretrain_mobileone_ext.coreml.program import quiet
 from mmpretrain_mobileone_ext.coreml.program.graph import takes_normalized
-from mmpretrain_mobileone_ext.errors import (
-    CheckpointError,
-    ExportError,
-    ParityError,
-)
+from mmpretrain_mobileone_ext.errors import CheckpointError, ExportError, ParityError
 
 
 class Softmax(torch.nn.Module):
@@ -70,7 +61,8 @@ def convert_as_mmdeploy(model, path):
             outputs=[ct.TensorType('output')],
             compute_precision=ct.precision.FLOAT32,
             minimum_deployment_target=ct.target.iOS16,
-            skip_model_load=True).save(str(path))
+            skip_model_load=True,
+        ).save(str(path))
     return path
 
 
@@ -85,15 +77,13 @@ def folder(tmp_path_factory):
 def network(folder, checkpoint='good.pth', size=32, **options):
     deploy = read_deploy_config(CORE_ML_32)
     request = DeployOptions(folder / 'out.mlpackage', size, **options)
-    return load_network(deploy, folder / 'good.py', folder / checkpoint,
-                        request)
+    return load_network(deploy, folder / 'good.py', folder / checkpoint, request)
 
 
 def scored(folder, model=None):
     found = network(folder, verify_data='test')
     opened = open_file(folder / 'm.mlpackage', found.deploy)
-    return found, opened, score(opened, model or found.source.model,
-                                found.images, 'fp32')
+    return found, opened, score(opened, model or found.source.model, found.images, 'fp32')
 
 
 def test_a_file_is_given_normalized_images(folder):
@@ -136,8 +126,9 @@ def test_the_file_says_what_is_left_to_the_app(folder, tmp_path):
     assert json.loads(said['versions'])['mmdeploy'] == '1.3.1'
     assert said['channel_order'] == 'RGB'
     assert '(pixel - mean) / std' in said['preprocessing']
-    assert app_work(found) == ('resize, planar RGB float tensor, (pixel - '
-                               'mean) / std, argmax, label')
+    assert app_work(found) == (
+        'resize, planar RGB float tensor, (pixel - mean) / std, argmax, label'
+    )
 
 
 def test_mmdeploy_is_told_the_form_of_the_checkpoint(folder):
@@ -150,8 +141,11 @@ def test_mmdeploy_is_told_the_form_of_the_checkpoint(folder):
 
 
 def test_images_of_another_size_need_a_word(folder):
-    with pytest.raises(ExportError, match=r'takes \(3, 224, 224\).*'
-                       r'are \(3, 32, 32\); give --image-size'):
+    with pytest.raises(
+        ExportError,
+        match=r'takes \(3, 224, 224\).*'
+        r'are \(3, 32, 32\); give --image-size',
+    ):
         network(folder, size=None)
     # Without data the pipeline's size counts.
     with pytest.raises(ExportError, match=r'are \(3, 32, 32\)'):
@@ -169,23 +163,36 @@ def test_another_network_is_refused(folder):
 
 
 def test_operations_are_counted_inside_and_around_the_network():
-    types = ['add', 'cast', 'conv', 'relu', 'cast', 'softmax', 'cast',
-             'classify']
-    assert _divided(types) == (['conv', 'relu', 'cast', 'softmax'],
-                               ['add', 'cast', 'cast', 'classify'])
+    types = ['add', 'cast', 'conv', 'relu', 'cast', 'softmax', 'cast', 'classify']
+    assert _divided(types) == (
+        ['conv', 'relu', 'cast', 'softmax'],
+        ['add', 'cast', 'cast', 'classify'],
+    )
 
 
 def test_the_comparison_is_shown_and_written(tmp_path):
-    row = ExporterRow('ours', 'fp16', 'image', 'label', 'resize', 4, 2,
-                      {'add': 1, 'classify': 1}, 2048, None, 100.0, 1e-4,
-                      '5 images', 1.25)
+    row = ExporterRow(
+        'ours',
+        'fp16',
+        'image',
+        'label',
+        'resize',
+        4,
+        2,
+        {'add': 1, 'classify': 1},
+        2048,
+        None,
+        100.0,
+        1e-4,
+        '5 images',
+        1.25,
+    )
     table = comparison_table([row, row])
     assert len(table.columns) == 3
     cells = list(table.columns[1].cells)
     assert '4 = 2 network + 1 add + 1 classify' in cells
     assert 'no labels' in cells
-    written = json.loads(
-        write_comparison([row], tmp_path / 'c.json').read_text())
+    written = json.loads(write_comparison([row], tmp_path / 'c.json').read_text())
     assert written[0]['size_bytes'] == 2048
     assert written[0]['top1'] is None
     with pytest.raises(ExportError, match='cannot be written'):

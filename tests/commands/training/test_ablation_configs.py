@@ -1,4 +1,5 @@
 """Every variant of every ablation can be built and differs."""
+
 import pytest
 from mmengine.config import Config
 from mmpretrain import get_model

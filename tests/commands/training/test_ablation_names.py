@@ -1,4 +1,5 @@
 """Variants of any name: what is written of them stays text."""
+
 import csv
 import io
 from pathlib import Path
@@ -12,10 +13,7 @@ from PIL import Image
 
 from mmpretrain_mobileone_ext.commands.training.ablation import run
 from mmpretrain_mobileone_ext.commands.training.ablation import run as cli
-from mmpretrain_mobileone_ext.commands.training.ablation.grid import (
-    Grid,
-    grid_from,
-)
+from mmpretrain_mobileone_ext.commands.training.ablation.grid import Grid, grid_from
 from mmpretrain_mobileone_ext.commands.training.ablation.table import (
     TrialResult,
     summarize,
@@ -27,8 +25,7 @@ from mmpretrain_mobileone_ext.utils.config import MIM
 from mmpretrain_mobileone_ext.utils.text import PlainConsole, shown
 
 DIGITS = MIM / 'configs/digits/mobileone-tiny_bs64_digits.py'
-RESULTS = [TrialResult(name, 0, '$\\frac$ [/]', -1.5, 0.1, 2, 1)
-           for name in NAMES]
+RESULTS = [TrialResult(name, 0, '$\\frac$ [/]', -1.5, 0.1, 2, 1) for name in NAMES]
 
 
 @pytest.mark.filterwarnings('ignore:Glyph', 'ignore:constrained_layout')
@@ -37,28 +34,30 @@ def test_files_hold_every_name_as_text(tmp_path):
     with open(tmp_path / 'ablation.csv', newline='') as file:
         rows = list(csv.DictReader(file))
     assert [r['variant'].removeprefix("'") for r in rows] == [
-        shown(n).removeprefix("'") for n in NAMES]
+        shown(n).removeprefix("'") for n in NAMES
+    ]
     assert {r['score'] for r in rows} == {'-1.5'}
-    tokens = MarkdownIt('commonmark').enable(['table', 'strikethrough']).parse(
-        (tmp_path / 'ablation.md').read_text())
+    tokens = (
+        MarkdownIt('commonmark')
+        .enable(['table', 'strikethrough'])
+        .parse((tmp_path / 'ablation.md').read_text())
+    )
     cells = [t for t in tokens if t.type == 'inline'][1:]  # after the title
     assert len(cells) == 9 * (len(NAMES) + 1)
-    assert [''.join(c.content for c in t.children)
-            for t in cells[9::9]] == [shown(n).strip() for n in NAMES]
-    assert {c.type for t in cells for c in t.children} <= {
-        'text', 'text_special'}
+    assert [''.join(c.content for c in t.children) for t in cells[9::9]] == [
+        shown(n).strip() for n in NAMES
+    ]
+    assert {c.type for t in cells for c in t.children} <= {'text', 'text_special'}
     picture = np.asarray(Image.open(tmp_path / 'ablation.png').convert('L'))
     assert picture.std() > 5
 
 
 def test_the_table_shows_every_name():
     stream = io.StringIO()
-    PlainConsole(file=stream, width=1000).print(
-        summary_table(summarize(RESULTS)))
+    PlainConsole(file=stream, width=1000).print(summary_table(summarize(RESULTS)))
     text = stream.getvalue()
     assert '$\\frac$ [/]' in text
-    assert all(word in text for n in NAMES for word in
-               shown(n, keep='\n').split())
+    assert all(word in text for n in NAMES for word in shown(n, keep='\n').split())
     assert '\x1b' not in text.replace('\\x1b', '')
 
 
@@ -66,18 +65,21 @@ def test_a_written_trial_is_read_as_what_it_was(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv('HOME', 'leaked-home')
     seen = []
-    monkeypatch.setattr(run, 'run_tool', lambda tool, args, *rest:
-                        seen.append(args[0]) or 1.)
-    monkeypatch.setattr(run, 'last_score', lambda folder, metric: 90.)
+    monkeypatch.setattr(run, 'run_tool', lambda tool, args, *rest: seen.append(args[0]) or 1.0)
+    monkeypatch.setattr(run, 'last_score', lambda folder, metric: 90.0)
     monkeypatch.setattr(run, 'median_step', lambda folder: 0.1)
     config = Config.fromfile(DIGITS)
     config.names = list(NAMES)
-    grid = Grid({RUNS: {'load_from': RUNS}, '[/]': {'x': '{{$HOME:}}'}}, (0, ))
+    grid = Grid({RUNS: {'load_from': RUNS}, '[/]': {'x': '{{$HOME:}}'}}, (0,))
 
     def go():
-        return run.run_grid(config, grid, tmp_path / '{{$HOME:}}',
-                            metric='accuracy/top1',
-                            console=PlainConsole(quiet=True))
+        return run.run_grid(
+            config,
+            grid,
+            tmp_path / '{{$HOME:}}',
+            metric='accuracy/top1',
+            console=PlainConsole(quiet=True),
+        )
 
     go()
     first, second = map(Config.fromfile, seen)
@@ -99,12 +101,16 @@ def test_a_key_given_twice_is_refused():
     assert '\n' not in str(caught.value)
 
 
-@pytest.mark.parametrize(('ablation', 'vary'), [
-    (dict(variants={'x': dict(a=1), 'y': {'a': 1}}), []),
-    (dict(variants={'x': dict(a=1), 'y': dict(a=2)}), ['a=3']),
-    (None, ['a={b: 1, c: 2},{c: 2, b: 1}']),
-    (None, ['a=1,1']),
-    (None, ['x.a=1', 'y.a=2', 'x.a=3'])])
+@pytest.mark.parametrize(
+    ('ablation', 'vary'),
+    [
+        (dict(variants={'x': dict(a=1), 'y': {'a': 1}}), []),
+        (dict(variants={'x': dict(a=1), 'y': dict(a=2)}), ['a=3']),
+        (None, ['a={b: 1, c: 2},{c: 2, b: 1}']),
+        (None, ['a=1,1']),
+        (None, ['x.a=1', 'y.a=2', 'x.a=3']),
+    ],
+)
 def test_twins_are_refused(ablation, vary):
     with pytest.raises(SpecError) as caught:
         grid_from(ablation, vary)
@@ -116,9 +122,14 @@ def test_names_that_are_shown_alike_are_told_apart():
     assert len(grid.variants) == 5
     assert len(set(map(str, grid.variants))) == 5
     assert [o['a'] for o in grid.variants.values()] == [
-        1, '1 2', '12', dict(type='R'), dict(type='R', b=1)]
+        1,
+        '1 2',
+        '12',
+        dict(type='R'),
+        dict(type='R', b=1),
+    ]
 
 
 def test_folders_that_a_disk_does_not_tell_apart_are_refused():
     with pytest.raises(SpecError, match='share the folder'):
-        Grid({'ReLU': dict(a=1), 'relu': dict(a=2)}, (0, ))
+        Grid({'ReLU': dict(a=1), 'relu': dict(a=2)}, (0,))

@@ -1,4 +1,5 @@
 """What the scores of single runs say about a variant, and how it is shown."""
+
 import csv
 import io
 import json
@@ -10,10 +11,7 @@ import pytest
 from PIL import Image
 from rich.console import Console
 
-from mmpretrain_mobileone_ext.commands.training.ablation.run import (
-    last_score,
-    median_step,
-)
+from mmpretrain_mobileone_ext.commands.training.ablation.run import last_score, median_step
 from mmpretrain_mobileone_ext.commands.training.ablation.table import (
     TrialResult,
     summarize,
@@ -24,15 +22,17 @@ from mmpretrain_mobileone_ext.errors import MobileOneExtError
 
 
 def result(variant, seed, score, step_s=0.1):
-    return TrialResult(variant, seed, 'accuracy/top1', score, step_s, 1234,
-                       567)
+    return TrialResult(variant, seed, 'accuracy/top1', score, step_s, 1234, 567)
 
 
 @pytest.fixture
 def results():
     scores = np.random.default_rng(0).uniform(80, 90, (2, 3))
-    return [result(name, seed, float(scores[row, seed]), 0.1 + row)
-            for seed in range(3) for row, name in enumerate(['k = 4', 'k|1'])]
+    return [
+        result(name, seed, float(scores[row, seed]), 0.1 + row)
+        for seed in range(3)
+        for row, name in enumerate(['k = 4', 'k|1'])
+    ]
 
 
 def test_a_summary_is_the_mean_and_the_samples_spread(results):
@@ -46,7 +46,7 @@ def test_a_summary_is_the_mean_and_the_samples_spread(results):
 
 
 def test_one_seed_has_no_spread():
-    assert summarize([result('a', 0, 50.)])[0].std == 0
+    assert summarize([result('a', 0, 50.0)])[0].std == 0
 
 
 def test_a_result_survives_its_file(tmp_path):
@@ -62,8 +62,9 @@ def test_all_files_hold_every_run(results, tmp_path):
     write_results(results, tmp_path)
     with open(tmp_path / 'ablation.csv', newline='') as file:
         rows = list(csv.DictReader(file))
-    assert [(r['variant'], float(r['score'])) for r in rows] == \
-        [(r.variant, r.score) for r in results]
+    assert [(r['variant'], float(r['score'])) for r in rows] == [
+        (r.variant, r.score) for r in results
+    ]
     text = (tmp_path / 'ablation.md').read_text()
     mean = statistics.fmean(r.score for r in results if r.variant == 'k = 4')
     assert f'| k = 4 | {mean:.2f} |' in text
@@ -88,18 +89,26 @@ def scalars(work_dir, start, *records, tail=''):
 
 
 def test_the_last_validation_of_the_last_start_counts(tmp_path):
-    scalars(tmp_path, '20240101_000000',
-            {'loss': 2., 'time': 0.5}, {'accuracy/top1': 10., 'step': 1},
-            tail='{"loss": 1.')  # killed while it wrote
-    scalars(tmp_path, '20240102_000000',
-            {'loss': 1., 'time': 0.1}, {'loss': 1., 'time': 0.2},
-            {'accuracy/top1': 20., 'time': 9., 'step': 2})
+    scalars(
+        tmp_path,
+        '20240101_000000',
+        {'loss': 2.0, 'time': 0.5},
+        {'accuracy/top1': 10.0, 'step': 1},
+        tail='{"loss": 1.',
+    )  # killed while it wrote
+    scalars(
+        tmp_path,
+        '20240102_000000',
+        {'loss': 1.0, 'time': 0.1},
+        {'loss': 1.0, 'time': 0.2},
+        {'accuracy/top1': 20.0, 'time': 9.0, 'step': 2},
+    )
     assert last_score(tmp_path, 'accuracy/top1') == 20
     assert median_step(tmp_path) == 0.2  # validation's time is another
 
 
 def test_a_metric_that_nobody_logged_is_named(tmp_path):
-    scalars(tmp_path, 'x', {'accuracy/top1': 1.})
+    scalars(tmp_path, 'x', {'accuracy/top1': 1.0})
     with pytest.raises(MobileOneExtError, match=r"'f1'; there are \['accura"):
         last_score(tmp_path, 'f1')
     assert math.isnan(median_step(tmp_path))

@@ -1,4 +1,5 @@
 """Trials are trained once, go on where they were, and never mix."""
+
 import zipfile
 
 import pytest
@@ -7,9 +8,7 @@ from rich.console import Console
 
 from mmpretrain_mobileone_ext.commands.training.ablation import run
 from mmpretrain_mobileone_ext.commands.training.ablation.grid import grid_from
-from mmpretrain_mobileone_ext.commands.training.ablation.table import (
-    TrialResult,
-)
+from mmpretrain_mobileone_ext.commands.training.ablation.table import TrialResult
 from mmpretrain_mobileone_ext.commands.training.to_phone import sole_use
 from mmpretrain_mobileone_ext.errors import MobileOneExtError, SpecError
 from mmpretrain_mobileone_ext.utils.config import MIM
@@ -25,10 +24,10 @@ def trained(monkeypatch):
 
     def run_tool(tool, args, log, title, console):
         calls.append((tool, list(args)))
-        return 1.
+        return 1.0
 
     monkeypatch.setattr(run, 'run_tool', run_tool)
-    monkeypatch.setattr(run, 'last_score', lambda folder, metric: 90.)
+    monkeypatch.setattr(run, 'last_score', lambda folder, metric: 90.0)
     monkeypatch.setattr(run, 'median_step', lambda folder: 0.1)
     return calls
 
@@ -37,24 +36,27 @@ def go(out, vary=f'{K}=1,4', **changes):
     config = Config.fromfile(CONFIG)
     config.merge_from_dict(changes)
     return run.run_grid(
-        config, grid_from(None, [vary], [0, 1]), out, metric='accuracy/top1',
-        console=Console(quiet=True))
+        config,
+        grid_from(None, [vary], [0, 1]),
+        out,
+        metric='accuracy/top1',
+        console=Console(quiet=True),
+    )
 
 
 def test_each_trial_is_a_config_of_its_own(trained, tmp_path):
     results = go(tmp_path)
     assert [(r.variant, r.seed) for r in results] == [
-        (f'num_conv_branches={k}', s) for s in (0, 1) for k in (1, 4)]
+        (f'num_conv_branches={k}', s) for s in (0, 1) for k in (1, 4)
+    ]
     for (tool, args), result in zip(trained, results):
         assert tool == 'train.py'
         assert '--resume' not in args  # nothing is there yet
         cfg = Config.fromfile(args[0])
-        assert f'num_conv_branches={cfg.model.backbone.num_conv_branches}' \
-            == result.variant
+        assert f'num_conv_branches={cfg.model.backbone.num_conv_branches}' == result.variant
         assert cfg.randomness.seed == result.seed
     one, four = results[:2]
-    assert one.deploy_params == four.deploy_params < one.train_params \
-        < four.train_params
+    assert one.deploy_params == four.deploy_params < one.train_params < four.train_params
 
 
 def test_what_is_done_is_not_done_again(trained, tmp_path):
@@ -66,15 +68,14 @@ def test_what_is_done_is_not_done_again(trained, tmp_path):
     assert 'num_conv_branches_4' in trained[0][1][0]
 
 
-@pytest.mark.parametrize(('validated', 'start'), [
-    ((1, 2), 'epoch_2.pth'), ((1, ), 'epoch_1.pth')])
-def test_an_epoch_without_its_score_is_trained_again(
-        trained, tmp_path, validated, start):
+@pytest.mark.parametrize(('validated', 'start'), [((1, 2), 'epoch_2.pth'), ((1,), 'epoch_1.pth')])
+def test_an_epoch_without_its_score_is_trained_again(trained, tmp_path, validated, start):
     """mmengine saves before it validates, and a kill may come in between."""
     folder = tmp_path / 'num_conv_branches_1/seed0'
     (folder / '20260101/vis_data').mkdir(parents=True)
-    (folder / '20260101/vis_data/scalars.json').write_text(''.join(
-        f'{{"accuracy/top1": 9.0, "step": {n}}}\n' for n in validated))
+    (folder / '20260101/vis_data/scalars.json').write_text(
+        ''.join(f'{{"accuracy/top1": 9.0, "step": {n}}}\n' for n in validated)
+    )
     for n in (1, 2):
         with zipfile.ZipFile(folder / f'epoch_{n}.pth', 'w'):
             pass
@@ -85,8 +86,10 @@ def test_an_epoch_without_its_score_is_trained_again(
 
 
 def test_two_runs_in_one_folder(trained, tmp_path):
-    with sole_use(tmp_path, Console(quiet=True)), \
-            pytest.raises(MobileOneExtError, match='is in use by process'):
+    with (
+        sole_use(tmp_path, Console(quiet=True)),
+        pytest.raises(MobileOneExtError, match='is in use by process'),
+    ):
         go(tmp_path)
     assert not trained
 
@@ -99,8 +102,7 @@ def test_runs_of_another_config_are_not_mixed_in(trained, tmp_path):
     assert not trained
 
 
-def test_an_option_that_does_not_fit_stops_before_any_training(
-        trained, tmp_path):
+def test_an_option_that_does_not_fit_stops_before_any_training(trained, tmp_path):
     with pytest.raises(SpecError, match='num_conv_branches=-1'):
         go(tmp_path, vary=f'{K}=1,-1')
     with pytest.raises(SpecError, match=r'variant .head=3. cannot be built'):
@@ -121,22 +123,30 @@ def test_a_failed_training_leaves_no_result(monkeypatch, tmp_path):
 
 @pytest.mark.slow
 def test_a_real_grid_on_digits(tmp_path):
-    from mmpretrain_mobileone_ext.commands.training.ablation.run import (
-        run as cli,
-    )
+    from mmpretrain_mobileone_ext.commands.training.ablation.run import run as cli
     from mmpretrain_mobileone_ext.commands.training.demo import write_digits
+
     data = write_digits(tmp_path / 'digits')
     args = [
-        str(CONFIG), '--vary', f'{K}=1,2', '--out', str(tmp_path / 'out'),
-        '--cfg-options', 'train_cfg.max_epochs=1',
-        'train_dataloader.batch_size=256', *(
-            f'{s}_dataloader.dataset.data_root={data}'
-            for s in ('train', 'val', 'test'))
+        str(CONFIG),
+        '--vary',
+        f'{K}=1,2',
+        '--out',
+        str(tmp_path / 'out'),
+        '--cfg-options',
+        'train_cfg.max_epochs=1',
+        'train_dataloader.batch_size=256',
+        *(f'{s}_dataloader.dataset.data_root={data}' for s in ('train', 'val', 'test')),
     ]
     out = cli(args)
     made = sorted(p.name for p in out.glob('[!.]*'))
-    assert made == ['ablation.csv', 'ablation.md', 'ablation.png',
-                    'num_conv_branches_1', 'num_conv_branches_2']
+    assert made == [
+        'ablation.csv',
+        'ablation.md',
+        'ablation.png',
+        'num_conv_branches_1',
+        'num_conv_branches_2',
+    ]
     done = out / 'num_conv_branches_2/seed0/trial.json'
     result = TrialResult.read(done)
     assert 0 <= result.score <= 100

@@ -1,4 +1,5 @@
 """The score at the end of a training, whatever its clock said."""
+
 import itertools
 import json
 
@@ -16,22 +17,22 @@ def start(work_dir, clock, epochs, scores, by_epoch=True):
     folder.mkdir(parents=True)
     lines = []
     for epoch, score in zip(epochs, scores):
-        lines.append(dict(loss=1.0, time=0.1, step=10 * epoch,
-                          **(dict(epoch=epoch) if by_epoch else {})))
+        lines.append(
+            dict(loss=1.0, time=0.1, step=10 * epoch, **(dict(epoch=epoch) if by_epoch else {}))
+        )
         if score is not None:
-            lines.append({TOP1: score, 'time': 9.0,
-                          'step': epoch if by_epoch else 10 * epoch})
-    (folder / 'scalars.json').write_text(
-        ''.join(json.dumps(line) + '\n' for line in lines))
+            lines.append({TOP1: score, 'time': 9.0, 'step': epoch if by_epoch else 10 * epoch})
+    (folder / 'scalars.json').write_text(''.join(json.dumps(line) + '\n' for line in lines))
 
 
-@pytest.mark.parametrize('clocks', list(itertools.permutations(
-    ['20250101_000000', '20240101_000000', '20230101_000000'])))
+@pytest.mark.parametrize(
+    'clocks',
+    list(itertools.permutations(['20250101_000000', '20240101_000000', '20230101_000000'])),
+)
 @pytest.mark.parametrize('by_epoch', [True, False])
-def test_the_furthest_start_counts_not_the_latest_clock(
-        clocks, by_epoch, tmp_path):
+def test_the_furthest_start_counts_not_the_latest_clock(clocks, by_epoch, tmp_path):
     start(tmp_path, clocks[0], (1, 2), (10.0, 30.0), by_epoch)
-    start(tmp_path, clocks[1], (3, ), (None, ), by_epoch)  # killed
+    start(tmp_path, clocks[1], (3,), (None,), by_epoch)  # killed
     start(tmp_path, clocks[2], (3, 4), (40.0, 50.0), by_epoch)
     assert last_score(tmp_path, TOP1) == 50.0
 
@@ -62,7 +63,7 @@ def test_two_whole_runs_that_agree_are_one(tmp_path):
 
 
 def test_lines_that_are_no_records_are_left_out(tmp_path):
-    start(tmp_path, 'x', (1, ), (50.0, ))
+    start(tmp_path, 'x', (1,), (50.0,))
     with open(tmp_path / 'x/vis_data/scalars.json', 'ab') as file:
         file.write(b'5\n[]\n\xff\n{"accuracy/top')
     assert last_score(tmp_path, TOP1) == 50.0

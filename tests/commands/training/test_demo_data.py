@@ -1,4 +1,5 @@
 """The demo's data sets: complete, the same each time, nothing lost."""
+
 import gzip
 
 import numpy as np
@@ -16,8 +17,7 @@ def digits(tmp_path_factory):
 
 
 def files(root):
-    return {str(p.relative_to(root)): p.read_bytes()
-            for p in root.rglob('*') if p.is_file()}
+    return {str(p.relative_to(root)): p.read_bytes() for p in root.rglob('*') if p.is_file()}
 
 
 def test_each_digit_is_written_once_with_its_pixels(digits):
@@ -28,16 +28,14 @@ def test_each_digit_is_written_once_with_its_pixels(digits):
         assert int(path.parent.name) == source.target[index]
         pixels = np.asarray(Image.open(path))
         assert pixels.dtype == np.uint8
-        np.testing.assert_array_equal(
-            pixels, np.rint(source.images[index] * 255 / 16))
+        np.testing.assert_array_equal(pixels, np.rint(source.images[index] * 255 / 16))
     assert seen == set(range(1797))
     assert len(list(digits.glob('*/*/*'))) == 1797
 
 
 def test_the_split_is_stratified(digits):
     for label in range(10):
-        sizes = [len(list((digits / split / str(label)).iterdir()))
-                 for split in ('train', 'test')]
+        sizes = [len(list((digits / split / str(label)).iterdir())) for split in ('train', 'test')]
         assert sizes[1] / sum(sizes) == pytest.approx(0.3, abs=0.01)
 
 
@@ -88,12 +86,13 @@ def test_files_of_others_in_the_folder_are_kept(package, tmp_path):
     (root / 'notes.txt').write_text('mine')
     (root / demo_data._FASHION_FILES[0]).write_text('half a download')
     demo_data.unpack_fashion_mnist(root, package)
-    assert files(root) == {'notes.txt': b'mine', **{
-        n: n.encode() for n in demo_data._FASHION_FILES}}
+    assert files(root) == {
+        'notes.txt': b'mine',
+        **{n: n.encode() for n in demo_data._FASHION_FILES},
+    }
 
 
-def test_a_complete_folder_and_a_missing_package_are_left_alone(
-        package, tmp_path):
+def test_a_complete_folder_and_a_missing_package_are_left_alone(package, tmp_path):
     root = demo_data.unpack_fashion_mnist(tmp_path / 'fashion', package)
     (root / demo_data._FASHION_FILES[0]).write_text('newer')
     demo_data.unpack_fashion_mnist(root, package)

@@ -1,4 +1,5 @@
 """The same command goes on with an interrupted run, and with no other."""
+
 import pytest
 from PIL import Image
 
@@ -50,12 +51,10 @@ class Scene:
         return []
 
     def go(self, *args):
-        cli.run([str(self.data), '--config', RECIPE, '--work-dir',
-                 str(self.work), *args])
+        cli.run([str(self.data), '--config', RECIPE, '--work-dir', str(self.work), *args])
 
     def refused(self, words, *args):
-        before = {p: p.read_bytes() for p in self.work.iterdir()
-                  if not p.name.startswith('.')}
+        before = {p: p.read_bytes() for p in self.work.iterdir() if not p.name.startswith('.')}
         with pytest.raises(MobileOneExtError, match=words):
             self.go(*args)
         assert before == {p: p.read_bytes() for p in before}
@@ -83,12 +82,12 @@ def test_mmengine_writes_a_config_over_ours(scene):
 def test_another_run_is_not_mixed_in(scene):
     interrupt(scene)
     for args, words in (
-            (['--epochs', '4'], 'epochs'),
-            (['--frozen-stages', '2'], 'frozen_stages'),
-            (['--weights', 'x.pth'], 'weights'),
-            (['--cfg-options', 'train_dataloader.batch_size=3'], 'recipe')):
-        scene.refused(f'holds an earlier run with other {words}; choose',
-                      *args)
+        (['--epochs', '4'], 'epochs'),
+        (['--frozen-stages', '2'], 'frozen_stages'),
+        (['--weights', 'x.pth'], 'weights'),
+        (['--cfg-options', 'train_dataloader.batch_size=3'], 'recipe'),
+    ):
+        scene.refused(f'holds an earlier run with other {words}; choose', *args)
     scene.add('cat/3')
     scene.refused('holds an earlier run with other images')
 
@@ -99,8 +98,7 @@ def test_what_is_skipped_belongs_to_a_run(scene):
     scene.refused('holds an earlier run with other images')
 
 
-def test_a_finished_run_is_refused_before_images_are_opened(
-        scene, monkeypatch):
+def test_a_finished_run_is_refused_before_images_are_opened(scene, monkeypatch):
     scene.do = scene.finish
     scene.go()
     monkeypatch.setattr(cli, 'read_folder', None)

@@ -1,4 +1,5 @@
 """One command from a folder to a scored package."""
+
 import json
 import os
 import re
@@ -17,15 +18,21 @@ from mmpretrain_mobileone_ext.coreml import load_program
 REPO = Path(__file__).resolve().parents[3]
 CONFIG = REPO / 'configs/digits/mobileone-tiny_bs64_digits.py'
 #: Few steps: small batches, averaged weights that keep up.
-FAST = ('--cfg-options', 'custom_hooks.0.momentum=0.3',
-        'optim_wrapper.optimizer.lr=0.02', 'train_dataloader.batch_size=8')
+FAST = (
+    '--cfg-options',
+    'custom_hooks.0.momentum=0.3',
+    'optim_wrapper.optimizer.lr=0.02',
+    'train_dataloader.batch_size=8',
+)
 
 
 def tool(name, *args, code=0):
     done = subprocess.run(
         [sys.executable, str(REPO / 'tools' / name), *map(str, args)],
-        capture_output=True, text=True,
-        env={**os.environ, 'OMP_NUM_THREADS': '1'})
+        capture_output=True,
+        text=True,
+        env={**os.environ, 'OMP_NUM_THREADS': '1'},
+    )
     assert done.returncode == code, done.stdout + done.stderr[-2000:]
     return done.stdout + done.stderr
 
@@ -37,14 +44,31 @@ def test_digits_from_the_stem_of_another_run(tmp_path):
     few.mkdir()
     for name in range(9):
         (few / f'digit {name}').symlink_to(digits / 'train' / str(name))
-    tool('train.py', CONFIG, '--work-dir', tmp_path / 'first', *FAST,
-         'train_cfg.max_epochs=1',
-         *(f'{s}_dataloader.dataset.data_root={digits}'
-           for s in ('train', 'val', 'test')))
+    tool(
+        'train.py',
+        CONFIG,
+        '--work-dir',
+        tmp_path / 'first',
+        *FAST,
+        'train_cfg.max_epochs=1',
+        *(f'{s}_dataloader.dataset.data_root={digits}' for s in ('train', 'val', 'test')),
+    )
     weights = tmp_path / 'first/epoch_1.pth'
-    out = tool('finetune.py', few, '--config', CONFIG, '--weights', weights,
-               '--frozen-stages', 1, '--epochs', 4, '--work-dir',
-               tmp_path / 'work', *FAST)
+    out = tool(
+        'finetune.py',
+        few,
+        '--config',
+        CONFIG,
+        '--weights',
+        weights,
+        '--frozen-stages',
+        1,
+        '--epochs',
+        4,
+        '--work-dir',
+        tmp_path / 'work',
+        *FAST,
+    )
     forms = json.loads((tmp_path / 'work/forms.json').read_text())
     assert len(forms) == 3, out
     assert all(f['top1'] > 80 for f in forms), out
@@ -52,8 +76,7 @@ def test_digits_from_the_stem_of_another_run(tmp_path):
     assert list(program.classes) == [f'digit {n}' for n in range(9)]
     _assert_frozen(weights, tmp_path / 'work/epoch_4.pth')
     # a second run does not mix with the first
-    again = tool('finetune.py', few, '--config', CONFIG, '--work-dir',
-                 tmp_path / 'work', code=2)
+    again = tool('finetune.py', few, '--config', CONFIG, '--work-dir', tmp_path / 'work', code=2)
     assert re.search(r'error: .*holds an earlier run', again)
 
 
@@ -78,21 +101,27 @@ test_evaluator = dict(topk=(5, ))
 @pytest.mark.slow
 def test_a_folder_and_a_recipe_as_people_have_them(tmp_path):
     digits = write_digits(tmp_path / 'digits')
-    for split, source, count in (('Training', 'train', 40),
-                                 ('Testing', 'test', 10)):
+    for split, source, count in (('Training', 'train', 40), ('Testing', 'test', 10)):
         for name in ('0', '1'):
             folder = tmp_path / 'data' / split / f'a {name}'
             folder.mkdir(parents=True)
             for image in sorted((digits / source / name).iterdir())[:count]:
-                Image.open(image).save(
-                    folder / f'{image.stem}.webp', lossless=True)
+                Image.open(image).save(folder / f'{image.stem}.webp', lossless=True)
     (tmp_path / 'data/Training/a 0/page.jpg').write_text('<html>')
     (tmp_path / 'data/Training/a 0/._0.jpg').write_text('x')
     recipe = tmp_path / 'recipe.py'
     recipe.write_text(ITERATIONS.format(base=str(CONFIG)))
-    out = tool('finetune.py', tmp_path / 'data', '--config', recipe,
-               '--work-dir', tmp_path / 'work', '--cfg-options',
-               'load_from=None', 'train_dataloader.batch_size=16')
+    out = tool(
+        'finetune.py',
+        tmp_path / 'data',
+        '--config',
+        recipe,
+        '--work-dir',
+        tmp_path / 'work',
+        '--cfg-options',
+        'load_from=None',
+        'train_dataloader.batch_size=16',
+    )
     assert '24 iterations' in out
     assert 'DeploySwitchHook is added' in out
     assert 'Training/a 0/page.jpg: no image but a web page' in out
@@ -116,8 +145,18 @@ def test_names_of_folders_stay_names_in_every_process(tmp_path, monkeypatch):
         (tmp_path / 'data' / name).mkdir(parents=True)
         for source in sorted((digits / 'train' / str(index)).iterdir())[:12]:
             (tmp_path / 'data' / name / source.name).symlink_to(source)
-    tool('finetune.py', 'data', '--config', CONFIG, '--epochs', 1,
-         '--work-dir', 'w{{fileDirname}}', *FAST, 'load_from=None')
+    tool(
+        'finetune.py',
+        'data',
+        '--config',
+        CONFIG,
+        '--epochs',
+        1,
+        '--work-dir',
+        'w{{fileDirname}}',
+        *FAST,
+        'load_from=None',
+    )
     assert not list(tmp_path.rglob('pwned*'))
     work = Path('w{{fileDirname}}')
     program = load_program(work / 'model.mlpackage')
@@ -127,10 +166,10 @@ def test_names_of_folders_stay_names_in_every_process(tmp_path, monkeypatch):
 
 def _assert_frozen(before, after):
     """Averaged weights start from the loaded ones, in frozen stages too."""
-    first, second = (torch.load(p, weights_only=False)['state_dict']
-                     for p in (before, after))
+    first, second = (torch.load(p, weights_only=False)['state_dict'] for p in (before, after))
     for key, value in first.items():
         if key.startswith(('backbone.stage0.', 'backbone.stage1.')):
             assert torch.equal(value, second[key]), key
-    assert any(not torch.equal(v, second[k]) for k, v in first.items()
-               if k.startswith('backbone.stage2.'))
+    assert any(
+        not torch.equal(v, second[k]) for k, v in first.items() if k.startswith('backbone.stage2.')
+    )

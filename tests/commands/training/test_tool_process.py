@@ -1,4 +1,5 @@
 """Tools as processes: their log, and one line when they fail."""
+
 import pytest
 from rich.console import Console
 
@@ -8,8 +9,7 @@ from mmpretrain_mobileone_ext.errors import MobileOneExtError
 
 def run(tmp_path, *args):
     log = tmp_path / 'log'
-    return log, run_tool('doctor.py', args, log, 'examine',
-                         Console(quiet=True))
+    return log, run_tool('doctor.py', args, log, 'examine', Console(quiet=True))
 
 
 def test_what_a_tool_says_is_in_its_log(tmp_path):

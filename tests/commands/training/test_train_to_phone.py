@@ -1,4 +1,5 @@
 """The steps from a config to a package: none is done twice."""
+
 from pathlib import Path
 
 import mmengine
@@ -6,13 +7,8 @@ import pytest
 import torch
 from rich.console import Console
 
-from mmpretrain_mobileone_ext.commands.training import (
-    to_phone as train_to_phone,
-)
-from mmpretrain_mobileone_ext.commands.training.to_phone import (
-    RunRecord,
-    TrainToPhone,
-)
+from mmpretrain_mobileone_ext.commands.training import to_phone as train_to_phone
+from mmpretrain_mobileone_ext.commands.training.to_phone import RunRecord, TrainToPhone
 
 STEPS = ['train', 'test branches', 'test folded', 'export', 'test coreml']
 
@@ -39,8 +35,7 @@ def run(tmp_path, monkeypatch):
 
         monkeypatch.setattr(train_to_phone, 'run_tool', run_tool)
         record = RunRecord.read(tmp_path) or RunRecord.begin(tmp_path, {})
-        steps = TrainToPhone(tmp_path / 'c.py', tmp_path, record,
-                             Console(quiet=True))
+        steps = TrainToPhone(tmp_path / 'c.py', tmp_path, record, Console(quiet=True))
         if dies_before:
             with pytest.raises(KilledError):
                 steps.run()
@@ -60,9 +55,10 @@ def _make(title, folder, args):
     elif title == 'export':
         (folder / 'model.mlpackage').mkdir()
     else:
-        mmengine.dump([dict(gt_label=torch.tensor(1),
-                            pred_label=torch.tensor(1))],
-                      Path(args[args.index('--out') + 1]))
+        mmengine.dump(
+            [dict(gt_label=torch.tensor(1), pred_label=torch.tensor(1))],
+            Path(args[args.index('--out') + 1]),
+        )
 
 
 @pytest.mark.parametrize('step', STEPS)

@@ -1,4 +1,5 @@
 """One user at a time; what is there is gone on with only if it fits."""
+
 import io
 import os
 import signal
@@ -22,8 +23,7 @@ QUIET = Console(quiet=True)
 def test_a_folder_has_one_user(tmp_path):
     folder = tmp_path / 'a/b'
     with sole_use(folder, QUIET):
-        with pytest.raises(MobileOneExtError, match='is in use by process '
-                                                    f'{os.getpid()} on .*20'):
+        with pytest.raises(MobileOneExtError, match=f'is in use by process {os.getpid()} on .*20'):
             sole_use(folder, QUIET).__enter__()
         with sole_use(tmp_path / 'other', QUIET):
             pass

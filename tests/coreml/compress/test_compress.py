@@ -1,4 +1,5 @@
 """Fixed schemes: what is stored, kept, refused, and executed."""
+
 from __future__ import annotations
 
 import itertools
@@ -40,12 +41,10 @@ from mmpretrain_mobileone_ext.errors import ExportError
 from mmpretrain_mobileone_ext.utils.files import tree_bytes
 
 TARGETS = ('iOS16', 'iOS17', 'iOS18')
-SCHEMES = ('int8', 'palettize8', 'palettize6', 'palettize4', 'palettize2',
-           'prune50', 'prune75')
+SCHEMES = ('int8', 'palettize8', 'palettize6', 'palettize4', 'palettize2', 'prune50', 'prune75')
 #: Largest relative error of the probabilities on noise; sparsity beyond
 #: training and two bits change them as a matter of course.
-BOUNDS = {'int8': 0.02, 'palettize8': 0.02, 'palettize6': 0.05,
-          'palettize4': 0.2, 'w8a8': 0.05}
+BOUNDS = {'int8': 0.02, 'palettize8': 0.02, 'palettize6': 0.05, 'palettize4': 0.2, 'w8a8': 0.05}
 STEM, FIRST_DW, FIRST_PW, SECOND_DW, SECOND_PW, CLASSIFIER = range(6)
 
 
@@ -60,10 +59,16 @@ def original(sources):
     return scores_of(sources['iOS16'], images())
 
 
-CASES = [*itertools.product(('iOS16', 'iOS18'), SCHEMES),
-         ('iOS17', 'palettize4'), ('iOS17', 'w8a8'), ('iOS18', 'w8a8'),
-         ('iOS18', 'joint'), ('iOS18', 'palettize3'),
-         ('iOS18', 'prune25+int8'), ('iOS18', 'prune50+palettize4')]
+CASES = [
+    *itertools.product(('iOS16', 'iOS18'), SCHEMES),
+    ('iOS17', 'palettize4'),
+    ('iOS17', 'w8a8'),
+    ('iOS18', 'w8a8'),
+    ('iOS18', 'joint'),
+    ('iOS18', 'palettize3'),
+    ('iOS18', 'prune25+int8'),
+    ('iOS18', 'prune50+palettize4'),
+]
 
 
 @pytest.mark.parametrize(('target', 'scheme'), CASES)
@@ -94,8 +99,7 @@ def test_a_changed_weight_is_noticed(sources, tmp_path):
 
 @pytest.mark.parametrize('target', TARGETS)
 def test_interface_and_metadata_stay(sources, target, tmp_path):
-    out = compress_file(sources[target], 'palettize4',
-                        tmp_path / 'out.mlpackage')
+    out = compress_file(sources[target], 'palettize4', tmp_path / 'out.mlpackage')
     before, after = read_program(sources[target]), read_program(out)
     assert after.classes == before.classes == tuple(NAMES)
     assert after.inputs == before.inputs
@@ -107,8 +111,7 @@ def test_interface_and_metadata_stay(sources, target, tmp_path):
 
 
 def test_which_layer_gets_which_form(sources, tmp_path):
-    out = compress_file(sources['iOS16'], 'palettize4',
-                        tmp_path / 'out.mlpackage')
+    out = compress_file(sources['iOS16'], 'palettize4', tmp_path / 'out.mlpackage')
     stored = list(stored_of(out).values())
     affine, lut = 'constexpr_affine_dequantize', 'constexpr_lut_to_dense'
     # 144 weights of the first depthwise layer are not worth bookkeeping,
@@ -123,11 +126,19 @@ def test_which_layer_gets_which_form(sources, tmp_path):
 def test_weights_are_as_computed_without_coremltools(sources, tmp_path):
     """Tables exactly, integers up to the rounding of an fp16 scale."""
     before = find_weights(read_program(sources['iOS18']))
-    for name, bound in (('palettize3', 0), ('prune50+palettize4', 0),
-                        ('prune30', 0), ('int8', 0.01)):
+    for name, bound in (
+        ('palettize3', 0),
+        ('prune50+palettize4', 0),
+        ('prune30', 0),
+        ('int8', 0.01),
+    ):
         form = parse_form(name)
-        out = apply_plan(sources['iOS18'], {w.name: form for w in before},
-                         tmp_path / f'{name}.mlpackage', Palettes())
+        out = apply_plan(
+            sources['iOS18'],
+            {w.name: form for w in before},
+            tmp_path / f'{name}.mlpackage',
+            Palettes(),
+        )
         for weight in before:
             mine = approximate(weight.values, form, 'iOS18', Palettes())
             found = dense_of(out)[weight.name]
@@ -138,9 +149,14 @@ def test_weights_are_as_computed_without_coremltools(sources, tmp_path):
 
 def test_pruning_reaches_its_share_on_large_weights(tmp_path):
     """coremltools alone prunes nothing beyond 65504 weights of fp16."""
-    net = nn.Sequential(nn.Conv2d(3, 8, 3), nn.Conv2d(8, 9000, 1),
-                        nn.AdaptiveAvgPool2d(1), nn.Flatten(),
-                        nn.Linear(9000, 10), nn.Softmax(1)).eval()
+    net = nn.Sequential(
+        nn.Conv2d(3, 8, 3),
+        nn.Conv2d(8, 9000, 1),
+        nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(),
+        nn.Linear(9000, 10),
+        nn.Softmax(1),
+    ).eval()
     source = save_small(tmp_path, net=net)
     out = compress_file(source, 'prune75', tmp_path / 'out.mlpackage')
     _, pointwise, classifier = dense_of(out).values()
@@ -165,11 +181,13 @@ def test_flexible_shapes_stay(tmp_path):
     sizes = [SHAPE, (1, 3, 20, 16)]
     net = small_net()[:-1]
     source = save_small(
-        tmp_path, net=net, classifier_config=None,
-        inputs=[ct.TensorType('image', shape=ct.EnumeratedShapes(sizes))])
+        tmp_path,
+        net=net,
+        classifier_config=None,
+        inputs=[ct.TensorType('image', shape=ct.EnumeratedShapes(sizes))],
+    )
     out = compress_file(source, 'palettize8', tmp_path / 'out.mlpackage')
-    specs = [ct.models.MLModel(str(p), skip_model_load=True).get_spec()
-             for p in (source, out)]
+    specs = [ct.models.MLModel(str(p), skip_model_load=True).get_spec() for p in (source, out)]
     kinds = [s.description.input[0].type for s in specs]
     assert kinds[0] == kinds[1]
     allowed = kinds[1].multiArrayType.enumeratedShapes.shapes
@@ -226,20 +244,18 @@ def test_plans_are_checked(sources, tmp_path):
 
 
 def test_what_coremltools_skips_is_an_error(sources, tmp_path, monkeypatch):
-    from mmpretrain_mobileone_ext.coreml.compress import (
-        apply as compress_apply,
-    )
+    from mmpretrain_mobileone_ext.coreml.compress import apply as compress_apply
 
     monkeypatch.setattr(compress_apply, '_passes', lambda *args: iter(()))
     name = next(iter(dense_of(sources['iOS16'])))
     with pytest.raises(ExportError, match=f'left the weights of {name}'):
-        apply_plan(sources['iOS16'], {name: table(4)},
-                   tmp_path / 'out.mlpackage', Palettes())
+        apply_plan(sources['iOS16'], {name: table(4)}, tmp_path / 'out.mlpackage', Palettes())
 
 
 def test_nothing_worth_compressing(tmp_path):
-    net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.AdaptiveAvgPool2d(1),
-                        nn.Flatten(), nn.Linear(4, 10), nn.Softmax(1)).eval()
+    net = nn.Sequential(
+        nn.Conv2d(3, 4, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 10), nn.Softmax(1)
+    ).eval()
     source = save_small(tmp_path, net=net)
     with pytest.raises(ExportError, match='would make none of its weights'):
         compress_file(source, 'int8', tmp_path / 'out.mlpackage')
@@ -247,13 +263,14 @@ def test_nothing_worth_compressing(tmp_path):
 
 def test_other_mixed_plans_keep_what_they_do_not_name(sources, tmp_path):
     names = list(dense_of(sources['iOS18']))
-    plan = {names[FIRST_PW]: Form('int8', 8, 50),
-            names[SECOND_PW]: table(2), names[CLASSIFIER]: Form(pruned=20)}
-    out = apply_plan(sources['iOS18'], plan, tmp_path / 'out.mlpackage',
-                     Palettes())
+    plan = {
+        names[FIRST_PW]: Form('int8', 8, 50),
+        names[SECOND_PW]: table(2),
+        names[CLASSIFIER]: Form(pruned=20),
+    }
+    out = apply_plan(sources['iOS18'], plan, tmp_path / 'out.mlpackage', Palettes())
     before, after = dense_of(sources['iOS18']), dense_of(out)
     for name in names:
-        assert np.array_equal(before[name], after[name]) == (
-            name not in plan)
+        assert np.array_equal(before[name], after[name]) == (name not in plan)
     assert sparsity(after[names[FIRST_PW]]) >= 0.5
     assert load_program(out).predict_batch(images(2))

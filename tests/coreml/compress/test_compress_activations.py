@@ -1,4 +1,5 @@
 """W8A8: ranges from our runtime, placed by coremltools, executed here."""
+
 from __future__ import annotations
 
 import numpy as np
@@ -26,13 +27,16 @@ def source(tmp_path_factory):
     return save_small(tmp_path_factory.mktemp('w8a8'), 'iOS17')
 
 
-@pytest.mark.parametrize(('scale', 'zero', 'axis', 'dtype'), [
-    (0.5, None, None, 'int8'),
-    (0.25, 3, None, 'int8'),
-    (0.31, 130, None, 'uint8'),
-    ([0.5, 0.1, 2.0], None, 1, 'int8'),
-    ([0.5, 0.1, 2.0], [1, -2, 3], -2, 'int8'),
-])
+@pytest.mark.parametrize(
+    ('scale', 'zero', 'axis', 'dtype'),
+    [
+        (0.5, None, None, 'int8'),
+        (0.25, 3, None, 'int8'),
+        (0.31, 130, None, 'uint8'),
+        ([0.5, 0.1, 2.0], None, 1, 'int8'),
+        ([0.5, 0.1, 2.0], [1, -2, 3], -2, 'int8'),
+    ],
+)
 def test_operations(scale, zero, axis, dtype, tmp_path):
     """quantize and dequantize against coremltools' NumPy, saturation too."""
     utils = quiet.module('coremltools.optimize._utils')
@@ -49,11 +53,11 @@ def test_operations(scale, zero, axis, dtype, tmp_path):
 
     path = save_mil(build, {'x': X}, tmp_path, 'iOS17')
     loaded = load_program(path)
-    assert loaded.program.count_operations() == {
-        'quantize': 1, 'dequantize': 1}
+    assert loaded.program.count_operations() == {'quantize': 1, 'dequantize': 1}
     (got,) = loaded.predict({'x': X}).values()
-    wide = {k: utils.promote_rank_to_same_as_data(v, X, axis)
-            for k, v in inputs.items() if k != 'axis'}
+    wide = {
+        k: utils.promote_rank_to_same_as_data(v, X, axis) for k, v in inputs.items() if k != 'axis'
+    }
     shift = wide.get('zero_point')
     steps = utils.quantize_by_scale_and_zp(X, wide['scale'], shift, dtype)
     wanted = utils.dequantize_by_scale_and_zp(steps, wide['scale'], shift)
@@ -69,8 +73,7 @@ def test_half_to_even(tmp_path):
     x = np.float32([0.5, 1.5, 2.5, -0.5, -1.5])
 
     def build(mb, x):
-        steps = mb.quantize(input=x, scale=np.float32(1),
-                            output_dtype='int8')
+        steps = mb.quantize(input=x, scale=np.float32(1), output_dtype='int8')
         return mb.dequantize(input=steps, scale=np.float32(1))
 
     loaded = load_program(save_mil(build, {'x': x}, tmp_path, 'iOS17'))
@@ -81,13 +84,11 @@ def test_half_to_even(tmp_path):
 def test_ranges_are_those_of_torch(source):
     net = small_net()
     pixels = images(10)['image']
-    ranges = measure_ranges(read_program(source),
-                            [{'image': pixels[:6]}, {'image': pixels[6:]}])
+    ranges = measure_ranges(read_program(source), [{'image': pixels[:6]}, {'image': pixels[6:]}])
     assert ranges['image'] == (float(pixels.min()), float(pixels.max()))
     with torch.no_grad():
         values = torch.nn.Sequential(*net[:10])(pixels)
-    wanted = (min(float(v.min()) for v in values),
-              max(float(v.max()) for v in values))
+    wanted = (min(float(v.min()) for v in values), max(float(v.max()) for v in values))
     program = read_program(source)
     last = [op for op in program.operations if op.type == 'relu'][-1]
     assert ranges[last.outputs[0]] == pytest.approx(wanted, rel=5e-3)
@@ -96,8 +97,7 @@ def test_ranges_are_those_of_torch(source):
 
 
 def test_structure_and_scores(source, tmp_path):
-    out = compress_file(source, 'w8a8', tmp_path / 'out.mlpackage',
-                        [images(32, seed=3)])
+    out = compress_file(source, 'w8a8', tmp_path / 'out.mlpackage', [images(32, seed=3)])
     counted = read_program(out).count_operations()
     assert counted['quantize'] == counted['dequantize'] == 5
     before = scores_of(source, images())
@@ -110,18 +110,16 @@ def test_structure_and_scores(source, tmp_path):
 
 
 def test_stem_and_classifier_read_fp16(source, tmp_path):
-    out = compress_file(source, 'w8a8', tmp_path / 'out.mlpackage',
-                        [images(8)])
+    out = compress_file(source, 'w8a8', tmp_path / 'out.mlpackage', [images(8)])
     program = read_program(out)
-    makers = {name: op.type for op in program.operations
-              for name in op.outputs}
-    layers = [op for op in program.operations if op.type in
-              ('conv', 'linear')]
+    makers = {name: op.type for op in program.operations for name in op.outputs}
+    layers = [op for op in program.operations if op.type in ('conv', 'linear')]
     read = [makers.get(op.inputs['x'].name) for op in layers]
     assert read[1:-1] == ['dequantize'] * 4
     assert 'dequantize' not in (read[0], read[-1])
-    assert all(op.attributes['compressed']['weight'] ==
-               'constexpr_affine_dequantize' for op in layers)
+    assert all(
+        op.attributes['compressed']['weight'] == 'constexpr_affine_dequantize' for op in layers
+    )
 
 
 def test_values_without_a_range(tmp_path):

@@ -1,4 +1,5 @@
 """Forms worth trying, and the path of plans from dense to smallest."""
+
 from __future__ import annotations
 
 import itertools
@@ -9,13 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mmpretrain_mobileone_ext.coreml.compress import search as frontier
-from mmpretrain_mobileone_ext.coreml.compress.coding import (
-    DENSE,
-    INT8,
-    Form,
-    Weight,
-    table,
-)
+from mmpretrain_mobileone_ext.coreml.compress.coding import DENSE, INT8, Form, Weight, table
 from mmpretrain_mobileone_ext.coreml.compress.kmeans import Palettes
 from mmpretrain_mobileone_ext.coreml.compress.search import (
     Choice,
@@ -41,12 +36,10 @@ def made(*figures):
     return Choices({c.form: c for c in found}, tuple(found))
 
 
-@given(st.lists(st.tuples(st.integers(1, 40), st.floats(0, 10)),
-                min_size=1, max_size=12))
+@given(st.lists(st.tuples(st.integers(1, 40), st.floats(0, 10)), min_size=1, max_size=12))
 def test_hull(points):
     """No mixture of two points is better, and none of the hull is worse."""
-    found = [Choice(Form(pruned=i + 1), size, error)
-             for i, (size, error) in enumerate(points)]
+    found = [Choice(Form(pruned=i + 1), size, error) for i, (size, error) in enumerate(points)]
     hull = frontier._hull(found)
     sizes = [c.size for c in hull]
     assert sizes == sorted(set(sizes), reverse=True)
@@ -70,20 +63,17 @@ def test_forms_of_a_dense_weight():
     assert not any(f.pruned for f in forms)
     assert all(f.oldest == 'iOS16' for f in found.every)
     assert found.every[table(4)].error > found.every[INT8].error > 0
-    assert table(3) in choices_of(
-        weight((64, 64, 1, 1)), 'iOS18', Palettes()).every
+    assert table(3) in choices_of(weight((64, 64, 1, 1)), 'iOS18', Palettes()).every
 
 
 def test_sparse_training_is_used():
-    found = choices_of(weight((64, 64, 1, 1), zeros=0.8), 'iOS16',
-                       Palettes())
+    found = choices_of(weight((64, 64, 1, 1), zeros=0.8), 'iOS16', Palettes())
     assert any(c.form.pruned for c in found.best)
     assert found.every[Form(pruned=75)].error == 0
 
 
 def test_small_weights_have_one_form():
-    assert [c.form for c in choices_of(
-        weight((4, 1, 3, 3)), 'iOS16', Palettes()).best] == [DENSE]
+    assert [c.form for c in choices_of(weight((4, 1, 3, 3)), 'iOS16', Palettes()).best] == [DENSE]
 
 
 CHOICES = {
@@ -94,42 +84,36 @@ CHOICES = {
 
 def test_steps_by_damage_a_byte():
     steps = smaller_steps({}, CHOICES, {'a': 1.0, 'b': 1.0})
-    assert [(s.name, s.form, s.saved) for s in steps] == [
-        ('a', INT8, 50), ('b', INT8, 500)]
+    assert [(s.name, s.form, s.saved) for s in steps] == [('a', INT8, 50), ('b', INT8, 500)]
     steps = smaller_steps({}, CHOICES, {'a': 10.0, 'b': 1.0})
     assert [s.name for s in steps] == ['b', 'a']
     assert steps[1].damage == pytest.approx(1.0)
-    assert smaller_steps({'a': table(4), 'b': INT8}, CHOICES,
-                         {'a': 1.0, 'b': 1.0}) == []
-    (step, ) = smaller_steps({'a': INT8, 'b': INT8}, CHOICES,
-                             {'a': 2.0, 'b': 1.0})
+    assert smaller_steps({'a': table(4), 'b': INT8}, CHOICES, {'a': 1.0, 'b': 1.0}) == []
+    (step,) = smaller_steps({'a': INT8, 'b': INT8}, CHOICES, {'a': 2.0, 'b': 1.0})
     assert (step.form, step.saved) == (table(4), 25)
     assert step.damage == pytest.approx(0.6)
 
 
 def test_steps_back():
     assert larger_steps({}, CHOICES, {'a': 1.0, 'b': 1.0}) == []
-    first, second = larger_steps({'a': table(4), 'b': INT8}, CHOICES,
-                                 {'a': 1.0, 'b': 1.0})
+    first, second = larger_steps({'a': table(4), 'b': INT8}, CHOICES, {'a': 1.0, 'b': 1.0})
     assert (first.name, first.form) == ('a', INT8)
     assert (second.name, second.form) == ('b', DENSE)
     assert first.saved == -25
     assert first.damage == pytest.approx(-0.3)
-    first, _ = larger_steps({'a': table(4), 'b': INT8}, CHOICES,
-                            {'a': 1.0, 'b': 100.0})
+    first, _ = larger_steps({'a': table(4), 'b': INT8}, CHOICES, {'a': 1.0, 'b': 100.0})
     assert first.name == 'b'
 
 
 def test_a_form_beside_the_hull_leads_back_to_it():
-    choices = {'a': Choices(
-        {**CHOICES['a'].every, table(8): Choice(table(8), 60, 5.0)},
-        CHOICES['a'].best)}
-    (step, ) = smaller_steps({'a': table(8)}, choices, {'a': 1.0})
+    choices = {
+        'a': Choices({**CHOICES['a'].every, table(8): Choice(table(8), 60, 5.0)}, CHOICES['a'].best)
+    }
+    (step,) = smaller_steps({'a': table(8)}, choices, {'a': 1.0})
     assert step.form == INT8
     assert step.damage < 0
 
 
 def test_path():
     plans = path_of_plans(CHOICES, {'a': 1.0, 'b': 1.0})
-    assert plans == [{}, {'a': INT8}, {'a': INT8, 'b': INT8},
-                     {'a': table(4), 'b': INT8}]
+    assert plans == [{}, {'a': INT8}, {'a': INT8, 'b': INT8}, {'a': table(4), 'b': INT8}]

@@ -1,4 +1,5 @@
 """``.mlmodel``: 8 bits and tables, over coremltools' own quantizer."""
+
 from __future__ import annotations
 
 import numpy as np
@@ -11,8 +12,7 @@ from mmpretrain_mobileone_ext.coreml.program import quiet
 from mmpretrain_mobileone_ext.coreml.program.read import read_program
 from mmpretrain_mobileone_ext.errors import ExportError
 
-BOUNDS = {'int8': 0.02, 'palettize8': 0.02, 'palettize6': 0.05,
-          'palettize4': 0.2, 'palettize2': 1}
+BOUNDS = {'int8': 0.02, 'palettize8': 0.02, 'palettize6': 0.05, 'palettize4': 0.2, 'palettize2': 1}
 
 
 @pytest.fixture(scope='module')
@@ -25,21 +25,21 @@ def wide(tmp_path_factory):
 def half(wide):
     """With fp16 weights, as the exporter writes them."""
     ct = quiet.coremltools()
-    utils = quiet.module(
-        'coremltools.models.neural_network.quantization_utils')
+    utils = quiet.module('coremltools.models.neural_network.quantization_utils')
     model = ct.models.MLModel(str(wide), skip_model_load=True)
     spec = utils.quantize_weights(model, 16)
     path = wide.with_name('half.mlmodel')
-    ct.models.utils.save_spec(
-        getattr(spec, 'get_spec', lambda: spec)(), str(path))
+    ct.models.utils.save_spec(getattr(spec, 'get_spec', lambda: spec)(), str(path))
     return path
 
 
 def layers_of(path):
     spec = quiet.coremltools().models.utils.load_spec(str(path))
-    return [getattr(la, la.WhichOneof('layer'))
-            for la in spec.neuralNetworkClassifier.layers
-            if la.WhichOneof('layer') in ('convolution', 'innerProduct')]
+    return [
+        getattr(la, la.WhichOneof('layer'))
+        for la in spec.neuralNetworkClassifier.layers
+        if la.WhichOneof('layer') in ('convolution', 'innerProduct')
+    ]
 
 
 @pytest.mark.parametrize('scheme', BOUNDS)
@@ -47,8 +47,7 @@ def test_schemes(half, scheme, tmp_path, capfd):
     out = compress_file(half, scheme, tmp_path / 'out.mlmodel')
     assert capfd.readouterr().out == ''
     assert out.stat().st_size < 0.8 * half.stat().st_size
-    error = relative_error(scores_of(out, images()),
-                           scores_of(half, images()))
+    error = relative_error(scores_of(out, images()), scores_of(half, images()))
     assert 1e-5 < error < BOUNDS[scheme]
     program = read_program(out)
     assert program.classes == tuple(NAMES)
@@ -58,8 +57,7 @@ def test_schemes(half, scheme, tmp_path, capfd):
 def test_dense_values(half, tmp_path):
     """Decoded from the specification by NumPy alone."""
     out = compress_file(half, 'palettize4', tmp_path / 'out.mlmodel')
-    before = [np.frombuffer(la.weights.float16Value, np.float16)
-              for la in layers_of(half)]
+    before = [np.frombuffer(la.weights.float16Value, np.float16) for la in layers_of(half)]
     after = layers_of(out)
     bits = [la.weights.quantization.numberOfBits for la in after]
     assert bits == [8, 8, 4, 8, 4, 8]
@@ -73,8 +71,8 @@ def test_dense_values(half, tmp_path):
     found = read_program(out)
     convs = [op for op in found.operations if op.type == 'conv']
     np.testing.assert_allclose(
-        np.asarray(convs[4].inputs['weight']).reshape(-1), table[indices],
-        rtol=1e-6)
+        np.asarray(convs[4].inputs['weight']).reshape(-1), table[indices], rtol=1e-6
+    )
 
 
 def test_fp32_weights_too(wide, half, tmp_path):

@@ -1,17 +1,12 @@
 """Names of schemes, what they may cost, and which files hold them."""
+
 from __future__ import annotations
 
 import numpy as np
 import pytest
 
 from mmpretrain_mobileone_ext.coreml.compress import SCHEMES
-from mmpretrain_mobileone_ext.coreml.compress.coding import (
-    DENSE,
-    INT8,
-    Form,
-    Weight,
-    table,
-)
+from mmpretrain_mobileone_ext.coreml.compress.coding import DENSE, INT8, Form, Weight, table
 from mmpretrain_mobileone_ext.coreml.compress.scheme import (
     check_scheme,
     form_for,
@@ -30,16 +25,32 @@ def weight(name, shape, role='', depthwise=False):
     return Weight(name, kind, values, depthwise, role, '')
 
 
-@pytest.mark.parametrize('scheme', [
-    *SCHEMES, 'auto', 'none', 'prune1', 'prune99', 'palettize3',
-    'prune50+int8', 'prune30+palettize4'])
+@pytest.mark.parametrize(
+    'scheme',
+    [
+        *SCHEMES,
+        'auto',
+        'none',
+        'prune1',
+        'prune99',
+        'palettize3',
+        'prune50+int8',
+        'prune30+palettize4',
+    ],
+)
 def test_all_are_held_by_ios18(scheme):
     check_scheme(scheme, 'iOS18', PACKAGE)
 
 
 OLDEST = {
-    'int8': 16, 'palettize8': 16, 'palettize2': 16, 'prune50': 16,
-    'auto': 16, 'w8a8': 17, 'joint': 18, 'palettize3': 18,
+    'int8': 16,
+    'palettize8': 16,
+    'palettize2': 16,
+    'prune50': 16,
+    'auto': 16,
+    'w8a8': 17,
+    'joint': 18,
+    'palettize3': 18,
     'prune50+int8': 18,
 }
 
@@ -58,8 +69,9 @@ def test_oldest_ios(scheme):
         assert message.endswith(f'it is iOS{version}')
 
 
-@pytest.mark.parametrize('scheme', [
-    'zip', 'int4', 'prune0', 'prune100', 'palettize5', 'dense', '', 'JOINT'])
+@pytest.mark.parametrize(
+    'scheme', ['zip', 'int4', 'prune0', 'prune100', 'palettize5', 'dense', '', 'JOINT']
+)
 def test_unknown(scheme):
     for kind in (PACKAGE, NETWORK):
         with pytest.raises(ExportError) as error:
@@ -71,9 +83,12 @@ def test_unknown(scheme):
 def test_what_an_mlmodel_holds():
     for scheme in ('none', 'int8', 'palettize8', 'palettize2'):
         check_scheme(scheme, 'iOS15', NETWORK)
-    for scheme, why in (('prune50', 'sparse'), ('joint', 'sparse'),
-                        ('auto', 'form for each weight'),
-                        ('w8a8', 'activations')):
+    for scheme, why in (
+        ('prune50', 'sparse'),
+        ('joint', 'sparse'),
+        ('auto', 'form for each weight'),
+        ('w8a8', 'activations'),
+    ):
         with pytest.raises(ExportError, match=f'needs an .mlpackage.*{why}'):
             check_scheme(scheme, 'iOS18', NETWORK)
 
@@ -81,9 +96,16 @@ def test_what_an_mlmodel_holds():
 def test_tolerances():
     points = {name: tolerance_for(name).max_drop for name in SCHEMES}
     assert points == {
-        'int8': 0.2, 'palettize8': 0.2, 'palettize6': 0.5, 'palettize4': 1.0,
-        'palettize2': 3.0, 'prune50': 1.0, 'prune75': 2.0, 'joint': 1.5,
-        'w8a8': 0.5}
+        'int8': 0.2,
+        'palettize8': 0.2,
+        'palettize6': 0.5,
+        'palettize4': 1.0,
+        'palettize2': 3.0,
+        'prune50': 1.0,
+        'prune75': 2.0,
+        'joint': 1.5,
+        'w8a8': 0.5,
+    }
     assert tolerance_for('prune30+int8').max_drop == pytest.approx(1.2)
     assert tolerance_for('int8').name == 'compress-int8'
     given = tolerance_for('palettize2', 0.5)
@@ -95,8 +117,9 @@ def test_failure():
     bound = tolerance_for('palettize4')
     assert bound.failure(1.0, 1000) is None
     reason = bound.failure(1.1, 1000)
-    assert reason == ("top-1 drops by 1.10 points on 1000 images; allowed: "
-                      "1.00 (tolerance 'compress-palettize4')")
+    assert reason == (
+        "top-1 drops by 1.10 points on 1000 images; allowed: 1.00 (tolerance 'compress-palettize4')"
+    )
     # One of 20 images is 5 points, and may be a tie.
     assert bound.failure(5.0, 20) is None
     assert bound.failure(10.0, 20)
@@ -116,39 +139,48 @@ def test_wrong_budgets():
         tolerance_for('none')
 
 
-@pytest.mark.parametrize(('scheme', 'role', 'depthwise', 'count', 'wanted'), [
-    ('palettize4', '', False, 4096, table(4)),
-    ('palettize4', '', False, 2047, INT8),
-    ('palettize4', 'first', False, 4096, INT8),
-    ('palettize4', '', True, 4096, INT8),
-    ('palettize4', 'last', False, 4096, table(6)),
-    ('palettize8', 'last', False, 4096, table(8)),
-    ('palettize4', 'last', False, 1000, INT8),
-    ('int8', 'first', False, 100, INT8),
-    ('int8', 'last', False, 4096, INT8),
-    ('prune50', '', False, 4096, Form(pruned=50)),
-    ('prune50', 'last', False, 4096, Form(pruned=50)),
-    ('prune50', 'first', False, 4096, DENSE),
-    ('prune50', '', True, 4096, DENSE),
-    ('prune50', '', False, 100, DENSE),
-    ('prune25+palettize4', 'last', False, 4096, table(6, 25)),
-    ('prune25+palettize4', '', True, 4096, INT8),
-])
+@pytest.mark.parametrize(
+    ('scheme', 'role', 'depthwise', 'count', 'wanted'),
+    [
+        ('palettize4', '', False, 4096, table(4)),
+        ('palettize4', '', False, 2047, INT8),
+        ('palettize4', 'first', False, 4096, INT8),
+        ('palettize4', '', True, 4096, INT8),
+        ('palettize4', 'last', False, 4096, table(6)),
+        ('palettize8', 'last', False, 4096, table(8)),
+        ('palettize4', 'last', False, 1000, INT8),
+        ('int8', 'first', False, 100, INT8),
+        ('int8', 'last', False, 4096, INT8),
+        ('prune50', '', False, 4096, Form(pruned=50)),
+        ('prune50', 'last', False, 4096, Form(pruned=50)),
+        ('prune50', 'first', False, 4096, DENSE),
+        ('prune50', '', True, 4096, DENSE),
+        ('prune50', '', False, 100, DENSE),
+        ('prune25+palettize4', 'last', False, 4096, table(6, 25)),
+        ('prune25+palettize4', '', True, 4096, INT8),
+    ],
+)
 def test_form_for(scheme, role, depthwise, count, wanted):
     assert form_for(scheme_form(scheme), role, depthwise, count) == wanted
 
 
 def test_plan_leaves_out_what_would_grow():
-    weights = [weight('stem', (8, 3, 3, 3), 'first'),
-               weight('wide stem', (64, 3, 3, 3), 'first'),
-               weight('tiny', (16, 1, 3, 3), depthwise=True),
-               weight('large', (128, 64, 1, 1)),
-               weight('head', (100, 128), 'last')]
+    weights = [
+        weight('stem', (8, 3, 3, 3), 'first'),
+        weight('wide stem', (64, 3, 3, 3), 'first'),
+        weight('tiny', (16, 1, 3, 3), depthwise=True),
+        weight('large', (128, 64, 1, 1)),
+        weight('head', (100, 128), 'last'),
+    ]
     assert plan_for('palettize4', weights, 'iOS16') == {
-        'wide stem': INT8, 'large': table(4), 'head': table(6)}
+        'wide stem': INT8,
+        'large': table(4),
+        'head': table(6),
+    }
     assert plan_for('prune50', weights, 'iOS16') == {
-        'large': Form(pruned=50), 'head': Form(pruned=50)}
-    assert set(plan_for('int8', weights, 'iOS16')) == {
-        'wide stem', 'large', 'head'}
+        'large': Form(pruned=50),
+        'head': Form(pruned=50),
+    }
+    assert set(plan_for('int8', weights, 'iOS16')) == {'wide stem', 'large', 'head'}
     # A sixteenth of sparsity does not pay for the mask.
     assert plan_for('prune5', weights, 'iOS16') == {}

@@ -2,6 +2,7 @@
 
 The tests with real files and real accuracy are in test_compress_digits.py.
 """
+
 from __future__ import annotations
 
 import json
@@ -24,11 +25,7 @@ from mmpretrain_mobileone_ext.coreml.compress.coding import (
     table,
 )
 from mmpretrain_mobileone_ext.coreml.compress.kmeans import Palettes
-from mmpretrain_mobileone_ext.coreml.compress.search import (
-    Choice,
-    Choices,
-    search,
-)
+from mmpretrain_mobileone_ext.coreml.compress.search import Choice, Choices, search
 from mmpretrain_mobileone_ext.coreml.program.read import read_program
 from mmpretrain_mobileone_ext.errors import ExportError
 from mmpretrain_mobileone_ext.utils.files import tree_bytes
@@ -53,9 +50,10 @@ class World:
 
     def apply(self, source, plan, out, palettes):
         size = tree_bytes(self.source) + sum(
-            stored_bytes(form, self.weights[name].shape, 'iOS16') -
-            stored_bytes(DENSE, self.weights[name].shape, 'iOS16')
-            for name, form in plan.items())
+            stored_bytes(form, self.weights[name].shape, 'iOS16')
+            - stored_bytes(DENSE, self.weights[name].shape, 'iOS16')
+            for name, form in plan.items()
+        )
         text = json.dumps({k: f.name for k, f in sorted(plan.items())})
         out.mkdir()
         (out / 'file').write_text(text.ljust(size))
@@ -66,9 +64,13 @@ class World:
         if not plan:
             return 0.0
         total = sum(
-            self.gains[name] * output_error(w.values, approximate(
-                w.values, parse_form(plan[name]), 'iOS16', self.palettes))
-            for name, w in self.weights.items() if name in plan)
+            self.gains[name]
+            * output_error(
+                w.values, approximate(w.values, parse_form(plan[name]), 'iOS16', self.palettes)
+            )
+            for name, w in self.weights.items()
+            if name in plan
+        )
         rng = np.random.default_rng(len(json.dumps(plan)))
         return min(0.9, total * (1 + self.noise * rng.normal()))
 
@@ -102,8 +104,13 @@ def run(source, tmp_path, monkeypatch):
         folder.mkdir()
         world.folder = folder
         world.result = search(
-            source, folder, evaluate or world.evaluate,
-            baseline or world.evaluate(source), budget, 'iOS16')
+            source,
+            folder,
+            evaluate or world.evaluate,
+            baseline or world.evaluate(source),
+            budget,
+            'iOS16',
+        )
         return world
 
     return run
@@ -116,8 +123,7 @@ def test_promises(run, seed, budget, noise):
     world = run(seed, budget, noise)
     result = world.result
     fixed = [c for c in result.candidates if c.kind == 'fixed']
-    assert [c.scheme for c in fixed][:3] == [
-        'int8', 'palettize8', 'palettize6']
+    assert [c.scheme for c in fixed][:3] == ['int8', 'palettize8', 'palettize6']
     assert len(fixed) == 7
     fitting = [c.size_bytes for c in fixed if c.drop_points <= budget]
     assert result.best.drop_points <= budget
@@ -128,16 +134,14 @@ def test_promises(run, seed, budget, noise):
     assert len(world.made) == result.evaluations <= EVALUATIONS
     assert len(set(world.made)) == len(world.made)
     left = list(world.folder.iterdir())
-    assert left == ([] if result.best.kind == 'none'
-                    else [result.best.path])
+    assert left == ([] if result.best.kind == 'none' else [result.best.path])
     assert [c for c in result.candidates if c.path] == [result.best]
 
 
 def test_near_the_best_plan_there_is(run):
     """Against brute force over the forms that the search considers."""
     world = run(seed=1, budget=2.0)
-    forms = ['dense', 'int8', 'palettize8', 'palettize6', 'palettize4',
-             'palettize2', 'palettize1']
+    forms = ['dense', 'int8', 'palettize8', 'palettize6', 'palettize4', 'palettize2', 'palettize1']
     base = tree_bytes(world.source)
     # Size and damage add up over layers: a knapsack, by damage in 1/10000.
     best = {0: 0}
@@ -145,14 +149,21 @@ def test_near_the_best_plan_there_is(run):
         options = []
         for form in forms:
             damage = 0.0 if form == 'dense' else world.wrong({name: form})
-            saved = (stored_bytes(DENSE, weight.shape, 'iOS16') -
-                     stored_bytes(parse_form(form), weight.shape, 'iOS16'))
+            saved = stored_bytes(DENSE, weight.shape, 'iOS16') - stored_bytes(
+                parse_form(form), weight.shape, 'iOS16'
+            )
             options.append((int(np.ceil(damage * 1e4)), saved))
         best = {
-            d + cost: max(s + saved for d2, s in best.items()
-                          for cost2, saved in options
-                          if d2 + cost2 == d + cost)
-            for d in best for cost, _ in options if d + cost <= 200}
+            d + cost: max(
+                s + saved
+                for d2, s in best.items()
+                for cost2, saved in options
+                if d2 + cost2 == d + cost
+            )
+            for d in best
+            for cost, _ in options
+            if d + cost <= 200
+        }
     optimum = base - max(best.values())
     saved = base - world.result.best.size_bytes
     assert saved >= 0.97 * (base - optimum)
@@ -167,8 +178,7 @@ def test_bisection_alone_comes_close(run, monkeypatch):
     mixed = [c for c in result.candidates if c.kind == 'mixed']
     assert 2 <= len(mixed) <= 6
     base = result.candidates[0].size_bytes
-    assert base - result.best.size_bytes >= \
-        0.9 * (base - full.best.size_bytes)
+    assert base - result.best.size_bytes >= 0.9 * (base - full.best.size_bytes)
 
 
 class Ledger:
@@ -182,8 +192,17 @@ class Ledger:
     @staticmethod
     def candidate(plan, size, drop):
         return compress_trial.Candidate(
-            'words', 'mixed', size, None, 1.0, drop, 0.0, drop <= 1.0,
-            {k: f.name for k, f in plan.items()}, None)
+            'words',
+            'mixed',
+            size,
+            None,
+            1.0,
+            drop,
+            0.0,
+            drop <= 1.0,
+            {k: f.name for k, f in plan.items()},
+            None,
+        )
 
     def score(self, plan, kind, words=''):
         fits = plan.get('a') == INT8
@@ -197,9 +216,10 @@ def test_repairs_start_at_the_smallest_near_miss():
         found = [Choice(*figure) for figure in figures]
         return Choices({c.form: c for c in found}, tuple(found))
 
-    two = {'a': choices((DENSE, 400, 0.0), (INT8, 200, 0.1),
-                        (table(4), 100, 0.5)),
-           'b': choices((DENSE, 400, 0.0), (INT8, 200, 0.1))}
+    two = {
+        'a': choices((DENSE, 400, 0.0), (INT8, 200, 0.1), (table(4), 100, 0.5)),
+        'b': choices((DENSE, 400, 0.0), (INT8, 200, 0.1)),
+    }
     near = Ledger.candidate({'a': table(4), 'b': INT8}, 600, 1.8)
     far = Ledger.candidate({'a': table(4)}, 500, 9.0)
     nearer = Ledger.candidate({'a': table(4)}, 650, 1.1)
@@ -219,12 +239,11 @@ def test_sensitivities(run):
     found = world.result.sensitivities
     assert {s.layer for s in found} <= set(world.weights)
     assert len(found) >= 4
-    assert [s.relative for s in found] == sorted(
-        (s.relative for s in found), reverse=True)
+    assert [s.relative for s in found] == sorted((s.relative for s in found), reverse=True)
     worst = max(
         (s.layer for s in found),
-        key=lambda name: world.wrong({name: next(
-            s.form for s in found if s.layer == name)}))
+        key=lambda name: world.wrong({name: next(s.form for s in found if s.layer == name)}),
+    )
     assert found[0].layer == worst
     layers = [c for c in world.result.candidates if c.kind == 'layer']
     assert len(layers) == len(found)
@@ -234,36 +253,32 @@ def test_sensitivities(run):
 def test_candidates_say_what_they_are(run):
     result = run(seed=0).result
     first = result.candidates[0]
-    assert (first.kind, first.scheme, first.drop_points) == (
-        'none', 'none', 0)
+    assert (first.kind, first.scheme, first.drop_points) == ('none', 'none', 0)
     for candidate in result.candidates[1:]:
         assert candidate.plan
-        assert candidate.top1 == pytest.approx(
-            1 - candidate.drop_points / 100)
+        assert candidate.top1 == pytest.approx(1 - candidate.drop_points / 100)
         assert candidate.fits == (candidate.drop_points <= 0.5)
     mixed = next(c for c in result.candidates if c.kind == 'mixed')
-    assert sum(int(part.split(' x ')[0])
-               for part in mixed.scheme.split(', ')) == len(mixed.plan)
+    assert sum(int(part.split(' x ')[0]) for part in mixed.scheme.split(', ')) == len(mixed.plan)
 
 
 def test_repeatable(run):
     a, b = run(seed=3, noise=0.5).result, run(seed=3, noise=0.5).result
-    assert [(c.scheme, c.size_bytes, c.drop_points) for c in a.candidates] \
-        == [(c.scheme, c.size_bytes, c.drop_points) for c in b.candidates]
+    assert [(c.scheme, c.size_bytes, c.drop_points) for c in a.candidates] == [
+        (c.scheme, c.size_bytes, c.drop_points) for c in b.candidates
+    ]
 
 
 def test_without_labels_agreement_counts(run):
     def evaluate(path):
         world = World(run.source, 0)
-        plan = {} if path == run.source else json.loads(
-            (path / 'file').read_text())
+        plan = {} if path == run.source else json.loads((path / 'file').read_text())
         return world.scores(world.wrong(plan), None)
 
     run.source = None
     with_labels = run(seed=0)
     run.source = with_labels.source
-    without = run(seed=0, evaluate=evaluate,
-                  baseline=World.scores(0.0, None)).result
+    without = run(seed=0, evaluate=evaluate, baseline=World.scores(0.0, None)).result
     assert without.best.top1 is None
     assert without.best.size_bytes == with_labels.result.best.size_bytes
 
@@ -284,8 +299,7 @@ def test_nan_never_fits(run):
         scores = torch.full((1000, 10), float('nan'))
         return verified(torch.rand(1000, 10), scores, LABELS)
 
-    world = run(budget=100.0, evaluate=evaluate,
-                baseline=World.scores(0.0))
+    world = run(budget=100.0, evaluate=evaluate, baseline=World.scores(0.0))
     assert world.result.best.kind == 'none'
 
 
@@ -293,16 +307,15 @@ def test_few_probes_bound_the_search(run, monkeypatch):
     monkeypatch.setattr(compress_search, '_MAX_PROBES', 2)
     result = run(seed=0).result
     assert len(result.sensitivities) == 2
-    fitting = [c.size_bytes for c in result.candidates
-               if c.kind == 'fixed' and c.fits]
+    fitting = [c.size_bytes for c in result.candidates if c.kind == 'fixed' and c.fits]
     assert result.best.size_bytes < min(fitting)
 
 
 def test_refused(run, source, tmp_path):
     features = verified(torch.rand(4, 10), torch.rand(4, 10))
-    features = type(features)(**{
-        **features.__dict__, 'parity': type(features.parity)(
-            0.0, 0.0, 1.0, None, 4)})
+    features = type(features)(
+        **{**features.__dict__, 'parity': type(features.parity)(0.0, 0.0, 1.0, None, 4)}
+    )
     with pytest.raises(ExportError, match='outputs are no class scores'):
         run(baseline=features)
     arguments = (tmp_path, lambda path: None, World.scores(0.0), 0.5)

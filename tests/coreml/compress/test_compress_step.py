@@ -1,4 +1,5 @@
 """Chosen on one half of the images, held to the bound on all."""
+
 from dataclasses import replace
 
 import pytest
@@ -32,14 +33,16 @@ class Judge:
         exact = torch.eye(2)[places % 2 * 0]
         found = torch.where(wrong[:, None], exact.flip(1), exact)
         labels = torch.zeros(len(places), dtype=torch.int64)
-        return replace(verified(exact, found, labels), answers=Answers(
-            labels, found.argmax(1), labels))
+        return replace(
+            verified(exact, found, labels), answers=Answers(labels, found.argmax(1), labels)
+        )
 
 
 def candidate(name, tmp_path, kind='mixed'):
     plan = {} if kind == 'none' else dict(layer='int8')
-    return Candidate(name, kind, SIZES[name], 1.0, 1.0, 0.0, 0.0, True, plan,
-                     tmp_path / f'{name}.mlpackage')
+    return Candidate(
+        name, kind, SIZES[name], 1.0, 1.0, 0.0, 0.0, True, plan, tmp_path / f'{name}.mlpackage'
+    )
 
 
 @pytest.fixture
@@ -49,21 +52,20 @@ def run(tmp_path, monkeypatch):
 
         def search(source, folder, evaluate, baseline, budget, *more):
             seen.append(evaluate(source).parity.num_samples)
-            found = tuple(candidate(n, tmp_path, k) for n, k in (
-                ('plain', 'none'), ('lucky', 'mixed'), ('steady', 'mixed')))
+            found = tuple(
+                candidate(n, tmp_path, k)
+                for n, k in (('plain', 'none'), ('lucky', 'mixed'), ('steady', 'mixed'))
+            )
             return SearchResult(found[1], found, ())
 
         monkeypatch.setattr(compress_step, 'search', search)
-        monkeypatch.setattr(compress_step, 'tree_bytes',
-                            lambda path: SIZES[path.stem])
-        images = Images('all images', (1, 3, 8, 8), TestSplit(),
-                        tuple(range(count)))
+        monkeypatch.setattr(compress_step, 'tree_bytes', lambda path: SIZES[path.stem])
+        images = Images('all images', (1, 3, 8, 8), TestSplit(), tuple(range(count)))
         judge, plain = Judge(images), tmp_path / 'plain.mlpackage'
-        options = ExportOptions(out=tmp_path / 'm.mlpackage', compress='auto',
-                                max_drop=max_drop)
+        options = ExportOptions(out=tmp_path / 'm.mlpackage', compress='auto', max_drop=max_drop)
         found = compress_step.compress(
-            plain, judge.score(plain, 'fp16'), judge, options, tmp_path,
-            Steps(False))
+            plain, judge.score(plain, 'fp16'), judge, options, tmp_path, Steps(False)
+        )
         return found, seen[0]
 
     return run
@@ -89,8 +91,7 @@ def test_the_other_half_tells_what_the_first_hides(run):
     assert found.verdict.level == 'bad'
 
 
-@pytest.mark.parametrize(('count', 'max_drop'), [(56, 2.0), (400, 0.0),
-                                                 (398, 0.5)])
+@pytest.mark.parametrize(('count', 'max_drop'), [(56, 2.0), (400, 0.0), (398, 0.5)])
 def test_too_few_images_are_not_halved(run, count, max_drop):
     found, scored = run(count, max_drop)
     assert scored == found.chosen_images == count

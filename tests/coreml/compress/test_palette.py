@@ -1,4 +1,5 @@
 """Tables of palettized weights: close to the optimum, balanced, repeatable."""
+
 from __future__ import annotations
 
 import numpy as np
@@ -8,11 +9,7 @@ from hypothesis import strategies as st
 from sklearn.cluster import KMeans
 
 from mmpretrain_mobileone_ext.coreml.compress import kmeans as palette
-from mmpretrain_mobileone_ext.coreml.compress.kmeans import (
-    Palettes,
-    cluster,
-    palettize,
-)
+from mmpretrain_mobileone_ext.coreml.compress.kmeans import Palettes, cluster, palettize
 from mmpretrain_mobileone_ext.errors import ExportError
 
 RNG = np.random.default_rng(0)
@@ -20,7 +17,7 @@ RNG = np.random.default_rng(0)
 
 def squared_error(values, centers):
     values = values.reshape(-1, 1).astype(np.float64)
-    return float(((values - np.asarray(centers))**2).min(1).sum())
+    return float(((values - np.asarray(centers)) ** 2).min(1).sum())
 
 
 def optimum(values, clusters):
@@ -32,15 +29,14 @@ def optimum(values, clusters):
     for k in range(1, clusters + 1):
         for high in range(1, n + 1):
             best[k, high] = min(
-                best[k - 1, low] +
-                ((v[low:high] - v[low:high].mean())**2).sum()
-                for low in range(high))
+                best[k - 1, low] + ((v[low:high] - v[low:high].mean()) ** 2).sum()
+                for low in range(high)
+            )
     return best[clusters, n]
 
 
 @settings(deadline=None, max_examples=60)
-@given(st.lists(st.integers(-60, 60), min_size=1, max_size=24),
-       st.sampled_from([1, 2, 3, 4, 8]))
+@given(st.lists(st.integers(-60, 60), min_size=1, max_size=24), st.sampled_from([1, 2, 3, 4, 8]))
 def test_near_the_optimum(numbers, clusters):
     values = np.array(numbers, np.float32) / 8
     centers = cluster(values, clusters)
@@ -58,8 +54,7 @@ def test_at_the_optimum_on_average():
         rng = np.random.default_rng(seed)
         values = rng.normal(size=20).astype(np.float32)
         clusters = int(rng.choice([2, 4, 8]))
-        ratios.append(squared_error(values, cluster(values, clusters)) /
-                      optimum(values, clusters))
+        ratios.append(squared_error(values, cluster(values, clusters)) / optimum(values, clusters))
     assert np.mean(ratios) < 1.1
     assert min(ratios) > 1 - 1e-9
 
@@ -67,18 +62,15 @@ def test_at_the_optimum_on_average():
 @pytest.mark.parametrize('clusters', [4, 16, 64])
 def test_no_worse_than_scikit_learn(clusters):
     values = (RNG.standard_t(4, 4000) * 0.05).astype(np.float16)
-    other = KMeans(clusters, n_init=3, random_state=0).fit(
-        values.reshape(-1, 1).astype(np.float64))
-    assert squared_error(values, cluster(values, clusters)) < \
-        1.05 * other.inertia_
+    other = KMeans(clusters, n_init=3, random_state=0).fit(values.reshape(-1, 1).astype(np.float64))
+    assert squared_error(values, cluster(values, clusters)) < 1.05 * other.inertia_
 
 
 def test_fixed_point_of_lloyd():
     values = RNG.normal(size=3000).astype(np.float16)
     centers = cluster(values, 16)
     nearest = np.abs(values[:, None] - centers).argmin(1)
-    means = [values[nearest == k].astype(np.float64).mean()
-             for k in range(16)]
+    means = [values[nearest == k].astype(np.float64).mean() for k in range(16)]
     np.testing.assert_allclose(centers, means, atol=1e-9)
 
 
@@ -86,7 +78,7 @@ def test_few_distinct_values_are_exact():
     values = np.array([[0.5, -1, 0.5], [2, -1, 2]], np.float16)
     table, indices = palettize(values, 4)
     assert table[:3].tolist() == [-1, 0.5, 2]
-    assert table.shape == (16, )
+    assert table.shape == (16,)
     assert not table[3:].any()
     np.testing.assert_array_equal(table[indices], values)
     assert indices.dtype == np.uint8
@@ -105,7 +97,7 @@ def test_errors_of_a_filter_cancel():
     assert np.abs(indices.astype(int) - nearest).max() == 1
 
     def objective(e):
-        return (e**2).sum(1) + palette.SUM_WEIGHT * e.sum(1)**2
+        return (e**2).sum(1) + palette.SUM_WEIGHT * e.sum(1) ** 2
 
     assert (objective(ours) <= objective(plain) + 1e-12).all()
 
@@ -130,8 +122,7 @@ def test_nothing_left():
 def test_large_common_offset():
     values = (1000 + RNG.normal(size=500)).astype(np.float32)
     found = squared_error(values, cluster(values, 8))
-    assert found == pytest.approx(
-        squared_error(values - 1000, cluster(values - 1000, 8)), rel=1e-3)
+    assert found == pytest.approx(squared_error(values - 1000, cluster(values - 1000, 8)), rel=1e-3)
 
 
 def test_repeatable_and_remembered(monkeypatch):
@@ -146,8 +137,13 @@ def test_repeatable_and_remembered(monkeypatch):
     assert all(np.array_equal(a, b) for a, b in zip(first, found))
     changed = values.copy()
     changed[0, 0] += 1
-    for other in ((changed, 4), (values, 2), (values, 4, True),
-                  (values.reshape(16, 8), 4), (values.astype(np.float32), 4)):
+    for other in (
+        (changed, 4),
+        (values, 2),
+        (values, 4, True),
+        (values.reshape(16, 8), 4),
+        (values.astype(np.float32), 4),
+    ):
         with pytest.raises(TypeError):
             remembers(*other)
 

@@ -1,4 +1,5 @@
 """Forms of weights: names, targets, groups, and bytes as on disk."""
+
 from __future__ import annotations
 
 import numpy as np
@@ -42,34 +43,55 @@ def test_names(name):
         assert parse_form(name) == NAMES[name]
 
 
-@given(bits=st.sampled_from((0, *TABLE_BITS)), integers=st.booleans(),
-       pruned=st.integers(0, 99))
+@given(bits=st.sampled_from((0, *TABLE_BITS)), integers=st.booleans(), pruned=st.integers(0, 99))
 def test_every_name_is_read_back(bits, integers, pruned):
-    form = Form('int8', 8, pruned) if integers else table(bits, pruned) \
-        if bits else Form(pruned=pruned)
+    form = (
+        Form('int8', 8, pruned)
+        if integers
+        else table(bits, pruned)
+        if bits
+        else Form(pruned=pruned)
+    )
     if form != DENSE:
         assert parse_form(form.name) == form
 
 
-@pytest.mark.parametrize('name', [
-    '', 'int4', 'palettize', 'palettize5', 'palettize16', 'prune', 'prune0',
-    'prune100', 'prune05', 'prune50+', '+int8', 'int8+prune50', 'INT8',
-    'prune50int8', 'prune50+dense', 'int8 '])
+@pytest.mark.parametrize(
+    'name',
+    [
+        '',
+        'int4',
+        'palettize',
+        'palettize5',
+        'palettize16',
+        'prune',
+        'prune0',
+        'prune100',
+        'prune05',
+        'prune50+',
+        '+int8',
+        'int8+prune50',
+        'INT8',
+        'prune50int8',
+        'prune50+dense',
+        'int8 ',
+    ],
+)
 def test_no_names(name):
     with pytest.raises(ExportError, match='allowed: dense, int8'):
         parse_form(name)
 
 
 def test_oldest():
-    assert [parse_form(n).oldest for n in
-            ('int8', 'palettize4', 'palettize1', 'prune50')] == ['iOS16'] * 4
-    assert [parse_form(n).oldest for n in
-            ('palettize3', 'prune50+int8', 'prune9+palettize4')] == \
-        ['iOS18'] * 3
+    assert [parse_form(n).oldest for n in ('int8', 'palettize4', 'palettize1', 'prune50')] == [
+        'iOS16'
+    ] * 4
+    assert [parse_form(n).oldest for n in ('palettize3', 'prune50+int8', 'prune9+palettize4')] == [
+        'iOS18'
+    ] * 3
 
 
-@given(channels=st.integers(1, 300), inputs=st.integers(1, 300),
-       bits=st.sampled_from(TABLE_BITS))
+@given(channels=st.integers(1, 300), inputs=st.integers(1, 300), bits=st.sampled_from(TABLE_BITS))
 def test_groups(channels, inputs, bits):
     shape = (channels, inputs, 1, 1)
     assert group_size(shape, bits, 'iOS16') == channels
@@ -89,11 +111,36 @@ def test_groups_of_known_shapes():
     assert group_size((10, 128), 4, 'iOS18') == 10
 
 
-@pytest.mark.parametrize(('target', 'names'), [
-    ('iOS16', ('int8', 'palettize8', 'palettize6', 'palettize4',
-               'palettize2', 'palettize1', 'prune50', 'prune75')),
-    ('iOS18', ('int8', 'palettize4', 'palettize3', 'palettize2', 'prune50',
-               'prune50+int8', 'prune25+palettize4'))])
+@pytest.mark.parametrize(
+    ('target', 'names'),
+    [
+        (
+            'iOS16',
+            (
+                'int8',
+                'palettize8',
+                'palettize6',
+                'palettize4',
+                'palettize2',
+                'palettize1',
+                'prune50',
+                'prune75',
+            ),
+        ),
+        (
+            'iOS18',
+            (
+                'int8',
+                'palettize4',
+                'palettize3',
+                'palettize2',
+                'prune50',
+                'prune50+int8',
+                'prune25+palettize4',
+            ),
+        ),
+    ],
+)
 def test_bytes_as_on_disk(target, names, tmp_path):
     """Within 250 bytes a weight: names in the specification differ."""
     source = save_small(tmp_path, target)
@@ -102,10 +149,13 @@ def test_bytes_as_on_disk(target, names, tmp_path):
     predicted = []
     for name in names:
         form = parse_form(name)
-        out = apply_plan(source, {w.name: form for w in weights},
-                         tmp_path / f'{name}.mlpackage', Palettes())
-        expected = sum(stored_bytes(form, w.shape, target) -
-                       stored_bytes(DENSE, w.shape, target) for w in weights)
+        out = apply_plan(
+            source, {w.name: form for w in weights}, tmp_path / f'{name}.mlpackage', Palettes()
+        )
+        expected = sum(
+            stored_bytes(form, w.shape, target) - stored_bytes(DENSE, w.shape, target)
+            for w in weights
+        )
         predicted.append(expected)
         found = tree_bytes(out) - dense
         assert abs(found - expected) < 250 * len(weights), name
@@ -115,9 +165,8 @@ def test_bytes_as_on_disk(target, names, tmp_path):
 
 def test_small_weights_are_not_worth_integers():
     """Scale, zero point and records cost more than 288 weights save."""
-    assert stored_bytes(INT8, (32, 1, 3, 3), 'iOS16') > \
-        stored_bytes(DENSE, (32, 1, 3, 3), 'iOS16')
-    assert stored_bytes(INT8, (256, 1, 3, 3), 'iOS16') < \
-        stored_bytes(DENSE, (256, 1, 3, 3), 'iOS16')
-    assert stored_bytes(DENSE, (8, 8), 'iOS16', 4) == \
-        stored_bytes(DENSE, (8, 16), 'iOS16', 2)
+    assert stored_bytes(INT8, (32, 1, 3, 3), 'iOS16') > stored_bytes(DENSE, (32, 1, 3, 3), 'iOS16')
+    assert stored_bytes(INT8, (256, 1, 3, 3), 'iOS16') < stored_bytes(
+        DENSE, (256, 1, 3, 3), 'iOS16'
+    )
+    assert stored_bytes(DENSE, (8, 8), 'iOS16', 4) == stored_bytes(DENSE, (8, 16), 'iOS16', 2)

@@ -1,4 +1,5 @@
 """Ranges of weights by channel, and what they do to 8 bits."""
+
 from __future__ import annotations
 
 import numpy as np
@@ -28,10 +29,9 @@ def test_figures_by_hand():
     assert found.dead == 1
     assert found.shape == (5, 100, 2, 2)
     # Uniform in [-1, 1] with a step d: signal 1/3, noise d^2 / 12.
-    each = 10 * np.log10(1 / 3 / ((2 / 255)**2 / 12))
+    each = 10 * np.log10(1 / 3 / ((2 / 255) ** 2 / 12))
     assert found.sqnr_channel_db == pytest.approx(each, abs=0.5)
-    ones = [10 * np.log10(r**2 / 3 / ((128 / 255)**2 / 12))
-            for r in (1, 1, 2, 64)]
+    ones = [10 * np.log10(r**2 / 3 / ((128 / 255) ** 2 / 12)) for r in (1, 1, 2, 64)]
     assert found.sqnr_tensor_db == pytest.approx(np.median(ones), abs=1)
 
 
@@ -48,8 +48,7 @@ def test_why():
     assert why.endswith('.')
     filters = RNG.normal(size=(32, 1, 3, 3))
     filters[0] *= 40
-    assert 'a depthwise filter has 9 weights' in range_of(
-        weight(filters, depthwise=True)).why
+    assert 'a depthwise filter has 9 weights' in range_of(weight(filters, depthwise=True)).why
     spikes = RNG.normal(size=(8, 4000)) * 0.001
     spikes[:, 0] = 1
     assert 'Single weights are far larger' in range_of(weight(spikes)).why
@@ -68,13 +67,12 @@ def test_folding_makes_ranges():
     conv, norm = nn.Conv2d(16, 16, 1, bias=False), nn.BatchNorm2d(16).eval()
     norm.running_var.data = torch.logspace(-4, 2, 16)
     folded = fuse_conv_bn_eval(conv.eval(), norm)
-    (before, ), (after, ) = weight_ranges(conv), weight_ranges(folded)
+    (before,), (after,) = weight_ranges(conv), weight_ranges(folded)
     assert before.ratio < 2
     assert before.why == ''
     assert after.ratio > 10
     assert after.sqnr_tensor_db < before.sqnr_tensor_db - 10
-    assert after.sqnr_channel_db == pytest.approx(
-        before.sqnr_channel_db, abs=1)
+    assert after.sqnr_channel_db == pytest.approx(before.sqnr_channel_db, abs=1)
     assert after.why
 
 
@@ -95,5 +93,7 @@ def test_file_and_module_agree(tmp_path):
     order = [r.sqnr_tensor_db for r in from_file]
     assert order == sorted(order)
     net[4].weight.data[0] /= 50
-    assert weight_ranges(net)[0].layer != '4' or \
-        weight_ranges(net)[0].ratio < from_module[0].ratio / 10
+    assert (
+        weight_ranges(net)[0].layer != '4'
+        or weight_ranges(net)[0].ratio < from_module[0].ratio / 10
+    )

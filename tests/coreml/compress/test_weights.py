@@ -1,4 +1,5 @@
 """Weights as found in files, and what approximations do to them."""
+
 from __future__ import annotations
 
 import numpy as np
@@ -21,10 +22,7 @@ from mmpretrain_mobileone_ext.coreml.compress.coding import (
     relative_error,
     table,
 )
-from mmpretrain_mobileone_ext.coreml.compress.kmeans import (
-    SUM_WEIGHT,
-    Palettes,
-)
+from mmpretrain_mobileone_ext.coreml.compress.kmeans import SUM_WEIGHT, Palettes
 from mmpretrain_mobileone_ext.coreml.program import quiet
 from mmpretrain_mobileone_ext.coreml.program.read import read_program
 
@@ -35,27 +33,25 @@ def test_weights_of_a_file(tmp_path):
     layers = [m for m in net if hasattr(m, 'weight')]
     assert len(found) == len(layers) == 6
     for weight, layer in zip(found, layers):
-        np.testing.assert_array_equal(
-            weight.values, layer.weight.detach().half().numpy())
+        np.testing.assert_array_equal(weight.values, layer.weight.detach().half().numpy())
         assert weight.stored_as == ''
     assert [w.op_type for w in found] == ['conv'] * 5 + ['linear']
     assert [w.role for w in found] == ['first', '', '', '', '', 'last']
-    assert [w.depthwise for w in found] == [
-        False, True, False, True, False, False]
+    assert [w.depthwise for w in found] == [False, True, False, True, False, False]
 
 
 def test_no_head_and_transposed(tmp_path):
-    net = nn.Sequential(nn.Conv2d(3, 6, 3), nn.ReLU(),
-                        nn.ConvTranspose2d(6, 4, 3), nn.ReLU(),
-                        nn.Conv2d(4, 4, 1)).eval()
+    net = nn.Sequential(
+        nn.Conv2d(3, 6, 3), nn.ReLU(), nn.ConvTranspose2d(6, 4, 3), nn.ReLU(), nn.Conv2d(4, 4, 1)
+    ).eval()
     ct = quiet.coremltools()
-    path = save_torch(net, tmp_path, torch.rand(1, 3, 8, 8), inputs=[
-        ct.TensorType('image', shape=(1, 3, 8, 8))])
+    path = save_torch(
+        net, tmp_path, torch.rand(1, 3, 8, 8), inputs=[ct.TensorType('image', shape=(1, 3, 8, 8))]
+    )
     found = find_weights(read_program(path))
     assert [w.role for w in found] == ['first', '', '']
     assert found[1].op_type == 'conv_transpose'
-    np.testing.assert_allclose(
-        found[1].values, net[2].weight.detach().numpy().swapaxes(0, 1))
+    np.testing.assert_allclose(found[1].values, net[2].weight.detach().numpy().swapaxes(0, 1))
 
 
 class Twice(nn.Module):
@@ -72,14 +68,16 @@ class Twice(nn.Module):
 def test_shared_weights(tmp_path):
     ct = quiet.coremltools()
     path = save_torch(
-        Twice().eval(), tmp_path, torch.rand(1, 3, 8, 8),
+        Twice().eval(),
+        tmp_path,
+        torch.rand(1, 3, 8, 8),
         inputs=[ct.TensorType('image', shape=(1, 3, 8, 8))],
-        compute_precision=ct.precision.FLOAT16)
+        compute_precision=ct.precision.FLOAT16,
+    )
     stem, conv = find_weights(read_program(path))
     assert (stem.sharing, len(conv.sharing)) == ((), 1)
     for form in (table(4), Form('int8', 8), Form(pruned=50)):
-        out = apply_plan(path, {conv.name: form},
-                         tmp_path / f'{form.name}.mlpackage', Palettes())
+        out = apply_plan(path, {conv.name: form}, tmp_path / f'{form.name}.mlpackage', Palettes())
         program = read_program(out)
         used = [op for op in program.operations if op.type == 'conv'][1:]
         assert {op.name for op in used} == {conv.name, *conv.sharing}
@@ -90,7 +88,7 @@ def test_shared_weights(tmp_path):
 @given(st.integers(0, 10**6), st.booleans())
 def test_int8(seed, per_channel):
     rng = np.random.default_rng(seed)
-    values = rng.normal(size=(4, 6)) * 10**rng.uniform(-3, 2, (4, 1))
+    values = rng.normal(size=(4, 6)) * 10 ** rng.uniform(-3, 2, (4, 1))
     values[2] = 0
     found = int8(values, per_channel)
     rows = values if per_channel else values.reshape(1, -1)
@@ -113,9 +111,10 @@ def test_approximations():
     both = approximate(values, table(2, 50), 'iOS18', Palettes())
     assert np.array_equal(both == 0, half == 0)
     assert len(np.unique(both)) <= 5
-    errors = [relative_error(values, approximate(values, form, 'iOS16',
-                                                 Palettes()))
-              for form in (table(8), table(6), table(4), table(2), table(1))]
+    errors = [
+        relative_error(values, approximate(values, form, 'iOS16', Palettes()))
+        for form in (table(8), table(6), table(4), table(2), table(1))
+    ]
     assert errors == sorted(errors)
     assert errors[0] < 1e-3
     assert errors[-1] > 0.3
@@ -126,8 +125,9 @@ def test_groups_of_channels():
     rng = np.random.default_rng(0)
     values = rng.normal(size=(64, 512)).astype(np.float16)
     values[:32] *= np.float16(0.01)
-    one, many = (approximate(values, table(4), target, Palettes())[:32]
-                 for target in ('iOS16', 'iOS18'))
+    one, many = (
+        approximate(values, table(4), target, Palettes())[:32] for target in ('iOS16', 'iOS18')
+    )
     assert relative_error(values[:32], many) < 0.15
     assert relative_error(values[:32], one) > 0.5
 
@@ -138,8 +138,7 @@ def test_output_error():
     swapped = values + np.array([[0.1, -0.1], [0, 0]])
     energy = 10 + SUM_WEIGHT * 16
     assert output_error(values, values) == 0
-    assert output_error(values, shifted) == pytest.approx(
-        (0.02 + SUM_WEIGHT * 0.04) / energy)
+    assert output_error(values, shifted) == pytest.approx((0.02 + SUM_WEIGHT * 0.04) / energy)
     assert output_error(values, swapped) == pytest.approx(0.02 / energy)
     assert output_error(np.zeros((2, 2)), np.zeros((2, 2))) == 0
     assert relative_error(np.zeros(2), np.ones(2)) == 0

@@ -1,4 +1,5 @@
 """No file takes more memory or time than its budget, whatever it asks for."""
+
 from __future__ import annotations
 
 import json
@@ -35,9 +36,13 @@ ALONE = {**os.environ, 'OMP_NUM_THREADS': '1'}
 def outcomes(paths, limit=3 * 2**30):
     """What came of each file, in one process of bounded memory."""
     lines = ''.join(json.dumps({'path': str(p)}) + '\n' for p in paths)
-    done = subprocess.run([sys.executable, str(CHILD), str(limit)],
-                          input=lines, capture_output=True, text=True,
-                          env=ALONE)
+    done = subprocess.run(
+        [sys.executable, str(CHILD), str(limit)],
+        input=lines,
+        capture_output=True,
+        text=True,
+        env=ALONE,
+    )
     found = [json.loads(line) for line in done.stdout.splitlines()]
     assert len(found) == len(paths), done.stderr[-2000:]
     return found
@@ -119,14 +124,12 @@ def test_constants_count(tiny_package):
 
 def test_batches_shrink_to_the_budget(tiny_package):
     loaded = load_program(tiny_package)
-    pixels = torch.stack([
-        torch.tensor(photo(seed=i)).permute(2, 0, 1) for i in range(7)])
+    pixels = torch.stack([torch.tensor(photo(seed=i)).permute(2, 0, 1) for i in range(7)])
     wanted = loaded.predict_batch({'image': pixels})['classLabel_probs']
-    peak, = loaded._peaks.values()
+    (peak,) = loaded._peaks.values()
     held = loaded._ledger.held
     tight = load_program(tiny_package, memory_budget=held + 2.5 * peak)
-    assert tight._most_at_once({'image': type('S', (), {
-        'alone': (1, 3, 24, 16)})}) == 2
+    assert tight._most_at_once({'image': type('S', (), {'alone': (1, 3, 24, 16)})}) == 2
     found = tight.predict_batch({'image': pixels})['classLabel_probs']
     torch.testing.assert_close(found, wanted)
 
@@ -152,8 +155,15 @@ def test_shapes_that_follow_from_numbers(tmp_path):
     crafted.op('cast', 'n', (2,), 'INT32', x='x', dtype=np.array('int32'))
     crafted.const('c', np.ones((1, 100), np.float32))
     crafted.op('reshape', 'r', (None, None), x='c', shape='n')
-    crafted.op('matmul', 'y', (None, None), x='r', y='r',
-               transpose_x=np.bool_(True), transpose_y=np.bool_(False))
+    crafted.op(
+        'matmul',
+        'y',
+        (None, None),
+        x='r',
+        y='r',
+        transpose_x=np.bool_(True),
+        transpose_y=np.bool_(False),
+    )
     path = crafted.save(tmp_path)
     loaded = load_program(path, memory_budget=2e4)
     assert loaded.predict({'x': np.float32([20, 5])})['y'].shape == (5, 5)
@@ -184,9 +194,10 @@ def test_counted_as_computed(name):
     assert found.shape == wanted.shape
     assert meter.peak >= wanted.numel() * 4
     assert meter.done >= wanted.numel()
-    with pytest.raises(ProgramError, match='memory_budget'), \
-            Meter(Ledger(wanted.numel() * 4 - 1), 1e12):
+    with (
+        pytest.raises(ProgramError, match='memory_budget'),
+        Meter(Ledger(wanted.numel() * 4 - 1), 1e12),
+    ):
         OPERATIONS[name](value.to('meta'))
-    with pytest.raises(ProgramError, match='work_budget'), \
-            Meter(Ledger(), meter.done / 2):
+    with pytest.raises(ProgramError, match='work_budget'), Meter(Ledger(), meter.done / 2):
         OPERATIONS[name](value.to('meta'))

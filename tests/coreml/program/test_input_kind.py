@@ -1,4 +1,5 @@
 """Pixels or a normalized tensor: what a file says about its input."""
+
 from pathlib import Path
 
 import pytest
@@ -15,15 +16,18 @@ from mmpretrain_mobileone_ext.errors import ProgramError
 
 def program(kind, metadata):
     feature = Feature('input', kind, (1, 3, 8, 8), 'fp32')
-    return Program(Path('m.mlpackage'), 'mlprogram', (feature, ), (), (),
-                   None, '', '', metadata, 7)
+    return Program(Path('m.mlpackage'), 'mlprogram', (feature,), (), (), None, '', '', metadata, 7)
 
 
-@pytest.mark.parametrize(('kind', 'metadata', 'wanted'), [
-    ('image', {}, False),
-    ('image', {LAYOUT: 'RGB'}, False),
-    ('tensor', {LAYOUT: 'tensor'}, False),
-    ('tensor', {LAYOUT: NORMALIZED}, True)])
+@pytest.mark.parametrize(
+    ('kind', 'metadata', 'wanted'),
+    [
+        ('image', {}, False),
+        ('image', {LAYOUT: 'RGB'}, False),
+        ('tensor', {LAYOUT: 'tensor'}, False),
+        ('tensor', {LAYOUT: NORMALIZED}, True),
+    ],
+)
 def test_what_files_of_this_package_say(kind, metadata, wanted):
     assert takes_normalized(program(kind, metadata)) is wanted
 

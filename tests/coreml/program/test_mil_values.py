@@ -1,4 +1,5 @@
 """Constants are read as coremltools writes and reads them."""
+
 from __future__ import annotations
 
 import numpy as np
@@ -14,12 +15,19 @@ from mmpretrain_mobileone_ext.errors import ProgramError
 RNG = np.random.default_rng(0)
 # MIL's type: bits, signed, and what coremltools' writer calls it.
 TYPES = {
-    'FLOAT32': (np.float32, 'float'), 'INT8': (np.int8, 'int8'),
-    'UINT8': (np.uint8, 'uint8'), 'INT16': (np.int16, 'int16'),
-    'UINT16': (np.uint16, 'uint16'), 'INT32': (np.int32, 'int32'),
-    'UINT32': (np.uint32, 'uint32'), 'UINT1': (1, 'uint1'),
-    'UINT2': (2, 'uint2'), 'UINT3': (3, 'uint3'), 'UINT4': (4, 'uint4'),
-    'UINT6': (6, 'uint6'), 'INT4': (-4, 'int4'),
+    'FLOAT32': (np.float32, 'float'),
+    'INT8': (np.int8, 'int8'),
+    'UINT8': (np.uint8, 'uint8'),
+    'INT16': (np.int16, 'int16'),
+    'UINT16': (np.uint16, 'uint16'),
+    'INT32': (np.int32, 'int32'),
+    'UINT32': (np.uint32, 'uint32'),
+    'UINT1': (1, 'uint1'),
+    'UINT2': (2, 'uint2'),
+    'UINT3': (3, 'uint3'),
+    'UINT4': (4, 'uint4'),
+    'UINT6': (6, 'uint6'),
+    'INT4': (-4, 'int4'),
 }
 
 
@@ -28,8 +36,7 @@ def numbers(kind):
         return RNG.integers(0, 100, 35).astype(kind)
     low = -(1 << (-kind - 1)) if kind < 0 else 0
     high = -low if kind < 0 else 1 << kind
-    return RNG.integers(low, high, 35).astype(
-        np.int8 if kind < 0 else np.uint8)
+    return RNG.integers(low, high, 35).astype(np.int8 if kind < 0 else np.uint8)
 
 
 def reader(folder):
@@ -48,8 +55,7 @@ def test_weights_files_as_coremltools_writes_them(tmp_path, dtype):
     kind, name = TYPES[dtype]
     library = quiet.module('coremltools.libmilstoragepython')
     constants, wanted = reader(tmp_path), numbers(kind)
-    writer = library._BlobStorageWriter(
-        str(tmp_path / 'weights' / 'weight.bin'))
+    writer = library._BlobStorageWriter(str(tmp_path / 'weights' / 'weight.bin'))
     offset = getattr(writer, f'write_{name}_data')(wanted)
     del writer  # writes
     found = constants.read(reference(offset, (5, 7), dtype))
@@ -64,12 +70,16 @@ def test_half(tmp_path):
     np.testing.assert_array_equal(found, wanted.reshape(2, 3))
 
 
-@pytest.mark.parametrize(('dtype', 'shape', 'message'), [
-    ('FLOAT32', (6,), 'has data type 1, the program says fp32'),
-    ('FLOAT16', (7,), '7 values of type fp16 are stored in 12 bytes'),
-    ('FLOAT16', (2**40, 2**40), 'GiB of memory|are stored in'),
-    ('FLOAT16', (2, None), r'has the shape \(2, None\)'),
-    ('STRING', (6,), 'holds no string')])
+@pytest.mark.parametrize(
+    ('dtype', 'shape', 'message'),
+    [
+        ('FLOAT32', (6,), 'has data type 1, the program says fp32'),
+        ('FLOAT16', (7,), '7 values of type fp16 are stored in 12 bytes'),
+        ('FLOAT16', (2**40, 2**40), 'GiB of memory|are stored in'),
+        ('FLOAT16', (2, None), r'has the shape \(2, None\)'),
+        ('STRING', (6,), 'holds no string'),
+    ],
+)
 def test_blob_of_another_kind(tmp_path, dtype, shape, message):
     constants = reader(tmp_path)
     content = blob(np.ones(6, np.float16), 1)
@@ -78,8 +88,7 @@ def test_blob_of_another_kind(tmp_path, dtype, shape, message):
         constants.read(reference(64, shape, dtype))
 
 
-@pytest.mark.parametrize('name', [
-    '../weight.bin', '..', '', 'a\0b', 'x' * 5000, '/etc/passwd'])
+@pytest.mark.parametrize('name', ['../weight.bin', '..', '', 'a\0b', 'x' * 5000, '/etc/passwd'])
 def test_weights_are_in_their_folder(tmp_path, name):
     crafted = Crafted()
     op = crafted.block.operations.add()
@@ -102,8 +111,7 @@ def coremltools_operations(path):
     ct = quiet.coremltools()
     load = quiet.module('coremltools.converters.mil.frontend.milproto.load')
     spec = ct.models.utils.load_spec(str(path))
-    program = load.load(spec, spec.specificationVersion,
-                        str((path / WEIGHTS).parent))
+    program = load.load(spec, spec.specificationVersion, str((path / WEIGHTS).parent))
     (function,) = program.functions.values()
     return [op for op in function.operations if op.op_type != 'const']
 
@@ -111,8 +119,7 @@ def coremltools_operations(path):
 def test_program_as_coremltools_reads_it(tiny_package):
     ours = read_program(tiny_package).operations
     theirs = coremltools_operations(tiny_package)
-    assert [(o.name, o.type) for o in ours] == [
-        (o.name, o.op_type) for o in theirs]
+    assert [(o.name, o.type) for o in ours] == [(o.name, o.op_type) for o in theirs]
     for mine, op in zip(ours, theirs):
         assert mine.outputs == tuple(v.name for v in op.outputs)
         assert set(mine.inputs) <= set(op.inputs)

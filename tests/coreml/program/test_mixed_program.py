@@ -1,4 +1,5 @@
 """A program mixed from two files predicts as the converted one, to the bit."""
+
 import pytest
 import torch
 from export_kit import build
@@ -52,10 +53,14 @@ class Files:
 
         self.count += 1
         return save_torch(
-            self.net, self.folder, torch.rand(1, 3, 13, 13), str(self.count),
+            self.net,
+            self.folder,
+            torch.rand(1, 3, 13, 13),
+            str(self.count),
             inputs=[image_input((1, 3, 13, 13))],
             compute_precision=ct.transform.FP16ComputePrecision(in_half),
-            minimum_deployment_target=ct.target[self.target])
+            minimum_deployment_target=ct.target[self.target],
+        )
 
 
 def outputs(program, pixels):
@@ -72,8 +77,7 @@ def files(request, tmp_path_factory):
     return made, match(made.half, made.whole, made.asked)
 
 
-PIXELS = torch.randint(
-    0, 256, (3, 3, 13, 13), generator=torch.Generator().manual_seed(1)).float()
+PIXELS = torch.randint(0, 256, (3, 3, 13, 13), generator=torch.Generator().manual_seed(1)).float()
 
 
 def test_every_operation_can_be_chosen(files):
@@ -86,18 +90,20 @@ def test_every_operation_can_be_chosen(files):
 def test_mixed_programs_equal_converted_ones(files):
     made, twins = files
     names = list(twins.halves)
-    sets = [names[::2], [n for n in names if twins.halves[n].type in
-                         ('transpose', 'concat', 'linear', 'silu')]]
+    sets = [
+        names[::2],
+        [n for n in names if twins.halves[n].type in ('transpose', 'concat', 'linear', 'silu')],
+    ]
     cases = [([], made.half), (names, made.whole)]
-    cases += [(keep, read_program(made.save(twins.keep_argument(keep))))
-              for keep in sets]
+    cases += [(keep, read_program(made.save(twins.keep_argument(keep)))) for keep in sets]
     found = []
     for keep, real in cases:
         mixed = twins.mixed(keep)
         found.append(outputs(mixed, PIXELS))
         assert torch.equal(found[-1], outputs(real, PIXELS)), keep
-        halves = {twins.find(op) for op in real.operations
-                  if op.type != 'cast' and 'fp16' in op.dtypes}
+        halves = {
+            twins.find(op) for op in real.operations if op.type != 'cast' and 'fp16' in op.dtypes
+        }
         assert halves == set(names) - set(keep)
     # Were what is kept of no effect, all would be the same.
     assert len({tuple(f.flatten().tolist()) for f in found}) > 2
@@ -107,11 +113,11 @@ def test_who_reads_from_whom(files):
     _, twins = files
     names = {op.type: n for n, op in twins.halves.items()}
     assert twins.readers(names['silu']) == [
-        n for n, op in twins.halves.items()
-        if op.type == 'concat' or (op.type == 'conv' and names['silu'] in
-                                   twins.origins(n))]
-    assert names['transpose'] in twins.readers(twins.origins(
-        names['transpose'])[0])
+        n
+        for n, op in twins.halves.items()
+        if op.type == 'concat' or (op.type == 'conv' and names['silu'] in twins.origins(n))
+    ]
+    assert names['transpose'] in twins.readers(twins.origins(names['transpose'])[0])
     assert len(twins.readers(names['silu'])) == 2
 
 

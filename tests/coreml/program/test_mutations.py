@@ -1,4 +1,5 @@
 """Damaged packages: refused in one line, or they predict within bounds."""
+
 from __future__ import annotations
 
 import shutil
@@ -28,15 +29,18 @@ def messages(value, found):
             continue
         entry = field.message_type.GetOptions().map_entry
         if entry:
-            inner = [inner[k] for k in inner] if hasattr(
-                next(iter(inner.values())), 'ListFields') else []
+            inner = (
+                [inner[k] for k in inner]
+                if hasattr(next(iter(inner.values())), 'ListFields')
+                else []
+            )
         many = inner if entry or not hasattr(inner, 'ListFields') else [inner]
         for item in many:
             messages(item, found)
     return found
 
 
-NUMBERS = [0, 1, -1, 2, 3, 7, 2**16, 2**31 - 1, -2**31]
+NUMBERS = [0, 1, -1, 2, 3, 7, 2**16, 2**31 - 1, -(2**31)]
 
 
 def edited(content, rng):
@@ -46,11 +50,12 @@ def edited(content, rng):
     while True:
         places = messages(spec, [])
         place = places[rng.integers(len(places))]
-        fields = [(f, v) for f, v in place.ListFields()
-                  if not (f.type == f.TYPE_MESSAGE
-                          and f.message_type.GetOptions().map_entry)]
-        if fields and _change(place, *fields[rng.integers(len(fields))],
-                              rng):
+        fields = [
+            (f, v)
+            for f, v in place.ListFields()
+            if not (f.type == f.TYPE_MESSAGE and f.message_type.GetOptions().map_entry)
+        ]
+        if fields and _change(place, *fields[rng.integers(len(fields))], rng):
             return spec.SerializeToString()
 
 
@@ -64,8 +69,11 @@ def _change(place, field, value, rng):
             else:
                 value.MergeFrom(list(value))
         elif isinstance(value, str):
-            setattr(place, field.name, str(rng.choice(
-                ['', 'x', 'image', value + value, 'a\nb', 'y' * 5000])))
+            setattr(
+                place,
+                field.name,
+                str(rng.choice(['', 'x', 'image', value + value, 'a\nb', 'y' * 5000])),
+            )
         elif isinstance(value, (bool, int)):
             setattr(place, field.name, int(rng.choice(NUMBERS)))
         else:

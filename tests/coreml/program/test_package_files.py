@@ -1,4 +1,5 @@
 """A package's files are its own: nothing is read, or copied, from outside."""
+
 from __future__ import annotations
 
 import json
@@ -10,9 +11,7 @@ from crafted_kit import MODEL, WEIGHTS
 
 from mmpretrain_mobileone_ext.coreml import load_program, read_program
 from mmpretrain_mobileone_ext.coreml.classifier import CoreMLClassifier
-from mmpretrain_mobileone_ext.coreml.program.package_files import (
-    package_files,
-)
+from mmpretrain_mobileone_ext.coreml.program.package_files import package_files
 from mmpretrain_mobileone_ext.coreml.swift import write_swift_package
 from mmpretrain_mobileone_ext.errors import ProgramError
 from mmpretrain_mobileone_ext.report.collect import _program_hash
@@ -45,16 +44,14 @@ LINKS = {
     'weights': lambda p, s: replaced(p, WEIGHTS, None),
     'manifest': lambda p, s: replaced(p, 'Manifest.json', None),
     'folder': lambda p, s: replaced(p, 'Data', None),
-    'weights folder': lambda p, s: replaced(
-        p, 'Data/com.apple.CoreML/weights', None),
+    'weights folder': lambda p, s: replaced(p, 'Data/com.apple.CoreML/weights', None),
     'another file': lambda p, s: (p / 'Data/notes.txt').symlink_to(s),
     'another folder': lambda p, s: (p / 'Data/more').symlink_to(s.parent),
     'relative': lambda p, s: (p / 'notes').symlink_to('../secret/key.txt'),
     'nowhere': lambda p, s: (p / 'notes').symlink_to('none'),
     'a circle': lambda p, s: (p / 'notes').symlink_to('notes'),
     'a pipe': lambda p, s: os.mkfifo(p / 'notes'),
-    'a pipe as model': lambda p, s: (
-        (p / MODEL).unlink(), os.mkfifo(p / MODEL)),
+    'a pipe as model': lambda p, s: ((p / MODEL).unlink(), os.mkfifo(p / MODEL)),
     'a device': lambda p, s: (p / 'notes').symlink_to('/dev/zero'),
 }
 
@@ -91,10 +88,25 @@ def root_at(package, path):
     (package / 'Manifest.json').write_text(json.dumps(manifest))
 
 
-@pytest.mark.parametrize('path', [
-    '../../secret/key.txt', '/etc/passwd', 'com.apple.CoreML/../../../x',
-    'a\0b', 'x' * 5000, 'x/' * 3000, '', '.', '..', None, 7, [], {},
-    '\ud800'])
+@pytest.mark.parametrize(
+    'path',
+    [
+        '../../secret/key.txt',
+        '/etc/passwd',
+        'com.apple.CoreML/../../../x',
+        'a\0b',
+        'x' * 5000,
+        'x/' * 3000,
+        '',
+        '.',
+        '..',
+        None,
+        7,
+        [],
+        {},
+        '\ud800',
+    ],
+)
 def test_manifest_names_a_file_inside(package, path):
     root_at(package, path)
     with pytest.raises(ProgramError, match=r'not a file inside|missing') as e:
@@ -102,9 +114,18 @@ def test_manifest_names_a_file_inside(package, path):
     assert len(str(e.value)) < 1000
 
 
-@pytest.mark.parametrize('content', [
-    b'[' * 100_000, b'{"a":' * 100_000, b'\xff\xfe{', b'', b'null', b'{}',
-    b'{"rootModelIdentifier": [], "itemInfoEntries": {}}'])
+@pytest.mark.parametrize(
+    'content',
+    [
+        b'[' * 100_000,
+        b'{"a":' * 100_000,
+        b'\xff\xfe{',
+        b'',
+        b'null',
+        b'{}',
+        b'{"rootModelIdentifier": [], "itemInfoEntries": {}}',
+    ],
+)
 def test_damaged_manifest(package, content):
     (package / 'Manifest.json').write_bytes(content)
     with pytest.raises(ProgramError, match='names no root model'):
@@ -130,17 +151,23 @@ def test_endless_weights_are_not_read(package):
 
 
 def test_more_files_than_a_package_has(package, monkeypatch):
-    from mmpretrain_mobileone_ext.coreml.program.read import (
-        package_files as module,
-    )
+    from mmpretrain_mobileone_ext.coreml.program.read import package_files as module
+
     monkeypatch.setattr(module, '_MAX_ENTRIES', 3)
     with pytest.raises(ProgramError, match='more than 3 files'):
         read_program(package)
 
 
-@pytest.mark.parametrize('path', [
-    'a\0b.mlpackage', 'x' * 300 + '.mlmodel', '~no-such-user/x.mlmodel',
-    '/dev/null', 'loop/x.mlmodel'])
+@pytest.mark.parametrize(
+    'path',
+    [
+        'a\0b.mlpackage',
+        'x' * 300 + '.mlmodel',
+        '~no-such-user/x.mlmodel',
+        '/dev/null',
+        'loop/x.mlmodel',
+    ],
+)
 def test_impossible_paths(tmp_path, path):
     (tmp_path / 'loop').symlink_to('loop')
     given = path if path[0] in '/~' else str(tmp_path / path)

@@ -5,14 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from runtime_kit import (
-    LABELS,
-    classifier_config,
-    image_input,
-    relative_error,
-    save_mil,
-    save_torch,
-)
+from runtime_kit import LABELS, classifier_config, image_input, relative_error, save_mil, save_torch
 
 from mmpretrain_mobileone_ext.coreml import load_program, read_program
 from mmpretrain_mobileone_ext.coreml.program import quiet
@@ -78,23 +71,15 @@ def test_array_features(tmp_path):
         inputs=[quiet.coremltools().TensorType(name='x', shape=(2, 3))],
     )
     program = read_program(path)
-    assert [f.kind for f in (*program.inputs, *program.outputs)] == [
-        'tensor',
-        'tensor',
-    ]
-    assert (program.inputs[0].shape, program.inputs[0].dtype) == (
-        (2, 3),
-        'fp32',
-    )
+    assert [f.kind for f in (*program.inputs, *program.outputs)] == ['tensor', 'tensor']
+    assert (program.inputs[0].shape, program.inputs[0].dtype) == ((2, 3), 'fp32')
     assert program.inputs[0].color_layout is None
     assert program.classes is None
     assert program.predicted_feature_name == ''
 
 
 def test_metadata(tiny_package, tmp_path):
-    model = quiet.coremltools().models.MLModel(
-        str(tiny_package), skip_model_load=True
-    )
+    model = quiet.coremltools().models.MLModel(str(tiny_package), skip_model_load=True)
     model.author, model.license, model.version = 'A. Author', 'MIT', '1.2'
     model.short_description = 'ants and bees'
     model.user_defined_metadata['mean'] = '[1, 2, 3]'
@@ -113,22 +98,13 @@ def test_metadata(tiny_package, tmp_path):
 def compressions(coremltools):
     """Compression name to (configuration, function)."""
     co = coremltools.optimize.coreml
-    palettize = co.OpPalettizerConfig(
-        nbits=4, mode='kmeans', weight_threshold=16
-    )
-    quantize = co.OpLinearQuantizerConfig(
-        mode='linear', dtype='int8', weight_threshold=16
-    )
-    prune = co.OpMagnitudePrunerConfig(
-        target_sparsity=0.5, weight_threshold=16
-    )
+    palettize = co.OpPalettizerConfig(nbits=4, mode='kmeans', weight_threshold=16)
+    quantize = co.OpLinearQuantizerConfig(mode='linear', dtype='int8', weight_threshold=16)
+    prune = co.OpMagnitudePrunerConfig(target_sparsity=0.5, weight_threshold=16)
     return {
         'constexpr_lut_to_dense': (palettize, co.palettize_weights),
         'constexpr_affine_dequantize': (quantize, co.linear_quantize_weights),
-        'constexpr_blockwise_shift_scale': (
-            quantize,
-            co.linear_quantize_weights,
-        ),
+        'constexpr_blockwise_shift_scale': (quantize, co.linear_quantize_weights),
         'constexpr_sparse_to_dense': (prune, co.prune_weights),
     }
 
@@ -169,11 +145,7 @@ def test_compressed_weights(tiny_net, tmp_path, target, stored_as):
     pixels = {'image': torch.randint(0, 256, (2, *shape[1:]))}
     got, wanted, original = (
         load_program(file).predict_batch(pixels)['classLabel_probs']
-        for file in (
-            tmp_path / 'small.mlpackage',
-            tmp_path / 'dense.mlpackage',
-            path,
-        )
+        for file in (tmp_path / 'small.mlpackage', tmp_path / 'dense.mlpackage', path)
     )
     assert relative_error(got, wanted) < 1e-6
     assert 1e-5 < relative_error(got, original) < 0.5
@@ -181,16 +153,12 @@ def test_compressed_weights(tiny_net, tmp_path, target, stored_as):
 
 def test_quantized_neural_network(tiny_model, tmp_path):
     """fp16, linear and palettized layer weights of a ``.mlmodel``."""
-    utils = quiet.module(
-        'coremltools.models.neural_network.quantization_utils'
-    )
+    utils = quiet.module('coremltools.models.neural_network.quantization_utils')
     pixels = {'image': torch.randint(0, 256, (2, 3, 24, 16))}
     original = load_program(tiny_model)
     (name,) = [f.name for f in original.program.outputs if f.kind[0] == 'd']
     wanted = original.predict_batch(pixels)[name]
-    model = quiet.coremltools().models.MLModel(
-        str(tiny_model), skip_model_load=True
-    )
+    model = quiet.coremltools().models.MLModel(str(tiny_model), skip_model_load=True)
     for bits, mode, limit in (
         (16, 'linear', 1e-3),
         (8, 'linear', 0.02),

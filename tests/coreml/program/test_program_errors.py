@@ -113,10 +113,11 @@ PACKAGE_DAMAGE = [
     (respec(SPEC, add_function), 'holds 2 functions .main, second.'),
     (respec(SPEC, unknown_color), 'INVALID_COLOR_SPACE; supported: RGB'),
     (respec(SPEC, sequence_output), 'is a sequenceType; supported'),
-    (respec(SPEC, lambda s: s.pipeline.SetInParent()),
-     'kind pipeline; supported: mlProgram'),
-    (respec(SPEC, lambda s: s.treeEnsembleClassifier.SetInParent()),
-     'kind treeEnsembleClassifier; supported: mlProgram'),
+    (respec(SPEC, lambda s: s.pipeline.SetInParent()), 'kind pipeline; supported: mlProgram'),
+    (
+        respec(SPEC, lambda s: s.treeEnsembleClassifier.SetInParent()),
+        'kind treeEnsembleClassifier; supported: mlProgram',
+    ),
 ]
 
 MODEL_DAMAGE = [

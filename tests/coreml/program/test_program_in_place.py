@@ -1,16 +1,11 @@
 """A Core ML file in place of a network: what it serves, what it refuses."""
+
 import copy
 
 import numpy as np
 import pytest
 import torch
-from export_kit import (
-    CLASSES,
-    files,
-    model_cfg,
-    photos,
-    write_config,
-)
+from export_kit import CLASSES, files, model_cfg, photos, write_config
 from format_kit import convert, error, network, oracle, pixels
 from mmengine.config import Config
 from mmengine.runner import Runner, load_checkpoint
@@ -27,12 +22,12 @@ NETWORK_ONLY = dict(
     extract_backbone=lambda m, x: m.extract_feat(x, stage='backbone'),
     extract_feats=lambda m, x: m.extract_feats([x]),
     loss=lambda m, x: m.loss(x, [DataSample().set_gt_label(0)]),
-    forward_loss=lambda m, x: m(x, [DataSample().set_gt_label(0)],
-                                mode='loss'),
+    forward_loss=lambda m, x: m(x, [DataSample().set_gt_label(0)], mode='loss'),
     train=lambda m, x: m.train(),
     state_dict=lambda m, x: m.state_dict(),
     switch=lambda m, x: m.switch_to_deploy(),
-    library_switch=lambda m, x: switch_to_deploy(m))
+    library_switch=lambda m, x: switch_to_deploy(m),
+)
 PARTS_ONLY = dict(
     predict=lambda m, x: m.predict(x),
     forward=lambda m, x: m(x),
@@ -40,8 +35,9 @@ PARTS_ONLY = dict(
     backbone=lambda m, x: m.backbone(x),
     stage=lambda m, x: m.backbone.stage0,
     weights=lambda m, x: m.head.fc.weight,
-    neck=lambda m, x: m.neck((x, )),
-    depth=lambda m, x: m.get_layer_depth('backbone.stage0.weight'))
+    neck=lambda m, x: m.neck((x,)),
+    depth=lambda m, x: m.get_layer_depth('backbone.stage0.weight'),
+)
 
 
 @pytest.fixture(scope='module')
@@ -51,9 +47,11 @@ def case(tmp_path_factory):
     net = network()
     path = convert(net, root / 'm.mlpackage')
     config = write_config(
-        root / 'c.py', photos(root, 2),
+        root / 'c.py',
+        photos(root, 2),
         extra="test_cfg = dict()\ntest_evaluator = dict(type='Accuracy')\n"
-        "default_scope = 'mmpretrain'\n")
+        "default_scope = 'mmpretrain'\n",
+    )
     return dict(net=net, path=path, config=config, root=root)
 
 
@@ -63,13 +61,13 @@ def loaded(case, kind='DeployableClassifier'):
     return model
 
 
-@pytest.mark.parametrize(('kind', 'name'), [
-    *((k, n) for k in KINDS for n in NETWORK_ONLY),
-    *((KINDS[0], n) for n in PARTS_ONLY)])
+@pytest.mark.parametrize(
+    ('kind', 'name'),
+    [*((k, n) for k in KINDS for n in NETWORK_ONLY), *((KINDS[0], n) for n in PARTS_ONLY)],
+)
 def test_what_needs_a_network_is_refused_by_name(kind, name, case):
     model = loaded(case, kind)
-    with pytest.raises(
-            (CheckpointError, RuntimeError)) as caught:
+    with pytest.raises((CheckpointError, RuntimeError)) as caught:
         {**NETWORK_ONLY, **PARTS_ONLY}[name](model, torch.ones(1, 3, 32, 32))
     text = str(caught.value)
     assert '\n' not in text
@@ -82,8 +80,7 @@ def test_what_needs_a_network_is_refused_by_name(kind, name, case):
 def test_no_weights_are_left_to_be_read(kind, case):
     model = loaded(case, kind)
     assert list(model.parameters()) == []
-    assert [m for m in model.modules() if isinstance(m, torch.nn.Conv2d)] \
-        == []
+    assert [m for m in model.modules() if isinstance(m, torch.nn.Conv2d)] == []
 
 
 @pytest.mark.parametrize('kind', KINDS)
@@ -92,8 +89,7 @@ def test_steps_answer_from_the_file(kind, case):
     wanted = oracle(case['net'], batch)
     for twin in (model, copy.deepcopy(model)):
         for step in (twin.test_step, twin.val_step):
-            found = torch.stack([s.pred_score for s in step(
-                {'inputs': batch})])
+            found = torch.stack([s.pred_score for s in step({'inputs': batch})])
             assert error({'classLabel_probs': found}, wanted) < 2e-2
 
 
@@ -122,8 +118,7 @@ def test_a_checkpoint_that_does_not_fit_leaves_the_file(case):
 def test_inferencers(case):
     config = Config.fromfile(str(case['config']))
     image = np.random.default_rng(0).integers(0, 256, (32, 32, 3), np.uint8)
-    found = ImageClassificationInferencer(
-        config, pretrained=str(case['path']))(image)[0]
+    found = ImageClassificationInferencer(config, pretrained=str(case['path']))(image)[0]
     batch = torch.from_numpy(image).permute(2, 0, 1)[None]
     wanted = oracle(case['net'], batch)['classLabel_probs'][0]
     assert found['pred_class'] == CLASSES[int(wanted.argmax())]
@@ -137,12 +132,16 @@ def test_inferencers(case):
 @pytest.mark.parametrize('kind', KINDS)
 def test_labels_of_the_file_and_of_the_split(kind, case, tmp_path):
     cfg = Config.fromfile(str(case['config']))
-    cfg.merge_from_dict(dict(
-        load_from=str(case['path']), work_dir=str(tmp_path / 'run'),
-        log_level='WARNING', experiment_name=f'in-place-{kind}'))
+    cfg.merge_from_dict(
+        dict(
+            load_from=str(case['path']),
+            work_dir=str(tmp_path / 'run'),
+            log_level='WARNING',
+            experiment_name=f'in-place-{kind}',
+        )
+    )
     cfg.model.type = kind
-    cfg.test_dataloader.update(num_workers=0, sampler=dict(
-        type='DefaultSampler', shuffle=False))
+    cfg.test_dataloader.update(num_workers=0, sampler=dict(type='DefaultSampler', shuffle=False))
     assert 'accuracy/top1' in Runner.from_cfg(copy.deepcopy(cfg)).test()
     less = photos(tmp_path, 1)
     for image in files(less)[:1]:

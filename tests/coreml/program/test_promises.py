@@ -1,4 +1,5 @@
 """A description that contradicts its program is refused, with both said."""
+
 from __future__ import annotations
 
 import numpy as np
@@ -21,8 +22,9 @@ def labels(spec, change):
     op = next(o for o in block.operations if o.type == 'classify')
     value = op.inputs['classes'].arguments[0]
     if value.WhichOneof('binding') == 'name':
-        value = next(o for o in block.operations
-                     if o.outputs[0].name == value.name).attributes['val']
+        value = next(o for o in block.operations if o.outputs[0].name == value.name).attributes[
+            'val'
+        ]
     else:
         value = value.value
     change(value.immediateValue.list.values)
@@ -31,6 +33,7 @@ def labels(spec, change):
 def set_label(index, text):
     def change(values):
         values[index].immediateValue.tensor.strings.values[0] = text
+
     return lambda spec: labels(spec, change)
 
 
@@ -58,13 +61,14 @@ def wrong_label_output(spec):
 def swapped_outputs(spec):
     d = spec.description
     d.predictedFeatureName, d.predictedProbabilitiesName = (
-        d.predictedProbabilitiesName, d.predictedFeatureName)
+        d.predictedProbabilitiesName,
+        d.predictedFeatureName,
+    )
 
 
 def number_labels(spec):
     name = spec.description.predictedFeatureName
-    next(f for f in spec.description.output
-         if f.name == name).type.int64Type.SetInParent()
+    next(f for f in spec.description.output if f.name == name).type.int64Type.SetInParent()
 
 
 def other_sizes(spec):
@@ -89,10 +93,14 @@ def unknown_output(spec):
 CONTRADICTIONS = [
     (drop_labels, r'2 class labels for probabilities of shape \(1, 5\)'),
     (set_label(1, 'ant'), "several class labels 'ant'"),
-    (lambda s: setattr(image(s), 'width', 17),
-     r'\(1, 3, 24, 17\) by the description and \(1, 3, 24, 16\)'),
-    (lambda s: setattr(image(s), 'colorSpace', 10),
-     r'\(1, 1, 24, 16\) by the description and \(1, 3, 24, 16\)'),
+    (
+        lambda s: setattr(image(s), 'width', 17),
+        r'\(1, 3, 24, 17\) by the description and \(1, 3, 24, 16\)',
+    ),
+    (
+        lambda s: setattr(image(s), 'colorSpace', 10),
+        r'\(1, 1, 24, 16\) by the description and \(1, 3, 24, 16\)',
+    ),
     (other_sizes, r'\(1, 3, 30, 30\) by the description'),
     (a_range, r'\(1, 3, None, 16\) by the description'),
     (rename_input, r"inputs \['picture'\], the program \['image'\]"),
@@ -128,8 +136,11 @@ def test_array_that_is_described_otherwise(tmp_path):
     crafted = Crafted()
     crafted.op('relu', 'y', (1, 4, 6, 5), x='x')
     path = crafted.save(tmp_path, described=(1, 4, 5, 6))
-    with pytest.raises(ProgramError, match=r"output 'y' has the shape \(1, 4, "
-                                           r'5, 6\).*\(1, 4, 6, 5\)'):
+    with pytest.raises(
+        ProgramError,
+        match=r"output 'y' has the shape \(1, 4, "
+        r'5, 6\).*\(1, 4, 6, 5\)',
+    ):
         read_program(path)
 
 
@@ -156,5 +167,4 @@ def test_what_agrees_is_computed(tmp_path):
     crafted.op('relu', 'y', (1, 4, None, 5), x='x')
     loaded = load_program(crafted.save(tmp_path))
     x = np.float32([[[[-1, 2, -3, 4, 5]]] * 4])
-    np.testing.assert_array_equal(loaded.predict({'x': x})['y'],
-                                  np.maximum(x, 0))
+    np.testing.assert_array_equal(loaded.predict({'x': x})['y'], np.maximum(x, 0))

@@ -38,8 +38,7 @@ def test_import_is_lazy_and_prints_nothing():
         'assert package.quiet.coremltools().__version__\n'
     )
     done = subprocess.run(
-        [sys.executable, '-W', 'ignore', '-c', code],
-        capture_output=True, text=True, check=False,
+        [sys.executable, '-W', 'ignore', '-c', code], capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stderr
     assert done.stderr.split('----\n')[1] == ''
@@ -66,7 +65,8 @@ def test_conversion_is_quiet_and_restores(tmp_path, capfd):
         with quiet.conversion() as ct:
             save_torch(
                 torch.nn.Sequential(torch.nn.Conv2d(3, 2, 1)).eval(),
-                tmp_path, torch.rand(1, 3, 4, 4),
+                tmp_path,
+                torch.rand(1, 3, 4, 4),
                 inputs=[ct.TensorType(name='x', shape=(1, 3, 4, 4))],
             )
             warnings.warn('something else', UserWarning, stacklevel=1)

@@ -30,9 +30,7 @@ def scaler(tmp_path_factory):
         return mb.sub(x=second, y=np.float32(5), name='third')
 
     shape = np.zeros((1, 8))
-    return save_mil(
-        build, {'x': shape}, tmp_path_factory.mktemp('half'), half=True
-    )
+    return save_mil(build, {'x': shape}, tmp_path_factory.mktemp('half'), half=True)
 
 
 @pytest.mark.filterwarnings('ignore:overflow encountered')
@@ -72,19 +70,18 @@ def test_overflow_is_named_and_counted(scaler):
 
 def test_fp16_close_to_fp32(tiny_net, tmp_path):
     path = save_torch(
-        tiny_net, tmp_path, torch.rand(1, 3, *SIZE),
+        tiny_net,
+        tmp_path,
+        torch.rand(1, 3, *SIZE),
         compute_precision=quiet.coremltools().precision.FLOAT16,
         inputs=[image_input((1, 3, *SIZE), scale=1 / 58)],
         classifier_config=classifier_config(),
     )
     pixels = {'image': torch.cat([planar(photo(seed=i)) for i in range(4)])}
     half, full = (
-        load_program(path, arithmetic).predict_batch(pixels)
-        for arithmetic in ('fp16', 'fp32')
+        load_program(path, arithmetic).predict_batch(pixels) for arithmetic in ('fp16', 'fp32')
     )
-    assert torch.equal(
-        half['classLabel_probs'], half['classLabel_probs'].half().float()
-    )
+    assert torch.equal(half['classLabel_probs'], half['classLabel_probs'].half().float())
     error = relative_error(half['classLabel_probs'], full['classLabel_probs'])
     assert 1e-5 < error < 1e-2
 

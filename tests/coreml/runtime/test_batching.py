@@ -1,4 +1,5 @@
 """Batches that go in as one input, and the rest one by one."""
+
 from __future__ import annotations
 
 import numpy as np
@@ -12,11 +13,7 @@ from torch import nn
 from mmpretrain_mobileone_ext.coreml import load_program
 from mmpretrain_mobileone_ext.coreml.program import quiet
 from mmpretrain_mobileone_ext.coreml.program.graph import Feature
-from mmpretrain_mobileone_ext.coreml.runtime.loaded import (
-    check_outputs,
-    chunks,
-    samples,
-)
+from mmpretrain_mobileone_ext.coreml.runtime.loaded import check_outputs, chunks, samples
 from mmpretrain_mobileone_ext.errors import ProgramError
 
 
@@ -62,11 +59,17 @@ def test_a_range_of_batches():
 
 
 def test_samples_that_do_not_fit():
-    with pytest.raises(ProgramError, match=r'\(2, 4, 3\); the model takes '
-                       r'one of \(1, 3, 4\), \(2, 3, 4\)'):
+    with pytest.raises(
+        ProgramError,
+        match=r'\(2, 4, 3\); the model takes '
+        r'one of \(1, 3, 4\), \(2, 3, 4\)',
+    ):
         samples(torch.zeros(2, 4, 3), feature(1, 2))
-    with pytest.raises(ProgramError, match=r'output .y. has shape \(6,\) '
-                       'for a batch of 3'):
+    with pytest.raises(
+        ProgramError,
+        match=r'output .y. has shape \(6,\) '
+        'for a batch of 3',
+    ):
         check_outputs({'y': torch.zeros(6)}, 3)
 
 
@@ -83,9 +86,13 @@ def test_a_declared_batch_is_one_input(tmp_path, kind):
     net, ct = Centred().eval(), quiet.coremltools()
     shapes = ct.EnumeratedShapes([(1, 2, 3), (3, 2, 3)])
     path = save_torch(
-        net, tmp_path, torch.rand(1, 2, 3), kind=kind,
+        net,
+        tmp_path,
+        torch.rand(1, 2, 3),
+        kind=kind,
         inputs=[ct.TensorType(name='x', shape=shapes, dtype=np.float32)],
-        outputs=[ct.TensorType(name='centred')])
+        outputs=[ct.TensorType(name='centred')],
+    )
     loaded = load_program(path)
     x = torch.randn(5, 2, 3)
     whole = loaded.predict({'x': x[:3]})['centred']
@@ -106,9 +113,13 @@ def test_a_classifier_takes_one_sample(tmp_path):
     net = nn.Sequential(nn.Flatten(), nn.Linear(6, 3), nn.Softmax(1)).eval()
     shapes = ct.EnumeratedShapes([(1, 2, 3), (3, 2, 3)])
     path = save_torch(
-        net, tmp_path, torch.rand(1, 2, 3), kind='neuralnetwork',
+        net,
+        tmp_path,
+        torch.rand(1, 2, 3),
+        kind='neuralnetwork',
         inputs=[ct.TensorType(name='x', shape=shapes, dtype=np.float32)],
-        classifier_config=ct.ClassifierConfig(['a', 'b', 'c']))
+        classifier_config=ct.ClassifierConfig(['a', 'b', 'c']),
+    )
     loaded = load_program(path)
     x = torch.randn(4, 2, 3)
     with pytest.raises(ProgramError, match='one sample at a time'):
@@ -116,5 +127,4 @@ def test_a_classifier_takes_one_sample(tmp_path):
     name = loaded.program.predicted_probabilities_name
     with torch.no_grad():
         wanted = net(x)
-    assert relative_error(loaded.predict_batch({'x': x})[name],
-                          wanted) < 1e-6
+    assert relative_error(loaded.predict_batch({'x': x})[name], wanted) < 1e-6

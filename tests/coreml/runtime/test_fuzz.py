@@ -3,6 +3,7 @@
 What differs from coremltools' folding of constants says so at its ``folds``
 in the generators, and in the code of the operation.
 """
+
 from __future__ import annotations
 
 import functools
@@ -33,8 +34,11 @@ def cases(names, each, seed=0):
 
 
 def test_every_operation_has_a_generator():
-    fuzzed_elsewhere = {n for n in implemented() if OPS[n].__module__ not in
-                        {OPS[known].__module__ for known in NAMES}}
+    fuzzed_elsewhere = {
+        n
+        for n in implemented()
+        if OPS[n].__module__ not in {OPS[known].__module__ for known in NAMES}
+    }
     assert set(implemented()) - set(NAMES) - fuzzed_elsewhere == NOT_FUZZED
 
 
@@ -52,7 +56,7 @@ def test_fuzz(part, tmp_path):
     for start in range(0, len(made), 120):
         folder = tmp_path / str(start)
         folder.mkdir()
-        found += failures(made[start:start + 120], folder)
+        found += failures(made[start : start + 120], folder)
     assert found + fold_failures(made) == []
 
 
@@ -67,8 +71,7 @@ def distorted(name, function):
     def wrong(**parameters):
         results = function(**parameters)
         several = isinstance(results, tuple)
-        changed = [change(r, name) for r in (results if several
-                                             else [results])]
+        changed = [change(r, name) for r in (results if several else [results])]
         return tuple(changed) if several else changed[0]
 
     return wrong
@@ -93,9 +96,11 @@ def test_wrong_operations_are_found(tmp_path, monkeypatch):
 
 def test_wrong_foldings_are_found():
     made = cases(['add', 'floor', 'reverse'], 2)
-    wrong = [c._replace(wanted=exact(c.wanted[0].value + 1))
-             if c.op == 'add' and c.wanted[0].value.dtype.kind == 'f' else c
-             for c in made]
-    assert len(fold_failures(wrong)) >= sum(a is not b
-                                            for a, b in zip(made, wrong))
+    wrong = [
+        c._replace(wanted=exact(c.wanted[0].value + 1))
+        if c.op == 'add' and c.wanted[0].value.dtype.kind == 'f'
+        else c
+        for c in made
+    ]
+    assert len(fold_failures(wrong)) >= sum(a is not b for a, b in zip(made, wrong))
     assert fold_failures(made) == []

@@ -1,4 +1,5 @@
 """A PIL image is what MMPretrain's loader reads from the same file."""
+
 import cv2
 import numpy as np
 import pytest
@@ -7,10 +8,7 @@ from PIL import Image
 from runtime_kit import SIZE
 
 from mmpretrain_mobileone_ext.coreml.program.graph import Feature
-from mmpretrain_mobileone_ext.coreml.runtime.loaded import (
-    fitted_to_image,
-    to_tensor,
-)
+from mmpretrain_mobileone_ext.coreml.runtime.loaded import fitted_to_image, to_tensor
 from mmpretrain_mobileone_ext.coreml.swift.facts import Steps
 from mmpretrain_mobileone_ext.coreml.swift.golden import choose_images
 from mmpretrain_mobileone_ext.errors import ExportError, ProgramError
@@ -52,8 +50,7 @@ def test_orientation(orientation, suffix, tmp_path):
     wanted = loaders(path)
     assert wanted.shape == (H, W, 3)
     if suffix == 'webp':  # lossy: two decoders' chroma
-        assert np.abs(ours(path) - wanted).mean() < \
-            np.abs(ours(path) - wanted[::-1]).mean() / 4
+        assert np.abs(ours(path) - wanted).mean() < np.abs(ours(path) - wanted[::-1]).mean() / 4
     else:
         assert np.array_equal(ours(path), wanted)
 
@@ -66,10 +63,8 @@ def test_every_level_of_16_bits(tmp_path):
         path = written(tmp_path / f'x.{suffix}', levels.reshape(H, W))
         assert Image.open(path).mode == 'I;16'
         assert np.array_equal(ours(path), loaders(path))
-    big_endian = Image.frombytes('I;16B', (W, H),
-                                 levels.astype('>u2').tobytes())
-    assert np.array_equal(to_tensor(big_endian, FEATURE)[0, 0].numpy(),
-                          loaders(path)[..., 0])
+    big_endian = Image.frombytes('I;16B', (W, H), levels.astype('>u2').tobytes())
+    assert np.array_equal(to_tensor(big_endian, FEATURE)[0, 0].numpy(), loaders(path)[..., 0])
 
 
 def test_16_bit_color(tmp_path):
@@ -99,13 +94,13 @@ def test_cmyk_within_one_level(tmp_path):
 def test_premultiplied():
     image = Image.fromarray(colors(channels=4))
     image.putalpha(255)
-    assert np.array_equal(to_tensor(image.convert('RGBa'), FEATURE),
-                          to_tensor(image, FEATURE))
+    assert np.array_equal(to_tensor(image.convert('RGBa'), FEATURE), to_tensor(image, FEATURE))
 
 
-@pytest.mark.parametrize(('array', 'mode'), [
-    (np.full((H, W), 70000, np.int32), 'I'),
-    (np.full((H, W), 0.5, np.float32), 'F')])
+@pytest.mark.parametrize(
+    ('array', 'mode'),
+    [(np.full((H, W), 70000, np.int32), 'I'), (np.full((H, W), 0.5, np.float32), 'F')],
+)
 def test_values_without_a_range_are_refused(array, mode):
     image = Image.fromarray(array)
     with pytest.raises(ProgramError, match=f"mode '{mode}'.*scale it to"):
@@ -115,11 +110,9 @@ def test_values_without_a_range_are_refused(array, mode):
 
 
 def test_floats_for_an_input_of_floats():
-    feature = Feature('image', 'image', (1, 1, H, W), 'fp16',
-                      'GRAYSCALE_FLOAT16')
+    feature = Feature('image', 'image', (1, 1, H, W), 'fp16', 'GRAYSCALE_FLOAT16')
     values = RNG.uniform(0, 255, (H, W)).astype(np.float32)
-    assert np.array_equal(to_tensor(Image.fromarray(values), feature)[0, 0],
-                          values)
+    assert np.array_equal(to_tensor(Image.fromarray(values), feature)[0, 0], values)
 
 
 def test_a_flexible_input_goes_by_the_upright_size(tmp_path):
@@ -143,9 +136,10 @@ def test_golden_values_are_of_the_upright_image(tmp_path):
 
 def test_labels_agree_whatever_the_file(tiny_package, tmp_path):
     from mmpretrain_mobileone_ext.coreml import load_program
+
     program = load_program(tiny_package)
     levels = RNG.integers(0, 65536, (H, W), np.uint16)
-    for path in (written(tmp_path / 'a.png', levels),
-                 written(tmp_path / 'b.png', colors(W, H), 6)):
-        assert program.predict({'image': Image.open(path)}) == \
-            program.predict({'image': loaders(path)})
+    for path in (written(tmp_path / 'a.png', levels), written(tmp_path / 'b.png', colors(W, H), 6)):
+        assert program.predict({'image': Image.open(path)}) == program.predict(
+            {'image': loaders(path)}
+        )

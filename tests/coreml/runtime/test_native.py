@@ -42,25 +42,18 @@ class FakeModel:
         return load_program(self.path).predict(inputs)
 
 
-def test_against_documented_interface(
-    tiny_package, monkeypatch
-):
+def test_against_documented_interface(tiny_package, monkeypatch):
     loaded = load_program(tiny_package)
     models = quiet.coremltools().models
     monkeypatch.setattr(models, 'MLModel', FakeModel)
-    monkeypatch.setattr('mmpretrain_mobileone_ext.coreml.runtime.apple.sys.platform',
-                        'darwin')
+    monkeypatch.setattr('mmpretrain_mobileone_ext.coreml.runtime.apple.sys.platform', 'darwin')
     native = load_program(tiny_package, backend='coreml')
     pixels = torch.cat([planar(photo(seed=i)) for i in range(2)])
-    assert native.predict({'image': photo()}) == loaded.predict(
-        {'image': photo()}
-    )
+    assert native.predict({'image': photo()}) == loaded.predict({'image': photo()})
     got = native.predict_batch({'image': pixels})
     wanted = loaded.predict_batch({'image': pixels})
     assert torch.equal(got['classLabel'], wanted['classLabel'])
-    assert relative_error(
-        got['classLabel_probs'], wanted['classLabel_probs']
-    ) < 1e-6
+    assert relative_error(got['classLabel_probs'], wanted['classLabel_probs']) < 1e-6
     seen = native._model.seen[0]
     assert np.array_equal(np.asarray(seen), photo())
 
@@ -78,12 +71,14 @@ def test_with_flexible_shapes(tmp_path, monkeypatch):
     ct, net = quiet.coremltools(), TinyNet()
     shapes = ct.EnumeratedShapes([(1, 3, *SIZE), (2, 3, *SIZE)])
     path = save_torch(
-        net, tmp_path, torch.rand(1, 3, *SIZE),
+        net,
+        tmp_path,
+        torch.rand(1, 3, *SIZE),
         inputs=[ct.TensorType(name='x', shape=shapes, dtype=np.float32)],
-        outputs=[ct.TensorType(name='scores', dtype=np.float32)])
+        outputs=[ct.TensorType(name='scores', dtype=np.float32)],
+    )
     monkeypatch.setattr(ct.models, 'MLModel', FakeArrayModel)
-    monkeypatch.setattr('mmpretrain_mobileone_ext.coreml.runtime.apple.sys.platform',
-                        'darwin')
+    monkeypatch.setattr('mmpretrain_mobileone_ext.coreml.runtime.apple.sys.platform', 'darwin')
     native = load_program(path, backend='coreml')
     x = torch.randn(5, 3, *SIZE)
     got = native.predict_batch({'x': x})['scores']
@@ -96,13 +91,15 @@ def test_with_image_sizes(tmp_path, monkeypatch):
     ct = quiet.coremltools()
     shapes = ct.EnumeratedShapes([(1, 3, 16, 16), (1, 3, *SIZE)])
     path = save_torch(
-        TinyNet(), tmp_path, torch.rand(1, 3, 16, 16),
-        inputs=[image_input(shapes)], classifier_config=classifier_config())
+        TinyNet(),
+        tmp_path,
+        torch.rand(1, 3, 16, 16),
+        inputs=[image_input(shapes)],
+        classifier_config=classifier_config(),
+    )
     monkeypatch.setattr(ct.models, 'MLModel', FakeModel)
-    monkeypatch.setattr('mmpretrain_mobileone_ext.coreml.runtime.apple.sys.platform',
-                        'darwin')
+    monkeypatch.setattr('mmpretrain_mobileone_ext.coreml.runtime.apple.sys.platform', 'darwin')
     native = load_program(path, backend='coreml')
-    assert native.predict({'image': photo()}) == load_program(path).predict(
-        {'image': photo()})
+    assert native.predict({'image': photo()}) == load_program(path).predict({'image': photo()})
     with pytest.raises(ProgramError, match='takes one of'):
         native.predict({'image': photo()[1:]})

@@ -23,10 +23,7 @@ from runtime_kit import (
 
 from mmpretrain_mobileone_ext.coreml import load_program
 from mmpretrain_mobileone_ext.coreml.runtime.ops import OPS, implemented
-from mmpretrain_mobileone_ext.coreml.runtime.ops.registry import (
-    lookup,
-    op,
-)
+from mmpretrain_mobileone_ext.coreml.runtime.ops.registry import lookup, op
 from mmpretrain_mobileone_ext.errors import ProgramError
 
 erf = np.vectorize(math.erf)
@@ -62,9 +59,7 @@ UNARY = {
 }
 
 
-@pytest.mark.parametrize(
-    'x', [X, POSITIVE, UNIT], ids=['any', 'positive', 'unit']
-)
+@pytest.mark.parametrize('x', [X, POSITIVE, UNIT], ids=['any', 'positive', 'unit'])
 def test_unary(x, tmp_path):
     chosen = {k: f for k, (mine, f) in UNARY.items() if mine is x}
     got = run_all({k: (k, {}) for k in chosen}, tmp_path, x=x)
@@ -75,33 +70,30 @@ def test_unary(x, tmp_path):
 A, B = np.float32(0.3), np.float32(1.2)
 
 PARAMETRIC = [
-    ('clamped_relu', {'alpha': A, 'beta': B},
-     lambda x: np.minimum(B, np.where(x >= 0, x, A * x))),
+    ('clamped_relu', {'alpha': A, 'beta': B}, lambda x: np.minimum(B, np.where(x >= 0, x, A * x))),
     ('clip', {'alpha': -A, 'beta': B}, lambda x: np.clip(x, -A, B)),
-    ('elu', {'alpha': A},
-     lambda x: np.where(x > 0, x, A * np.expm1(np.minimum(x, 0)))),
-    ('gelu', {'mode': 'EXACT'},
-     lambda x: 0.5 * x * (1 + erf(x / math.sqrt(2)))),
-    ('gelu', {'mode': 'TANH_APPROXIMATION'},
-     lambda x: 0.5 * x * (1 + np.tanh(
-         math.sqrt(2 / math.pi) * (x + 0.044715 * x**3)))),
-    ('gelu', {'mode': 'SIGMOID_APPROXIMATION'},
-     lambda x: x / (1 + np.exp(-1.702 * x))),
+    ('elu', {'alpha': A}, lambda x: np.where(x > 0, x, A * np.expm1(np.minimum(x, 0)))),
+    ('gelu', {'mode': 'EXACT'}, lambda x: 0.5 * x * (1 + erf(x / math.sqrt(2)))),
+    (
+        'gelu',
+        {'mode': 'TANH_APPROXIMATION'},
+        lambda x: 0.5 * x * (1 + np.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3))),
+    ),
+    ('gelu', {'mode': 'SIGMOID_APPROXIMATION'}, lambda x: x / (1 + np.exp(-1.702 * x))),
     ('inverse', {'epsilon': np.float32(10)}, lambda x: 1 / (x + 10)),
     ('leaky_relu', {'alpha': A}, lambda x: np.where(x >= 0, x, A * x)),
     ('linear_activation', {'alpha': A, 'beta': B}, lambda x: A * x + B),
     ('log', {'epsilon': np.float32(10)}, lambda x: np.log(x + 10)),
-    ('prelu', {'alpha': PER_CHANNEL},
-     lambda x: np.where(x > 0, x, column(PER_CHANNEL) * x)),
+    ('prelu', {'alpha': PER_CHANNEL}, lambda x: np.where(x > 0, x, column(PER_CHANNEL) * x)),
     ('rsqrt', {'epsilon': np.float32(10)}, lambda x: (x + 10) ** -0.5),
     ('scaled_tanh', {'alpha': A, 'beta': B}, lambda x: A * np.tanh(B * x)),
-    ('sigmoid_hard', {'alpha': A, 'beta': B},
-     lambda x: np.clip(A * x + B, 0, 1)),
-    ('softmax', {'axis': 1},
-     lambda x: np.exp(x) / np.exp(x).sum(1, keepdims=True)),
-    ('softplus_parametric', {'alpha': PER_CHANNEL, 'beta': -PER_CHANNEL},
-     lambda x: column(PER_CHANNEL) * np.log1p(
-         np.exp(-column(PER_CHANNEL) * x))),
+    ('sigmoid_hard', {'alpha': A, 'beta': B}, lambda x: np.clip(A * x + B, 0, 1)),
+    ('softmax', {'axis': 1}, lambda x: np.exp(x) / np.exp(x).sum(1, keepdims=True)),
+    (
+        'softplus_parametric',
+        {'alpha': PER_CHANNEL, 'beta': -PER_CHANNEL},
+        lambda x: column(PER_CHANNEL) * np.log1p(np.exp(-column(PER_CHANNEL) * x)),
+    ),
     ('threshold', {'alpha': A}, lambda x: np.maximum(x, A)),
     ('thresholded_relu', {'alpha': A}, lambda x: np.where(x >= A, x, 0)),
 ]
@@ -209,18 +201,18 @@ def test_reduce_arg(name, tmp_path):
     assert np.array_equal(got, getattr(np, name[7:])(X, axis=1))
 
 
-
 CHOICES = [
     ('gelu', {'mode': 'FAST'}, 'FAST.*EXACT'),
     ('pad', {'pad': [1, 1], 'mode': 'wrap'}, 'wrap.*reflect'),
     ('resize_bilinear', {'sampling_mode': 'BEST'}, 'BEST.*DEFAULT'),
-    ('max_pool', {'kernel_sizes': [2, 2], 'pad_type': 'full'},
-     'full.*same_lower'),
-    ('max_pool', {'kernel_sizes': [2, 2], 'pad_type': 'custom',
-                  'pad': [0, 1, 0, 1], 'ceil_mode': True}, 'ceil_mode'),
+    ('max_pool', {'kernel_sizes': [2, 2], 'pad_type': 'full'}, 'full.*same_lower'),
+    (
+        'max_pool',
+        {'kernel_sizes': [2, 2], 'pad_type': 'custom', 'pad': [0, 1, 0, 1], 'ceil_mode': True},
+        'ceil_mode',
+    ),
     ('upsample_bilinear', {'half_pixel_centers': True}, 'exclude'),
-    ('gather', {'indices': torch.tensor([0]), 'batch_dims': 1},
-     'axis 0 with 1 batch'),
+    ('gather', {'indices': torch.tensor([0]), 'batch_dims': 1}, 'axis 0 with 1 batch'),
 ]
 
 
@@ -246,8 +238,7 @@ def test_registering_twice_is_refused():
 
 def ops_on(inputs, folder, build, target='iOS18'):
     """Results of a program, by the names of its operations."""
-    return load_program(save_mil(build, inputs, folder, target)).predict(
-        inputs)
+    return load_program(save_mil(build, inputs, folder, target)).predict(inputs)
 
 
 def test_integers_stay_integers(tmp_path):
@@ -277,11 +268,12 @@ def test_integers_stay_integers(tmp_path):
     assert got['power'].tolist() == [[4, 4, 0], [0, 16, 4]]
 
 
-LEAST = -2**31
+LEAST = -(2**31)
 
 
-@pytest.mark.parametrize(('name', 'wanted'), [
-    ('real_div', LEAST), ('floor_div', LEAST), ('mod', 0)])
+@pytest.mark.parametrize(
+    ('name', 'wanted'), [('real_div', LEAST), ('floor_div', LEAST), ('mod', 0)]
+)
 @pytest.mark.parametrize('count', [1, 3, 64])
 def test_the_least_integer_by_minus_one(name, wanted, count):
     """The processor ends a program that divides so: a file must not."""
@@ -299,9 +291,10 @@ def test_sums_wrap_as_int32():
 
 def test_not_a_number_stays():
     x = torch.tensor([np.nan, -2.0, 0.0, 3.0])
-    for got, wanted in ((OPS['sign'](x), [np.nan, -1, 0, 1]),
-                        (OPS['thresholded_relu'](x, 1.0),
-                         [np.nan, 0, 0, 3])):
+    for got, wanted in (
+        (OPS['sign'](x), [np.nan, -1, 0, 1]),
+        (OPS['thresholded_relu'](x, 1.0), [np.nan, 0, 0, 3]),
+    ):
         np.testing.assert_array_equal(got.numpy(), wanted)
 
 
@@ -313,16 +306,21 @@ def test_clamped_relu_follows_the_document():
 
 def test_scalars_are_arrays_of_one(tmp_path):
     def build(mb, x):
-        return [mb.reduce_max(x=x, name='top'),
-                mb.reduce_argmax(x=x, axis=0, name='place'),
-                mb.reduce_sum(x=x, axes=[0], keep_dims=True, name='sum')]
+        return [
+            mb.reduce_max(x=x, name='top'),
+            mb.reduce_argmax(x=x, axis=0, name='place'),
+            mb.reduce_sum(x=x, axes=[0], keep_dims=True, name='sum'),
+        ]
 
     x = np.float32([2, 7, 4])
     path = save_mil(build, {'x': x}, tmp_path)
     loaded = load_program(path)
     got = loaded.predict({'x': x})
     assert [(k, v.tolist()) for k, v in got.items()] == [
-        ('top', [7]), ('place', [1]), ('sum', [13])]
+        ('top', [7]),
+        ('place', [1]),
+        ('sum', [13]),
+    ]
     for count in (1, 4):  # alone, and several at a time
         batch = torch.tensor(np.stack([x, x[::-1].copy()] * 2))[:count]
         found = loaded.predict_batch({'x': batch})

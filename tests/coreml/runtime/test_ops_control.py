@@ -28,11 +28,14 @@ def branches(mb, x, n):
         return mb.cond(
             pred=mb.greater(x=mb.squeeze(x=n), y=1),
             _true_fn=lambda: mb.exp(x=third),
-            _false_fn=lambda: mb.sub(x=third, y=twice))
+            _false_fn=lambda: mb.sub(x=third, y=twice),
+        )
 
     return mb.cond(
-        pred=truth(mb, n), _true_fn=lambda: [mb.add(x=inner(), y=x), twice],
-        _false_fn=lambda: [twice, x])
+        pred=truth(mb, n),
+        _true_fn=lambda: [mb.add(x=inner(), y=x), twice],
+        _false_fn=lambda: [twice, x],
+    )
 
 
 def wanted_branches(x, n):
@@ -57,10 +60,12 @@ def test_cond(branching, n):
 
 def test_each_sample_of_a_batch_takes_its_branch(branching):
     x = noise(3, 3, 4)
-    batch = load_program(branching).predict_batch({
-        'x': torch.tensor(x), 'n': torch.tensor([[2], [0], [1]])})
-    for found, wanted in zip(batch.values(), zip(*(
-            wanted_branches(x[i], n) for i, n in enumerate([2, 0, 1])))):
+    batch = load_program(branching).predict_batch(
+        {'x': torch.tensor(x), 'n': torch.tensor([[2], [0], [1]])}
+    )
+    for found, wanted in zip(
+        batch.values(), zip(*(wanted_branches(x[i], n) for i, n in enumerate([2, 0, 1])))
+    ):
         check(found.numpy(), np.stack(wanted))
 
 
@@ -77,25 +82,30 @@ def halving(mb, x, n):
     """Half of x until it is small; and how often."""
 
     def condition(count, value, power):
-        return mb.greater(x=mb.reduce_max(x=mb.abs(x=value), axes=None,
-                                          keep_dims=False), y=1.0)
+        return mb.greater(x=mb.reduce_max(x=mb.abs(x=value), axes=None, keep_dims=False), y=1.0)
 
     def body(count, value, power):
-        return (mb.add(x=count, y=1), mb.mul(x=value, y=0.5),
-                mb.mul(x=power, y=mb.gather(x=x, indices=1, axis=0)))
+        return (
+            mb.add(x=count, y=1),
+            mb.mul(x=value, y=0.5),
+            mb.mul(x=power, y=mb.gather(x=x, indices=1, axis=0)),
+        )
 
     return mb.while_loop(
-        _cond=condition, _body=body,
-        loop_vars=(mb.squeeze(x=n), x, mb.add(x=x, y=0.0)))
+        _cond=condition, _body=body, loop_vars=(mb.squeeze(x=n), x, mb.add(x=x, y=0.0))
+    )
 
 
 @pytest.mark.parametrize('arithmetic', ['fp32', 'fp16'])
 def test_while_loop(arithmetic, tmp_path):
     x = np.float32([8.5, 0.5, -3])
     inputs = {'x': x, 'n': np.int32([10])}
-    loaded = load_program(save_mil(halving, inputs, tmp_path, half=True)
-                          if arithmetic == 'fp16' else
-                          save_mil(halving, inputs, tmp_path), arithmetic)
+    loaded = load_program(
+        save_mil(halving, inputs, tmp_path, half=True)
+        if arithmetic == 'fp16'
+        else save_mil(halving, inputs, tmp_path),
+        arithmetic,
+    )
     for given in (x, x / 16, x * 3):
         got = list(loaded.predict({**inputs, 'x': given}).values())
         count = 0
@@ -103,14 +113,13 @@ def test_while_loop(arithmetic, tmp_path):
             count += 1
         assert got[0].reshape(-1).tolist() == [10 + count]
         check(got[1], given / 2**count, 1e-3)
-        check(got[2], given * given[1]**count, 5e-3)
+        check(got[2], given * given[1] ** count, 5e-3)
 
 
 def test_a_loop_that_never_runs_returns_what_it_was_given(tmp_path):
     inputs = {'x': np.float32([0.5]), 'n': np.int32([3])}
     got = load_program(save_mil(halving, inputs, tmp_path)).predict(inputs)
-    assert [v.reshape(-1).tolist() for v in got.values()] == [
-        [3], [0.5], [0.5]]
+    assert [v.reshape(-1).tolist() for v in got.values()] == [[3], [0.5], [0.5]]
 
 
 class Recurrent(nn.Module):
@@ -131,17 +140,21 @@ def test_torch_gru_becomes_loops(tmp_path):
     network, x = Recurrent().eval(), torch.randn(2, 5, 1, 4)
     ct = quiet.coremltools()
     path = save_torch(
-        network, tmp_path, x[0],
+        network,
+        tmp_path,
+        x[0],
         inputs=[ct.TensorType(name='x', shape=(5, 1, 4))],
-        outputs=[ct.TensorType(name='y')])
+        outputs=[ct.TensorType(name='y')],
+    )
     loaded = load_program(path)
     assert loaded.program.count_operations()['while_loop'] == 4
     with torch.no_grad():
         wanted = torch.stack([network(one) for one in x])
     check(loaded.predict({'x': x[0].numpy()})['y'], wanted[0])
-    check(loaded.predict_batch({'x': x})['y'].numpy(),
-          wanted.squeeze(2).reshape_as(
-              loaded.predict_batch({'x': x})['y']))
+    check(
+        loaded.predict_batch({'x': x})['y'].numpy(),
+        wanted.squeeze(2).reshape_as(loaded.predict_batch({'x': x})['y']),
+    )
 
 
 def loop(condition, body, shape=(1,)):
@@ -165,8 +178,7 @@ def always(c):
 
 
 def positive(c):
-    c.op('reduce_max', 'm', (), x='v', axes=np.int32([0]),
-         keep_dims=np.bool_(False))
+    c.op('reduce_max', 'm', (), x='v', axes=np.int32([0]), keep_dims=np.bool_(False))
     return c.op('greater_equal', 'g', (), 'BOOL', x='m', y=np.float32(0))
 
 
@@ -184,14 +196,14 @@ def test_endless_loops_are_refused(condition, body, tmp_path):
     """By what they would take, known or not before there are numbers."""
     path = loop(condition, BODIES[body]).save(tmp_path)
     with pytest.raises(ProgramError, match='work_budget'):
-        load_program(path, work_budget=1e9).predict(
-            {'x': np.float32([1])})
+        load_program(path, work_budget=1e9).predict({'x': np.float32([1])})
 
 
 def test_a_loop_that_grows_is_refused(tmp_path):
     def double(c):
-        return c.op('concat', 'i', (None,), values=['v', 'v'],
-                    axis=np.int32(0), interleave=np.bool_(False))
+        return c.op(
+            'concat', 'i', (None,), values=['v', 'v'], axis=np.int32(0), interleave=np.bool_(False)
+        )
 
     c = loop(positive, double, (None,))
     loaded = load_program(c.save(tmp_path), memory_budget=1e8)
@@ -201,6 +213,7 @@ def test_a_loop_that_grows_is_refused(tmp_path):
 
 def test_a_loop_holds_one_iteration(tmp_path):
     """Many of them take no more memory than one."""
+
     def further(c):
         return c.op('sub', 'i', (1000,), x='v', y=np.float32(20))
 
@@ -223,10 +236,13 @@ def test_blocks_that_do_not_fit(tmp_path):
     def missing(c):
         return 'elsewhere'
 
-    for number, (body, says) in enumerate({
+    for number, (body, says) in enumerate(
+        {
             twice: "two values are named 'x'",
             outside: "'elsewhere', which nothing defines",
-            missing: "'elsewhere' is never computed"}.items()):
+            missing: "'elsewhere' is never computed",
+        }.items()
+    ):
         folder = tmp_path / str(number)
         folder.mkdir()
         with pytest.raises(ProgramError, match=says):
@@ -247,8 +263,7 @@ def test_a_number_of_blocks_that_no_operation_has(tmp_path):
 
 
 def test_values_of_a_block_are_known_inside_only(tmp_path):
-    c = loop(positive, lambda c: c.op('sub', 'i', (1,), x='v',
-                                      y=np.float32(1)))
+    c = loop(positive, lambda c: c.op('sub', 'i', (1,), x='v', y=np.float32(1)))
     c.op('relu', 'z', (1,), x='i')
     with pytest.raises(ProgramError, match="'i', which nothing defines"):
         load_program(c.save(tmp_path))

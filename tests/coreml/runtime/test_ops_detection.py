@@ -34,8 +34,7 @@ def kept(boxes, scores, iou, most, least, per_class):
     found = []
     for i in np.argsort(-best):
         rivals = [j for j in found if not per_class or kind[i] == kind[j]]
-        if best[i] >= least and all(
-                overlap(boxes[i], boxes[j]) <= iou for j in rivals):
+        if best[i] >= least and all(overlap(boxes[i], boxes[j]) <= iou for j in rivals):
             found.append(i)
     return (found or [int(best.argmax())])[:most]
 
@@ -47,14 +46,13 @@ def test_boxes_that_stay(iou, least, per_class):
     boxes, scores = drawn()
     for most in (1, 5, 40):
         found = OPS['non_maximum_suppression'](
-            torch.tensor(boxes), torch.tensor(scores), iou, most, least,
-            per_class)
+            torch.tensor(boxes), torch.tensor(scores), iou, most, least, per_class
+        )
         for i, (box, score) in enumerate(zip(boxes, scores)):
             wanted = kept(box, score, iou, most, least, per_class)
             n = len(wanted)
             assert found[3][i] == n
-            assert found[2][i].tolist() == [
-                *wanted, *[-1] * (most - n)]
+            assert found[2][i].tolist() == [*wanted, *[-1] * (most - n)]
             assert np.array_equal(found[0][i, :n], box[wanted])
             assert np.array_equal(found[1][i, :n], score[wanted])
             assert not found[0][i, n:].any()
@@ -69,21 +67,24 @@ def test_saved_program(target, tmp_path):
 
     def build(mb, boxes, scores):
         return mb.non_maximum_suppression(
-            boxes=boxes, scores=scores, iou_threshold=0.3, max_boxes=6,
-            per_class_suppression=True, **least)
+            boxes=boxes,
+            scores=scores,
+            iou_threshold=0.3,
+            max_boxes=6,
+            per_class_suppression=True,
+            **least,
+        )
 
-    inputs = {'boxes': boxes.transpose(order),
-              'scores': scores.transpose(order)}
+    inputs = {'boxes': boxes.transpose(order), 'scores': scores.transpose(order)}
     loaded = load_program(save_mil(build, inputs, tmp_path, target))
     got = list(loaded.predict(inputs).values())
     wanted = kept(boxes[0], scores[0], 0.3, 6, 4.0 if least else -1, True)
     assert len(got) == (4 if least else 3)
-    assert got[2][0, :len(wanted)].tolist() == wanted
-    assert np.array_equal(got[0].transpose(order)[0, :len(wanted)],
-                          boxes[0, wanted])
-    batch = loaded.predict_batch({
-        k: torch.tensor(np.stack([v[..., ::-1].copy(), v]))
-        for k, v in inputs.items()})
+    assert got[2][0, : len(wanted)].tolist() == wanted
+    assert np.array_equal(got[0].transpose(order)[0, : len(wanted)], boxes[0, wanted])
+    batch = loaded.predict_batch(
+        {k: torch.tensor(np.stack([v[..., ::-1].copy(), v])) for k, v in inputs.items()}
+    )
     for found, one in zip(batch.values(), got):
         assert np.array_equal(found[1].numpy().reshape(one.shape), one)
 
@@ -92,14 +93,13 @@ def test_boxes_without_area():
     """They overlap with nothing, not with each other either."""
     boxes = torch.zeros(1, 3, 4)
     found = OPS['non_maximum_suppression'](
-        boxes, torch.tensor([[[1.0], [3.0], [2.0]]]), 0.1, 3, 0.0)
+        boxes, torch.tensor([[[1.0], [3.0], [2.0]]]), 0.1, 3, 0.0
+    )
     assert found[2].tolist() == [[1, 2, 0]]
 
 
 def test_numbers_that_do_not_fit():
     with pytest.raises(ProgramError, match='max_boxes is 0'):
-        OPS['non_maximum_suppression'](
-            torch.zeros(1, 3, 4), torch.zeros(1, 3, 1), 0.5, 0, 0.0)
+        OPS['non_maximum_suppression'](torch.zeros(1, 3, 4), torch.zeros(1, 3, 1), 0.5, 0, 0.0)
     with pytest.raises(ProgramError, match=r'scores \(1, 2, 1\)'):
-        OPS['non_maximum_suppression'](
-            torch.zeros(1, 3, 4), torch.zeros(1, 2, 1), 0.5, 1, 0.0)
+        OPS['non_maximum_suppression'](torch.zeros(1, 3, 4), torch.zeros(1, 2, 1), 0.5, 1, 0.0)

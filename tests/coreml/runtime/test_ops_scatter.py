@@ -34,16 +34,15 @@ def wanted_nd(data, indices, updates, mode):
 
 
 def wanted_along(data, indices, updates, axis, mode):
-    full = np.stack(np.meshgrid(
-        *map(np.arange, indices.shape), indexing='ij'), -1)
+    full = np.stack(np.meshgrid(*map(np.arange, indices.shape), indexing='ij'), -1)
     full[..., axis] = indices
     return wanted_nd(data, full, updates, mode)
 
 
 def wanted_scatter(data, indices, updates, axis, mode):
     moved = wanted_nd(
-        np.moveaxis(data, axis, 0), indices[:, None],
-        np.moveaxis(updates, axis, 0), mode)
+        np.moveaxis(data, axis, 0), indices[:, None], np.moveaxis(updates, axis, 0), mode
+    )
     return np.moveaxis(moved, 0, axis)
 
 
@@ -62,24 +61,33 @@ def test_saved_programs(target, tmp_path):
         found = []
         for i, mode in enumerate(MODES):
             found += [
-                mb.scatter(data=data, indices=np.int32([3, 1]), updates=new,
-                           axis=-2, mode=mode, name=f's{i}'),
+                mb.scatter(
+                    data=data,
+                    indices=np.int32([3, 1]),
+                    updates=new,
+                    axis=-2,
+                    mode=mode,
+                    name=f's{i}',
+                ),
                 mb.scatter_along_axis(
-                    data=data, indices=np.int32(ALONG), updates=along,
-                    axis=1, mode=mode, name=f'a{i}'),
-                mb.scatter_nd(data=data, indices=np.int32(PAIRS),
-                              updates=deep, mode=mode, name=f'n{i}')]
+                    data=data,
+                    indices=np.int32(ALONG),
+                    updates=along,
+                    axis=1,
+                    mode=mode,
+                    name=f'a{i}',
+                ),
+                mb.scatter_nd(
+                    data=data, indices=np.int32(PAIRS), updates=deep, mode=mode, name=f'n{i}'
+                ),
+            ]
         return found
 
-    inputs = {'data': DATA, 'new': NEW, 'along': noise(4, 1, 3, low=0.5),
-              'deep': DEEP}
-    got = load_program(save_mil(build, inputs, tmp_path, target)).predict(
-        inputs)
+    inputs = {'data': DATA, 'new': NEW, 'along': noise(4, 1, 3, low=0.5), 'deep': DEEP}
+    got = load_program(save_mil(build, inputs, tmp_path, target)).predict(inputs)
     for i, mode in enumerate(MODES):
-        check(got[f's{i}'],
-              wanted_scatter(DATA, np.array([3, 1]), NEW, 1, mode))
-        check(got[f'a{i}'],
-              wanted_along(DATA, ALONG, inputs['along'], 1, mode))
+        check(got[f's{i}'], wanted_scatter(DATA, np.array([3, 1]), NEW, 1, mode))
+        check(got[f'a{i}'], wanted_along(DATA, ALONG, inputs['along'], 1, mode))
         check(got[f'n{i}'], wanted_nd(DATA, PAIRS, DEEP, mode))
 
 
@@ -89,23 +97,21 @@ def test_indices_from_the_input(tmp_path):
     updates = noise(3, 2)
 
     def build(mb, data, indices, updates):
-        picked = mb.gather_nd(
-            x=data, indices=mb.expand_dims(x=indices, axes=[1]))
-        return [mb.scatter(data=data, indices=indices, updates=updates,
-                           mode='add', name='out'),
-                mb.add(x=picked, y=updates, name='sum')]
+        picked = mb.gather_nd(x=data, indices=mb.expand_dims(x=indices, axes=[1]))
+        return [
+            mb.scatter(data=data, indices=indices, updates=updates, mode='add', name='out'),
+            mb.add(x=picked, y=updates, name='sum'),
+        ]
 
     inputs = {'data': data, 'indices': indices, 'updates': updates}
     loaded = load_program(save_mil(build, inputs, tmp_path, 'iOS17'))
     got = loaded.predict(inputs)
     check(got['sum'], data[indices] + updates)
     check(got['out'], wanted_nd(data, indices[:, None], updates, 'add'))
-    both = {k: torch.tensor(np.stack([v, v[::-1]]))
-            for k, v in inputs.items()}
+    both = {k: torch.tensor(np.stack([v, v[::-1]])) for k, v in inputs.items()}
     batch = loaded.predict_batch(both)
     check(batch['out'][0].numpy(), got['out'])
-    check(batch['out'][1].numpy(), wanted_nd(
-        data[::-1], indices[::-1, None], updates[::-1], 'add'))
+    check(batch['out'][1].numpy(), wanted_nd(data[::-1], indices[::-1, None], updates[::-1], 'add'))
 
 
 @pytest.mark.parametrize('mode', ONE_BY_ONE)
@@ -128,8 +134,8 @@ def test_an_index_twice(mode, dtype):
 def test_update_of_an_index_twice_is_repeatable():
     """The last one stays; the document leaves open which."""
     found = OPS['scatter'](
-        torch.zeros(3), torch.tensor([1, 1, 1]), torch.tensor([5., 6, 7]),
-        0, 'update')
+        torch.zeros(3), torch.tensor([1, 1, 1]), torch.tensor([5.0, 6, 7]), 0, 'update'
+    )
     assert found.tolist() == [0, 7, 0]
 
 
@@ -160,8 +166,7 @@ def test_a_place_beyond_is_never_another_one(place, validate):
 
 def test_places_beyond_in_a_file(tmp_path):
     def build(mb, x, i):
-        return mb.scatter(data=x, indices=i, updates=np.float32([1]),
-                          mode='add')
+        return mb.scatter(data=x, indices=i, updates=np.float32([1]), mode='add')
 
     x = noise(3)
     path = save_mil(build, {'x': x, 'i': np.int32([0])}, tmp_path)
@@ -177,8 +182,7 @@ def test_shapes_and_modes_that_do_not_fit():
     with pytest.raises(ProgramError, match=r"'avg'.*update.*min"):
         OPS['scatter'](data, torch.tensor([0]), torch.zeros(1, 2), 0, 'avg')
     with pytest.raises(ProgramError, match='indices'):
-        OPS['scatter_along_axis'](
-            data, torch.zeros(1, 1).long(), torch.zeros(1, 1))
+        OPS['scatter_along_axis'](data, torch.zeros(1, 1).long(), torch.zeros(1, 1))
     with pytest.raises(ProgramError, match='batch_dims 1'):
         OPS['gather_nd'](data, torch.zeros(2, 1).long(), 1)
 
@@ -190,13 +194,11 @@ def test_gather_nd(batch_dims, depth):
     rng = np.random.default_rng(batch_dims + 3 * depth)
     batch, inner = x.shape[:batch_dims], x.shape[batch_dims:]
     shape = (*batch, 3, 2, depth)
-    index = rng.integers(0, [inner[:depth] or 1], shape) if depth else \
-        np.zeros(shape, np.int64)
+    index = rng.integers(0, [inner[:depth] or 1], shape) if depth else np.zeros(shape, np.int64)
     wanted = np.empty((*shape[:-1], *inner[depth:]), np.float32)
     for place in np.ndindex(shape[:-1]):
         wanted[place] = x[(*place[:batch_dims], *index[place])]
-    found = OPS['gather_nd'](torch.tensor(x), torch.tensor(index),
-                             batch_dims, False)
+    found = OPS['gather_nd'](torch.tensor(x), torch.tensor(index), batch_dims, False)
     assert np.array_equal(found.numpy(), wanted)
 
 
@@ -204,9 +206,10 @@ def test_no_indices():
     data = torch.ones(2, 3)
     none = torch.zeros(0, dtype=torch.int32)
     for name, index, new in (
-            ('scatter', none, torch.zeros(0, 3)),
-            ('scatter_along_axis', none.reshape(0, 3), torch.zeros(0, 3)),
-            ('scatter_nd', none.reshape(0, 1), torch.zeros(0, 3))):
+        ('scatter', none, torch.zeros(0, 3)),
+        ('scatter_along_axis', none.reshape(0, 3), torch.zeros(0, 3)),
+        ('scatter_nd', none.reshape(0, 1), torch.zeros(0, 3)),
+    ):
         assert torch.equal(OPS[name](data, index, new), data)
     assert OPS['gather_nd'](data, none.reshape(0, 1)).shape == (0, 3)
 
@@ -225,26 +228,25 @@ def test_slice_update(case):
     wanted = DATA.copy()
     index = tuple(
         b if q else slice(None if bm else b, None if em else e, s)
-        for b, e, s, bm, em, q in zip(
-            begin, end, stride or [1] * 3, begin_mask, end_mask, squeeze))
+        for b, e, s, bm, em, q in zip(begin, end, stride or [1] * 3, begin_mask, end_mask, squeeze)
+    )
     update = noise(*wanted[index].shape)
     wanted[index] = update
     given = torch.tensor(DATA)
     found = OPS['slice_update'](
-        given, torch.tensor(update), begin, end, stride, begin_mask,
-        end_mask, squeeze)
+        given, torch.tensor(update), begin, end, stride, begin_mask, end_mask, squeeze
+    )
     assert np.array_equal(found.numpy(), wanted)
     assert np.array_equal(given.numpy(), DATA)
     with pytest.raises(ProgramError, match='update has the shape'):
         OPS['slice_update'](
-            given, torch.zeros(9, 9), begin, end, stride, begin_mask,
-            end_mask, squeeze)
+            given, torch.zeros(9, 9), begin, end, stride, begin_mask, end_mask, squeeze
+        )
 
 
 def test_slice_update_in_a_file(tmp_path):
     def build(mb, x, new):
-        return mb.slice_update(x=x, update=new, begin=[0, 1, 0],
-                               end=[4, 3, 3])
+        return mb.slice_update(x=x, update=new, begin=[0, 1, 0], end=[4, 3, 3])
 
     inputs = {'x': DATA, 'new': NEW}
     loaded = load_program(save_mil(build, inputs, tmp_path, 'iOS18'))

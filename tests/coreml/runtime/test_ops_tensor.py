@@ -8,16 +8,7 @@ import torch
 import torch.nn.functional as F
 from hypothesis import given
 from hypothesis import strategies as st
-from runtime_kit import (
-    PER_CHANNEL,
-    SMALL,
-    X,
-    check,
-    noise,
-    run,
-    run_all,
-    save_mil,
-)
+from runtime_kit import PER_CHANNEL, SMALL, X, check, noise, run, run_all, save_mil
 
 from mmpretrain_mobileone_ext.coreml import load_program
 from mmpretrain_mobileone_ext.coreml.program import quiet
@@ -42,27 +33,45 @@ def test_linear_matmul_einsum(tmp_path):
 A, B = np.float32(0.3), np.float32(1.2)
 
 NORMALIZE = [
-    ('batch_norm', {'mean': PER_CHANNEL, 'variance': PER_CHANNEL + 1,
-                    'gamma': PER_CHANNEL, 'beta': -PER_CHANNEL,
-                    'epsilon': A},
-     lambda x: F.batch_norm(
-         x, torch.tensor(PER_CHANNEL), torch.tensor(PER_CHANNEL + 1),
-         torch.tensor(PER_CHANNEL), torch.tensor(-PER_CHANNEL), eps=0.3)),
-    ('instance_norm', {'gamma': PER_CHANNEL, 'beta': -PER_CHANNEL,
-                       'epsilon': A},
-     lambda x: F.instance_norm(
-         x, None, None, torch.tensor(PER_CHANNEL),
-         torch.tensor(-PER_CHANNEL), eps=0.3)),
-    ('layer_norm', {'axes': [2, 3], 'epsilon': A},
-     lambda x: F.layer_norm(x, (6, 5), eps=0.3)),
-    ('layer_norm', {'axes': [1], 'gamma': PER_CHANNEL,
-                    'beta': -PER_CHANNEL, 'epsilon': A},
-     lambda x: F.layer_norm(
-         x.movedim(1, -1), (4,), torch.tensor(PER_CHANNEL),
-         torch.tensor(-PER_CHANNEL), 0.3).movedim(-1, 1)),
+    (
+        'batch_norm',
+        {
+            'mean': PER_CHANNEL,
+            'variance': PER_CHANNEL + 1,
+            'gamma': PER_CHANNEL,
+            'beta': -PER_CHANNEL,
+            'epsilon': A,
+        },
+        lambda x: F.batch_norm(
+            x,
+            torch.tensor(PER_CHANNEL),
+            torch.tensor(PER_CHANNEL + 1),
+            torch.tensor(PER_CHANNEL),
+            torch.tensor(-PER_CHANNEL),
+            eps=0.3,
+        ),
+    ),
+    (
+        'instance_norm',
+        {'gamma': PER_CHANNEL, 'beta': -PER_CHANNEL, 'epsilon': A},
+        lambda x: F.instance_norm(
+            x, None, None, torch.tensor(PER_CHANNEL), torch.tensor(-PER_CHANNEL), eps=0.3
+        ),
+    ),
+    ('layer_norm', {'axes': [2, 3], 'epsilon': A}, lambda x: F.layer_norm(x, (6, 5), eps=0.3)),
+    (
+        'layer_norm',
+        {'axes': [1], 'gamma': PER_CHANNEL, 'beta': -PER_CHANNEL, 'epsilon': A},
+        lambda x: F.layer_norm(
+            x.movedim(1, -1), (4,), torch.tensor(PER_CHANNEL), torch.tensor(-PER_CHANNEL), 0.3
+        ).movedim(-1, 1),
+    ),
     ('l2_norm', {'epsilon': A}, lambda x: x / (x.square().sum() + 0.3).sqrt()),
-    ('local_response_norm', {'size': 3, 'alpha': A, 'beta': B, 'k': B},
-     lambda x: F.local_response_norm(x, 3, 0.3, 1.2, 1.2)),
+    (
+        'local_response_norm',
+        {'size': 3, 'alpha': A, 'beta': B, 'k': B},
+        lambda x: F.local_response_norm(x, 3, 0.3, 1.2, 1.2),
+    ),
 ]
 
 
@@ -82,19 +91,20 @@ MOVES = [
     ('flatten2d', {'axis': 2}, lambda x: x.reshape(4, 30)),
     ('reverse', {'axes': [1, 3]}, lambda x: x[:, ::-1, :, ::-1]),
     ('tile', {'reps': [1, 2, 1, 3]}, lambda x: np.tile(x, (1, 2, 1, 3))),
-    ('cumsum', {'axis': 2, 'exclusive': True, 'reverse': True},
-     lambda x: np.flip(np.cumsum(np.flip(x, 2), 2), 2) - x),
-    ('slice_by_size', {'begin': [0, 1, 2, 0], 'size': [1, 2, -1, 4]},
-     lambda x: x[:, 1:3, 2:, :4]),
-    ('crop', {'crop_height': [1, 2], 'crop_width': [0, 3]},
-     lambda x: x[:, :, 1:4, :2]),
-    ('pixel_shuffle', {'upscale_factor': 2},
-     lambda x: F.pixel_shuffle(torch.tensor(x), 2)),
-    ('depth_to_space', {'block_size': 2},
-     lambda x: x.reshape(1, 2, 2, 1, 6, 5).transpose(
-         0, 3, 4, 1, 5, 2).reshape(1, 1, 12, 10)),
-    ('gather', {'indices': np.int32([2, 0, 3]), 'axis': 1},
-     lambda x: x[:, [2, 0, 3]]),
+    (
+        'cumsum',
+        {'axis': 2, 'exclusive': True, 'reverse': True},
+        lambda x: np.flip(np.cumsum(np.flip(x, 2), 2), 2) - x,
+    ),
+    ('slice_by_size', {'begin': [0, 1, 2, 0], 'size': [1, 2, -1, 4]}, lambda x: x[:, 1:3, 2:, :4]),
+    ('crop', {'crop_height': [1, 2], 'crop_width': [0, 3]}, lambda x: x[:, :, 1:4, :2]),
+    ('pixel_shuffle', {'upscale_factor': 2}, lambda x: F.pixel_shuffle(torch.tensor(x), 2)),
+    (
+        'depth_to_space',
+        {'block_size': 2},
+        lambda x: x.reshape(1, 2, 2, 1, 6, 5).transpose(0, 3, 4, 1, 5, 2).reshape(1, 1, 12, 10),
+    ),
+    ('gather', {'indices': np.int32([2, 0, 3]), 'axis': 1}, lambda x: x[:, [2, 0, 3]]),
 ]
 
 
@@ -147,10 +157,8 @@ def test_topk(tmp_path):
 @pytest.mark.parametrize('mode', ['constant', 'reflect', 'replicate'])
 def test_pad(mode, tmp_path):
     amounts = [1, 2, 0, 3]
-    (got,) = run('pad', tmp_path, {'x': X}, pad=amounts, mode=mode,
-                 constant_val=B)
-    names = {'constant': 'constant', 'reflect': 'reflect',
-             'replicate': 'edge'}
+    (got,) = run('pad', tmp_path, {'x': X}, pad=amounts, mode=mode, constant_val=B)
+    names = {'constant': 'constant', 'reflect': 'reflect', 'replicate': 'edge'}
     extra = {'constant_values': B} if mode == 'constant' else {}
     pairs = [(0, 0), (0, 0), (1, 2), (0, 3)]
     check(got, np.pad(X, pairs, names[mode], **extra))
@@ -159,8 +167,7 @@ def test_pad(mode, tmp_path):
 def slices(size):
     step = st.integers(-3, 3).filter(bool)
     bound = st.integers(-size, size - 1)
-    return st.tuples(bound, bound, step, st.booleans(), st.booleans(),
-                     st.booleans())
+    return st.tuples(bound, bound, step, st.booleans(), st.booleans(), st.booleans())
 
 
 @given(st.tuples(slices(4), slices(5)))
@@ -169,16 +176,10 @@ def test_slice_by_index_is_numpy_indexing(choices):
     x = np.arange(20.0, dtype=np.float32).reshape(4, 5)
     begin, end, stride, begin_mask, end_mask, squeeze = zip(*choices)
     index = tuple(
-        b if q else slice(None if bm else b, None if em else e, s)
-        for b, e, s, bm, em, q in choices
+        b if q else slice(None if bm else b, None if em else e, s) for b, e, s, bm, em, q in choices
     )
-    wanted = x[tuple(
-        0 if bm and isinstance(i, int) else i
-        for i, bm in zip(index, begin_mask)
-    )]
-    got = OPS['slice_by_index'](
-        torch.tensor(x), begin, end, stride, begin_mask, end_mask, squeeze
-    )
+    wanted = x[tuple(0 if bm and isinstance(i, int) else i for i, bm in zip(index, begin_mask))]
+    got = OPS['slice_by_index'](torch.tensor(x), begin, end, stride, begin_mask, end_mask, squeeze)
     assert np.array_equal(got.numpy(), wanted)
 
 
@@ -252,18 +253,16 @@ def test_attention_with_constant_masks(tmp_path):
     causal = np.tri(4, dtype=bool)
 
     def build(mb, q, k, v):
-        return [mb.scaled_dot_product_attention(
-            query=q, key=k, value=v, attn_mask=m, name=name)
-            for name, m in (('some', mask), ('causal', causal))]
+        return [
+            mb.scaled_dot_product_attention(query=q, key=k, value=v, attn_mask=m, name=name)
+            for name, m in (('some', mask), ('causal', causal))
+        ]
 
     inputs = {'q': q, 'k': k, 'v': v}
-    got = load_program(
-        save_mil(build, inputs, tmp_path, 'iOS18')).predict(inputs)
+    got = load_program(save_mil(build, inputs, tmp_path, 'iOS18')).predict(inputs)
     tensors = [torch.tensor(value) for value in inputs.values()]
-    check(got['some'], F.scaled_dot_product_attention(
-        *tensors, attn_mask=torch.tensor(mask)), 1e-5)
-    check(got['causal'], F.scaled_dot_product_attention(
-        *tensors, is_causal=True), 1e-5)
+    check(got['some'], F.scaled_dot_product_attention(*tensors, attn_mask=torch.tensor(mask)), 1e-5)
+    check(got['causal'], F.scaled_dot_product_attention(*tensors, is_causal=True), 1e-5)
 
 
 def test_expand_to_a_size_that_is_computed(tmp_path):
@@ -274,8 +273,10 @@ def test_expand_to_a_size_that_is_computed(tmp_path):
         reps = mb.real_div(x=mb.shape(x=like), y=mb.shape(x=x))
         spread = mb.tile(x=x, reps=reps)
         sizes = mb.shape(x=spread)
-        return [mb.add(x=spread, y=mb.fill(shape=sizes, value=B)),
-                mb.pad(x=x, pad=mb.concat(values=[sizes, sizes], axis=0))]
+        return [
+            mb.add(x=spread, y=mb.fill(shape=sizes, value=B)),
+            mb.pad(x=x, pad=mb.concat(values=[sizes, sizes], axis=0)),
+        ]
 
     inputs = {'x': x, 'like': like}
     loaded = load_program(save_mil(build, inputs, tmp_path))
@@ -289,11 +290,12 @@ def test_gather_with_batches(tmp_path):
     indices = np.int32(np.random.default_rng(0).integers(4, size=(2, 3, 6)))
 
     def build(mb, x):
-        return [mb.gather(x=x, indices=indices, axis=2, batch_dims=2),
-                mb.gather(x=x, indices=indices[:, 0], axis=2, batch_dims=1)]
+        return [
+            mb.gather(x=x, indices=indices, axis=2, batch_dims=2),
+            mb.gather(x=x, indices=indices[:, 0], axis=2, batch_dims=1),
+        ]
 
-    both, one = load_program(
-        save_mil(build, {'x': x}, tmp_path)).predict({'x': x}).values()
+    both, one = load_program(save_mil(build, {'x': x}, tmp_path)).predict({'x': x}).values()
     check(both, np.take_along_axis(x, indices[..., None].astype(int), 2))
     check(one, np.stack([x[i][:, indices[i, 0]] for i in range(2)]))
 
@@ -301,8 +303,7 @@ def test_gather_with_batches(tmp_path):
 def test_reshape_counts_zeros_from_the_end(tmp_path):
     """The example of the iOS 17 document."""
     x = noise(2, 50)
-    (got,) = run('reshape', tmp_path, {'x': x}, 'iOS17',
-                 shape=[1, 0, -1, 0])
+    (got,) = run('reshape', tmp_path, {'x': x}, 'iOS17', shape=[1, 0, -1, 0])
     check(got, x.reshape(1, 1, 2, 50))
 
 
@@ -311,16 +312,18 @@ def test_topk_of_ties(tmp_path):
     x[1, 0], x[2, 3] = np.nan, np.inf
 
     def build(mb, x):
-        return [*mb.topk(x=x, k=4, axis=1, name='top'),
-                *mb.topk(x=x, k=4, axis=1, ascending=True, name='low'),
-                mb.topk(x=x, k=2, axis=1, return_indices=False, name='v')]
+        return [
+            *mb.topk(x=x, k=4, axis=1, name='top'),
+            *mb.topk(x=x, k=4, axis=1, ascending=True, name='low'),
+            mb.topk(x=x, k=2, axis=1, return_indices=False, name='v'),
+        ]
 
     loaded = load_program(save_mil(build, {'x': x}, tmp_path, 'iOS17'))
     _, top, _, low, values = loaded.predict({'x': x}).values()
     assert top.tolist() == [[1, 2, 4, 0], [1, 2, 4, 3], [3, 1, 2, 4]]
     assert low.tolist() == [[5, 0, 3, 1], [5, 3, 1, 2], [5, 0, 1, 2]]
     assert values.tolist() == [[5, 5], [5, 5], [np.inf, 5]]
-    lowest = torch.tensor([0, -2**31, 4], dtype=torch.int32)
+    lowest = torch.tensor([0, -(2**31), 4], dtype=torch.int32)
     assert OPS['topk'](lowest, 3)[1].tolist() == [2, 0, 1]
 
 
@@ -355,8 +358,9 @@ def test_eight_bits_are_scaled_as_numbers(tmp_path):
 
     def build(mb, x):
         narrow = mb.cast(x=x, dtype='int8')
-        return mb.dequantize(input=narrow, scale=np.float32([0.5, 0.25]),
-                             zero_point=np.int8([100, -100]), axis=0)
+        return mb.dequantize(
+            input=narrow, scale=np.float32([0.5, 0.25]), zero_point=np.int8([100, -100]), axis=0
+        )
 
     loaded = load_program(save_mil(build, {'x': x}, tmp_path, 'iOS17'))
     (got,) = loaded.predict({'x': x}).values()

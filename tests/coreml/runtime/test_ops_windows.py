@@ -10,16 +10,7 @@ import torch
 import torch.nn.functional as F
 from hypothesis import given
 from hypothesis import strategies as st
-from runtime_kit import (
-    X,
-    check,
-    column,
-    noise,
-    relative_error,
-    run,
-    run_all,
-    save_mil,
-)
+from runtime_kit import X, check, column, noise, relative_error, run, run_all, save_mil
 
 from mmpretrain_mobileone_ext.coreml import load_program
 from mmpretrain_mobileone_ext.coreml.runtime.ops import OPS
@@ -56,19 +47,15 @@ PADS = [
 POOLS = {
     'max_pool': ('max_pool', {}, np.nanmax),
     'avg_pool': ('avg_pool', {'exclude_padding_from_average': False}, np.mean),
-    'avg_pool_inside': (
-        'avg_pool', {'exclude_padding_from_average': True}, np.nanmean
-    ),
-    'l2_pool': (
-        'l2_pool', {}, lambda v, axis: np.sqrt(np.square(v).sum(axis))
-    ),
+    'avg_pool_inside': ('avg_pool', {'exclude_padding_from_average': True}, np.nanmean),
+    'l2_pool': ('l2_pool', {}, lambda v, axis: np.sqrt(np.square(v).sum(axis))),
 }
 
 
 def spatial_pads(pad_type, pad, kernel, strides):
     """(before, after) of both axes of ``X``."""
     return [
-        numpy_pads(pad_type, pad[2 * i:2 * i + 2], X.shape[2 + i], k, s)
+        numpy_pads(pad_type, pad[2 * i : 2 * i + 2], X.shape[2 + i], k, s)
         for i, (k, s) in enumerate(zip(kernel, strides))
     ]
 
@@ -97,8 +84,14 @@ def test_pool_ceil_mode(name, tmp_path):
     """Sizes are chosen so that ceil_mode adds windows, and drops one."""
     x = noise(1, 2, 6, 7)
     (got,) = run(
-        name, tmp_path, {'x': x}, kernel_sizes=[2, 3], strides=[3, 2],
-        pad_type='custom', pad=[1, 1, 1, 1], ceil_mode=True,
+        name,
+        tmp_path,
+        {'x': x},
+        kernel_sizes=[2, 3],
+        strides=[3, 2],
+        pad_type='custom',
+        pad=[1, 1, 1, 1],
+        ceil_mode=True,
     )
     pool = getattr(F, f'{name}2d')
     wanted = pool(torch.tensor(x), (2, 3), (3, 2), 1, ceil_mode=True)
@@ -111,8 +104,11 @@ def test_conv(groups, dilation, tmp_path):
     weight, bias = noise(8, 4 // groups, 3, 2), noise(8)
     strides = [1, 2]
     shared = {
-        'weight': weight, 'bias': bias, 'strides': strides,
-        'dilations': [dilation, dilation], 'groups': groups,
+        'weight': weight,
+        'bias': bias,
+        'strides': strides,
+        'dilations': [dilation, dilation],
+        'groups': groups,
     }
     cases = {
         i: ('conv', {'pad_type': pad_type, 'pad': pad, **shared})
@@ -132,9 +128,7 @@ def numpy_conv(taps, weight, groups):
     n, c, h, w, *kernel = taps.shape
     grouped = taps.reshape(n, groups, c // groups, h, w, *kernel)
     split = weight.reshape(groups, -1, c // groups, *kernel)
-    return np.einsum('ngchwij,gocij->ngohw', grouped, split).reshape(
-        n, -1, h, w
-    )
+    return np.einsum('ngchwij,gocij->ngohw', grouped, split).reshape(n, -1, h, w)
 
 
 @pytest.mark.parametrize('rank', [1, 3])
@@ -144,9 +138,7 @@ def test_other_ranks(rank, tmp_path):
     weight = noise(6, 2, *[3] * rank)
 
     def build(mb, x):
-        y = mb.conv(
-            x=x, weight=weight, groups=2, pad_type='custom', pad=[1, 0] * rank
-        )
+        y = mb.conv(x=x, weight=weight, groups=2, pad_type='custom', pad=[1, 0] * rank)
         window = {'kernel_sizes': [2] * rank, 'strides': [2] * rank}
         return [
             mb.max_pool(x=y, pad_type='same', name='peak', **window),
@@ -175,18 +167,23 @@ TRANSPOSED = [
 def test_conv_transpose(padding, groups, tmp_path):
     weight, bias = noise(4, 3, 3, 3), noise(3 * groups)
     (got,) = run(
-        'conv_transpose', tmp_path, {'x': X}, weight=weight, bias=bias,
-        strides=[2, 2], groups=groups, **padding,
+        'conv_transpose',
+        tmp_path,
+        {'x': X},
+        weight=weight,
+        bias=bias,
+        strides=[2, 2],
+        groups=groups,
+        **padding,
     )
     full = F.conv_transpose2d(
-        torch.tensor(X), torch.tensor(weight), torch.tensor(bias), 2,
-        groups=groups,
+        torch.tensor(X), torch.tensor(weight), torch.tensor(bias), 2, groups=groups
     )
     # ``same`` makes the size input * stride: one row, one column too many.
     none = [0, 1, 0, 1] if padding['pad_type'] == 'same' else [0] * 4
     top, bottom, left, right = padding.get('pad', none)
     height, width = full.shape[2:]
-    check(got, full[..., top:height - bottom, left:width - right], 1e-5)
+    check(got, full[..., top : height - bottom, left : width - right], 1e-5)
 
 
 def test_conv_transpose_output_padding(tmp_path):
@@ -195,36 +192,50 @@ def test_conv_transpose_output_padding(tmp_path):
     layer = torch.nn.ConvTranspose2d(4, 3, 3, 2, 1, output_padding=1)
     layer.weight.data, layer.bias.data = map(torch.tensor, (weight, bias))
     (got,) = run(
-        'conv_transpose', tmp_path, {'x': X}, weight=weight, bias=bias,
-        strides=[2, 2], pad_type='custom', pad=[1, 1, 1, 1],
+        'conv_transpose',
+        tmp_path,
+        {'x': X},
+        weight=weight,
+        bias=bias,
+        strides=[2, 2],
+        pad_type='custom',
+        pad=[1, 1, 1, 1],
         output_shape=[1, 3, 12, 10],
     )
     check(got, layer(torch.tensor(X)).detach(), 1e-5)
 
 
 RESIZE = [
-    ('upsample_nearest_neighbor',
-     {'scale_factor_height': 2, 'scale_factor_width': 3},
-     {'scale_factor': (2, 3), 'mode': 'nearest'}),
-    ('resize_nearest_neighbor',
-     {'target_size_height': 9, 'target_size_width': 4},
-     {'size': (9, 4), 'mode': 'nearest'}),
-    ('upsample_bilinear',
-     {'scale_factor_height': 2, 'scale_factor_width': 3,
-      'align_corners': True},
-     {'scale_factor': (2, 3), 'mode': 'bilinear', 'align_corners': True}),
-    ('upsample_bilinear',
-     {'scale_factor_height': 2, 'scale_factor_width': 3,
-      'align_corners': False},
-     {'scale_factor': (2, 3), 'mode': 'bilinear', 'align_corners': False}),
-    ('resize_bilinear',
-     {'target_size_height': 9, 'target_size_width': 4,
-      'sampling_mode': 'STRICT_ALIGN_CORNERS'},
-     {'size': (9, 4), 'mode': 'bilinear', 'align_corners': True}),
-    ('resize_bilinear',
-     {'target_size_height': 9, 'target_size_width': 4,
-      'sampling_mode': 'UNALIGN_CORNERS'},
-     {'size': (9, 4), 'mode': 'bilinear', 'align_corners': False}),
+    (
+        'upsample_nearest_neighbor',
+        {'scale_factor_height': 2, 'scale_factor_width': 3},
+        {'scale_factor': (2, 3), 'mode': 'nearest'},
+    ),
+    (
+        'resize_nearest_neighbor',
+        {'target_size_height': 9, 'target_size_width': 4},
+        {'size': (9, 4), 'mode': 'nearest'},
+    ),
+    (
+        'upsample_bilinear',
+        {'scale_factor_height': 2, 'scale_factor_width': 3, 'align_corners': True},
+        {'scale_factor': (2, 3), 'mode': 'bilinear', 'align_corners': True},
+    ),
+    (
+        'upsample_bilinear',
+        {'scale_factor_height': 2, 'scale_factor_width': 3, 'align_corners': False},
+        {'scale_factor': (2, 3), 'mode': 'bilinear', 'align_corners': False},
+    ),
+    (
+        'resize_bilinear',
+        {'target_size_height': 9, 'target_size_width': 4, 'sampling_mode': 'STRICT_ALIGN_CORNERS'},
+        {'size': (9, 4), 'mode': 'bilinear', 'align_corners': True},
+    ),
+    (
+        'resize_bilinear',
+        {'target_size_height': 9, 'target_size_width': 4, 'sampling_mode': 'UNALIGN_CORNERS'},
+        {'size': (9, 4), 'mode': 'bilinear', 'align_corners': False},
+    ),
 ]
 
 
@@ -256,8 +267,12 @@ def test_resize_bilinear_documented_grid(mode, size):
     assert torch.equal(with_ios17, got)
 
 
-@given(st.sampled_from(['same', 'same_lower']), st.integers(1, 12),
-       st.integers(1, 5), st.integers(1, 4))
+@given(
+    st.sampled_from(['same', 'same_lower']),
+    st.integers(1, 12),
+    st.integers(1, 5),
+    st.integers(1, 4),
+)
 def test_same_padding_keeps_the_documented_size(pad_type, size, k, stride):
     ((before, after),) = resolve_pads(pad_type, None, [size], [k], [stride])
     padded = size + before + after
@@ -282,22 +297,35 @@ def test_resize_to_the_nearest_pixel(tmp_path):
     x = np.float32([[[[1.0, 2.0]]]])
 
     def build(mb, x):
-        return [mb.resize(x=x, shape=[1, n], resized_dims=np.uint32(2),
-                          interpolation_mode='NEAREST_NEIGHBOR', name=f'n{n}')
-                for n in (3, 4, 6)]
+        return [
+            mb.resize(
+                x=x,
+                shape=[1, n],
+                resized_dims=np.uint32(2),
+                interpolation_mode='NEAREST_NEIGHBOR',
+                name=f'n{n}',
+            )
+            for n in (3, 4, 6)
+        ]
 
     path = save_mil(build, {'x': x}, tmp_path, 'iOS17')
     got = load_program(path).predict({'x': x})
     assert [got[f'n{n}'].ravel().tolist() for n in (3, 4, 6)] == [
-        [1, 2, 2], [1, 1, 2, 2], [1, 1, 2, 2, 2, 2]]
+        [1, 2, 2],
+        [1, 1, 2, 2],
+        [1, 1, 2, 2, 2, 2],
+    ]
 
 
-@pytest.mark.parametrize(('mode', 'size', 'wanted'), [
-    ('STRICT_ALIGN_CORNERS', 5, [0, 0, 1, 1, 2]),
-    ('ALIGN_CORNERS', 1, [1]),
-    ('UNALIGN_CORNERS', 6, [0, 0, 1, 1, 2, 2]),
-    ('UNALIGN_CORNERS', 2, [0, 2]),
-])
+@pytest.mark.parametrize(
+    ('mode', 'size', 'wanted'),
+    [
+        ('STRICT_ALIGN_CORNERS', 5, [0, 0, 1, 1, 2]),
+        ('ALIGN_CORNERS', 1, [1]),
+        ('UNALIGN_CORNERS', 6, [0, 0, 1, 1, 2, 2]),
+        ('UNALIGN_CORNERS', 2, [0, 2]),
+    ],
+)
 def test_nearest_pixels_of_the_documented_grid(mode, size, wanted):
     x = torch.arange(3.0)
     got = OPS['resize'](x, [size], 1, 'NEAREST_NEIGHBOR', mode)
@@ -311,8 +339,7 @@ def test_sizes_are_rounded_as_in_the_file(tmp_path):
     for name in ('upsample_nearest_neighbor', 'upsample_bilinear'):
         folder = tmp_path / name
         folder.mkdir()
-        (got,) = run(name, folder, {'x': x}, scale_factor_height=scale,
-                     scale_factor_width=scale)
+        (got,) = run(name, folder, {'x': x}, scale_factor_height=scale, scale_factor_width=scale)
         assert got.shape == (1, 1, 7, 7)
 
 
@@ -320,5 +347,8 @@ def test_response_norm_of_rank_3(tmp_path):
     """The first values in Apple's own test of the operation."""
     x = np.float32([[[1, -7], [5, -6], [-3, -5]]])
     (got,) = run('local_response_norm', tmp_path, {'x': x}, size=2)
-    check(got, [[[0.99996257, -6.98716545], [4.99531746, -5.99191284],
-                 [-2.99898791, -4.99531746]]], 1e-6)
+    check(
+        got,
+        [[[0.99996257, -6.98716545], [4.99531746, -5.99191284], [-2.99898791, -4.99531746]]],
+        1e-6,
+    )

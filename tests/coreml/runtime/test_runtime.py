@@ -81,17 +81,18 @@ def test_bgr(tmp_path, kind):
     """A BGR model sees a PIL image's channels reversed, biases per B, G, R."""
     net = TinyNet()
     path = save_torch(
-        net, tmp_path, torch.rand(1, 3, *SIZE), kind=kind,
-        inputs=[image_input(
-            (1, 3, *SIZE), 'BGR', scale=1 / 58, bias=[-1.0, -2.0, -3.0])],
+        net,
+        tmp_path,
+        torch.rand(1, 3, *SIZE),
+        kind=kind,
+        inputs=[image_input((1, 3, *SIZE), 'BGR', scale=1 / 58, bias=[-1.0, -2.0, -3.0])],
         classifier_config=classifier_config(),
     )
     loaded = load_program(path)
     assert loaded.color_layout == 'BGR'
     results = [
         loaded.predict({'image': form})
-        for form in (Image.fromarray(photo()), photo(),
-                     planar(photo()).flip(1))
+        for form in (Image.fromarray(photo()), photo(), planar(photo()).flip(1))
     ]
     assert results[0] == results[1] == results[2]
     assert results[0] != loaded.predict({'image': planar(photo())})
@@ -106,16 +107,17 @@ def test_bgr(tmp_path, kind):
 def test_grayscale(tmp_path, kind):
     net = TinyNet(channels=1)
     path = save_torch(
-        net, tmp_path, torch.rand(1, 1, *SIZE), kind=kind,
-        inputs=[image_input(
-            (1, 1, *SIZE), 'GRAYSCALE', scale=1 / 58, bias=-2.0)],
+        net,
+        tmp_path,
+        torch.rand(1, 1, *SIZE),
+        kind=kind,
+        inputs=[image_input((1, 1, *SIZE), 'GRAYSCALE', scale=1 / 58, bias=-2.0)],
         classifier_config=classifier_config([3, 1, 4, 15, 9]),
     )
     loaded = load_program(path)
     gray = photo(channels=1)
     results = [
-        loaded.predict({'image': form})
-        for form in (Image.fromarray(gray), gray, planar(gray))
+        loaded.predict({'image': form}) for form in (Image.fromarray(gray), gray, planar(gray))
     ]
     assert results[0] == results[1] == results[2]
     with torch.no_grad():
@@ -172,16 +174,11 @@ def test_batch_equals_loop_of_single(loaded):
 
 def test_chunks_do_not_change_the_result(loaded):
     pixels = torch.cat([planar(photo(seed=i)) for i in range(5)])
-    results = [
-        loaded.predict_batch({'image': pixels}, chunk_size=size)
-        for size in (1, 2, 5, 64)
-    ]
+    results = [loaded.predict_batch({'image': pixels}, chunk_size=size) for size in (1, 2, 5, 64)]
     for result in results:
         assert result['classLabel_probs'].shape == (5, 5)
         assert torch.equal(result['classLabel'], results[0]['classLabel'])
-        assert relative_error(
-            result['classLabel_probs'], results[0]['classLabel_probs']
-        ) < 1e-6
+        assert relative_error(result['classLabel_probs'], results[0]['classLabel_probs']) < 1e-6
     with pytest.raises(ProgramError, match=r'chunk_size is 0; allowed: >= 1'):
         loaded.predict_batch({'image': pixels}, chunk_size=0)
 
@@ -190,7 +187,9 @@ def test_tensor_model(tmp_path, tiny_net):
     """No classifier: arrays in, arrays out, under the declared names."""
     ct = quiet.coremltools()
     path = save_torch(
-        tiny_net, tmp_path, torch.rand(1, 3, *SIZE),
+        tiny_net,
+        tmp_path,
+        torch.rand(1, 3, *SIZE),
         inputs=[ct.TensorType(name='pixels', shape=(1, 3, *SIZE))],
         outputs=[ct.TensorType(name='scores')],
     )
@@ -243,9 +242,7 @@ def test_failing_operation_is_named(tiny_package, monkeypatch):
         raise RuntimeError('shapes\ndo not fit')
 
     monkeypatch.setitem(OPS, 'softmax', broken)
-    with pytest.raises(
-        ProgramError, match=r"'softmax' \(named .*\) failed: shapes do not"
-    ):
+    with pytest.raises(ProgramError, match=r"'softmax' \(named .*\) failed: shapes do not"):
         load_program(tiny_package).predict({'image': photo()})
 
 

@@ -1,4 +1,5 @@
 """Exported models of every kind, and the Swift packages made of them."""
+
 import pytest
 from swift_models import KINDS, export
 
@@ -10,8 +11,7 @@ def models(tmp_path_factory):
     """An .mlpackage in fp16 and one in fp32, and a gray .mlmodel."""
     precisions = dict(rgb='fp16', bgr='fp32', gray='fp16')
     return {
-        kind: export(kind, tmp_path_factory.mktemp(kind),
-                     precision=precisions[kind])
+        kind: export(kind, tmp_path_factory.mktemp(kind), precision=precisions[kind])
         for kind in KINDS
     }
 
@@ -20,7 +20,4 @@ def models(tmp_path_factory):
 def packages(models, tmp_path_factory):
     """A Swift package of each model, never changed by a test."""
     folder = tmp_path_factory.mktemp('packages')
-    return {
-        kind: write_swift_package(models[kind], folder / f'my {kind}')
-        for kind in KINDS
-    }
+    return {kind: write_swift_package(models[kind], folder / f'my {kind}') for kind in KINDS}

@@ -1,4 +1,5 @@
 """What generated packages call is documented, declared and old enough."""
+
 import re
 
 import pytest
@@ -7,10 +8,20 @@ from swift_kit import sources, tree, walk
 
 NEWER = {name: api for name, api in APPLE.items() if api.ios}
 DECLARES = {
-    'class_declaration', 'function_declaration', 'parameter', 'enum_entry',
-    'init_declaration', 'lambda_parameter', 'pattern', 'guard_statement',
-    'protocol_declaration', 'typealias_declaration', 'if_statement',
-    'value_binding_pattern', 'protocol_property_declaration'}
+    'class_declaration',
+    'function_declaration',
+    'parameter',
+    'enum_entry',
+    'init_declaration',
+    'lambda_parameter',
+    'pattern',
+    'guard_statement',
+    'protocol_declaration',
+    'typealias_declaration',
+    'if_statement',
+    'value_binding_pattern',
+    'protocol_property_declaration',
+}
 
 
 def names(files):
@@ -61,9 +72,11 @@ def test_the_compiler_of_linux_knows_the_same_declarations():
     foundation = {'CGRect'}
     wanted = {n.split('.')[-1] for n in APPLE} - foundation
     text = '\n'.join(f.read_text() for f in STUBS.glob('*.swift'))
-    missing = {n for n in wanted - declared
-               if not re.search(rf'\b(let|var|case|func|struct) .*\b{n}\b',
-                                text)}
+    missing = {
+        n
+        for n in wanted - declared
+        if not re.search(rf'\b(let|var|case|func|struct) .*\b{n}\b', text)
+    }
     assert missing == set()
 
 
@@ -77,13 +90,15 @@ def is_guarded(node, api):
         text = node.text.decode()
         found = ''
         if node.type == 'if_statement':
-            found = text[:text.index('{')]
+            found = text[: text.index('{')]
         elif node.type == 'function_declaration':
-            found = text[:text.index('func')]
-        match = re.search(
-            r'available\(iOS ([\d.]+), macOS ([\d.]+), \*\)', found)
-        if match and versions(match[1]) >= versions(api.ios) and \
-                versions(match[2]) >= versions(api.macos):
+            found = text[: text.index('func')]
+        match = re.search(r'available\(iOS ([\d.]+), macOS ([\d.]+), \*\)', found)
+        if (
+            match
+            and versions(match[1]) >= versions(api.ios)
+            and versions(match[2]) >= versions(api.macos)
+        ):
             return True
         node = node.parent
     return False
@@ -95,8 +110,7 @@ def unguarded(text, name):
     word = name.split('.')[-1]
     found = []
     for node in walk(root):
-        if node.type not in ('simple_identifier', 'type_identifier') \
-                or node.text.decode() != word:
+        if node.type not in ('simple_identifier', 'type_identifier') or node.text.decode() != word:
             continue
         line = text.splitlines()[node.start_point[0]]
         if ' ' in name and name not in line:
@@ -107,8 +121,7 @@ def unguarded(text, name):
 
 
 #: Cases of the package's own enum of the same name.
-OWN = {'cpuAndNeuralEngine': ['case cpuAndNeuralEngine',
-                              'case .cpuAndNeuralEngine:']}
+OWN = {'cpuAndNeuralEngine': ['case cpuAndNeuralEngine', 'case .cpuAndNeuralEngine:']}
 
 
 @pytest.mark.parametrize('name', NEWER)

@@ -1,4 +1,5 @@
 """The benchmark's JSON against its schema and its reader."""
+
 import copy
 import json
 import re
@@ -11,21 +12,29 @@ from mmpretrain_mobileone_ext.coreml.swift.bench import SCHEMA
 from mmpretrain_mobileone_ext.errors import ExportError
 
 GOOD = dict(
-    schema_version=1, date='2026-11-24T20:00:00Z', build='release',
-    model=dict(name='model', sha256='0' * 64, format='mlprogram',
-               precision='fp16'),
-    device=dict(model='iPhone15,2', system='iOS', system_version='17.5.1',
-                simulator=False, processors=6, memory_mib=5632.0,
-                low_power_mode=False),
-    compute_units='all', warmup=20, iterations=200,
-    cold_start=dict(compile_ms=120.5, load_ms=80.25,
-                    first_prediction_ms=9.5),
-    latency=dict(min_ms=0.5, median_ms=0.6, mean_ms=0.65, p90_ms=0.8,
-                 p99_ms=1.5, max_ms=2),
+    schema_version=1,
+    date='2026-11-24T20:00:00Z',
+    build='release',
+    model=dict(name='model', sha256='0' * 64, format='mlprogram', precision='fp16'),
+    device=dict(
+        model='iPhone15,2',
+        system='iOS',
+        system_version='17.5.1',
+        simulator=False,
+        processors=6,
+        memory_mib=5632.0,
+        low_power_mode=False,
+    ),
+    compute_units='all',
+    warmup=20,
+    iterations=200,
+    cold_start=dict(compile_ms=120.5, load_ms=80.25, first_prediction_ms=9.5),
+    latency=dict(min_ms=0.5, median_ms=0.6, mean_ms=0.65, p90_ms=0.8, p99_ms=1.5, max_ms=2),
     throughput=1500.0,
     footprint=dict(before_load_mib=10, after_load_mib=30, after_run_mib=32.5),
     thermal=dict(before='nominal', after='fair'),
-    compute_plan=dict(cpu=1, gpu=0, neural_engine=44, none=90))
+    compute_plan=dict(cpu=1, gpu=0, neural_engine=44, none=90),
+)
 
 
 def write(folder, content):
@@ -60,21 +69,28 @@ def test_schema_is_a_schema():
 
 def test_read(tmp_path):
     found = read_bench_json(write(tmp_path, GOOD))
-    assert (found.device, found.system, found.compute_units) == \
-        ('iPhone15,2', 'iOS 17.5.1', 'all')
-    assert (found.compile_ms, found.load_ms, found.first_prediction_ms) == \
-        (120.5, 80.25, 9.5)
-    assert (found.min_ms, found.median_ms, found.mean_ms, found.p90_ms,
-            found.p99_ms, found.max_ms) == (0.5, 0.6, 0.65, 0.8, 1.5, 2)
+    assert (found.device, found.system, found.compute_units) == ('iPhone15,2', 'iOS 17.5.1', 'all')
+    assert (found.compile_ms, found.load_ms, found.first_prediction_ms) == (120.5, 80.25, 9.5)
+    assert (
+        found.min_ms,
+        found.median_ms,
+        found.mean_ms,
+        found.p90_ms,
+        found.p99_ms,
+        found.max_ms,
+    ) == (0.5, 0.6, 0.65, 0.8, 1.5, 2)
     assert (found.throughput, found.footprint_mib) == (1500.0, 32.5)
     assert found.thermal == ('nominal', 'fair')
     assert found.plan == dict(cpu=1, gpu=0, neural_engine=44, none=90)
-    assert (found.model, found.precision, found.warmup,
-            found.iterations) == ('model', 'fp16', 20, 200)
+    assert (found.model, found.precision, found.warmup, found.iterations) == (
+        'model',
+        'fp16',
+        20,
+        200,
+    )
 
 
-@pytest.mark.parametrize('content', [
-    without('compute_plan'), changed('compute_plan', value=None)])
+@pytest.mark.parametrize('content', [without('compute_plan'), changed('compute_plan', value=None)])
 def test_old_systems_have_no_plan(tmp_path, content):
     assert read_bench_json(write(tmp_path, content)).plan is None
 
@@ -86,18 +102,21 @@ def test_what_the_system_does_not_tell(tmp_path):
     assert (found.compile_ms, found.footprint_mib) == (None, None)
 
 
-@pytest.mark.parametrize(('content', 'message'), [
-    (without('latency', 'p99_ms'), "latency: 'p99_ms' is a required"),
-    (without('throughput'), "the top level: 'throughput' is a required"),
-    (changed('schema_version', value=2), 'schema_version: 1 was expected'),
-    (changed('iterations', value=0), 'iterations: 0 is less than'),
-    (changed('build', value='fast'), "build: 'fast' is not one of"),
-    (changed('latency', 'min_ms', value='1'), r'latency\.min_ms: '),
-    (changed('extra', value=1), 'extra'),
-    (changed('latency', 'min_ms', value=0.7), 'latencies are not in order'),
-    (changed('throughput', value=2000.0), 'more than the mean latency'),
-    ([], 'the top level'),
-])
+@pytest.mark.parametrize(
+    ('content', 'message'),
+    [
+        (without('latency', 'p99_ms'), "latency: 'p99_ms' is a required"),
+        (without('throughput'), "the top level: 'throughput' is a required"),
+        (changed('schema_version', value=2), 'schema_version: 1 was expected'),
+        (changed('iterations', value=0), 'iterations: 0 is less than'),
+        (changed('build', value='fast'), "build: 'fast' is not one of"),
+        (changed('latency', 'min_ms', value='1'), r'latency\.min_ms: '),
+        (changed('extra', value=1), 'extra'),
+        (changed('latency', 'min_ms', value=0.7), 'latencies are not in order'),
+        (changed('throughput', value=2000.0), 'more than the mean latency'),
+        ([], 'the top level'),
+    ],
+)
 def test_other_files_are_refused(tmp_path, content, message):
     with pytest.raises(ExportError, match=message) as info:
         read_bench_json(write(tmp_path, content))

@@ -1,4 +1,5 @@
 """Swift string literals for any text."""
+
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st

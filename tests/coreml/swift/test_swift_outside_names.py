@@ -1,4 +1,5 @@
 """Hostile labels, features, files and metadata in a generated package."""
+
 import shlex
 import subprocess
 from pathlib import Path
@@ -6,13 +7,7 @@ from pathlib import Path
 import pytest
 from hostile_text import NAMES
 from markdown_it import MarkdownIt
-from swift_kit import (
-    constants,
-    read_literal,
-    strings,
-    syntax_errors,
-    tree,
-)
+from swift_kit import constants, read_literal, strings, syntax_errors, tree
 
 from mmpretrain_mobileone_ext.coreml.program.graph import Feature
 from mmpretrain_mobileone_ext.coreml.swift.facts import ModelFacts, Steps
@@ -30,10 +25,22 @@ GROUPS = [' '.join(UNICODE[part::35]) for part in range(35)]
 def facts_of(name):
     feature = Feature(name, 'image', (1, 3, 32, 24), 'float32', 'RGB')
     return ModelFacts(
-        path=Path(f'{name}.mlpackage'), sha256='0' * 64, format='mlprogram',
-        precision=name, half=True, ios='16.0', macos='13.0', image=feature,
-        label=name, probabilities=f'{name} p', classes=(name, *UNICODE),
-        units='all', words=name, pipeline=(), steps=Steps((), name))
+        path=Path(f'{name}.mlpackage'),
+        sha256='0' * 64,
+        format='mlprogram',
+        precision=name,
+        half=True,
+        ios='16.0',
+        macos='13.0',
+        image=feature,
+        label=name,
+        probabilities=f'{name} p',
+        classes=(name, *UNICODE),
+        units='all',
+        words=name,
+        pipeline=(),
+        steps=Steps((), name),
+    )
 
 
 def made(name, folder):
@@ -57,10 +64,14 @@ def test_sources_hold_every_name_as_a_literal(packages):
     for name, package in packages.items():
         library = package / 'Sources' / derived_name(name)
         info = constants((library / 'ModelInfo.swift').read_text())
-        for key, wanted in dict(inputName=name, labelName=name,
-                                probabilitiesName=f'{name} p',
-                                preprocessing=name, precision=name,
-                                missingStep=name).items():
+        for key, wanted in dict(
+            inputName=name,
+            labelName=name,
+            probabilitiesName=f'{name} p',
+            preprocessing=name,
+            precision=name,
+            missingStep=name,
+        ).items():
             assert read_literal(info[key]) == wanted, (name, key)
         labels = (library / 'Labels.swift').read_text()
         assert strings(labels) == [name, *UNICODE]
@@ -90,13 +101,12 @@ def test_no_name_leaves_its_literal(packages, tmp_path):
 
 def page(text):
     """The structure of a Markdown page, and its text."""
-    parsed = MarkdownIt('commonmark').enable(
-        ['table', 'strikethrough']).parse(text)
-    plain = ('text', 'text_special', 'code_inline', 'html_inline',
-             'softbreak')
-    outline = [(t.type, t.level, tuple(
-        c.type for c in t.children or () if c.type not in plain))
-        for t in parsed]
+    parsed = MarkdownIt('commonmark').enable(['table', 'strikethrough']).parse(text)
+    plain = ('text', 'text_special', 'code_inline', 'html_inline', 'softbreak')
+    outline = [
+        (t.type, t.level, tuple(c.type for c in t.children or () if c.type not in plain))
+        for t in parsed
+    ]
     parts = [c for t in parsed for c in t.children or ()]
     html = {c.content for c in parts if c.type == 'html_inline'}
     words = ' '.join(c.content for c in parts if c.type != 'html_inline')
@@ -110,8 +120,7 @@ def test_the_readme_has_one_structure_for_all_names(packages, tmp_path):
         assert outline == wanted, name
         assert html <= {'<code>', '</code>'}, name
         plain = ''.join(shown(name).split())
-        for sentence in ('Thenetworkwastestedwith:{}.', 'cannotcarryout{}.',
-                         'mlprogram,{}'):
+        for sentence in ('Thenetworkwastestedwith:{}.', 'cannotcarryout{}.', 'mlprogram,{}'):
             assert sentence.format(plain) in text, (name, sentence)
 
 
@@ -124,15 +133,22 @@ def test_another_structure_of_a_readme_is_noticed(tmp_path):
 
 def test_the_readmes_command_is_one_command(packages):
     for name, package in packages.items():
-        line, = (x for x in (package / 'README.md').read_text().splitlines()
-                 if x.startswith('xcrun '))
+        (line,) = (
+            x for x in (package / 'README.md').read_text().splitlines() if x.startswith('xcrun ')
+        )
         done = subprocess.run(
             ['bash', '-c', line.replace('xcrun', r'printf %s\\0', 1)],
-            capture_output=True, check=True)
+            capture_output=True,
+            check=True,
+        )
         library = f'Sources/{derived_name(name)}/Model'
         assert done.stdout.decode().split('\0') == [
-            'coremlcompiler', 'compile',
-            f'{library}/{Path(f"{name}.mlpackage").name}', library, ''], name
+            'coremlcompiler',
+            'compile',
+            f'{library}/{Path(f"{name}.mlpackage").name}',
+            library,
+            '',
+        ], name
 
 
 def test_an_export_written_as_a_command_keeps_its_words():
@@ -142,5 +158,4 @@ def test_an_export_written_as_a_command_keeps_its_words():
         paths = [Path(f'{letter}{name}') for letter in 'xyz']
         command = export_command(*paths, dict(author=name))
         config, checkpoint, out = map(str, paths)
-        assert shlex.split(command)[2:] == [
-            config, checkpoint, '--out', out, '--author', name]
+        assert shlex.split(command)[2:] == [config, checkpoint, '--out', out, '--author', name]

@@ -1,4 +1,5 @@
 """Generated packages against the model's specification and runtime."""
+
 import json
 import re
 
@@ -14,13 +15,21 @@ from mmpretrain_mobileone_ext.coreml.swift.bench import SCHEMA
 
 LIBRARY = dict(rgb='MyRgb', bgr='MyBgr', gray='MyGray')
 LAYOUT = dict(rgb='rgb', bgr='bgr', gray='grayscale')
-APPLE = {'CoreGraphics', 'CoreML', 'CoreVideo', 'Darwin', 'Dispatch',
-         'Foundation', 'ImageIO', 'PackageDescription', 'XCTest'}
+APPLE = {
+    'CoreGraphics',
+    'CoreML',
+    'CoreVideo',
+    'Darwin',
+    'Dispatch',
+    'Foundation',
+    'ImageIO',
+    'PackageDescription',
+    'XCTest',
+}
 
 
 def manifest_names(package):
-    return set(re.findall(r'arget\(\s*name: "([\w-]+)"',
-                          (package / 'Package.swift').read_text()))
+    return set(re.findall(r'arget\(\s*name: "([\w-]+)"', (package / 'Package.swift').read_text()))
 
 
 def specification(package, kind):
@@ -33,8 +42,7 @@ def specification(package, kind):
 
 
 def info(package, kind):
-    text = (package / 'Sources' / LIBRARY[kind] /
-            'ModelInfo.swift').read_text()
+    text = (package / 'Sources' / LIBRARY[kind] / 'ModelInfo.swift').read_text()
     return constants(text)
 
 
@@ -56,8 +64,11 @@ def test_a_file_that_is_no_swift_is_noticed(packages):
     for file in sources(packages['rgb']):
         text = file.read_text()
         at = text.index('{')
-        for broken in (text[:at] + text[at + 1:], text + '\n}\n',
-                       text.replace(' = ', ' = = ', 1) + 'let 1x = ,'):
+        for broken in (
+            text[:at] + text[at + 1 :],
+            text + '\n}\n',
+            text.replace(' = ', ' = = ', 1) + 'let 1x = ,',
+        ):
             assert syntax_errors(broken), file.name
 
 
@@ -66,8 +77,7 @@ def test_nothing_is_forced_or_left_open(packages, kind):
     package = packages[kind]
     for file in [package / 'Package.swift', *sources(package)]:
         text = re.sub('(?m)//.*$', '', file.read_text())
-        assert not re.search(r'try!|as!|fatalError|precondition|\bassert\(',
-                             text), file.name
+        assert not re.search(r'try!|as!|fatalError|precondition|\bassert\(', text), file.name
         code = re.sub(r'"(\\.|[^"\\\n])*"', '""', text)
         assert not re.search(r'[\w)\]]!(?!=)', code), file.name
     for file in package.rglob('*'):
@@ -79,8 +89,7 @@ def test_nothing_is_forced_or_left_open(packages, kind):
 
 @pytest.mark.parametrize('kind', KINDS)
 def test_names_are_those_of_the_specification(packages, kind):
-    found, spec = info(packages[kind], kind), specification(
-        packages[kind], kind)
+    found, spec = info(packages[kind], kind), specification(packages[kind], kind)
     description = spec.description
     image = description.input[0].type.imageType
     wanted = dict(
@@ -88,10 +97,10 @@ def test_names_are_those_of_the_specification(packages, kind):
         labelName=description.predictedFeatureName,
         probabilitiesName=description.predictedProbabilitiesName,
         preprocessing=description.metadata.userDefined['preprocessing'],
-        precision=description.metadata.userDefined['precision'])
+        precision=description.metadata.userDefined['precision'],
+    )
     assert {k: read_literal(found[k]) for k in wanted} == wanted
-    assert (int(found['width']), int(found['height'])) == \
-        (image.width, image.height)
+    assert (int(found['width']), int(found['height'])) == (image.width, image.height)
     layout = image.ColorSpace.Name(image.colorSpace).lower()
     assert found['colorLayout'] == f'ColorLayout.{LAYOUT[kind]}'
     assert LAYOUT[kind] == layout
@@ -101,37 +110,35 @@ def test_names_are_those_of_the_specification(packages, kind):
 
 @pytest.mark.parametrize('kind', KINDS)
 def test_labels_are_those_of_the_model(packages, kind):
-    text = (packages[kind] / 'Sources' / LIBRARY[kind] /
-            'Labels.swift').read_text()
+    text = (packages[kind] / 'Sources' / LIBRARY[kind] / 'Labels.swift').read_text()
     assert tuple(strings(text)) == LABELS
     spec = specification(packages[kind], kind)
     if kind == 'gray':
         stored = spec.neuralNetworkClassifier.stringClassLabels.vector
         assert tuple(stored) == LABELS
-    assert json.loads(spec.description.metadata.userDefined['classes']) == \
-        list(LABELS)
+    assert json.loads(spec.description.metadata.userDefined['classes']) == list(LABELS)
 
 
 @pytest.mark.parametrize('kind', KINDS)
 def test_targets_and_resources_exist(packages, kind):
     package, library = packages[kind], LIBRARY[kind]
     names = manifest_names(package)
-    assert names == {library, f'{library}Bench', f'{library.lower()}-bench',
-                     f'{library}Tests'}
-    folders = {f.name for parent in ('Sources', 'Tests')
-               for f in (package / parent).iterdir()}
+    assert names == {library, f'{library}Bench', f'{library.lower()}-bench', f'{library}Tests'}
+    folders = {f.name for parent in ('Sources', 'Tests') for f in (package / parent).iterdir()}
     assert names == folders
     assert len({name.casefold() for name in names}) == 4
     found = info(package, kind)
-    resource = package / 'Sources' / library / \
-        read_literal(found['resourceFolder']) / \
-        '.'.join(read_literal(found[k])
-                 for k in ('resourceName', 'resourceExtension'))
+    resource = (
+        package
+        / 'Sources'
+        / library
+        / read_literal(found['resourceFolder'])
+        / '.'.join(read_literal(found[k]) for k in ('resourceName', 'resourceExtension'))
+    )
     assert resource.exists()
     assert resource.name == NAMES[kind]
     manifest = (package / 'Package.swift').read_text()
-    assert set(re.findall(r'\.copy\("(\w+)"\)', manifest)) == \
-        {'Model', 'Golden'}
+    assert set(re.findall(r'\.copy\("(\w+)"\)', manifest)) == {'Model', 'Golden'}
     assert (package / SCHEMA.name).read_bytes() == SCHEMA.read_bytes()
     assert manifest.startswith('// swift-tools-version: 5.9\n')
 
@@ -151,9 +158,10 @@ def test_imports_are_declared(packages, kind):
         assert imports <= APPLE | allowed[target], file.name
 
 
-@pytest.mark.parametrize(('kind', 'ios', 'macos'), [
-    ('rgb', '16.0', '13.0'), ('bgr', '16.0', '13.0'), ('gray', '15.0', '12.0')
-])
+@pytest.mark.parametrize(
+    ('kind', 'ios', 'macos'),
+    [('rgb', '16.0', '13.0'), ('bgr', '16.0', '13.0'), ('gray', '15.0', '12.0')],
+)
 def test_platforms_read_the_model(packages, kind, ios, macos):
     manifest = (packages[kind] / 'Package.swift').read_text()
     assert f'platforms: [.iOS("{ios}"), .macOS("{macos}")]' in manifest
@@ -180,8 +188,8 @@ def test_golden_values_equal_the_runtimes(packages, models, kind):
         assert other['classLabel_probs'] != wanted['classLabel_probs']
     assert found['labels'] == list(LABELS)
     assert found['tolerance'] == dict(
-        name=f'export-{arithmetic}',
-        max_relative=1e-4 if kind == 'bgr' else 2e-2)
+        name=f'export-{arithmetic}', max_relative=1e-4 if kind == 'bgr' else 2e-2
+    )
 
 
 def test_golden_photo_is_what_the_pipeline_makes_of_it(packages):
@@ -197,16 +205,23 @@ def test_golden_photo_is_what_the_pipeline_makes_of_it(packages):
     assert 'srgb' in photo.info
 
 
-@pytest.mark.parametrize(('kind', 'steps'), [
-    ('rgb', ['.resizeEdge(.short, pixels: 40, .pillow(.bicubic))',
-             '.centerCrop(width: 32, height: 24)']),
-    ('bgr', ['.resize(width: 32, height: 24, .openCV(.linear))']),
-    ('gray', ['.efficientNetCrop(side: 24, padding: 32, .pillow(.bicubic))']),
-])
+@pytest.mark.parametrize(
+    ('kind', 'steps'),
+    [
+        (
+            'rgb',
+            [
+                '.resizeEdge(.short, pixels: 40, .pillow(.bicubic))',
+                '.centerCrop(width: 32, height: 24)',
+            ],
+        ),
+        ('bgr', ['.resize(width: 32, height: 24, .openCV(.linear))']),
+        ('gray', ['.efficientNetCrop(side: 24, padding: 32, .pillow(.bicubic))']),
+    ],
+)
 def test_steps_are_those_of_the_pipeline(packages, kind, steps):
     found = info(packages[kind], kind)
-    assert [s.strip() for s in found['steps'][1:-1].split(',\n')
-            if s.strip()] == steps
+    assert [s.strip() for s in found['steps'][1:-1].split(',\n') if s.strip()] == steps
     assert found['missingStep'] == 'nil'
 
 

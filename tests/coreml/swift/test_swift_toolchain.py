@@ -5,6 +5,7 @@ everything compiles, that the pixels which Core ML gets are exactly those of
 the golden cases and of the test pipeline, and what the package makes of Core
 ML's answers.
 """
+
 import itertools
 import json
 import re
@@ -20,31 +21,33 @@ from mmpretrain_mobileone_ext.coreml.swift import read_bench_json
 from mmpretrain_mobileone_ext.coreml.swift.facts import swift_steps
 from mmpretrain_mobileone_ext.coreml.swift.golden import prepare_photo
 
-pytestmark = pytest.mark.skipif(
-    shutil.which('swift') is None, reason='Swift is not installed')
+pytestmark = pytest.mark.skipif(shutil.which('swift') is None, reason='Swift is not installed')
 
 PILLOW = ('nearest', 'box', 'bilinear', 'hamming', 'bicubic', 'lanczos')
 OPENCV = ('nearest', 'bilinear', 'bicubic')
-HOW = [dict(backend='pillow', interpolation=i) for i in PILLOW] + \
-    [dict(backend='cv2', interpolation=i) for i in OPENCV]
+HOW = [dict(backend='pillow', interpolation=i) for i in PILLOW] + [
+    dict(backend='cv2', interpolation=i) for i in OPENCV
+]
 SIZES = [(37, 53), (24, 17), (96, 64), (9, 201), (48, 48)]
 STEPS = [
     *(dict(type='Resize', scale=[32, 24], **how) for how in HOW),
-    *(dict(type='Resize', scale=[60, 40], keep_ratio=True, **how)
-      for how in HOW[2::4]),
-    *(dict(type='ResizeEdge', scale=24, edge=edge, backend='pillow')
-      for edge in ('short', 'long', 'width', 'height')),
+    *(dict(type='Resize', scale=[60, 40], keep_ratio=True, **how) for how in HOW[2::4]),
+    *(
+        dict(type='ResizeEdge', scale=24, edge=edge, backend='pillow')
+        for edge in ('short', 'long', 'width', 'height')
+    ),
     dict(type='CenterCrop', crop_size=[20, 16]),
-    *(dict(type='EfficientNetCenterCrop', crop_size=24, backend=backend)
-      for backend in ('cv2', 'pillow')),
+    *(
+        dict(type='EfficientNetCenterCrop', crop_size=24, backend=backend)
+        for backend in ('cv2', 'pillow')
+    ),
 ]
 TEST_FILE = Path(__file__).with_name('StepTests.swift')
 
 
 def passes(step, size):
     """Pillow's two passes one by one: their order depends on its version."""
-    if step['type'] != 'Resize' or step.get('backend') != 'pillow' or \
-            step.get('keep_ratio'):
+    if step['type'] != 'Resize' or step.get('backend') != 'pillow' or step.get('keep_ratio'):
         return [step]
     return [dict(step, scale=[step['scale'][0], size[0]]), step]
 
@@ -53,26 +56,36 @@ def write_steps(package, library):
     """A test of the steps against mmcv itself, on random pixels."""
     folder = package / 'Tests' / f'{library}Tests'
     rng, sizes = np.random.default_rng(0), []
-    for index, (number, size) in enumerate(
-            itertools.product(range(len(STEPS)), SIZES)):
+    for index, (number, size) in enumerate(itertools.product(range(len(STEPS)), SIZES)):
         pixels = rng.integers(0, 256, (*size, 3), np.uint8)
         step = STEPS[number]
         wanted = prepare_photo(pixels, passes(step, size))
-        cubic = step.get('interpolation', 'bicubic') == 'bicubic' and \
-            step.get('backend', 'cv2') == 'cv2'
-        sizes.append(dict(
-            width=size[1], height=size[0], steps=number,
-            wide=wanted.shape[1], high=wanted.shape[0], levels=int(cubic)))
+        cubic = (
+            step.get('interpolation', 'bicubic') == 'bicubic'
+            and step.get('backend', 'cv2') == 'cv2'
+        )
+        sizes.append(
+            dict(
+                width=size[1],
+                height=size[0],
+                steps=number,
+                wide=wanted.shape[1],
+                high=wanted.shape[0],
+                levels=int(cubic),
+            )
+        )
         (folder / f'Golden/{index}.in').write_bytes(pixels.tobytes())
         (folder / f'Golden/{index}.out').write_bytes(wanted.tobytes())
     (folder / 'Golden/steps.json').write_text(json.dumps(sizes))
     _write_turned(folder / 'Golden', rng)
     expressions = [swift_steps([step]).expressions for step in STEPS]
     assert all(expressions)
-    lines = ',\n        '.join(f'[{e}]' for e, in expressions)
+    lines = ',\n        '.join(f'[{e}]' for (e,) in expressions)
     (folder / 'StepTests.swift').write_text(
-        TEST_FILE.read_text().replace('import LIBRARY', f'import {library}')
-        .replace('/* STEPS */', lines))
+        TEST_FILE.read_text()
+        .replace('import LIBRARY', f'import {library}')
+        .replace('/* STEPS */', lines)
+    )
 
 
 def _write_turned(folder, rng):
@@ -102,8 +115,7 @@ def built(packages, modules, tmp_path_factory):
 
 def executed(done):
     """Tests run and failed, of the whole run."""
-    found = re.findall(r'Executed (\d+) tests?, with (\d+) failure',
-                       done.stdout + done.stderr)
+    found = re.findall(r'Executed (\d+) tests?, with (\d+) failure', done.stdout + done.stderr)
     return tuple(map(int, found[-1]))
 
 
@@ -125,18 +137,30 @@ def test_own_tests_pass(built, modules):
 
 def test_command(built, modules):
     out = built[0] / 'command.json'
-    done = swift(built[0], modules, 'run', 'myrgb-bench', '--iterations', '7',
-                 '--warmup', '0', '--compute-units', 'cpuAndNeuralEngine',
-                 '--out', str(out))
+    done = swift(
+        built[0],
+        modules,
+        'run',
+        'myrgb-bench',
+        '--iterations',
+        '7',
+        '--warmup',
+        '0',
+        '--compute-units',
+        'cpuAndNeuralEngine',
+        '--out',
+        str(out),
+    )
     assert done.returncode == 0, done.stderr
     found = read_bench_json(out)
-    assert (found.iterations, found.warmup, found.compute_units) == \
-        (7, 0, 'cpuAndNeuralEngine')
-    for wrong, message in ((['--iterations', '0'], 'iterations is 0; '),
-                           (['--warmup', 'x'], '--warmup is x, which is no'),
-                           (['--colour', '1'], '--colour is not known'),
-                           (['--compute-units', 'tpu'], 'units is tpu'),
-                           (['--out'], '--out has no value')):
+    assert (found.iterations, found.warmup, found.compute_units) == (7, 0, 'cpuAndNeuralEngine')
+    for wrong, message in (
+        (['--iterations', '0'], 'iterations is 0; '),
+        (['--warmup', 'x'], '--warmup is x, which is no'),
+        (['--colour', '1'], '--colour is not known'),
+        (['--compute-units', 'tpu'], 'units is tpu'),
+        (['--out'], '--out has no value'),
+    ):
         done = swift(built[0], modules, 'run', 'myrgb-bench', *wrong)
         assert done.returncode == 1
         assert re.search(f'myrgb-bench: .*{message}', done.stderr)

@@ -1,4 +1,5 @@
 """Where packages are written, from what, and what is refused."""
+
 import json
 import os
 import shutil
@@ -46,8 +47,7 @@ def test_own_package_is_replaced_with_force_only(models, tmp_path):
     assert [p.name for p in tmp_path.iterdir()] == ['out']
 
 
-def test_own_package_is_replaced_where_names_cannot_be_swapped(
-        models, tmp_path, monkeypatch):
+def test_own_package_is_replaced_where_names_cannot_be_swapped(models, tmp_path, monkeypatch):
     out = write_swift_package(models['gray'], tmp_path / 'out')
     (out / 'mine.txt').write_text('')
     monkeypatch.setattr(place, 'exchange', lambda one, other: False)
@@ -79,8 +79,7 @@ def test_missing_parent(models, tmp_path):
 
 
 @pytest.mark.parametrize('where', ['write_golden', 'install_folder'])
-def test_a_failure_leaves_the_old_package(models, tmp_path, monkeypatch,
-                                          where):
+def test_a_failure_leaves_the_old_package(models, tmp_path, monkeypatch, where):
     out = write_swift_package(models['gray'], tmp_path / 'out')
     before = snapshot(tmp_path)
 
@@ -98,14 +97,13 @@ def test_a_failure_leaves_the_old_package(models, tmp_path, monkeypatch,
     assert snapshot(tmp_path) == before
 
 
-def test_a_killed_process_leaves_nothing_under_the_name(
-        models, tmp_path, monkeypatch):
+def test_a_killed_process_leaves_nothing_under_the_name(models, tmp_path, monkeypatch):
     out = tmp_path / 'out'
     child = os.fork()
     if child == 0:
         monkeypatch.setattr(
-            package, 'write_golden',
-            lambda *args: os.kill(os.getpid(), signal.SIGKILL))
+            package, 'write_golden', lambda *args: os.kill(os.getpid(), signal.SIGKILL)
+        )
         write_swift_package(models['gray'], out)
         os._exit(0)
     assert os.waitpid(child, 0)[1] == signal.SIGKILL
@@ -126,8 +124,7 @@ def test_given_images_of_the_models_size(models, tmp_path):
 
 def test_given_photos(models, tmp_path):
     photo = PIXELS.repeat(3, 0).repeat(4, 1)
-    out = write_swift_package(models['gray'], tmp_path / 'Out',
-                              images=[photo])
+    out = write_swift_package(models['gray'], tmp_path / 'Out', images=[photo])
     folder, found = golden(out, 'Out')
     assert len(found['cases']) == 3
     assert len(found['photos']) == 1
@@ -136,28 +133,32 @@ def test_given_photos(models, tmp_path):
         assert image.mode == 'L'
 
 
-@pytest.mark.parametrize(('image', 'message'), [
-    (PIXELS.astype(np.float32), r'image 1 is a float32 array'),
-    (PIXELS[..., :2], r'image 1 is a uint8 array of shape \(24, 32, 2\)'),
-    ('photo.png', r'image 1 is a str; allowed: PIL image'),
-])
+@pytest.mark.parametrize(
+    ('image', 'message'),
+    [
+        (PIXELS.astype(np.float32), r'image 1 is a float32 array'),
+        (PIXELS[..., :2], r'image 1 is a uint8 array of shape \(24, 32, 2\)'),
+        ('photo.png', r'image 1 is a str; allowed: PIL image'),
+    ],
+)
 def test_other_images_are_refused(models, tmp_path, image, message):
     with pytest.raises(ExportError, match=message):
-        write_swift_package(models['rgb'], tmp_path / 'out',
-                            images=[PIXELS, image])
+        write_swift_package(models['rgb'], tmp_path / 'out', images=[PIXELS, image])
     assert list(tmp_path.iterdir()) == []
 
 
 def test_tensor_input_is_refused(tmp_path):
     model = export('rgb', tmp_path, input='tensor')
-    with pytest.raises(ExportError, match=r"input 'image' is a tensor; .*"
-                       'export with input image'):
+    with pytest.raises(
+        ExportError,
+        match=r"input 'image' is a tensor; .*"
+        'export with input image',
+    ):
         write_swift_package(model, tmp_path / 'out')
     assert not (tmp_path / 'out').exists()
 
 
-def test_models_that_are_no_classifiers_are_refused(models, tmp_path,
-                                                    monkeypatch):
+def test_models_that_are_no_classifiers_are_refused(models, tmp_path, monkeypatch):
     program = read_program(models['rgb'])
     object.__setattr__(program, 'classes', None)
     monkeypatch.setattr(package, 'read_program', lambda path: program)
@@ -191,8 +192,7 @@ def test_a_pipeline_that_swift_cannot_do(models, tmp_path, monkeypatch):
         write_swift_package(models['rgb'], out, images=[PIXELS[1:]])
 
 
-def test_a_model_without_a_stated_pipeline(tiny_package, tiny_model,
-                                           tmp_path):
+def test_a_model_without_a_stated_pipeline(tiny_package, tiny_model, tmp_path):
     for model in (tiny_package, tiny_model):
         out = write_swift_package(model, tmp_path / model.suffix[1:])
         text = next(out.rglob('ModelInfo.swift')).read_text()
@@ -201,5 +201,4 @@ def test_a_model_without_a_stated_pipeline(tiny_package, tiny_model,
 
 def test_labels_are_in_no_other_file_as_text(packages):
     for file in packages['rgb'].rglob('*.swift'):
-        assert file.name == 'Labels.swift' or LABELS[0] not in \
-            file.read_text()
+        assert file.name == 'Labels.swift' or LABELS[0] not in file.read_text()

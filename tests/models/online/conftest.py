@@ -1,4 +1,5 @@
 """Fixtures for the compiled kernels: a cache, a compiler, the lines said."""
+
 import pytest
 from native_kit import compiled, fake_compiler
 

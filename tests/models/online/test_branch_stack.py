@@ -1,4 +1,5 @@
 """Stacked parameters are the branches' own, and so are gradients."""
+
 import torch
 import torch.nn.functional as F
 from helpers import generator
@@ -12,34 +13,54 @@ from mmpretrain_mobileone_ext.models.online.unit import KernelShape
 def kernels_of(shape, sizes):
     """A kernel for each size; None for a skip branch."""
     draw = generator()
-    return [None if size is None else torch.randn(
-        shape.out_channels, shape.width, size, size, generator=draw,
-        dtype=torch.float64, requires_grad=True) for size in sizes]
+    return [
+        None
+        if size is None
+        else torch.randn(
+            shape.out_channels,
+            shape.width,
+            size,
+            size,
+            generator=draw,
+            dtype=torch.float64,
+            requires_grad=True,
+        )
+        for size in sizes
+    ]
 
 
 @settings(deadline=None, derandomize=True)
-@given(st.integers(1, 3), st.integers(1, 3), st.sampled_from((1, 3, 5)),
-       st.lists(st.sampled_from(('skip', 'scale', 'conv')), min_size=1,
-                max_size=5))
+@given(
+    st.integers(1, 3),
+    st.integers(1, 3),
+    st.sampled_from((1, 3, 5)),
+    st.lists(st.sampled_from(('skip', 'scale', 'conv')), min_size=1, max_size=5),
+)
 def test_each_part_convolves_as_its_branch(groups, width, size, kinds):
     shape = KernelShape(groups * width, groups, width, size)
     sizes = [dict(skip=None, scale=1, conv=size)[kind] for kind in kinds]
     kernels = kernels_of(shape, sizes)
     like = torch.zeros((), dtype=torch.float64)
-    x = torch.randn(2, groups * width, 6, 6, dtype=torch.float64,
-                    generator=generator(1))
+    x = torch.randn(2, groups * width, 6, 6, dtype=torch.float64, generator=generator(1))
     stacked = shape.stack(kernels, like)
     for index, kernel in enumerate(kernels):
         own = shape.as_weight(stacked[:, index], like.dtype)
         found = F.conv2d(x, own, padding=size // 2, groups=groups)
-        wanted = x if kernel is None else F.conv2d(
-            x, kernel, padding=kernel.shape[-1] // 2, groups=groups)
+        wanted = (
+            x
+            if kernel is None
+            else F.conv2d(x, kernel, padding=kernel.shape[-1] // 2, groups=groups)
+        )
         torch.testing.assert_close(found, wanted)
 
 
 @settings(deadline=None, derandomize=True)
-@given(st.integers(1, 3), st.integers(1, 3), st.sampled_from((1, 3)),
-       st.sampled_from((torch.float32, torch.float64)))
+@given(
+    st.integers(1, 3),
+    st.integers(1, 3),
+    st.sampled_from((1, 3)),
+    st.sampled_from((torch.float32, torch.float64)),
+)
 def test_unstacking_is_the_gradient_of_stacking(groups, width, size, dtype):
     shape = KernelShape(groups * width, groups, width, size)
     kernels = kernels_of(shape, (None, 1, size, size))
@@ -58,12 +79,11 @@ def test_unstacking_is_the_gradient_of_stacking(groups, width, size, dtype):
 
 def test_channels_without_a_value_get_the_default_and_no_gradient():
     shape = KernelShape(4, 2, 2, 1)
-    value = torch.arange(4.)
+    value = torch.arange(4.0)
     stacked = shape.stack_channels([None, value], 1, value)
     assert stacked.tolist() == [[[1, 1], [0, 1]], [[1, 1], [2, 3]]]
     assert shape.unstack_channels(stacked, [None, value])[0] is None
-    torch.testing.assert_close(
-        shape.unstack_channels(stacked, [None, value])[1], value)
+    torch.testing.assert_close(shape.unstack_channels(stacked, [None, value])[1], value)
 
 
 def test_what_inference_built_serves_training():
@@ -72,5 +92,4 @@ def test_what_inference_built_serves_training():
     like = torch.zeros(())
     with torch.inference_mode():
         shape.stack([None], like)
-    assert not branch_stack._identity(shape, like.dtype,
-                                      like.device).is_inference()
+    assert not branch_stack._identity(shape, like.dtype, like.device).is_inference()

@@ -1,4 +1,5 @@
 """Compiled depthwise kernels against unfolded patches, in float64."""
+
 import pytest
 import torch
 from helpers import generator
@@ -12,27 +13,26 @@ from mmpretrain_mobileone_ext.models.online.convs import (
 from mmpretrain_mobileone_ext.models.online.kernels import compiled_kernels
 from mmpretrain_mobileone_ext.models.spec import UnitSpec
 
-pytestmark = pytest.mark.skipif(compiled_kernels() is None,
-                                reason='no C++ compiler')
+pytestmark = pytest.mark.skipif(compiled_kernels() is None, reason='no C++ compiler')
 #: Lines and corners; bands that end before the image (2048 pixels) do.
-SIZES = [(1, 1), (1, 5), (5, 1), (2, 2), (3, 2), (2, 7), (9, 9), (50, 47),
-         (1, 2100), (2100, 2)]
+SIZES = [(1, 1), (1, 5), (5, 1), (2, 2), (3, 2), (2, 7), (9, 9), (50, 47), (1, 2100), (2100, 2)]
 
 
 def uniform(*shape, seed=0):
-    return torch.rand(shape, generator=generator(seed),
-                      dtype=torch.float64) + 0.5
+    return torch.rand(shape, generator=generator(seed), dtype=torch.float64) + 0.5
 
 
 def case(size, stride, channels=21):
     """A unit, images, and gradients to a ReLU after it, some masked."""
-    spec = UnitSpec('dw', channels, channels, 3, stride=stride,
-                    groups=channels)
+    spec = UnitSpec('dw', channels, channels, 3, stride=stride, groups=channels)
     x = uniform(2, channels, *size)
     assert has_kernels(spec, x)
     outputs = (2, channels, *((s - 1) // stride + 1 for s in size))
-    return spec, x, OutputGrad(uniform(*outputs, seed=1) - 1,
-                               (uniform(*outputs, seed=2) - 1).relu())
+    return (
+        spec,
+        x,
+        OutputGrad(uniform(*outputs, seed=1) - 1, (uniform(*outputs, seed=2) - 1).relu()),
+    )
 
 
 def assert_equal(found, wanted):
@@ -43,8 +43,7 @@ def assert_equal(found, wanted):
 @pytest.mark.parametrize('size', SIZES)
 def test_moments(size, stride):
     spec, x, _ = case(size, stride)
-    for found, wanted in zip(DepthwiseConv(spec).sums(x),
-                             PatchConv(spec).sums(x)):
+    for found, wanted in zip(DepthwiseConv(spec).sums(x), PatchConv(spec).sums(x)):
         assert_equal(found, wanted)
 
 
@@ -56,9 +55,12 @@ def test_gradients(size, stride):
     products = uniform(21, 9, 9, seed=5)
     products = products + products.transpose(1, 2)
     found, wanted = (
-        (*conv(spec).weight_grad(x, grad, weight),
-         conv(spec).input_grad(x, grad, weight, products, sums))
-        for conv in (DepthwiseConv, PatchConv))
+        (
+            *conv(spec).weight_grad(x, grad, weight),
+            conv(spec).input_grad(x, grad, weight, products, sums),
+        )
+        for conv in (DepthwiseConv, PatchConv)
+    )
     for own, other in zip(found, wanted):
         torch.testing.assert_close(own, other, rtol=1e-12, atol=1e-12)
 

@@ -1,4 +1,5 @@
 """What is done to gradients in place hits each of them once."""
+
 import copy
 
 import pytest
@@ -10,34 +11,30 @@ from mmpretrain_mobileone_ext import ConfigurableMobileOne
 from mmpretrain_mobileone_ext.models import MobileOneBlock
 from mmpretrain_mobileone_ext.models.online.batch_fold import running_form
 from mmpretrain_mobileone_ext.models.online.by_moments import moments_form
-from mmpretrain_mobileone_ext.models.online.by_recompute import (
-    fused_form,
-    recompute_form,
-)
+from mmpretrain_mobileone_ext.models.online.by_recompute import fused_form, recompute_form
 from mmpretrain_mobileone_ext.models.spec import UnitSpec
 
-FORMS = dict(moments=moments_form, fused=fused_form,
-             recompute=recompute_form, running=running_form)
+FORMS = dict(moments=moments_form, fused=fused_form, recompute=recompute_form, running=running_form)
 UNITS = dict(
     pointwise=UnitSpec('unit', 12, 12, 1, num_conv_branches=1),
     pointwise_4=UnitSpec('unit', 12, 12, 1, num_conv_branches=4),
     widening=UnitSpec('unit', 8, 12, 1, num_conv_branches=1),
     depthwise=UnitSpec('unit', 12, 12, 3, groups=12, num_conv_branches=1),
     depthwise_4=UnitSpec('unit', 12, 12, 3, groups=12, num_conv_branches=4),
-    strided=UnitSpec('unit', 12, 12, 3, stride=2, groups=12,
-                     num_conv_branches=2),
-    full=UnitSpec('unit', 3, 12, 3, stride=2, num_conv_branches=2))
+    strided=UnitSpec('unit', 12, 12, 3, stride=2, groups=12, num_conv_branches=2),
+    full=UnitSpec('unit', 3, 12, 3, stride=2, num_conv_branches=2),
+)
 
 
 def unit(name, dtype, affine=True):
-    block = MobileOneBlock(UNITS[name], online_reparam=False, norm_cfg=dict(
-        type='BN', affine=affine))
+    block = MobileOneBlock(
+        UNITS[name], online_reparam=False, norm_cfg=dict(type='BN', affine=affine)
+    )
     return randomize_norms(block).to(dtype)
 
 
 def images(block, dtype, seed=0):
-    return torch.randn(4, block.spec.in_channels, 10, 9, dtype=dtype,
-                       generator=generator(seed))
+    return torch.randn(4, block.spec.in_channels, 10, 9, dtype=dtype, generator=generator(seed))
 
 
 def accumulate(run, block, dtype):
@@ -75,12 +72,10 @@ def test_gradients_after_their_use_equal_the_branches(name, form, dtype):
             wanted.eval()
             block.eval()
         use(wanted, wanted, dtype)
-        use(lambda x, b=block: FORMS[form](b.unit(b._is_plain_relu()), x),
-            block, dtype)
+        use(lambda x, b=block: FORMS[form](b.unit(b._is_plain_relu()), x), block, dtype)
         # float32: sums of 360 values, some of which nearly cancel.
         bound = 1e-9 if dtype == torch.float64 else 360 * 1.2e-7
-        assert_close(*([p.grad for p in b.parameters()]
-                       for b in (wanted, block)), bound)
+        assert_close(*([p.grad for p in b.parameters()] for b in (wanted, block)), bound)
 
 
 @pytest.mark.parametrize('dtype', [torch.float64, torch.float32])
@@ -96,30 +91,33 @@ def test_each_gradient_has_a_storage_of_its_own(name, form, dtype):
 
 
 @pytest.mark.parametrize('preference', ['auto', 'memory', True])
-@pytest.mark.parametrize('arch', [
-    's0', pytest.param('s1', marks=pytest.mark.slow),
-    pytest.param('s2', marks=pytest.mark.slow),
-    pytest.param('s3', marks=pytest.mark.slow),
-    pytest.param('s4', marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    'arch',
+    [
+        's0',
+        pytest.param('s1', marks=pytest.mark.slow),
+        pytest.param('s2', marks=pytest.mark.slow),
+        pytest.param('s3', marks=pytest.mark.slow),
+        pytest.param('s4', marks=pytest.mark.slow),
+    ],
+)
 def test_networks_after_accumulation_and_clipping(arch, preference):
-    wanted = randomize_norms(ConfigurableMobileOne(
-        arch, online_reparam=False)).double().train()
+    wanted = randomize_norms(ConfigurableMobileOne(arch, online_reparam=False)).double().train()
     net = ConfigurableMobileOne(arch, online_reparam=preference).double()
     net.load_state_dict(wanted.state_dict())
     for model in (wanted, net.train()):
         for seed in range(2):
-            x = torch.randn(4, 3, 64, 64, generator=generator(seed),
-                            dtype=torch.float64)
+            x = torch.randn(4, 3, 64, 64, generator=generator(seed), dtype=torch.float64)
             model(x)[-1].square().mean().backward()
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-    assert_close(*([p.grad for p in m.parameters() if p.grad is not None]
-                   for m in (wanted, net)), 1e-8)
+    assert_close(
+        *([p.grad for p in m.parameters() if p.grad is not None] for m in (wanted, net)), 1e-8
+    )
 
 
 @pytest.mark.parametrize('preference', ['auto', 'memory', True, False])
 @pytest.mark.parametrize('name', UNITS)
-def test_one_value_a_channel_is_refused_and_changes_nothing(name,
-                                                            preference):
+def test_one_value_a_channel_is_refused_and_changes_nothing(name, preference):
     block = unit(name, torch.float64)
     block.online_reparam = preference
     before = copy.deepcopy(block.state_dict())

@@ -1,4 +1,5 @@
 """The kernels' library on disk: damaged, planted, or with no place to be."""
+
 import contextlib
 import fcntl
 import os
@@ -9,21 +10,11 @@ import sys
 import threading
 
 import pytest
-from native_kit import (
-    CXX,
-    IS_POSIX,
-    IS_ROOT,
-    OTHER_USER,
-    compiled,
-    count,
-    load,
-    only_library,
-)
+from native_kit import CXX, IS_POSIX, IS_ROOT, OTHER_USER, compiled, count, load, only_library
 
 from mmpretrain_mobileone_ext.models.online import kernels as native
 
-pytestmark = pytest.mark.skipif(CXX is None or not IS_POSIX,
-                                reason='no C++ compiler')
+pytestmark = pytest.mark.skipif(CXX is None or not IS_POSIX, reason='no C++ compiler')
 
 
 def test_it_is_compiled_once_and_private(cache, calls, said):
@@ -44,12 +35,11 @@ DAMAGES = {
     'empty': lambda data: b'',
     'one byte': lambda data: data[:1],
     'header': lambda data: data[:64],
-    'half': lambda data: data[:len(data) // 2],
+    'half': lambda data: data[: len(data) // 2],
     'all but the last byte': lambda data: data[:-1],
     'one byte more': lambda data: data + b'\0',
     'zeros': lambda data: bytes(len(data)),
-    'zeros from the middle': lambda data:
-        data[:len(data) // 2].ljust(len(data), b'\0'),
+    'zeros from the middle': lambda data: data[: len(data) // 2].ljust(len(data), b'\0'),
     'junk': lambda data: bytes(range(256)) * 64,
     'text': lambda data: b'no library\n',
     'a bit': lambda data: data[:5000] + bytes([data[5000] ^ 1]) + data[5001:],
@@ -89,6 +79,7 @@ def link_to(target):
     def replace(library):
         library.unlink()
         library.symlink_to(target)
+
     return replace
 
 
@@ -117,8 +108,7 @@ KINDS = {
     'all may write': lambda library: library.chmod(0o602),
 }
 if IS_ROOT:
-    KINDS['of another user'] = \
-        lambda library: os.chown(library, OTHER_USER, -1)
+    KINDS['of another user'] = lambda library: os.chown(library, OTHER_USER, -1)
 
 
 @pytest.mark.parametrize('name', KINDS)
@@ -158,22 +148,25 @@ def test_a_whole_library_that_does_not_load(cache, calls, stub, said):
 
 def plant(cache, pwned, folder):
     """A library with the right name, whose loading leaves a file."""
-    planted = compiled(folder, f"""
+    planted = compiled(
+        folder,
+        f"""
         #include <cstdio>
         __attribute__((constructor)) static void run() {{
           std::fclose(std::fopen("{pwned}", "w")); }}
-        """)
+        """,
+    )
     with native.LibraryCache.locked(0) as opened:
-        opened.keep(native._key(native.command(native.find_compiler())),
-                    planted.read_bytes())
+        opened.keep(native._key(native.command(native.find_compiler())), planted.read_bytes())
 
 
-FOLDERS = {'all may write': lambda folder: folder.chmod(0o777),
-           'group may write': lambda folder: folder.chmod(0o770),
-           'sticky': lambda folder: folder.chmod(0o1777)}
+FOLDERS = {
+    'all may write': lambda folder: folder.chmod(0o777),
+    'group may write': lambda folder: folder.chmod(0o770),
+    'sticky': lambda folder: folder.chmod(0o1777),
+}
 if IS_ROOT:
-    FOLDERS['of another user'] = \
-        lambda folder: os.chown(folder, OTHER_USER, -1)
+    FOLDERS['of another user'] = lambda folder: os.chown(folder, OTHER_USER, -1)
 
 
 @pytest.mark.parametrize('name', FOLDERS)
@@ -184,7 +177,7 @@ def test_a_planted_library_is_not_loaded(name, cache, calls, said, tmp_path):
     assert load()
     assert not pwned.exists()
     assert count(calls) == 1
-    line, = said
+    (line,) = said
     assert str(cache) in line
     assert 'others' in line or 'belongs to' in line
 
@@ -204,8 +197,11 @@ def a_link(path):
     path.symlink_to('nowhere')
 
 
-PLACES = {'cache': a_file, 'cache/mmpretrain_mobileone_ext': a_file,
-          'a/../cache/mmpretrain_mobileone_ext': a_link}
+PLACES = {
+    'cache': a_file,
+    'cache/mmpretrain_mobileone_ext': a_file,
+    'a/../cache/mmpretrain_mobileone_ext': a_link,
+}
 
 
 @pytest.mark.parametrize('name', PLACES)
@@ -214,21 +210,19 @@ def test_no_place_to_keep_it(name, cache, calls, said, tmp_path):
     (tmp_path / name).parent.mkdir(exist_ok=True)
     PLACES[name](tmp_path / name)
     assert load()
-    line, = said
+    (line,) = said
     assert 'not kept' in line
 
 
 @pytest.mark.parametrize('value', ['', 'relative', './x', '~'])
-def test_a_cache_that_is_no_absolute_path_is_at_home(value, calls, tmp_path,
-                                                     monkeypatch, said):
+def test_a_cache_that_is_no_absolute_path_is_at_home(value, calls, tmp_path, monkeypatch, said):
     monkeypatch.setenv('XDG_CACHE_HOME', value)
     monkeypatch.setenv('HOME', str(tmp_path / 'home'))
     monkeypatch.chdir(tmp_path)
     assert load()
     assert only_library(tmp_path / 'home/.cache/mmpretrain_mobileone_ext')
     assert said == []
-    assert sorted(p.name for p in tmp_path.iterdir()) == \
-        ['calls', 'fake-c++', 'home']
+    assert sorted(p.name for p in tmp_path.iterdir()) == ['calls', 'fake-c++', 'home']
 
 
 @pytest.mark.parametrize('home', [None, 'relative'])
@@ -268,8 +262,7 @@ def test_what_a_killed_process_left_goes(cache, calls, stub):
 
 def test_several_at_once_compile_once(cache, calls, said):
     found = []
-    threads = [threading.Thread(target=lambda: found.append(native._library()))
-               for _ in range(6)]
+    threads = [threading.Thread(target=lambda: found.append(native._library())) for _ in range(6)]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -312,10 +305,12 @@ def test_training_after_the_library_was_cut(tmp_path):
     env = {**os.environ, 'XDG_CACHE_HOME': str(tmp_path)}
 
     def start():
-        return subprocess.run([sys.executable, '-c', _TRAIN], env=env,
-                              capture_output=True, text=True, check=False)
+        return subprocess.run(
+            [sys.executable, '-c', _TRAIN], env=env, capture_output=True, text=True, check=False
+        )
+
     assert start().returncode == 0
-    library, = tmp_path.glob('mmpretrain_mobileone_ext/*.so')
+    (library,) = tmp_path.glob('mmpretrain_mobileone_ext/*.so')
     whole = library.stat().st_size
     os.truncate(library, whole // 2)
     done = start()

@@ -1,21 +1,15 @@
 """Folding by compiled kernels against folding by torch's operators."""
+
 import pytest
 import torch
 from helpers import generator
 
-from mmpretrain_mobileone_ext.models.online.batch_fold import (
-    Folding,
-    PatchSums,
-)
-from mmpretrain_mobileone_ext.models.online.by_moments import (
-    DepthwiseFolding,
-    PointwiseFolding,
-)
+from mmpretrain_mobileone_ext.models.online.batch_fold import Folding, PatchSums
+from mmpretrain_mobileone_ext.models.online.by_moments import DepthwiseFolding, PointwiseFolding
 from mmpretrain_mobileone_ext.models.online.kernels import compiled_kernels
 from mmpretrain_mobileone_ext.models.online.unit import KernelShape
 
-pytestmark = pytest.mark.skipif(compiled_kernels() is None,
-                                reason='no C++ compiler')
+pytestmark = pytest.mark.skipif(compiled_kernels() is None, reason='no C++ compiler')
 EPS = (1e-5, 1e-3, 1e-5, 1e-4)
 COUNT = 50
 
@@ -24,7 +18,7 @@ def normal(*shape, seed, dtype=torch.float64):
     return torch.randn(shape, generator=generator(seed)).to(dtype)
 
 
-def sums_of(groups, taps, seed=0, spread=1.):
+def sums_of(groups, taps, seed=0, spread=1.0):
     """Of random patches, whose mean is not 0."""
     p = normal(groups, taps, COUNT, seed=seed) * spread + 1
     return PatchSums(COUNT, p.sum(2), p @ p.transpose(1, 2))
@@ -32,21 +26,33 @@ def sums_of(groups, taps, seed=0, spread=1.):
 
 def depthwise(dtype=torch.float64, channels=5):
     """Branches of 3x3, skip, 1x1 and 3x3; two norms are not affine."""
-    kernels = [normal(channels, 1, 3, 3, seed=1, dtype=dtype), None,
-               normal(channels, 1, 1, 1, seed=2, dtype=dtype),
-               normal(channels, 1, 3, 3, seed=3, dtype=dtype)]
-    return (DepthwiseFolding, KernelShape(channels, channels, 1, 3),
-            [*kernels, *affine(channels, dtype)], sums_of(channels, 9))
+    kernels = [
+        normal(channels, 1, 3, 3, seed=1, dtype=dtype),
+        None,
+        normal(channels, 1, 1, 1, seed=2, dtype=dtype),
+        normal(channels, 1, 3, 3, seed=3, dtype=dtype),
+    ]
+    return (
+        DepthwiseFolding,
+        KernelShape(channels, channels, 1, 3),
+        [*kernels, *affine(channels, dtype)],
+        sums_of(channels, 9),
+    )
 
 
 def pointwise(dtype=torch.float64, out=6, width=6):
-    kernels = [normal(out, width, 1, 1, seed=1, dtype=dtype),
-               None if out == width else normal(
-                   out, width, 1, 1, seed=4, dtype=dtype),
-               normal(out, width, 1, 1, seed=2, dtype=dtype),
-               normal(out, width, 1, 1, seed=3, dtype=dtype)]
-    return (PointwiseFolding, KernelShape(out, 1, width, 1),
-            [*kernels, *affine(out, dtype)], sums_of(1, width))
+    kernels = [
+        normal(out, width, 1, 1, seed=1, dtype=dtype),
+        None if out == width else normal(out, width, 1, 1, seed=4, dtype=dtype),
+        normal(out, width, 1, 1, seed=2, dtype=dtype),
+        normal(out, width, 1, 1, seed=3, dtype=dtype),
+    ]
+    return (
+        PointwiseFolding,
+        KernelShape(out, 1, width, 1),
+        [*kernels, *affine(out, dtype)],
+        sums_of(1, width),
+    )
 
 
 def affine(channels, dtype):
@@ -69,20 +75,28 @@ def outcome(folding, params, sums):
     """Fold and gradients, as one list of tensors."""
     folded = folding.fold(params, sums, torch.float64)
     grads = folding.backward(
-        params, folded.state, sums.count,
+        params,
+        folded.state,
+        sums.count,
         normal(*folded.weight.shape, seed=30),
-        normal(*folded.bias.shape, seed=31))
+        normal(*folded.bias.shape, seed=31),
+    )
     assert [g is None for g in grads.params] == [p is None for p in params]
-    return [folded.weight, folded.bias, folded.mean, folded.var,
-            grads.products, grads.sums,
-            *(g for g in grads.params if g is not None)]
+    return [
+        folded.weight,
+        folded.bias,
+        folded.mean,
+        folded.var,
+        grads.products,
+        grads.sums,
+        *(g for g in grads.params if g is not None),
+    ]
 
 
 @pytest.mark.parametrize('make', [depthwise, pointwise, wide])
 def test_folds_and_gradients_equal_torchs(make):
     own, oracle, params, sums = both(make())
-    for found, wanted in zip(outcome(own, params, sums),
-                             outcome(oracle, params, sums)):
+    for found, wanted in zip(outcome(own, params, sums), outcome(oracle, params, sums)):
         torch.testing.assert_close(found, wanted, rtol=1e-11, atol=1e-11)
 
 
@@ -104,8 +118,7 @@ def test_float32_parameters(make):
     folded = own.fold(params, sums, torch.float32)
     wanted = oracle.fold(exact, sums, torch.float64)
     assert folded.weight.dtype == folded.bias.dtype == torch.float32
-    torch.testing.assert_close(folded.weight.double(), wanted.weight,
-                               rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(folded.weight.double(), wanted.weight, rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize('make', [depthwise, pointwise])
@@ -122,8 +135,7 @@ def test_where_a_variance_is_lost_nothing_is_folded(make, spread):
 def test_parameters_may_have_strides(make):
     own, _, params, sums = both(make())
     wanted = outcome(own, params, sums)
-    spaced = [None if p is None else torch.stack([p, p], -1)[..., 0]
-              for p in params]
+    spaced = [None if p is None else torch.stack([p, p], -1)[..., 0] for p in params]
     assert not spaced[0].is_contiguous()
     for found, of in zip(outcome(own, spaced, sums), wanted):
         torch.testing.assert_close(found, of, rtol=1e-12, atol=1e-12)
@@ -133,7 +145,6 @@ def test_parameters_may_have_strides(make):
 def test_gradients_share_no_memory(make):
     own, _, params, sums = both(make())
     folded = own.fold(params, sums, torch.float64)
-    grads = own.backward(params, folded.state, sums.count, folded.weight,
-                         folded.bias).params
+    grads = own.backward(params, folded.state, sums.count, folded.weight, folded.bias).params
     places = [g.data_ptr() for g in grads if g is not None]
     assert len(set(places)) == len(places)

@@ -1,4 +1,5 @@
 """What has to hold around the forms: modes, wrappers, dtypes, fallbacks."""
+
 import copy
 import io
 import subprocess
@@ -18,13 +19,11 @@ from mmpretrain_mobileone_ext.models.online import kernels as native
 from mmpretrain_mobileone_ext.models.online.by_moments import moments_form
 from mmpretrain_mobileone_ext.models.spec import UnitSpec
 
-DEPTHWISE = UnitSpec('dw', 16, 16, 3, groups=16, num_conv_branches=3,
-                     act_cfg=dict(type='ReLU'))
+DEPTHWISE = UnitSpec('dw', 16, 16, 3, groups=16, num_conv_branches=3, act_cfg=dict(type='ReLU'))
 
 
 def images(channels=16, size=8, dtype=torch.float64):
-    return torch.randn(4, channels, size, size, generator=generator(),
-                       dtype=dtype)
+    return torch.randn(4, channels, size, size, generator=generator(), dtype=dtype)
 
 
 def pair(spec=DEPTHWISE, dtype=torch.float64, **kwargs):
@@ -49,14 +48,12 @@ def assert_all_close(found, wanted, tolerance=1e-9):
 
 
 @pytest.mark.parametrize('with_cp', [False, True])
-@pytest.mark.parametrize('layout', [torch.contiguous_format,
-                                    torch.channels_last])
+@pytest.mark.parametrize('layout', [torch.contiguous_format, torch.channels_last])
 def test_layouts_and_checkpointing(with_cp, layout):
     block, wanted = pair(with_cp=with_cp)
     x = images().contiguous(memory_format=layout)
     assert_all_close(grads_of(block, x), grads_of(wanted, x))
-    assert_all_close([b.double() for b in block.buffers()],
-                     [b.double() for b in wanted.buffers()])
+    assert_all_close([b.double() for b in block.buffers()], [b.double() for b in wanted.buffers()])
 
 
 def test_frozen_norms_train_by_running_statistics():
@@ -76,8 +73,7 @@ def test_eval_without_gradients():
 
 def test_used_twice_in_one_graph():
     block, wanted = pair()
-    twice = [grads_of(b, images(), lambda x, b=b: b(b(x)))
-             for b in (block, wanted)]
+    twice = [grads_of(b, images(), lambda x, b=b: b(b(x))) for b in (block, wanted)]
     assert_all_close(*twice)
 
 
@@ -93,15 +89,13 @@ def test_deepcopy_and_pickle_after_training():
         block.zero_grad()
         for module in (block, other):
             module.load_state_dict(again.state_dict())
-        assert_all_close(grads_of(other, images()),
-                         grads_of(copy.deepcopy(block), images()))
+        assert_all_close(grads_of(other, images()), grads_of(copy.deepcopy(block), images()))
 
 
 def test_torch_compile_of_a_unit():
     block, wanted = pair()
     compiled = torch.compile(block, backend='eager')
-    assert_all_close(grads_of(block, images(), compiled),
-                     grads_of(wanted, images()))
+    assert_all_close(grads_of(block, images(), compiled), grads_of(wanted, images()))
 
 
 @pytest.mark.parametrize('preference', [True, 'memory'])
@@ -119,15 +113,14 @@ def test_autocast_stays_near_float32(dtype, preference):
         def run(own):
             with torch.autocast('cpu', dtype=dtype):
                 return module(own)
+
         found = grads_of(module, x, run)
-        return [((f.float() - r).norm() / r.norm()).item()
-                for f, r in zip(found, reference)]
+        return [((f.float() - r).norm() / r.norm()).item() for f, r in zip(found, reference)]
 
     rounding = 2 * torch.finfo(dtype).eps
     for own, other in zip(errors(block), errors(wanted)):
         assert own < 2 * other + 8 * rounding
-    assert_close(wanted.branch_norm.running_mean,
-                 block.branch_norm.running_mean, rounding)
+    assert_close(wanted.branch_norm.running_mean, block.branch_norm.running_mean, rounding)
 
 
 @pytest.mark.parametrize('preference', [False, 'memory'])
@@ -138,8 +131,7 @@ def test_channels_last_images_do_not_corrupt_the_heap(preference):
     x = torch.randn(8, 3, 64, 64, generator=generator())
     for _ in range(5):
         block.zero_grad()
-        found = grads_of(block, x.contiguous(
-            memory_format=torch.channels_last))
+        found = grads_of(block, x.contiguous(memory_format=torch.channels_last))
     assert_all_close(found, grads_of(wanted, x), 1e-4)
 
 
@@ -151,9 +143,12 @@ def test_float32_moments_keep_digits():
     errors = []
     for module in (block, wanted):
         found = grads_of(module, x)
-        errors.append(max(
-            ((f.double() - r).norm() / reference[i].norm()).item()
-            for i, (f, r) in enumerate(zip(found[:2], reference[:2]))))
+        errors.append(
+            max(
+                ((f.double() - r).norm() / reference[i].norm()).item()
+                for i, (f, r) in enumerate(zip(found[:2], reference[:2]))
+            )
+        )
     assert errors[0] < 2 * errors[1]
 
 
@@ -173,12 +168,10 @@ def test_one_value_per_channel_raises_as_batch_norm_does():
 def test_hooks_and_foreign_norms_run_branches():
     block, wanted = pair()
     seen = []
-    block.branch_scale.norm.register_forward_hook(
-        lambda *_: seen.append(1))
+    block.branch_scale.norm.register_forward_hook(lambda *_: seen.append(1))
     assert torch.equal(block(images()), wanted(images()))
     assert seen == [1]
-    group = MobileOneBlock(DEPTHWISE, norm_cfg=dict(
-        type='GN', num_groups=4)).double()
+    group = MobileOneBlock(DEPTHWISE, norm_cfg=dict(type='GN', num_groups=4)).double()
     assert group(images()).shape == images().shape
 
 
@@ -195,14 +188,14 @@ def test_table_of_forms_changes_nothing():
     assert len(rows) == 43
     assert {r['form'] for r in rows} >= {'branches'}
     assert all(r['why'] for r in rows)
-    assert all(torch.equal(v, before[k])
-               for k, v in net.state_dict().items())
+    assert all(torch.equal(v, before[k]) for k, v in net.state_dict().items())
     rows = online_forms(net.eval(), torch.rand(1, 3, 64, 64))
     assert {r['form'] for r in rows} == {'running'}
 
 
-@pytest.mark.parametrize('environment', [
-    dict(MOBILEONE_EXT_NO_COMPILER='1'), dict(CXX='no-such-compiler')])
+@pytest.mark.parametrize(
+    'environment', [dict(MOBILEONE_EXT_NO_COMPILER='1'), dict(CXX='no-such-compiler')]
+)
 def test_without_a_compiler(monkeypatch, tmp_path, environment):
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
@@ -211,8 +204,7 @@ def test_without_a_compiler(monkeypatch, tmp_path, environment):
     try:
         assert native.compiled_kernels() is None
         block, wanted = pair()
-        assert_all_close(grads_of(block, images()),
-                         grads_of(wanted, images()))
+        assert_all_close(grads_of(block, images()), grads_of(wanted, images()))
     finally:
         native.compiled_kernels.cache_clear()
 
@@ -221,15 +213,24 @@ def test_without_a_compiler(monkeypatch, tmp_path, environment):
 def test_two_ranks_equal_one_process_on_the_joined_batch():
     script = Path(__file__).parents[2] / 'kits/online_ranks.py'
     done = subprocess.run(
-        [sys.executable, '-m', 'torch.distributed.run', '--standalone',
-         '--nproc_per_node', '2', str(script)],
-        capture_output=True, text=True, check=False)
+        [
+            sys.executable,
+            '-m',
+            'torch.distributed.run',
+            '--standalone',
+            '--nproc_per_node',
+            '2',
+            str(script),
+        ],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     assert done.returncode == 0, done.stderr[-3000:]
     assert done.stdout.count('compared') == 2
 
 
-@pytest.mark.skipif(native.compiled_kernels() is None,
-                    reason='no C++ compiler')
+@pytest.mark.skipif(native.compiled_kernels() is None, reason='no C++ compiler')
 def test_a_new_shape_is_a_new_question():
     block, _ = pair(dtype=torch.float32)
     block.online_reparam, unit = 'auto', block.unit
@@ -253,12 +254,11 @@ def test_transforms_of_torch_func_in_eval():
     block, wanted = (b.eval() for b in pair())
     x = torch.stack([images(), images() + 1])
     with torch.no_grad():
-        assert_close(torch.stack([wanted(i) for i in x]),
-                     torch.vmap(block)(x), 1e-12)
+        assert_close(torch.stack([wanted(i) for i in x]), torch.vmap(block)(x), 1e-12)
     params = dict(block.named_parameters())
 
     def loss(params, x):
-        return torch.func.functional_call(block, params, (x, )).sin().sum()
+        return torch.func.functional_call(block, params, (x,)).sin().sum()
 
     found = torch.func.grad(loss, (0, 1))(params, x[0])
     wanted(own := x[0].clone().requires_grad_()).sin().sum().backward()

@@ -1,4 +1,5 @@
 """Training by the online forms is the training of the branches."""
+
 import copy
 
 import pytest
@@ -11,8 +12,13 @@ from mmpretrain_mobileone_ext import ConfigurableMobileOne
 
 pytestmark = pytest.mark.slow
 
-ARCH = dict(num_blocks=(1, 1), width_factor=(1, 1), num_conv_branches=(3, 2),
-            base_channels=(8, 16), stem_stride=1)
+ARCH = dict(
+    num_blocks=(1, 1),
+    width_factor=(1, 1),
+    num_conv_branches=(3, 2),
+    base_channels=(8, 16),
+    stem_stride=1,
+)
 STEPS = 200
 
 
@@ -24,11 +30,9 @@ def digits():
 
 
 class Classifier(nn.Module):
-
     def __init__(self, preference):
         super().__init__()
-        self.net = ConfigurableMobileOne(
-            ARCH, in_channels=1, online_reparam=preference)
+        self.net = ConfigurableMobileOne(ARCH, in_channels=1, online_reparam=preference)
         self.head = nn.Linear(16, 10)
 
     def forward(self, x):
@@ -41,7 +45,7 @@ def train(model, images, labels, steps, seed=0, start=0):
     order = torch.Generator().manual_seed(seed)
     losses = []
     for step in range(start + steps):
-        batch = torch.randint(len(images), (32, ), generator=order)
+        batch = torch.randint(len(images), (32,), generator=order)
         if step < start:
             continue
         loss = F.cross_entropy(model(images[batch]), labels[batch])
@@ -62,8 +66,7 @@ def twins(dtype, seed=0):
 
 def test_loss_curves_are_equal(digits):
     images, labels = digits
-    curves = [train(m, images.double(), labels, STEPS)
-              for m in twins(torch.float64)]
+    curves = [train(m, images.double(), labels, STEPS) for m in twins(torch.float64)]
     assert (curves[0] - curves[1]).abs().max() < 1e-6
     assert curves[0][-20:].mean() < 0.5 * curves[0][:5].mean()
 
@@ -73,8 +76,7 @@ def test_checkpoints_are_interchangeable_at_any_step(digits):
     online, branches = twins(torch.float64)
     train(online, images.double(), labels, 30)
     branches.load_state_dict(copy.deepcopy(online.state_dict()))
-    curves = [train(m, images.double(), labels, 30, start=30)
-              for m in (online, branches)]
+    curves = [train(m, images.double(), labels, 30, start=30) for m in (online, branches)]
     assert (curves[0] - curves[1]).abs().max() < 1e-8
 
 

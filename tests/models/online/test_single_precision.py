@@ -4,6 +4,7 @@ The oracle is a unit's branches in float64, the bound what the textbook's
 branches lose in float32 on any machine. Inputs are what a ReLU hands on:
 half of the values are zero, and some channels are almost never active.
 """
+
 import copy
 import functools
 import math
@@ -15,10 +16,7 @@ from textbook import textbook_branches
 
 from mmpretrain_mobileone_ext.models import MobileOneBlock
 from mmpretrain_mobileone_ext.models.online.by_moments import moments_form
-from mmpretrain_mobileone_ext.models.online.by_recompute import (
-    fused_form,
-    recompute_form,
-)
+from mmpretrain_mobileone_ext.models.online.by_recompute import fused_form, recompute_form
 from mmpretrain_mobileone_ext.models.online.kernels import compiled_kernels
 from mmpretrain_mobileone_ext.models.spec import UnitSpec
 
@@ -26,14 +24,15 @@ FORMS = dict(
     branches=MobileOneBlock._branch_sum,
     moments=lambda block, x: moments_form(block.unit(), x),
     fused=lambda block, x: fused_form(block.unit(), x),
-    recompute=lambda block, x: recompute_form(block.unit(), x))
+    recompute=lambda block, x: recompute_form(block.unit(), x),
+)
 UNITS = dict(
     pointwise=UnitSpec('unit', 128, 128, 1, num_conv_branches=4),
     wide=UnitSpec('unit', 256, 256, 1, num_conv_branches=4),
     one_branch=UnitSpec('unit', 128, 128, 1, num_conv_branches=1),
     depthwise=UnitSpec('unit', 96, 96, 3, groups=96, num_conv_branches=4),
-    strided=UnitSpec('unit', 96, 96, 3, stride=2, groups=96,
-                     num_conv_branches=1))
+    strided=UnitSpec('unit', 96, 96, 3, stride=2, groups=96, num_conv_branches=1),
+)
 
 
 def rectified(channels):
@@ -59,8 +58,7 @@ def outcome(block, run, x):
 
 
 def errors(found, wanted):
-    return torch.stack([(f - w).norm() / w.norm()
-                        for f, w in zip(found, wanted)])
+    return torch.stack([(f - w).norm() / w.norm() for f, w in zip(found, wanted)])
 
 
 class Case:
@@ -68,20 +66,16 @@ class Case:
 
     def __init__(self, unit):
         self.spec = UNITS[unit]
-        self.block = randomize_norms(
-            MobileOneBlock(self.spec, online_reparam=False))
+        self.block = randomize_norms(MobileOneBlock(self.spec, online_reparam=False))
         self.x = rectified(self.spec.in_channels)
         exact = copy.deepcopy(self.block).double()
-        self.wanted = outcome(exact, MobileOneBlock._branch_sum,
-                              self.x.double())
+        self.wanted = outcome(exact, MobileOneBlock._branch_sum, self.x.double())
         textbook = outcome(self.block, textbook_branches, self.x)
         # Normalization, the sum of branches and the activation are some
         # eight steps, which a kernel may take in another order. Roundings
         # are independent: n of them add up to the square root of n.
-        terms = self.spec.kernel_size**2 * (self.spec.in_channels
-                                            // self.spec.groups)
-        self.bound = (errors(textbook, self.wanted)
-                      * math.sqrt((terms + 8) / terms))
+        terms = self.spec.kernel_size**2 * (self.spec.in_channels // self.spec.groups)
+        self.bound = errors(textbook, self.wanted) * math.sqrt((terms + 8) / terms)
 
     def errors(self, form):
         # In the layout in which forms are called.
@@ -92,11 +86,19 @@ class Case:
 case = functools.cache(Case)
 
 
-@pytest.mark.parametrize(('unit', 'form'), [
-    ('pointwise', 'moments'), ('wide', 'moments'), ('one_branch', 'fused'),
-    ('one_branch', 'recompute'), ('pointwise', 'recompute'),
-    ('depthwise', 'moments'), ('strided', 'moments'),
-    *((unit, 'branches') for unit in UNITS)])
+@pytest.mark.parametrize(
+    ('unit', 'form'),
+    [
+        ('pointwise', 'moments'),
+        ('wide', 'moments'),
+        ('one_branch', 'fused'),
+        ('one_branch', 'recompute'),
+        ('pointwise', 'recompute'),
+        ('depthwise', 'moments'),
+        ('strided', 'moments'),
+        *((unit, 'branches') for unit in UNITS),
+    ],
+)
 def test_rounding_is_at_most_that_of_a_textbook(unit, form):
     if form != 'branches' and compiled_kernels() is None:
         pytest.skip('no C++ compiler')
@@ -117,8 +119,7 @@ def test_a_few_epsilons_too_many_are_seen(unit):
 
     def careless(block, x):
         for branch in block.branch_conv_list:
-            noise = torch.randn(branch.conv.weight.shape,
-                                generator=generator(5))
+            noise = torch.randn(branch.conv.weight.shape, generator=generator(5))
             branch.conv.weight.data.mul_(1 + 1e-6 * noise)
         return MobileOneBlock._branch_sum(block, x)
 

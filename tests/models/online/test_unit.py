@@ -1,4 +1,5 @@
 """Running statistics are kept as batch norms keep them."""
+
 import copy
 
 import torch
@@ -10,8 +11,7 @@ from mmpretrain_mobileone_ext.models.online.unit import track
 
 def norms():
     """Each with a way of its own to keep statistics, or not to."""
-    found = [nn.BatchNorm2d(3, momentum=momentum)
-             for momentum in (0.1, 0.1, 0.3, None, 0.0)]
+    found = [nn.BatchNorm2d(3, momentum=momentum) for momentum in (0.1, 0.1, 0.3, None, 0.0)]
     found.append(nn.BatchNorm2d(3, track_running_stats=False))
     found.append(nn.BatchNorm2d(3).eval())
     forgetful = nn.BatchNorm2d(3)
@@ -25,8 +25,7 @@ def test_statistics_move_as_the_norms_move_them():
     for step in range(3):
         x = torch.randn(4, 3, 5, 5, generator=generator(step)) * 2 + 1
         var, mean = torch.var_mean(x.double(), (0, 2, 3), correction=0)
-        track(list(own), mean.expand(len(own), 3), var.expand(len(own), 3),
-              x.numel() / 3)
+        track(list(own), mean.expand(len(own), 3), var.expand(len(own), 3), x.numel() / 3)
         for norm in wanted:
             norm(x)
     assert own.state_dict().keys() == wanted.state_dict().keys()

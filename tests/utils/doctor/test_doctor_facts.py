@@ -1,4 +1,5 @@
 """Metadata on disk becomes facts; nothing is imported."""
+
 import sys
 
 import pytest
@@ -20,8 +21,7 @@ def look(site, tmp_path):
 
 
 def test_names_versions_and_needs_are_read(site, tmp_path):
-    install(site, 'torchvision', '0.29.1',
-            ['numpy', 'torch (>=2.14.0)', 'scipy; extra == "x"'])
+    install(site, 'torchvision', '0.29.1', ['numpy', 'torch (>=2.14.0)', 'scipy; extra == "x"'])
     facts = look(site, tmp_path)
     assert facts.installed == {'torchvision': '0.29.1'}
     assert facts.requires['torchvision'] == {'numpy': '', 'torch': '>=2.14.0'}
@@ -36,8 +36,7 @@ def test_two_mmcv_in_one_folder_are_found(site, tmp_path):
 
 
 def test_mmcv_after_mmcv_lite_was_uninstalled_over_it(site, tmp_path):
-    install(site, 'mmcv', '2.2.0',
-            files=['mmcv/__init__.py', 'mmcv/_ext.cpython-311.so'])
+    install(site, 'mmcv', '2.2.0', files=['mmcv/__init__.py', 'mmcv/_ext.cpython-311.so'])
     facts = look(site, tmp_path)
     assert facts.compiled_ops
     assert facts.damaged == {}
@@ -82,6 +81,5 @@ def test_the_compiler_is_the_one_that_is_used(site, tmp_path, monkeypatch):
 def test_the_matrix_of_this_package_is_found():
     facts = gather()
     assert MATRIX.is_file()
-    assert {'torch', 'torchvision', 'mmpretrain', 'coremltools', 'numpy'} <= \
-        set(facts.tested)
+    assert {'torch', 'torchvision', 'mmpretrain', 'coremltools', 'numpy'} <= set(facts.tested)
     assert facts.installed['torch']

@@ -1,12 +1,12 @@
 """A rehearsal in a child process that may end in any way."""
+
 import sys
 
 import pytest
 
 from mmpretrain_mobileone_ext.utils.doctor import probe
 
-START = 'import json, os, sys, time\n' \
-    'def say(**k): print(json.dumps(k), flush=True)\n'
+START = 'import json, os, sys, time\ndef say(**k): print(json.dumps(k), flush=True)\n'
 
 
 def rehearse(body, **options):
@@ -20,28 +20,34 @@ def test_steps_are_followed_and_other_lines_ignored():
     found = rehearse(
         "say(step='import torch')\nprint('[1]'); print('noise')\n"
         "say(done='import torch', seconds=1.5)\nsay(cuda=True)\n"
-        "say(step='train')\nsay(done='train', seconds=0.5)")
+        "say(step='train')\nsay(done='train', seconds=0.5)"
+    )
     assert found.ok
     assert found.cuda
-    assert [(s.title, s.seconds) for s in found.steps] == [
-        ('import torch', 1.5), ('train', 0.5)]
+    assert [(s.title, s.seconds) for s in found.steps] == [('import torch', 1.5), ('train', 0.5)]
     assert found.passed('train')
     assert not found.passed('score')
 
 
-@pytest.mark.parametrize(('end', 'reason'), [
-    ("raise RuntimeError('operator torchvision::nms does not exist')",
-     'RuntimeError: operator torchvision::nms does not exist'),
-    ('os.kill(os.getpid(), 11)', 'ended by signal 11'),
-    ('os._exit(3)', 'exit code 3'),
-    ("sys.exit('plain words')", 'plain words')])
+@pytest.mark.parametrize(
+    ('end', 'reason'),
+    [
+        (
+            "raise RuntimeError('operator torchvision::nms does not exist')",
+            'RuntimeError: operator torchvision::nms does not exist',
+        ),
+        ('os.kill(os.getpid(), 11)', 'ended by signal 11'),
+        ('os._exit(3)', 'exit code 3'),
+        ("sys.exit('plain words')", 'plain words'),
+    ],
+)
 def test_the_step_that_fails_says_why(end, reason):
-    found = rehearse(f"say(step='a'); say(done='a', seconds=0)\n"
-                     f"say(step='import torchvision')\n{end}")
+    found = rehearse(
+        f"say(step='a'); say(done='a', seconds=0)\nsay(step='import torchvision')\n{end}"
+    )
     assert not found.ok
     last = found.steps[-1]
-    assert (last.title, last.ok, last.error) == (
-        'import torchvision', False, reason)
+    assert (last.title, last.ok, last.error) == ('import torchvision', False, reason)
     assert found.passed('a')
     if 'nms' in reason:
         assert 'torch and torchvision in one command' in found.hint
@@ -55,8 +61,7 @@ def test_a_child_that_never_starts_its_steps_fails():
 
 
 def test_a_failure_after_the_last_step_is_one():
-    found = rehearse("say(step='a'); say(done='a', seconds=0)\n"
-                     "raise ValueError('late')")
+    found = rehearse("say(step='a'); say(done='a', seconds=0)\nraise ValueError('late')")
     assert not found.ok
     assert found.steps[-1].error == 'ValueError: late'
 
@@ -67,12 +72,16 @@ def test_a_child_that_hangs_is_ended():
     assert not found.ok
 
 
-@pytest.mark.parametrize(('text', 'words'), [
-    ('ImportError: libGL.so.1: cannot open', 'headless'),
-    ("No module named 'pkg_resources'", 'setuptools<81'),
-    ('Descriptors cannot be created directly', 'protobuf'),
-    ('A module that was compiled using NumPy 1.x', 'numpy<2'),
-    ('something new', '')])
+@pytest.mark.parametrize(
+    ('text', 'words'),
+    [
+        ('ImportError: libGL.so.1: cannot open', 'headless'),
+        ("No module named 'pkg_resources'", 'setuptools<81'),
+        ('Descriptors cannot be created directly', 'protobuf'),
+        ('A module that was compiled using NumPy 1.x', 'numpy<2'),
+        ('something new', ''),
+    ],
+)
 def test_known_errors_have_a_hint(text, words):
     assert words in probe._hint(text)
     assert bool(words) == bool(probe._hint(text))
@@ -92,5 +101,6 @@ def test_a_missing_module_stops_the_real_one(tmp_path, monkeypatch):
     monkeypatch.setenv('PYTHONPATH', str(tmp_path))
     found = probe.rehearse()
     assert [(s.title, s.error) for s in found.steps] == [
-        ('import torch', 'ImportError: libtorch.so')]
+        ('import torch', 'ImportError: libtorch.so')
+    ]
     assert sys.modules['torch'].__file__ != str(tmp_path / 'torch.py')

@@ -1,4 +1,5 @@
 """tools/doctor.py: works where nothing else does; its exit code is true."""
+
 import io
 import json
 import shutil
@@ -19,25 +20,18 @@ from mmpretrain_mobileone_ext.utils.doctor import (
     verdict,
     version_rows,
 )
-from mmpretrain_mobileone_ext.utils.doctor.facts import (
-    Diagnosis,
-    Finding,
-    Rehearsal,
-    Step,
-)
+from mmpretrain_mobileone_ext.utils.doctor.facts import Diagnosis, Finding, Rehearsal, Step
 from mmpretrain_mobileone_ext.utils.doctor.traps import find_traps
 
 ROOT = Path(__file__).resolve().parents[3]
 PACKAGE = Path(mmpretrain_mobileone_ext.__file__).parent
 TITLES = ('import torch', 'train', 'fold', 'export', 'score')
 PASSED = Rehearsal(tuple(Step(t, True, 1.0) for t in TITLES))
-BROKEN = Rehearsal(
-    (*PASSED.steps[:2], Step('fold', False, 0.5, 'ValueError: x')))
+BROKEN = Rehearsal((*PASSED.steps[:2], Step('fold', False, 0.5, 'ValueError: x')))
 
 
 def diagnosis(facts=GOOD, rehearsal=PASSED):
-    return Diagnosis(facts, tuple(find_traps(facts)), rehearsal,
-                     tuple(abilities(facts, rehearsal)))
+    return Diagnosis(facts, tuple(find_traps(facts)), rehearsal, tuple(abilities(facts, rehearsal)))
 
 
 def text_of(found, terminal=False):
@@ -57,8 +51,7 @@ def test_the_main_job_runs_only_if_it_was_rehearsed_without_errors():
 
 @pytest.mark.parametrize(('rehearsal', 'code'), [(PASSED, 0), (BROKEN, 1)])
 @pytest.mark.parametrize('arguments', [[], ['--json']])
-def test_the_exit_code_says_it(rehearsal, code, arguments, monkeypatch,
-                               capsys):
+def test_the_exit_code_says_it(rehearsal, code, arguments, monkeypatch, capsys):
     monkeypatch.setattr(doctor, 'gather', lambda: GOOD)
     monkeypatch.setattr(doctor, 'rehearse', lambda announce: rehearsal)
     assert doctor.main(arguments) == code
@@ -71,8 +64,9 @@ def test_the_exit_code_says_it(rehearsal, code, arguments, monkeypatch,
 
 
 def test_plain_text_has_no_box_and_no_colour():
-    facts = replace(with_installed(mmcv='2.2.0', torch='2.13.0',
-                                   torchvision='0.28.0'), compiler=None)
+    facts = replace(
+        with_installed(mmcv='2.2.0', torch='2.13.0', torchvision='0.28.0'), compiler=None
+    )
     text = text_of(diagnosis(facts, BROKEN))
     assert 'torch | ==2.14.1 | 2.13.0 | differs' in text
     assert 'fold | error | 0.5 | ValueError: x' in text
@@ -108,7 +102,8 @@ def test_mmcv_stands_in_for_mmcv_lite():
 
 def test_the_verdict_names_what_is_wrong():
     assert 'coremltools is not installed' in verdict(
-        diagnosis(with_installed(coremltools=None), BROKEN))
+        diagnosis(with_installed(coremltools=None), BROKEN)
+    )
     found = replace(BROKEN, hint='do this')
     assert 'fold: ValueError: x' in verdict(diagnosis(rehearsal=found))
     assert verdict(diagnosis(rehearsal=found)).endswith('do this')
@@ -134,8 +129,11 @@ def test_what_runs_depends_on_the_system_and_the_rehearsal():
 
 
 def test_findings_know_their_levels():
-    assert {f.level for f in find_traps(with_installed(
-        setuptools='90', mmcv='2'))} == {'error', 'warning', 'note'}
+    assert {f.level for f in find_traps(with_installed(setuptools='90', mmcv='2'))} == {
+        'error',
+        'warning',
+        'note',
+    }
     assert Finding('note', 'a', 'b').fix == ''
 
 
@@ -143,7 +141,10 @@ def bare_python(tool, *arguments):
     """Run a tool in a Python that has the standard library only."""
     return subprocess.run(
         [sys.executable, '-I', '-S', str(tool), *arguments],
-        capture_output=True, text=True, timeout=120)
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
 
 
 def test_it_works_without_torch_and_everything_else():

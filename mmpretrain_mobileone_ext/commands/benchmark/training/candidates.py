@@ -1,4 +1,5 @@
 """What is measured and compared, all with the same weights."""
+
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -70,6 +71,7 @@ class BenchmarkOptions:
     Raises:
         SpecError: a value that cannot be run, in one line.
     """
+
     arch: Optional[tuple[str, ...]] = None
     batch: Optional[tuple[int, ...]] = None
     size: Optional[tuple[int, ...]] = None
@@ -88,34 +90,30 @@ class BenchmarkOptions:
     plot: Optional[Path] = None
 
     def __post_init__(self):
-        self._settle('arch', SWEEP_ARCH, ('s0', ))
-        self._settle('batch', SWEEP_BATCH, (32, ))
-        self._settle('size', SWEEP_SIZE, (224, ))
+        self._settle('arch', SWEEP_ARCH, ('s0',))
+        self._settle('batch', SWEEP_BATCH, (32,))
+        self._settle('size', SWEEP_SIZE, (224,))
         self._settle('check', False, True)
         for name in ('arch', 'batch', 'size', 'forms'):
             if getattr(self, name) == ():
                 raise SpecError(f'{name} is empty')
         _check_known('arch', self.arch, PRESETS)
         _check_known('form', self.forms or (), FORMS)
-        _check_known('device', (self.device, ), DEVICES)
-        _check_known('amp', (self.amp, ) if self.amp else (), AMP_DTYPES)
-        _check_known('suffix of the plot',
-                     (self.plot.suffix, ) if self.plot else (), PLOT_SUFFIXES)
-        for name, least in (('threads', 1), ('steps', 1), ('seeds', 1),
-                            ('warmup', 0)):
+        _check_known('device', (self.device,), DEVICES)
+        _check_known('amp', (self.amp,) if self.amp else (), AMP_DTYPES)
+        _check_known('suffix of the plot', (self.plot.suffix,) if self.plot else (), PLOT_SUFFIXES)
+        for name, least in (('threads', 1), ('steps', 1), ('seeds', 1), ('warmup', 0)):
             _check_least(name, getattr(self, name), least)
         for _, batch, size in self.cases():
             _check_shape(batch, size)
         _check_shape(self.check_batch, self.check_size, 'check_')
         if self.sweep and len(set(self.forms or SWEEP_FORMS)) != 2:
-            raise SpecError('a sweep compares two different forms, got '
-                            f'{list(self.forms or ())}')
+            raise SpecError(f'a sweep compares two different forms, got {list(self.forms or ())}')
 
     def _settle(self, name: str, in_sweep: Any, otherwise: Any) -> None:
         """Replace None by the default of the kind of run."""
         if getattr(self, name) is None:
-            object.__setattr__(self, name,
-                               in_sweep if self.sweep else otherwise)
+            object.__setattr__(self, name, in_sweep if self.sweep else otherwise)
 
     def steps_for(self, batch: int, size: int) -> int:
         """Timed steps of every form for a batch of such images."""
@@ -126,16 +124,13 @@ class BenchmarkOptions:
 
     def cases(self) -> Iterator[tuple[str, int, int]]:
         """(arch, batch, size), small shapes of an architecture first."""
-        shapes = sorted(
-            product(self.batch or (), self.size or ()),
-            key=lambda s: s[0] * s[1]**2)
+        shapes = sorted(product(self.batch or (), self.size or ()), key=lambda s: s[0] * s[1] ** 2)
         for arch in self.arch or ():
             for batch, size in shapes:
                 yield arch, batch, size
 
 
-def _check_known(what: str, given: Optional[Iterable[str]],
-                 allowed: Iterable[str]) -> None:
+def _check_known(what: str, given: Optional[Iterable[str]], allowed: Iterable[str]) -> None:
     for value in given or ():
         if value not in allowed:
             raise SpecError(f'{what} {value!r} is not one of {list(allowed)}')
@@ -154,7 +149,8 @@ def _check_shape(batch: int, size: int, prefix: str = '') -> None:
         raise SpecError(
             f'{prefix}batch={batch} and {prefix}size={size} leave one value '
             f'a channel at stride {STRIDE}, of which a batch norm cannot '
-            'take the variance; give a larger batch or size')
+            'take the variance; give a larger batch or size'
+        )
 
 
 #: Arguments of our backbone that make a form.
@@ -178,13 +174,13 @@ class Candidate:
         net: the module whose parameters are trained.
         last_map: maps images (N, 3, S, S) to the last feature map.
     """
+
     form: str
     net: nn.Module
     last_map: Callable[[Tensor], Tensor]
 
 
-def choose_forms(
-        options: BenchmarkOptions) -> tuple[tuple[str, ...], Optional[str]]:
+def choose_forms(options: BenchmarkOptions) -> tuple[tuple[str, ...], Optional[str]]:
     """The forms to run, and a note on what is missing.
 
     Raises:
@@ -196,8 +192,10 @@ def choose_forms(
         return forms, None
     if options.forms:
         raise SpecError("form 'timm' needs timm, which is not installed")
-    return (tuple(f for f in forms if f != 'timm'),
-            'timm is not installed, so its MobileOne is not in the table')
+    return (
+        tuple(f for f in forms if f != 'timm'),
+        'timm is not installed, so its MobileOne is not in the table',
+    )
 
 
 def reference_state(arch: str, seed: int) -> dict[str, Tensor]:
@@ -209,11 +207,13 @@ def reference_state(arch: str, seed: int) -> dict[str, Tensor]:
     return net.state_dict()
 
 
-def build_candidate(form: str,
-                    arch: str,
-                    state: dict[str, Tensor],
-                    device: str = 'cpu',
-                    dtype: torch.dtype = torch.float32) -> Candidate:
+def build_candidate(
+    form: str,
+    arch: str,
+    state: dict[str, Tensor],
+    device: str = 'cpu',
+    dtype: torch.dtype = torch.float32,
+) -> Candidate:
     """Build a form with the given weights, in training mode.
 
     Args:
@@ -236,8 +236,7 @@ def build_candidate(form: str,
     return Candidate(form, net, last_map)
 
 
-def build_candidates(forms: Sequence[str], arch: str,
-                     device: str) -> list[Candidate]:
+def build_candidates(forms: Sequence[str], arch: str, device: str) -> list[Candidate]:
     """All forms with the weights of seed 0, in float32."""
     state = reference_state(arch, seed=0)
     return [build_candidate(form, arch, state, device) for form in forms]
@@ -271,8 +270,11 @@ def _randomize_norms(net: nn.Module) -> None:
     """Fresh norms would hide errors in their gradients and statistics."""
     norms = (m for m in net.modules() if isinstance(m, _BatchNorm))
     for norm in norms:
-        for tensor, low, high in ((norm.weight, 0.5, 1.5), (norm.bias, -1, 1),
-                                  (norm.running_mean, -1, 1),
-                                  (norm.running_var, 0.3, 3)):
+        for tensor, low, high in (
+            (norm.weight, 0.5, 1.5),
+            (norm.bias, -1, 1),
+            (norm.running_mean, -1, 1),
+            (norm.running_var, 0.3, 3),
+        ):
             if tensor is not None:
                 tensor.uniform_(low, high)

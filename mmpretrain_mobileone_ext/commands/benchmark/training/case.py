@@ -1,4 +1,5 @@
 """All methods at one shape, in turns: times, memory, exactness."""
+
 from __future__ import annotations
 
 import gc
@@ -18,15 +19,7 @@ from .candidates import (
     reference_state,
 )
 from .results import ArchExactness, Case, Cost, Exactness
-from .step import (
-    Batch,
-    Lap,
-    TrainingStep,
-    make_batch,
-    peak_bytes,
-    saved_bytes,
-    weighted_sum,
-)
+from .step import Batch, Lap, TrainingStep, make_batch, peak_bytes, saved_bytes, weighted_sum
 
 OUT_OF_MEMORY = 'out of memory'
 #: How torch's CPU allocator says so, in a plain RuntimeError.
@@ -37,13 +30,13 @@ def ran_out_of_memory(error: BaseException) -> bool:
     """Whether an error says that memory is used up, and nothing else."""
     if isinstance(error, (MemoryError, torch.cuda.OutOfMemoryError)):
         return True
-    return isinstance(error, RuntimeError) and any(
-        text in str(error) for text in _CPU_REFUSALS)
+    return isinstance(error, RuntimeError) and any(text in str(error) for text in _CPU_REFUSALS)
 
 
 @dataclass
 class Trial:
     """A form being measured; after a failure it is left out."""
+
     step: TrainingStep
     first_ms: Optional[float] = None
     laps: list[Lap] = field(default_factory=list)
@@ -73,23 +66,24 @@ class Trial:
             backward_ms=tuple(lap.backward_ms for lap in self.laps),
             saved_bytes=self.saved,
             peak_bytes=self.peak,
-            failure=self.failure)
+            failure=self.failure,
+        )
 
 
-def steps_of_case(options: BenchmarkOptions, forms: Sequence[str],
-                  batch: int, size: int) -> int:
+def steps_of_case(options: BenchmarkOptions, forms: Sequence[str], batch: int, size: int) -> int:
     """How often :func:`measure_case` reports progress."""
     # The first step, and two for memory.
-    return len(forms) * (
-        1 + options.warmup + options.steps_for(batch, size) + 2)
+    return len(forms) * (1 + options.warmup + options.steps_for(batch, size) + 2)
 
 
-def measure_case(options: BenchmarkOptions,
-                 forms: Sequence[str],
-                 arch: str,
-                 batch: int,
-                 size: int,
-                 advance: Callable[[int], None] = lambda count: None) -> Case:
+def measure_case(
+    options: BenchmarkOptions,
+    forms: Sequence[str],
+    arch: str,
+    batch: int,
+    size: int,
+    advance: Callable[[int], None] = lambda count: None,
+) -> Case:
     """Measure every form at one shape.
 
     Forms take turns step by step, each round beginning with the next one, so
@@ -147,7 +141,8 @@ def _saved(trial: Trial) -> None:
 EXACTNESS_NOTE = (
     "fp64: against MMPretrain's branches, max |a - b| / max |b| of a tensor, "
     'the worst tensor and seed; gradient error: |g - g64| / |g64| over all '
-    'parameters together, median of the seeds')
+    'parameters together, median of the seeds'
+)
 
 Tensors = dict[str, Tensor]
 
@@ -155,15 +150,14 @@ Tensors = dict[str, Tensor]
 @dataclass(frozen=True)
 class Outcome:
     """Everything that one training step computes, detached."""
+
     output: Tensor
     input_gradient: Tensor
     gradients: Tensors
     statistics: Tensors
 
 
-def training_outcome(candidate: Candidate,
-                     data: Batch,
-                     amp: Optional[str] = None) -> Outcome:
+def training_outcome(candidate: Candidate, data: Batch, amp: Optional[str] = None) -> Outcome:
     """Take one step; the candidate's running statistics move on."""
     images = data.images.clone().requires_grad_()
     step = TrainingStep(candidate, Batch(images, data.probe), amp)
@@ -171,10 +165,7 @@ def training_outcome(candidate: Candidate,
     output = step.last_map()
     weighted_sum(output, data.probe).backward()
     assert images.grad is not None
-    gradients = {
-        name: _gradient(p)
-        for name, p in candidate.net.named_parameters()
-    }
+    gradients = {name: _gradient(p) for name, p in candidate.net.named_parameters()}
     step.clear()
     statistics = {n: b.clone() for n, b in candidate.net.named_buffers()}
     return Outcome(output.detach(), images.grad, gradients, statistics)
@@ -189,10 +180,10 @@ def agreement(outcome: Outcome, reference: Outcome) -> dict[str, float]:
     """Worst max-relative differences, by the fields of ``Exactness``."""
     return dict(
         output=_worst([(outcome.output, reference.output)]),
-        input_gradient=_worst([(outcome.input_gradient,
-                                reference.input_gradient)]),
+        input_gradient=_worst([(outcome.input_gradient, reference.input_gradient)]),
         gradients=_worst(_pairs(outcome.gradients, reference.gradients)),
-        statistics=_worst(_pairs(outcome.statistics, reference.statistics)))
+        statistics=_worst(_pairs(outcome.statistics, reference.statistics)),
+    )
 
 
 def gradient_error(gradients: Tensors, reference: Tensors) -> float:
@@ -206,8 +197,10 @@ def gradient_error(gradients: Tensors, reference: Tensors) -> float:
 def _pairs(given: Tensors, reference: Tensors) -> list[tuple[Tensor, Tensor]]:
     """Tensors of the same name in float64; the names must be the same."""
     if given.keys() != reference.keys():
-        raise AssertionError('forms with different parameters are compared: '
-                             f'{sorted(given.keys() ^ reference.keys())}')
+        raise AssertionError(
+            'forms with different parameters are compared: '
+            f'{sorted(given.keys() ^ reference.keys())}'
+        )
     return [(given[n].double(), b.double()) for n, b in reference.items()]
 
 
@@ -224,6 +217,7 @@ def _relative(a: Tensor, b: Tensor) -> Tensor:
 @dataclass(frozen=True)
 class _Trial:
     """One seed's weights, batch and reference outcome."""
+
     arch: str
     state: Tensors
     data: Batch
@@ -232,8 +226,7 @@ class _Trial:
 
     def sample(self, form: str) -> dict[str, float]:
         """All measures of a form, by the fields of ``Exactness``."""
-        double = training_outcome(
-            self._built(form, torch.float64), self.data.to(torch.float64))
+        double = training_outcome(self._built(form, torch.float64), self.data.to(torch.float64))
         found = agreement(double, self.reference)
         found['fp32_error'] = self._error(form, None)
         if self.options.amp:
@@ -241,22 +234,18 @@ class _Trial:
         return found
 
     def _error(self, form: str, amp: Optional[str]) -> float:
-        single = training_outcome(
-            self._built(form, torch.float32), self.data, amp)
+        single = training_outcome(self._built(form, torch.float32), self.data, amp)
         return gradient_error(single.gradients, self.reference.gradients)
 
     def _built(self, form: str, dtype: torch.dtype) -> Candidate:
-        return build_candidate(form, self.arch, self.state,
-                               self.options.device, dtype)
+        return build_candidate(form, self.arch, self.state, self.options.device, dtype)
 
 
 def _trial(options: BenchmarkOptions, arch: str, seed: int) -> _Trial:
     state = reference_state(arch, seed)
     device = options.device
-    reference = build_candidate('mmpretrain', arch, state, device,
-                                torch.float64)
-    data = make_batch(reference, options.check_batch, options.check_size,
-                      seed, device)
+    reference = build_candidate('mmpretrain', arch, state, device, torch.float64)
+    data = make_batch(reference, options.check_batch, options.check_size, seed, device)
     outcome = training_outcome(reference, data.to(torch.float64))
     return _Trial(arch, state, data, outcome, options)
 
@@ -266,11 +255,12 @@ def checked_forms(forms: Sequence[str]) -> tuple[str, ...]:
     return tuple(f for f in forms if f in MULTI_BRANCH)
 
 
-def check_arch(options: BenchmarkOptions,
-               forms: Sequence[str],
-               arch: str,
-               advance: Callable[[int], None] = lambda count: None
-               ) -> ArchExactness:
+def check_arch(
+    options: BenchmarkOptions,
+    forms: Sequence[str],
+    arch: str,
+    advance: Callable[[int], None] = lambda count: None,
+) -> ArchExactness:
     """Measure how exact each multi-branch form is, over ``options.seeds``.
 
     Args:
@@ -287,13 +277,13 @@ def check_arch(options: BenchmarkOptions,
         for form in forms:
             _sample_into(samples[form], failures, trial, form)
             advance(1)
-    rows = tuple(
-        _row(form, samples[form], failures.get(form)) for form in forms)
+    rows = tuple(_row(form, samples[form], failures.get(form)) for form in forms)
     return ArchExactness(arch, options.check_batch, options.check_size, rows)
 
 
-def _sample_into(samples: list[dict[str, float]], failures: dict[str, str],
-                 trial: _Trial, form: str) -> None:
+def _sample_into(
+    samples: list[dict[str, float]], failures: dict[str, str], trial: _Trial, form: str
+) -> None:
     if form in failures:
         return
     try:
@@ -304,10 +294,8 @@ def _sample_into(samples: list[dict[str, float]], failures: dict[str, str],
         failures[form] = OUT_OF_MEMORY
 
 
-def _row(form: str, samples: Sequence[dict[str, float]],
-         failure: Optional[str]) -> Exactness:
+def _row(form: str, samples: Sequence[dict[str, float]], failure: Optional[str]) -> Exactness:
     measures = {
-        name: tuple(sample[name] for sample in samples)
-        for name in (samples[0] if samples else ())
+        name: tuple(sample[name] for sample in samples) for name in (samples[0] if samples else ())
     }
     return Exactness(form, **measures, failure=failure)

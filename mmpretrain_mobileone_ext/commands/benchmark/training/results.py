@@ -2,6 +2,7 @@
 
 Times are in ms, memory in bytes; lists have one value a step or a seed.
 """
+
 from __future__ import annotations
 
 from collections.abc import Sequence
@@ -24,6 +25,7 @@ class Cost:
             does not say.
         failure: why there is nothing more, or None.
     """
+
     form: str
     first_ms: Optional[float] = None
     forward_ms: tuple[float, ...] = ()
@@ -44,9 +46,10 @@ class Cost:
         """Everything for JSON, medians included."""
         steps = self.step_ms
         return {
-            **asdict(self), 'step_ms': steps,
+            **asdict(self),
+            'step_ms': steps,
             'median_ms': self.median_ms,
-            'min_ms': min(steps) if steps else None
+            'min_ms': min(steps) if steps else None,
         }
 
 
@@ -71,6 +74,7 @@ class Case:
         costs: one a form; empty where skipped.
         skipped: why it was not run, or None.
     """
+
     arch: str
     batch: int
     size: int
@@ -116,6 +120,7 @@ class Exactness:
         fp32_error: gradients computed in float32.
         amp_error: gradients computed under autocast; empty without.
     """
+
     form: str
     output: tuple[float, ...] = ()
     input_gradient: tuple[float, ...] = ()
@@ -129,6 +134,7 @@ class Exactness:
 @dataclass(frozen=True)
 class ArchExactness:
     """All forms of one architecture, measured at one small shape."""
+
     arch: str
     batch: int
     size: int
@@ -142,6 +148,7 @@ class ArchExactness:
 @dataclass
 class Report:
     """Everything of one run, growing while it runs."""
+
     machine: dict[str, Any]
     command: Sequence[str]
     options: dict[str, Any]
@@ -157,4 +164,5 @@ class Report:
             options=self.options,
             notes=self.notes,
             cases=[c.document() for c in self.cases],
-            exactness=[asdict(e) for e in self.exactness])
+            exactness=[asdict(e) for e in self.exactness],
+        )

@@ -1,4 +1,5 @@
 """Command line of ``tools/benchmark_training.py``."""
+
 from __future__ import annotations
 
 import argparse
@@ -11,29 +12,12 @@ from typing import Any, Optional
 from rich.console import Console
 
 from ....errors import SpecError
-from ....utils.files import (
-    check_apart,
-    check_writable,
-    write_json,
-    write_whole,
-)
+from ....utils.files import check_apart, check_writable, write_json, write_whole
 from ....utils.machine import check_device, machine, torch_threads
 from ....utils.text import PlainConsole, Steps
 from ...cli import ToolParser
-from .candidates import (
-    AMP_DTYPES,
-    DEVICES,
-    FORMS,
-    BenchmarkOptions,
-    choose_forms,
-)
-from .case import (
-    EXACTNESS_NOTE,
-    check_arch,
-    checked_forms,
-    measure_case,
-    steps_of_case,
-)
+from .candidates import AMP_DTYPES, DEVICES, FORMS, BenchmarkOptions, choose_forms
+from .case import EXACTNESS_NOTE, check_arch, checked_forms, measure_case, steps_of_case
 from .results import ArchExactness, Case, Report
 from .step import PEAK_NOTE, SAVED_NOTE, sweep_cases
 from .table import (
@@ -46,16 +30,18 @@ from .table import (
     write_sweep_plot,
 )
 
-FIRST_NOTE = ('first: the first step; forms ran in the order of the rows, and '
-              'what one compiled (or an earlier run left in a cache on disk) '
-              'serves the next')
+FIRST_NOTE = (
+    'first: the first step; forms ran in the order of the rows, and '
+    'what one compiled (or an earlier run left in a cache on disk) '
+    'serves the next'
+)
 #: Where nobody's terminal sets one.
 _WIDTH = 120
 
 
-def run_benchmark(options: BenchmarkOptions,
-                  console: Optional[Console] = None,
-                  progress: bool = True) -> Report:
+def run_benchmark(
+    options: BenchmarkOptions, console: Optional[Console] = None, progress: bool = True
+) -> Report:
     """Measure as ``options`` say, print tables, write the files asked for.
 
     The JSON file is rewritten after every case, so that a run that is cut
@@ -74,8 +60,9 @@ def run_benchmark(options: BenchmarkOptions,
     for path in (options.json, options.plot):
         check_writable(path)
     forms, note = choose_forms(options)
-    report = Report(machine(options.device), sys.argv, _plain(options),
-                    [note] if note else [], [], [])
+    report = Report(
+        machine(options.device), sys.argv, _plain(options), [note] if note else [], [], []
+    )
     run = _Run(options, forms, report, console or _console(), Steps(progress))
     with torch_threads(options.threads):
         run.sweep() if options.sweep else run.compare()
@@ -91,16 +78,21 @@ def _console() -> Console:
 
 def _plain(options: BenchmarkOptions) -> dict[str, Any]:
     """Options for JSON."""
-    paths = {n: str(p) if p else None
-             for n, p in (('json', options.json), ('plot', options.plot))}
+    paths = {n: str(p) if p else None for n, p in (('json', options.json), ('plot', options.plot))}
     return {**asdict(options), **paths}
 
 
 class _Run:
     """What measuring, showing and storing share."""
 
-    def __init__(self, options: BenchmarkOptions, forms: Sequence[str],
-                 report: Report, console: Console, steps: Steps):
+    def __init__(
+        self,
+        options: BenchmarkOptions,
+        forms: Sequence[str],
+        report: Report,
+        console: Console,
+        steps: Steps,
+    ):
         self.options = options
         self.forms = forms
         self.report = report
@@ -129,8 +121,7 @@ class _Run:
         self._plot()
 
     def _head(self) -> None:
-        self._lines([setting(self.options, self.report.machine),
-                     *self.report.notes])
+        self._lines([setting(self.options, self.report.machine), *self.report.notes])
 
     def _lines(self, lines: Sequence[str]) -> None:
         for line in lines:
@@ -140,8 +131,7 @@ class _Run:
         title = Case(arch, batch, size).title
         total = steps_of_case(self.options, self.forms, batch, size)
         with self.steps.step(title, total) as advance:
-            return measure_case(self.options, self.forms, arch, batch, size,
-                                advance)
+            return measure_case(self.options, self.forms, arch, batch, size, advance)
 
     def _cases(self) -> Iterator[Case]:
         for case in self.options.cases():
@@ -180,11 +170,9 @@ class _Run:
         caption = setting(self.options, self.report.machine)
         if self.options.sweep:
             reference, form = self.forms
-            write_whole(path, lambda made: write_sweep_plot(
-                made, cases, form, reference, caption))
+            write_whole(path, lambda made: write_sweep_plot(made, cases, form, reference, caption))
         else:
-            write_whole(path,
-                        lambda made: write_cost_plot(made, cases, caption))
+            write_whole(path, lambda made: write_cost_plot(made, cases, caption))
 
 
 _FORMS_HELP = '; '.join(f'{name}: {what}' for name, what in FORMS.items())
@@ -192,41 +180,50 @@ _FORMS_HELP = '; '.join(f'{name}: {what}' for name, what in FORMS.items())
 
 def parser() -> argparse.ArgumentParser:
     """The arguments; values are checked by ``BenchmarkOptions``."""
-    p = ToolParser(error_type=SpecError,
-                   description='What a training step (forward, loss, '
-                   'backward) costs in every form of MobileOne, step by step '
-                   'in turns in one process, and how exactly the forms agree.')
+    p = ToolParser(
+        error_type=SpecError,
+        description='What a training step (forward, loss, '
+        'backward) costs in every form of MobileOne, step by step '
+        'in turns in one process, and how exactly the forms agree.',
+    )
     several: dict[str, Any] = dict(nargs='+', metavar='X')
-    p.add_argument('--arch', **several,
-                   help='s0 ... s4 (default: s0; in a sweep all)')
-    p.add_argument('--batch', type=int, **several,
-                   help='images a step (default: 32; in a sweep 1 8 32)')
-    p.add_argument('--size', type=int, **several,
-                   help='pixels (default: 224; in a sweep 64 128 224)')
-    p.add_argument('--forms', **several,
-                   help=f'which are compared (default: all). {_FORMS_HELP}')
-    for name, default, text in (('--threads', 2, "torch's threads"),
-                                ('--steps', 5, 'timed steps of each form; '
-                                 'in a sweep small inputs take more'),
-                                ('--warmup', 2, 'steps before them'),
-                                ('--seeds', 3, 'weights that are checked'),
-                                ('--check-batch', 4, 'images of the check'),
-                                ('--check-size', 64, 'their pixels')):
-        p.add_argument(name, type=int, default=default, metavar='N',
-                       help=f'{text} (default: {default})')
-    p.add_argument('--amp', metavar='DTYPE',
-                   help=f'autocast to {" or ".join(AMP_DTYPES)}')
-    p.add_argument('--device', default='cpu', metavar='X',
-                   help=f'{" or ".join(DEVICES)} (default: cpu)')
-    p.add_argument('--check', action=argparse.BooleanOptionalAction,
-                   help='measure exactness (default: yes; in a sweep no)')
-    p.add_argument('--sweep', action='store_true',
-                   help='compare two forms (default: branches auto) over '
-                   'architectures, batches and sizes')
-    p.add_argument('--json', type=Path, metavar='FILE',
-                   help='write everything that was measured')
-    p.add_argument('--plot', type=Path, metavar='FILE.png',
-                   help='draw times and memory; in a sweep the ratios')
+    p.add_argument('--arch', **several, help='s0 ... s4 (default: s0; in a sweep all)')
+    p.add_argument(
+        '--batch', type=int, **several, help='images a step (default: 32; in a sweep 1 8 32)'
+    )
+    p.add_argument(
+        '--size', type=int, **several, help='pixels (default: 224; in a sweep 64 128 224)'
+    )
+    p.add_argument('--forms', **several, help=f'which are compared (default: all). {_FORMS_HELP}')
+    for name, default, text in (
+        ('--threads', 2, "torch's threads"),
+        ('--steps', 5, 'timed steps of each form; in a sweep small inputs take more'),
+        ('--warmup', 2, 'steps before them'),
+        ('--seeds', 3, 'weights that are checked'),
+        ('--check-batch', 4, 'images of the check'),
+        ('--check-size', 64, 'their pixels'),
+    ):
+        p.add_argument(
+            name, type=int, default=default, metavar='N', help=f'{text} (default: {default})'
+        )
+    p.add_argument('--amp', metavar='DTYPE', help=f'autocast to {" or ".join(AMP_DTYPES)}')
+    p.add_argument(
+        '--device', default='cpu', metavar='X', help=f'{" or ".join(DEVICES)} (default: cpu)'
+    )
+    p.add_argument(
+        '--check',
+        action=argparse.BooleanOptionalAction,
+        help='measure exactness (default: yes; in a sweep no)',
+    )
+    p.add_argument(
+        '--sweep',
+        action='store_true',
+        help='compare two forms (default: branches auto) over architectures, batches and sizes',
+    )
+    p.add_argument('--json', type=Path, metavar='FILE', help='write everything that was measured')
+    p.add_argument(
+        '--plot', type=Path, metavar='FILE.png', help='draw times and memory; in a sweep the ratios'
+    )
     return p
 
 

@@ -1,4 +1,5 @@
 """One training step on one fixed batch: its time and its memory."""
+
 from __future__ import annotations
 
 import ctypes
@@ -25,6 +26,7 @@ class Batch:
         probe: like the last feature map, in [-1, 1); the loss is
             ``(last_map * probe).sum()``, in float32 or wider.
     """
+
     images: Tensor
     probe: Tensor
 
@@ -33,8 +35,7 @@ class Batch:
         return Batch(self.images.to(*args), self.probe.to(*args))
 
 
-def make_batch(candidate: Candidate, batch: int, size: int, seed: int,
-               device: str) -> Batch:
+def make_batch(candidate: Candidate, batch: int, size: int, seed: int, device: str) -> Batch:
     """A batch from a seed, float32; the same on every device.
 
     ``candidate`` tells the channels of the last feature map.
@@ -59,6 +60,7 @@ def _map_shape(candidate: Candidate, images: Tensor) -> torch.Size:
 @dataclass(frozen=True)
 class Lap:
     """Time of a step, in ms."""
+
     forward_ms: float
     backward_ms: float
 
@@ -72,6 +74,7 @@ class TrainingStep:
         data: the batch.
         amp: dtype of autocast around the forward pass, or None.
     """
+
     candidate: Candidate
     data: Batch
     amp: Optional[str] = None
@@ -123,8 +126,7 @@ def _timed_on_cpu(forward: Callable[[], Tensor]) -> Lap:
 
 def _timed_on_cuda(forward: Callable[[], Tensor]) -> Lap:
     """By events, so that nothing waits between forward and backward."""
-    start, middle, end = (
-        torch.cuda.Event(enable_timing=True) for _ in range(3))
+    start, middle, end = (torch.cuda.Event(enable_timing=True) for _ in range(3))
     torch.cuda.synchronize()
     start.record()
     loss = forward()
@@ -139,11 +141,15 @@ _PROC = Path('/proc/self')
 #: Limit and use of this process's memory group, where there is one.
 _GROUP = Path('/sys/fs/cgroup')
 #: What "saved" means, for tables and files.
-SAVED_NOTE = ('saved: distinct storages that autograd keeps from forward to '
-              'backward, without those of parameters, buffers, the images '
-              'and the loss weights; 1 MB = 1e6 bytes')
-PEAK_NOTE = ('peak: growth of memory during a step, gradients included '
-             "(CPU: the process's resident set; CUDA: torch's allocator)")
+SAVED_NOTE = (
+    'saved: distinct storages that autograd keeps from forward to '
+    'backward, without those of parameters, buffers, the images '
+    'and the loss weights; 1 MB = 1e6 bytes'
+)
+PEAK_NOTE = (
+    'peak: growth of memory during a step, gradients included '
+    "(CPU: the process's resident set; CUDA: torch's allocator)"
+)
 
 
 def saved_bytes(step: TrainingStep) -> int:
@@ -152,8 +158,7 @@ def saved_bytes(step: TrainingStep) -> int:
     Each storage counts once and whole; see ``SAVED_NOTE``.
     """
     net, data = step.candidate.net, step.data
-    known = _pointers(
-        [data.images, data.probe, *net.parameters(), *net.buffers()])
+    known = _pointers([data.images, data.probe, *net.parameters(), *net.buffers()])
     saved: dict[int, torch.UntypedStorage] = {}
 
     def pack(tensor: Tensor) -> Tensor:
@@ -230,16 +235,20 @@ def free_bytes(device: str) -> Optional[int]:
     if device == 'cuda':
         cached = torch.cuda.memory_reserved() - torch.cuda.memory_allocated()
         return torch.cuda.mem_get_info()[0] + cached
-    known = [n for n in (_kilobytes(Path('/proc/meminfo'), 'MemAvailable'),
-                         _group_bytes()) if n is not None]
+    known = [
+        n
+        for n in (_kilobytes(Path('/proc/meminfo'), 'MemAvailable'), _group_bytes())
+        if n is not None
+    ]
     return min(known) if known else None
 
 
 def _group_bytes() -> Optional[int]:
     """What a container's limit leaves (control groups, version 2)."""
     try:
-        limit, used = ((_GROUP / f'memory.{name}').read_text('utf-8').strip()
-                       for name in ('max', 'current'))
+        limit, used = (
+            (_GROUP / f'memory.{name}').read_text('utf-8').strip() for name in ('max', 'current')
+        )
         return int(limit) - int(used)
     except (OSError, ValueError):  # no group, or its limit is "max"
         return None
@@ -260,6 +269,7 @@ class Forecast:
     Both time and saved bytes grow with the number of pixels; fixed parts
     make small cases predict too much, never too little.
     """
+
     bytes_per_pixel: float = 0.0
     ms_per_pixel: float = 0.0
 
@@ -281,16 +291,13 @@ class Forecast:
         need = ROOM * self.bytes_per_pixel * pixels
         seconds = self.ms_per_pixel * pixels / 1000
         if free is not None and need > free:
-            return (f'needs about {need / 1e9:.1f} GB, {free / 1e9:.1f} GB '
-                    'are free')
+            return f'needs about {need / 1e9:.1f} GB, {free / 1e9:.1f} GB are free'
         if seconds > MAX_STEP_S:
-            return (f'a step would take about {seconds:.0f} s, more than '
-                    f'{MAX_STEP_S:.0f} s')
+            return f'a step would take about {seconds:.0f} s, more than {MAX_STEP_S:.0f} s'
         return None
 
 
-def sweep_cases(options: BenchmarkOptions,
-                measure: Measure) -> Iterator[Case]:
+def sweep_cases(options: BenchmarkOptions, measure: Measure) -> Iterator[Case]:
     """Measure the grid, small shapes of an architecture first.
 
     Yields every case: measured, or with the reason why it was skipped.
@@ -311,9 +318,7 @@ def sweep_cases(options: BenchmarkOptions,
         yield case
 
 
-def rated(cases: Sequence[Case], form: str,
-          reference: str) -> list[tuple[float, Case]]:
+def rated(cases: Sequence[Case], form: str, reference: str) -> list[tuple[float, Case]]:
     """(ratio, case) of the cases in which both forms ran, worst first."""
     found = [(c.ratio(form, reference), c) for c in cases]
-    return sorted(((r, c) for r, c in found if r is not None),
-                  key=lambda pair: -pair[0])
+    return sorted(((r, c) for r, c in found if r is not None), key=lambda pair: -pair[0])

@@ -1,4 +1,5 @@
 """Results as tables and pictures."""
+
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
@@ -21,10 +22,12 @@ def setting(options: BenchmarkOptions, machine: dict[str, Any]) -> str:
     """One line on where and how it was measured."""
     where = machine['gpu'] or machine['cpu']
     precision = f'autocast {options.amp}' if options.amp else 'float32'
-    return (f'{where}, {machine["cores"]} cores, {options.threads} threads, '
-            f'torch {machine["versions"].get("torch")}, {options.device}, '
-            f'{precision}, median of {options.steps} steps in turns'
-            + (', more for small inputs' if options.sweep else ''))
+    return (
+        f'{where}, {machine["cores"]} cores, {options.threads} threads, '
+        f'torch {machine["versions"].get("torch")}, {options.device}, '
+        f'{precision}, median of {options.steps} steps in turns'
+        + (', more for small inputs' if options.sweep else '')
+    )
 
 
 def milliseconds(value: Optional[float]) -> str:
@@ -62,17 +65,17 @@ def costs_table(case: Case) -> Table:
     """One row a form; times in ms, speed against the first that ran."""
     reference = next((c.form for c in case.costs if c.step_ms), None)
     against = f', speed against {reference}' if reference else ''
-    table = _table(f'{case.title}: one training step{against}', ['form'], [
-        'step ms', 'min', 'fwd', 'bwd', 'first', 'speed', 'saved MB',
-        'peak MB'
-    ])
+    table = _table(
+        f'{case.title}: one training step{against}',
+        ['form'],
+        ['step ms', 'min', 'fwd', 'bwd', 'first', 'speed', 'saved MB', 'peak MB'],
+    )
     for cost in case.costs:
         table.add_row(cost.form, *_cost_cells(case, cost, reference))
     return table
 
 
-def _cost_cells(case: Case, cost: Cost,
-                reference: Optional[str]) -> list[str]:
+def _cost_cells(case: Case, cost: Cost, reference: Optional[str]) -> list[str]:
     if cost.failure:
         return [cost.failure, *[ABSENT] * 7]
     ratio = case.ratio(reference, cost.form) if reference else None
@@ -84,34 +87,31 @@ def _cost_cells(case: Case, cost: Cost,
         milliseconds(cost.first_ms),
         _times(ratio),
         megabytes(cost.saved_bytes),
-        megabytes(cost.peak_bytes)
+        megabytes(cost.peak_bytes),
     ]
 
 
 def exactness_table(found: ArchExactness, amp: Optional[str]) -> Table:
     """One row a form: float64 agreements and gradient errors."""
-    names = ['output', 'input grad', 'param grads', 'statistics',
-             'fp32 grad error']
+    names = ['output', 'input grad', 'param grads', 'statistics', 'fp32 grad error']
     if amp:
         names.append(f'{amp} grad error')
     seeds = max((len(f.output) for f in found.forms), default=0)
-    table = _table(f'{found.title}: exactness, {seeds} seeds', ['form'],
-                   names)
+    table = _table(f'{found.title}: exactness, {seeds} seeds', ['form'], names)
     for form in found.forms:
         cells = _exactness_cells(form)
-        table.add_row(form.form, *cells[:len(names)])
+        table.add_row(form.form, *cells[: len(names)])
     return table
 
 
 def _exactness_cells(found: Exactness) -> list[str]:
     if found.failure:
         return [found.failure, *[ABSENT] * 5]
-    agreements = (found.output, found.input_gradient, found.gradients,
-                  found.statistics)
+    agreements = (found.output, found.input_gradient, found.gradients, found.statistics)
     errors = (found.fp32_error, found.amp_error)
     return [
         *(_error(_worst(values)) for values in agreements),
-        *(_error(median(values) if values else None) for values in errors)
+        *(_error(median(values) if values else None) for values in errors),
     ]
 
 
@@ -123,13 +123,23 @@ def _worst(values: Sequence[float]) -> float:
 
 def sweep_table(cases: Sequence[Case], form: str, reference: str) -> Table:
     """One row a case: both medians, and their pairwise ratio."""
-    table = _table(f'{form} against {reference}', ['arch'], [
-        'batch', 'size', f'{reference} ms', f'{form} ms',
-        f'{form} / {reference}', f'{reference} MB', f'{form} MB'
-    ])
+    table = _table(
+        f'{form} against {reference}',
+        ['arch'],
+        [
+            'batch',
+            'size',
+            f'{reference} ms',
+            f'{form} ms',
+            f'{form} / {reference}',
+            f'{reference} MB',
+            f'{form} MB',
+        ],
+    )
     for case in cases:
-        table.add_row(case.arch, str(case.batch), str(case.size),
-                      *_sweep_cells(case, form, reference))
+        table.add_row(
+            case.arch, str(case.batch), str(case.size), *_sweep_cells(case, form, reference)
+        )
     return table
 
 
@@ -140,13 +150,13 @@ def _sweep_cells(case: Case, form: str, reference: str) -> list[str]:
     times = [c.failure or milliseconds(c.median_ms) for c in costs if c]
     ratio = case.ratio(form, reference)
     return [
-        *times, ABSENT if ratio is None else f'{ratio:.2f}',
-        *(megabytes(c.saved_bytes) for c in costs if c)
+        *times,
+        ABSENT if ratio is None else f'{ratio:.2f}',
+        *(megabytes(c.saved_bytes) for c in costs if c),
     ]
 
 
-def sweep_lines(cases: Sequence[Case], form: str,
-                reference: str) -> list[str]:
+def sweep_lines(cases: Sequence[Case], form: str, reference: str) -> list[str]:
     """What was skipped and why, and where the ratio is worst and best."""
     lines = [f'skipped {c.title}: {c.skipped}' for c in cases if c.skipped]
     ranking = rated(cases, form, reference)
@@ -155,8 +165,7 @@ def sweep_lines(cases: Sequence[Case], form: str,
     for name, (ratio, case) in (('worst', ranking[0]), ('best', ranking[-1])):
         lines.append(f'{name} ratio: {ratio:.2f} at {case.title}')
     slower = sum(ratio > 1 for ratio, _ in ranking)
-    lines.append(f'{form} is slower than {reference} in {slower} of '
-                 f'{len(ranking)} cases')
+    lines.append(f'{form} is slower than {reference} in {slower} of {len(ranking)} cases')
     return lines
 
 
@@ -185,6 +194,7 @@ _HEADING = 1.2
 @dataclass(frozen=True)
 class _Bar:
     """One form of one case, at its height in the picture."""
+
     y: float
     case: Case
     cost: Cost
@@ -193,17 +203,21 @@ class _Bar:
 @dataclass(frozen=True)
 class _Panel:
     """A quantity: its title, and how a cost gives value and label."""
+
     title: str
     value: Callable[[Cost], Optional[float]]
     label: Callable[[Cost], str]
 
 
 _PANELS = (
-    _Panel('time of a training step, ms', lambda c: c.median_ms,
-           lambda c: milliseconds(c.median_ms)),
-    _Panel('saved for backward, MB',
-           lambda c: None if c.saved_bytes is None else c.saved_bytes / 1e6,
-           lambda c: megabytes(c.saved_bytes)),
+    _Panel(
+        'time of a training step, ms', lambda c: c.median_ms, lambda c: milliseconds(c.median_ms)
+    ),
+    _Panel(
+        'saved for backward, MB',
+        lambda c: None if c.saved_bytes is None else c.saved_bytes / 1e6,
+        lambda c: megabytes(c.saved_bytes),
+    ),
 )
 
 
@@ -221,8 +235,7 @@ def write_cost_plot(path: Path, cases: Sequence[Case], caption: str) -> None:
     axes = figure.subplots(1, 2, sharey=True)
     for axis, panel in zip(axes, _PANELS):
         _draw_panel(axis, panel, bars)
-    axes[0].set_yticks([b.y for b in bars],
-                       [_LABELS.get(b.cost.form, b.cost.form) for b in bars])
+    axes[0].set_yticks([b.y for b in bars], [_LABELS.get(b.cost.form, b.cost.form) for b in bars])
     axes[0].set_ylim(bottom, 0)
     figure.supxlabel(plot_label(caption), fontsize=7, color='#555555')
     figure.savefig(path, dpi=_DPI)
@@ -243,8 +256,8 @@ def _placed(cases: Sequence[Case]) -> list[_Bar]:
 def _figure(width: float, height: float) -> Any:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
-    figure = Figure(figsize=(width, height), layout='constrained',
-                    facecolor='white')
+
+    figure = Figure(figsize=(width, height), layout='constrained', facecolor='white')
     FigureCanvasAgg(figure)
     return figure
 
@@ -256,12 +269,18 @@ def _draw_panel(axis: Any, panel: _Panel, bars: Sequence[_Bar]) -> None:
         style = _FLOOR if form == 'folded' else _PLAIN
         axis.barh(bar.y, value, height=0.78, color=COLOURS[form], **style)
         text = plot_label(bar.cost.failure or panel.label(bar.cost))
-        axis.annotate(text, (value, bar.y), (3, 0), va='center', fontsize=8,
-                      textcoords='offset points')
+        axis.annotate(
+            text, (value, bar.y), (3, 0), va='center', fontsize=8, textcoords='offset points'
+        )
     for bar in {b.case: b for b in reversed(bars)}.values():
-        axis.annotate(plot_label(bar.case.title), (0, bar.y - 0.5), (3, 1),
-                      fontsize=8.5, fontweight='bold',
-                      textcoords='offset points')
+        axis.annotate(
+            plot_label(bar.case.title),
+            (0, bar.y - 0.5),
+            (3, 1),
+            fontsize=8.5,
+            fontweight='bold',
+            textcoords='offset points',
+        )
     axis.set_title(panel.title, fontsize=10, loc='left')
     axis.set_xlim(0, 1.16 * max(values) or 1)
     # Without a tick at the right edge, that would meet the next panel's 0.
@@ -271,8 +290,9 @@ def _draw_panel(axis: Any, panel: _Panel, bars: Sequence[_Bar]) -> None:
     axis.spines[['top', 'right']].set_visible(False)
 
 
-def write_sweep_plot(path: Path, cases: Sequence[Case], form: str,
-                     reference: str, caption: str) -> None:
+def write_sweep_plot(
+    path: Path, cases: Sequence[Case], form: str, reference: str, caption: str
+) -> None:
     """A grid of ratios: architectures down, shapes across.
 
     Args:
@@ -288,34 +308,42 @@ def write_sweep_plot(path: Path, cases: Sequence[Case], form: str,
     ratios = {c: c.ratio(form, reference) for c in cases}
     limit = max([1 - r for r in ratios.values() if r] + [0.1])
     for case, ratio in ratios.items():
-        place = (shapes.index((case.size, case.batch)),
-                 archs.index(case.arch))
+        place = (shapes.index((case.size, case.batch)), archs.index(case.arch))
         _draw_cell(axis, place, ratio, limit)
     axis.set_xlim(-0.5, len(shapes) - 0.5)
     axis.set_ylim(len(archs) - 0.5, -0.5)
-    axis.set_xticks(range(len(shapes)),
-                    [f'{batch} x {size}²' for size, batch in shapes])
+    axis.set_xticks(range(len(shapes)), [f'{batch} x {size}²' for size, batch in shapes])
     axis.set_yticks(range(len(archs)), archs)
     axis.tick_params(length=0, labelsize=8.5)
     axis.spines[:].set_visible(False)
-    axis.set_title(f'time of a training step, {form} / {reference} '
-                   '(blue: faster, orange: slower)', fontsize=10, loc='left')
+    axis.set_title(
+        f'time of a training step, {form} / {reference} (blue: faster, orange: slower)',
+        fontsize=10,
+        loc='left',
+    )
     figure.supxlabel(plot_label(caption), fontsize=7, color='#555555')
     figure.savefig(path, dpi=_DPI)
 
 
-def _draw_cell(axis: Any, place: tuple[int, int], ratio: Optional[float],
-               limit: float) -> None:
+def _draw_cell(axis: Any, place: tuple[int, int], ratio: Optional[float], limit: float) -> None:
     """A square in blue below 1 and in orange above, with its number."""
     from matplotlib.patches import Rectangle
+
     x, y = place
     colour, depth = _shade(ratio, limit)
     axis.add_patch(
-        Rectangle((x - 0.48, y - 0.46), 0.96, 0.92, facecolor=colour,
-                  alpha=depth, linewidth=0))
+        Rectangle((x - 0.48, y - 0.46), 0.96, 0.92, facecolor=colour, alpha=depth, linewidth=0)
+    )
     text = 'skipped' if ratio is None else f'{ratio:.2f}'
-    axis.text(x, y, text, ha='center', va='center', fontsize=8.5,
-              color='#999999' if ratio is None else 'black')
+    axis.text(
+        x,
+        y,
+        text,
+        ha='center',
+        va='center',
+        fontsize=8.5,
+        color='#999999' if ratio is None else 'black',
+    )
 
 
 def _shade(ratio: Optional[float], limit: float) -> tuple[str, float]:

@@ -4,6 +4,7 @@ Each start of a run has a folder of its own, named by date and time. A clock
 may be set back between two starts, so what counts is the epoch (the
 iteration, where a run counts those) that a record states.
 """
+
 from __future__ import annotations
 
 import argparse
@@ -32,6 +33,7 @@ from .table import TrialResult, summarize, summary_table, write_results
 
 class _Validation(NamedTuple):
     """The last one of a start: how far it had trained, and the score."""
+
     step: float
     score: float
     file: Path
@@ -46,21 +48,22 @@ def last_score(work_dir: Path, metric: str) -> float:
     """
     starts = [(path, list(_records(path))) for path in _files(work_dir)]
     records = [record for _, start in starts for record in start]
-    found = [v for path, start in starts
-             if (v := _last_validation(start, metric, path)) is not None]
+    found = [
+        v for path, start in starts if (v := _last_validation(start, metric, path)) is not None
+    ]
     if not found:
         scored = sorted({name for r in records for name in r if '/' in name})
-        raise MobileOneExtError(f'{work_dir}: no validation logged {metric!r};'
-                                f' there are {scored or "no metrics"}')
-    trained = max((r.get('epoch', 0) for r in records
-                   if 'loss' in r and metric not in r), default=0)
+        raise MobileOneExtError(
+            f'{work_dir}: no validation logged {metric!r}; there are {scored or "no metrics"}'
+        )
+    trained = max(
+        (r.get('epoch', 0) for r in records if 'loss' in r and metric not in r), default=0
+    )
     return _agreed(found, trained, work_dir)
 
 
-def _last_validation(start: list[dict[str, Any]], metric: str,
-                     path: Path) -> Optional[_Validation]:
-    found = [_Validation(r.get('step', 0), float(r[metric]), path)
-             for r in start if metric in r]
+def _last_validation(start: list[dict[str, Any]], metric: str, path: Path) -> Optional[_Validation]:
+    found = [_Validation(r.get('step', 0), float(r[metric]), path) for r in start if metric in r]
     # Of equal steps the later line.
     return max(reversed(found), key=lambda v: v.step, default=None)
 
@@ -70,26 +73,36 @@ def _agreed(found: list[_Validation], trained: float, work_dir: Path) -> float:
     if end < trained:
         raise MobileOneExtError(
             f'{work_dir}: the last validation is of epoch {end:g}, but '
-            f'epoch {trained:g} was trained; remove the folder to train again')
+            f'epoch {trained:g} was trained; remove the folder to train again'
+        )
     last = {str(v.score): v for v in found if v.step == end}
     if len(last) > 1:
         listed = ', '.join(f'{score} in {v.file}' for score, v in last.items())
         raise MobileOneExtError(
             f'{work_dir} holds several runs that ended at {end:g} with '
-            f'different scores: {listed}; remove those that do not count')
+            f'different scores: {listed}; remove those that do not count'
+        )
     return found[[v.step for v in found].index(end)].score
 
 
 def scored_steps(work_dir: Path, metric: str) -> set[int]:
     """The epochs (or iterations) that were validated."""
-    return {int(r['step']) for path in _files(work_dir)
-            for r in _records(path) if metric in r and 'step' in r}
+    return {
+        int(r['step'])
+        for path in _files(work_dir)
+        for r in _records(path)
+        if metric in r and 'step' in r
+    }
 
 
 def median_step(work_dir: Path) -> float:
     """Median of the logged seconds a training step; NaN without any."""
-    times = [float(r['time']) for path in _files(work_dir)
-             for r in _records(path) if 'time' in r and 'loss' in r]
+    times = [
+        float(r['time'])
+        for path in _files(work_dir)
+        for r in _records(path)
+        if 'time' in r and 'loss' in r
+    ]
     return statistics.median(times) if times else float('nan')
 
 
@@ -111,10 +124,15 @@ def _records(path: Path) -> Iterator[dict[str, Any]]:
 RESULT = 'trial.json'
 
 
-def run_grid(config: Config, grid: Grid, out: Path, *, metric: str,
-             console: Console,
-             each: Callable[[list[TrialResult]], object] = len,
-             ) -> list[TrialResult]:
+def run_grid(
+    config: Config,
+    grid: Grid,
+    out: Path,
+    *,
+    metric: str,
+    console: Console,
+    each: Callable[[list[TrialResult]], object] = len,
+) -> list[TrialResult]:
     """Train every trial of ``grid`` through ``tools/train.py``.
 
     A trial whose result is there is skipped, one that was interrupted goes
@@ -135,8 +153,10 @@ def run_grid(config: Config, grid: Grid, out: Path, *, metric: str,
         MobileOneExtError: a run failed, or ``out`` holds another config or
             is in use.
     """
-    jobs = [_Job(trial, _config_of(config, trial), out / trial.folder, metric)
-            for trial in grid.trials()]
+    jobs = [
+        _Job(trial, _config_of(config, trial), out / trial.folder, metric)
+        for trial in grid.trials()
+    ]
     # Seeds do not change a size: the first job of a variant says it.
     firsts = {job.trial.variant: job for job in reversed(jobs)}
     sizes = {variant: _sizes(job) for variant, job in firsts.items()}
@@ -145,10 +165,8 @@ def run_grid(config: Config, grid: Grid, out: Path, *, metric: str,
             job.check_folder()
         results: list[TrialResult] = []
         for index, job in enumerate(jobs, 1):
-            title = f'{index}/{len(jobs)} {shown(job.trial.variant)}, ' \
-                    f'seed {job.trial.seed}'
-            results.append(
-                _result(job, sizes[job.trial.variant], title, console))
+            title = f'{index}/{len(jobs)} {shown(job.trial.variant)}, seed {job.trial.seed}'
+            results.append(_result(job, sizes[job.trial.variant], title, console))
             each(results)
     return results
 
@@ -156,6 +174,7 @@ def run_grid(config: Config, grid: Grid, out: Path, *, metric: str,
 @dataclass(frozen=True)
 class _Job:
     """A trial with all that it needs."""
+
     trial: Trial
     config: Config
     folder: Path
@@ -169,12 +188,10 @@ class _Job:
     def check_folder(self) -> None:
         """Refuse to mix runs of different configs under one name."""
         known = self.config_file
-        if known.is_file() and \
-                Config.fromfile(known).pretty_text != self.config.pretty_text:
+        if known.is_file() and Config.fromfile(known).pretty_text != self.config.pretty_text:
             raise MobileOneExtError(
-                f'{self.folder} holds a run of another config; remove it or '
-                'choose another --out')
-
+                f'{self.folder} holds a run of another config; remove it or choose another --out'
+            )
 
     def start(self) -> Optional[Path]:
         """Where an interrupted training goes on; None for its beginning.
@@ -184,8 +201,11 @@ class _Job:
         """
         found = last_checkpoint(self.folder)
         end = self.config.train_cfg.get('max_epochs')
-        if not found or found.name != f'epoch_{end}.pth' or \
-                end in scored_steps(self.folder, self.metric):
+        if (
+            not found
+            or found.name != f'epoch_{end}.pth'
+            or end in scored_steps(self.folder, self.metric)
+        ):
             return found
         before = found.with_name(f'epoch_{end - 1}.pth')
         return before if before.is_file() else None
@@ -197,8 +217,7 @@ def _config_of(config: Config, trial: Trial) -> Config:
     try:
         cfg.merge_from_dict(trial.options)
     except (KeyError, TypeError, AssertionError) as error:
-        raise SpecError(f'variant {trial.variant!r} does not fit the config: '
-                        f'{error}') from error
+        raise SpecError(f'variant {trial.variant!r} does not fit the config: {error}') from error
     return cfg
 
 
@@ -207,15 +226,13 @@ def _sizes(job: _Job) -> tuple[int, int]:
     try:
         model = get_model(job.config)
     except (KeyError, TypeError, ValueError, AssertionError) as error:
-        raise SpecError(f'variant {job.trial.variant!r} cannot be built: '
-                        f'{error}') from error
+        raise SpecError(f'variant {job.trial.variant!r} cannot be built: {error}') from error
     before = sum(p.numel() for p in model.parameters())
     switch_to_deploy(model)
     return before, sum(p.numel() for p in model.parameters())
 
 
-def _result(job: _Job, sizes: tuple[int, int], title: str,
-            console: Console) -> TrialResult:
+def _result(job: _Job, sizes: tuple[int, int], title: str, console: Console) -> TrialResult:
     done = job.folder / RESULT
     if done.is_file():
         result = TrialResult.read(done)
@@ -224,17 +241,22 @@ def _result(job: _Job, sizes: tuple[int, int], title: str,
     job.folder.mkdir(parents=True, exist_ok=True)
     config = write_whole(job.config_file, job.config.dump)
     seconds = run_tool(
-        'train.py', [str(config), '--work-dir', str(job.folder),
-                     *resume_option(job.start())],
-        job.folder / 'train.log', title, console)
+        'train.py',
+        [str(config), '--work-dir', str(job.folder), *resume_option(job.start())],
+        job.folder / 'train.log',
+        title,
+        console,
+    )
     result = TrialResult(
-        job.trial.variant, job.trial.seed, job.metric,
+        job.trial.variant,
+        job.trial.seed,
+        job.metric,
         score=last_score(job.folder, job.metric),
         step_s=median_step(job.folder),
         train_params=sizes[0],
-        deploy_params=sizes[1])
-    write_whole(done, lambda made: made.write_text(
-        result.to_json(), 'utf-8'))
+        deploy_params=sizes[1],
+    )
+    write_whole(done, lambda made: made.write_text(result.to_json(), 'utf-8'))
     console.print(f'{title}: {result.score:.2f} ({seconds:.0f} s)')
     return result
 
@@ -245,21 +267,32 @@ def parser() -> argparse.ArgumentParser:
         description='Train variants of one config with several seeds, one '
         'after another, and compare them: a table, CSV and a plot. Run it '
         'again to go on: what is done is skipped, what was interrupted '
-        'resumes.')
-    p.add_argument('config', help='what the variants share; its '
-                   "ablation = dict(variants={name: options}, seeds=...) "
-                   'says what differs')
-    p.add_argument('--vary', action='append', default=[],
-                   metavar='KEY=V,V', help='values of an option, as YAML; '
-                   'several make a product')
-    p.add_argument('--seeds', nargs='+', type=int, metavar='N',
-                   help="default: the config's, or 0")
-    p.add_argument('--out', type=Path, metavar='DIR',
-                   help='default: work_dirs/ablate-<config>')
-    p.add_argument('--metric', default='accuracy/top1',
-                   help='validation metric (default: %(default)s)')
-    p.add_argument('--cfg-options', nargs='+', action=DictAction,
-                   help='options that all variants share, as of train.py')
+        'resumes.'
+    )
+    p.add_argument(
+        'config',
+        help='what the variants share; its '
+        'ablation = dict(variants={name: options}, seeds=...) '
+        'says what differs',
+    )
+    p.add_argument(
+        '--vary',
+        action='append',
+        default=[],
+        metavar='KEY=V,V',
+        help='values of an option, as YAML; several make a product',
+    )
+    p.add_argument('--seeds', nargs='+', type=int, metavar='N', help="default: the config's, or 0")
+    p.add_argument('--out', type=Path, metavar='DIR', help='default: work_dirs/ablate-<config>')
+    p.add_argument(
+        '--metric', default='accuracy/top1', help='validation metric (default: %(default)s)'
+    )
+    p.add_argument(
+        '--cfg-options',
+        nargs='+',
+        action=DictAction,
+        help='options that all variants share, as of train.py',
+    )
     return p
 
 
@@ -283,7 +316,6 @@ def run(argv: Optional[Sequence[str]] = None) -> Path:
     def keep(results: list[TrialResult]) -> None:
         write_results(results, out)
 
-    results = run_grid(config, grid, out, metric=args.metric,
-                       console=console, each=keep)
+    results = run_grid(config, grid, out, metric=args.metric, console=console, each=keep)
     PlainConsole().print(summary_table(summarize(results)))
     return out

@@ -1,4 +1,5 @@
 """From a folder of images to a scored Core ML package."""
+
 from .folder import ImageFolder, read_folder
 from .settings import finetune_config
 

@@ -1,4 +1,5 @@
 """Command line of ``tools/finetune.py``."""
+
 from __future__ import annotations
 
 import argparse
@@ -27,8 +28,7 @@ SKIPPED = 'skipped.csv'
 _CLASSES, _FILES = 40, 5
 
 
-def print_folder(folder: ImageFolder, work_dir: Path,
-                 console: Console) -> None:
+def print_folder(folder: ImageFolder, work_dir: Path, console: Console) -> None:
     """Print images by class, and by reason what is skipped.
 
     All that is skipped is written to ``skipped.csv`` in ``work_dir``, which
@@ -36,14 +36,15 @@ def print_folder(folder: ImageFolder, work_dir: Path,
     """
     console.print(_table(folder))
     rows = [('path', 'reason'), *folder.skipped]
-    write_whole(work_dir / SKIPPED,
-                lambda made: made.write_text(csv_text(rows), 'utf-8'))
+    write_whole(work_dir / SKIPPED, lambda made: made.write_text(csv_text(rows), 'utf-8'))
     if not folder.skipped:
         return
     reasons = Counter(s.reason for s in folder.skipped)
-    console.print(f'skipped: {len(folder.skipped)} ('
-                  + ', '.join(f'{count} {reason}' for reason, count
-                              in reasons.most_common()) + ')')
+    console.print(
+        f'skipped: {len(folder.skipped)} ('
+        + ', '.join(f'{count} {reason}' for reason, count in reasons.most_common())
+        + ')'
+    )
     for path, reason in folder.skipped[:_FILES]:
         console.print(f'  {path}: {reason}')
     if len(folder.skipped) > _FILES:
@@ -51,8 +52,7 @@ def print_folder(folder: ImageFolder, work_dir: Path,
 
 
 def _table(folder: ImageFolder) -> Table:
-    counts = [Counter(label for _, label in samples)
-              for samples in (folder.train, folder.test)]
+    counts = [Counter(label for _, label in samples) for samples in (folder.train, folder.test)]
     table = Table(title=f'images in {folder.root}')
     table.add_column('class')
     for name in ('train', 'test'):
@@ -61,8 +61,7 @@ def _table(folder: ImageFolder) -> Table:
         table.add_row(name, *(str(c[label]) for c in counts))
     if len(folder.classes) > _CLASSES:
         rest = range(_CLASSES, len(folder.classes))
-        table.add_row(f'{len(rest)} more classes',
-                      *(str(sum(c[i] for i in rest)) for c in counts))
+        table.add_row(f'{len(rest)} more classes', *(str(sum(c[i] for i in rest)) for c in counts))
     return table
 
 
@@ -76,30 +75,47 @@ def parser() -> argparse.ArgumentParser:
     p = ToolParser(
         description='Fine-tune on a folder of images, fold, export to Core '
         'ML and score every form on the test images. Run it again to go on '
-        'after an interruption: what is done is skipped.')
-    p.add_argument('data', type=Path,
-                   help='<class>/<image>, or {train,test}/<class>/<image>')
-    p.add_argument('--config', default=str(_RECIPE),
-                   help='recipe (default: MobileOne S0 at 224 pixels from '
-                   "OpenMMLab's ImageNet weights)")
-    p.add_argument('--weights', metavar='FILE|URL',
-                   help="checkpoint to start from (default: the recipe's "
-                   'load_from); its head may have other classes')
-    p.add_argument('--frozen-stages', type=int, metavar='N',
-                   help='stages that stay as they are, 0 the stem alone, -1 '
-                   "none (default: the recipe's)")
-    p.add_argument('--epochs', type=int, metavar='N',
-                   help="default: the recipe's")
-    p.add_argument('--holdout', type=float, default=0.2, metavar='SHARE',
-                   help='of each class set aside for the test where the '
-                   'folder has no split (default: %(default)s)')
-    p.add_argument('--work-dir', type=Path,
-                   help='default: work_dirs/finetune-<folder>')
-    p.add_argument('--force', action='store_true',
-                   help='replace what an earlier run left there, and start '
-                   'anew')
-    p.add_argument('--cfg-options', nargs='+', action=DictAction,
-                   help='key=value pairs, merged into the recipe')
+        'after an interruption: what is done is skipped.'
+    )
+    p.add_argument('data', type=Path, help='<class>/<image>, or {train,test}/<class>/<image>')
+    p.add_argument(
+        '--config',
+        default=str(_RECIPE),
+        help="recipe (default: MobileOne S0 at 224 pixels from OpenMMLab's ImageNet weights)",
+    )
+    p.add_argument(
+        '--weights',
+        metavar='FILE|URL',
+        help="checkpoint to start from (default: the recipe's "
+        'load_from); its head may have other classes',
+    )
+    p.add_argument(
+        '--frozen-stages',
+        type=int,
+        metavar='N',
+        help="stages that stay as they are, 0 the stem alone, -1 none (default: the recipe's)",
+    )
+    p.add_argument('--epochs', type=int, metavar='N', help="default: the recipe's")
+    p.add_argument(
+        '--holdout',
+        type=float,
+        default=0.2,
+        metavar='SHARE',
+        help='of each class set aside for the test where the '
+        'folder has no split (default: %(default)s)',
+    )
+    p.add_argument('--work-dir', type=Path, help='default: work_dirs/finetune-<folder>')
+    p.add_argument(
+        '--force',
+        action='store_true',
+        help='replace what an earlier run left there, and start anew',
+    )
+    p.add_argument(
+        '--cfg-options',
+        nargs='+',
+        action=DictAction,
+        help='key=value pairs, merged into the recipe',
+    )
     return p
 
 
@@ -117,8 +133,7 @@ def run(argv: Optional[Sequence[str]] = None) -> Path:
     recipe = read_config(args.config)
     if args.cfg_options:
         recipe.merge_from_dict(args.cfg_options)
-    work_dir = args.work_dir or \
-        Path('work_dirs') / f'finetune-{args.data.resolve().name}'
+    work_dir = args.work_dir or Path('work_dirs') / f'finetune-{args.data.resolve().name}'
     for path in (args.data.resolve(), work_dir.resolve()):
         _check_path(path)
     console = PlainConsole()
@@ -126,20 +141,24 @@ def run(argv: Optional[Sequence[str]] = None) -> Path:
     if not args.force:
         _refuse_finished(work_dir)
     folder = read_folder(
-        args.data, args.holdout, check=lambda paths: check_images(
-            recipe, args.data, paths, console))
+        args.data, args.holdout, check=lambda paths: check_images(recipe, args.data, paths, console)
+    )
     with sole_use(work_dir, console):
         asked = _asked(args, recipe, folder)
         record = None if args.force else _interrupted(work_dir, asked)
         config = work_dir / CONFIG
-        cfg = finetune_config(recipe, folder, work_dir, weights=args.weights,
-                              frozen_stages=args.frozen_stages,
-                              epochs=args.epochs)
+        cfg = finetune_config(
+            recipe,
+            folder,
+            work_dir,
+            weights=args.weights,
+            frozen_stages=args.frozen_stages,
+            epochs=args.epochs,
+        )
         print_folder(folder, work_dir, console)
         console.print(_summary(folder, cfg))
         if not has_switch(recipe):
-            console.print('the recipe does not fold its network: '
-                          'DeploySwitchHook is added')
+            console.print('the recipe does not fold its network: DeploySwitchHook is added')
         if record is None:
             rehearse(cfg, work_dir / 'model.mlpackage')
         record = record or RunRecord.begin(work_dir, asked)
@@ -149,17 +168,17 @@ def run(argv: Optional[Sequence[str]] = None) -> Path:
     return steps.package
 
 
-def _asked(args: argparse.Namespace, recipe: Config,
-           folder: ImageFolder) -> dict[str, str]:
+def _asked(args: argparse.Namespace, recipe: Config, folder: ImageFolder) -> dict[str, str]:
     """All that makes a run what it is, before anything is written."""
     return dict(
         recipe=text_hash(str(recipe.to_dict())),
-        images=text_hash(repr((folder.root.resolve(), folder.classes,
-                               folder.train, folder.test,
-                               folder.skipped))),
+        images=text_hash(
+            repr((folder.root.resolve(), folder.classes, folder.train, folder.test, folder.skipped))
+        ),
         weights=str(args.weights),
         frozen_stages=str(args.frozen_stages),
-        epochs=str(args.epochs))
+        epochs=str(args.epochs),
+    )
 
 
 def _interrupted(work_dir: Path, asked: dict[str, str]) -> Optional[RunRecord]:
@@ -185,8 +204,9 @@ def _refuse_finished(work_dir: Path) -> None:
 
 
 def _holds(work_dir: Path, which: str) -> MobileOneExtError:
-    return MobileOneExtError(f'{work_dir} holds an earlier run{which}; '
-                             'choose another --work-dir or give --force')
+    return MobileOneExtError(
+        f'{work_dir} holds an earlier run{which}; choose another --work-dir or give --force'
+    )
 
 
 def _check_path(path: Path) -> None:
@@ -195,12 +215,15 @@ def _check_path(path: Path) -> None:
     except UnicodeEncodeError as error:
         raise MobileOneExtError(
             f'{str(path)!r} is no UTF-8, which the files of a run need; '
-            'rename it or choose another --work-dir') from error
+            'rename it or choose another --work-dir'
+        ) from error
 
 
 def _summary(folder: ImageFolder, cfg: Config) -> str:
     split = 'set aside' if folder.held_out else 'of its own'
-    return (f'{folder.root}: {len(folder.classes)} classes, '
-            f'{len(folder.train)} images to train on, {len(folder.test)} '
-            f'{split} to test on; {length(cfg)} from '
-            f'{cfg.get("load_from") or "random weights"}')
+    return (
+        f'{folder.root}: {len(folder.classes)} classes, '
+        f'{len(folder.train)} images to train on, {len(folder.test)} '
+        f'{split} to test on; {length(cfg)} from '
+        f'{cfg.get("load_from") or "random weights"}'
+    )

@@ -3,6 +3,7 @@
 mmpretrain reads it as UTF-8, a sample a line, strips each line and takes what
 follows the last space for the label. A carriage return ends a line too.
 """
+
 from __future__ import annotations
 
 import os
@@ -33,13 +34,14 @@ def check_name(path: str, root: Path) -> str:
     if any(end in path for end in '\n\r'):
         raise MobileOneExtError(
             f'{str(root)!r} holds {path!r}, whose name has a line end, which '
-            'no list of images can hold; rename it')
+            'no list of images can hold; rename it'
+        )
     try:
         path.encode()
     except UnicodeEncodeError as error:
         raise MobileOneExtError(
-            f'{str(root)!r} holds {path!r}, whose name is no UTF-8; rename '
-            'it') from error
+            f'{str(root)!r} holds {path!r}, whose name is no UTF-8; rename it'
+        ) from error
     return path
 
 
@@ -50,17 +52,34 @@ def image_list(samples: Iterable[tuple[str, int]]) -> bytes:
         samples: paths that passed :func:`check_name`, with their labels.
     """
     return ''.join(
-        f'{"" if path == path.lstrip() else _HERE}{path} {label}\n'
-        for path, label in samples).encode()
+        f'{"" if path == path.lstrip() else _HERE}{path} {label}\n' for path, label in samples
+    ).encode()
 
 
 #: Of formats that OpenCV or Pillow reads; which of them this machine can
 #: read is found out by reading.
-SUFFIXES = ('.jpg', '.jpeg', '.jpe', '.jfif', '.png', '.bmp', '.dib', '.webp',
-            '.tif', '.tiff', '.ppm', '.pgm', '.pbm', '.pnm', '.gif', '.jp2',
-            '.avif', *HEIC_SUFFIXES)
+SUFFIXES = (
+    '.jpg',
+    '.jpeg',
+    '.jpe',
+    '.jfif',
+    '.png',
+    '.bmp',
+    '.dib',
+    '.webp',
+    '.tif',
+    '.tiff',
+    '.ppm',
+    '.pgm',
+    '.pbm',
+    '.pnm',
+    '.gif',
+    '.jp2',
+    '.avif',
+    *HEIC_SUFFIXES,
+)
 #: What macOS adds to archives.
-_NO_FOLDERS = ('__MACOSX', )
+_NO_FOLDERS = ('__MACOSX',)
 
 
 class Skipped(NamedTuple):
@@ -70,14 +89,14 @@ class Skipped(NamedTuple):
         path: relative to the folder of images; a folder ends with ``/``.
         reason: in words.
     """
+
     path: str
     reason: str
 
 
 def subfolders(folder: Path) -> list[str]:
     """Names of the folders in a folder, sorted, hidden ones left out."""
-    return sorted(p.name for p in folder.iterdir()
-                  if p.is_dir() and not _is_hidden(p.name))
+    return sorted(p.name for p in folder.iterdir() if p.is_dir() and not _is_hidden(p.name))
 
 
 def walk(root: Path, folder: Path) -> tuple[list[str], list[Skipped]]:
@@ -103,10 +122,13 @@ def walk(root: Path, folder: Path) -> tuple[list[str], list[Skipped]]:
 def strays(root: Path, folder: Path) -> list[Skipped]:
     """Files directly in a folder of class folders, and hidden folders."""
     return [
-        Skipped(p.relative_to(root).as_posix() + '/' * p.is_dir(),
-                'hidden' if _is_hidden(p.name) else 'in no class folder')
+        Skipped(
+            p.relative_to(root).as_posix() + '/' * p.is_dir(),
+            'hidden' if _is_hidden(p.name) else 'in no class folder',
+        )
         for p in sorted(folder.iterdir())
-        if not p.is_dir() or _is_hidden(p.name)]
+        if not p.is_dir() or _is_hidden(p.name)
+    ]
 
 
 def has_images(folder: Path) -> bool:
@@ -155,7 +177,9 @@ _AFFIX = '(?:images?|imgs?|data|dataset|set|split|seg)'
 _SPLIT = re.compile(
     rf'{_AFFIX}?[-_. ]?(?:(train|training|trainval)|(test|testing)|'
     r'(val|valid|validation|dev|eval|evaluation))'
-    rf'[-_. ]?{_AFFIX}?[-_. ]?\d*', re.IGNORECASE)
+    rf'[-_. ]?{_AFFIX}?[-_. ]?\d*',
+    re.IGNORECASE,
+)
 _ROLES = ('train', 'test', 'val')
 
 
@@ -168,6 +192,7 @@ class Layout:
         test: likewise; None where nothing is set aside for the test.
         beside: folders that are not used.
     """
+
     train: Path
     test: Optional[Path] = None
     beside: tuple[Skipped, ...] = ()
@@ -185,27 +210,32 @@ def find_layout(root: Path) -> Layout:
     """
     names = subfolders(root)
     roles = {name: role for name in names if (role := _role(name))}
-    splits = {name: classes for name in roles
-              if (classes := _class_folders(root / name))}
-    others = [name for name in names if name not in roles
-              and has_images(root / name)]
+    splits = {name: classes for name in roles if (classes := _class_folders(root / name))}
+    others = [name for name in names if name not in roles and has_images(root / name)]
     if not splits:
         if roles and not others:
             raise MobileOneExtError(
                 f'{root} holds {_listed(roles)}, named as splits, without a '
                 'folder for each class in them; sort the images into class '
-                'folders, or rename folders that are classes themselves')
+                'folders, or rename folders that are classes themselves'
+            )
         return Layout(root)
     train, test = _pair(root, {n: roles[n] for n in splits}, bool(others))
-    if others and not (train and test and
-                       set(splits[train]) & set(splits[test])):
+    if others and not (train and test and set(splits[train]) & set(splits[test])):
         raise MobileOneExtError(
             f'{root} holds {_listed(splits)}, which can be splits, beside '
             f'{_listed(others)}, which can be classes; move one kind '
-            'elsewhere')
-    return Layout(root / train, root / test, tuple(
-        Skipped(f'{name}/', f'beside {train} and {test}, which are used')
-        for name in names if name not in (train, test)))
+            'elsewhere'
+        )
+    return Layout(
+        root / train,
+        root / test,
+        tuple(
+            Skipped(f'{name}/', f'beside {train} and {test}, which are used')
+            for name in names
+            if name not in (train, test)
+        ),
+    )
 
 
 def _role(name: str) -> Optional[str]:
@@ -214,25 +244,23 @@ def _role(name: str) -> Optional[str]:
 
 
 def _class_folders(folder: Path) -> list[str]:
-    return [name for name in subfolders(folder)
-            if has_images(folder / name)]
+    return [name for name in subfolders(folder) if has_images(folder / name)]
 
 
-def _pair(root: Path, roles: Mapping[str, str],
-          may_lack: bool) -> tuple[str, str]:
+def _pair(root: Path, roles: Mapping[str, str], may_lack: bool) -> tuple[str, str]:
     """Names of the folders to train and to test on; '' for none."""
-    by_role = {role: [n for n in roles if roles[n] == role]
-               for role in _ROLES}
+    by_role = {role: [n for n in roles if roles[n] == role] for role in _ROLES}
     train, test = by_role['train'], by_role['test'] or by_role['val']
     for found in (train, test):
         if len(found) > 1:
-            raise MobileOneExtError(f'{root} holds {_listed(found)} for one '
-                                    'split; leave one of them there')
+            raise MobileOneExtError(
+                f'{root} holds {_listed(found)} for one split; leave one of them there'
+            )
     if not may_lack and not (train and test):
         lacks = 'neither test nor val' if train else 'no folder train'
         raise MobileOneExtError(
-            f'{root} has a folder {_listed(roles)} but {lacks} with a '
-            'folder for each class in it')
+            f'{root} has a folder {_listed(roles)} but {lacks} with a folder for each class in it'
+        )
     return train[0] if train else '', test[0] if test else ''
 
 
@@ -258,6 +286,7 @@ class ImageFolder:
         held_out: whether ``test`` was set aside here rather than found.
         skipped: what else is there, by path.
     """
+
     root: Path
     classes: tuple[str, ...]
     train: tuple[Sample, ...]
@@ -266,8 +295,9 @@ class ImageFolder:
     skipped: tuple[Skipped, ...] = ()
 
 
-def read_folder(root: Path, holdout: float = 0.2, seed: int = 0,
-                check: Check = lambda paths: {}) -> ImageFolder:
+def read_folder(
+    root: Path, holdout: float = 0.2, seed: int = 0, check: Check = lambda paths: {}
+) -> ImageFolder:
     """Read ``root/{train,test}/<class>/...`` or ``root/<class>/...``.
 
     Args:
@@ -289,15 +319,17 @@ def read_folder(root: Path, holdout: float = 0.2, seed: int = 0,
     if not root.is_dir():
         raise MobileOneExtError(f'{root}: no such folder of images')
     if not 0 < holdout < 1:
-        raise MobileOneExtError(f'holdout={holdout} must be a share of the '
-                                'images, between 0 and 1')
+        raise MobileOneExtError(f'holdout={holdout} must be a share of the images, between 0 and 1')
     layout = find_layout(root)
     classes = _classes(layout)
-    folders = [(split / name, label) for split in (layout.train, layout.test)
-               if split is not None for label, name in enumerate(classes)
-               if (split / name).is_dir()]
-    walked = [(folder, label, *walk(root, folder)) for folder, label in
-              folders]
+    folders = [
+        (split / name, label)
+        for split in (layout.train, layout.test)
+        if split is not None
+        for label, name in enumerate(classes)
+        if (split / name).is_dir()
+    ]
+    walked = [(folder, label, *walk(root, folder)) for folder, label in folders]
     reasons = check([path for _, _, paths, _ in walked for path in paths])
     samples: dict[Path, list[Sample]] = {}
     skipped = [*layout.beside, *strays(root, root)]
@@ -309,8 +341,7 @@ def read_folder(root: Path, holdout: float = 0.2, seed: int = 0,
         _check_images(folder, samples[folder], others)
         skipped += others
     train, test = _split(layout, samples, holdout, seed)
-    return ImageFolder(root, classes, train, test, layout.test is None,
-                       tuple(sorted(skipped)))
+    return ImageFolder(root, classes, train, test, layout.test is None, tuple(sorted(skipped)))
 
 
 def _classes(layout: Layout) -> tuple[str, ...]:
@@ -318,13 +349,14 @@ def _classes(layout: Layout) -> tuple[str, ...]:
     if len(classes) < 2:
         raise MobileOneExtError(
             f'{layout.train} must hold a folder for each class, at least '
-            f'two; it holds {", ".join(classes) or "none"}')
+            f'two; it holds {", ".join(classes) or "none"}'
+        )
     if layout.test is not None:
         strange = sorted(set(_folders(layout.test)) - set(classes))
         if strange:
             raise MobileOneExtError(
-                f'{layout.test} has classes that {layout.train} lacks: '
-                f'{", ".join(strange[:5])}')
+                f'{layout.test} has classes that {layout.train} lacks: {", ".join(strange[:5])}'
+            )
     return classes
 
 
@@ -332,18 +364,18 @@ def _folders(root: Path) -> tuple[str, ...]:
     return tuple(check_name(name, root) for name in subfolders(root))
 
 
-def _check_images(folder: Path, samples: Sequence[Sample],
-                  skipped: Sequence[Skipped]) -> None:
+def _check_images(folder: Path, samples: Sequence[Sample], skipped: Sequence[Skipped]) -> None:
     if samples:
         return
     first = f': {skipped[-1].path}: {skipped[-1].reason}' if skipped else ''
-    raise MobileOneExtError(f'{folder} holds no image that can be read '
-                            f'({len(skipped)} other files{first})')
+    raise MobileOneExtError(
+        f'{folder} holds no image that can be read ({len(skipped)} other files{first})'
+    )
 
 
-def _split(layout: Layout, samples: Mapping[Path, Sequence[Sample]],
-           holdout: float, seed: int
-           ) -> tuple[tuple[Sample, ...], tuple[Sample, ...]]:
+def _split(
+    layout: Layout, samples: Mapping[Path, Sequence[Sample]], holdout: float, seed: int
+) -> tuple[tuple[Sample, ...], tuple[Sample, ...]]:
     train: list[Sample] = []
     test: list[Sample] = []
     for folder, found in samples.items():
@@ -356,12 +388,11 @@ def _split(layout: Layout, samples: Mapping[Path, Sequence[Sample]],
     return tuple(train), tuple(test)
 
 
-def _set_aside(folder: Path, samples: Sequence[Sample], holdout: float,
-               seed: int) -> set[Sample]:
+def _set_aside(folder: Path, samples: Sequence[Sample], holdout: float, seed: int) -> set[Sample]:
     count = max(1, round(holdout * len(samples)))
     if count >= len(samples):
         raise MobileOneExtError(
             f'{folder} has {len(samples)} image(s) that can be read; {count} '
-            'would be set aside for the test and none left to train on')
-    return set(random.Random(f'{seed} {folder.name}').sample(
-        list(samples), count))
+            'would be set aside for the test and none left to train on'
+        )
+    return set(random.Random(f'{seed} {folder.name}').sample(list(samples), count))

@@ -1,4 +1,5 @@
 """What would stop a run, found out before it: each image, each step."""
+
 from __future__ import annotations
 
 import copy
@@ -18,13 +19,7 @@ from mmengine.runner import Runner
 from mmpretrain.registry import MODELS, TRANSFORMS
 from PIL import Image
 from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    TextColumn,
-    TimeRemainingColumn,
-)
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import nn
 
 from ....coreml.program import quiet
@@ -53,13 +48,15 @@ Load = Callable[[dict], Optional[dict]]
 
 class _Read(NamedTuple):
     """What came of a file: a reason, or the number of channels."""
+
     path: str
     reason: Optional[str]
     channels: int = 0
 
 
-def check_images(recipe: Config, root: Path, paths: Sequence[str],
-                 console: Console) -> Mapping[str, str]:
+def check_images(
+    recipe: Config, root: Path, paths: Sequence[str], console: Console
+) -> Mapping[str, str]:
     """Decode images with the recipe's own loaders.
 
     It takes as long as one epoch without augmentation would on all cores,
@@ -78,14 +75,19 @@ def check_images(recipe: Config, root: Path, paths: Sequence[str],
             channels, which no batch can hold.
     """
     with in_scope(recipe):
-        loads = [TRANSFORMS.build(dict(step))
-                 for step in loading_steps(recipe, paths)]
-    columns = (TextColumn('{task.description}'), BarColumn(),
-               MofNCompleteColumn(), TimeRemainingColumn())
+        loads = [TRANSFORMS.build(dict(step)) for step in loading_steps(recipe, paths)]
+    columns = (
+        TextColumn('{task.description}'),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+    )
     found = []
-    with _quiet_opencv(), ThreadPoolExecutor(os.cpu_count()) as pool, \
-            Progress(*columns, console=console, transient=True,
-                     disable=not console.is_terminal) as bar:
+    with (
+        _quiet_opencv(),
+        ThreadPoolExecutor(os.cpu_count()) as pool,
+        Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar,
+    ):
         task = bar.add_task('open images', total=len(paths))
         for read in pool.map(lambda p: _read(root, p, loads), paths):
             found.append(read)
@@ -123,8 +125,7 @@ def _read(root: Path, path: str, loads: Sequence[Load]) -> _Read:
 def _check_end(path: Path) -> None:
     """Some releases of OpenCV fill up a JPEG that is cut off, with grey."""
     content = path.read_bytes()
-    if content.startswith(_JPEG_BEGIN) and \
-            not content.rstrip(b'\0').endswith(_JPEG_END):
+    if content.startswith(_JPEG_BEGIN) and not content.rstrip(b'\0').endswith(_JPEG_END):
         # Cameras append data of their own; Pillow knows the true end.
         with Image.open(io.BytesIO(content)) as image:
             image.load()
@@ -152,17 +153,23 @@ def _reason(path: Path, error: Exception) -> str:
 def _check_channels(found: Sequence[_Read]) -> None:
     examples = {r.channels: r.path for r in found if r.reason is None}
     if len(examples) > 1:
-        listed = ', '.join(f'{count} in {path}'
-                           for count, path in sorted(examples.items()))
+        listed = ', '.join(f'{count} in {path}' for count, path in sorted(examples.items()))
         raise MobileOneExtError(
             "the recipe's LoadImageFromFile yields images of different "
-            f"numbers of channels ({listed}); give it color_type='color'")
+            f"numbers of channels ({listed}); give it color_type='color'"
+        )
 
 
 _IMAGES = 2
 #: Of a loader that has worker processes only.
-_OF_WORKERS = ('persistent_workers', 'prefetch_factor', 'timeout',
-               'multiprocessing_context', 'worker_init_fn', 'pin_memory')
+_OF_WORKERS = (
+    'persistent_workers',
+    'prefetch_factor',
+    'timeout',
+    'multiprocessing_context',
+    'worker_init_fn',
+    'pin_memory',
+)
 
 
 def rehearse(cfg: Config, package: Path) -> None:
@@ -195,20 +202,17 @@ def _step(cfg: Config, failed: str) -> Iterator[None]:
     try:
         yield
     except MobileOneExtError as error:
-        raise MobileOneExtError(f'{cfg.filename}: {failed}: {error}') \
-            from error
+        raise MobileOneExtError(f'{cfg.filename}: {failed}: {error}') from error
     # Networks, transforms and scores of any package run here.
     except Exception as error:
-        raise MobileOneExtError(
-            f'{cfg.filename}: {failed} ({one_line(error)})') from error
+        raise MobileOneExtError(f'{cfg.filename}: {failed} ({one_line(error)})') from error
 
 
 def _built(cfg: Config) -> nn.Module:
     """As mmengine's Runner does, without weights."""
     model = copy.deepcopy(cfg.model)
     if cfg.get('data_preprocessor') is not None:
-        model.setdefault('data_preprocessor',
-                         copy.deepcopy(cfg.data_preprocessor))
+        model.setdefault('data_preprocessor', copy.deepcopy(cfg.data_preprocessor))
     return MODELS.build(model)
 
 
@@ -217,7 +221,8 @@ def _check_foldable(cfg: Config, model: nn.Module) -> None:
         kind = type(getattr(model, 'backbone', model)).__name__
         raise MobileOneExtError(
             f'{cfg.filename}: {kind} has no block that can be folded; '
-            'choose a recipe with ConfigurableMobileOne as the backbone')
+            'choose a recipe with ConfigurableMobileOne as the backbone'
+        )
 
 
 def _batch(cfg: Config, split: str) -> Any:
@@ -230,7 +235,8 @@ def _batch(cfg: Config, split: str) -> Any:
     if given.get('drop_last') and count < size and split == 'train':
         raise MobileOneExtError(
             f'{count} images make no batch of {size}, and drop_last drops '
-            'what is less; choose a smaller train_dataloader.batch_size')
+            'what is less; choose a smaller train_dataloader.batch_size'
+        )
     return next(iter(built))
 
 
@@ -242,8 +248,7 @@ def _train(cfg: Config, model: Any) -> None:
 
 @torch.no_grad()
 def _score(cfg: Config, model: Any) -> None:
-    evaluators = {split: Evaluator(cfg[f'{split}_evaluator'])
-                  for split in ('val', 'test')}
+    evaluators = {split: Evaluator(cfg[f'{split}_evaluator']) for split in ('val', 'test')}
     for split, evaluator in evaluators.items():
         batch = _batch(cfg, split)
         found = model.eval().val_step(batch)

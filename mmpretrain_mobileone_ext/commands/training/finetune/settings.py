@@ -1,4 +1,5 @@
 """Fit a recipe to an image folder: data, classes, weights, epochs."""
+
 from __future__ import annotations
 
 import copy
@@ -65,8 +66,7 @@ def set_data(cfg: Config, folder: ImageFolder, work_dir: Path) -> None:
         MobileOneExtError: as :func:`check_data`.
     """
     reads_heic = _has_heic(p for p, _ in (*folder.train, *folder.test))
-    lists = {name: (work_dir / f'{name}.txt').resolve()
-             for name in ('train', 'test')}
+    lists = {name: (work_dir / f'{name}.txt').resolve() for name in ('train', 'test')}
     for name, path in lists.items():
         path.write_bytes(image_list(getattr(folder, name)))
     for split in SPLITS:
@@ -76,9 +76,11 @@ def set_data(cfg: Config, folder: ImageFolder, work_dir: Path) -> None:
             data_root='',
             data_prefix=str(folder.root.resolve()),
             ann_file=ann_file,
-            metainfo=dict(classes=list(folder.classes)))
+            metainfo=dict(classes=list(folder.classes)),
+        )
         cfg[f'{split}_dataloader'].dataset = _replaced(
-            cfg, split, partial(_with_steps, described, reads_heic))
+            cfg, split, partial(_with_steps, described, reads_heic)
+        )
 
 
 def _with_steps(described: dict, reads_heic: bool, steps: Steps) -> dict:
@@ -92,18 +94,15 @@ def _has_heic(paths: Iterable[str]) -> bool:
 def _reading(steps: Steps, reads_heic: bool) -> Steps:
     if not reads_heic:
         return steps
-    return [dict(s, type=_LOADER_HEIC) if step_name(s) == _LOADER else s
-            for s in steps]
+    return [dict(s, type=_LOADER_HEIC) if step_name(s) == _LOADER else s for s in steps]
 
 
-def _replaced(cfg: Config, split: str,
-              new: Callable[[Steps], dict]) -> dict:
+def _replaced(cfg: Config, split: str, new: Callable[[Steps], dict]) -> dict:
     """A split's data set with ``new(pipeline)`` inside its wrappers."""
     try:
         return _inner_replaced(cfg[f'{split}_dataloader'].get('dataset'), new)
     except MobileOneExtError as error:
-        raise MobileOneExtError(f'{cfg.filename}: {split}_dataloader: '
-                                f'{error}') from None
+        raise MobileOneExtError(f'{cfg.filename}: {split}_dataloader: {error}') from None
 
 
 def _inner_replaced(dataset: Any, new: Callable[[Steps], dict]) -> dict:
@@ -112,14 +111,15 @@ def _inner_replaced(dataset: Any, new: Callable[[Steps], dict]) -> dict:
     name = step_name(dataset)
     if name == 'KFoldDataset':
         raise MobileOneExtError(
-            f'{name} splits the data again, which the folder has split; '
-            'take it out of the recipe')
+            f'{name} splits the data again, which the folder has split; take it out of the recipe'
+        )
     if dataset.get('datasets'):
         parts = [_inner_replaced(d, new) for d in dataset['datasets']]
         if any(part != parts[0] for part in parts):
             raise MobileOneExtError(
                 f'the parts of {name} are read in different ways, and the '
-                'folder is one data set; leave one of them')
+                'folder is one data set; leave one of them'
+            )
         return parts[0]
     if 'dataset' in dataset:
         return dict(dataset, dataset=_inner_replaced(dataset['dataset'], new))
@@ -130,8 +130,8 @@ def _checked(steps: Any, name: str) -> Steps:
     if not steps or step_name(steps[0]) != _LOADER:
         first = f'begins with {step_name(steps[0])}' if steps else 'is empty'
         raise MobileOneExtError(
-            f'the pipeline of {name} {first}, where a folder of images needs '
-            f'{_LOADER}')
+            f'the pipeline of {name} {first}, where a folder of images needs {_LOADER}'
+        )
     return steps
 
 
@@ -148,8 +148,7 @@ def set_classes(cfg: Config, count: int) -> None:
         count: of classes.
     """
     _set_where_taken(cfg, count)
-    for key in ('model', 'data_preprocessor', 'val_evaluator',
-                'test_evaluator'):
+    for key in ('model', 'data_preprocessor', 'val_evaluator', 'test_evaluator'):
         _fit(cfg.get(key), count)
     for key in ('default_hooks', 'custom_hooks', 'param_scheduler'):
         _fit_watched(cfg.get(key), count)
@@ -161,14 +160,12 @@ def _set_where_taken(cfg: Config, count: int) -> None:
     with in_scope(cfg):
         kind = head.get('type')
         kind = MODELS.get(kind) if isinstance(kind, str) else kind
-    if kind is not None and \
-            _COUNT in inspect.signature(kind).parameters:
+    if kind is not None and _COUNT in inspect.signature(kind).parameters:
         head[_COUNT] = count
     for holder in (cfg, cfg.model):
         given = holder.get('data_preprocessor')
         name = ClsDataPreprocessor.__name__
-        if isinstance(given, dict) and \
-                str(given.get('type', name)).endswith(name):
+        if isinstance(given, dict) and str(given.get('type', name)).endswith(name):
             given[_COUNT] = count
 
 
@@ -184,7 +181,7 @@ def _fit(node: Any, count: int) -> None:
 
 def _ranks(given: Any, count: int) -> tuple[int, ...]:
     ranks = [given] if isinstance(given, int) else given
-    return tuple(k for k in ranks if k <= count) or (1, )
+    return tuple(k for k in ranks if k <= count) or (1,)
 
 
 def _fit_watched(node: Any, count: int) -> None:
@@ -208,10 +205,15 @@ def _dicts(node: Any) -> list[Any]:
 _SWITCH, _LAST_STAGE = 'DeploySwitchHook', 'after_train'
 
 
-def finetune_config(recipe: Config, folder: ImageFolder, work_dir: Path, *,
-                    weights: Optional[str] = None,
-                    frozen_stages: Optional[int] = None,
-                    epochs: Optional[int] = None) -> Config:
+def finetune_config(
+    recipe: Config,
+    folder: ImageFolder,
+    work_dir: Path,
+    *,
+    weights: Optional[str] = None,
+    frozen_stages: Optional[int] = None,
+    epochs: Optional[int] = None,
+) -> Config:
     """The recipe's config, made to train on ``folder``.
 
     Writes ``train.txt`` and ``test.txt`` into ``work_dir``: the images with
@@ -252,23 +254,28 @@ def check_recipe(cfg: Config) -> None:
     Raises:
         MobileOneExtError: names what it lacks, or what does not fit.
     """
-    lacking = [f'{split}_{part}' for split in SPLITS
-               for part in ('dataloader', 'evaluator')
-               if (split, part) != ('train', 'evaluator')
-               and not cfg.get(f'{split}_{part}')]
+    lacking = [
+        f'{split}_{part}'
+        for split in SPLITS
+        for part in ('dataloader', 'evaluator')
+        if (split, part) != ('train', 'evaluator') and not cfg.get(f'{split}_{part}')
+    ]
     lacking += [] if cfg.get('train_cfg') else ['train_cfg']
     model = cfg.get('model') or {}
-    lacking += [f'model.{part}' for part in ('backbone', 'head')
-                if not isinstance(model.get(part), dict)]
+    lacking += [
+        f'model.{part}' for part in ('backbone', 'head') if not isinstance(model.get(part), dict)
+    ]
     if lacking:
-        raise MobileOneExtError(f'{cfg.filename}: no recipe to fine-tune '
-                                f'with, it lacks {", ".join(lacking)}')
+        raise MobileOneExtError(
+            f'{cfg.filename}: no recipe to fine-tune with, it lacks {", ".join(lacking)}'
+        )
     check_data(cfg)
     saving = (cfg.get('default_hooks') or {}).get('checkpoint', {})
     if saving is None or saving.get('save_last') is False:
         raise MobileOneExtError(
             f'{cfg.filename}: default_hooks.checkpoint does not save the '
-            'last checkpoint, which is the one to export')
+            'last checkpoint, which is the one to export'
+        )
 
 
 def length(cfg: Config) -> str:
@@ -285,13 +292,12 @@ def has_switch(cfg: Config) -> bool:
 
 
 def _switches(cfg: Config) -> list[Any]:
-    hooks = [*(cfg.get('custom_hooks') or ()),
-             *(cfg.get('default_hooks') or {}).values()]
+    hooks = [*(cfg.get('custom_hooks') or ()), *(cfg.get('default_hooks') or {}).values()]
     return [h for h in hooks if h and step_name(h) == _SWITCH]
 
 
 def _folds(hook: Any) -> bool:
-    return _LAST_STAGE in hook.get('when', (_LAST_STAGE, ))
+    return _LAST_STAGE in hook.get('when', (_LAST_STAGE,))
 
 
 def _set_switch(cfg: Config) -> None:
@@ -299,7 +305,8 @@ def _set_switch(cfg: Config) -> None:
     if not found:
         cfg.custom_hooks = [
             *(cfg.get('custom_hooks') or ()),
-            dict(type=_SWITCH, when=('val', _LAST_STAGE))]
+            dict(type=_SWITCH, when=('val', _LAST_STAGE)),
+        ]
     elif not _folds(found[0]):
         found[0]['when'] = (*found[0]['when'], _LAST_STAGE)
 
@@ -308,17 +315,18 @@ def _set_epochs(cfg: Config, epochs: int) -> None:
     before = cfg.train_cfg.get('max_epochs')
     if before is None or epochs < 1:
         raise MobileOneExtError(
-            f'epochs={epochs} must be 1 or more' if before else
-            f'{cfg.filename} counts in iterations, not in epochs; give '
-            '--cfg-options train_cfg.max_iters=N')
+            f'epochs={epochs} must be 1 or more'
+            if before
+            else f'{cfg.filename} counts in iterations, not in epochs; give '
+            '--cfg-options train_cfg.max_iters=N'
+        )
     cfg.train_cfg.max_epochs = epochs
     schedules = cfg.get('param_scheduler') or []
     schedules = [schedules] if isinstance(schedules, dict) else schedules
     for schedule in schedules:
         _stretch(schedule, epochs, before)
     # What has no epoch left goes: the warm-up may last all of a short run.
-    cfg.param_scheduler = [s for s in schedules
-                           if s.get('begin', 0) < s.get('end', epochs)]
+    cfg.param_scheduler = [s for s in schedules if s.get('begin', 0) < s.get('end', epochs)]
 
 
 def _stretch(schedule: dict, epochs: int, before: int) -> None:

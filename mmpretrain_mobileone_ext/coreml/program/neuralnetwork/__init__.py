@@ -1,4 +1,5 @@
 """Read a ``neuralnetwork`` model (``.mlmodel``) as MIL operations."""
+
 from __future__ import annotations
 
 from typing import Any
@@ -22,9 +23,7 @@ _BIAS_ORDER = {
 }
 
 
-def read_operations(
-    spec: Any, kind: str, ledger: Ledger
-) -> tuple[Operation, ...]:
+def read_operations(spec: Any, kind: str, ledger: Ledger) -> tuple[Operation, ...]:
     """Return a neural network's layers in the vocabulary of MIL.
 
     Args:
@@ -44,8 +43,7 @@ def read_operations(
     _check_mapping(spec, network)
     if len(network.layers) > MAX_OPERATIONS:
         raise ProgramError(
-            f'the network has {len(network.layers)} layers; allowed: '
-            f'{MAX_OPERATIONS}'
+            f'the network has {len(network.layers)} layers; allowed: {MAX_OPERATIONS}'
         )
     renamed: dict[str, str] = {}
     emitter = Emitter(renamed, ledger)
@@ -68,8 +66,7 @@ def read_operations(
 def _check_mapping(spec: Any, network: Any) -> None:
     """Refuse the rank-5 array inputs of files older than Core ML 3."""
     has_array = any(
-        item.type.WhichOneof('Type') == 'multiArrayType'
-        for item in spec.description.input
+        item.type.WhichOneof('Type') == 'multiArrayType' for item in spec.description.input
     )
     if has_array and network.arrayInputShapeMapping != _EXACT:
         raise ProgramError(
@@ -78,19 +75,12 @@ def _check_mapping(spec: Any, network: Any) -> None:
         )
 
 
-def _preprocess(
-    step: Any, spec: Any, renamed: dict[str, str]
-) -> list[Operation]:
+def _preprocess(step: Any, spec: Any, renamed: dict[str, str]) -> list[Operation]:
     """Image preprocessing: ``channelScale * x + bias`` per channel."""
-    image = next(
-        item
-        for item in spec.description.input
-        if step.featureName in ('', item.name)
-    )
+    image = next(item for item in spec.description.input if step.featureName in ('', item.name))
     if step.WhichOneof('preprocessor') != 'scaler':
         raise ProgramError(
-            f'input {image.name!r}: preprocessing by a mean image is not '
-            f'supported; allowed: scaler'
+            f'input {image.name!r}: preprocessing by a mean image is not supported; allowed: scaler'
         )
     layout = image.type.imageType
     names = _BIAS_ORDER[layout.ColorSpace.Name(layout.colorSpace)]
@@ -99,10 +89,7 @@ def _preprocess(
     renamed[image.name] = biased
     factor = np.float32(step.scaler.channelScale)
     offset = np.array(bias, np.float32).reshape(1, -1, 1, 1)
-    return [
-        _binary('mul', image.name, factor, scaled),
-        _binary('add', scaled, offset, biased),
-    ]
+    return [_binary('mul', image.name, factor, scaled), _binary('add', scaled, offset, biased)]
 
 
 def _binary(op_type: str, x: str, y: Any, output: str) -> Operation:
@@ -127,14 +114,8 @@ def _classify(spec: Any, network: Any) -> Operation:
     return Operation(
         name='classify',
         type='classify',
-        inputs={
-            'probabilities': Value(source),
-            'classes': tuple(labels.vector),
-        },
-        outputs=(
-            description.predictedFeatureName,
-            description.predictedProbabilitiesName,
-        ),
+        inputs={'probabilities': Value(source), 'classes': tuple(labels.vector)},
+        outputs=(description.predictedFeatureName, description.predictedProbabilitiesName),
         dtypes=('string', 'dictionary'),
         attributes={'layer': 'classifier'},
     )

@@ -5,6 +5,7 @@ kind to MIL operations; the parameters carry the names of the protobuf.
 
 Follows Apple's ``NeuralNetwork.proto``; see :mod:`.layers`.
 """
+
 from __future__ import annotations
 
 from typing import Any
@@ -320,9 +321,7 @@ def unary(emit: Emitter) -> None:
     # Documented default of scale: 1.
     scale = p.scale or 1.0
     if (scale, p.shift) != (1.0, 0.0):
-        x = emit.emit(
-            'linear_activation', False, x=x, alpha=scale, beta=p.shift
-        )
+        x = emit.emit('linear_activation', False, x=x, alpha=scale, beta=p.shift)
     if p.type == p.POWER:
         emit.emit('pow', x=x, y=np.float32(p.alpha))
     elif p.type == p.THRESHOLD:

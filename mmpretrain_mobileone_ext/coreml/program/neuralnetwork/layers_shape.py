@@ -2,18 +2,14 @@
 
 Follows Apple's ``NeuralNetwork.proto``; see :mod:`.layers`.
 """
+
 from __future__ import annotations
 
 from .registry import Emitter, edges, layer
 
 _SLICE_AXIS = {0: -3, 1: -2, 2: -1}
 _UPSAMPLE = {0: 'DEFAULT', 1: 'STRICT_ALIGN_CORNERS', 2: 'UNALIGN_CORNERS'}
-_RESIZE = {
-    0: 'STRICT_ALIGN_CORNERS',
-    1: 'ALIGN_CORNERS',
-    2: 'DEFAULT',
-    3: 'OFFSET_CORNERS',
-}
+_RESIZE = {0: 'STRICT_ALIGN_CORNERS', 1: 'ALIGN_CORNERS', 2: 'DEFAULT', 3: 'OFFSET_CORNERS'}
 _REORGANIZE = {
     0: ('space_to_depth', 'block_size'),
     1: ('depth_to_space', 'block_size'),
@@ -94,12 +90,7 @@ def concat(emit: Emitter) -> None:
 def concat_nd(emit: Emitter) -> None:
     """``concat`` over any axis."""
     p = emit.params
-    emit.emit(
-        'concat',
-        values=emit.sources(),
-        axis=int(p.axis),
-        interleave=bool(p.interleave),
-    )
+    emit.emit('concat', values=emit.sources(), axis=int(p.axis), interleave=bool(p.interleave))
 
 
 @layer('stack')
@@ -114,13 +105,7 @@ def split_nd(emit: Emitter) -> None:
     p = emit.params
     sizes = [int(n) for n in p.splitSizes] or None
     count = None if sizes else int(p.numSplits)
-    emit.emit(
-        'split',
-        x=emit.source(),
-        axis=int(p.axis),
-        num_splits=count,
-        split_sizes=sizes,
-    )
+    emit.emit('split', x=emit.source(), axis=int(p.axis), num_splits=count, split_sizes=sizes)
 
 
 @layer('slice')

@@ -1,4 +1,5 @@
 """Table of neural network layer kinds, and the means to translate them."""
+
 from __future__ import annotations
 
 from collections.abc import Sequence
@@ -50,9 +51,7 @@ class Emitter:
         names = [self._renamed.get(n, n) for n in self._layer.input]
         return tuple(self._constants.get(n, Value(n)) for n in names)
 
-    def weights(
-        self, params: Any, shape: Optional[Sequence[int]] = None
-    ) -> np.ndarray[Any, Any]:
+    def weights(self, params: Any, shape: Optional[Sequence[int]] = None) -> np.ndarray[Any, Any]:
         """Decode weights of the current layer; see :func:`weights`."""
         count = len(params.floatValue) + len(params.float16Value) // 2
         if params.HasField('quantization'):
@@ -120,16 +119,11 @@ def layer(*kinds: str) -> Callable[[_Translate], _Translate]:
 
 def edges(amounts: Any) -> tuple[tuple[int, int], tuple[int, int]]:
     """``BorderAmounts`` as (top, bottom), (left, right); 0 if unset."""
-    pairs = [
-        (int(edge.startEdgeSize), int(edge.endEdgeSize))
-        for edge in amounts.borderAmounts
-    ]
+    pairs = [(int(edge.startEdgeSize), int(edge.endEdgeSize)) for edge in amounts.borderAmounts]
     return (pairs[0], pairs[1]) if pairs else ((0, 0), (0, 0))
 
 
-def weights(
-    params: Any, shape: Optional[Sequence[int]] = None
-) -> np.ndarray[Any, Any]:
+def weights(params: Any, shape: Optional[Sequence[int]] = None) -> np.ndarray[Any, Any]:
     """Decode a ``WeightParams`` message to fp32.
 
     Args:
@@ -146,10 +140,7 @@ def weights(
     if shape is None:
         return flat
     if flat.size != size:
-        raise ProgramError(
-            f'{flat.size} weights do not fill a tensor of shape '
-            f'{tuple(shape)}'
-        )
+        raise ProgramError(f'{flat.size} weights do not fill a tensor of shape {tuple(shape)}')
     return flat.reshape(shape) if flat.ndim == 1 else flat
 
 

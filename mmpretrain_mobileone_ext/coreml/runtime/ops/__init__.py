@@ -5,6 +5,7 @@ documentation (coremltools ``mil.ops.defs``, iOS 15 to iOS 18). Operations are
 computed in the dtype of their tensors (fp32 in the reference runtime); the
 runtime, not the operation, applies fp16 rounding.
 """
+
 from __future__ import annotations
 
 from . import (  # noqa: F401

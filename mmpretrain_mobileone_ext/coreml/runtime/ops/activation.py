@@ -1,4 +1,5 @@
 """MIL activations and quantization."""
+
 from __future__ import annotations
 
 import math
@@ -132,8 +133,7 @@ def gelu(x: Tensor, mode: str = 'EXACT') -> Tensor:
     if mode == 'SIGMOID_APPROXIMATION':
         return x * torch.sigmoid(1.702 * x)
     raise ProgramError(
-        f'gelu mode {mode!r} is unknown; allowed: EXACT, '
-        f'TANH_APPROXIMATION, SIGMOID_APPROXIMATION'
+        f'gelu mode {mode!r} is unknown; allowed: EXACT, TANH_APPROXIMATION, SIGMOID_APPROXIMATION'
     )
 
 
@@ -147,11 +147,7 @@ _RANGES = {'int8': (-128, 127), 'uint8': (0, 255)}
 
 @op('quantize')
 def quantize(
-    input: Tensor,
-    scale: Any,
-    output_dtype: str,
-    zero_point: Any = None,
-    axis: Optional[int] = None,
+    input: Tensor, scale: Any, output_dtype: str, zero_point: Any = None, axis: Optional[int] = None
 ) -> Tensor:
     """``clip(round(input / scale) + zero_point)``, half to even.
 
@@ -164,10 +160,7 @@ def quantize(
 
 @op('dequantize')
 def dequantize(
-    input: Tensor,
-    scale: Any,
-    zero_point: Any = None,
-    axis: Optional[int] = None,
+    input: Tensor, scale: Any, zero_point: Any = None, axis: Optional[int] = None
 ) -> Tensor:
     """``scale * (input - zero_point)``."""
     # Numbers of 8 bits would wrap.
@@ -182,7 +175,5 @@ def _along(parameter: Any, input: Tensor, axis: Optional[int]) -> Any:
         return parameter or 0
     shape = [1] * input.dim()
     shape[axis] = -1
-    numbers = torch.as_tensor(
-        parameter, dtype=input.dtype, device=input.device
-    )
+    numbers = torch.as_tensor(parameter, dtype=input.dtype, device=input.device)
     return numbers.reshape(shape)

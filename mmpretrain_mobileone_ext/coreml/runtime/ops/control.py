@@ -5,6 +5,7 @@ Which block runs, and how often, depends on numbers: unless they are
 constants, shapes are known no earlier than they are computed. Every step of
 every iteration counts as work.
 """
+
 from __future__ import annotations
 
 from collections.abc import Sequence
@@ -20,18 +21,14 @@ Block = Callable[..., tuple[Tensor, ...]]
 
 
 @op('cond')
-def cond(
-    pred: Union[bool, Tensor], blocks: Sequence[Block]
-) -> tuple[Tensor, ...]:
+def cond(pred: Union[bool, Tensor], blocks: Sequence[Block]) -> tuple[Tensor, ...]:
     """Results of the first block if ``pred`` is true, else of the second."""
     when_true, when_false = blocks
     return when_true() if _truth(pred) else when_false()
 
 
 @op('while_loop')
-def while_loop(
-    loop_vars: Sequence[Tensor], blocks: Sequence[Block]
-) -> tuple[Tensor, ...]:
+def while_loop(loop_vars: Sequence[Tensor], blocks: Sequence[Block]) -> tuple[Tensor, ...]:
     """``while condition(*v): v = body(*v)``; returns the last ``v``.
 
     Raises:
@@ -45,12 +42,8 @@ def while_loop(
 
 
 def _truth(*given: Union[bool, Tensor]) -> bool:
-    if len(given) != 1 or (
-        isinstance(given[0], Tensor) and given[0].numel() != 1
-    ):
-        raise ProgramError(
-            'the condition of a cond or while_loop must be one value'
-        )
+    if len(given) != 1 or (isinstance(given[0], Tensor) and given[0].numel() != 1):
+        raise ProgramError('the condition of a cond or while_loop must be one value')
     return bool(given[0])
 
 
@@ -95,13 +88,11 @@ def non_maximum_suppression(
             f'{tuple(scores.shape)}; allowed: >= 1, and as many scores as '
             f'boxes'
         )
-    chosen = _chosen(boxes, scores, iou_threshold, max_boxes,
-                     score_threshold, per_class_suppression)
+    chosen = _chosen(
+        boxes, scores, iou_threshold, max_boxes, score_threshold, per_class_suppression
+    )
     missing = (chosen < 0).unsqueeze(-1)
-    found = [
-        _taken(value, chosen).masked_fill(missing, 0)
-        for value in (boxes, scores)
-    ]
+    found = [_taken(value, chosen).masked_fill(missing, 0) for value in (boxes, scores)]
     if newer:
         return (*(v.transpose(1, 2) for v in found), chosen.to(torch.int32))
     count = (chosen >= 0).sum(1)
@@ -126,9 +117,7 @@ def _chosen(
     left = torch.ones_like(best, dtype=torch.bool)
     if score_threshold is not None:
         left = best >= score_threshold
-        first = torch.zeros_like(left).scatter(
-            1, best.argmax(1, keepdim=True), True
-        )
+        first = torch.zeros_like(left).scatter(1, best.argmax(1, keepdim=True), True)
         left = torch.where(left.any(1, keepdim=True), left, first)
     found = []
     for _ in range(min(max_boxes, boxes.shape[1])):
@@ -143,20 +132,14 @@ def _chosen(
         left = left & ~gone
         left = left.scatter(1, top, False)
     result = torch.cat(found, 1)
-    return torch.nn.functional.pad(
-        result, [0, max_boxes - result.shape[1]], value=-1
-    )
+    return torch.nn.functional.pad(result, [0, max_boxes - result.shape[1]], value=-1)
 
 
 def _overlap(boxes: Tensor, index: Tensor) -> Tensor:
     """IoU (n, B) of all boxes with one of each sample; 0 without area."""
     one = _taken(boxes, index)
-    low = torch.maximum(
-        boxes[..., :2] - boxes[..., 2:] / 2, one[..., :2] - one[..., 2:] / 2
-    )
-    high = torch.minimum(
-        boxes[..., :2] + boxes[..., 2:] / 2, one[..., :2] + one[..., 2:] / 2
-    )
+    low = torch.maximum(boxes[..., :2] - boxes[..., 2:] / 2, one[..., :2] - one[..., 2:] / 2)
+    high = torch.minimum(boxes[..., :2] + boxes[..., 2:] / 2, one[..., :2] + one[..., 2:] / 2)
     common = (high - low).clamp(min=0).prod(-1)
     total = boxes[..., 2:].prod(-1) + one[..., 2:].prod(-1) - common
     return torch.where(total > 0, common / total, 0)

@@ -1,4 +1,5 @@
 """MIL convolutions and pooling: windows that move over an image."""
+
 from __future__ import annotations
 
 import math
@@ -60,8 +61,7 @@ def resolve_pads(
     if pad_type == 'same_lower':
         return [(total - total // 2, total // 2) for total in totals]
     raise ProgramError(
-        f'pad_type {pad_type!r} is unknown; allowed: valid, custom, same, '
-        f'same_lower'
+        f'pad_type {pad_type!r} is unknown; allowed: valid, custom, same, same_lower'
     )
 
 
@@ -90,14 +90,11 @@ def conv(
     pads = resolve_pads(pad_type, pad, x.shape[2:], kernel, strides)
     # Pads as large as the kernel take torch through a slower convolution,
     # with hidden copies of the input.
-    native = all(before == after and before < size
-                 for (before, after), size in zip(pads, kernel))
+    native = all(before == after and before < size for (before, after), size in zip(pads, kernel))
     if not native:
         x = pad_spatial(x, pads)
     padding = [before if native else 0 for before, _ in pads]
-    return _CONV[rank](
-        x, weight, bias, strides, padding, dilations, groups
-    )
+    return _CONV[rank](x, weight, bias, strides, padding, dilations, groups)
 
 
 @op('conv_transpose')
@@ -120,18 +117,14 @@ def conv_transpose(
     rank = x.dim() - 2
     strides = strides or [1] * rank
     dilations = dilations or [1] * rank
-    full = _CONV_TRANSPOSE[rank](
-        x, weight, None, strides, 0, 0, groups, dilations
-    )
+    full = _CONV_TRANSPOSE[rank](x, weight, None, strides, 0, 0, groups, dilations)
     pads = _transpose_pads(pad_type, pad, x.shape[2:], full, strides)
     crops = [(-before, -after) for before, after in pads]
     if output_shape is not None:
         # The scatter ends where it ends; positions beyond it hold zeros.
         crops = [
             (-before, wanted - size + before)
-            for (before, _), wanted, size in zip(
-                pads, output_shape[2:], full.shape[2:]
-            )
+            for (before, _), wanted, size in zip(pads, output_shape[2:], full.shape[2:])
         ]
     out = pad_spatial(full, crops)
     return out if bias is None else out + bias.reshape(-1, *[1] * rank)
@@ -146,10 +139,7 @@ def _transpose_pads(
 ) -> Pads:
     if pad_type != 'same':
         return resolve_pads(pad_type, pad, sizes, sizes, strides)
-    totals = [
-        whole - size * stride
-        for whole, size, stride in zip(full.shape[2:], sizes, strides)
-    ]
+    totals = [whole - size * stride for whole, size, stride in zip(full.shape[2:], sizes, strides)]
     # A stride above the kernel leaves a gap, which goes to the end.
     before = [max(0, total) // 2 for total in totals]
     return [(b, total - b) for b, total in zip(before, totals)]
@@ -160,9 +150,7 @@ def _effective(weight: Tensor, dilations: Sequence[int]) -> list[int]:
 
 
 @op('linear')
-def linear(
-    x: Tensor, weight: Tensor, bias: Optional[Tensor] = None
-) -> Tensor:
+def linear(x: Tensor, weight: Tensor, bias: Optional[Tensor] = None) -> Tensor:
     """``x @ weight.T + bias``; ``weight`` is (D_out, D_in)."""
     kind = torch.promote_types(x.dtype, weight.dtype)
     shift = None if bias is None else bias.to(kind)
@@ -170,12 +158,7 @@ def linear(
 
 
 @op('matmul')
-def matmul(
-    x: Tensor,
-    y: Tensor,
-    transpose_x: bool = False,
-    transpose_y: bool = False,
-) -> Tensor:
+def matmul(x: Tensor, y: Tensor, transpose_x: bool = False, transpose_y: bool = False) -> Tensor:
     """Batched matrix product with NumPy broadcasting.
 
     An integer tensor times a constant of floats, or the reverse (iOS 17), is
@@ -196,10 +179,7 @@ def einsum(values: Sequence[Tensor], equation: str) -> Tensor:
 
 @op('scaled_dot_product_attention')
 def scaled_dot_product_attention(
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    attn_mask: Optional[Tensor] = None,
+    query: Tensor, key: Tensor, value: Tensor, attn_mask: Optional[Tensor] = None
 ) -> Tensor:
     """``softmax(Q K^T / sqrt(d) + mask) V``; a bool mask keeps True."""
     scores = query @ key.transpose(-1, -2) / math.sqrt(query.shape[-1])
@@ -255,9 +235,7 @@ def avg_pool(
     count_padding = not exclude_padding_from_average
     if _is_native(pads, kernel_sizes):
         before = [pair[0] for pair in pads]
-        return pool(
-            x, kernel_sizes, strides, before, ceil_mode, count_padding
-        )
+        return pool(x, kernel_sizes, strides, before, ceil_mode, count_padding)
     _require_floor(ceil_mode, pads)
     means = pool(pad_spatial(x, pads), kernel_sizes, strides)
     if count_padding:
@@ -276,9 +254,7 @@ def l2_pool(
     ceil_mode: bool = False,
 ) -> Tensor:
     """Square root of the sum of squares over each window."""
-    means = avg_pool(
-        x.square(), kernel_sizes, pad_type, strides, pad, False, ceil_mode
-    )
+    means = avg_pool(x.square(), kernel_sizes, pad_type, strides, pad, False, ceil_mode)
     if not ceil_mode:
         return torch.sqrt(means * math.prod(kernel_sizes))
     raise ProgramError('l2_pool with ceil_mode is not implemented')
@@ -286,10 +262,7 @@ def l2_pool(
 
 def _is_native(pads: Pads, kernel: Sequence[int]) -> bool:
     """Whether torch's pooling accepts the pads: symmetric, <= kernel / 2."""
-    return all(
-        before == after and 2 * before <= k
-        for (before, after), k in zip(pads, kernel)
-    )
+    return all(before == after and 2 * before <= k for (before, after), k in zip(pads, kernel))
 
 
 def _require_floor(ceil_mode: bool, pads: Pads) -> None:

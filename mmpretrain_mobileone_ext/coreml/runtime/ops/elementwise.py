@@ -1,4 +1,5 @@
 """MIL elementwise operations and reductions."""
+
 from __future__ import annotations
 
 from collections.abc import Sequence
@@ -103,9 +104,7 @@ def mod(x: Tensor, y: Tensor) -> Tensor:
     return _of_wide(torch.remainder, x, y)
 
 
-def _of_wide(
-    function: Callable[[Tensor, Tensor], Tensor], x: Tensor, y: Tensor
-) -> Tensor:
+def _of_wide(function: Callable[[Tensor, Tensor], Tensor], x: Tensor, y: Tensor) -> Tensor:
     """Compute integers as int64.
 
     The processor ends a program that divides the least int32 by -1.
@@ -181,9 +180,7 @@ def cast(x: Tensor, dtype: str) -> Tensor:
         ProgramError: If ``dtype`` is unknown.
     """
     if dtype not in _CASTS:
-        raise ProgramError(
-            f'cast to {dtype!r} is unknown; allowed: {", ".join(_CASTS)}'
-        )
+        raise ProgramError(f'cast to {dtype!r} is unknown; allowed: {", ".join(_CASTS)}')
     return x.to(_CASTS[dtype])
 
 
@@ -233,23 +230,15 @@ _REDUCTIONS: dict[str, _Reduction] = {
     'reduce_l1_norm': lambda x, axes, keep: _sum(x.abs(), axes, keep),
     'reduce_l2_norm': _l2_norm,
     'reduce_sum_square': lambda x, axes, keep: _sum(x.square(), axes, keep),
-    'reduce_log_sum': lambda x, axes, keep: torch.log(
-        _sum(_real(x), axes, keep)
-    ),
+    'reduce_log_sum': lambda x, axes, keep: torch.log(_sum(_real(x), axes, keep)),
     # Where all are -inf coremltools folds to NaN; the document's formula,
     # like torch, says log(0).
-    'reduce_log_sum_exp': lambda x, axes, keep: torch.logsumexp(
-        _real(x), axes, keepdim=keep
-    ),
+    'reduce_log_sum_exp': lambda x, axes, keep: torch.logsumexp(_real(x), axes, keepdim=keep),
 }
 
 
 def _over_axes(reduction: _Reduction) -> Callable[..., Tensor]:
-    def reduce(
-        x: Tensor,
-        axes: Optional[Sequence[int]] = None,
-        keep_dims: bool = False,
-    ) -> Tensor:
+    def reduce(x: Tensor, axes: Optional[Sequence[int]] = None, keep_dims: bool = False) -> Tensor:
         """Reduce over ``axes`` (all if None), in the dtype of ``x``."""
         chosen = range(x.dim()) if axes is None else axes
         if not chosen:
@@ -266,16 +255,12 @@ for _name, _reduction in _REDUCTIONS.items():
 
 
 @op('reduce_argmax')
-def reduce_argmax(
-    x: Tensor, axis: int = -1, keep_dims: bool = False, **_: Any
-) -> Tensor:
+def reduce_argmax(x: Tensor, axis: int = -1, keep_dims: bool = False, **_: Any) -> Tensor:
     """Index (int32) of the first maximum along ``axis``."""
     return x.argmax(axis, keepdim=keep_dims).to(torch.int32)
 
 
 @op('reduce_argmin')
-def reduce_argmin(
-    x: Tensor, axis: int = -1, keep_dims: bool = False, **_: Any
-) -> Tensor:
+def reduce_argmin(x: Tensor, axis: int = -1, keep_dims: bool = False, **_: Any) -> Tensor:
     """Index (int32) of the first minimum along ``axis``."""
     return x.argmin(axis, keepdim=keep_dims).to(torch.int32)

@@ -1,4 +1,5 @@
 """MIL normalizations (coremltools ``mil.ops.defs.iOS15.normalization``)."""
+
 from __future__ import annotations
 
 from collections.abc import Sequence
@@ -26,10 +27,7 @@ def batch_norm(
 
 @op('instance_norm')
 def instance_norm(
-    x: Tensor,
-    gamma: Optional[Tensor] = None,
-    beta: Optional[Tensor] = None,
-    epsilon: float = 1e-5,
+    x: Tensor, gamma: Optional[Tensor] = None, beta: Optional[Tensor] = None, epsilon: float = 1e-5
 ) -> Tensor:
     """Normalize each channel of each sample; ``x`` is (N, C, *D)."""
     axes = list(range(2, x.dim()))
@@ -69,11 +67,7 @@ def l2_norm(x: Tensor, epsilon: float = 1e-6) -> Tensor:
 
 @op('local_response_norm')
 def local_response_norm(
-    x: Tensor,
-    size: int,
-    alpha: float = 1e-4,
-    beta: float = 0.75,
-    k: float = 1.0,
+    x: Tensor, size: int, alpha: float = 1e-4, beta: float = 0.75, k: float = 1.0
 ) -> Tensor:
     """``x / (k + alpha / size * sum(x^2 of neighbors))^beta``.
 
@@ -98,8 +92,6 @@ def _standardize(x: Tensor, axes: Sequence[int], epsilon: float) -> Tensor:
     return centered / torch.sqrt(variance + epsilon)
 
 
-def _affine(
-    x: Tensor, gamma: Optional[Tensor], beta: Optional[Tensor]
-) -> Tensor:
+def _affine(x: Tensor, gamma: Optional[Tensor], beta: Optional[Tensor]) -> Tensor:
     scaled = x if gamma is None else x * gamma
     return scaled if beta is None else scaled + beta

@@ -5,6 +5,7 @@ A sequence is (s, b, I): length, batch, channels. What ``direction``
 sequence first, as Core ML does it; a bidirectional layer returns both
 directions in the order of the sequence, as torch does.
 """
+
 from __future__ import annotations
 
 from typing import Callable, NamedTuple, Optional
@@ -93,14 +94,12 @@ def lstm(
     inner, outer = _activation(cell_activation), _activation(activation)
 
     def cell(weights: _Weights) -> _Cell:
-        peeps = (0, 0, 0) if weights.peephole is None else \
-            weights.peephole.chunk(3)
+        peeps = (0, 0, 0) if weights.peephole is None else weights.peephole.chunk(3)
 
         def step(given: Tensor, state: _State) -> _State:
             h, c = state
             i, f, o, z = (given + h @ weights.hh.T).chunk(4, -1)
-            c_new = gates(f + c * peeps[1]) * c + \
-                gates(i + c * peeps[0]) * inner(z)
+            c_new = gates(f + c * peeps[1]) * c + gates(i + c * peeps[0]) * inner(z)
             if clip is not None:
                 c_new = c_new.clamp(-clip, clip)
             return gates(o + c_new * peeps[2]) * outer(c_new), c_new
@@ -114,9 +113,7 @@ def lstm(
         return (out if output_sequence else h.unsqueeze(0)), h, c
     if weight_ih_back is None or weight_hh_back is None:
         raise ProgramError('a bidirectional lstm has weights for both ways')
-    ways.append(
-        _Weights(weight_ih_back, weight_hh_back, bias_back, peephole_back)
-    )
+    ways.append(_Weights(weight_ih_back, weight_hh_back, bias_back, peephole_back))
     halves = zip(*(value.chunk(2, -1) for value in state))
     (out, last), (back, last_back) = (
         _run(x, weights, cell(weights), start, way)
@@ -214,8 +211,7 @@ def _run(
     """First state of every step (s, b, H), as computed; the last state."""
     if direction not in ('forward', 'reverse'):
         raise ProgramError(
-            f'direction is {direction!r}; allowed: forward, reverse and, of '
-            f'an lstm, bidirectional'
+            f'direction is {direction!r}; allowed: forward, reverse and, of an lstm, bidirectional'
         )
     given = weights.of_inputs(x.flip(0) if direction == 'reverse' else x)
     found: list[Tensor] = []
@@ -230,8 +226,5 @@ def _run(
 
 def _activation(name: str) -> _Activation:
     if name.lower() not in _ACTIVATIONS:
-        raise ProgramError(
-            f'activation {name!r} is unknown; allowed: '
-            f'{", ".join(_ACTIVATIONS)}'
-        )
+        raise ProgramError(f'activation {name!r} is unknown; allowed: {", ".join(_ACTIVATIONS)}')
     return _ACTIVATIONS[name.lower()]

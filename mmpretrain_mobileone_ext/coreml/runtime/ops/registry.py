@@ -1,4 +1,5 @@
 """The table of implemented MIL operations."""
+
 from __future__ import annotations
 
 import inspect
@@ -37,9 +38,7 @@ def op(*names: str) -> Callable[[_Function], _Function]:
 def data_parameters(op_type: str) -> frozenset[str]:
     """Names of the parameters that an operation takes as tensors."""
     parameters = inspect.signature(OPS[op_type]).parameters.values()
-    return frozenset(
-        p.name for p in parameters if str(p.annotation) in _TENSORS
-    )
+    return frozenset(p.name for p in parameters if str(p.annotation) in _TENSORS)
 
 
 # Annotations are strings where a module postpones their evaluation.

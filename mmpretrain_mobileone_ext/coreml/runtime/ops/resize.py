@@ -1,4 +1,5 @@
 """MIL image resizing (``iOS15.image_resizing``, ``iOS17.image_resizing``)."""
+
 from __future__ import annotations
 
 import math
@@ -98,9 +99,7 @@ def _scaled(size: int, scale: float) -> int:
 
 
 @op('resize_nearest_neighbor')
-def resize_nearest_neighbor(
-    x: Tensor, target_size_height: int, target_size_width: int
-) -> Tensor:
+def resize_nearest_neighbor(x: Tensor, target_size_height: int, target_size_width: int) -> Tensor:
     """Nearest neighbor to a target size; ``x`` is (..., H, W)."""
     rows = _nearest(x, x.dim() - 2, target_size_height)
     return _nearest(rows, x.dim() - 1, target_size_width)
@@ -121,8 +120,7 @@ def upsample_bilinear(
     """
     if align_corners and half_pixel_centers:
         raise ProgramError(
-            'upsample_bilinear: align_corners and half_pixel_centers '
-            'exclude each other'
+            'upsample_bilinear: align_corners and half_pixel_centers exclude each other'
         )
     half = not align_corners
     if half_pixel_centers is not None:
@@ -150,8 +148,7 @@ def resize_bilinear(
     """
     if sampling_mode not in _SAMPLING:
         raise ProgramError(
-            f'sampling_mode {sampling_mode!r} is unknown; allowed: '
-            f'{", ".join(_SAMPLING)}'
+            f'sampling_mode {sampling_mode!r} is unknown; allowed: {", ".join(_SAMPLING)}'
         )
     rows = _linear(x, x.dim() - 2, target_size_height, sampling_mode)
     return _linear(rows, x.dim() - 1, target_size_width, sampling_mode)
@@ -181,8 +178,7 @@ def resize(
         )
     if sampling_mode not in _SAMPLING:
         raise ProgramError(
-            f'resize: sampling_mode {sampling_mode!r} is unknown; allowed: '
-            f'{", ".join(_SAMPLING)}'
+            f'resize: sampling_mode {sampling_mode!r} is unknown; allowed: {", ".join(_SAMPLING)}'
         )
     resample = _INTERPOLATION[interpolation_mode]
     targets = list(shape)[len(shape) - resized_dims :]

@@ -1,4 +1,5 @@
 """MIL sampling of images at computed places (``image_resizing``)."""
+
 from __future__ import annotations
 
 from collections.abc import Sequence
@@ -56,8 +57,7 @@ def resample(
             f'{tuple(coordinates.shape)} do not fit'
         )
     width, height = (
-        _pixels(coordinates[..., i].float(), size, coordinates_mode,
-                align_corners)
+        _pixels(coordinates[..., i].float(), size, coordinates_mode, align_corners)
         for i, size in enumerate((x.shape[3], x.shape[2]))
     )
     image = torch.arange(len(x), device=x.device).reshape(-1, 1, 1)
@@ -94,22 +94,27 @@ def affine(
     asked = coordinates_mode.lower(), padding_mode.lower(), align_corners
     if asked != ('normalized_minus_one_to_one', 'constant', True):
         raise ProgramError(
-            f'affine with {asked}; allowed: normalized_minus_one_to_one, '
-            f'constant and align_corners'
+            f'affine with {asked}; allowed: normalized_minus_one_to_one, constant and align_corners'
         )
-    across, down = (
-        _spread(size, x.device) for size in (output_width, output_height)
+    across, down = (_spread(size, x.device) for size in (output_width, output_height))
+    place = torch.stack(
+        [
+            across.expand(output_height, output_width),
+            down.unsqueeze(1).expand(output_height, output_width),
+            torch.ones(output_height, output_width, device=x.device),
+        ],
+        -1,
     )
-    place = torch.stack([
-        across.expand(output_height, output_width),
-        down.unsqueeze(1).expand(output_height, output_width),
-        torch.ones(output_height, output_width, device=x.device),
-    ], -1)
     rows = transform_matrix.float().reshape(-1, 1, 2, 3)
     moved = (rows.unsqueeze(1) * place.unsqueeze(2)).sum(-1)
     return resample(
-        x, moved.expand(len(x), -1, -1, -1), sampling_mode, padding_mode,
-        padding_value, coordinates_mode, align_corners,
+        x,
+        moved.expand(len(x), -1, -1, -1),
+        sampling_mode,
+        padding_mode,
+        padding_value,
+        coordinates_mode,
+        align_corners,
     )
 
 
@@ -150,9 +155,7 @@ def crop_resize(
     scale = torch.full((4,), float(spatial_scale), device=x.device)
     if normalized_coordinates:
         height, width = x.shape[2] - 1, x.shape[3] - 1
-        scale = scale * torch.tensor(
-            [height, width, height, width], device=x.device
-        )
+        scale = scale * torch.tensor([height, width, height, width], device=x.device)
     box = _corners(corners, box_coordinate_mode) * scale
     down = _grid(box[:, 0], box[:, 2], target_height, sampling_mode)
     across = _grid(box[:, 1], box[:, 3], target_width, sampling_mode)
@@ -160,8 +163,7 @@ def crop_resize(
     down = down.reshape(count, 1, -1, 1)
     across = across.reshape(count, 1, 1, -1)
     found = _sampled(
-        x, image.reshape(count, -1, 1, 1), down, across, 'bilinear',
-        _Padding('border'),
+        x, image.reshape(count, -1, 1, 1), down, across, 'bilinear', _Padding('border')
     )
     # Not interpolated with the pixels beside it: as Core ML does it.
     beyond = _beyond(down, x.shape[2]) | _beyond(across, x.shape[3])
@@ -176,17 +178,12 @@ def _beyond(place: Tensor, size: int) -> Tensor:
 
 
 def _regions(
-    x: Tensor,
-    roi: Optional[Tensor],
-    boxes: Optional[Tensor],
-    box_indices: Optional[Tensor],
+    x: Tensor, roi: Optional[Tensor], boxes: Optional[Tensor], box_indices: Optional[Tensor]
 ) -> tuple[Tensor, Tensor]:
     """Indices of images (N, M), and coordinates (N, 4)."""
     if boxes is not None:
         image = (
-            torch.arange(len(boxes), device=x.device)
-            if box_indices is None
-            else box_indices.long()
+            torch.arange(len(boxes), device=x.device) if box_indices is None else box_indices.long()
         )
         return image.unsqueeze(1), boxes.float()
     if roi is None:
@@ -206,10 +203,7 @@ def _corners(boxes: Tensor, mode: str) -> Tensor:
         for first in ('HEIGHT', 'WIDTH')
     ]
     if mode not in modes:
-        raise ProgramError(
-            f'box_coordinate_mode {mode!r} is unknown; allowed: '
-            f'{", ".join(modes)}'
-        )
+        raise ProgramError(f'box_coordinate_mode {mode!r} is unknown; allowed: {", ".join(modes)}')
     if mode.endswith('WIDTH_FIRST'):
         boxes = boxes[:, [1, 0, 3, 2]]
     if mode.startswith('CORNERS'):
@@ -257,18 +251,13 @@ def _grid(start: Tensor, end: Tensor, count: int, mode: str) -> Tensor:
     From the larger to the smaller one, places are mirrored.
     """
     if mode not in _GRIDS:
-        raise ProgramError(
-            f'sampling_mode {mode!r} is unknown; allowed: '
-            f'{", ".join(_GRIDS)}'
-        )
+        raise ProgramError(f'sampling_mode {mode!r} is unknown; allowed: {", ".join(_GRIDS)}')
     if count < 1:
         raise ProgramError(f'a target size is {count}; allowed: >= 1')
     i = torch.arange(count, device=start.device, dtype=torch.float32)
     length = (end - start).abs().unsqueeze(1)
     steps = torch.minimum(_GRIDS[mode](i, length, count).clamp(min=0), length)
-    return start.unsqueeze(1) + torch.where(
-        (end < start).unsqueeze(1), -steps, steps
-    )
+    return start.unsqueeze(1) + torch.where((end < start).unsqueeze(1), -steps, steps)
 
 
 def _spread(count: int, device: torch.device) -> Tensor:
@@ -278,9 +267,7 @@ def _spread(count: int, device: torch.device) -> Tensor:
     return torch.linspace(-1, 1, count, device=device)
 
 
-def _pixels(
-    given: Tensor, size: int, mode: str, align_corners: bool
-) -> Tensor:
+def _pixels(given: Tensor, size: int, mode: str, align_corners: bool) -> Tensor:
     """Coordinates as places of pixels, 0 the center of the first one."""
     if mode == 'unnormalized':
         return given
@@ -294,12 +281,7 @@ def _pixels(
 
 
 def _sampled(
-    x: Tensor,
-    image: Tensor,
-    height: Tensor,
-    width: Tensor,
-    sampling_mode: str,
-    padding: _Padding,
+    x: Tensor, image: Tensor, height: Tensor, width: Tensor, sampling_mode: str, padding: _Padding
 ) -> Tensor:
     """``x[image, :, height, width]``, channels first.
 
@@ -317,21 +299,22 @@ def _sampled(
         return _read(x, image, down.round(), across.round(), padding)
     if sampling_mode != 'bilinear':
         raise ProgramError(
-            f'sampling_mode {sampling_mode!r} is unknown; allowed: '
-            f'bilinear, nearest'
+            f'sampling_mode {sampling_mode!r} is unknown; allowed: bilinear, nearest'
         )
     top, left = down.floor(), across.floor()
     lower, right = down - top, across - left
-    upper_row = _read(x, image, top, left, padding) * (1 - right) + \
-        _read(x, image, top, left + 1, padding) * right
-    lower_row = _read(x, image, top + 1, left, padding) * (1 - right) + \
-        _read(x, image, top + 1, left + 1, padding) * right
+    upper_row = (
+        _read(x, image, top, left, padding) * (1 - right)
+        + _read(x, image, top, left + 1, padding) * right
+    )
+    lower_row = (
+        _read(x, image, top + 1, left, padding) * (1 - right)
+        + _read(x, image, top + 1, left + 1, padding) * right
+    )
     return upper_row * (1 - lower) + lower_row * lower
 
 
-def _read(
-    x: Tensor, image: Tensor, row: Tensor, column: Tensor, padding: _Padding
-) -> Tensor:
+def _read(x: Tensor, image: Tensor, row: Tensor, column: Tensor, padding: _Padding) -> Tensor:
     """Pixels (C, \\*S) at whole rows and columns."""
     count, channels, height, width = x.shape
     inside, (y, z) = _within([row, column], [height, width], padding.mode)
@@ -352,30 +335,18 @@ def _within(
     """Where an image is read, by axis; and, for a constant, whether."""
     whole = [place.long() for place in places]
     if mode == 'constant':
-        row, column = (
-            (i >= 0) & (i < size) for i, size in zip(whole, sizes)
-        )
+        row, column = ((i >= 0) & (i < size) for i, size in zip(whole, sizes))
         return row & column, _clamped(whole, sizes)
     if mode == 'border':
         return None, _clamped(whole, sizes)
     if mode == 'reflection':
-        return None, [
-            _folded(i, max(size - 1, 1), size - 1)
-            for i, size in zip(whole, sizes)
-        ]
+        return None, [_folded(i, max(size - 1, 1), size - 1) for i, size in zip(whole, sizes)]
     if mode == 'symmetric':
         # Mirrored between pixels: -1 is 0, and size is size - 1.
-        twice = (
-            torch.where(i < 0, -1 - i, i) % (2 * size)
-            for i, size in zip(whole, sizes)
-        )
-        return None, [
-            torch.minimum(i, 2 * size - 1 - i)
-            for i, size in zip(twice, sizes)
-        ]
+        twice = (torch.where(i < 0, -1 - i, i) % (2 * size) for i, size in zip(whole, sizes))
+        return None, [torch.minimum(i, 2 * size - 1 - i) for i, size in zip(twice, sizes)]
     raise ProgramError(
-        f'padding_mode {mode!r} is unknown; allowed: constant, border, '
-        f'reflection, symmetric'
+        f'padding_mode {mode!r} is unknown; allowed: constant, border, reflection, symmetric'
     )
 
 

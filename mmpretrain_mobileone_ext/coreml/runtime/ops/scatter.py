@@ -5,6 +5,7 @@ from 0 only; before that negative ones count from the end. An index beyond
 the tensor is an error in both cases: where Apple does not check, the result
 is undefined.
 """
+
 from __future__ import annotations
 
 import math
@@ -46,9 +47,7 @@ def scatter(
     """
     at = axis % data.dim()
     index = _counted(indices.reshape(-1), data.shape[at], validate_indices)
-    _check_shape(
-        updates, [*data.shape[:at], len(index), *data.shape[at + 1 :]]
-    )
+    _check_shape(updates, [*data.shape[:at], len(index), *data.shape[at + 1 :]])
     along = [-1 if i == at else 1 for i in range(data.dim())]
     index = index.reshape(along).expand(updates.shape)
     return _combined(data, index, updates, at, mode)
@@ -113,10 +112,7 @@ def scatter_nd(
 
 @op('gather_nd')
 def gather_nd(
-    x: Tensor,
-    indices: Tensor,
-    batch_dims: int = 0,
-    validate_indices: Optional[bool] = None,
+    x: Tensor, indices: Tensor, batch_dims: int = 0, validate_indices: Optional[bool] = None
 ) -> Tensor:
     """Slices of ``x``; the last dimension of ``indices`` says which.
 
@@ -140,9 +136,7 @@ def gather_nd(
     rows = x.reshape(math.prod(batch) * count, math.prod(inner))
     index = _rows(indices, sizes[:depth], validate_indices, len(rows))
     start = torch.arange(math.prod(batch), device=x.device) * count
-    index = index + start.reshape(
-        [*batch, *[1] * (index.dim() - batch_dims)]
-    )
+    index = index + start.reshape([*batch, *[1] * (index.dim() - batch_dims)])
     found = rows.index_select(0, index.reshape(-1))
     return found.reshape([*indices.shape[:-1], *inner])
 
@@ -173,17 +167,13 @@ def slice_update(
         start = None if (begin_mask or none)[axis] else int(begin[axis])
         stop = None if (end_mask or none)[axis] else int(end[axis])
         places.append(
-            _one(start, size) if squeezed[axis]
+            _one(start, size)
+            if squeezed[axis]
             else range(*slice(start, stop, strides[axis]).indices(size))
         )
     lengths = [len(taken) for taken in places]
-    _check_shape(
-        update, [n for n, drop in zip(lengths, squeezed) if not drop],
-        'update',
-    )
-    index = torch.meshgrid(
-        *(_numbers_of(taken, x.device) for taken in places), indexing='ij'
-    )
+    _check_shape(update, [n for n, drop in zip(lengths, squeezed) if not drop], 'update')
+    index = torch.meshgrid(*(_numbers_of(taken, x.device) for taken in places), indexing='ij')
     return x.index_put(index, update.reshape(lengths).to(x.dtype))
 
 
@@ -199,9 +189,7 @@ def _numbers_of(taken: range, device: torch.device) -> Tensor:
     return taken.start + taken.step * count
 
 
-def _counted(
-    indices: Tensor, size: int, validate_indices: Optional[bool]
-) -> Tensor:
+def _counted(indices: Tensor, size: int, validate_indices: Optional[bool]) -> Tensor:
     """Indices from 0 on; torch refuses those that are out of bounds."""
     index = indices.long()
     if validate_indices is not None:
@@ -221,9 +209,7 @@ def _rows(
     flattened, it might be another place within.
     """
     outside = math.prod(sizes) if beyond is None else beyond
-    row = torch.zeros(
-        indices.shape[:-1], dtype=torch.long, device=indices.device
-    )
+    row = torch.zeros(indices.shape[:-1], dtype=torch.long, device=indices.device)
     wrong = row != 0
     for axis, size in enumerate(sizes):
         index = _counted(indices[..., axis], size, validate_indices)
@@ -232,14 +218,10 @@ def _rows(
     return torch.where(wrong, outside, row)
 
 
-def _combined(
-    data: Tensor, index: Tensor, updates: Tensor, axis: int, mode: str
-) -> Tensor:
+def _combined(data: Tensor, index: Tensor, updates: Tensor, axis: int, mode: str) -> Tensor:
     """``data`` with ``updates`` at ``index``, which has their shape."""
     if mode not in _MODES:
-        raise ProgramError(
-            f'scatter mode {mode!r} is unknown; allowed: {", ".join(_MODES)}'
-        )
+        raise ProgramError(f'scatter mode {mode!r} is unknown; allowed: {", ".join(_MODES)}')
     changes = updates.to(data.dtype)
     if mode == 'update':
         return data.scatter(axis, index, changes)
@@ -253,13 +235,10 @@ def _combined(
     return data.scatter_reduce(axis, index, changes, _REDUCTIONS[mode])
 
 
-def _check_shape(
-    value: Tensor, wanted: Sequence[int], name: str = 'updates'
-) -> None:
+def _check_shape(value: Tensor, wanted: Sequence[int], name: str = 'updates') -> None:
     if list(value.shape) != list(wanted):
         raise ProgramError(
-            f'{name} has the shape {tuple(value.shape)}; allowed here: '
-            f'{tuple(wanted)}'
+            f'{name} has the shape {tuple(value.shape)}; allowed here: {tuple(wanted)}'
         )
 
 
@@ -298,9 +277,7 @@ def argsort(x: Tensor, axis: int = -1, ascending: bool = False) -> Tensor:
 
 @op('range_1d')
 def range_1d(
-    start: Union[_Number, Tensor],
-    end: Union[_Number, Tensor],
-    step: Union[_Number, Tensor],
+    start: Union[_Number, Tensor], end: Union[_Number, Tensor], step: Union[_Number, Tensor]
 ) -> Tensor:
     """``start``, ``start + step``, ... up to, not including, ``end``.
 
@@ -309,19 +286,13 @@ def range_1d(
     """
     given = (start, end, step)
     tensors = [value for value in given if isinstance(value, Tensor)]
-    first, last, each = (
-        v.reshape(()).item() if isinstance(v, Tensor) else v for v in given
-    )
+    first, last, each = (v.reshape(()).item() if isinstance(v, Tensor) else v for v in given)
     if each == 0:
         raise ProgramError('range_1d: step is 0; allowed: any other number')
     whole = all(isinstance(number, int) for number in (first, last, each))
     # Whole numbers are counted exactly, whatever their size.
-    count = -((first - last) // each) if whole else math.ceil(
-        (last - first) / each
-    )
-    places = torch.arange(
-        max(0, count), device=tensors[0].device if tensors else 'cpu'
-    )
+    count = -((first - last) // each) if whole else math.ceil((last - first) / each)
+    places = torch.arange(max(0, count), device=tensors[0].device if tensors else 'cpu')
     if whole:
         return (first + each * places).to(torch.int32)
     return (first + each * places.to(torch.float64)).to(torch.float32)
@@ -365,10 +336,6 @@ def one_hot(
     along = [-1] + [1] * (indices.dim() - at)
     places = torch.arange(size, device=indices.device).reshape(along)
     same = indices.unsqueeze(at) == places
-    dtype = {bool: torch.bool, int: torch.int32}.get(
-        type(on_value), torch.float32
-    )
-    result = torch.full(
-        same.shape, off_value, dtype=dtype, device=indices.device
-    )
+    dtype = {bool: torch.bool, int: torch.int32}.get(type(on_value), torch.float32)
+    result = torch.full(same.shape, off_value, dtype=dtype, device=indices.device)
     return result.masked_fill(same, on_value)

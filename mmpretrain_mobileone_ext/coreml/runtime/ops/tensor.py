@@ -1,4 +1,5 @@
 """MIL shape and data movement (``tensor_transformation``/``_operation``)."""
+
 from __future__ import annotations
 
 import math
@@ -25,10 +26,7 @@ def classify(probabilities: Tensor, classes: Sequence[Any]) -> Any:
     """
     flat = probabilities.reshape(-1)
     if len(flat) != len(classes):
-        raise ProgramError(
-            f'there are {len(classes)} class labels for {len(flat)} '
-            f'probabilities'
-        )
+        raise ProgramError(f'there are {len(classes)} class labels for {len(flat)} probabilities')
     return flat.argmax(-1), flat
 
 
@@ -41,7 +39,7 @@ def reshape(x: Tensor, shape: Union[Sequence[int], Tensor]) -> Tensor:
     """
     wanted = _numbers(shape)
     ones = [1] * (len(wanted) - x.dim())
-    known = [*ones, *x.shape[max(0, x.dim() - len(wanted)):]]
+    known = [*ones, *x.shape[max(0, x.dim() - len(wanted)) :]]
     return x.reshape([old if n == 0 else n for n, old in zip(wanted, known)])
 
 
@@ -55,9 +53,7 @@ def squeeze(x: Tensor, axes: Optional[Sequence[int]] = None) -> Tensor:
     """Drop dimensions of size 1: the given ones, or all."""
     wanted = range(x.dim()) if axes is None else axes
     drop = [axis % x.dim() for axis in wanted]
-    sizes = [
-        n for i, n in enumerate(x.shape) if not (i in drop and n == 1)
-    ]
+    sizes = [n for i, n in enumerate(x.shape) if not (i in drop and n == 1)]
     return x.reshape(sizes)
 
 
@@ -84,9 +80,7 @@ def flatten2d(x: Tensor, axis: int = 1) -> Tensor:
 
 
 @op('concat')
-def concat(
-    values: Sequence[Tensor], axis: int, interleave: bool = False
-) -> Tensor:
+def concat(values: Sequence[Tensor], axis: int, interleave: bool = False) -> Tensor:
     """Join along ``axis``; ``interleave`` takes elements in turn."""
     if not interleave:
         # MIL joins scalars, too: that is how sizes become a shape.
@@ -170,17 +164,13 @@ def _cut(x: Tensor, axis: int, at: slice) -> Tensor:
 
 
 @op('slice_axis')
-def slice_axis(
-    x: Tensor, axis: int, begin: int, end: int, stride: int = 1
-) -> Tensor:
+def slice_axis(x: Tensor, axis: int, begin: int, end: int, stride: int = 1) -> Tensor:
     """Slice one axis: the neural network layer ``slice``, not a MIL op."""
     return _cut(x, axis % x.dim(), slice(begin, end, stride))
 
 
 @op('slice_by_size')
-def slice_by_size(
-    x: Tensor, begin: Sequence[int], size: Sequence[int]
-) -> Tensor:
+def slice_by_size(x: Tensor, begin: Sequence[int], size: Sequence[int]) -> Tensor:
     """``size`` elements from ``begin`` on; size -1 takes the rest."""
     numbers = zip(_numbers(begin), _numbers(size))
     for axis, (start, length) in enumerate(numbers):
@@ -191,19 +181,14 @@ def slice_by_size(
 
 
 @op('crop')
-def crop(
-    x: Tensor, crop_height: Sequence[int], crop_width: Sequence[int]
-) -> Tensor:
+def crop(x: Tensor, crop_height: Sequence[int], crop_width: Sequence[int]) -> Tensor:
     """Cut (before, after) pixels off the last two dimensions."""
     return F.pad(x, [-n for n in [*crop_width, *crop_height]])
 
 
 @op('pad')
 def pad(
-    x: Tensor,
-    pad: Union[Sequence[int], Tensor],
-    mode: str = 'constant',
-    constant_val: float = 0.0,
+    x: Tensor, pad: Union[Sequence[int], Tensor], mode: str = 'constant', constant_val: float = 0.0
 ) -> Tensor:
     """Pad the last ``len(pad) / 2`` dimensions by (before, after) pairs.
 
@@ -216,10 +201,7 @@ def pad(
         flat = [n for pair in reversed(pairs) for n in pair]
         return F.pad(x, flat, value=constant_val)
     if mode not in ('reflect', 'replicate'):
-        raise ProgramError(
-            f'pad mode {mode!r} is unknown; allowed: constant, reflect, '
-            f'replicate'
-        )
+        raise ProgramError(f'pad mode {mode!r} is unknown; allowed: constant, reflect, replicate')
     for axis, (before, after) in enumerate(pairs, x.dim() - len(pairs)):
         index = _border_index(x.shape[axis], before, after, mode)
         x = x.index_select(axis, index.to(x.device))
@@ -255,17 +237,13 @@ def shape(x: Tensor) -> Tensor:
 
 
 @op('fill')
-def fill(
-    shape: Union[Sequence[int], Tensor], value: Union[float, bool] = 0.0
-) -> Tensor:
+def fill(shape: Union[Sequence[int], Tensor], value: Union[float, bool] = 0.0) -> Tensor:
     """A tensor of one value."""
     device = shape.device if isinstance(shape, Tensor) else None
     return _full(_numbers(shape), value, device)
 
 
-def _full(
-    sizes: list[int], value: Any, device: Optional[torch.device]
-) -> Tensor:
+def _full(sizes: list[int], value: Any, device: Optional[torch.device]) -> Tensor:
     """Python's integers stand for int32, MIL's integer type."""
     dtype = torch.int32 if type(value) is int else None
     return torch.full(sizes, value, dtype=dtype, device=device)
@@ -278,9 +256,7 @@ def fill_like(ref_tensor: Tensor, value: Union[float, bool] = 0.0) -> Tensor:
 
 
 @op('gather')
-def gather(
-    x: Tensor, indices: Tensor, axis: int = 0, batch_dims: int = 0, **_: Any
-) -> Tensor:
+def gather(x: Tensor, indices: Tensor, axis: int = 0, batch_dims: int = 0, **_: Any) -> Tensor:
     """Slices of ``x`` at ``indices`` (may be negative) along ``axis``.
 
     The first ``batch_dims`` dimensions are those of ``indices`` as well: each
@@ -308,9 +284,7 @@ def gather(
 
 
 @op('gather_along_axis')
-def gather_along_axis(
-    x: Tensor, indices: Tensor, axis: int = 0, **_: Any
-) -> Tensor:
+def gather_along_axis(x: Tensor, indices: Tensor, axis: int = 0, **_: Any) -> Tensor:
     """``np.take_along_axis``."""
     return torch.gather(x, axis, _wrap(indices, x.shape[axis]))
 
@@ -350,9 +324,7 @@ def _order(x: Tensor, ascending: bool) -> Tensor:
 
 
 @op('cumsum')
-def cumsum(
-    x: Tensor, axis: int = 0, exclusive: bool = False, reverse: bool = False
-) -> Tensor:
+def cumsum(x: Tensor, axis: int = 0, exclusive: bool = False, reverse: bool = False) -> Tensor:
     """Running sum; ``exclusive`` leaves the element itself out."""
     source = x.flip(axis) if reverse else x
     if exclusive:
@@ -396,9 +368,7 @@ def space_to_depth(x: Tensor, block_size: int) -> Tensor:
 
 @op('space_to_batch')
 def space_to_batch(
-    x: Tensor,
-    block_shape: Sequence[int],
-    paddings: Sequence[Sequence[int]],
+    x: Tensor, block_shape: Sequence[int], paddings: Sequence[Sequence[int]]
 ) -> Tensor:
     """(n, C, H, W), padded with 0, to (n b c, C, H / b, W / c).
 
@@ -425,9 +395,7 @@ def space_to_batch(
 
 
 @op('batch_to_space')
-def batch_to_space(
-    x: Tensor, block_shape: Sequence[int], crops: Sequence[Sequence[int]]
-) -> Tensor:
+def batch_to_space(x: Tensor, block_shape: Sequence[int], crops: Sequence[Sequence[int]]) -> Tensor:
     """Inverse of ``space_to_batch``: (before, after) cut off instead.
 
     Raises:
@@ -437,8 +405,7 @@ def batch_to_space(
     b, c = _block(block_shape)
     if total % (b * c):
         raise ProgramError(
-            f'batch_to_space: {total} samples cannot be divided into blocks '
-            f'of {b} x {c}'
+            f'batch_to_space: {total} samples cannot be divided into blocks of {b} x {c}'
         )
     parts = x.reshape(b, c, total // (b * c), channels, height, width)
     spread = parts.permute(2, 3, 4, 0, 5, 1)
@@ -450,7 +417,5 @@ def batch_to_space(
 def _block(block_shape: Sequence[int]) -> tuple[int, int]:
     b, c = block_shape
     if min(b, c) < 1:
-        raise ProgramError(
-            f'block_shape is {list(block_shape)}; allowed: two sizes >= 1'
-        )
+        raise ProgramError(f'block_shape is {list(block_shape)}; allowed: two sizes >= 1')
     return b, c

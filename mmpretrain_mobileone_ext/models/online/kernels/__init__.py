@@ -8,6 +8,7 @@ each start, and a line says so. Without a compiler one line says so and
 callers use forms that need none; ``MOBILEONE_EXT_NO_COMPILER=1`` asks for
 that.
 """
+
 from __future__ import annotations
 
 import contextlib
@@ -32,17 +33,23 @@ from ....errors import KernelError
 from .compiler import command, compile_library, find_compiler
 from .library_cache import LibraryCache, load
 
-SOURCES = tuple(Path(__file__).with_name(name) for name in (
-    'depthwise_moments.cpp', 'depthwise_fold.cpp', 'depthwise_weight.cpp',
-    'depthwise_input.cpp', 'pixels.cpp', 'pointwise_fold.cpp'))
-_HEADERS = tuple(Path(__file__).with_name(name)
-                 for name in ('packed.h', 'params.h'))
+SOURCES = tuple(
+    Path(__file__).with_name(name)
+    for name in (
+        'depthwise_moments.cpp',
+        'depthwise_fold.cpp',
+        'depthwise_weight.cpp',
+        'depthwise_input.cpp',
+        'pixels.cpp',
+        'pointwise_fold.cpp',
+    )
+)
+_HEADERS = tuple(Path(__file__).with_name(name) for name in ('packed.h', 'params.h'))
 #: How a source names a kernel for both types.
 _KERNEL = re.compile(r'extern "C" void (\w+)_##NAME')
 #: For everything: another process that compiles, and both attempts here.
 _SECONDS = 120
-_Argument = Union[Tensor, Sequence[Optional[Tensor]], int, ctypes.Array,
-                  None]
+_Argument = Union[Tensor, Sequence[Optional[Tensor]], int, ctypes.Array, None]
 
 
 @functools.cache
@@ -59,9 +66,11 @@ def compiled_kernels() -> Optional[ctypes.CDLL]:
 
 def has_kernels_for(x: Tensor) -> bool:
     """Whether the compiled kernels exist and take tensors like x."""
-    return (x.device.type == 'cpu'
-            and x.dtype in (torch.float32, torch.float64)
-            and compiled_kernels() is not None)
+    return (
+        x.device.type == 'cpu'
+        and x.dtype in (torch.float32, torch.float64)
+        and compiled_kernels() is not None
+    )
 
 
 def call(name: str, dtype: torch.dtype, *args: _Argument) -> None:
@@ -91,8 +100,9 @@ def _address(tensor: Optional[Tensor]) -> Optional[int]:
     if tensor is None:
         return None
     if not tensor.is_contiguous():
-        raise ValueError(f'a kernel was given a tensor of strides '
-                         f'{tensor.stride()}, shape {tuple(tensor.shape)}')
+        raise ValueError(
+            f'a kernel was given a tensor of strides {tensor.stride()}, shape {tuple(tensor.shape)}'
+        )
     return tensor.data_ptr()
 
 
@@ -119,13 +129,11 @@ def _library() -> ctypes.CDLL:
         except OSError as error:
             problem = str(error)
         if problem:
-            _warn(f'the compiled kernels are not kept, so that each start '
-                  f'compiles them: {problem}')
+            _warn(f'the compiled kernels are not kept, so that each start compiles them: {problem}')
         return library
 
 
-def _build(start: Sequence[str],
-           deadline: float) -> tuple[bytes, ctypes.CDLL]:
+def _build(start: Sequence[str], deadline: float) -> tuple[bytes, ctypes.CDLL]:
     """Compile in a folder of its own; nothing is kept that does not load."""
     try:
         with tempfile.TemporaryDirectory(prefix='mobileone-') as folder:
@@ -137,34 +145,37 @@ def _build(start: Sequence[str],
         raise KernelError(f'{" ".join(start)}: {error}') from error
     missing = [name for name in kernel_names() if not hasattr(library, name)]
     if missing:
-        raise KernelError(f'{" ".join(start)} made a library without '
-                          f'{missing[0]}')
+        raise KernelError(f'{" ".join(start)} made a library without {missing[0]}')
     return data, library
 
 
 def kernel_names() -> list[str]:
     """What a library of all sources exports."""
     names = _KERNEL.findall(''.join(p.read_text('utf-8') for p in SOURCES))
-    return [f'{name}_{kind}' for name in names
-            for kind in ('float32', 'float64')]
+    return [f'{name}_{kind}' for name in names for kind in ('float32', 'float64')]
 
 
 def _key(start: Sequence[str]) -> str:
     """Names what decides about a library: source, flags and processor."""
-    parts = [*(path.read_bytes() for path in (*SOURCES, *_HEADERS)),
-             os.fsencode('\n'.join(start)), _processor().encode()]
+    parts = [
+        *(path.read_bytes() for path in (*SOURCES, *_HEADERS)),
+        os.fsencode('\n'.join(start)),
+        _processor().encode(),
+    ]
     return 'kernels-' + hashlib.sha256(b'\n'.join(parts)).hexdigest()[:16]
 
 
 def _processor() -> str:
     """What ``-march=native`` depends on."""
     try:
-        info = Path('/proc/cpuinfo').read_text(
-            'utf-8', errors='replace')
+        info = Path('/proc/cpuinfo').read_text('utf-8', errors='replace')
     except OSError:
         return platform.processor() + platform.machine()
-    return ''.join(line for line in info.splitlines()[:40]
-                   if line.startswith(('flags', 'Features', 'model name')))
+    return ''.join(
+        line
+        for line in info.splitlines()[:40]
+        if line.startswith(('flags', 'Features', 'model name'))
+    )
 
 
 def _warn(line: str) -> None:

@@ -1,4 +1,5 @@
 """Find and run the C++ compiler, for a bounded time and with no leftovers."""
+
 from __future__ import annotations
 
 import os
@@ -27,21 +28,18 @@ def find_compiler() -> list[str]:
         KernelError: there is none.
     """
     wanted = os.environ.get('CXX', '').strip()
-    for words in [[wanted], _words(wanted)] if wanted else [
-            ['c++'], ['g++'], ['clang++']]:
+    for words in [[wanted], _words(wanted)] if wanted else [['c++'], ['g++'], ['clang++']]:
         found = shutil.which(words[0]) if words else None
         if found:
             return [found, *words[1:]]
-    raise KernelError('no C++ compiler found '
-                      f'({wanted or "c++, g++, clang++"})')
+    raise KernelError(f'no C++ compiler found ({wanted or "c++, g++, clang++"})')
 
 
 def _words(text: str) -> list[str]:
     try:
         return shlex.split(text)
     except ValueError as error:
-        raise KernelError(f'CXX is {text!r}, which a shell cannot read '
-                          f'({error})') from None
+        raise KernelError(f'CXX is {text!r}, which a shell cannot read ({error})') from None
 
 
 def command(compiler: Sequence[str]) -> list[str]:
@@ -49,8 +47,9 @@ def command(compiler: Sequence[str]) -> list[str]:
     return [*compiler, *_FLAGS]
 
 
-def compile_library(start: Sequence[str], sources: Sequence[Path], out: Path,
-                    deadline: float) -> None:
+def compile_library(
+    start: Sequence[str], sources: Sequence[Path], out: Path, deadline: float
+) -> None:
     """Compile ``sources`` to the shared library ``out``.
 
     Args:
@@ -63,8 +62,7 @@ def compile_library(start: Sequence[str], sources: Sequence[Path], out: Path,
     """
     # Apple's clang has no OpenMP: one thread is better than none.
     for threads in (['-fopenmp'], []):
-        reason = _run([*start, *threads, '-o', str(out),
-                       *map(str, sources)], deadline)
+        reason = _run([*start, *threads, '-o', str(out), *map(str, sources)], deadline)
         if not reason and not out.is_file():
             reason = 'it ended with exit code 0, but made no library'
         if not reason:
@@ -80,20 +78,17 @@ def _run(words: list[str], deadline: float) -> str:
     # Not a pipe: whoever inherits it could keep it open.
     with tempfile.TemporaryFile() as said:
         try:
-            with ChildProcess(words, stdout=subprocess.DEVNULL,
-                              stderr=said) as process:
+            with ChildProcess(words, stdout=subprocess.DEVNULL, stderr=said) as process:
                 code = process.wait(seconds)
         except subprocess.TimeoutExpired:
-            raise KernelError(f'{words[0]} gave no result within '
-                              f'{seconds:.0f} s') from None
+            raise KernelError(f'{words[0]} gave no result within {seconds:.0f} s') from None
         said.seek(0)
         text = said.read(_READ).decode(errors='replace')
     return '' if code == 0 else _reason(text, code)
 
 
 def _reason(text: str, code: int) -> str:
-    lines = [' '.join(line.split()) for line in text.splitlines()
-             if line.strip()]
+    lines = [' '.join(line.split()) for line in text.splitlines() if line.strip()]
     errors = [line for line in lines if 'error' in line.lower()]
     said = (errors or lines or [''])[0][:_SHOWN]
     end = f'ended by signal {-code}' if code < 0 else f'exit code {code}'

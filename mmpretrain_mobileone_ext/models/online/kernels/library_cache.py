@@ -6,6 +6,7 @@ its content, folder and file must belong to this user (or root) and be
 writable by nobody else, and what is loaded are the bytes that were checked,
 not the file: that one could still be replaced or cut under a running process.
 """
+
 from __future__ import annotations
 
 import contextlib
@@ -64,8 +65,7 @@ class LibraryCache:
             opened.callback(os.close, folder)
             # On a read-only disk there is nothing to make, hence to lock.
             with contextlib.suppress(OSError):
-                lock = os.open('lock', os.O_RDWR | os.O_CREAT | _OPEN, 0o600,
-                               dir_fd=folder)
+                lock = os.open('lock', os.O_RDWR | os.O_CREAT | _OPEN, 0o600, dir_fd=folder)
                 opened.callback(os.close, lock)
                 _wait_for(lock, deadline)
             yield cls(folder)
@@ -85,8 +85,7 @@ class LibraryCache:
         """None for what is not a private file of a reasonable size."""
         try:
             # A named pipe would wait for its other end.
-            file = os.open(name, os.O_RDONLY | os.O_NONBLOCK | _OPEN,
-                           dir_fd=self._folder)
+            file = os.open(name, os.O_RDONLY | os.O_NONBLOCK | _OPEN, dir_fd=self._folder)
         except OSError:
             return None
         with open(file, 'rb') as handle:
@@ -119,8 +118,7 @@ class LibraryCache:
                 handle.write(data)
                 handle.flush()
                 os.fsync(file)
-            os.rename(made, _name(key, data), src_dir_fd=self._folder,
-                      dst_dir_fd=self._folder)
+            os.rename(made, _name(key, data), src_dir_fd=self._folder, dst_dir_fd=self._folder)
             os.fsync(self._folder)
         except OSError:
             self._remove(made)
@@ -177,8 +175,7 @@ def _place() -> Path:
         except RuntimeError:
             raise OSError('this user has no home directory') from None
     if not base.is_absolute():
-        raise OSError(f'the home directory {str(base.parent)!r} is not an '
-                      'absolute path')
+        raise OSError(f'the home directory {str(base.parent)!r} is not an absolute path')
     return base / _FOLDER
 
 
@@ -200,8 +197,7 @@ def _doubt(status: os.stat_result) -> str:
     if status.st_uid not in (os.geteuid(), 0):
         return f'belongs to the user with id {status.st_uid}'
     if status.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
-        return (f'can be written by others '
-                f'(mode {stat.S_IMODE(status.st_mode):o})')
+        return f'can be written by others (mode {stat.S_IMODE(status.st_mode):o})'
     return ''
 
 
@@ -214,6 +210,5 @@ def _wait_for(lock: int, deadline: float) -> None:
             if error.errno not in (errno.EWOULDBLOCK, errno.EACCES):
                 raise  # a disk without locks
         if time.monotonic() > deadline:
-            raise KernelError('another process holds the cache of compiled '
-                              'kernels for too long')
+            raise KernelError('another process holds the cache of compiled kernels for too long')
         time.sleep(_POLL_S)
