@@ -6,27 +6,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Optional
 
+from ..utils.figures import place_labels
 from ..utils.text import percent, shown, size
 from .data import Candidate, ReportData
 from .plots import ACCENT, BAD, INK, MUTED, OTHER, PAPER, Width, picture
 
 #: How many times the bound the picture goes below the best form.
 _DEPTH = 4
-#: Places for a label around its point, in points, best first.
-_OFFSETS = tuple(
-    (x, y)
-    for far in (7, 16, 26, 38, 52)
-    for x, y in (
-        (far, 0),
-        (far, far),
-        (far, -far),
-        (-far, 0),
-        (0, far),
-        (0, -far),
-        (-far, far),
-        (-far, -far),
-    )
-)
+#: Of a mark that has a name, in points.
+_RADIUS = 4
 
 
 @dataclass(frozen=True)
@@ -140,7 +128,7 @@ def _plot(data: ReportData, points: Sequence[Point], top: Optional[float]) -> Op
         axis = figure.subplots()
         _axes(axis, points, what, bound, width)
         _marks(axis, points, bound)
-        place_labels(figure, axis, points)
+        _names(figure, axis, points)
 
     return picture(draw, 4.2, alt)
 
@@ -225,33 +213,11 @@ def _place(axis: Any, point: Point) -> tuple[float, float]:
     return point.size_bytes, max(point.value, axis.get_ylim()[0])
 
 
-def place_labels(figure: Any, axis: Any, points: Sequence[Point]) -> list[Any]:
-    """Name every point beside it, so that no label meets another.
-
-    A label goes to the first free place around its point; where none is
-    free, to the one that covers least.
-
-    Returns:
-        The label artists.
-    """
-    from matplotlib.text import Text
-
-    figure.draw_without_rendering()
-    figure.set_layout_engine('none')
-    # A crowd of small marks may be covered.
-    taken = [_mark_box(axis, p) for p in points if p.kind != 'tried']
-    made = []
-    for p in (p for p in points if p.kind != 'tried'):
-        label = _label(axis, p)
-        text = Text.get_window_extent(label, figure._get_renderer())
-        at = axis.transData.transform(_place(axis, p))
-        boxes = [_box(text, at, offset, figure.dpi / 72) for offset in _OFFSETS]
-        costs = [_cost(box, taken, axis) for box in boxes]
-        best = costs.index(min(costs))
-        taken.append(boxes[best])
-        _move(label, _OFFSETS[best])
-        made.append(label)
-    return made
+def _names(figure: Any, axis: Any, points: Sequence[Point]) -> list[Any]:
+    """Name every point; a crowd of small marks has no names, and may be covered."""
+    spots = [(_words(axis, p), *_place(axis, p), _RADIUS) for p in points if p.kind != 'tried']
+    box = dict(facecolor=PAPER, alpha=0.8, linewidth=0, pad=0.6)
+    return place_labels(figure, axis, spots, line=MUTED, color=INK, bbox=box)
 
 
 def _words(axis: Any, point: Point) -> str:
@@ -259,66 +225,3 @@ def _words(axis: Any, point: Point) -> str:
     if point.value >= axis.get_ylim()[0]:
         return point.label
     return f'{point.label}: {percent(point.value)}'
-
-
-def _label(axis: Any, point: Point) -> Any:
-    return axis.annotate(
-        _words(axis, point),
-        _place(axis, point),
-        (0, 0),
-        textcoords='offset points',
-        fontsize=8,
-        color=INK,
-        bbox=dict(facecolor=PAPER, alpha=0.8, linewidth=0, pad=0.6),
-        arrowprops=dict(arrowstyle='-', color=MUTED, linewidth=0.7, shrinkA=0, shrinkB=3),
-    )
-
-
-def _move(label: Any, offset: tuple[int, int]) -> None:
-    label.set_position(offset)
-    label.set_horizontalalignment(('center', 'left', 'right')[_sign(offset[0])])
-    label.set_verticalalignment(('center', 'bottom', 'top')[_sign(offset[1])])
-    # Close to its point, a name needs no line to it.
-    label.arrow_patch.set_visible(max(map(abs, offset)) > 10)
-
-
-def _sign(value: int) -> int:
-    """0, 1 or -1."""
-    return (value > 0) - (value < 0)
-
-
-def _box(text: Any, at: tuple[float, float], offset: tuple[int, int], scale: float) -> Any:
-    """Where a text of this size would stand; a line to it may be crossed.
-
-    Args:
-        text: box of the text, anywhere.
-        at: its point, in pixels.
-        offset: from there, in points.
-        scale: pixels of a point.
-    """
-    from matplotlib.transforms import Bbox
-
-    # A text stands right of its point, left of it or around it.
-    left = (-0.5, 0.0, -1.0)[_sign(offset[0])] * text.width
-    low = (-0.5, 0.0, -1.0)[_sign(offset[1])] * text.height
-    return Bbox.from_bounds(
-        at[0] + offset[0] * scale + left, at[1] + offset[1] * scale + low, text.width, text.height
-    ).padded(1)
-
-
-def _mark_box(axis: Any, point: Point) -> Any:
-    from matplotlib.transforms import Bbox
-
-    x, y = axis.transData.transform(_place(axis, point))
-    return Bbox.from_extents(x - 4, y - 4, x + 4, y + 4)
-
-
-def _cost(box: Any, taken: Sequence[Any], axis: Any) -> float:
-    """Area that a label would cover or that would be cut off."""
-    from matplotlib.transforms import Bbox
-
-    whole = box.width * box.height
-    inside = Bbox.intersection(box, axis.bbox)
-    cut = whole - (inside.width * inside.height if inside else 0)
-    covered = [Bbox.intersection(box, other) for other in taken]
-    return 3 * cut + sum(c.width * c.height for c in covered if c)

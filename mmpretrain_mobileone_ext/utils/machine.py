@@ -1,4 +1,8 @@
-"""The machine and the process that something runs in."""
+"""The machine that something runs on: what it is, its threads and memory, the random state.
+
+Memory of the process is read from ``/proc``: ``psutil`` knows neither the high-water mark of
+Linux, nor how to reset it, nor the limit of a container.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +11,7 @@ import platform
 import random
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from importlib import metadata
 from pathlib import Path
 from typing import Any, Optional
@@ -26,6 +30,9 @@ _PACKAGES = (
     'timm',
     'mmpretrain-mobileone-ext',
 )
+_PROC = Path('/proc/self')
+#: Limit and use of this process's memory group, where there is one.
+_GROUP = Path('/sys/fs/cgroup')
 
 
 def machine(device: str) -> dict[str, Any]:
@@ -81,42 +88,35 @@ def _usable_cores() -> int:
 def _versions() -> dict[str, str]:
     found = {}
     for name in _PACKAGES:
-        try:
+        with suppress(metadata.PackageNotFoundError):
             found[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            continue
     return found
 
 
-_PROC = Path('/proc/self')
-
-
-def reset_peak(device: torch.device) -> None:
+def reset_peak(device: torch.device) -> bool:
     """Forget what was before: torch's peak, or Linux's high-water mark.
 
-    Where the system cannot forget, the peak is that since the start of the
-    process.
+    Returns:
+        False where the system cannot forget: the peak is then that since the start of the
+        process.
     """
     if device.type == 'cuda':
         torch.cuda.reset_peak_memory_stats(device)
-        return
+        return True
     try:
         (_PROC / 'clear_refs').write_text('5', 'utf-8')
     except OSError:
-        return
+        return False
+    return True
 
 
 def peak_bytes(device: torch.device) -> Optional[int]:
     """Bytes that tensors took at most on a GPU; else of resident memory."""
     if device.type == 'cuda':
         return torch.cuda.max_memory_allocated(device)
-    try:
-        lines = (_PROC / 'status').read_text('utf-8').splitlines()
-    except OSError:
-        lines = []
-    found = [line.split()[1] for line in lines if line.startswith('VmHWM:')]
-    if found:
-        return 1024 * int(found[0])
+    found = _line_bytes(_PROC / 'status', 'VmHWM')
+    if found is not None:
+        return found
     try:
         import resource
     except ImportError:  # Windows
@@ -124,6 +124,42 @@ def peak_bytes(device: torch.device) -> Optional[int]:
     # macOS counts bytes where Linux counts KiB.
     unit = 1 if sys.platform == 'darwin' else 1024
     return unit * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+
+
+def used_bytes(device: torch.device) -> Optional[int]:
+    """What :func:`peak_bytes` would be now; None where the system does not say."""
+    if device.type == 'cuda':
+        return torch.cuda.memory_allocated(device)
+    return _line_bytes(_PROC / 'status', 'VmRSS')
+
+
+def free_bytes(device: str) -> Optional[int]:
+    """Memory that can still be taken; None where the system does not say."""
+    if device == 'cuda':
+        cached = torch.cuda.memory_reserved() - torch.cuda.memory_allocated()
+        return torch.cuda.mem_get_info()[0] + cached
+    known = (_line_bytes(Path('/proc/meminfo'), 'MemAvailable'), _group_bytes())
+    return min((n for n in known if n is not None), default=None)
+
+
+def _line_bytes(path: Path, key: str) -> Optional[int]:
+    """A kB line of a file of the kernel."""
+    try:
+        lines = path.read_text('utf-8').splitlines()
+    except OSError:
+        return None
+    return next((1024 * int(x.split()[1]) for x in lines if x.startswith(f'{key}:')), None)
+
+
+def _group_bytes() -> Optional[int]:
+    """What a container's limit leaves (control groups, version 2)."""
+    try:
+        limit, used = (
+            int((_GROUP / f'memory.{name}').read_text('utf-8')) for name in ('max', 'current')
+        )
+    except (OSError, ValueError):  # no group, or its limit is "max"
+        return None
+    return limit - used
 
 
 @contextmanager

@@ -1,9 +1,9 @@
 """Text and figures for people: safe from outside names, the same everywhere.
 
-Names of classes, files, variants, layers and options come from people who
-may mean no good, or who just like brackets. Whoever puts such text into a
-terminal, a table, a picture or a command does it through this module;
-configs have :mod:`config_text`, Swift has ``coreml.swift.literals``.
+Names of classes, files, variants, layers and options come from people who may mean no good,
+or who just like brackets. Whoever puts such text into a terminal, a table, a picture or a
+command does it through this module; configs have :mod:`config`, Swift has ``coreml.swift``.
+Numbers are written here too, and :class:`Steps` tells how far a tool has come.
 """
 
 from __future__ import annotations
@@ -33,10 +33,14 @@ from rich.progress import (
     TextColumn,
     TimeElapsedColumn,
 )
+from rich.table import Table
 from rich.text import Text
 
 from .accuracy import CONFIDENCE, wilson
 
+DASH, TIMES, MINUS = '\u2013', '\u00d7', '\u2212'
+#: Between a number and its unit: no line ends there.
+NBSP = '\u00a0'
 #: Controls (with escape sequences), invisible marks (with those that turn
 #: the direction of writing), halves of surrogate pairs, line separators.
 _INVISIBLE = ('Cc', 'Cf', 'Cs', 'Zl', 'Zp')
@@ -65,6 +69,19 @@ def shown(text: Any, keep: str = '') -> str:
         else c.encode('unicode_escape').decode()
         for c in line
     )
+
+
+def one_line(said: Any, limit: int = 300) -> str:
+    """Text on one line of ``limit`` characters, ``...`` where it is cut.
+
+    Args:
+        said: anything, by its ``str``; an exception is led by its type.
+        limit: characters that are kept.
+    """
+    kind = f'{type(said).__name__}: ' if isinstance(said, BaseException) else ''
+    # Messages may hold a whole tensor or file: no more of them is looked at than may count.
+    line = ' '.join(f'{kind}{said}'[: 8 * limit].split())
+    return line if len(line) <= limit else f'{line[:limit]}...'
 
 
 class PlainConsole(Console):
@@ -120,11 +137,36 @@ def markdown_code(text: Any) -> str:
     if _PLAIN_CODE.fullmatch(line) and line == line.strip():
         return f'`{line}`'
     # References to characters are never syntax, in tables neither.
-    return (
-        '<code>'
-        + ''.join(f'&#{ord(c)};' if c in string.punctuation or c == ' ' else c for c in line)
-        + '</code>'
-    )
+    unsafe = {*string.punctuation, ' '}
+    return f'<code>{"".join(f"&#{ord(c)};" if c in unsafe else c for c in line)}</code>'
+
+
+def markdown_table(heads: Sequence[Any], rows: Iterable[Sequence[Any]], align: str) -> str:
+    """A Markdown table, line ends included.
+
+    Args:
+        heads: of the columns.
+        rows: their cells.
+        align: 'l' or 'r' for each column.
+    """
+    rule = '|' + ''.join('---:|' if side == 'r' else '---|' for side in align)
+    lines = ['| ' + ' | '.join(map(markdown, row)) + ' |' for row in (heads, *rows)]
+    return '\n'.join([lines[0], rule, *lines[1:]]) + '\n'
+
+
+def figures_table(left: Iterable[str], right: Iterable[str], **options: Any) -> Table:
+    """A table for a terminal: names on the left, figures aligned to the right.
+
+    Args:
+        left, right: heads of the columns.
+        options: of rich's ``Table``.
+    """
+    table = Table(title_justify='left', **options)
+    for head in left:
+        table.add_column(head, no_wrap=True)
+    for head in right:
+        table.add_column(head, justify='right', no_wrap=True)
+    return table
 
 
 def plot_label(text: Any) -> str:
@@ -142,29 +184,19 @@ def shell_word(text: Any) -> str:
     if shown(word) == word:
         return shlex.quote(word)
     quoted = word.replace('\\', r'\\').replace("'", r'\'')
-    return (
-        "$'"
-        + ''.join(
-            c if shown(c) == c else ''.join(map(r'\{:03o}'.format, _octets(c))) for c in quoted
-        )
-        + "'"
-    )
+    visible = (c if shown(c) == c else _octal(c) for c in quoted)
+    return f"$'{''.join(visible)}'"
 
 
-def _octets(character: str) -> bytes:
-    """As in the name of a file, where a byte may be no Unicode."""
+def _octal(character: str) -> str:
+    """Its bytes as in the name of a file, where one may be no Unicode."""
     errors = 'surrogateescape' if '\udc80' <= character <= '\udcff' else 'surrogatepass'
-    return character.encode('utf-8', errors)
+    return ''.join(map(r'\{:03o}'.format, character.encode('utf-8', errors)))
 
 
 def shell_command(words: Iterable[Any]) -> str:
     """A command that a shell splits into exactly these words."""
     return ' '.join(map(shell_word, words))
-
-
-DASH, TIMES, MINUS = '\u2013', '\u00d7', '\u2212'
-#: Between a number and its unit: no line ends there.
-NBSP = '\u00a0'
 
 
 def percent(value: Optional[float]) -> str:
@@ -222,22 +254,6 @@ def size(value: Optional[int]) -> str:
 def confidence() -> str:
     """Of every interval, in words: '95 %'."""
     return f'{100 * CONFIDENCE:g}{NBSP}%'
-
-
-__all__ = [
-    'DASH',
-    'MINUS',
-    'NBSP',
-    'TIMES',
-    'count',
-    'decibel',
-    'magnitude',
-    'percent',
-    'points',
-    'size',
-    'small',
-    'times',
-]
 
 
 def points(value: Optional[float]) -> str:
@@ -299,8 +315,3 @@ class Steps:
             task = bar.add_task(shown(title), total=total)
             yield lambda count: bar.advance(task, count)
         self._console.print(f'{title}: {time.monotonic() - start:.1f} s')
-
-
-def one_line(error: BaseException, limit: int = 300) -> str:
-    """An exception as one line of at most ``limit`` characters."""
-    return ' '.join(f'{type(error).__name__}: {error}'.split())[:limit]

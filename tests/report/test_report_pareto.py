@@ -12,6 +12,7 @@ from report_kit import bare, sample
 
 from mmpretrain_mobileone_ext.report import Candidate, FormRow, ReportData, pareto
 from mmpretrain_mobileone_ext.report.plots import WIDTHS, figure, style
+from mmpretrain_mobileone_ext.utils import figures
 
 LENGTHS = ('int8', 'palettize4', 'fp16', 'branches', 'folded', 'fp32', 'pruned', 'joint')
 
@@ -77,7 +78,8 @@ def test_no_label_covers_another_or_a_mark_or_is_cut_off(seed, width):
 
 
 def test_labels_where_they_come_first_would_cover_each_other(monkeypatch):
-    monkeypatch.setattr(pareto, '_OFFSETS', pareto._OFFSETS[:1])
+    monkeypatch.setattr(figures, '_WAYS', figures._WAYS[:1])
+    monkeypatch.setattr(figures, '_GAPS', figures._GAPS[:1])
     boxes, _, _ = drawn(data((450, 93.9), (445, 93.9), (900, 92)), WIDTHS[0])
     assert any(area(*pair) for pair in itertools.combinations(boxes, 2))
 
@@ -113,12 +115,13 @@ def _drawn(found, width):
     axis = canvas.subplots()
     pareto._axes(axis, points, 'top-1 %', None, width)
     pareto._marks(axis, points, None)
-    labels = pareto.place_labels(canvas, axis, points)
+    labels = pareto._names(canvas, axis, points)
     renderer = canvas._get_renderer()
     for label in labels:
         label.update_positions(renderer)
     boxes = [Text.get_window_extent(label, renderer) for label in labels]
-    marks = [pareto._mark_box(axis, p) for p in points]
+    spots = [('', *pareto._place(axis, p), pareto._RADIUS) for p in points]
+    marks = [figures._around(axis, spot, canvas.dpi / 72) for spot in spots]
     return boxes, marks, canvas.bbox
 
 

@@ -15,13 +15,23 @@ from ...coreml.swift.bench import BenchResult, read_bench_json
 from ...errors import MobileOneExtError, SpecError
 from ...utils.files import check_folder
 from ...utils.machine import machine, torch_threads
-from ...utils.text import PlainConsole, Steps
+from ...utils.text import PlainConsole, Steps, one_line
+from ...utils.timing import time_in_turns
 from ..cli import ToolParser
-from .entries import Entry, resolve
+from .entries import DEFAULT, Entry, resolve
 from .runtimes import complexity, coreml_figures, deployed, example, missing, onnx_call
-from .table import Comparison, DeviceLatency, Latency, Row, in_turns
+from .table import (
+    WEIGHTS_NOTE,
+    Comparison,
+    DeviceLatency,
+    Latency,
+    Row,
+    comparison_table,
+    write_comparison,
+)
 
 _WARMUP = 3
+_LOG_WIDTH = 120
 
 
 def run_comparison(
@@ -94,8 +104,7 @@ def _attempt(row: Row, action: Callable[[], Any], what: str) -> Any:
         return action()
     # Constructors and exporters of any network in any package run here.
     except Exception as error:
-        reason = ' '.join(f'{type(error).__name__}: {error}'.split())
-        row.failure = f'{what}: {reason}'[:300]
+        row.failure = f'{what}: {one_line(error)}'
         return None
 
 
@@ -150,10 +159,10 @@ def _time(
     steps: Steps,
 ) -> None:
     with steps.step(f'{column}: {rounds} rounds in turns', total=rounds + _WARMUP) as advance:
-        found: dict[str, Latency] = in_turns(calls, rounds, _WARMUP, advance)
+        found = time_in_turns(calls, rounds, _WARMUP, advance)
     for row in rows:
         if row.name in found:
-            setattr(row, column, found[row.name])
+            setattr(row, column, Latency.of(found[row.name]))
 
 
 def _convert(nets: dict[str, nn.Module], rows: Sequence[Row], size: int, steps: Steps) -> None:
@@ -164,9 +173,6 @@ def _convert(nets: dict[str, nn.Module], rows: Sequence[Row], size: int, steps: 
             if found is not None:
                 (row.coreml_bytes, row.coreml_ops, row.coreml_relative) = found
             advance(1)
-
-
-_LOG_WIDTH = 120
 
 
 def parser() -> argparse.ArgumentParser:
@@ -227,9 +233,6 @@ def run(argv: Optional[Sequence[str]] = None) -> None:
     given = vars(parser().parse_args(argv))
     out, names = given.pop('out'), given.pop('models')
     check_folder(out)
-    from .entries import DEFAULT
-    from .table import WEIGHTS_NOTE, comparison_table, write_comparison
-
     found = run_comparison(names or DEFAULT, **given)
     console = PlainConsole()
     if not console.is_terminal:  # a log is not 80 columns wide

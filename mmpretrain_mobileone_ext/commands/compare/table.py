@@ -2,24 +2,27 @@
 
 from __future__ import annotations
 
-import json
-import statistics
-import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
+from statistics import median
 from typing import Any, NamedTuple, Optional
 
 from rich.table import Table
 
 from ...errors import MobileOneExtError
-from ...report.labels import place_labels
-from ...utils.files import write_whole
-from ...utils.text import DASH, csv_text, markdown, plot_label
+from ...utils.figures import BLUE, VERMILION, new_figure, place_labels, save_figure
+from ...utils.files import write_json, write_text, write_whole
+from ...utils.text import DASH, csv_text, figures_table, markdown, markdown_table, plot_label
 from .entries import Published, best_top1, pick
 
-Call = Callable[[], Any]
+WEIGHTS_NOTE = (
+    'Weights are random (params, FLOPs, times, size and '
+    'operations do not depend on them); accuracy is that of the '
+    'cited sources.'
+)
+_AREA = 34  # of a bubble, square points a million parameters
 
 
 class Latency(NamedTuple):
@@ -29,32 +32,10 @@ class Latency(NamedTuple):
     min_ms: float
     runs: int
 
-
-def in_turns(
-    calls: Mapping[str, Call],
-    rounds: int,
-    warmup: int,
-    advance: Callable[[int], Any] = lambda count: None,
-) -> dict[str, Latency]:
-    """Time calls by name; every round starts with the next one.
-
-    Args:
-        calls: what is timed.
-        rounds: timed runs of each.
-        warmup: untimed runs of each before.
-        advance: called with 1 after every round.
-    """
-    names = list(calls)
-    times: dict[str, list[float]] = {name: [] for name in names}
-    for turn in range(-warmup, rounds):
-        first = turn % max(len(names), 1)
-        for name in names[first:] + names[:first]:
-            start = time.perf_counter()
-            calls[name]()
-            if turn >= 0:
-                times[name].append(1e3 * (time.perf_counter() - start))
-        advance(1)
-    return {name: Latency(statistics.median(t), min(t), len(t)) for name, t in times.items()}
+    @classmethod
+    def of(cls, times: Sequence[float]) -> Latency:
+        """Of the times of single runs, in ms."""
+        return cls(median(times), min(times), len(times))
 
 
 @dataclass(frozen=True)
@@ -134,12 +115,6 @@ class Comparison:
         return found
 
 
-#: Okabe and Ito's colours, told apart by colour-blind people too.
-_OURS, _OTHERS = '#0072B2', '#D55E00'
-_DPI = 160
-_AREA = 34  # square points a million parameters
-
-
 def write_plot(path: Path, found: Comparison, caption: str) -> None:
     """Draw all rows that have both figures.
 
@@ -148,35 +123,43 @@ def write_plot(path: Path, found: Comparison, caption: str) -> None:
         found: at least one row with a latency and an accuracy.
         caption: a line below, on where it was measured.
     """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
+    from matplotlib.patheffects import withStroke
 
-    rows = [r for r in found.rows if r.torch and r.top1 is not None]
-    figure = Figure(figsize=(8.4, 5.2), layout='constrained', facecolor='white')
-    FigureCanvasAgg(figure)
+    bubbles = [
+        _Bubble(plot_label(r.label), r.ours, r.torch.median_ms, r.top1, r.params or 0)
+        for r in found.rows
+        if r.torch and r.top1 is not None
+    ]
+    figure = new_figure(8.4, 5.2, caption)
     axis = figure.subplots()
-    _axes(axis, rows)
-    _bubbles(axis, rows)
-    figure.supxlabel(plot_label(caption), fontsize=7, color='#555555')
-    place_labels(
-        figure, axis, [(plot_label(r.label), _x(r), r.top1 or 0, _radius(r)) for r in rows]
-    )
-    figure.savefig(path, dpi=_DPI)
+    _axes(axis, bubbles)
+    _draw_bubbles(axis, bubbles)
+    # Lines that a name crosses stop short of its letters.
+    halo = [withStroke(linewidth=2.5, foreground='white')]
+    spots = [(b.label, b.ms, b.top1, (b.area / 3.1416) ** 0.5) for b in bubbles]
+    place_labels(figure, axis, spots, color='#222222', path_effects=halo)
+    save_figure(figure, path)
 
 
-def _x(row: Row) -> float:
-    return row.torch.median_ms if row.torch else 0.0
+class _Bubble(NamedTuple):
+    """A row that has a place in the picture."""
+
+    label: str
+    ours: bool
+    ms: float
+    top1: float
+    params: int
+
+    @property
+    def area(self) -> float:
+        """Square points."""
+        return _AREA * self.params / 1e6
 
 
-def _radius(row: Row) -> float:
-    """Of a bubble, in points."""
-    return (_AREA * (row.params or 0) / 1e6 / 3.1416) ** 0.5
-
-
-def _axes(axis: Any, rows: Sequence[Row]) -> None:
+def _axes(axis: Any, bubbles: Sequence[_Bubble]) -> None:
     from matplotlib.ticker import NullFormatter, ScalarFormatter
 
-    times, scores = [_x(r) for r in rows], [r.top1 or 0 for r in rows]
+    times, scores = [b.ms for b in bubbles], [b.top1 for b in bubbles]
     axis.set_xscale('log')
     axis.set_xlim(min(times) / 1.35, max(times) * 1.5)
     room = max(0.14 * (max(scores) - min(scores)), 0.5)
@@ -200,41 +183,19 @@ def _ticks(low: float, high: float) -> list[float]:
     return [t for t in every if low <= t <= high] or [low, high]
 
 
-def _bubbles(axis: Any, rows: Sequence[Row]) -> None:
-    for ours, colour, name in ((True, _OURS, 'MobileOne'), (False, _OTHERS, 'others')):
-        kind = sorted((r for r in rows if r.ours == ours), key=_x)
+def _draw_bubbles(axis: Any, bubbles: Sequence[_Bubble]) -> None:
+    for ours, color, name in ((True, BLUE, 'MobileOne'), (False, VERMILION, 'others')):
+        kind = sorted((b for b in bubbles if b.ours == ours), key=lambda b: b.ms)
         if not kind:
             continue
+        at = [b.ms for b in kind], [b.top1 for b in kind]
         if ours:
-            axis.plot(
-                [_x(r) for r in kind],
-                [r.top1 for r in kind],
-                color=colour,
-                linewidth=1,
-                alpha=0.5,
-                zorder=2,
-            )
-        axis.scatter(
-            [_x(r) for r in kind],
-            [r.top1 for r in kind],
-            s=[_AREA * (r.params or 0) / 1e6 for r in kind],
-            color=colour,
-            alpha=0.45,
-            linewidths=0,
-            zorder=3,
-        )
-        axis.scatter(
-            [_x(r) for r in kind], [r.top1 for r in kind], s=9, color=colour, zorder=4, label=name
-        )
-    if len({r.ours for r in rows}) > 1:
+            axis.plot(*at, color=color, linewidth=1, alpha=0.5, zorder=2)
+        areas = [b.area for b in kind]
+        axis.scatter(*at, s=areas, color=color, alpha=0.45, linewidths=0, zorder=3)
+        axis.scatter(*at, s=9, color=color, zorder=4, label=name)
+    if len({b.ours for b in bubbles}) > 1:
         axis.legend(loc='lower right', fontsize=8, frameon=False)
-
-
-WEIGHTS_NOTE = (
-    'Weights are random (params, FLOPs, times, size and '
-    'operations do not depend on them); accuracy is that of the '
-    'cited sources.'
-)
 
 
 class Column(NamedTuple):
@@ -299,12 +260,9 @@ def caption(found: Comparison) -> str:
 
 def comparison_table(found: Comparison) -> Table:
     """For a terminal."""
-    table = Table(caption=caption(found), title_justify='left')
-    table.add_column('model', no_wrap=True)
     shown = columns(found)
-    for column in shown:
-        head = column.head.replace(' ', '\n')
-        table.add_column(head, justify='right', no_wrap=True)
+    heads = [c.head.replace(' ', '\n') for c in shown]
+    table = figures_table(['model'], heads, caption=caption(found))
     for row in found.rows:
         mark = '' if row.failure is None else ' (failed)'
         table.add_row(row.label + mark, *(_cell(c, row) for c in shown))
@@ -321,47 +279,35 @@ def write_comparison(found: Comparison, out: Path) -> list[Path]:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise MobileOneExtError(f'{out} cannot be made: {error.strerror}') from error
-    document = json.dumps(found.to_dict(), indent=2, default=str) + '\n'
-    texts = {'compare.json': document, 'compare.csv': _csv(found), 'compare.md': _markdown(found)}
-    # Bytes, because csv brings its own line ends.
     written = [
-        write_whole(out / name, partial(Path.write_bytes, data=text.encode()))
-        for name, text in texts.items()
+        write_json(out / 'compare.json', found.to_dict()),
+        write_text(out / 'compare.csv', _csv(found)),
+        write_text(out / 'compare.md', _markdown(found)),
     ]
     if any(row.torch and row.top1 is not None for row in found.rows):
-        written.append(
-            write_whole(
-                out / 'compare.png', partial(write_plot, found=found, caption=caption(found))
-            )
-        )
+        draw = partial(write_plot, found=found, caption=caption(found))
+        written.append(write_whole(out / 'compare.png', draw))
     return written
 
 
 def _markdown(found: Comparison) -> str:
     shown = columns(found)
     failed = ['failed'] if found.failed else []
-    lines = [
-        _line(['model', *(c.head for c in shown), *failed]),
-        '|---|' + '---:|' * len(shown) + '---|' * len(failed),
+    rows = [
+        [row.label, *(_cell(c, row) for c in shown), *([row.failure or ''] if failed else [])]
+        for row in found.rows
     ]
-    for row in found.rows:
-        cells = [row.label, *(_cell(c, row) for c in shown)]
-        lines.append(_line([*cells, *([row.failure or ''] if failed else [])]))
+    heads = ['model', *(c.head for c in shown), *failed]
+    table = markdown_table(heads, rows, 'l' + 'r' * len(shown) + 'l' * len(failed))
     sources = sorted({p.source for row in found.rows for p in row.published})
-    lines += [
-        '',
+    lines = [
         markdown(caption(found)) + '.',
         WEIGHTS_NOTE,
         'FLOPs are multiply-adds of the network with branches and norms folded.',
         *(f'{markdown(note)}.' for note in found.notes),
     ]
     lines += ['', 'Published figures: ' + markdown('; '.join(sources)) + '.'] if sources else []
-    return '\n'.join(lines) + '\n'
-
-
-def _line(cells: Sequence[str]) -> str:
-    """A row of a Markdown table."""
-    return '| ' + ' | '.join(map(markdown, cells)) + ' |'
+    return f'{table}\n' + '\n'.join(lines) + '\n'
 
 
 def _csv(found: Comparison) -> str:

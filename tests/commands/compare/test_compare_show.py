@@ -1,4 +1,4 @@
-"""Turns, tables and the picture, on figures that are made up."""
+"""Tables and the picture, on figures that are made up."""
 
 import csv
 import io
@@ -8,16 +8,14 @@ import pytest
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from mmpretrain_mobileone_ext.commands.compare import table as latency
 from mmpretrain_mobileone_ext.commands.compare.entries import Published
 from mmpretrain_mobileone_ext.commands.compare.table import (
     Comparison,
     Latency,
     Row,
-    in_turns,
     write_comparison,
 )
-from mmpretrain_mobileone_ext.report.labels import place_labels
+from mmpretrain_mobileone_ext.utils.figures import place_labels
 
 MACHINE = dict(cpu='x', cores=2, load=None, versions=dict(torch='2'))
 
@@ -36,22 +34,8 @@ def row(name, ms, top1, **more):
     )
 
 
-def test_medians_in_turns(monkeypatch):
-    """Each call moves the clock by its own amount, once more each time."""
-    order, now = [], [0.0]
-    monkeypatch.setattr(latency.time, 'perf_counter', lambda: now[0])
-
-    def call(name, seconds):
-        def run():
-            order.append(name)
-            now[0] += seconds * order.count(name)
-
-        return run
-
-    found = in_turns(dict(a=call('a', 1), b=call('b', 10)), 3, 1)
-    assert found['a'] == Latency(3000, 2000, 3)
-    assert found['b'] == Latency(30000, 20000, 3)
-    assert order == ['b', 'a', 'a', 'b', 'b', 'a', 'a', 'b']
+def test_a_latency_is_median_and_quickest():
+    assert Latency.of((4.0, 2.0, 3.0)) == Latency(3.0, 2.0, 3)
 
 
 def test_files_hold_what_was_found(tmp_path):

@@ -1,23 +1,55 @@
-"""Names beside bubbles, so that none meets another or a bubble."""
+"""Pictures for files, and names beside their points so that none meets another."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
-#: Directions around a bubble, best first.
-_WAYS = ((1, 0), (0, 1), (0, -1), (-1, 0), (1, 1), (1, -1), (-1, 1), (-1, -1))
-_GAPS = (3, 10, 20, 32)  # points between bubble and name
-_BESIDE = 10  # points; a name farther off gets a line
-#: Name, x and y in data, radius of the bubble in points.
+from .text import plot_label
+
+#: Okabe and Ito's colours, told apart by colour-blind people too.
+BLUE, ORANGE, VERMILION = '#0072B2', '#E69F00', '#D55E00'
+SKY, GREEN, PINK = '#56B4E9', '#009E73', '#CC79A7'
+_DPI = 160
+#: Name, x and y in data, radius of the point's mark in points.
 Spot = tuple[str, float, float, float]
+#: Directions around a mark, best first.
+_WAYS = ((1, 0), (0, 1), (0, -1), (-1, 0), (1, 1), (1, -1), (-1, 1), (-1, -1))
+_GAPS = (3, 10, 20, 32, 48)  # points between mark and name
+_BESIDE = 10  # points; a name farther off gets a line
 
 
-def place_labels(figure: Any, axis: Any, spots: Sequence[Spot]) -> list[Any]:
-    """Name every bubble; returns the labels.
+def new_figure(width: float, height: float, caption: str = '') -> Any:
+    """An empty white figure with a line below; sizes in inches."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
 
-    A name goes to the first free place around its bubble, where none is free
-    to the one that covers least.
+    figure = Figure(figsize=(width, height), layout='constrained', facecolor='white')
+    FigureCanvasAgg(figure)
+    if caption:
+        figure.supxlabel(plot_label(caption), fontsize=7, color='#555555')
+    return figure
+
+
+def save_figure(figure: Any, path: Path) -> None:
+    """Write a picture; the suffix says the format."""
+    figure.savefig(path, dpi=_DPI)
+
+
+def place_labels(
+    figure: Any, axis: Any, spots: Sequence[Spot], line: str = '#888888', **style: Any
+) -> list[Any]:
+    """Name every point; returns the labels.
+
+    A name goes to the first free place around its mark, where none is free to the one that
+    covers least. After that the axes must not move.
+
+    Args:
+        figure, axis: drawn to the end, but for the names.
+        spots: what is named.
+        line: colour of the line from a mark to a name that stands far off.
+        style: of the text, as of ``Axes.annotate``.
     """
     figure.draw_without_rendering()
     figure.set_layout_engine('none')
@@ -25,19 +57,9 @@ def place_labels(figure: Any, axis: Any, spots: Sequence[Spot]) -> list[Any]:
     taken = [_around(axis, spot, scale) for spot in spots]
     labels = []
     for own, spot in enumerate(spots):
-        label = axis.annotate(
-            spot[0],
-            spot[1:3],
-            (0, 0),
-            fontsize=8,
-            textcoords='offset points',
-            color='#222222',
-            zorder=5,
-            arrowprops=_line(),
-            path_effects=_halo(),
-        )
+        label = _label(axis, spot, line, style)
         text = _extent(figure, label)
-        # A name may stand over its own bubble rather than another's.
+        # A name may stand over its own mark rather than another's.
         places = [(way, gap) for gap in _GAPS for way in _WAYS]
         boxes = [_box(axis, text, spot, *place, scale) for place in places]
         others = taken[:own] + taken[own + 1 :]
@@ -49,15 +71,17 @@ def place_labels(figure: Any, axis: Any, spots: Sequence[Spot]) -> list[Any]:
     return labels
 
 
-def _halo() -> list[Any]:
-    """Lines that a name crosses stop short of its letters."""
-    from matplotlib.patheffects import withStroke
-
-    return [withStroke(linewidth=2.5, foreground='white')]
-
-
-def _line() -> dict[str, Any]:
-    return dict(arrowstyle='-', color='#888888', linewidth=0.6, shrinkA=0, shrinkB=0)
+def _label(axis: Any, spot: Spot, line: str, style: dict[str, Any]) -> Any:
+    arrow = dict(arrowstyle='-', color=line, linewidth=0.6, shrinkA=0, shrinkB=0)
+    return axis.annotate(
+        spot[0],
+        spot[1:3],
+        (0, 0),
+        textcoords='offset points',
+        arrowprops=arrow,
+        zorder=5,
+        **{'fontsize': 8, **style},
+    )
 
 
 def _extent(figure: Any, label: Any) -> Any:
@@ -67,17 +91,18 @@ def _extent(figure: Any, label: Any) -> Any:
 
 
 def _offset(spot: Spot, way: tuple[int, int], gap: float) -> list[float]:
-    """From the centre of the bubble, in points."""
+    """From the centre of the mark, in points."""
     slant = 0.7071 if all(way) else 1.0
     return [side * (spot[3] * slant + gap) for side in way]
 
 
 def _box(axis: Any, text: Any, spot: Spot, way: tuple[int, int], gap: float, scale: float) -> Any:
-    """Where the name would stand, in pixels."""
+    """Where a name with the extent ``text`` would stand, in pixels."""
     from matplotlib.transforms import Bbox
 
     x, y = axis.transData.transform(spot[1:3])
     dx, dy = _offset(spot, way, gap)
+    # A name stands right of its mark, left of it or centred.
     left = (-0.5, 0.0, -1.0)[way[0]] * text.width
     low = (-0.5, 0.0, -1.0)[way[1]] * text.height
     return Bbox.from_bounds(
