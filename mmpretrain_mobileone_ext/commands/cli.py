@@ -11,12 +11,15 @@ import runpy
 import signal
 import sys
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Collection
+from dataclasses import field, fields
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NoReturn, Optional
 
-from ..errors import MobileOneExtError
+from mmengine.config import DictAction
+
+from ..errors import MobileOneExtError, SpecError
 from ..utils.config import MIM
 from ..utils.doctor.advice import TRACEBACK
 from ..utils.explain import Explanation, explain, where
@@ -37,6 +40,62 @@ class ToolParser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         """Raise ``error_type``."""
         raise self._error_type(f'{message}; see --help')
+
+    def add_fields(self, record: type) -> None:
+        """An argument for every :func:`option` of a dataclass."""
+        for f in fields(record):
+            given = dict(f.metadata['argument'])
+            if type(f.default) is int:
+                given = {'type': int, 'metavar': 'N', **given}
+                given['help'] += f' (default: {f.default})'
+            self.add_argument(f'--{f.name.replace("_", "-")}', default=f.default, **given)
+
+    def add_cfg_options(self, what: str = 'key=value pairs, merged into the config') -> None:
+        """mmengine's ``--cfg-options``."""
+        self.add_argument('--cfg-options', nargs='+', action=DictAction, help=what)
+
+
+def option(
+    default: Any,
+    help: str,
+    *,
+    least: Optional[int] = None,
+    allowed: Collection[str] = (),
+    called: str = '',
+    **argument: Any,
+) -> Any:
+    """A field of a dataclass that is an option of a tool: all about it in one place.
+
+    Args:
+        default: None is nothing given.
+        help: what ``--help`` says.
+        least: the smallest value.
+        allowed: values; none for any.
+        called: in the error; the field's name by default.
+        argument: of ``add_argument``.
+    """
+    return field(
+        default=default,
+        metadata=dict(
+            argument=dict(argument, help=help), least=least, allowed=allowed, called=called
+        ),
+    )
+
+
+def check_fields(record: Any) -> None:
+    """Hold every :func:`option` of a record, one by one where it has several values.
+
+    Raises:
+        SpecError: a value that is not allowed.
+    """
+    for f in fields(record):
+        value, known = getattr(record, f.name), f.metadata
+        for one in value if isinstance(value, tuple) else () if value is None else (value,):
+            if known['allowed'] and one not in known['allowed']:
+                name, allowed = known['called'] or f.name, list(known['allowed'])
+                raise SpecError(f'{name} {one!r} is not one of {allowed}')
+            if known['least'] is not None and one < known['least']:
+                raise SpecError(f'{f.name}={one}; at least {known["least"]} is needed')
 
 
 #: Known-harmless warnings of the OpenMMLab stack on current Python, by the

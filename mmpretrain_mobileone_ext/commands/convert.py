@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any, Optional, Union
 
@@ -15,18 +14,10 @@ from ..checkpoints.load import load_checkpoint_file, save_checkpoint_atomic
 from ..errors import CheckpointError
 from ..models import ConfigurableMobileOne, DeployableClassifier, verified_switch_to_deploy
 from ..models.spec import PRESETS
-from ..models.state_dict import (
-    BACKBONE,
-    LAYOUTS,
-    MMPRETRAIN,
-    Layout,
-    Recognized,
-    recognize_any,
-    translate,
-)
+from ..models.state_dict import BACKBONE, LAYOUTS, MMPRETRAIN, Recognized, recognize_any, translate
 from ..utils.checks import boolean, one_of
 from ..utils.config import read_config
-from ..utils.files import free_target, write_whole
+from ..utils.files import free_target, write_json
 
 PathLike = Union[str, Path]
 
@@ -74,7 +65,9 @@ def convert_checkpoint(
             f'{source}: not weights of MobileOne that mmpretrain, Apple or '
             f'timm name; its first key is {next(iter(state))!r}'
         )
-    ours = translate(_inside(state, found), found, _ours(found))
+    # Without what stands outside the network: another wrapper's buffers.
+    inside = {k: v for k, v in state.items() if k.startswith(found.prefix)}
+    ours = translate(inside, found, BACKBONE if found.layout == BACKBONE else MMPRETRAIN)
     arch = arch or matching_arch(ours)
     model = filled_model(ours, found, arch)
     parity = None
@@ -82,7 +75,9 @@ def convert_checkpoint(
         folded, measured = verified_switch_to_deploy(model)
         ours, parity = folded.state_dict(), measured.to_dict()
     record = {**provenance(source, parity=parity), 'source_layout': found.summary, 'arch': arch}
-    return _write(translate(ours, _known(ours), LAYOUTS[to]), to, target, record)
+    known = recognize_any(ours)
+    assert known is not None, 'our own names'
+    return _write(translate(ours, known, LAYOUTS[to]), to, target, record)
 
 
 def _writable(source: PathLike, out: PathLike, to: str, force: bool) -> Path:
@@ -93,21 +88,6 @@ def _writable(source: PathLike, out: PathLike, to: str, force: bool) -> Path:
             f'{target}: writes files of torch.save, not safetensors; name it .pth'
         )
     return target
-
-
-def _inside(state: dict, found: Recognized) -> dict:
-    """Without what stands outside the network: another wrapper's buffers."""
-    return {k: v for k, v in state.items() if k.startswith(found.prefix)}
-
-
-def _ours(found: Recognized) -> Layout:
-    return BACKBONE if found.layout == BACKBONE else MMPRETRAIN
-
-
-def _known(ours: dict) -> Recognized:
-    found = recognize_any(ours)
-    assert found is not None, 'our own names'
-    return found
 
 
 def matching_arch(ours: dict) -> Optional[str]:
@@ -180,9 +160,5 @@ def _write(state: dict, to: str, target: Path, record: dict) -> Path:
         return save_checkpoint_atomic({'meta': {'converted': record}, 'state_dict': state}, target)
     done = save_checkpoint_atomic(state, target)
     beside = target.with_name(f'{target.name}.provenance.json')
-    write_whole(
-        beside,
-        lambda made: made.write_text(json.dumps(record, indent=1) + '\n', 'utf-8'),
-        CheckpointError,
-    )
+    write_json(beside, record, CheckpointError, indent=1)
     return done

@@ -6,7 +6,7 @@ import copy
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, Optional, Union
+from typing import Any, Union
 from uuid import uuid4
 
 from mmengine.config import Config
@@ -109,8 +109,8 @@ def recalibrate_checkpoint(
         provenance(source, cfg.pretty_text),
         images=used,
         augment=augment,
-        before=_numbers(before),
-        after=_numbers(after),
+        before={k: float(v) for k, v in before.items()},
+        after={k: float(v) for k, v in after.items()},
     )
     kept = {k: meta[k] for k in _KEPT if k in meta}
     save_checkpoint_atomic(
@@ -158,7 +158,3 @@ def _require_norms(model: Any, source: Path) -> None:
             f'{source}: there are no batch norms to recalibrate; give the '
             'checkpoint in branch form, not a folded one'
         )
-
-
-def _numbers(metrics: dict[str, Any]) -> dict[str, Optional[float]]:
-    return {k: float(v) for k, v in metrics.items()}

@@ -2,7 +2,8 @@
 
 Prints one JSON object a line: ``{"step": title}`` before a step and
 ``{"done": title, "seconds": s}`` after it. An error leaves with its
-traceback on stderr. Run by ``probe``; needs the whole stack.
+traceback on stderr. Run by ``utils/doctor/probe`` as a file, hence the absolute
+imports; needs the whole stack.
 """
 
 from __future__ import annotations
@@ -62,7 +63,7 @@ def _step(title: str) -> Iterator[None]:
 def _config() -> Any:
     from mmengine.config import Config
 
-    from ..utils.config import MIM
+    from mmpretrain_mobileone_ext.utils.config import MIM
 
     return Config.fromfile(str(MIM / 'configs' / _CONFIG))
 
@@ -86,7 +87,7 @@ def _trained(images: Any) -> Any:
 def _folded(model: Any, folder: Path) -> Path:
     import torch
 
-    from ..checkpoints.deploy_file import write_deploy_file
+    from mmpretrain_mobileone_ext.checkpoints.deploy_file import write_deploy_file
 
     checkpoint = folder / 'epoch_1.pth'
     torch.save(dict(state_dict=model.state_dict(), meta={}), checkpoint)
@@ -94,7 +95,7 @@ def _folded(model: Any, folder: Path) -> Path:
 
 
 def _exported(checkpoint: Path, folder: Path) -> Path:
-    from ..coreml import export_coreml
+    from mmpretrain_mobileone_ext.coreml import export_coreml
 
     return export_coreml(
         _config(), checkpoint, folder / 'model.mlpackage', image_size=_SIDE, verify_data='none'
@@ -105,8 +106,8 @@ def _score(model: Any, package: Path, images: Any) -> None:
     """Both give the same labels, or the installation cannot be trusted."""
     import torch
 
-    from ..coreml import load_program
-    from ..utils.parity import TOLERANCES, compare
+    from mmpretrain_mobileone_ext.coreml import load_program
+    from mmpretrain_mobileone_ext.utils.parity import TOLERANCES, compare
 
     with torch.no_grad():
         data = model.data_preprocessor(dict(inputs=list(images)), False)

@@ -7,8 +7,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Optional, Union
 
-from mmengine.config import DictAction
-
 from ..errors import MobileOneExtError
 from ..report.collect import collect
 from ..report.page import write_report
@@ -47,12 +45,7 @@ def parser() -> argparse.ArgumentParser:
         help='percentage points of top-1 that the '
         f'recommended file may lose (default: {DEFAULT_DROP:g})',
     )
-    p.add_argument(
-        '--cfg-options',
-        nargs='+',
-        action=DictAction,
-        help='key=value pairs, merged into the config',
-    )
+    p.add_cfg_options()
     return p
 
 

@@ -14,6 +14,7 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import Any, NoReturn, Union
 
 from ..errors import MobileOneExtError, SpecError
+from .text import one_line
 
 Error = type[MobileOneExtError]
 #: What people write for true and false, and Python takes for a text.
@@ -22,9 +23,7 @@ _SWITCH_WORDS = ('yes', 'no', 'on', 'off', 'true', 'false', 'y', 'n')
 
 def refuse(name: str, value: Any, allowed: str, error: Error = SpecError) -> NoReturn:
     """Raise ``error``; ``name`` is the option, after its owner if need be."""
-    shown = ' '.join(repr(value).split())
-    shown = shown if len(shown) <= 200 else f'{shown[:200]}...'
-    raise error(f'{name} is {shown}; allowed: {allowed}')
+    raise error(f'{name} is {one_line(repr(value), 200)}; allowed: {allowed}')
 
 
 def boolean(name: str, value: Any, error: Error = SpecError) -> bool:

@@ -1,38 +1,30 @@
-"""Configs as this package reads, finds and writes them.
+"""Configs as this package finds, reads and writes them.
 
-mmengine only resolves packages of a table of its own, and asks
-``pkg_resources`` for their folder, which is wrong for editable installs. An
-entry that is no distribution but an importable module makes it use the
-module's own folder, where ``.mim/configs`` lies, for any kind of install.
+Importing this module changes three things in mmengine and MMPretrain:
 
-In a clone ``.mim`` holds symbolic links. Where git cannot make them, as on
-Windows by default, they are small text files (and in an unpacked source
-distribution there are none): then the configs are those of the root folder,
-and mmengine is told so.
+- ``mmpretrain_mobileone_ext::name`` finds our configs. mmengine knows only packages of a table of
+  its own and asks ``pkg_resources`` for their folder, which is wrong for editable installs; with
+  a module in that table it uses the module's folder, where ``.mim/configs`` lies. In a clone
+  ``.mim`` holds symbolic links. Where git cannot make them, as on Windows by default, they are
+  small text files (and in an unpacked source distribution there are none): mmengine is then told
+  to use the root folder.
+- ``Config.pretty_text`` and ``Config.dump`` write what reads back as the same. mmengine replaces
+  ``{{$NAME:default}}``, ``{{ fileDirname }}`` and ``{{_base_.x}}`` in a config's *text* and writes
+  keys and some values without quotes: a class name, a path or an option that holds such text
+  would be expanded, or run, when the file is read again. Here every string is a literal that
+  holds no ``{{``, and every other value is one that reads back as itself, or it is refused.
+- ``list_models``, ``get_model('mobileone-ext-s0_8xb32_in1k', pretrained=True)`` and
+  ``inference_model`` know our models.
 
-mmengine replaces ``{{$NAME:default}}``, ``{{ fileDirname }}`` and
-``{{_base_.x}}`` in a config's *text*, before it parses it, and writes keys
-and some values without quotes. A class name, a path or an option that holds
-such text would thus be expanded, or run, when the file is read again. Here
-every string is a literal that holds no ``{{`` and every other value is one
-that reads back as itself, or it is refused.
-
-Importing this module makes ``Config.pretty_text`` and ``Config.dump`` write
-so: mmengine's Runner writes configs too, into work dirs and checkpoints.
-
-In a new-style config (``with read_base():``) a ``type`` is the class itself.
-MMPretrain's ``get_model`` and whoever compares types expect text, and text is
-what a config is written as. So types become dotted names, which mmengine's
-registries resolve, where a config comes in.
-
-Importing this module makes ``list_models('*mobileone-ext*')``,
-``get_model('mobileone-ext-s0_8xb32_in1k', pretrained=True)`` and
-``inference_model`` know them.
+In a new-style config (``with read_base():``) a ``type`` is the class itself. MMPretrain's
+``get_model`` and whoever compares types expect text, so :func:`read_config` replaces classes by
+their dotted names, which mmengine's registries resolve.
 """
 
 from __future__ import annotations
 
 import keyword
+import operator
 import os
 import re
 import types
@@ -52,9 +44,22 @@ from mmpretrain.apis.model import ModelHub
 from yapf.yapflib.yapf_api import FormatCode
 
 from ..errors import SpecError
+from .text import one_line
 
 _NAME = 'mmpretrain_mobileone_ext'
 _PACKAGE = Path(__file__).resolve().parents[1]
+#: What every name of ours begins with.
+PREFIX = 'mobileone-ext-'
+_OPENING = re.compile(r'\{(?=\{)')
+_STYLE = dict(
+    based_on_style='pep8',
+    blank_line_before_nested_class_or_def=True,
+    split_before_expression_after_opening_paren=True,
+)
+#: What mmengine's Config or its reader keeps for itself at the top level.
+_RESERVED = ('_base_', '_deprecation_', 'filename', 'text', 'pretty_text', 'env_variables')
+#: What the text below calls: a variable of that name would hide it.
+_CALLED = ('bytearray', 'complex', 'dict', 'float', 'frozenset', 'range', 'set', 'slice')
 
 # mmengine looks beside the file of the module that it finds here.
 utils.MODULE2PACKAGE.setdefault(_NAME, f'{_NAME}.registry')
@@ -87,18 +92,6 @@ if MIM.name != '.mim':
     _find_in(MIM)
 
 
-_OPENING = re.compile(r'\{(?=\{)')
-_STYLE = dict(
-    based_on_style='pep8',
-    blank_line_before_nested_class_or_def=True,
-    split_before_expression_after_opening_paren=True,
-)
-#: What mmengine's Config or its reader keeps for itself at the top level.
-_RESERVED = ('_base_', '_deprecation_', 'filename', 'text', 'pretty_text', 'env_variables')
-#: What the text below calls: a variable of that name would hide it.
-_CALLED = ('bytearray', 'complex', 'dict', 'float', 'frozenset', 'range', 'set', 'slice')
-
-
 def config_text(config: Config) -> str:
     """A config as Python, formatted as mmengine does.
 
@@ -117,9 +110,9 @@ def config_text(config: Config) -> str:
     try:
         return FormatCode(text, style_config=dict(_STYLE))[0]
     except Exception as error:
-        reason = ' '.join(str(error).split())[:200]
+        name = config.filename or 'the config'
         raise SpecError(
-            f'{config.filename or "the config"} cannot be written as Python: {reason}'
+            f'{name} cannot be written as Python: {one_line(str(error), 200)}'
         ) from error
 
 
@@ -175,13 +168,7 @@ _Dumper.add_representer(str, _yaml_text)
 
 def _variable(key: Any) -> str:
     """A key of the top level: the name of a variable."""
-    name = (
-        isinstance(key, str)
-        and key.isidentifier()
-        and not keyword.iskeyword(key)
-        and not key.startswith('__')
-        and unicodedata.normalize('NFKC', key) == key
-    )
+    name = _is_name(key) and not key.startswith('__') and unicodedata.normalize('NFKC', key) == key
     if not name or key in (*_RESERVED, *_CALLED):
         raise SpecError(
             f'the config has a top-level key {key!r}; allowed are names of '
@@ -215,13 +202,11 @@ def _dict(values: Mapping[Any, Any], where: str) -> str:
 
 def _is_argument(key: Any) -> bool:
     """Whether ``dict(key=...)`` has this key; Python normalizes others."""
-    return (
-        isinstance(key, str)
-        and key.isascii()
-        and key.isidentifier()
-        and not keyword.iskeyword(key)
-        and key != '__debug__'
-    )
+    return _is_name(key) and key.isascii() and key != '__debug__'
+
+
+def _is_name(key: Any) -> bool:
+    return isinstance(key, str) and key.isidentifier() and not keyword.iskeyword(key)
 
 
 def _sorted(values: Mapping[Any, Any]) -> Iterable[tuple[Any, Any]]:
@@ -243,7 +228,7 @@ def _scalar(value: Any, where: str) -> str:
         if isinstance(value, kind):
             return written(value)
     raise SpecError(
-        f'{where} is {_short(value)}, a {type(value).__name__}; '
+        f'{where} is {one_line(repr(value), 80)}, a {type(value).__name__}; '
         'a config file holds text, numbers, None, booleans, '
         'lists, tuples, sets and dicts'
     )
@@ -258,20 +243,17 @@ def _quoted(kind: Any, text: Union[str, bytes]) -> str:
 def _dotted(value: Any, where: str) -> str:
     if isinstance(value, torch.dtype):
         return str(value)
-    name = f'{value.__module__}.{value.__qualname__}'
+    name = _name_of(value)
     if '<' in name:  # <lambda>, <locals>
-        raise SpecError(f'{where} is {_short(value)}, which no other process can import')
+        raise SpecError(
+            f'{where} is {one_line(repr(value), 80)}, which no other process can import'
+        )
     return name
 
 
 def _float(value: float) -> str:
     text = float.__repr__(value)
     return text if text[-1].isdigit() else f"float('{text}')"
-
-
-def _short(value: Any) -> str:
-    text = ' '.join(repr(value).split())
-    return text if len(text) <= 80 else f'{text[:77]}...'
 
 
 _WRITTEN: dict[type, Any] = {
@@ -306,7 +288,7 @@ def types_by_name(config: Config) -> Config:
             types that cannot be imported, such as a function's own.
     """
     values = config._cfg_dict
-    if not _has_classes(values):
+    if _named(values) is values:
         return config
     kept = {key: values[key] for key in values if key not in config._imported_names}
     return Config(
@@ -331,25 +313,20 @@ def unwrapped(dataset: Any) -> list[Any]:
     return [part for one in several for part in unwrapped(one)]
 
 
-def _has_classes(value: Any) -> bool:
-    if isinstance(value, Mapping):
-        return any(_is_named(key, item) or _has_classes(item) for key, item in value.items())
-    return isinstance(value, (list, tuple)) and any(map(_has_classes, value))
-
-
 def _named(value: Any) -> Any:
+    """With names for types; the very object where it has none."""
     if isinstance(value, Mapping):
-        return ConfigDict(
-            {
-                key: f'{item.__module__}.{item.__qualname__}'
-                if _is_named(key, item)
-                else _named(item)
-                for key, item in value.items()
-            }
-        )
+        pairs = [(k, v, _name_of(v) if _is_named(k, v) else _named(v)) for k, v in value.items()]
+        is_same = all(new is old for _, old, new in pairs)
+        return value if is_same else ConfigDict({key: new for key, _, new in pairs})
     if type(value) in (list, tuple):
-        return type(value)(map(_named, value))
+        items = [_named(item) for item in value]
+        return value if all(map(operator.is_, items, value)) else type(value)(items)
     return value
+
+
+def _name_of(kind: Any) -> str:
+    return f'{kind.__module__}.{kind.__qualname__}'
 
 
 def _is_named(key: Any, value: Any) -> bool:
@@ -360,10 +337,6 @@ def _is_named(key: Any, value: Any) -> bool:
         and value.__module__ != '__main__'
         and '<' not in value.__qualname__
     )
-
-
-#: What every name of ours begins with.
-PREFIX = 'mobileone-ext-'
 
 
 def register_models() -> None:

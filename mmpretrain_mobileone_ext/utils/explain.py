@@ -23,6 +23,7 @@ from typing import NamedTuple, Optional
 import yaml
 
 from .doctor.advice import import_advice, known_trap
+from .text import one_line
 
 _SHOWN = 600
 _CONFIG_TYPES = ('.py', '.yaml', '.yml', '.json')
@@ -64,50 +65,28 @@ _LABEL = (
     'head; compare the number of class folders, or of classes in the '
     'annotations, with model.head.num_classes'
 )
-_SIZES = 'sizes of the network or of the data do not fit together'
-#: Text of an error of any type, and what it means.
-_TEXTS = tuple(
-    (re.compile(text), meaning)
-    for text, meaning in (
-        (
-            r'Target -?\d+ is out of bounds|Class values must be |'
-            r'index -?\d+ is out of bounds for dimension',
-            _LABEL,
-        ),
-        (
-            r'Found \d+ files in subfolders|No valid data|num_samples=0|'
-            'need at least one array to concatenate',
-            'the data set is empty',
-        ),
-        (
-            r'PytorchStreamWriter failed|unexpected pos \d+ vs \d+|'
-            'inline_container',
-            'a checkpoint could not be written whole; is the disk full?',
-        ),
-        (
-            r'DataLoader worker .*(exited|killed)|out of shared memory',
-            'a data loader worker was ended, as where memory or /dev/shm is short; '
-            'try fewer num_workers',
-        ),
-        (
-            r"'(Config|ConfigDict)' object has no attribute",
-            'the config lacks a setting; was another config meant?',
-        ),
-        (
-            r'size mismatch|shapes cannot be multiplied|Sizes of tensors must match|'
-            r'Given groups=|must match the size|each element in list of batch|'
-            r'stack expects each tensor|Expected more than 1 value per channel|'
-            r"Kernel size can't be greater|[Oo]utput size is too small",
-            _SIZES,
-        ),
-        (
-            r'CUDA error|NVIDIA driver|not compiled with CUDA|No CUDA GPUs|NCCL',
-            'the GPU cannot be used as asked',
-        ),
-        (r'Caught \w+ in DataLoader worker', 'a sample cannot be read'),
-        (r'home directory', 'this user has no home directory; set HOME'),
-    )
-)
+#: Pattern of the text of an error of any type, and what it means.
+_TEXTS = {
+    r'Target -?\d+ is out of bounds|Class values must be |'
+    r'index -?\d+ is out of bounds for dimension': _LABEL,
+    r'Found \d+ files in subfolders|No valid data|num_samples=0|'
+    r'need at least one array to concatenate': 'the data set is empty',
+    r'PytorchStreamWriter failed|unexpected pos \d+ vs \d+|'
+    r'inline_container': 'a checkpoint could not be written whole; is the disk full?',
+    r'DataLoader worker .*(exited|killed)|out of shared memory': 'a data loader worker was ended, '
+    'as where memory or /dev/shm is short; try fewer num_workers',
+    r"'(Config|ConfigDict)' object has no attribute": 'the config lacks a setting; '
+    'was another config meant?',
+    r'size mismatch|shapes cannot be multiplied|Sizes of tensors must match|'
+    r'Given groups=|must match the size|each element in list of batch|'
+    r'stack expects each tensor|Expected more than 1 value per channel|'
+    r"Kernel size can't be greater|[Oo]utput size is too small": 'sizes of the network or of the '
+    'data do not fit together',
+    r'CUDA error|NVIDIA driver|not compiled with CUDA|'
+    r'No CUDA GPUs|NCCL': 'the GPU cannot be used as asked',
+    r'Caught \w+ in DataLoader worker': 'a sample cannot be read',
+    r'home directory': 'this user has no home directory; set HOME',
+}
 #: What functions that write call the file.
 _FILE_NAMES = ('filename', 'filepath', 'path', 'target', 'made', 'f')
 _WORKER = re.compile(r'Caught \w+ in DataLoader worker process \d+')
@@ -248,9 +227,9 @@ def _system(error: Exception) -> Optional[str]:
 
 def _text(error: Exception) -> Optional[str]:
     text = _last(error)
-    for pattern, meaning in _TEXTS:
+    for pattern, meaning in _TEXTS.items():
         # A worker's error arrives with the worker's traceback in its text.
-        if pattern.search(text) or pattern.search(str(error)[:200]):
+        if re.search(pattern, text) or re.search(pattern, str(error)[:200]):
             file = _file_in_use(error) if 'disk' in meaning else ''
             return f'{file}{meaning} ({text})'
     return None
@@ -279,16 +258,11 @@ def _last(error: Exception) -> str:
         return _named(error)
     lines = text.splitlines()
     last_frame = max((i for i, line in enumerate(lines) if line.startswith('  ')), default=-1)
-    return _one_line(' '.join(lines[last_frame + 1 :]) or found.group())
+    return one_line(' '.join(lines[last_frame + 1 :]) or found.group(), _SHOWN)
 
 
 def _named(error: Exception) -> str:
-    return _one_line(f'{type(error).__name__}: {error}')
-
-
-def _one_line(text: str) -> str:
-    text = ' '.join(text[: 4 * _SHOWN].split())
-    return text if len(text) <= _SHOWN else f'{text[:_SHOWN]}...'
+    return one_line(error, _SHOWN)
 
 
 def _argument(path: str) -> str:

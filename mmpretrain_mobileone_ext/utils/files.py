@@ -287,12 +287,12 @@ def check_apart(
                     f'{name} is {path}, but {folder.name} is a Core ML '
                     'package; nothing else is written into one'
                 )
-        for source, other in read.items():
-            holds = path in other.parents and name not in shared
+        for source, taken in read.items():
+            holds = path in taken.parents and name not in shared
             # What does not exist is a name, not a file, or is refused when read.
-            if (path == other or holds) and os.path.lexists(other):
+            if (path == taken or holds) and os.path.lexists(taken):
                 raise error(
-                    f'{name} is {path} and {source} is {other}; an output '
+                    f'{name} is {path} and {source} is {taken}; an output '
                     'may neither replace nor hold what is read'
                 )
 

@@ -154,18 +154,21 @@ def markdown_table(heads: Sequence[Any], rows: Iterable[Sequence[Any]], align: s
     return '\n'.join([lines[0], rule, *lines[1:]]) + '\n'
 
 
-def figures_table(left: Iterable[str], right: Iterable[str], **options: Any) -> Table:
+def figures_table(
+    left: Iterable[str], right: Iterable[str], whole: bool = False, **options: Any
+) -> Table:
     """A table for a terminal: names on the left, figures aligned to the right.
 
     Args:
         left, right: heads of the columns.
+        whole: figures are rather cut off than folded.
         options: of rich's ``Table``.
     """
     table = Table(title_justify='left', **options)
     for head in left:
         table.add_column(head, no_wrap=True)
     for head in right:
-        table.add_column(head, justify='right', no_wrap=True)
+        table.add_column(head, justify='right', no_wrap=whole)
     return table
 
 

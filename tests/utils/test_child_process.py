@@ -38,7 +38,7 @@ while True:
 IMPORT = f"""
 import os, signal, subprocess, sys
 sys.path.append({os.path.dirname(child_process.__file__)!r})
-from child_process import ChildProcess
+from processes import ChildProcess
 """
 PARENT = (
     IMPORT

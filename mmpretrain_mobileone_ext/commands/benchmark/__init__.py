@@ -1,7 +1,4 @@
-"""What a training step costs in every form of MobileOne, side by side.
+"""Benchmarks: ``runtime`` of the Core ML interpreter, ``training`` of a step in every form.
 
-``options`` (what to run) and ``results`` (what was found) know nothing of
-torch; ``candidates``, ``step``, ``memory``, ``case``, ``exactness`` and
-``sweep`` measure; ``present``, ``plot`` and ``files`` show and store; ``run``
-puts them together and ``cli`` reads the command line.
+``fake_data`` makes the networks and images that both measure.
 """

@@ -18,6 +18,7 @@ CLASSES = 1000
 MEAN, STD = [123.675, 116.28, 103.53], [58.395, 57.12, 57.375]
 _IMAGES = 16
 _BIAS = 0.5
+_SIZE = 256  # of the images of a fake ImageNet, in pixels
 
 
 def classifier_config(arch: str, size: int) -> dict[str, Any]:
@@ -82,9 +83,6 @@ def _fit_norms(model: nn.Module, images: Tensor) -> None:
     model(images, mode='tensor')
     for norm, momentum in zip(norms, kept):
         norm.momentum = momentum
-
-
-_SIZE = 256
 
 
 def write_fake_imagenet(root: Union[str, Path], images: int) -> Path:

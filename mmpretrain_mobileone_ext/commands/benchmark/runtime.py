@@ -1,8 +1,11 @@
-"""Command line of ``tools/benchmark_runtime.py``: measure, show, store."""
+"""Throughput of the reference runtime against torch, and the time of a whole export.
+
+``tools/benchmark_runtime.py``: every form runs the same batches in turns in one process. The
+export is timed as a user calls it, in a process of its own.
+"""
 
 from __future__ import annotations
 
-import argparse
 import os
 import re
 import sys
@@ -10,6 +13,7 @@ import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from statistics import median
 from typing import Any, Optional
@@ -32,9 +36,10 @@ from ...utils.files import check_writable, write_json
 from ...utils.machine import machine, torch_threads
 from ...utils.parity import TOLERANCES, compare
 from ...utils.processes import run_child
-from ...utils.text import PlainConsole, Steps
-from ..cli import ToolParser
-from .fake_data import CLASSES, random_images
+from ...utils.text import PlainConsole, Steps, figures_table
+from ...utils.timing import paired_ratio, time_in_turns
+from ..cli import ToolParser, check_fields, option
+from .fake_data import CLASSES, build_classifier, classifier_config, random_images
 
 #: What is timed, for people; the first is what the others are divided by.
 FORMS = {
@@ -44,49 +49,44 @@ FORMS = {
 }
 
 
+Forms = Mapping[str, Callable[[Tensor], Tensor]]
+Advance = Callable[[int], Any]
+_SIDE = 256
+_STEP = re.compile(r'^([a-z][a-z ]*): ([0-9.]+) s$', re.MULTILINE)
+_TOOL = (
+    'import sys; from mmpretrain_mobileone_ext.commands.cli import guarded; '
+    'from mmpretrain_mobileone_ext.commands.export import run; '
+    'sys.exit(guarded(run))'
+)
+
+
 @dataclass(frozen=True)
 class RuntimeOptions:
     """A checked request; the arguments of ``tools/benchmark_runtime.py``.
-
-    Attributes:
-        arch: 's0' ... 's4'.
-        batch: images at a time.
-        size: their height and width in pixels.
-        threads: torch's.
-        rounds: timed rounds, in which every form runs once.
-        warmup: rounds before them.
-        images: images of the timed export; 0 for no export.
-        json: file to write, or None.
 
     Raises:
         SpecError: a value that cannot be run.
     """
 
-    arch: str = 's0'
-    batch: tuple[int, ...] = (1, 8, 32)
-    size: int = 224
-    threads: int = 2
-    rounds: int = 9
-    warmup: int = 2
-    images: int = 100
-    json: Optional[Path] = None
+    arch: str = option('s0', 's0 ... s4 (default: s0)', allowed=PRESETS, metavar='X')
+    batch: tuple[int, ...] = option(
+        (1, 8, 32), 'images at a time (default: 1 8 32)', type=int, nargs='+', metavar='N'
+    )
+    size: int = option(224, 'height and width in pixels', least=32)
+    threads: int = option(2, "torch's threads", least=1)
+    rounds: int = option(9, 'timed runs of each form', least=1)
+    warmup: int = option(2, 'rounds before them', least=0)
+    images: int = option(100, 'images of the timed export, 0 for none', least=0)
+    json: Optional[Path] = option(  # noqa: RUF009
+        None, 'write everything that was measured', type=Path, metavar='FILE'
+    )
 
     def __post_init__(self) -> None:
-        if self.arch not in PRESETS:
-            raise SpecError(f'arch {self.arch!r} is not one of {list(PRESETS)}')
-        least = dict(size=32, threads=1, rounds=1, warmup=0, images=0)
-        for name, bound in least.items():
-            value = getattr(self, name)
-            if value < bound:
-                raise SpecError(f'{name}={value}; at least {bound} is needed')
+        check_fields(self)
         if not self.batch or min(self.batch) < 1:
             raise SpecError(
                 f'batch={list(self.batch)}; at least one number, each at least 1, is needed'
             )
-
-    def plain(self) -> dict[str, Any]:
-        """For JSON."""
-        return {**asdict(self), 'json': str(self.json) if self.json else None}
 
 
 @dataclass(frozen=True)
@@ -109,12 +109,8 @@ class RuntimeCase:
         return 1000 * self.batch / self.median_ms(form)
 
     def ratio(self, form: str) -> float:
-        """Throughput by torch's: the median over rounds.
-
-        What disturbed the machine in a round is in both times.
-        """
-        pairs = zip(self.times_ms['torch'], self.times_ms[form])
-        return median(torch / ours for torch, ours in pairs)
+        """Throughput by torch's, of a round."""
+        return paired_ratio(self.times_ms['torch'], self.times_ms[form]) or 0.0
 
     def document(self) -> dict[str, Any]:
         return {
@@ -151,23 +147,9 @@ class RuntimeReport:
 
     def document(self) -> dict[str, Any]:
         """Plain data for JSON."""
-        return dict(
-            machine=self.machine,
-            command=list(self.command),
-            options=self.options,
-            forms=FORMS,
-            cases=[c.document() for c in self.cases],
-            export=asdict(self.export) if self.export else None,
-        )
-
-
-_SIDE = 256
-_STEP = re.compile(r'^([a-z][a-z ]*): ([0-9.]+) s$', re.MULTILINE)
-_TOOL = (
-    'import sys; from mmpretrain_mobileone_ext.launch import guarded; '
-    'from mmpretrain_mobileone_ext.coreml.export_cli import run; '
-    'sys.exit(guarded(run))'
-)
+        cases = [case.document() for case in self.cases]
+        export = asdict(self.export) if self.export else None
+        return dict(vars(self), forms=FORMS, cases=cases, export=export)
 
 
 def time_export(
@@ -193,17 +175,8 @@ def time_export(
         folder / 'weights.pth',
     )
     out = folder / 'model.mlpackage'
-    command = [
-        sys.executable,
-        '-c',
-        _TOOL,
-        str(folder / 'config.py'),
-        str(folder / 'weights.pth'),
-        '--out',
-        str(out),
-        '--verify-data',
-        str(images),
-    ]
+    files = (folder / 'config.py', folder / 'weights.pth', '--out', out)
+    command = [sys.executable, '-c', _TOOL, *map(str, files), '--verify-data', str(images)]
     start = time.perf_counter()
     done = run_child(command, env={**os.environ, 'OMP_NUM_THREADS': str(threads)})
     seconds = time.perf_counter() - start
@@ -239,10 +212,6 @@ def _config(model: dict[str, Any], size: int, data: Path) -> Config:
             test_dataloader=dict(batch_size=32, dataset=dataset),
         )
     )
-
-
-Forms = Mapping[str, Callable[[Tensor], Tensor]]
-Advance = Callable[[int], Any]
 
 
 def make_forms(model: nn.Module, size: int, folder: Path) -> Forms:
@@ -286,11 +255,6 @@ def _runtime(program: LoadedProgram) -> Callable[[Tensor], Tensor]:
     return run
 
 
-def rounds_of_case(options: RuntimeOptions) -> int:
-    """How often :func:`measure_case` reports progress."""
-    return options.warmup + options.rounds
-
-
 def measure_case(
     forms: Forms, options: RuntimeOptions, batch: int, advance: Advance = lambda count: None
 ) -> RuntimeCase:
@@ -305,29 +269,11 @@ def measure_case(
     for name, form in forms.items():
         bound = TOLERANCES['export-fp32' if name == 'fp32' else 'export-fp16']
         compare(wanted, form(pixels), classes=True).require(bound, f'{name} differs from torch')
-    times: dict[str, list[float]] = {name: [] for name in forms}
-    for turn in range(options.warmup + options.rounds):
-        for name in _rotated(list(forms), turn):
-            elapsed = _timed(forms[name], pixels)
-            if turn >= options.warmup:
-                times[name].append(elapsed)
-        advance(1)
-    return RuntimeCase(batch, {k: tuple(v) for k, v in times.items()})
+    calls = {name: partial(form, pixels) for name, form in forms.items()}
+    return RuntimeCase(batch, time_in_turns(calls, options.rounds, options.warmup, advance))
 
 
-def _rotated(names: list[str], turn: int) -> list[str]:
-    turn %= len(names)
-    return [*names[turn:], *names[:turn]]
-
-
-def _timed(form: Callable[[Tensor], Tensor], pixels: Tensor) -> float:
-    """In ms."""
-    start = time.perf_counter()
-    form(pixels)
-    return 1000 * (time.perf_counter() - start)
-
-
-def parser() -> argparse.ArgumentParser:
+def parser() -> ToolParser:
     """The arguments; values are checked by ``RuntimeOptions``."""
     p = ToolParser(
         error_type=SpecError,
@@ -335,26 +281,7 @@ def parser() -> argparse.ArgumentParser:
         'the folded torch network, in turns in one process, and '
         'the time of a whole export with its verification.',
     )
-    p.add_argument('--arch', default='s0', metavar='X', help='s0 ... s4 (default: s0)')
-    p.add_argument(
-        '--batch',
-        type=int,
-        nargs='+',
-        default=(1, 8, 32),
-        metavar='N',
-        help='images at a time (default: 1 8 32)',
-    )
-    for name, default, text in (
-        ('--size', 224, 'height and width in pixels'),
-        ('--threads', 2, "torch's threads"),
-        ('--rounds', 9, 'timed runs of each form'),
-        ('--warmup', 2, 'rounds before them'),
-        ('--images', 100, 'images of the timed export, 0 for none'),
-    ):
-        p.add_argument(
-            name, type=int, default=default, metavar='N', help=f'{text} (default: {default})'
-        )
-    p.add_argument('--json', type=Path, metavar='FILE', help='write everything that was measured')
+    p.add_fields(RuntimeOptions)
     return p
 
 
@@ -383,7 +310,7 @@ def run_runtime_benchmark(
             predicts otherwise than torch.
     """
     check_writable(options.json)
-    report = RuntimeReport(machine('cpu'), sys.argv, options.plain())
+    report = RuntimeReport(machine('cpu'), sys.argv, asdict(options))
     with torch_threads(options.threads):
         _measure(options, report, Steps(progress))
     console = console or PlainConsole(highlight=False)
@@ -396,8 +323,6 @@ def run_runtime_benchmark(
 
 
 def _measure(options: RuntimeOptions, report: RuntimeReport, steps: Steps) -> None:
-    from .fake_data import build_classifier, classifier_config
-
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         with steps.step('export both files'):
@@ -405,7 +330,7 @@ def _measure(options: RuntimeOptions, report: RuntimeReport, steps: Steps) -> No
             model = build_classifier(config, options.size)
             forms = make_forms(model, options.size, folder)
         for batch in options.batch:
-            with steps.step(f'batch {batch}', total=rounds_of_case(options)) as advance:
+            with steps.step(f'batch {batch}', options.warmup + options.rounds) as advance:
                 report.cases.append(measure_case(forms, options, batch, advance))
         if options.images:
             (folder / 'export').mkdir()
@@ -417,21 +342,16 @@ def _measure(options: RuntimeOptions, report: RuntimeReport, steps: Steps) -> No
 
 def cases_table(options: RuntimeOptions, cases: Sequence[RuntimeCase]) -> Table:
     """One row a batch: medians in ms, and throughput by torch's."""
-    size = options.size
-    table = Table(
-        title=f'{options.arch}, {size} x {size}, '
-        f'{options.threads} threads, median of {options.rounds} '
-        'rounds in turns',
-        title_justify='left',
+    size, names = options.size, list(FORMS)
+    table = figures_table(
+        [],
+        ['batch', *(f'{n} ms' for n in names), *(f'{n} / torch' for n in names[1:])],
+        title=f'{options.arch}, {size} x {size}, {options.threads} threads, '
+        f'median of {options.rounds} rounds in turns',
     )
-    table.add_column('batch', justify='right')
-    for form in FORMS:
-        table.add_column(f'{form} ms', justify='right')
-    for form in list(FORMS)[1:]:
-        table.add_column(f'{form} / torch', justify='right')
     for case in cases:
-        times = (f'{case.median_ms(form):.1f}' for form in FORMS)
-        ratios = (f'{case.ratio(form):.2f}x' for form in list(FORMS)[1:])
+        times = (f'{case.median_ms(form):.1f}' for form in names)
+        ratios = (f'{case.ratio(form):.2f}x' for form in names[1:])
         table.add_row(str(case.batch), *times, *ratios)
     return table
 

@@ -1,7 +1,5 @@
 """Classifiers side by side: size, arithmetic, time, accuracy as published.
 
-``entries`` finds the models, ``published`` what others say of them;
-``network``, ``latency``, ``onnx_form`` and ``coreml_form`` measure; ``run``
-puts it together, ``results`` holds it, ``present`` and ``plot`` show it and
-``cli`` reads the command line.
+``entries`` finds the models and what others say of them, ``runtimes`` makes each network as a
+runtime gets it, ``run`` measures, ``table`` holds and shows what was found.
 """

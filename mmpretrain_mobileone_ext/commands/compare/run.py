@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, Optional
+from typing import Any, Optional, TypeVar
 
 import torch
 from torch import nn
@@ -19,7 +19,15 @@ from ...utils.text import PlainConsole, Steps, one_line
 from ...utils.timing import time_in_turns
 from ..cli import ToolParser
 from .entries import DEFAULT, Entry, resolve
-from .runtimes import complexity, coreml_figures, deployed, example, missing, onnx_call
+from .runtimes import (
+    CoreMLFigures,
+    complexity,
+    coreml_figures,
+    deployed,
+    example,
+    missing,
+    onnx_call,
+)
 from .table import (
     WEIGHTS_NOTE,
     Comparison,
@@ -30,6 +38,7 @@ from .table import (
     write_comparison,
 )
 
+T = TypeVar('T')
 _WARMUP = 3
 _LOG_WIDTH = 120
 
@@ -108,28 +117,47 @@ def _attempt(row: Row, action: Callable[[], Any], what: str) -> Any:
         return None
 
 
+def _each(
+    names: Iterable[str],
+    rows: Sequence[Row],
+    action: Callable[[str], T],
+    title: str,
+    what: str,
+    steps: Steps,
+) -> dict[str, T]:
+    """Results of an action by name, without those of models that it fails on."""
+    wanted = list(names)
+    found = {}
+    with steps.step(title, total=len(wanted)) as advance:
+        for row in (r for r in rows if r.name in wanted):
+            result = _attempt(row, partial(action, row.name), what)
+            if result is not None:
+                found[row.name] = result
+            advance(1)
+    return found
+
+
 def _build(
     entries: Sequence[Entry], rows: Sequence[Row], size: int, steps: Steps
 ) -> dict[str, nn.Module]:
-    nets = {}
-    with steps.step('build, fold, count', total=len(rows)) as advance:
-        for entry, row in zip(entries, rows):
-            net = _attempt(row, partial(deployed, entry.config, size), 'build')
-            if net is not None:
-                counts = _attempt(row, partial(complexity, net, size), 'count')
-                row.params, row.flops = counts or (None, None)
-                nets[row.name] = net
-            advance(1)
-    return nets
+    by_name = {r.name: r for r in rows}
+    configs = {e.name: e.config for e in entries}
+
+    def build(name: str) -> nn.Module:
+        net, row = deployed(configs[name], size), by_name[name]
+        counts = _attempt(row, partial(complexity, net, size), 'count')
+        row.params, row.flops = counts or (None, None)
+        return net
+
+    return _each(configs, rows, build, 'build, fold, count', 'build', steps)
 
 
 def _time_torch(
     nets: dict[str, nn.Module], rows: Sequence[Row], size: int, rounds: int, steps: Steps
 ) -> None:
     image = example(size)
-    calls = {name: partial(net, image) for name, net in nets.items()}
     with torch.inference_mode():
-        _time(calls, rows, 'torch', rounds, steps)
+        _time({n: partial(net, image) for n, net in nets.items()}, rows, 'torch', rounds, steps)
 
 
 def _time_onnx(
@@ -140,14 +168,12 @@ def _time_onnx(
     rounds: int,
     steps: Steps,
 ) -> None:
-    calls, image = {}, example(size)
-    measured = [r for r in rows if r.name in nets]
-    with steps.step('export to ONNX', total=len(measured)) as advance:
-        for row in measured:
-            call = _attempt(row, partial(onnx_call, nets[row.name], image, threads), 'ONNX')
-            if call is not None:
-                calls[row.name] = call
-            advance(1)
+    image = example(size)
+
+    def export(name: str) -> Callable[[], Any]:
+        return onnx_call(nets[name], image, threads)
+
+    calls = _each(nets, rows, export, 'export to ONNX', 'ONNX', steps)
     _time(calls, rows, 'onnx', rounds, steps)
 
 
@@ -166,13 +192,14 @@ def _time(
 
 
 def _convert(nets: dict[str, nn.Module], rows: Sequence[Row], size: int, steps: Steps) -> None:
-    measured = [r for r in rows if r.name in nets]
-    with steps.step('convert to Core ML', total=len(measured)) as advance:
-        for row in measured:
-            found = _attempt(row, partial(coreml_figures, nets[row.name], size), 'Core ML')
-            if found is not None:
-                (row.coreml_bytes, row.coreml_ops, row.coreml_relative) = found
-            advance(1)
+
+    def convert(name: str) -> CoreMLFigures:
+        return coreml_figures(nets[name], size)
+
+    found = _each(nets, rows, convert, 'convert to Core ML', 'Core ML', steps)
+    for row in rows:
+        if row.name in found:
+            row.coreml_bytes, row.coreml_ops, row.coreml_relative = found[row.name]
 
 
 def parser() -> argparse.ArgumentParser:

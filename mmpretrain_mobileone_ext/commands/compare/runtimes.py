@@ -30,6 +30,12 @@ from ...utils.parity import TOLERANCES, Tolerance, compare, fold_tolerance
 from ...utils.text import Steps
 from ..benchmark.fake_data import CLASSES, build_classifier, random_images
 
+#: Random weights of a deep network blow float32's rounding errors up, to
+#: 4e-4 in S4; a wrong export is off by far more.
+_BOUND = Tolerance('onnx', 1e-2)
+_NEEDS = ('onnxruntime', 'onnx', 'onnxscript')
+_IMAGES = 2  # that a Core ML file is compared on
+
 
 class Complexity(NamedTuple):
     """Parameters, and multiply-adds of one image (what papers call FLOPs)."""
@@ -84,12 +90,6 @@ def complexity(model: nn.Module, size: int) -> Complexity:
     return Complexity(int(found['params']), int(found['flops']))
 
 
-#: Random weights of a deep network blow float32's rounding errors up, to
-#: 4e-4 in S4; a wrong export is off by far more.
-_BOUND = Tolerance('onnx', 1e-2)
-_NEEDS = ('onnxruntime', 'onnx', 'onnxscript')
-
-
 def missing() -> list[str]:
     """Packages that this column needs and that are not installed."""
     return [name for name in _NEEDS if find_spec(name) is None]
@@ -141,9 +141,6 @@ def _export(model: nn.Module, image: Tensor, path: Path) -> None:
     finally:
         for log, level in zip(loggers, levels):
             log.setLevel(level)
-
-
-_IMAGES = 2
 
 
 class CoreMLFigures(NamedTuple):

@@ -262,7 +262,7 @@ def comparison_table(found: Comparison) -> Table:
     """For a terminal."""
     shown = columns(found)
     heads = [c.head.replace(' ', '\n') for c in shown]
-    table = figures_table(['model'], heads, caption=caption(found))
+    table = figures_table(['model'], heads, whole=True, caption=caption(found))
     for row in found.rows:
         mark = '' if row.failure is None else ' (failed)'
         table.add_row(row.label + mark, *(_cell(c, row) for c in shown))

@@ -31,6 +31,12 @@ _FASHION_FILES = (
 )
 
 
+CONFIGS = {
+    'digits': 'digits/mobileone-tiny_bs64_digits.py',
+    'fashion-mnist': 'fashion_mnist/mobileone-tiny_bs64_fashion-mnist.py',
+}
+
+
 def write_digits(root: Path, test_share: float = 0.3) -> Path:
     """Write scikit-learn's handwritten digits as an image folder.
 
@@ -124,12 +130,6 @@ def prepare(name: str, data_dir: Path = Path('data')) -> Path:
     if name not in PREPARE:
         raise MobileOneExtError(f'DATASET={name!r} is not one of {sorted(PREPARE)}')
     return PREPARE[name](Path(data_dir) / name)
-
-
-CONFIGS = {
-    'digits': 'digits/mobileone-tiny_bs64_digits.py',
-    'fashion-mnist': 'fashion_mnist/mobileone-tiny_bs64_fashion-mnist.py',
-}
 
 
 def run_demo(

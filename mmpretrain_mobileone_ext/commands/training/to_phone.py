@@ -34,7 +34,7 @@ from ...checkpoints.load import load_checkpoint_file
 from ...errors import MobileOneExtError
 from ...report import FormResult, tree_bytes, write_forms_json
 from ...utils.config import MIM
-from ...utils.files import write_whole
+from ...utils.files import write_json, write_whole
 from ...utils.processes import ChildProcess
 
 _LOCK, _HOLDER = '.lock', '.lock-holder'
@@ -42,6 +42,11 @@ _RECORD = 'run.json'
 #: mmengine's note of the checkpoint that was saved last.
 _LAST = 'last_checkpoint'
 _NUMBERED = re.compile(r'(?:epoch|iter)_(\d+)\.pth')
+#: Spinning OpenMP threads starve the data loader where cores are few.
+_ENV = {'OMP_WAIT_POLICY': 'PASSIVE', 'PYTHONUNBUFFERED': '1'}
+#: As the log is read, whatever this process's terminal can show.
+_PRINTED = {'PYTHONIOENCODING': 'utf-8:backslashreplace'}
+_EPOCH = re.compile(r'(?:Epoch|Iter)\((train|test)\) +\[(\d+)?\]?\[? *(\d+)/ *(\d+)\]')
 
 
 @contextlib.contextmanager
@@ -145,10 +150,8 @@ class RunRecord:
         return dataclasses.replace(self, finished=True)._written()
 
     def _written(self) -> RunRecord:
-        text = json.dumps(
-            dict(asked=dict(self.asked), done=self.done, finished=self.finished), indent=2
-        )
-        write_whole(self.folder / _RECORD, lambda made: made.write_text(text + '\n', 'utf-8'))
+        content = dict(asked=dict(self.asked), done=self.done, finished=self.finished)
+        write_json(self.folder / _RECORD, content)
         return self
 
 
@@ -191,16 +194,6 @@ def resume_option(checkpoint: Optional[Path]) -> list[str]:
     weights that the config starts from.
     """
     return ['--resume', str(checkpoint.resolve())] if checkpoint else []
-
-
-#: Spinning OpenMP threads starve the data loader where cores are few.
-_ENV = {'OMP_WAIT_POLICY': 'PASSIVE', 'PYTHONUNBUFFERED': '1'}
-#: As the log is read, whatever this process's terminal can show.
-_PRINTED = {'PYTHONIOENCODING': 'utf-8:backslashreplace'}
-_EPOCH = re.compile(
-    r'(?:Epoch|Iter)\((train|test)\) +'
-    r'\[(\d+)?\]?\[? *(\d+)/ *(\d+)\]'
-)
 
 
 def run_tool(tool: str, args: Sequence[str], log: Path, title: str, console: Console) -> float:
@@ -296,23 +289,15 @@ class TrainToPhone:
         last = self._train()
         branches = self._score('branches', last)
         folded = self._score('folded', deploy_path(last), 'model.backbone.deploy=True')
-        self._call(
-            'export',
-            'export_coreml.py',
-            str(self.config),
-            str(last),
-            '--out',
-            str(self.package),
-            '--verify-data',
-            'test',
-            '--force',
-            makes=self.package,
-        )
+        out = self.package
+        words = (self.config, last, '--out', out, '--verify-data', 'test', '--force')
+        self._call('export', 'export_coreml.py', *words, makes=out)
         coreml = self._score('coreml', self.package)
+        folded_file = deploy_path(last)
         forms = [
             ('branches (torch, fp32)', branches, _weight_bytes(last), last),
-            ('folded (torch, fp32)', folded, _weight_bytes(deploy_path(last)), deploy_path(last)),
-            ('Core ML (.mlpackage, fp16)', coreml, tree_bytes(self.package), self.package),
+            ('folded (torch, fp32)', folded, _weight_bytes(folded_file), folded_file),
+            ('Core ML (.mlpackage, fp16)', coreml, tree_bytes(out), out),
         ]
         results = [_result(name, p, branches, size, file) for name, p, size, file in forms]
         write_forms_json(results, self.work_dir / 'forms.json')
@@ -326,17 +311,11 @@ class TrainToPhone:
         dir. That of a training that was resumed would make every later step
         resume as well.
         """
-        note = self.work_dir / 'last_checkpoint'
+        note = self.work_dir / _LAST
         asked = self.config.read_bytes()
-        self._call(
-            'train',
-            'train.py',
-            str(self.config),
-            '--work-dir',
-            str(self.work_dir),
-            *resume_option(last_checkpoint(self.work_dir)),
-            makes=note,
-        )
+        going_on = resume_option(last_checkpoint(self.work_dir))
+        words = (self.config, '--work-dir', self.work_dir, *going_on)
+        self._call('train', 'train.py', *words, makes=note)
         if self.config.read_bytes() != asked:
             write_whole(self.config, lambda made: made.write_bytes(asked))
         return Path(note.read_text('utf-8').strip())
@@ -344,29 +323,20 @@ class TrainToPhone:
     def _score(self, name: str, checkpoint: Path, *options: str) -> list[dict]:
         """Predictions of ``tools/test.py`` on the whole test split."""
         out = self.work_dir / f'predictions-{name}.pkl'
-        self._call(
-            f'test {name}',
-            'test.py',
-            str(self.config),
-            str(checkpoint),
-            '--work-dir',
-            str(self.work_dir / 'test'),
-            '--out',
-            str(out),
-            makes=out,
-            options=options,
-        )
+        words = (self.config, checkpoint, '--work-dir', self.work_dir / 'test', '--out', out)
+        self._call(f'test {name}', 'test.py', *words, makes=out, options=options)
         return mmengine.load(out)
 
     def _call(
-        self, title: str, tool: str, *args: str, makes: Path, options: Sequence[str] = ()
+        self, title: str, tool: str, *args: object, makes: Path, options: Sequence[str] = ()
     ) -> None:
         if title in self.record.done and makes.exists():
             self.console.print(f'{title}: done before')
             return
         log = self.work_dir / f'{title.replace(" ", "-")}.log'
         cfg_options = ['--cfg-options', *options] if options else []
-        seconds = run_tool(tool, [*args, *cfg_options], log, title, self.console)
+        words = [*map(str, args), *cfg_options]
+        seconds = run_tool(tool, words, log, title, self.console)
         self.record = self.record.with_step(title)
         self.console.print(f'{title}: {seconds:.0f} s')
 

@@ -18,83 +18,9 @@ from .facts import Ability, Diagnosis, Facts, Rehearsal, Step, fits, gather
 from .probe import rehearse
 from .traps import MAIN_JOB, find_traps
 
+__all__ = ['Diagnosis', 'diagnose', 'main']
+
 _MAC = 'Darwin'
-
-
-def abilities(facts: Facts, rehearsal: Rehearsal) -> Iterator[Ability]:
-    """Every job, with what it lacks."""
-    for job, step in (
-        ('train', 'train'),
-        ('fold branches', 'fold'),
-        ('export to Core ML', 'export'),
-        ('score a Core ML file in the reference runtime', 'score'),
-    ):
-        done = rehearsal.passed(step)
-        yield Ability(job, 'yes' if done else 'no', 'rehearsed' if done else _stopped(rehearsal))
-    yield _kernels(facts)
-    yield _gpu(rehearsal)
-    yield _deploy(facts)
-    done = rehearsal.passed('export')
-    yield Ability(
-        'write a Swift package', 'yes' if done else 'no', '' if done else _stopped(rehearsal)
-    )
-    yield from _apple(facts)
-
-
-def _stopped(rehearsal: Rehearsal) -> str:
-    broken = [s for s in rehearsal.steps if not s.ok]
-    return f'stopped at: {broken[0].title}' if broken else 'not reached'
-
-
-def _kernels(facts: Facts) -> Ability:
-    if facts.compiler:
-        return Ability('compile the kernels for depthwise units', 'yes', facts.compiler)
-    return Ability(
-        'compile the kernels for depthwise units',
-        'no',
-        'no C++ compiler; training is slower without them',
-    )
-
-
-def _gpu(rehearsal: Rehearsal) -> Ability:
-    if not rehearsal.passed('import torch'):
-        return Ability('train on a GPU', 'no', _stopped(rehearsal))
-    return Ability(
-        'train on a GPU',
-        'yes' if rehearsal.cuda else 'no',
-        'torch finds CUDA' if rehearsal.cuda else 'torch finds no CUDA device',
-    )
-
-
-def _deploy(facts: Facts) -> Ability:
-    version = facts.installed.get('mmdeploy')
-    return Ability(
-        'export through mmdeploy',
-        'yes' if version else 'no',
-        f'mmdeploy {version}' if version else 'mmdeploy is not installed (optional)',
-    )
-
-
-def _apple(facts: Facts) -> Iterator[Ability]:
-    """What needs a Mac: not the numbers, but Apple's own software."""
-    mac = facts.system == _MAC
-    lacking = 'macOS only; the reference runtime gives the same numbers anywhere'
-    yield Ability(
-        "run a file in Apple's Core ML runtime", 'yes' if mac else 'no', '' if mac else lacking
-    )
-    yield Ability(
-        'measure latency, memory and the compute units used',
-        'yes' if mac else 'no',
-        '' if mac else 'needs a Mac or a phone: run bench of the Swift package there',
-    )
-    builds = mac and facts.swift is not None
-    yield Ability(
-        'compile the Swift package',
-        'yes' if builds else 'no',
-        str(facts.swift) if builds else 'CoreML.framework is part of macOS and Xcode',
-    )
-
-
 _COLOURS = {
     'error': 'bold red',
     'no': 'red',
@@ -108,118 +34,6 @@ _COLOURS = {
     'ok': 'green',
 }
 Row = Tuple[str, ...]
-
-
-@contextmanager
-def steps_on_terminal(stream: TextIO) -> Iterator[Callable[[Step], None]]:
-    """A function that shows each step of the rehearsal as it ends.
-
-    Nothing is shown where nobody watches: :func:`show` lists the steps.
-    """
-    watched = stream.isatty()
-
-    def announce(step: Step) -> None:
-        if watched:
-            state = 'ok' if step.ok else f'failed: {step.error}'
-            stream.write(f'  {step.title}: {step.seconds:.1f} s, {state}\n')
-            stream.flush()
-
-    if watched:
-        stream.write('Rehearsing on a tiny network\n')
-    yield announce
-
-
-def show(found: Diagnosis, stream: TextIO) -> None:
-    """Print everything, the verdict last."""
-    put = _rich(stream) if stream.isatty() else _plain(stream)
-    put('Versions', ('package', 'tested', 'found', 'state'), version_rows(found.facts))
-    if found.findings:
-        put(
-            'Known traps',
-            ('level', 'what', 'why', 'what helps'),
-            [(f.level, f.what, f.why, f.fix) for f in found.findings],
-        )
-    if not stream.isatty():  # there each step was shown as it ended
-        put(
-            'Rehearsal',
-            ('step', 'state', 'seconds', 'error'),
-            [
-                (s.title, 'ok' if s.ok else 'error', f'{s.seconds:.1f}', s.error)
-                for s in found.rehearsal.steps
-            ],
-        )
-    put('What runs here', ('job', 'runs', 'why'), [(a.job, a.runs, a.why) for a in found.abilities])
-    stream.write(verdict(found) + '\n')
-
-
-def version_rows(facts: Facts) -> List[Row]:
-    """Every package of the tested matrix, and Python.
-
-    A package that the main job does not need is 'optional' where it is not
-    installed.
-    """
-    rows: List[Row] = [
-        ('python', '3.11', facts.python, 'tested' if fits(facts.python, '==3.11.*') else 'differs')
-    ]
-    for name, wanted in facts.tested.items():
-        version = facts.installed.get(name)
-        if version is None and name == 'mmcv-lite' and 'mmcv' in facts.installed:
-            rows.append(('mmcv', wanted, facts.installed['mmcv'], 'differs'))
-            continue
-        absent = 'missing' if name in MAIN_JOB else 'optional'
-        state = absent if version is None else 'tested' if fits(version, wanted) else 'differs'
-        rows.append((name, wanted, version or '', state))
-    return rows
-
-
-def verdict(found: Diagnosis) -> str:
-    """One sentence."""
-    if found.can_run:
-        return 'Training, folding, exporting and scoring run here.'
-    errors = [f.what for f in found.findings if f.level == 'error']
-    broken = [s for s in found.rehearsal.steps if not s.ok]
-    reasons = errors or [f'{s.title}: {s.error}' for s in broken]
-    hint = found.rehearsal.hint
-    return (
-        'The main job cannot run here: '
-        + '; '.join(reasons)
-        + (f'. What usually helps: {hint}' if hint else '')
-    )
-
-
-def _plain(stream: TextIO) -> Callable[..., None]:
-
-    def put(title: str, head: Row, rows: Sequence[Row]) -> None:
-        stream.write(f'{title}\n')
-        for row in rows:
-            stream.write('  ' + ' | '.join(c for c in row if c) + '\n')
-        stream.write('\n')
-
-    return put
-
-
-def _rich(stream: TextIO) -> Callable[..., None]:
-    try:
-        from rich.box import SIMPLE_HEAD
-        from rich.console import Console
-        from rich.table import Table
-        from rich.text import Text
-    except ImportError:
-        return _plain(stream)
-    console = Console(file=stream, highlight=False)
-
-    def put(title: str, head: Row, rows: Sequence[Row]) -> None:
-        table: Any = Table(
-            *head, title=title, title_justify='left', title_style='bold', box=SIMPLE_HEAD
-        )
-        for row in rows:
-            table.add_row(*(Text(c, style=_COLOURS.get(c, '')) for c in row))
-        console.print(table)
-
-    return put
-
-
-__all__ = ['Diagnosis', 'diagnose', 'main']
 
 
 def diagnose(announce: Callable[[Step], Any] = lambda step: None) -> Diagnosis:
@@ -263,3 +77,149 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
             found = diagnose(announce)
         show(found, sys.stdout)
     return 0 if found.can_run else 1
+
+
+def abilities(facts: Facts, rehearsal: Rehearsal) -> Iterator[Ability]:
+    """Every job, with what it lacks."""
+    broken = [s for s in rehearsal.steps if not s.ok]
+    stopped = f'stopped at: {broken[0].title}' if broken else 'not reached'
+    for job, step in (
+        ('train', 'train'),
+        ('fold branches', 'fold'),
+        ('export to Core ML', 'export'),
+        ('score a Core ML file in the reference runtime', 'score'),
+    ):
+        yield _ability(job, rehearsal.passed(step), 'rehearsed', stopped)
+    yield _ability(
+        'compile the kernels for depthwise units',
+        facts.compiler,
+        str(facts.compiler),
+        'no C++ compiler; training is slower without them',
+    )
+    no_gpu = 'torch finds no CUDA device' if rehearsal.passed('import torch') else stopped
+    yield _ability('train on a GPU', rehearsal.cuda, 'torch finds CUDA', no_gpu)
+    version = facts.installed.get('mmdeploy')
+    absent = 'mmdeploy is not installed (optional)'
+    yield _ability('export through mmdeploy', version, f'mmdeploy {version}', absent)
+    yield _ability('write a Swift package', rehearsal.passed('export'), '', stopped)
+    yield from _apple(facts)
+
+
+def _ability(job: str, runs: Any, why: str, why_not: str) -> Ability:
+    return Ability(job, 'yes' if runs else 'no', why if runs else why_not)
+
+
+def _apple(facts: Facts) -> Iterator[Ability]:
+    """What needs a Mac: not the numbers, but Apple's own software."""
+    mac = facts.system == _MAC
+    for job, lacking in (
+        (
+            "run a file in Apple's Core ML runtime",
+            'macOS only; the reference runtime gives the same numbers anywhere',
+        ),
+        (
+            'measure latency, memory and the compute units used',
+            'needs a Mac or a phone: run bench of the Swift package there',
+        ),
+    ):
+        yield _ability(job, mac, '', lacking)
+    lacking = 'CoreML.framework is part of macOS and Xcode'
+    yield _ability('compile the Swift package', mac and facts.swift, str(facts.swift), lacking)
+
+
+@contextmanager
+def steps_on_terminal(stream: TextIO) -> Iterator[Callable[[Step], None]]:
+    """A function that shows each step of the rehearsal as it ends.
+
+    Nothing is shown where nobody watches: :func:`show` lists the steps.
+    """
+    watched = stream.isatty()
+
+    def announce(step: Step) -> None:
+        if watched:
+            state = 'ok' if step.ok else f'failed: {step.error}'
+            stream.write(f'  {step.title}: {step.seconds:.1f} s, {state}\n')
+            stream.flush()
+
+    if watched:
+        stream.write('Rehearsing on a tiny network\n')
+    yield announce
+
+
+def show(found: Diagnosis, stream: TextIO) -> None:
+    """Print everything, the verdict last."""
+    put = _rich(stream) if stream.isatty() else _plain(stream)
+    put('Versions', ('package', 'tested', 'found', 'state'), version_rows(found.facts))
+    if found.findings:
+        rows = [(f.level, f.what, f.why, f.fix) for f in found.findings]
+        put('Known traps', ('level', 'what', 'why', 'what helps'), rows)
+    if not stream.isatty():  # there each step was shown as it ended
+        steps = found.rehearsal.steps
+        rows = [(s.title, 'ok' if s.ok else 'error', f'{s.seconds:.1f}', s.error) for s in steps]
+        put('Rehearsal', ('step', 'state', 'seconds', 'error'), rows)
+    put('What runs here', ('job', 'runs', 'why'), [(a.job, a.runs, a.why) for a in found.abilities])
+    stream.write(verdict(found) + '\n')
+
+
+def version_rows(facts: Facts) -> List[Row]:
+    """Every package of the tested matrix, and Python.
+
+    A package that the main job does not need is 'optional' where it is not
+    installed.
+    """
+    rows: List[Row] = [
+        ('python', '3.11', facts.python, 'tested' if fits(facts.python, '==3.11.*') else 'differs')
+    ]
+    for name, wanted in facts.tested.items():
+        version = facts.installed.get(name)
+        if version is None and name == 'mmcv-lite' and 'mmcv' in facts.installed:
+            rows.append(('mmcv', wanted, facts.installed['mmcv'], 'differs'))
+            continue
+        absent = 'missing' if name in MAIN_JOB else 'optional'
+        state = absent if version is None else 'tested' if fits(version, wanted) else 'differs'
+        rows.append((name, wanted, version or '', state))
+    return rows
+
+
+def verdict(found: Diagnosis) -> str:
+    """One sentence."""
+    if found.can_run:
+        return 'Training, folding, exporting and scoring run here.'
+    errors = [f.what for f in found.findings if f.level == 'error']
+    broken = [s for s in found.rehearsal.steps if not s.ok]
+    reasons = errors or [f'{s.title}: {s.error}' for s in broken]
+    hint = found.rehearsal.hint
+    helps = f'. What usually helps: {hint}' if hint else ''
+    return f'The main job cannot run here: {"; ".join(reasons)}{helps}'
+
+
+def _plain(stream: TextIO) -> Callable[..., None]:
+
+    def put(title: str, head: Row, rows: Sequence[Row]) -> None:
+        stream.write(f'{title}\n')
+        for row in rows:
+            stream.write('  ' + ' | '.join(c for c in row if c) + '\n')
+        stream.write('\n')
+
+    return put
+
+
+def _rich(stream: TextIO) -> Callable[..., None]:
+    try:
+        from rich.box import SIMPLE_HEAD
+        from rich.console import Console
+        from rich.table import Table
+        from rich.text import Text
+    except ImportError:
+        return _plain(stream)
+    console = Console(file=stream, highlight=False)
+
+    def put(title: str, head: Row, rows: Sequence[Row]) -> None:
+        table: Any = Table(
+            *head, title=title, title_justify='left', title_style='bold', box=SIMPLE_HEAD
+        )
+        for row in rows:
+            table.add_row(*(Text(c, style=_COLOURS.get(c, '')) for c in row))
+        console.print(table)
+
+    return put

@@ -28,11 +28,9 @@ class BrokenInstallError(ImportError):
 def known_trap(error: BaseException) -> str:
     """What the doctor says to just this error, '' if nothing."""
     missing = getattr(error, 'name', None)
-    return (
-        ''
-        if not missing
-        else _line(error, [f for f in _errors() if missing in f'{f.what} {f.why}'])
-    )
+    if not missing:
+        return ''
+    return _line(error, [f for f in _errors() if missing in f'{f.what} {f.why}'])
 
 
 def import_advice(error: BaseException) -> str:

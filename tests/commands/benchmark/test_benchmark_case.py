@@ -10,9 +10,9 @@ from mmpretrain_mobileone_ext.commands.benchmark.training.candidates import Benc
 from mmpretrain_mobileone_ext.commands.benchmark.training.case import (
     OUT_OF_MEMORY,
     measure_case,
-    ran_out_of_memory,
     steps_of_case,
 )
+from mmpretrain_mobileone_ext.utils.explain import is_out_of_memory
 
 OPTIONS = BenchmarkOptions(steps=3, warmup=1)
 FORMS = ('branches', 'auto', 'folded')
@@ -99,13 +99,13 @@ def test_other_errors_are_not_hidden(measured):
 
 
 def test_what_counts_as_out_of_memory():
-    assert ran_out_of_memory(torch.cuda.OutOfMemoryError('CUDA'))
-    assert ran_out_of_memory(MemoryError())
-    assert not ran_out_of_memory(RuntimeError('shapes do not match'))
-    assert not ran_out_of_memory(ValueError("can't allocate memory"))
+    assert is_out_of_memory(torch.cuda.OutOfMemoryError('CUDA'))
+    assert is_out_of_memory(MemoryError())
+    assert not is_out_of_memory(RuntimeError('shapes do not match'))
+    assert not is_out_of_memory(ValueError("can't allocate memory"))
 
 
 def test_torch_says_so_in_these_words():
     with pytest.raises(RuntimeError) as caught:
         torch.empty(2**60, dtype=torch.uint8)
-    assert ran_out_of_memory(caught.value)
+    assert is_out_of_memory(caught.value)

@@ -11,6 +11,7 @@ from mmpretrain_mobileone_ext.commands.benchmark.training.candidates import (
     reference_state,
 )
 from mmpretrain_mobileone_ext.commands.benchmark.training.step import TrainingStep, make_batch
+from mmpretrain_mobileone_ext.utils import machine
 
 MAP = 2 * 3 * 8 * 8 * 4  # bytes of the toy's feature maps
 
@@ -71,24 +72,24 @@ class Balloon(nn.Module):
 
 
 def test_peak_sees_what_is_freed_within_the_step():
-    small = memory.peak_bytes(toy_step([nn.Conv2d(3, 3, 1)]))
+    small = memory.peak_growth(toy_step([nn.Conv2d(3, 3, 1)]))
     if small is None:
         pytest.skip('the system does not say')
-    large = memory.peak_bytes(toy_step([nn.Conv2d(3, 3, 1), Balloon()]))
+    large = memory.peak_growth(toy_step([nn.Conv2d(3, 3, 1), Balloon()]))
     assert 0.95 * 2**26 < large < 2**27
     assert small < 2**25
 
 
 def test_no_peak_where_the_system_does_not_say(monkeypatch, tmp_path):
-    monkeypatch.setattr(memory, '_PROC', tmp_path / 'absent')
-    assert memory.peak_bytes(toy_step([nn.Conv2d(3, 3, 1)])) is None
+    monkeypatch.setattr(machine, '_PROC', tmp_path / 'absent')
+    assert memory.peak_growth(toy_step([nn.Conv2d(3, 3, 1)])) is None
 
 
 def test_free_memory_is_known_and_respects_a_group(monkeypatch, tmp_path):
-    monkeypatch.setattr(memory, '_GROUP', tmp_path)
-    whole = memory.free_bytes('cpu')
+    monkeypatch.setattr(machine, '_GROUP', tmp_path)
+    whole = machine.free_bytes('cpu')
     (tmp_path / 'memory.max').write_text('5000\n')
     (tmp_path / 'memory.current').write_text('2000\n')
-    assert memory.free_bytes('cpu') == 3000
+    assert machine.free_bytes('cpu') == 3000
     (tmp_path / 'memory.max').write_text('max\n')
-    assert whole is None or memory.free_bytes('cpu') > 3000
+    assert whole is None or machine.free_bytes('cpu') > 3000

@@ -22,13 +22,13 @@ def full_case(arch, scale=1000.0):
 @pytest.fixture
 def figures(monkeypatch):
     """Figures as they are drawn."""
-    kept, make = [], plot._figure
+    kept, make = [], plot.new_figure
 
-    def keep(width, height):
-        kept.append(make(width, height))
+    def keep(*given):
+        kept.append(make(*given))
         return kept[-1]
 
-    monkeypatch.setattr(plot, '_figure', keep)
+    monkeypatch.setattr(plot, 'new_figure', keep)
     return kept
 
 

@@ -52,7 +52,7 @@ def test_a_failed_case_teaches_nothing(forecast):
 
 
 def test_every_case_comes_back_measured_or_with_a_reason(monkeypatch):
-    monkeypatch.setattr(sweep.memory, 'free_bytes', lambda device: 2e6)
+    monkeypatch.setattr(sweep, 'free_bytes', lambda device: 2e6)
     asked = []
 
     def measure(arch, batch, size):

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+import argparse
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from importlib.util import find_spec
@@ -18,6 +19,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from ....errors import SpecError
 from ....models import ConfigurableMobileOne
 from ....models.spec import PRESETS
+from ...cli import check_fields, option
 
 #: Forms of one network, in the order in which they are shown.
 FORMS: dict[str, str] = {
@@ -29,11 +31,25 @@ FORMS: dict[str, str] = {
     'memory': 'the exact form that keeps least (online_reparam="memory")',
     'folded': 'one conv a block, no norms: the floor (deploy=True)',
 }
+#: Arguments of our backbone that make a form.
+_OURS: dict[str, dict[str, Any]] = {
+    'branches': dict(online_reparam=False),
+    'auto': dict(online_reparam='auto'),
+    'moments': dict(online_reparam=True),
+    'memory': dict(online_reparam='memory'),
+    'folded': dict(deploy=True),
+}
+#: Forms that compute what MMPretrain's branches compute while training.
+MULTI_BRANCH = ('mmpretrain', 'branches', 'auto', 'moments', 'memory')
 #: What a sweep compares: a reference and a candidate.
 SWEEP_FORMS = ('branches', 'auto')
-SWEEP_ARCH = tuple(PRESETS)
-SWEEP_BATCH = (1, 8, 32)
-SWEEP_SIZE = (64, 128, 224)
+#: Defaults of a sweep and of another run.
+_DEFAULTS: dict[str, tuple[Any, Any]] = dict(
+    arch=(tuple(PRESETS), ('s0',)),
+    batch=((1, 8, 32), (32,)),
+    size=((64, 128, 224), (224,)),
+    check=(False, True),
+)
 DEVICES = ('cpu', 'cuda')
 AMP_DTYPES = ('bfloat16', 'float16')
 PLOT_SUFFIXES = ('.png', '.svg', '.pdf')
@@ -43,77 +59,80 @@ STRIDE = 32
 #: so many times as many: short steps scatter more.
 FEW_PIXELS = 2**20
 MOST_ROUNDS = 40
+_SEVERAL: dict[str, Any] = dict(nargs='+', metavar='X')
+_FORMS_HELP = '; '.join(f'{name}: {what}' for name, what in FORMS.items())
 
 
 @dataclass(frozen=True)
 class BenchmarkOptions:
     """Options of a run; None takes the default of the kind of run.
 
-    Attributes:
-        arch: 's0' ... 's4'; default s0, in a sweep all.
-        batch: images a step; default 32, in a sweep 1, 8 and 32.
-        size: height and width in pixels; default 224, in a sweep 64, 128
-            and 224.
-        threads: torch's threads inside an operation.
-        amp: dtype of ``torch.autocast``, or None.
-        device: 'cpu' or 'cuda'.
-        steps: timed steps of every form; in a sweep small inputs take more.
-        warmup: steps before them, after the first.
-        forms: keys of ``FORMS``; default all, in a sweep branches and auto,
-            of which the first is what the second is compared with.
-        check: whether exactness is measured; default yes, in a sweep no.
-        seeds: weights and images that exactness is measured on.
-        check_batch, check_size: of those images. Large enough that every
-            batch norm sees 16 values, small enough for fp64.
-        sweep: compare two forms over a grid of shapes.
-        json, plot: files to write, or None.
-
     Raises:
         SpecError: a value that cannot be run, in one line.
     """
 
-    arch: Optional[tuple[str, ...]] = None
-    batch: Optional[tuple[int, ...]] = None
-    size: Optional[tuple[int, ...]] = None
-    threads: int = 2
-    amp: Optional[str] = None
-    device: str = 'cpu'
-    steps: int = 5
-    warmup: int = 2
-    forms: Optional[tuple[str, ...]] = None
-    check: Optional[bool] = None
-    seeds: int = 3
-    check_batch: int = 4
-    check_size: int = 64
-    sweep: bool = False
-    json: Optional[Path] = None
-    plot: Optional[Path] = None
+    arch: Optional[tuple[str, ...]] = option(
+        None, 's0 ... s4 (default: s0; in a sweep all)', allowed=PRESETS, **_SEVERAL
+    )
+    batch: Optional[tuple[int, ...]] = option(
+        None, 'images a step (default: 32; in a sweep 1 8 32)', least=1, type=int, **_SEVERAL
+    )
+    size: Optional[tuple[int, ...]] = option(
+        None, 'pixels (default: 224; in a sweep 64 128 224)', least=1, type=int, **_SEVERAL
+    )
+    forms: Optional[tuple[str, ...]] = option(
+        None,
+        f'which are compared (default: all). {_FORMS_HELP}',
+        allowed=FORMS,
+        called='form',
+        **_SEVERAL,
+    )
+    threads: int = option(2, "torch's threads", least=1)
+    steps: int = option(5, 'timed steps of each form; in a sweep small inputs take more', least=1)
+    warmup: int = option(2, 'steps before them', least=0)
+    seeds: int = option(3, 'weights that are checked', least=1)
+    # Every batch norm sees 16 values, and fp64 is still quick.
+    check_batch: int = option(4, 'images of the check', least=1)
+    check_size: int = option(64, 'their pixels', least=1)
+    amp: Optional[str] = option(
+        None, f'autocast to {" or ".join(AMP_DTYPES)}', allowed=AMP_DTYPES, metavar='DTYPE'
+    )
+    device: str = option(
+        'cpu', f'{" or ".join(DEVICES)} (default: cpu)', allowed=DEVICES, metavar='X'
+    )
+    check: Optional[bool] = option(
+        None,
+        'measure exactness (default: yes; in a sweep no)',
+        action=argparse.BooleanOptionalAction,
+    )
+    sweep: bool = option(
+        False,
+        'compare two forms (default: branches auto) over architectures, batches and sizes',
+        action='store_true',
+    )
+    json: Optional[Path] = option(  # noqa: RUF009
+        None, 'write everything that was measured', type=Path, metavar='FILE'
+    )
+    plot: Optional[Path] = option(  # noqa: RUF009
+        None, 'draw times and memory; in a sweep the ratios', type=Path, metavar='FILE.png'
+    )
 
     def __post_init__(self):
-        self._settle('arch', SWEEP_ARCH, ('s0',))
-        self._settle('batch', SWEEP_BATCH, (32,))
-        self._settle('size', SWEEP_SIZE, (224,))
-        self._settle('check', False, True)
+        for name, (in_sweep, otherwise) in _DEFAULTS.items():
+            if getattr(self, name) is None:
+                object.__setattr__(self, name, in_sweep if self.sweep else otherwise)
         for name in ('arch', 'batch', 'size', 'forms'):
             if getattr(self, name) == ():
                 raise SpecError(f'{name} is empty')
-        _check_known('arch', self.arch, PRESETS)
-        _check_known('form', self.forms or (), FORMS)
-        _check_known('device', (self.device,), DEVICES)
-        _check_known('amp', (self.amp,) if self.amp else (), AMP_DTYPES)
-        _check_known('suffix of the plot', (self.plot.suffix,) if self.plot else (), PLOT_SUFFIXES)
-        for name, least in (('threads', 1), ('steps', 1), ('seeds', 1), ('warmup', 0)):
-            _check_least(name, getattr(self, name), least)
+        check_fields(self)
+        if self.plot and self.plot.suffix not in PLOT_SUFFIXES:
+            suffix = self.plot.suffix
+            raise SpecError(f'suffix of the plot {suffix!r} is not one of {list(PLOT_SUFFIXES)}')
         for _, batch, size in self.cases():
             _check_shape(batch, size)
         _check_shape(self.check_batch, self.check_size, 'check_')
         if self.sweep and len(set(self.forms or SWEEP_FORMS)) != 2:
             raise SpecError(f'a sweep compares two different forms, got {list(self.forms or ())}')
-
-    def _settle(self, name: str, in_sweep: Any, otherwise: Any) -> None:
-        """Replace None by the default of the kind of run."""
-        if getattr(self, name) is None:
-            object.__setattr__(self, name, in_sweep if self.sweep else otherwise)
 
     def steps_for(self, batch: int, size: int) -> int:
         """Timed steps of every form for a batch of such images."""
@@ -130,20 +149,7 @@ class BenchmarkOptions:
                 yield arch, batch, size
 
 
-def _check_known(what: str, given: Optional[Iterable[str]], allowed: Iterable[str]) -> None:
-    for value in given or ():
-        if value not in allowed:
-            raise SpecError(f'{what} {value!r} is not one of {list(allowed)}')
-
-
-def _check_least(name: str, value: int, least: int) -> None:
-    if value < least:
-        raise SpecError(f'{name}={value}; at least {least} is needed')
-
-
 def _check_shape(batch: int, size: int, prefix: str = '') -> None:
-    _check_least(f'{prefix}batch', batch, 1)
-    _check_least(f'{prefix}size', size, 1)
     last = -(-size // STRIDE)
     if batch * last**2 < 2:
         raise SpecError(
@@ -153,24 +159,12 @@ def _check_shape(batch: int, size: int, prefix: str = '') -> None:
         )
 
 
-#: Arguments of our backbone that make a form.
-_OURS: dict[str, dict[str, Any]] = {
-    'branches': dict(online_reparam=False),
-    'auto': dict(online_reparam='auto'),
-    'moments': dict(online_reparam=True),
-    'memory': dict(online_reparam='memory'),
-    'folded': dict(deploy=True),
-}
-#: Forms that compute what MMPretrain's branches compute while training.
-MULTI_BRANCH = ('mmpretrain', 'branches', 'auto', 'moments', 'memory')
-
-
 @dataclass(frozen=True)
 class Candidate:
     """One form of the network, in training mode.
 
     Attributes:
-        form: a key of ``options.FORMS``.
+        form: a key of ``FORMS``.
         net: the module whose parameters are trained.
         last_map: maps images (N, 3, S, S) to the last feature map.
     """
@@ -217,20 +211,24 @@ def build_candidate(
     """Build a form with the given weights, in training mode.
 
     Args:
-        form: a key of ``options.FORMS``; timm's network gets weights of
-            its own, it has other names for them.
+        form: a key of ``FORMS``; timm's network gets weights of its own, it has other
+            names for them.
         arch: 's0' ... 's4'.
         state: as of :func:`reference_state`.
         device: where the weights are put.
         dtype: what they are cast to.
     """
     if form == 'timm':
-        net = _timm_net(arch)
-        last_map: Callable[[Tensor], Tensor] = net.forward_features
+        net: Any = _timm_net(arch)
+        last_map = net.forward_features
     else:
-        net = _open_net(form, arch)
+        ours = form != 'mmpretrain'
+        net = ConfigurableMobileOne(arch=arch, **_OURS[form]) if ours else MobileOne(arch)
         net.load_state_dict(state)
-        last_map = _last_of(net)
+
+        def last_map(images: Tensor) -> Tensor:
+            return net(images)[-1]
+
     net.to(device=device, dtype=dtype)
     net.train()  # MMPretrain's returns None
     return Candidate(form, net, last_map)
@@ -242,12 +240,6 @@ def build_candidates(forms: Sequence[str], arch: str, device: str) -> list[Candi
     return [build_candidate(form, arch, state, device) for form in forms]
 
 
-def _open_net(form: str, arch: str) -> nn.Module:
-    if form == 'mmpretrain':
-        return MobileOne(arch)
-    return ConfigurableMobileOne(arch=arch, **_OURS[form])
-
-
 def _timm_net(arch: str) -> Any:
     create = import_module('timm').create_model
     with torch.random.fork_rng(devices=[]):
@@ -255,14 +247,6 @@ def _timm_net(arch: str) -> Any:
         net = create(f'mobileone_{arch}', num_classes=0)
         _randomize_norms(net)
     return net
-
-
-def _last_of(net: nn.Module) -> Callable[[Tensor], Tensor]:
-
-    def last_map(images: Tensor) -> Tensor:
-        return net(images)[-1]
-
-    return last_map
 
 
 @torch.no_grad()

@@ -1,4 +1,4 @@
-"""All methods at one shape, in turns: times, memory, exactness."""
+"""All forms at one shape, in turns: times, memory, exactness."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ from typing import Any, Optional
 import torch
 from torch import Tensor
 
+from ....utils.explain import is_out_of_memory
+from ....utils.timing import in_turns
 from .candidates import (
     MULTI_BRANCH,
     BenchmarkOptions,
@@ -19,18 +21,15 @@ from .candidates import (
     reference_state,
 )
 from .results import ArchExactness, Case, Cost, Exactness
-from .step import Batch, Lap, TrainingStep, make_batch, peak_bytes, saved_bytes, weighted_sum
+from .step import Batch, Lap, TrainingStep, make_batch, peak_growth, saved_bytes, weighted_sum
 
 OUT_OF_MEMORY = 'out of memory'
-#: How torch's CPU allocator says so, in a plain RuntimeError.
-_CPU_REFUSALS = ("can't allocate memory", 'not enough memory')
-
-
-def ran_out_of_memory(error: BaseException) -> bool:
-    """Whether an error says that memory is used up, and nothing else."""
-    if isinstance(error, (MemoryError, torch.cuda.OutOfMemoryError)):
-        return True
-    return isinstance(error, RuntimeError) and any(text in str(error) for text in _CPU_REFUSALS)
+EXACTNESS_NOTE = (
+    "fp64: against MMPretrain's branches, max |a - b| / max |b| of a tensor, "
+    'the worst tensor and seed; gradient error: |g - g64| / |g64| over all '
+    'parameters together, median of the seeds'
+)
+Tensors = dict[str, Tensor]
 
 
 @dataclass
@@ -51,12 +50,23 @@ class Trial:
         try:
             action(self)
         except Exception as error:
-            if not ran_out_of_memory(error):
+            if not is_out_of_memory(error):
                 raise
             self.failure = OUT_OF_MEMORY
         if self.failure:  # after the traceback let go of the tensors
             self.step.clear()
             gc.collect()
+
+    def start(self) -> None:
+        """The first step, which compiles and chooses."""
+        lap = self.step.run()
+        self.first_ms = lap.forward_ms + lap.backward_ms
+
+    def measure_peak(self) -> None:
+        self.peak = peak_growth(self.step)
+
+    def measure_saved(self) -> None:
+        self.saved = saved_bytes(self.step)
 
     def cost(self) -> Cost:
         return Cost(
@@ -92,7 +102,7 @@ def measure_case(
 
     Args:
         options: threads are the caller's to set.
-        forms: keys of ``options.FORMS``.
+        forms: keys of ``FORMS``.
         arch, batch, size: the case.
         advance: called with 1 after every step.
     """
@@ -100,51 +110,18 @@ def measure_case(
     data = make_batch(candidates[0], batch, size, 0, options.device)
     trials = [Trial(TrainingStep(c, data, options.amp)) for c in candidates]
 
-    def everyone(action: Callable[[Trial], Any], turn: int = 0) -> None:
-        for trial in _rotated(trials, turn):
+    def everyone(action: Callable[[Trial], Any], rounds: int = 1) -> None:
+        for trial in in_turns(trials, rounds):
             trial.attempt(action)
             advance(1)
 
-    everyone(_first)
-    for turn in range(options.warmup):
-        everyone(lambda t: t.step.run(), turn)
+    everyone(Trial.start)
+    everyone(lambda t: t.step.run(), options.warmup)
     gc.collect()
-    for turn in range(options.steps_for(batch, size)):
-        everyone(_timed, turn)
-    everyone(_peak)
-    everyone(_saved)
+    everyone(lambda t: t.laps.append(t.step.run()), options.steps_for(batch, size))
+    everyone(Trial.measure_peak)
+    everyone(Trial.measure_saved)
     return Case(arch, batch, size, tuple(t.cost() for t in trials))
-
-
-def _rotated(trials: Sequence[Trial], turn: int) -> list[Trial]:
-    turn %= len(trials)
-    return [*trials[turn:], *trials[:turn]]
-
-
-def _first(trial: Trial) -> None:
-    lap = trial.step.run()
-    trial.first_ms = lap.forward_ms + lap.backward_ms
-
-
-def _timed(trial: Trial) -> None:
-    trial.laps.append(trial.step.run())
-
-
-def _peak(trial: Trial) -> None:
-    trial.peak = peak_bytes(trial.step)
-
-
-def _saved(trial: Trial) -> None:
-    trial.saved = saved_bytes(trial.step)
-
-
-EXACTNESS_NOTE = (
-    "fp64: against MMPretrain's branches, max |a - b| / max |b| of a tensor, "
-    'the worst tensor and seed; gradient error: |g - g64| / |g64| over all '
-    'parameters together, median of the seeds'
-)
-
-Tensors = dict[str, Tensor]
 
 
 @dataclass(frozen=True)
@@ -265,7 +242,7 @@ def check_arch(
 
     Args:
         options: device, seeds, check_batch, check_size and amp are used.
-        forms: keys of ``options.FORMS``; see :func:`checked_forms`.
+        forms: keys of ``FORMS``; see :func:`checked_forms`.
         arch: 's0' ... 's4'.
         advance: called with 1 after every form and seed.
     """
@@ -289,7 +266,7 @@ def _sample_into(
     try:
         samples.append(trial.sample(form))
     except Exception as error:
-        if not ran_out_of_memory(error):
+        if not is_out_of_memory(error):
             raise
         failures[form] = OUT_OF_MEMORY
 

@@ -1,6 +1,5 @@
-"""What was found, as frozen data (no torch here).
-
-Times are in ms, memory in bytes; lists have one value a step or a seed.
+"""What was found, as frozen data. Times are in ms, memory in bytes; tuples have one value a
+step or a seed.
 """
 
 from __future__ import annotations
@@ -10,13 +9,15 @@ from dataclasses import asdict, dataclass
 from statistics import median
 from typing import Any, Optional
 
+from ....utils.timing import paired_ratio
+
 
 @dataclass(frozen=True)
 class Cost:
     """What the training step of one form costs.
 
     Attributes:
-        form: a key of ``options.FORMS``.
+        form: a key of ``candidates.FORMS``.
         first_ms: the first step, which compiles and chooses.
         forward_ms: forward and loss of each timed step.
         backward_ms: backward of each timed step.
@@ -53,16 +54,6 @@ class Cost:
         }
 
 
-def step_ratio(cost: Cost, reference: Cost) -> Optional[float]:
-    """Median over rounds of this form's time by the reference's.
-
-    Steps of one round ran one after another, so that what disturbed the
-    machine meanwhile is in both.
-    """
-    pairs = list(zip(cost.step_ms, reference.step_ms))
-    return median(a / b for a, b in pairs) if pairs else None
-
-
 @dataclass(frozen=True)
 class Case:
     """All forms at one architecture and shape.
@@ -96,7 +87,7 @@ class Case:
     def ratio(self, form: str, reference: str) -> Optional[float]:
         """Median pairwise ratio of two forms' step times, None if absent."""
         a, b = self.cost(form), self.cost(reference)
-        return step_ratio(a, b) if a and b else None
+        return paired_ratio(a.step_ms, b.step_ms) if a and b else None
 
     def document(self) -> dict[str, Any]:
         return {**asdict(self), 'costs': [c.document() for c in self.costs]}
@@ -112,7 +103,7 @@ class Exactness:
     reference.
 
     Attributes:
-        form: a key of ``options.FORMS``.
+        form: a key of ``candidates.FORMS``.
         output: the last feature map.
         input_gradient: gradient to the images.
         gradients: gradients of all parameters.
@@ -158,11 +149,5 @@ class Report:
 
     def document(self) -> dict[str, Any]:
         """Plain data for JSON."""
-        return dict(
-            machine=self.machine,
-            command=list(self.command),
-            options=self.options,
-            notes=self.notes,
-            cases=[c.document() for c in self.cases],
-            exactness=[asdict(e) for e in self.exactness],
-        )
+        cases = [case.document() for case in self.cases]
+        return dict(vars(self), cases=cases, exactness=[asdict(e) for e in self.exactness])

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict
-from pathlib import Path
-from typing import Any, Optional
+from dataclasses import asdict, dataclass
+from typing import Optional
 
 from rich.console import Console
 
@@ -16,7 +14,7 @@ from ....utils.files import check_apart, check_writable, write_json, write_whole
 from ....utils.machine import check_device, machine, torch_threads
 from ....utils.text import PlainConsole, Steps
 from ...cli import ToolParser
-from .candidates import AMP_DTYPES, DEVICES, FORMS, BenchmarkOptions, choose_forms
+from .candidates import BenchmarkOptions, choose_forms
 from .case import EXACTNESS_NOTE, check_arch, checked_forms, measure_case, steps_of_case
 from .results import ArchExactness, Case, Report
 from .step import PEAK_NOTE, SAVED_NOTE, sweep_cases
@@ -61,7 +59,7 @@ def run_benchmark(
         check_writable(path)
     forms, note = choose_forms(options)
     report = Report(
-        machine(options.device), sys.argv, _plain(options), [note] if note else [], [], []
+        machine(options.device), sys.argv, asdict(options), [note] if note else [], [], []
     )
     run = _Run(options, forms, report, console or _console(), Steps(progress))
     with torch_threads(options.threads):
@@ -76,28 +74,15 @@ def _console() -> Console:
     return console
 
 
-def _plain(options: BenchmarkOptions) -> dict[str, Any]:
-    """Options for JSON."""
-    paths = {n: str(p) if p else None for n, p in (('json', options.json), ('plot', options.plot))}
-    return {**asdict(options), **paths}
-
-
+@dataclass(frozen=True)
 class _Run:
     """What measuring, showing and storing share."""
 
-    def __init__(
-        self,
-        options: BenchmarkOptions,
-        forms: Sequence[str],
-        report: Report,
-        console: Console,
-        steps: Steps,
-    ):
-        self.options = options
-        self.forms = forms
-        self.report = report
-        self.console = console
-        self.steps = steps
+    options: BenchmarkOptions
+    forms: Sequence[str]
+    report: Report
+    console: Console
+    steps: Steps
 
     def compare(self) -> None:
         """All forms at the cases asked for; a table a case."""
@@ -175,10 +160,7 @@ class _Run:
             write_whole(path, lambda made: write_cost_plot(made, cases, caption))
 
 
-_FORMS_HELP = '; '.join(f'{name}: {what}' for name, what in FORMS.items())
-
-
-def parser() -> argparse.ArgumentParser:
+def parser() -> ToolParser:
     """The arguments; values are checked by ``BenchmarkOptions``."""
     p = ToolParser(
         error_type=SpecError,
@@ -186,44 +168,7 @@ def parser() -> argparse.ArgumentParser:
         'backward) costs in every form of MobileOne, step by step '
         'in turns in one process, and how exactly the forms agree.',
     )
-    several: dict[str, Any] = dict(nargs='+', metavar='X')
-    p.add_argument('--arch', **several, help='s0 ... s4 (default: s0; in a sweep all)')
-    p.add_argument(
-        '--batch', type=int, **several, help='images a step (default: 32; in a sweep 1 8 32)'
-    )
-    p.add_argument(
-        '--size', type=int, **several, help='pixels (default: 224; in a sweep 64 128 224)'
-    )
-    p.add_argument('--forms', **several, help=f'which are compared (default: all). {_FORMS_HELP}')
-    for name, default, text in (
-        ('--threads', 2, "torch's threads"),
-        ('--steps', 5, 'timed steps of each form; in a sweep small inputs take more'),
-        ('--warmup', 2, 'steps before them'),
-        ('--seeds', 3, 'weights that are checked'),
-        ('--check-batch', 4, 'images of the check'),
-        ('--check-size', 64, 'their pixels'),
-    ):
-        p.add_argument(
-            name, type=int, default=default, metavar='N', help=f'{text} (default: {default})'
-        )
-    p.add_argument('--amp', metavar='DTYPE', help=f'autocast to {" or ".join(AMP_DTYPES)}')
-    p.add_argument(
-        '--device', default='cpu', metavar='X', help=f'{" or ".join(DEVICES)} (default: cpu)'
-    )
-    p.add_argument(
-        '--check',
-        action=argparse.BooleanOptionalAction,
-        help='measure exactness (default: yes; in a sweep no)',
-    )
-    p.add_argument(
-        '--sweep',
-        action='store_true',
-        help='compare two forms (default: branches auto) over architectures, batches and sizes',
-    )
-    p.add_argument('--json', type=Path, metavar='FILE', help='write everything that was measured')
-    p.add_argument(
-        '--plot', type=Path, metavar='FILE.png', help='draw times and memory; in a sweep the ratios'
-    )
+    p.add_fields(BenchmarkOptions)
     return p
 
 
@@ -235,7 +180,5 @@ def run(argv: Optional[Sequence[str]] = None) -> Report:
     """
     given = vars(parser().parse_args(argv))
     check_apart({'--json': given['json'], '--plot': given['plot']}, {})
-    for name in ('arch', 'batch', 'size', 'forms'):
-        given[name] = None if given[name] is None else tuple(given[name])
-    options = BenchmarkOptions(**given)
-    return run_benchmark(options)
+    listed = {name: tuple(value) for name, value in given.items() if isinstance(value, list)}
+    return run_benchmark(BenchmarkOptions(**{**given, **listed}))

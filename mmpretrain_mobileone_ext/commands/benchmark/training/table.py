@@ -10,7 +10,8 @@ from typing import Any, Optional
 
 from rich.table import Table
 
-from ....utils.text import plot_label
+from ....utils.figures import BLUE, GREEN, ORANGE, PINK, SKY, VERMILION, new_figure, save_figure
+from ....utils.text import figures_table, plot_label
 from .candidates import BenchmarkOptions
 from .results import ArchExactness, Case, Cost, Exactness
 from .step import rated
@@ -52,23 +53,14 @@ def _error(value: Optional[float]) -> str:
     return ABSENT if value is None else f'{value:.1e}'
 
 
-def _table(title: str, left: Sequence[str], right: Sequence[str]) -> Table:
-    table = Table(title=title, title_justify='left')
-    for name in left:
-        table.add_column(name, no_wrap=True)
-    for name in right:
-        table.add_column(name, justify='right')
-    return table
-
-
 def costs_table(case: Case) -> Table:
     """One row a form; times in ms, speed against the first that ran."""
     reference = next((c.form for c in case.costs if c.step_ms), None)
     against = f', speed against {reference}' if reference else ''
-    table = _table(
-        f'{case.title}: one training step{against}',
+    table = figures_table(
         ['form'],
         ['step ms', 'min', 'fwd', 'bwd', 'first', 'speed', 'saved MB', 'peak MB'],
+        title=f'{case.title}: one training step{against}',
     )
     for cost in case.costs:
         table.add_row(cost.form, *_cost_cells(case, cost, reference))
@@ -97,7 +89,7 @@ def exactness_table(found: ArchExactness, amp: Optional[str]) -> Table:
     if amp:
         names.append(f'{amp} grad error')
     seeds = max((len(f.output) for f in found.forms), default=0)
-    table = _table(f'{found.title}: exactness, {seeds} seeds', ['form'], names)
+    table = figures_table(['form'], names, title=f'{found.title}: exactness, {seeds} seeds')
     for form in found.forms:
         cells = _exactness_cells(form)
         table.add_row(form.form, *cells[: len(names)])
@@ -123,8 +115,7 @@ def _worst(values: Sequence[float]) -> float:
 
 def sweep_table(cases: Sequence[Case], form: str, reference: str) -> Table:
     """One row a case: both medians, and their pairwise ratio."""
-    table = _table(
-        f'{form} against {reference}',
+    table = figures_table(
         ['arch'],
         [
             'batch',
@@ -135,6 +126,7 @@ def sweep_table(cases: Sequence[Case], form: str, reference: str) -> Table:
             f'{reference} MB',
             f'{form} MB',
         ],
+        title=f'{form} against {reference}',
     )
     for case in cases:
         table.add_row(
@@ -169,22 +161,20 @@ def sweep_lines(cases: Sequence[Case], form: str, reference: str) -> list[str]:
     return lines
 
 
-#: Okabe and Ito's colours, told apart by colour-blind people too. The floor
-#: is grey and hatched: it is no way to train.
+#: The floor is white and hatched: it is no way to train.
 COLOURS = {
-    'mmpretrain': '#D55E00',
-    'branches': '#E69F00',
-    'auto': '#0072B2',
-    'moments': '#56B4E9',
-    'memory': '#009E73',
+    'mmpretrain': VERMILION,
+    'branches': ORANGE,
+    'auto': BLUE,
+    'moments': SKY,
+    'memory': GREEN,
     'folded': '#FFFFFF',
-    'timm': '#CC79A7',
+    'timm': PINK,
 }
 _LABELS = {'folded': 'folded (floor)'}
 _NEUTRAL = '#777777'
 _FLOOR = dict(hatch='////', edgecolor=_NEUTRAL)
 _PLAIN = dict(edgecolor='none')
-_DPI = 160
 #: Inches.
 _WIDTH, _BAR, _MARGIN = 8.8, 0.25, 0.95
 #: Room for the heading above a group, in bars.
@@ -231,14 +221,13 @@ def write_cost_plot(path: Path, cases: Sequence[Case], caption: str) -> None:
     """
     bars = _placed(cases)
     bottom = bars[-1].y + 0.6
-    figure = _figure(_WIDTH, _MARGIN + _BAR * bottom)
+    figure = new_figure(_WIDTH, _MARGIN + _BAR * bottom, caption)
     axes = figure.subplots(1, 2, sharey=True)
     for axis, panel in zip(axes, _PANELS):
         _draw_panel(axis, panel, bars)
     axes[0].set_yticks([b.y for b in bars], [_LABELS.get(b.cost.form, b.cost.form) for b in bars])
     axes[0].set_ylim(bottom, 0)
-    figure.supxlabel(plot_label(caption), fontsize=7, color='#555555')
-    figure.savefig(path, dpi=_DPI)
+    save_figure(figure, path)
 
 
 def _placed(cases: Sequence[Case]) -> list[_Bar]:
@@ -251,15 +240,6 @@ def _placed(cases: Sequence[Case]) -> list[_Bar]:
             bars.append(_Bar(y, case, cost))
             y += 1
     return bars
-
-
-def _figure(width: float, height: float) -> Any:
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(width, height), layout='constrained', facecolor='white')
-    FigureCanvasAgg(figure)
-    return figure
 
 
 def _draw_panel(axis: Any, panel: _Panel, bars: Sequence[_Bar]) -> None:
@@ -303,7 +283,7 @@ def write_sweep_plot(
     """
     archs = list(dict.fromkeys(c.arch for c in cases))
     shapes = sorted({(c.size, c.batch) for c in cases})
-    figure = _figure(_WIDTH, 1.6 + 0.42 * len(archs))
+    figure = new_figure(_WIDTH, 1.6 + 0.42 * len(archs), caption)
     axis = figure.subplots()
     ratios = {c: c.ratio(form, reference) for c in cases}
     limit = max([1 - r for r in ratios.values() if r] + [0.1])
@@ -321,8 +301,7 @@ def write_sweep_plot(
         fontsize=10,
         loc='left',
     )
-    figure.supxlabel(plot_label(caption), fontsize=7, color='#555555')
-    figure.savefig(path, dpi=_DPI)
+    save_figure(figure, path)
 
 
 def _draw_cell(axis: Any, place: tuple[int, int], ratio: Optional[float], limit: float) -> None:

@@ -5,17 +5,18 @@ from __future__ import annotations
 import json
 import statistics
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from functools import partial
 from pathlib import Path
 
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
 from rich.table import Table
 
 from ....errors import MobileOneExtError
-from ....utils.files import write_whole
-from ....utils.text import csv_text, markdown, plot_label
+from ....utils.figures import BLUE, new_figure, save_figure
+from ....utils.files import write_text, write_whole
+from ....utils.text import csv_text, figures_table, markdown, markdown_table, plot_label
+
+_HEADS = ('mean', 'std', 'min', 'max', 'seeds', 'step ms', 'params', 'folded')
 
 
 @dataclass(frozen=True)
@@ -57,16 +58,46 @@ class TrialResult:
 
 @dataclass(frozen=True)
 class VariantSummary:
-    """All seeds of a variant; ``std`` is the sample's, 0 for one seed."""
+    """All seeds of a variant, at least one."""
 
-    variant: str
-    metric: str
-    scores: tuple[float, ...]
-    mean: float
-    std: float
-    step_s: float
-    train_params: int
-    deploy_params: int
+    results: tuple[TrialResult, ...]
+
+    @property
+    def variant(self) -> str:
+        return self.results[0].variant
+
+    @property
+    def metric(self) -> str:
+        return self.results[0].metric
+
+    @property
+    def scores(self) -> tuple[float, ...]:
+        return tuple(r.score for r in self.results)
+
+    @property
+    def mean(self) -> float:
+        return statistics.fmean(self.scores)
+
+    @property
+    def std(self) -> float:
+        """The sample's; 0 for one seed."""
+        return statistics.stdev(self.scores) if len(self.scores) > 1 else 0.0
+
+    @property
+    def step_s(self) -> float:
+        """Median of the seeds."""
+        return statistics.median(r.step_s for r in self.results)
+
+    @property
+    def cells(self) -> list[str]:
+        """Its row below ``_HEADS``."""
+        return [
+            *(f'{x:.2f}' for x in (self.mean, self.std, min(self.scores), max(self.scores))),
+            str(len(self.scores)),
+            f'{1000 * self.step_s:.0f}',
+            f'{self.results[0].train_params:,}',
+            f'{self.results[0].deploy_params:,}',
+        ]
 
 
 def summarize(results: Sequence[TrialResult]) -> list[VariantSummary]:
@@ -74,101 +105,46 @@ def summarize(results: Sequence[TrialResult]) -> list[VariantSummary]:
     groups: dict[str, list[TrialResult]] = {}
     for result in results:
         groups.setdefault(result.variant, []).append(result)
-    return [_summary(name, group) for name, group in groups.items()]
-
-
-def _summary(name: str, group: Sequence[TrialResult]) -> VariantSummary:
-    scores = tuple(r.score for r in group)
-    return VariantSummary(
-        name,
-        group[0].metric,
-        scores,
-        statistics.fmean(scores),
-        statistics.stdev(scores) if len(scores) > 1 else 0.0,
-        statistics.median(r.step_s for r in group),
-        group[0].train_params,
-        group[0].deploy_params,
-    )
-
-
-_HEADERS = ('mean', 'std', 'min', 'max', 'seeds', 'step ms', 'params', 'folded')
-_COLOUR = '#0072B2'
-_DPI = 160
+    return [VariantSummary(tuple(group)) for group in groups.values()]
 
 
 def summary_table(summaries: Sequence[VariantSummary]) -> Table:
     """One row a variant, for a terminal or a log."""
-    table = Table(title=summaries[0].metric, title_justify='left')
-    table.add_column('variant')
-    for name in _HEADERS:
-        table.add_column(name, justify='right', no_wrap=True)
+    table = figures_table(['variant'], _HEADS, whole=True, title=summaries[0].metric)
     for summary in summaries:
-        table.add_row(summary.variant, *_cells(summary))
+        table.add_row(summary.variant, *summary.cells)
     return table
 
 
 def write_results(results: Sequence[TrialResult], out: Path) -> None:
     """Write ``ablation.{md,csv,png}`` into ``out``."""
     summaries = summarize(results)
-    texts = {'ablation.md': _markdown(summaries), 'ablation.csv': _csv(results)}
-    for name, text in texts.items():
-        # Bytes, because csv brings its own line ends.
-        write_whole(out / name, partial(Path.write_bytes, data=text.encode()))
+    rows = [[s.variant, *s.cells] for s in summaries]
+    table = markdown_table(['variant', *_HEADS], rows, 'l' + 'r' * len(_HEADS))
+    head = f'{markdown(summaries[0].metric)}, after the last epoch'
+    names = [f.name for f in fields(TrialResult)]
+    write_text(out / 'ablation.md', f'{head}\n\n{table}')
+    write_text(
+        out / 'ablation.csv', csv_text([names, *(list(asdict(r).values()) for r in results)])
+    )
     write_whole(out / 'ablation.png', partial(_plot, summaries))
-
-
-def _cells(s: VariantSummary) -> list[str]:
-    return [
-        f'{s.mean:.2f}',
-        f'{s.std:.2f}',
-        f'{min(s.scores):.2f}',
-        f'{max(s.scores):.2f}',
-        str(len(s.scores)),
-        f'{1000 * s.step_s:.0f}',
-        f'{s.train_params:,}',
-        f'{s.deploy_params:,}',
-    ]
-
-
-def _markdown(summaries: Sequence[VariantSummary]) -> str:
-    lines = [
-        f'{markdown(summaries[0].metric)}, after the last epoch',
-        '',
-        '| variant | ' + ' | '.join(_HEADERS) + ' |',
-        '|---|' + '---:|' * len(_HEADERS),
-    ]
-    lines += [f'| {markdown(s.variant)} | ' + ' | '.join(_cells(s)) + ' |' for s in summaries]
-    return '\n'.join(lines) + '\n'
-
-
-def _csv(results: Sequence[TrialResult]) -> str:
-    names = ('variant', 'seed', 'metric', 'score', 'step_s', 'train_params', 'deploy_params')
-    return csv_text([names, *([getattr(result, name) for name in names] for result in results)])
 
 
 def _plot(summaries: Sequence[VariantSummary], path: Path) -> None:
     """Every seed as a dot, the mean as a bar across them."""
-    figure = Figure(figsize=(7.5, 1.2 + 0.45 * len(summaries)), layout='constrained')
-    FigureCanvasAgg(figure)
+    figure = new_figure(7.5, 1.2 + 0.45 * len(summaries))
     axis = figure.subplots()
     for row, summary in enumerate(summaries):
-        axis.plot(
-            summary.scores,
-            [row] * len(summary.scores),
-            'o',
-            ms=6,
-            color=_COLOUR,
-            alpha=0.55,
-            mec='none',
-        )
+        rows = [row] * len(summary.scores)
+        axis.plot(summary.scores, rows, 'o', ms=6, color=BLUE, alpha=0.55, mec='none')
         axis.plot([summary.mean] * 2, [row - 0.3, row + 0.3], lw=2, color='#222222')
         axis.annotate(
             f'{summary.mean:.2f}',
             (summary.mean, row - 0.3),
+            (0, 1),
             ha='center',
             va='bottom',
             fontsize=8,
-            xytext=(0, 1),
             textcoords='offset points',
         )
     axis.set_yticks(range(len(summaries)), [plot_label(s.variant) for s in summaries])
@@ -177,4 +153,4 @@ def _plot(summaries: Sequence[VariantSummary], path: Path) -> None:
     axis.set_xlabel(f'{plot_label(summaries[0].metric)}; dots are seeds, bars their mean')
     axis.grid(axis='x', alpha=0.3)
     axis.spines[['top', 'right']].set_visible(False)
-    figure.savefig(path, dpi=_DPI)
+    save_figure(figure, path)

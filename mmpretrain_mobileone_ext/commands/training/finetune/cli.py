@@ -8,69 +8,30 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Optional
 
-from mmengine.config import Config, DictAction
+from mmengine.config import Config
 from rich.console import Console
 from rich.table import Table
 
 from ....errors import MobileOneExtError
 from ....report import forms_table
 from ....utils.config import MIM, read_config
-from ....utils.files import write_whole
-from ....utils.text import PlainConsole, csv_text
+from ....utils.files import write_text, write_whole
+from ....utils.text import PlainConsole, csv_text, figures_table
 from ...cli import ToolParser
 from ..to_phone import RunRecord, TrainToPhone, sole_use, text_hash
 from .folder import ImageFolder, read_folder
 from .rehearsal import check_images, rehearse
 from .settings import check_recipe, finetune_config, has_switch, length
 
-#: The list of what is not used, in the work dir.
-SKIPPED = 'skipped.csv'
-_CLASSES, _FILES = 40, 5
-
-
-def print_folder(folder: ImageFolder, work_dir: Path, console: Console) -> None:
-    """Print images by class, and by reason what is skipped.
-
-    All that is skipped is written to ``skipped.csv`` in ``work_dir``, which
-    says so with one line if nothing is.
-    """
-    console.print(_table(folder))
-    rows = [('path', 'reason'), *folder.skipped]
-    write_whole(work_dir / SKIPPED, lambda made: made.write_text(csv_text(rows), 'utf-8'))
-    if not folder.skipped:
-        return
-    reasons = Counter(s.reason for s in folder.skipped)
-    console.print(
-        f'skipped: {len(folder.skipped)} ('
-        + ', '.join(f'{count} {reason}' for reason, count in reasons.most_common())
-        + ')'
-    )
-    for path, reason in folder.skipped[:_FILES]:
-        console.print(f'  {path}: {reason}')
-    if len(folder.skipped) > _FILES:
-        console.print(f'  all of them are in {work_dir / SKIPPED}')
-
-
-def _table(folder: ImageFolder) -> Table:
-    counts = [Counter(label for _, label in samples) for samples in (folder.train, folder.test)]
-    table = Table(title=f'images in {folder.root}')
-    table.add_column('class')
-    for name in ('train', 'test'):
-        table.add_column(name, justify='right')
-    for label, name in enumerate(folder.classes[:_CLASSES]):
-        table.add_row(name, *(str(c[label]) for c in counts))
-    if len(folder.classes) > _CLASSES:
-        rest = range(_CLASSES, len(folder.classes))
-        table.add_row(f'{len(rest)} more classes', *(str(sum(c[i] for i in rest)) for c in counts))
-    return table
-
-
 #: The config of a run, in its work dir.
 CONFIG = 'finetune.py'
+#: The list of what is not used, in the work dir.
+SKIPPED = 'skipped.csv'
 _RECIPE = MIM / 'configs/finetune/mobileone-s0_finetune_image-folder.py'
+_CLASSES, _FILES = 40, 5  # that are printed
 
 
-def parser() -> argparse.ArgumentParser:
+def parser() -> ToolParser:
     """The arguments."""
     p = ToolParser(
         description='Fine-tune on a folder of images, fold, export to Core '
@@ -110,12 +71,7 @@ def parser() -> argparse.ArgumentParser:
         action='store_true',
         help='replace what an earlier run left there, and start anew',
     )
-    p.add_argument(
-        '--cfg-options',
-        nargs='+',
-        action=DictAction,
-        help='key=value pairs, merged into the recipe',
-    )
+    p.add_cfg_options('key=value pairs, merged into the recipe')
     return p
 
 
@@ -162,10 +118,41 @@ def run(argv: Optional[Sequence[str]] = None) -> Path:
         if record is None:
             rehearse(cfg, work_dir / 'model.mlpackage')
         record = record or RunRecord.begin(work_dir, asked)
-        write_whole(config, lambda made: cfg.dump(made))
+        write_whole(config, cfg.dump)
         steps = TrainToPhone(config, work_dir, record, console)
         console.print(forms_table(steps.run(), f'{args.data}: test images'))
     return steps.package
+
+
+def print_folder(folder: ImageFolder, work_dir: Path, console: Console) -> None:
+    """Print images by class, and by reason what is skipped.
+
+    All that is skipped is written to ``skipped.csv`` in ``work_dir``, which
+    says so with one line if nothing is.
+    """
+    console.print(_table(folder))
+    rows = [('path', 'reason'), *folder.skipped]
+    write_text(work_dir / SKIPPED, csv_text(rows))
+    if not folder.skipped:
+        return
+    reasons = Counter(s.reason for s in folder.skipped).most_common()
+    counted = ', '.join(f'{count} {reason}' for reason, count in reasons)
+    console.print(f'skipped: {len(folder.skipped)} ({counted})')
+    for path, reason in folder.skipped[:_FILES]:
+        console.print(f'  {path}: {reason}')
+    if len(folder.skipped) > _FILES:
+        console.print(f'  all of them are in {work_dir / SKIPPED}')
+
+
+def _table(folder: ImageFolder) -> Table:
+    counts = [Counter(label for _, label in samples) for samples in (folder.train, folder.test)]
+    table = figures_table(['class'], ['train', 'test'], title=f'images in {folder.root}')
+    for label, name in enumerate(folder.classes[:_CLASSES]):
+        table.add_row(name, *(str(c[label]) for c in counts))
+    if len(folder.classes) > _CLASSES:
+        rest = range(_CLASSES, len(folder.classes))
+        table.add_row(f'{len(rest)} more classes', *(str(sum(c[i] for i in rest)) for c in counts))
+    return table
 
 
 def _asked(args: argparse.Namespace, recipe: Config, folder: ImageFolder) -> dict[str, str]:

@@ -17,69 +17,28 @@ from typing import Callable, NamedTuple, NoReturn, Optional
 from ....errors import MobileOneExtError
 from ....models.preprocessing import HEIC_SUFFIXES
 
-#: A path that begins with a blank would lose it.
-_HERE = './'
-
-
-def check_name(path: str, root: Path) -> str:
-    """Refuse a name that no list can hold; returns it.
-
-    Args:
-        path: of an image or a class, relative to ``root``.
-        root: for the error.
-
-    Raises:
-        MobileOneExtError: it has a line end or is no Unicode.
-    """
-    if any(end in path for end in '\n\r'):
-        raise MobileOneExtError(
-            f'{str(root)!r} holds {path!r}, whose name has a line end, which '
-            'no list of images can hold; rename it'
-        )
-    try:
-        path.encode()
-    except UnicodeEncodeError as error:
-        raise MobileOneExtError(
-            f'{str(root)!r} holds {path!r}, whose name is no UTF-8; rename it'
-        ) from error
-    return path
-
-
-def image_list(samples: Iterable[tuple[str, int]]) -> bytes:
-    """The content of a list that CustomDataset reads as ``samples``.
-
-    Args:
-        samples: paths that passed :func:`check_name`, with their labels.
-    """
-    return ''.join(
-        f'{"" if path == path.lstrip() else _HERE}{path} {label}\n' for path, label in samples
-    ).encode()
-
-
+Sample = tuple[str, int]
+#: Paths of images to the reasons why some cannot be read.
+Check = Callable[[Sequence[str]], Mapping[str, str]]
 #: Of formats that OpenCV or Pillow reads; which of them this machine can
 #: read is found out by reading.
 SUFFIXES = (
-    '.jpg',
-    '.jpeg',
-    '.jpe',
-    '.jfif',
-    '.png',
-    '.bmp',
-    '.dib',
-    '.webp',
-    '.tif',
-    '.tiff',
-    '.ppm',
-    '.pgm',
-    '.pbm',
-    '.pnm',
-    '.gif',
-    '.jp2',
-    '.avif',
+    *('.jpg', '.jpeg', '.jpe', '.jfif', '.png', '.bmp', '.dib', '.webp', '.tif', '.tiff'),
+    *('.ppm', '.pgm', '.pbm', '.pnm', '.gif', '.jp2', '.avif'),
     *HEIC_SUFFIXES,
 )
 #: What macOS adds to archives.
 _NO_FOLDERS = ('__MACOSX',)
+_AFFIX = '(?:images?|imgs?|data|dataset|set|split|seg)'
+_SPLIT = re.compile(
+    rf'{_AFFIX}?[-_. ]?(?:(train|training|trainval)|(test|testing)|'
+    r'(val|valid|validation|dev|eval|evaluation))'
+    rf'[-_. ]?{_AFFIX}?[-_. ]?\d*',
+    re.IGNORECASE,
+)
+_ROLES = ('train', 'test', 'val')
+#: A path that begins with a blank would lose it.
+_HERE = './'
 
 
 class Skipped(NamedTuple):
@@ -92,187 +51,6 @@ class Skipped(NamedTuple):
 
     path: str
     reason: str
-
-
-def subfolders(folder: Path) -> list[str]:
-    """Names of the folders in a folder, sorted, hidden ones left out."""
-    return sorted(p.name for p in folder.iterdir() if p.is_dir() and not _is_hidden(p.name))
-
-
-def walk(root: Path, folder: Path) -> tuple[list[str], list[Skipped]]:
-    """What lies below ``folder``, by path relative to ``root``.
-
-    Returns:
-        Images by their names, sorted, and what is none.
-
-    Raises:
-        MobileOneExtError: an image has a name that no list can hold.
-        OSError: a folder cannot be read.
-    """
-    images, skipped = [], []
-    for path, reason in _entries(folder):
-        name = path.relative_to(root).as_posix()
-        if reason is None:
-            images.append(check_name(name, root))
-        else:
-            skipped.append(Skipped(name + '/' * path.is_dir(), reason))
-    return sorted(images), sorted(skipped)
-
-
-def strays(root: Path, folder: Path) -> list[Skipped]:
-    """Files directly in a folder of class folders, and hidden folders."""
-    return [
-        Skipped(
-            p.relative_to(root).as_posix() + '/' * p.is_dir(),
-            'hidden' if _is_hidden(p.name) else 'in no class folder',
-        )
-        for p in sorted(folder.iterdir())
-        if not p.is_dir() or _is_hidden(p.name)
-    ]
-
-
-def has_images(folder: Path) -> bool:
-    """Whether files with names of images lie below a folder."""
-    return any(reason is None for _, reason in _entries(folder))
-
-
-def _entries(folder: Path) -> Iterator[tuple[Path, Optional[str]]]:
-    """Files and folders that end here, with the reason if no image."""
-    for where, folders, files in os.walk(folder, onerror=_refuse):
-        here = Path(where)
-        for name in files:
-            yield here / name, _no_image(here / name)
-        for name in list(folders):
-            reason = _no_folder(here / name)
-            if reason:
-                folders.remove(name)
-                yield here / name, reason
-
-
-def _refuse(error: OSError) -> NoReturn:
-    raise error
-
-
-def _no_folder(path: Path) -> Optional[str]:
-    if _is_hidden(path.name):
-        return 'hidden'
-    return 'a link to a folder' if path.is_symlink() else None
-
-
-def _no_image(path: Path) -> Optional[str]:
-    if path.name.startswith('._'):
-        return 'data of macOS about another file'
-    if _is_hidden(path.name):
-        return 'hidden'
-    if path.suffix.lower() not in SUFFIXES:
-        return f'no image by its name ({path.suffix or "no suffix"})'
-    return None if path.is_file() else 'no file that can be read'
-
-
-def _is_hidden(name: str) -> bool:
-    return name.startswith('.') or name in _NO_FOLDERS
-
-
-_AFFIX = '(?:images?|imgs?|data|dataset|set|split|seg)'
-_SPLIT = re.compile(
-    rf'{_AFFIX}?[-_. ]?(?:(train|training|trainval)|(test|testing)|'
-    r'(val|valid|validation|dev|eval|evaluation))'
-    rf'[-_. ]?{_AFFIX}?[-_. ]?\d*',
-    re.IGNORECASE,
-)
-_ROLES = ('train', 'test', 'val')
-
-
-@dataclass(frozen=True)
-class Layout:
-    """Where the class folders are.
-
-    Attributes:
-        train: folder that holds a folder for each class.
-        test: likewise; None where nothing is set aside for the test.
-        beside: folders that are not used.
-    """
-
-    train: Path
-    test: Optional[Path] = None
-    beside: tuple[Skipped, ...] = ()
-
-
-def find_layout(root: Path) -> Layout:
-    """Tell splits from classes, by name and by what is in them.
-
-    A folder named as a split (``train``, ``Testing``, ``val_images``, ...)
-    is one if it holds class folders; with images in it, beside folders that
-    are no splits, it is a class.
-
-    Raises:
-        MobileOneExtError: it can be taken for either, or a split is missing.
-    """
-    names = subfolders(root)
-    roles = {name: role for name in names if (role := _role(name))}
-    splits = {name: classes for name in roles if (classes := _class_folders(root / name))}
-    others = [name for name in names if name not in roles and has_images(root / name)]
-    if not splits:
-        if roles and not others:
-            raise MobileOneExtError(
-                f'{root} holds {_listed(roles)}, named as splits, without a '
-                'folder for each class in them; sort the images into class '
-                'folders, or rename folders that are classes themselves'
-            )
-        return Layout(root)
-    train, test = _pair(root, {n: roles[n] for n in splits}, bool(others))
-    if others and not (train and test and set(splits[train]) & set(splits[test])):
-        raise MobileOneExtError(
-            f'{root} holds {_listed(splits)}, which can be splits, beside '
-            f'{_listed(others)}, which can be classes; move one kind '
-            'elsewhere'
-        )
-    return Layout(
-        root / train,
-        root / test,
-        tuple(
-            Skipped(f'{name}/', f'beside {train} and {test}, which are used')
-            for name in names
-            if name not in (train, test)
-        ),
-    )
-
-
-def _role(name: str) -> Optional[str]:
-    found = _SPLIT.fullmatch(name)
-    return _ROLES[found.lastindex - 1] if found and found.lastindex else None
-
-
-def _class_folders(folder: Path) -> list[str]:
-    return [name for name in subfolders(folder) if has_images(folder / name)]
-
-
-def _pair(root: Path, roles: Mapping[str, str], may_lack: bool) -> tuple[str, str]:
-    """Names of the folders to train and to test on; '' for none."""
-    by_role = {role: [n for n in roles if roles[n] == role] for role in _ROLES}
-    train, test = by_role['train'], by_role['test'] or by_role['val']
-    for found in (train, test):
-        if len(found) > 1:
-            raise MobileOneExtError(
-                f'{root} holds {_listed(found)} for one split; leave one of them there'
-            )
-    if not may_lack and not (train and test):
-        lacks = 'neither test nor val' if train else 'no folder train'
-        raise MobileOneExtError(
-            f'{root} has a folder {_listed(roles)} but {lacks} with a folder for each class in it'
-        )
-    return train[0] if train else '', test[0] if test else ''
-
-
-def _listed(names: Iterable[str]) -> str:
-    shown = sorted(names)
-    more = f' and {len(shown) - 5} more' if len(shown) > 5 else ''
-    return f'{", ".join(map(repr, shown[:5]))}{more}'
-
-
-Sample = tuple[str, int]
-#: Paths of images to the reasons why some cannot be read.
-Check = Callable[[Sequence[str]], Mapping[str, str]]
 
 
 @dataclass(frozen=True)
@@ -302,7 +80,7 @@ def read_folder(
 
     Args:
         root: the folder; splits may have other usual names, see
-            :func:`.layout.find_layout`, and ``val`` serves where there is
+            :func:`find_layout`, and ``val`` serves where there is
             no ``test``.
         holdout: share of each class that is set aside for the test where
             ``root`` has no split; at least one image, the same ones each
@@ -396,3 +174,204 @@ def _set_aside(folder: Path, samples: Sequence[Sample], holdout: float, seed: in
             'would be set aside for the test and none left to train on'
         )
     return set(random.Random(f'{seed} {folder.name}').sample(list(samples), count))
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Where the class folders are.
+
+    Attributes:
+        train: folder that holds a folder for each class.
+        test: likewise; None where nothing is set aside for the test.
+        beside: folders that are not used.
+    """
+
+    train: Path
+    test: Optional[Path] = None
+    beside: tuple[Skipped, ...] = ()
+
+
+def find_layout(root: Path) -> Layout:
+    """Tell splits from classes, by name and by what is in them.
+
+    A folder named as a split (``train``, ``Testing``, ``val_images``, ...)
+    is one if it holds class folders; with images in it, beside folders that
+    are no splits, it is a class.
+
+    Raises:
+        MobileOneExtError: it can be taken for either, or a split is missing.
+    """
+    names = subfolders(root)
+    roles = {name: role for name in names if (role := _role(name))}
+    splits = {name: classes for name in roles if (classes := _class_folders(root / name))}
+    others = [name for name in names if name not in roles and has_images(root / name)]
+    if not splits:
+        if roles and not others:
+            raise MobileOneExtError(
+                f'{root} holds {_listed(roles)}, named as splits, without a '
+                'folder for each class in them; sort the images into class '
+                'folders, or rename folders that are classes themselves'
+            )
+        return Layout(root)
+    train, test = _pair(root, {n: roles[n] for n in splits}, bool(others))
+    if others and not (train and test and set(splits[train]) & set(splits[test])):
+        raise MobileOneExtError(
+            f'{root} holds {_listed(splits)}, which can be splits, beside '
+            f'{_listed(others)}, which can be classes; move one kind '
+            'elsewhere'
+        )
+    return Layout(
+        root / train,
+        root / test,
+        tuple(
+            Skipped(f'{name}/', f'beside {train} and {test}, which are used')
+            for name in names
+            if name not in (train, test)
+        ),
+    )
+
+
+def _role(name: str) -> Optional[str]:
+    found = _SPLIT.fullmatch(name)
+    return _ROLES[found.lastindex - 1] if found and found.lastindex else None
+
+
+def _class_folders(folder: Path) -> list[str]:
+    return [name for name in subfolders(folder) if has_images(folder / name)]
+
+
+def _pair(root: Path, roles: Mapping[str, str], may_lack: bool) -> tuple[str, str]:
+    """Names of the folders to train and to test on; '' for none."""
+    by_role = {role: [n for n in roles if roles[n] == role] for role in _ROLES}
+    train, test = by_role['train'], by_role['test'] or by_role['val']
+    for found in (train, test):
+        if len(found) > 1:
+            raise MobileOneExtError(
+                f'{root} holds {_listed(found)} for one split; leave one of them there'
+            )
+    if not may_lack and not (train and test):
+        lacks = 'neither test nor val' if train else 'no folder train'
+        raise MobileOneExtError(
+            f'{root} has a folder {_listed(roles)} but {lacks} with a folder for each class in it'
+        )
+    return train[0] if train else '', test[0] if test else ''
+
+
+def _listed(names: Iterable[str]) -> str:
+    shown = sorted(names)
+    more = f' and {len(shown) - 5} more' if len(shown) > 5 else ''
+    return f'{", ".join(map(repr, shown[:5]))}{more}'
+
+
+def subfolders(folder: Path) -> list[str]:
+    """Names of the folders in a folder, sorted, hidden ones left out."""
+    return sorted(p.name for p in folder.iterdir() if p.is_dir() and not _is_hidden(p.name))
+
+
+def walk(root: Path, folder: Path) -> tuple[list[str], list[Skipped]]:
+    """What lies below ``folder``, by path relative to ``root``.
+
+    Returns:
+        Images by their names, sorted, and what is none.
+
+    Raises:
+        MobileOneExtError: an image has a name that no list can hold.
+        OSError: a folder cannot be read.
+    """
+    images, skipped = [], []
+    for path, reason in _entries(folder):
+        name = path.relative_to(root).as_posix()
+        if reason is None:
+            images.append(check_name(name, root))
+        else:
+            skipped.append(Skipped(name + '/' * path.is_dir(), reason))
+    return sorted(images), sorted(skipped)
+
+
+def strays(root: Path, folder: Path) -> list[Skipped]:
+    """Files directly in a folder of class folders, and hidden folders."""
+    return [
+        Skipped(
+            p.relative_to(root).as_posix() + '/' * p.is_dir(),
+            'hidden' if _is_hidden(p.name) else 'in no class folder',
+        )
+        for p in sorted(folder.iterdir())
+        if not p.is_dir() or _is_hidden(p.name)
+    ]
+
+
+def has_images(folder: Path) -> bool:
+    """Whether files with names of images lie below a folder."""
+    return any(reason is None for _, reason in _entries(folder))
+
+
+def _entries(folder: Path) -> Iterator[tuple[Path, Optional[str]]]:
+    """Files and folders that end here, with the reason if no image."""
+    for where, folders, files in os.walk(folder, onerror=_refuse):
+        here = Path(where)
+        for name in files:
+            yield here / name, _no_image(here / name)
+        for name in list(folders):
+            reason = _no_folder(here / name)
+            if reason:
+                folders.remove(name)
+                yield here / name, reason
+
+
+def _refuse(error: OSError) -> NoReturn:
+    raise error
+
+
+def _no_folder(path: Path) -> Optional[str]:
+    if _is_hidden(path.name):
+        return 'hidden'
+    return 'a link to a folder' if path.is_symlink() else None
+
+
+def _no_image(path: Path) -> Optional[str]:
+    if path.name.startswith('._'):
+        return 'data of macOS about another file'
+    if _is_hidden(path.name):
+        return 'hidden'
+    if path.suffix.lower() not in SUFFIXES:
+        return f'no image by its name ({path.suffix or "no suffix"})'
+    return None if path.is_file() else 'no file that can be read'
+
+
+def _is_hidden(name: str) -> bool:
+    return name.startswith('.') or name in _NO_FOLDERS
+
+
+def check_name(path: str, root: Path) -> str:
+    """Refuse a name that no list can hold; returns it.
+
+    Args:
+        path: of an image or a class, relative to ``root``.
+        root: for the error.
+
+    Raises:
+        MobileOneExtError: it has a line end or is no Unicode.
+    """
+    if any(end in path for end in '\n\r'):
+        raise MobileOneExtError(
+            f'{str(root)!r} holds {path!r}, whose name has a line end, which '
+            'no list of images can hold; rename it'
+        )
+    try:
+        path.encode()
+    except UnicodeEncodeError as error:
+        raise MobileOneExtError(
+            f'{str(root)!r} holds {path!r}, whose name is no UTF-8; rename it'
+        ) from error
+    return path
+
+
+def image_list(samples: Iterable[tuple[str, int]]) -> bytes:
+    """The content of a list that CustomDataset reads as ``samples``.
+
+    Args:
+        samples: paths that passed :func:`check_name`, with their labels.
+    """
+    return ''.join(
+        f'{"" if path == path.lstrip() else _HERE}{path} {label}\n' for path, label in samples
+    ).encode()

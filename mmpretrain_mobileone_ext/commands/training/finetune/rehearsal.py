@@ -43,6 +43,17 @@ _BEGINNINGS = (
 _HEIC = (b'ftypheic', b'ftypheix', b'ftypmif1', b'ftyphevc')
 _JPEG_BEGIN, _JPEG_END = b'\xff\xd8', b'\xff\xd9'
 
+_IMAGES = 2
+#: Of a loader that has worker processes only.
+_OF_WORKERS = (
+    'persistent_workers',
+    'prefetch_factor',
+    'timeout',
+    'multiprocessing_context',
+    'worker_init_fn',
+    'pin_memory',
+)
+
 Load = Callable[[dict], Optional[dict]]
 
 
@@ -158,18 +169,6 @@ def _check_channels(found: Sequence[_Read]) -> None:
             "the recipe's LoadImageFromFile yields images of different "
             f"numbers of channels ({listed}); give it color_type='color'"
         )
-
-
-_IMAGES = 2
-#: Of a loader that has worker processes only.
-_OF_WORKERS = (
-    'persistent_workers',
-    'prefetch_factor',
-    'timeout',
-    'multiprocessing_context',
-    'worker_init_fn',
-    'pin_memory',
-)
 
 
 def rehearse(cfg: Config, package: Path) -> None:

@@ -23,7 +23,83 @@ SPLITS = ('train', 'val', 'test')
 _LOADER = 'LoadImageFromFile'
 _LOADER_HEIC = 'mmpretrain_mobileone_ext.LoadImageFromFile'
 
+_COUNT, _RANKS = 'num_classes', 'topk'
+_RANK_OF_SCORE = re.compile(r'(.*/top)(\d+)')
+_SWITCH, _LAST_STAGE = 'DeploySwitchHook', 'after_train'
 Steps = Sequence[Mapping[str, Any]]
+
+
+def finetune_config(
+    recipe: Config,
+    folder: ImageFolder,
+    work_dir: Path,
+    *,
+    weights: Optional[str] = None,
+    frozen_stages: Optional[int] = None,
+    epochs: Optional[int] = None,
+) -> Config:
+    """The recipe's config, made to train on ``folder``.
+
+    Writes ``train.txt`` and ``test.txt`` into ``work_dir``: the images with
+    their labels, so that every later run sees the same split. The run ends
+    with the folded file: ``DeploySwitchHook`` is added where the recipe has
+    none.
+
+    Args:
+        recipe: any classification config with an image backbone; it is left
+            as it is.
+        folder: the data.
+        work_dir: existing folder.
+        weights: checkpoint to start from, path or URL; the recipe's
+            ``load_from`` when None. Its head may have other classes.
+        frozen_stages: of the backbone; the recipe's when None.
+        epochs: the recipe's when None; schedules are stretched with it.
+
+    Raises:
+        MobileOneExtError: the recipe lacks what has to be set.
+    """
+    cfg = copy.deepcopy(recipe)
+    check_recipe(cfg)
+    set_data(cfg, folder, work_dir)
+    set_classes(cfg, len(folder.classes))
+    _set_switch(cfg)
+    if weights is not None:
+        cfg.load_from = weights
+    if frozen_stages is not None:
+        cfg.model.backbone.frozen_stages = frozen_stages
+    if epochs is not None:
+        _set_epochs(cfg, epochs)
+    return cfg
+
+
+def check_recipe(cfg: Config) -> None:
+    """Refuse a config that no image folder can be fine-tuned with.
+
+    Raises:
+        MobileOneExtError: names what it lacks, or what does not fit.
+    """
+    lacking = [
+        f'{split}_{part}'
+        for split in SPLITS
+        for part in ('dataloader', 'evaluator')
+        if (split, part) != ('train', 'evaluator') and not cfg.get(f'{split}_{part}')
+    ]
+    lacking += [] if cfg.get('train_cfg') else ['train_cfg']
+    model = cfg.get('model') or {}
+    lacking += [
+        f'model.{part}' for part in ('backbone', 'head') if not isinstance(model.get(part), dict)
+    ]
+    if lacking:
+        raise MobileOneExtError(
+            f'{cfg.filename}: no recipe to fine-tune with, it lacks {", ".join(lacking)}'
+        )
+    check_data(cfg)
+    saving = (cfg.get('default_hooks') or {}).get('checkpoint', {})
+    if saving is None or saving.get('save_last') is False:
+        raise MobileOneExtError(
+            f'{cfg.filename}: default_hooks.checkpoint does not save the '
+            'last checkpoint, which is the one to export'
+        )
 
 
 def check_data(recipe: Config) -> None:
@@ -135,10 +211,6 @@ def _checked(steps: Any, name: str) -> Steps:
     return steps
 
 
-_COUNT, _RANKS = 'num_classes', 'topk'
-_RANK_OF_SCORE = re.compile(r'(.*/top)(\d+)')
-
-
 def set_classes(cfg: Config, count: int) -> None:
     """Set numbers of classes and drop ranks that so few classes lack.
 
@@ -200,82 +272,6 @@ def _dicts(node: Any) -> list[Any]:
     if isinstance(node, (list, tuple)):
         return [part for value in node for part in _dicts(value)]
     return []
-
-
-_SWITCH, _LAST_STAGE = 'DeploySwitchHook', 'after_train'
-
-
-def finetune_config(
-    recipe: Config,
-    folder: ImageFolder,
-    work_dir: Path,
-    *,
-    weights: Optional[str] = None,
-    frozen_stages: Optional[int] = None,
-    epochs: Optional[int] = None,
-) -> Config:
-    """The recipe's config, made to train on ``folder``.
-
-    Writes ``train.txt`` and ``test.txt`` into ``work_dir``: the images with
-    their labels, so that every later run sees the same split. The run ends
-    with the folded file: ``DeploySwitchHook`` is added where the recipe has
-    none.
-
-    Args:
-        recipe: any classification config with an image backbone; it is left
-            as it is.
-        folder: the data.
-        work_dir: existing folder.
-        weights: checkpoint to start from, path or URL; the recipe's
-            ``load_from`` when None. Its head may have other classes.
-        frozen_stages: of the backbone; the recipe's when None.
-        epochs: the recipe's when None; schedules are stretched with it.
-
-    Raises:
-        MobileOneExtError: the recipe lacks what has to be set.
-    """
-    cfg = copy.deepcopy(recipe)
-    check_recipe(cfg)
-    set_data(cfg, folder, work_dir)
-    set_classes(cfg, len(folder.classes))
-    _set_switch(cfg)
-    if weights is not None:
-        cfg.load_from = weights
-    if frozen_stages is not None:
-        cfg.model.backbone.frozen_stages = frozen_stages
-    if epochs is not None:
-        _set_epochs(cfg, epochs)
-    return cfg
-
-
-def check_recipe(cfg: Config) -> None:
-    """Refuse a config that no image folder can be fine-tuned with.
-
-    Raises:
-        MobileOneExtError: names what it lacks, or what does not fit.
-    """
-    lacking = [
-        f'{split}_{part}'
-        for split in SPLITS
-        for part in ('dataloader', 'evaluator')
-        if (split, part) != ('train', 'evaluator') and not cfg.get(f'{split}_{part}')
-    ]
-    lacking += [] if cfg.get('train_cfg') else ['train_cfg']
-    model = cfg.get('model') or {}
-    lacking += [
-        f'model.{part}' for part in ('backbone', 'head') if not isinstance(model.get(part), dict)
-    ]
-    if lacking:
-        raise MobileOneExtError(
-            f'{cfg.filename}: no recipe to fine-tune with, it lacks {", ".join(lacking)}'
-        )
-    check_data(cfg)
-    saving = (cfg.get('default_hooks') or {}).get('checkpoint', {})
-    if saving is None or saving.get('save_last') is False:
-        raise MobileOneExtError(
-            f'{cfg.filename}: default_hooks.checkpoint does not save the '
-            'last checkpoint, which is the one to export'
-        )
 
 
 def length(cfg: Config) -> str:

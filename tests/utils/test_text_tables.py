@@ -1,0 +1,35 @@
+"""Tables, and errors in one line."""
+
+from rich.console import Console
+
+from mmpretrain_mobileone_ext.utils.text import figures_table, markdown_table, one_line
+
+
+def test_an_error_is_one_line_with_its_type():
+    assert one_line(ValueError('a\n  b\tc')) == 'ValueError: a b c'
+    assert one_line('a\n  b') == 'a b'
+    assert one_line(KeyError()) == 'KeyError:'
+
+
+def test_long_text_is_cut_and_says_so():
+    assert one_line('x' * 300) == 'x' * 300
+    assert one_line('x' * 301) == 'x' * 300 + '...'
+    assert one_line(ValueError('y' * 10**7), 20) == 'ValueError: yyyyyyyy...'
+
+
+def test_a_markdown_table_escapes_and_aligns():
+    assert markdown_table(['a', 'b'], [['x|y', 1], ['z', 2]], 'lr') == (
+        '| a | b |\n|---|---:|\n| x\\|y | 1 |\n| z | 2 |\n'
+    )
+
+
+def test_figures_stand_on_the_right():
+    table = figures_table(['name'], ['ms'], title='t')
+    table.add_row('a', '1')
+    table.add_row('b', '100')
+    console = Console(width=40)
+    with console.capture() as capture:
+        console.print(table)
+    lines = capture.get().splitlines()
+    assert lines[0].startswith('t')
+    assert any(line.split('│')[1:-1] == [' a    ', '   1 '] for line in lines)
