@@ -180,4 +180,4 @@ def test_nothing_in_it_imports_the_package_around_it():
         text = path.read_text()
         assert 'from ..' not in text
         assert 'import mmpretrain_mobileone_ext' not in text
-            assert 'import torch' not in text.replace("'import torch'", '')
+        assert 'import torch' not in text.replace("'import torch'", '')
