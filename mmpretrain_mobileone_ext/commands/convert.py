@@ -18,6 +18,7 @@ from ..models.state_dict import BACKBONE, LAYOUTS, MMPRETRAIN, Recognized, recog
 from ..utils.checks import boolean, one_of
 from ..utils.config import read_config
 from ..utils.files import free_target, write_json
+from ..utils.text import one_line
 
 PathLike = Union[str, Path]
 
@@ -130,8 +131,7 @@ def filled_model(ours: dict, found: Recognized, name: Optional[str]) -> nn.Modul
     try:
         model.load_state_dict(ours)
     except RuntimeError as error:
-        reason = ' '.join(str(error).split())
-        raise CheckpointError(f'not the weights of {name}: {reason}') from error
+        raise CheckpointError(f'not the weights of {name}: {one_line(str(error))}') from error
     return model.eval()
 
 

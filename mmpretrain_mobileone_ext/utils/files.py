@@ -281,12 +281,12 @@ def check_apart(
         if a == b or (a in b.parents and one not in shared):
             raise error(f'{one} is {a} and {other} is {b}; neither may be the other or lie in it')
     for name, path in given.items():
-        for folder in path.parents if name == package else (path, *path.parents):
-            if folder.suffix == _PACKAGE:
-                raise error(
-                    f'{name} is {path}, but {folder.name} is a Core ML '
-                    'package; nothing else is written into one'
-                )
+        around = path.parents if name == package else (path, *path.parents)
+        for folder in (f for f in around if f.suffix == _PACKAGE):
+            raise error(
+                f'{name} is {path}, but {folder.name} is a Core ML '
+                'package; nothing else is written into one'
+            )
         for source, taken in read.items():
             holds = path in taken.parents and name not in shared
             # What does not exist is a name, not a file, or is refused when read.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, Optional, TypeVar
@@ -19,15 +19,7 @@ from ...utils.text import PlainConsole, Steps, one_line
 from ...utils.timing import time_in_turns
 from ..cli import ToolParser
 from .entries import DEFAULT, Entry, resolve
-from .runtimes import (
-    CoreMLFigures,
-    complexity,
-    coreml_figures,
-    deployed,
-    example,
-    missing,
-    onnx_call,
-)
+from .runtimes import complexity, coreml_figures, deployed, example, missing, onnx_call
 from .table import (
     WEIGHTS_NOTE,
     Comparison,
@@ -38,6 +30,7 @@ from .table import (
     write_comparison,
 )
 
+S = TypeVar('S')
 T = TypeVar('T')
 _WARMUP = 3
 _LOG_WIDTH = 120
@@ -118,19 +111,18 @@ def _attempt(row: Row, action: Callable[[], Any], what: str) -> Any:
 
 
 def _each(
-    names: Iterable[str],
+    given: Mapping[str, S],
     rows: Sequence[Row],
-    action: Callable[[str], T],
+    action: Callable[[S], T],
     title: str,
     what: str,
     steps: Steps,
 ) -> dict[str, T]:
     """Results of an action by name, without those of models that it fails on."""
-    wanted = list(names)
     found = {}
-    with steps.step(title, total=len(wanted)) as advance:
-        for row in (r for r in rows if r.name in wanted):
-            result = _attempt(row, partial(action, row.name), what)
+    with steps.step(title, total=len(given)) as advance:
+        for row in (r for r in rows if r.name in given):
+            result = _attempt(row, partial(action, given[row.name]), what)
             if result is not None:
                 found[row.name] = result
             advance(1)
@@ -140,16 +132,13 @@ def _each(
 def _build(
     entries: Sequence[Entry], rows: Sequence[Row], size: int, steps: Steps
 ) -> dict[str, nn.Module]:
-    by_name = {r.name: r for r in rows}
     configs = {e.name: e.config for e in entries}
-
-    def build(name: str) -> nn.Module:
-        net, row = deployed(configs[name], size), by_name[name]
-        counts = _attempt(row, partial(complexity, net, size), 'count')
+    build = partial(deployed, size=size)
+    nets = _each(configs, rows, build, 'build and fold', 'build', steps)
+    for row in (r for r in rows if r.name in nets):
+        counts = _attempt(row, partial(complexity, nets[row.name], size), 'count')
         row.params, row.flops = counts or (None, None)
-        return net
-
-    return _each(configs, rows, build, 'build, fold, count', 'build', steps)
+    return nets
 
 
 def _time_torch(
@@ -168,11 +157,7 @@ def _time_onnx(
     rounds: int,
     steps: Steps,
 ) -> None:
-    image = example(size)
-
-    def export(name: str) -> Callable[[], Any]:
-        return onnx_call(nets[name], image, threads)
-
+    export = partial(onnx_call, image=example(size), threads=threads)
     calls = _each(nets, rows, export, 'export to ONNX', 'ONNX', steps)
     _time(calls, rows, 'onnx', rounds, steps)
 
@@ -192,10 +177,7 @@ def _time(
 
 
 def _convert(nets: dict[str, nn.Module], rows: Sequence[Row], size: int, steps: Steps) -> None:
-
-    def convert(name: str) -> CoreMLFigures:
-        return coreml_figures(nets[name], size)
-
+    convert = partial(coreml_figures, size=size)
     found = _each(nets, rows, convert, 'convert to Core ML', 'Core ML', steps)
     for row in rows:
         if row.name in found:

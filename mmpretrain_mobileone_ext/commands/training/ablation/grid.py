@@ -11,6 +11,7 @@ from typing import Any, Optional
 import yaml
 
 from ....errors import SpecError
+from ....utils.text import one_line
 
 _UNSAFE = re.compile(r'[^A-Za-z0-9.+-]+')
 
@@ -112,7 +113,7 @@ def _axis(text: str) -> list[tuple[str, dict[str, Any]]]:
         parsed = yaml.safe_load(f'[{values}]') if key and equal else None
     except yaml.YAMLError as error:
         raise SpecError(
-            f'--vary {text}: the values are no YAML list: {" ".join(str(error).split())}'
+            f'--vary {text}: the values are no YAML list: {one_line(str(error))}'
         ) from error
     if not parsed:
         raise SpecError(f'--vary {text!r} must be KEY=VALUE,VALUE,...')
