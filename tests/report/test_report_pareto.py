@@ -10,9 +10,8 @@ from hypothesis import strategies as st
 from matplotlib.text import Text
 from report_kit import bare, sample
 
-from mmpretrain_mobileone_ext.report import Candidate, FormRow, ReportData, pareto
+from mmpretrain_mobileone_ext.report import Candidate, FormRow, ReportData, figures, pareto
 from mmpretrain_mobileone_ext.report.plots import WIDTHS, figure, style
-from mmpretrain_mobileone_ext.utils import figures
 
 LENGTHS = ('int8', 'palettize4', 'fp16', 'branches', 'folded', 'fp32', 'pruned', 'joint')
 

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple, Optional
 from rich.table import Table
 
 from ...errors import MobileOneExtError
-from ...utils.figures import BLUE, VERMILION, new_figure, place_labels, save_figure
+from ...report.figures import BLUE, VERMILION, new_figure, place_labels, save_figure
 from ...utils.files import write_json, write_text, write_whole
 from ...utils.text import DASH, csv_text, figures_table, markdown, markdown_table, plot_label
 from .entries import Published, best_top1, pick

@@ -5,6 +5,7 @@ import json
 import pytest
 from benchmark_kit import made_case, made_cost
 
+from mmpretrain_mobileone_ext.commands.benchmark.timing import paired_ratio
 from mmpretrain_mobileone_ext.commands.benchmark.training.results import (
     ArchExactness,
     Case,
@@ -12,7 +13,6 @@ from mmpretrain_mobileone_ext.commands.benchmark.training.results import (
     Exactness,
     Report,
 )
-from mmpretrain_mobileone_ext.utils.timing import paired_ratio
 
 
 def test_a_step_is_forward_and_backward():

@@ -15,7 +15,7 @@ from mmpretrain_mobileone_ext.commands.compare.table import (
     Row,
     write_comparison,
 )
-from mmpretrain_mobileone_ext.utils.figures import place_labels
+from mmpretrain_mobileone_ext.report.figures import place_labels
 
 MACHINE = dict(cpu='x', cores=2, load=None, versions=dict(torch='2'))
 

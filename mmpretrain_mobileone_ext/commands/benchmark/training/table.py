@@ -10,7 +10,7 @@ from typing import Any, Optional
 
 from rich.table import Table
 
-from ....utils.figures import BLUE, GREEN, ORANGE, PINK, SKY, VERMILION, new_figure, save_figure
+from ....report.figures import BLUE, GREEN, ORANGE, PINK, SKY, VERMILION, new_figure, save_figure
 from ....utils.text import figures_table, plot_label
 from .candidates import BenchmarkOptions
 from .results import ArchExactness, Case, Cost, Exactness

@@ -12,7 +12,7 @@ from pathlib import Path
 from rich.table import Table
 
 from ....errors import MobileOneExtError
-from ....utils.figures import BLUE, new_figure, save_figure
+from ....report.figures import BLUE, new_figure, save_figure
 from ....utils.files import write_text, write_whole
 from ....utils.text import csv_text, figures_table, markdown, markdown_table, plot_label
 

@@ -1,0 +1,1 @@
+"""What every floor may use and nothing here knows of networks or formats."""
