@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from ..coreml.compress.scheme import WORDS
 from ..coreml.convert import PROBABILITIES
 from ..coreml.program.graph import Program, takes_normalized
 from ..coreml.program.read import read_program
@@ -26,15 +27,7 @@ from .data import FormRow
 #: Pixels (N, C, H, W), uint8 in data order, to probabilities (N, classes).
 Predict = Callable[[Tensor], Tensor]
 
-_WORDS = {
-    'constexpr_affine_dequantize': 'int8',
-    'constexpr_lut_to_dense': 'palettized',
-    'constexpr_sparse_to_dense': 'pruned',
-    'constexpr_blockwise_shift_scale': 'int8',
-    'constexpr_lut_to_sparse': 'pruned, palettized',
-    'constexpr_sparse_blockwise_shift_scale': 'pruned, int8',
-    'constexpr_cast': '',
-}
+_WORDS = {**WORDS, 'constexpr_cast': ''}
 #: Types in fp32 whatever a program's precision: at its end, and what
 #: normalizes the pixels at its beginning.
 _EDGES = ('cast', 'classify')

@@ -11,7 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ..coreml.compress.coding import Weight, find_weights, int8
+from ..coreml.compress.storage import int8
+from ..coreml.compress.weights import Weight, find_weights
 from ..coreml.program.graph import Feature, Operation, Program
 from ..coreml.program.read import read_program
 from ..coreml.runtime.load import ReferenceProgram
@@ -212,7 +213,7 @@ def range_of(weight: Weight) -> WeightRange:
     found = WeightRange(
         layer=weight.name,
         op_type=weight.op_type,
-        shape=weight.shape,
+        shape=weight.values.shape,
         depthwise=weight.depthwise,
         channel_max=tuple(largest.tolist()),
         ratio=ratio,

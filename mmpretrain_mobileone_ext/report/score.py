@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from ..coreml.compress.coding import find_weights
+from ..coreml.compress.weights import find_weights
 from ..errors import MobileOneExtError, ProgramError
 from ..export.data import Images
 from ..utils.accuracy import Answers, loss_between

@@ -85,7 +85,9 @@ def write_json(
     return write_text(path, json.dumps(document, indent=indent, default=str) + '\n', error)
 
 
-def install(made: Path, target: Path, force: bool) -> None:
+def install(
+    made: Path, target: Path, force: bool, check: Optional[Callable[[Path, bool], None]] = None
+) -> None:
     """Rename ``made`` to ``target``; an old target goes after that.
 
     A process that is killed meanwhile leaves the old or the new one whole.
@@ -96,12 +98,13 @@ def install(made: Path, target: Path, force: bool) -> None:
         made: complete file or package in a workspace.
         target: its name.
         force: replace an existing target.
+        check: what may be replaced; :func:`check_free` when None.
 
     Raises:
         ExportError: the target appeared meanwhile, or the disk refuses; an
             old target is then in place.
     """
-    check_free(target, force)
+    (check or check_free)(target, force)
     try:
         _give_usual_modes(made)
         old = _swap(made, target)

@@ -10,7 +10,7 @@ from runtime_kit import save_torch
 from torch import nn
 
 from mmpretrain_mobileone_ext.coreml import load_program
-from mmpretrain_mobileone_ext.coreml.compress.coding import find_weights
+from mmpretrain_mobileone_ext.coreml.compress.weights import find_weights
 from mmpretrain_mobileone_ext.coreml.program import quiet
 from mmpretrain_mobileone_ext.coreml.program.read import read_program
 from mmpretrain_mobileone_ext.export.verify import Verification

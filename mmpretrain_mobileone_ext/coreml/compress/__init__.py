@@ -10,10 +10,11 @@ from ..program.read import read_program
 from ..targets import target_of
 from .activations import Batches, compress_activations
 from .apply import apply_plan
-from .coding import find_weights
 from .kmeans import Palettes
 from .network import compress_network
-from .scheme import SCHEMES, W8A8, DropTolerance, check_scheme, plan_for, scheme_form, tolerance_for
+from .scheme import SCHEMES, DropTolerance, check_scheme, fixed_scheme, plan_for, tolerance_for
+from .storage import Storage
+from .weights import find_weights
 
 __all__ = ['SCHEMES', 'DropTolerance', 'check_scheme', 'compress_file', 'tolerance_for']
 
@@ -27,35 +28,34 @@ def compress_file(
 ) -> Path:
     """Write ``source``, compressed by a fixed scheme, to ``out``.
 
-    Interface, labels and metadata stay. Tables are one for each weight
-    before iOS 18, and one for a group of output channels since; integers
-    have a scale and a zero point for each output channel.
+    Interface, labels and metadata stay. Tables are one for each weight before iOS 18, and one for a
+    group of output channels since; integers have a scale and a zero point for each output channel.
 
     Args:
         source: ``.mlpackage`` or ``.mlmodel`` with fp16 or fp32 weights.
         scheme: a fixed scheme, see ``SCHEMES``.
         out: of the same suffix; must not exist.
-        calibration: for 'w8a8': images, as inputs of
-            ``LoadedProgram.predict_batch``.
+        calibration: for 'w8a8': images, as inputs of ``LoadedProgram.predict_batch``.
         palettes: remembers tables, for several calls.
 
     Returns:
         ``out``.
 
     Raises:
-        ExportError: no such scheme, a file that cannot hold it, or nothing
-            in it that the scheme would make smaller.
+        ExportError: no such scheme, a file that cannot hold it, or nothing in it that the scheme
+            would make smaller.
         ProgramError: the file cannot be read.
     """
     program = read_program(source)
-    if program.format == 'neuralnetwork':
-        check_scheme(scheme, 'iOS15', program.format)
-        return compress_network(source, scheme_form(scheme), out)
-    system = target_of(program)
+    is_network = program.format == 'neuralnetwork'
+    system = 'iOS15' if is_network else target_of(program)
     check_scheme(scheme, system, program.format)
-    if scheme == W8A8:
+    wanted = fixed_scheme(scheme)
+    if not isinstance(wanted, Storage):
         return compress_activations(source, out, calibration)
-    plan = plan_for(scheme, find_weights(program), system)
+    if is_network:
+        return compress_network(source, wanted, out)
+    plan = plan_for(wanted, find_weights(program), system)
     if not plan:
         raise ExportError(f'{source}: {scheme} would make none of its weights smaller')
     return apply_plan(source, plan, out, palettes or Palettes())

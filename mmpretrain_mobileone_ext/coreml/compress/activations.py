@@ -1,8 +1,8 @@
 """Weights and activations of 8 bits (W8A8), for iOS 17 and later.
 
-coremltools calibrates activations by running the model in Core ML, which
-only macOS has. The ranges come from the reference runtime instead; the graph
-passes that place ``quantize`` and ``dequantize`` are coremltools' own.
+coremltools calibrates activations by running the model in Core ML, which only macOS has. The ranges
+come from the reference runtime instead; the graph passes that place ``quantize`` and ``dequantize``
+are coremltools' own.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Optional
 
 import torch
 from torch import Tensor
@@ -21,7 +21,8 @@ from ..program.graph import Feature, Program
 from ..program.passes import graph_pass, run_passes
 from ..program.read import read_program
 from ..runtime.load import ReferenceProgram
-from .coding import find_weights
+from .storage import Scheme
+from .weights import find_weights
 
 _FLOATS = ('fp16', 'fp32')
 _AT_ONCE = 4  # images; all values of a program are alive at the same time
@@ -31,13 +32,26 @@ Batches = Iterable[Mapping[str, Tensor]]
 Ranges = dict[str, tuple[float, float]]
 
 
+class W8A8(Scheme):
+    """Weights and activations of 8 bits, see :func:`compress_activations`."""
+
+    name = 'w8a8'
+    max_drop = 0.5
+    oldest = 'iOS17'
+    reads = 'quantized activations'
+    no_network = 'a .mlmodel has no quantized activations'
+
+    @classmethod
+    def named(cls, name: str) -> Optional[Scheme]:
+        return cls() if name == cls.name else None
+
+
 def compress_activations(source: Path, out: Path, batches: Batches) -> Path:
     """Write ``source`` with weights and activations of 8 bits to ``out``.
 
-    Weights get a scale for each output channel, activations one scale, both
-    symmetric about zero. What the stem and the classifier read stays fp16:
-    pixels have 8 bits before their mean is subtracted, and the classifier
-    reads few numbers.
+    Weights get a scale for each output channel, activations one scale, both symmetric about zero.
+    What the stem and the classifier read stays fp16: pixels have 8 bits before their mean is
+    subtracted, and the classifier reads few numbers.
 
     Args:
         source: ``.mlpackage`` for iOS 17 or later, with dense weights.
@@ -48,8 +62,7 @@ def compress_activations(source: Path, out: Path, batches: Batches) -> Path:
         ``out``.
 
     Raises:
-        ExportError: nothing to calibrate on, values that are not finite, or
-            coremltools refuses.
+        ExportError: nothing to calibrate on, values that are not finite, or coremltools refuses.
         ProgramError: the file cannot be read or executed.
     """
     program = read_program(source)
@@ -82,8 +95,7 @@ def measure_ranges(program: Program, batches: Batches) -> Ranges:
         batches: inputs as of ``LoadedProgram.predict_batch``.
 
     Returns:
-        Value name to (least, largest), the model's inputs among them; empty
-        without batches.
+        Value name to (least, largest), the model's inputs among them; empty without batches.
 
     Raises:
         ProgramError: the file cannot be executed, or fed so.

@@ -1,19 +1,17 @@
 """Tables for palettized weights: k-means of numbers, without a seed.
 
-coremltools clusters with scikit-learn, which knows nothing of one dimension:
-74 s for the tables of 8 bits of a MobileOne-S0 on one core, seeded, and in
-float sums that depend on the number of threads. Numbers can be sorted, and
-then a cluster is an interval whose mean is a difference of running sums. Here
-the distinct values are split where that lowers the squared error most, and
+coremltools clusters with scikit-learn, which knows nothing of one dimension: 74 s for the tables of
+8 bits of a MobileOne-S0 on one core, seeded, and in float sums that depend on the number of
+threads. Numbers can be sorted, and then a cluster is an interval whose mean is a difference of
+running sums. Here the distinct values are split where that lowers the squared error most, and
 Lloyd's iteration (1982) moves the borders until nothing changes.
 
-The nearest entry is not always the best one. Behind a ReLU all inputs of a
-filter are positive, so that its errors add up to a shift of the whole output
-channel (Nagel et al. 2019, arXiv:1906.04721, section 4.2, correct it through
-the bias, with statistics of the inputs). Here some weights of a filter take
-the next entry instead, so that the errors of the filter sum to about zero:
-measured on three networks trained on digits, with four bits in layers of at
-least 2048 weights, that halves the error of the probabilities.
+The nearest entry is not always the best one. Behind a ReLU all inputs of a filter are positive, so
+that its errors add up to a shift of the whole output channel (Nagel et al. 2019, arXiv:1906.04721,
+section 4.2, correct it through the bias, with statistics of the inputs). Here some weights of a
+filter take the next entry instead, so that the errors of the filter sum to about zero: measured on
+three networks trained on digits, with four bits in layers of at least 2048 weights, that halves the
+error of the probabilities.
 """
 
 from __future__ import annotations
@@ -29,8 +27,8 @@ from ...errors import ExportError
 
 _ITERATIONS = 200
 _KEPT = 256
-#: Weight of a filter's squared sum of errors against its sum of squares:
-#: (mean of the inputs)^2 / variance, of an order that layers have.
+#: Weight of a filter's squared sum of errors against its sum of squares: (mean of the inputs)^2 /
+#: variance, of an order that layers have.
 SUM_WEIGHT = 0.25
 
 Borders = Union[int, np.ndarray]
@@ -40,8 +38,7 @@ Found = tuple[np.ndarray, np.ndarray]
 class Palettes:
     """Palettizes arrays, and remembers the last ones.
 
-    A search over the layers of a network meets the same weight again and
-    again.
+    A search over the layers of a network meets the same weight again and again.
     """
 
     def __init__(self) -> None:
@@ -65,13 +62,11 @@ def palettize(values: np.ndarray, bits: int, sparse: bool = False) -> Found:
     Args:
         values: finite numbers, output channels (filters) first.
         bits: of an index, 1 to 8.
-        sparse: zeros are not stored: they need no entry, and their indices
-            mean nothing.
+        sparse: zeros are not stored: they need no entry, and their indices mean nothing.
 
     Returns:
-        The table (2**bits, ), increasing, in the dtype of ``values``; the
-        entries behind the last one in use are 0. And uint8 indices of the
-        shape of ``values``.
+        The table (2**bits, ), increasing, in the dtype of ``values``; the entries behind the last
+        one in use are 0. And uint8 indices of the shape of ``values``.
 
     Raises:
         ExportError: ``values`` has nan or infinity.
@@ -96,9 +91,8 @@ def _balance(
 ) -> np.ndarray:
     """Move weights of each row to the next entry until errors cancel.
 
-    The objective is sum(e^2) + SUM_WEIGHT * sum(e)^2 of a row's errors e.
-    All moves of a row go against its sum, cheapest first for what they
-    change, as far as the objective falls.
+    The objective is sum(e^2) + SUM_WEIGHT * sum(e)^2 of a row's errors e. All moves of a row go
+    against its sum, cheapest first for what they change, as far as the objective falls.
     """
     error = np.where(kept, centers[indices] - rows, 0)
     total = error.sum(1, keepdims=True)

@@ -13,44 +13,40 @@ import numpy as np
 from ...errors import ExportError
 from ...utils.text import one_line
 from ..program import quiet
-from .coding import Form
-from .kmeans import palettize
-from .scheme import form_for
+from .scheme import storage_for
+from .storage import Storage
 
 
-def compress_network(source: Path, form: Form, out: Path) -> Path:
+def compress_network(source: Path, storage: Storage, out: Path) -> Path:
     """Write ``source`` with int8 or palettized weights to ``out``.
 
-    coremltools' quantizer reads fp32 weights only, and leaves a network of
-    fp16 weights as it is without a word: they are widened for it first.
-    Biases stay as they are.
+    coremltools' quantizer reads fp32 weights only, and leaves a network of fp16 weights as it is
+    without a word: they are widened for it first. Biases stay as they are.
 
     Args:
         source: ``.mlmodel``.
-        form: int8 or a table; see :func:`.compress_scheme.form_for` for
-            layers that keep more bits.
+        storage: int8 or a table; see :func:`.scheme.storage_for` for layers that keep more bits.
         out: ``.mlmodel``.
 
     Returns:
         ``out``.
 
     Raises:
-        ExportError: the file holds no convolution or inner product, or
-            weights that are compressed already.
+        ExportError: the file holds no convolution or inner product, or weights that are compressed
+            already.
     """
     utils = quiet.module('coremltools.models.neural_network.quantization_utils')
     ct = quiet.coremltools()
     spec = ct.models.utils.load_spec(str(source))
-    forms = dict(_forms(spec, form, source))
-    for own in sorted(set(forms.values()), key=lambda f: f.name):
-        names = {name for name, found in forms.items() if found == own}
-        spec = _quantize(utils, spec, own, names)
+    stored = dict(_storages(spec, storage, source))
+    for own in sorted(set(stored.values()), key=lambda s: s.name):
+        spec = _quantize(utils, spec, own, {name for name, s in stored.items() if s == own})
     ct.models.utils.save_spec(spec, str(out))
     return out
 
 
-def _forms(spec: Any, wanted: Form, source: Path) -> Iterator[tuple[str, Form]]:
-    """Name and form of the layers to compress, their weights as fp32."""
+def _storages(spec: Any, wanted: Storage, source: Path) -> Iterator[tuple[str, Storage]]:
+    """Name and storage of the layers to compress, their weights as fp32."""
     network = getattr(spec, spec.WhichOneof('Type'))
     found = [
         layer
@@ -67,15 +63,9 @@ def _forms(spec: Any, wanted: Form, source: Path) -> Iterator[tuple[str, Form]]:
         _widen(content.weights)
         last = i == len(found) - 1 and not conv
         depthwise = conv and content.nGroups > 1 == content.kernelChannels
-        yield (
-            layer.name,
-            form_for(
-                wanted,
-                'first' if i == 0 else 'last' if last else '',
-                depthwise,
-                len(content.weights.floatValue),
-            ),
-        )
+        role = 'first' if i == 0 else 'last' if last else ''
+        count = len(content.weights.floatValue)
+        yield layer.name, storage_for(wanted, role, depthwise, count)
 
 
 def _widen(weights: Any) -> None:
@@ -85,19 +75,16 @@ def _widen(weights: Any) -> None:
         weights.float16Value = b''
 
 
-def _quantize(utils: Any, spec: Any, form: Form, names: set[str]) -> Any:
+def _quantize(utils: Any, spec: Any, storage: Storage, names: set[str]) -> Any:
     """One call of coremltools' quantizer, which prints every layer."""
-    how: dict[str, Any] = dict(quantization_mode='linear')
-    if form.code == 'table':
-        how = dict(quantization_mode='custom_lut', lut_function=_table)
     model = quiet.coremltools().models.MLModel(spec, skip_model_load=True)
     try:
         with contextlib.redirect_stdout(io.StringIO()):
-            result = utils.quantize_weights(model, form.bits, selector=_Selector(names), **how)
+            result = utils.quantize_weights(model, selector=_Selector(names), **storage.quantizer())
     except Exception as error:
         # What it raises is a plain Exception.
         raise ExportError(
-            f'coremltools cannot store weights as {form.name}: {one_line(error)}'
+            f'coremltools cannot store weights as {storage.name}: {one_line(error)}'
         ) from error
     # A specification where Core ML is missing, a model on macOS.
     return result.get_spec() if hasattr(result, 'get_spec') else result
@@ -112,7 +99,3 @@ class _Selector:
     def do_quantize(self, layer: Any, weight_param: str = 'weights') -> bool:
         """Whether to quantize ``weight_param`` of a layer."""
         return layer.name in self._names and weight_param == 'weights'
-
-
-def _table(bits: int, values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    return palettize(np.asarray(values, np.float32), bits)

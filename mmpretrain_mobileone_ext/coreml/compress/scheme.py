@@ -1,53 +1,41 @@
-"""Named compressions: what they may cost, who reads them, what they store."""
+"""Named compressions: all there are, what they may cost, what they store."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Optional
 
 from ...errors import ExportError
-from .coding import DENSE, INT8, Form, Weight, parse_form, stored_bytes
+from .activations import W8A8
+from .storage import DENSE, Int8, Joint, Palette, Scheme, Sparse, Storage
+from .weights import Weight
 
-W8A8 = 'w8a8'
-#: Fixed schemes. Any 'palettize<bits>', 'prune<percent>', 'prune<percent>+
-#: int8' and 'prune<percent>+palettize<bits>' is one, too.
-SCHEMES = (
-    'int8',
-    'palettize8',
-    'palettize6',
-    'palettize4',
-    'palettize2',
-    'prune50',
-    'prune75',
-    'joint',
-    W8A8,
-)
-#: 'joint' is short for this one: 40 % of the weights are zero and are not
-#: stored, the others have an index of 6 bits. The mask has one bit for each
+#: Every kind of scheme; a new one needs a row here and nothing else.
+KINDS: tuple[type[Scheme], ...] = (Int8, Palette, Sparse, Joint, W8A8)
+#: The schemes that have a place in help texts and in every search. In 'joint' 40 % of the weights
+#: are zero and are not stored, the others have an index of 6 bits. The mask has one bit for each
 #: weight, and pays as soon as a sixth of them is zero.
-JOINT = 'prune40+palettize6'
+NAMED: Mapping[str, Scheme] = {
+    'int8': Int8(),
+    'palettize8': Palette(8),
+    'palettize6': Palette(6),
+    'palettize4': Palette(4),
+    'palettize2': Palette(2),
+    'prune50': Sparse(50),
+    'prune75': Sparse(75),
+    'joint': Joint(Sparse(40), Palette(6)),
+    'w8a8': W8A8(),
+}
+SCHEMES = tuple(NAMED)
+AUTO = 'auto'
+_STORAGES = [kind for kind in KINDS if issubclass(kind, Storage)]
+#: Ways to store a weight that a search considers.
+SEARCHED = (DENSE, *(storage for kind in _STORAGES for storage in kind.searched()))
+#: ``constexpr`` operation to what people call a weight that it holds.
+WORDS = {operation: words for kind in _STORAGES for operation, words in kind.words.items()}
 #: coremltools' own default: smaller weights are hardly worth few bits.
 SMALL = 2048
-
-#: Points of top-1 that each form may cost and still be worth shipping. Few
-#: bits and much sparsity usually need training, and are then refused.
-_MAX_DROP = {
-    'int8': 0.2,
-    'palettize8': 0.2,
-    'palettize6': 0.5,
-    'palettize4': 1.0,
-    'palettize3': 2.0,
-    'palettize2': 3.0,
-    'palettize1': 5.0,
-}
-_W8A8_DROP = 0.5
-#: Why a form needs the iOS that it needs.
-_READS = {
-    'iOS16': 'compressed weights of an mlprogram',
-    'iOS17': 'quantized activations',
-    'iOS18': 'tables of 3 bits, and sparse weights with a table or integers',
-}
 
 
 @dataclass(frozen=True)
@@ -56,10 +44,10 @@ class DropTolerance:
 
     Attributes:
         name: quoted in messages and metadata.
-        max_drop: percentage points of top-1 on labelled images; of top-1
-            agreement with the network without labels.
-        from_user: the number was given, and is taken as it is; otherwise
-            one image may always differ, as it can be a tie.
+        max_drop: percentage points of top-1 on labelled images; of top-1 agreement with the network
+            without labels.
+        from_user: the number was given, and is taken as it is; otherwise one image may always
+            differ, as it can be a tie.
     """
 
     name: str
@@ -84,16 +72,15 @@ class DropTolerance:
 def tolerance_for(scheme: str, max_drop: Optional[float] = None) -> DropTolerance:
     """The bound of a scheme, or ``max_drop`` points where they are given.
 
-    int8 and palettize8 0.2, palettize6 0.5, palettize4 1.0, palettize3 2.0,
-    palettize2 3.0, palettize1 5.0, w8a8 0.5 points; pruning 1.0 more up to
-    50 %, 2.0 beyond.
+    int8 and palettize8 0.2, palettize6 0.5, palettize4 1.0, palettize3 2.0, palettize2 3.0,
+    palettize1 5.0, w8a8 0.5 points; pruning 1.0 more up to 50 %, 2.0 beyond.
 
     Args:
         scheme: a fixed scheme or 'auto'.
 
     Raises:
-        ExportError: no such scheme, 'auto' without ``max_drop``, or a
-            number that is none of 0 to 100.
+        ExportError: no such scheme, 'auto' without ``max_drop``, or a number that is none of 0 to
+            100.
     """
     if max_drop is not None:
         if not 0 <= max_drop <= 100:
@@ -101,35 +88,27 @@ def tolerance_for(scheme: str, max_drop: Optional[float] = None) -> DropToleranc
                 f'max_drop is {max_drop}; allowed: percentage points of top-1, 0 to 100'
             )
         return DropTolerance(f'max-drop {max_drop:g}', float(max_drop), from_user=True)
-    if scheme == 'auto':
+    if scheme == AUTO:
         raise ExportError(
             "compress 'auto' needs max_drop: the percentage points of top-1 that it may cost"
         )
-    if scheme == W8A8:
-        return DropTolerance(f'compress-{scheme}', _W8A8_DROP)
-    form = scheme_form(scheme)
-    points = _MAX_DROP.get(Form(form.code, form.bits).name, 0.0)
-    points += 0.0 if not form.pruned else 1.0 if form.pruned <= 50 else 2.0
-    return DropTolerance(f'compress-{scheme}', points)
+    return DropTolerance(f'compress-{scheme}', fixed_scheme(scheme).max_drop)
 
 
-def scheme_form(scheme: str) -> Form:
-    """The form that a scheme gives to large weights.
+def fixed_scheme(name: str) -> Scheme:
+    """The scheme of a name.
 
     Raises:
         ExportError: no such scheme.
     """
-    try:
-        form = parse_form(JOINT if scheme == 'joint' else scheme)
-    except ExportError:
-        form = DENSE
-    if form == DENSE:
+    every = (NAMED.get(name), *(kind.named(name) for kind in KINDS))
+    found = next((scheme for scheme in every if scheme is not None), None)
+    if found is None:
+        families = (kind.spelling for kind in KINDS if kind.spelling)
         raise ExportError(
-            f'compress is {scheme!r}; allowed: none, {", ".join(SCHEMES)}, '
-            'auto, palettize<bits>, prune<percent>, prune<percent>+int8, '
-            'prune<percent>+palettize<bits>'
+            f'compress is {name!r}; allowed: none, {", ".join((*SCHEMES, AUTO, *families))}'
         )
-    return form
+    return found
 
 
 def check_scheme(name: str, target: str, format: str) -> None:
@@ -145,71 +124,49 @@ def check_scheme(name: str, target: str, format: str) -> None:
     """
     if name == 'none':
         return
-    form = None if name in ('auto', W8A8) else scheme_form(name)
+    # A search needs what the simplest scheme needs.
+    scheme = Int8() if name == AUTO else fixed_scheme(name)
     if format == 'neuralnetwork':
-        _check_network(name, form)
-        return
-    needed = 'iOS17' if name == W8A8 else form.oldest if form else 'iOS16'
-    if target < needed:
+        auto = 'auto chooses a form for each weight of an mlprogram'
+        reason = auto if name == AUTO else scheme.no_network
+        if reason:
+            raise ExportError(
+                f'compress {name!r} needs an .mlpackage: {reason}; '
+                'allowed for a .mlmodel: int8, palettize<bits>'
+            )
+    elif target < scheme.oldest:
         raise ExportError(
-            f'compress {name!r} needs a deployment target of {needed} or '
-            f'later, the first that reads {_READS[needed]}; it is {target}'
+            f'compress {name!r} needs a deployment target of {scheme.oldest} or '
+            f'later, the first that reads {scheme.reads}; it is {target}'
         )
 
 
-def _check_network(name: str, form: Optional[Form]) -> None:
-    why = {
-        'auto': 'auto chooses a form for each weight of an mlprogram',
-        W8A8: 'a .mlmodel has no quantized activations',
-    }
-    if form is None or form.pruned:
-        reason = why.get(name, 'a .mlmodel has no sparse weights')
-        raise ExportError(
-            f'compress {name!r} needs an .mlpackage: {reason}; '
-            'allowed for a .mlmodel: int8, palettize<bits>'
-        )
+def storage_for(wanted: Storage, role: str, depthwise: bool, count: int) -> Storage:
+    """What a scheme that stores large weights as ``wanted`` stores one weight as.
 
-
-def form_for(wanted: Form, role: str, depthwise: bool, count: int) -> Form:
-    """What a scheme stores one weight as.
-
-    Large weights get the scheme's own form, ``wanted``. The stem, depthwise
-    layers and weights of fewer than 2048 numbers get int8 where that has
-    fewer bits: they hold few bytes, nothing averages their errors out, and
-    those of the stem reach everything behind it. For the same reason a
-    scheme that only prunes leaves them alone. A classifier may hold half of
-    a network's bytes; its table has 6 bits at least, as its errors reach
-    the scores directly.
+    The stem, depthwise layers and weights of fewer than 2048 numbers get int8 where that has fewer
+    bits: they hold few bytes, nothing averages their errors out, and those of the stem reach
+    everything behind it. For the same reason a scheme that only prunes leaves them alone. A
+    classifier may hold half of a network's bytes; its table has 6 bits at least.
 
     Args:
         role: 'first', 'last' or ''.
         count: numbers in the weight.
     """
-    if role == 'first' or depthwise or count < SMALL:
-        return INT8 if wanted.code else DENSE
-    if role == 'last' and wanted.code == 'table':
-        return replace(wanted, bits=max(wanted.bits, 6))
-    return wanted
+    return wanted.for_weight(role == 'first' or depthwise or count < SMALL, role == 'last')
 
 
-def plan_for(scheme: str, weights: Sequence[Weight], target: str) -> dict[str, Form]:
-    """The form of every weight under a fixed scheme, see :func:`form_for`.
+def plan_for(wanted: Storage, weights: Sequence[Weight], target: str) -> dict[str, Storage]:
+    """How every weight is stored under a fixed scheme, see :func:`storage_for`.
 
-    A form that would not make a weight smaller is not used.
+    A way that would not make a weight smaller is not used.
 
     Returns:
-        Operation name to form; weights that stay dense are left out.
-
-    Raises:
-        ExportError: no such scheme.
+        Operation name to storage; weights that stay dense are left out.
     """
-    wanted = scheme_form(scheme)
-    plan = {w.name: form_for(wanted, w.role, w.depthwise, w.values.size) for w in weights}
-    return {w.name: plan[w.name] for w in weights if _smaller(plan[w.name], w, target)}
-
-
-def _smaller(form: Form, weight: Weight, target: str) -> bool:
-    size, dense = (
-        stored_bytes(f, weight.shape, target, weight.values.dtype.itemsize) for f in (form, DENSE)
-    )
-    return size < dense
+    plan = {w.name: storage_for(wanted, w.role, w.depthwise, w.values.size) for w in weights}
+    return {
+        w.name: plan[w.name]
+        for w in weights
+        if plan[w.name].size(w.values, target) < DENSE.size(w.values, target)
+    }

@@ -14,8 +14,8 @@ from ...utils.accuracy import too_many_changed
 from ...utils.files import tree_bytes
 from ...utils.parity import Parity
 from .apply import apply_plan
-from .coding import DENSE, Form, parse_form
 from .kmeans import Palettes
+from .storage import DENSE, Storage
 
 
 class Scores(Protocol):
@@ -36,16 +36,15 @@ class Candidate:
 
     Attributes:
         scheme: what it is, in words.
-        kind: 'none', 'fixed' (a named scheme), 'layer' (one layer alone) or
-            'mixed'.
+        kind: 'none', 'fixed' (a named scheme), 'layer' (one layer alone) or 'mixed'.
         size_bytes: of the whole package.
         top1: share of correct labels, 0 to 1; None without labels.
         agreement: share of images with the network's own top-1.
-        drop_points: percentage points of top-1 below the uncompressed file;
-            of agreement without labels.
+        drop_points: percentage points of top-1 below the uncompressed file; of agreement without
+            labels.
         relative: relative error of the probabilities.
         fits: nothing speaks against it.
-        plan: operation name to form; dense ones are left out.
+        plan: operation name to storage; dense ones are left out.
         path: of the file; None where it has been removed again.
         reason: why it does not fit, or why it was not taken.
     """
@@ -58,14 +57,9 @@ class Candidate:
     drop_points: float
     relative: float
     fits: bool
-    plan: Mapping[str, str]
+    plan: Mapping[str, Storage]
     path: Optional[Path]
     reason: str = ''
-
-    @property
-    def forms(self) -> dict[str, Form]:
-        """The plan with forms rather than their names."""
-        return {name: parse_form(form) for name, form in self.plan.items()}
 
 
 class Trial:
@@ -99,15 +93,15 @@ class Trial:
         self.palettes = Palettes()
         self._source, self._folder = source, folder
         self._evaluate, self.budget = evaluate, max_drop
-        self._known: dict[frozenset[tuple[str, Form]], Candidate] = {}
+        self._known: dict[frozenset[tuple[str, Storage]], Candidate] = {}
         self._base = _shares(baseline)
         self.best = self._judge(baseline, 'none', 'none', {}, source)
         self.candidates = [self.best]
         self._known[frozenset()] = self.best
 
-    def score(self, plan: Mapping[str, Form], kind: str, words: str = '') -> Candidate:
+    def score(self, plan: Mapping[str, Storage], kind: str, words: str = '') -> Candidate:
         """Score a plan, once; the file stays only if it is the best."""
-        stored = {k: form for k, form in plan.items() if form != DENSE}
+        stored = {k: storage for k, storage in plan.items() if storage != DENSE}
         key = frozenset(stored.items())
         if key in self._known:
             return self._known[key]
@@ -124,7 +118,7 @@ class Trial:
         return found
 
     def _judge(
-        self, scores: Scores, kind: str, words: str, plan: Mapping[str, Form], path: Path
+        self, scores: Scores, kind: str, words: str, plan: Mapping[str, Storage], path: Path
     ) -> Candidate:
         top1, agreement = _shares(scores)
         before, now = (self._base[1], agreement) if top1 is None else (self._base[0], top1)
@@ -142,7 +136,7 @@ class Trial:
             drop_points=drop,
             relative=relative,
             fits=not reason,
-            plan={name: form.name for name, form in plan.items()},
+            plan=plan,
             path=path,
             reason=reason,
         )
@@ -178,7 +172,7 @@ def _shares(scores: Scores) -> tuple[Optional[float], float]:
     return scores.top1_candidate, agreement
 
 
-def in_words(plan: Mapping[str, Form]) -> str:
-    """'3 x int8, 4 x palettize4': how many weights have which form."""
-    counted = Counter(form.name for form in plan.values())
+def in_words(plan: Mapping[str, Storage]) -> str:
+    """'3 x int8, 4 x palettize4': how many weights are stored how."""
+    counted = Counter(storage.name for storage in plan.values())
     return ', '.join(f'{n} x {name}' for name, n in sorted(counted.items()))

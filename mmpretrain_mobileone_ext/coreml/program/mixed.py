@@ -1,8 +1,8 @@
 """What coremltools would save with some operations in fp32 and the rest not.
 
-A network is converted twice, to fp16 and to fp32. Every program in between
-has the operations of the one file or of the other, so that it can be executed
-without converting once more. Its figures are those of the converted file.
+A network is converted twice, to fp16 and to fp32. Every program in between has the operations of
+the one file or of the other, so that it can be executed without converting once more. Its figures
+are those of the converted file.
 """
 
 from __future__ import annotations
@@ -29,9 +29,8 @@ class Twins:
 
     Attributes:
         whole: the fp32 file.
-        halves: operation to its form in the fp16 file, which reads values
-            called as in ``whole``; only operations that differ and that
-            coremltools lets one choose.
+        halves: operation to its form in the fp16 file, which reads values called as in ``whole``;
+            only operations that differ and that coremltools lets one choose.
         spellings: operation to what coremltools calls it while it converts.
     """
 
@@ -106,8 +105,8 @@ def match(half: Program, whole: Program, asked: Iterable[str]) -> Twins:
 def _pairs(half: Program, whole: Program) -> list[tuple[Operation, Operation]]:
     """Each operation of ``whole`` with its partner in ``half``.
 
-    By the name of the first result, which stays that of the graph when a
-    pass makes an operation anew, else by the name of the operation.
+    By the name of the first result, which stays that of the graph when a pass makes an operation
+    anew, else by the name of the operation.
     """
     ours, theirs = _without_casts(half), _without_casts(whole)
     results = {(op.type, bare(op.outputs[0])): op for op in ours}
@@ -145,8 +144,8 @@ def _names(half: Program, pairs: Iterable[tuple[Operation, Operation]]) -> dict[
 class _Spellings:
     """coremltools' names of operations by those in the file.
 
-    While it converts, names are those of TorchScript ('input.1', '165');
-    the file has 'input_1' and 'op_165'.
+    While it converts, names are those of TorchScript ('input.1', '165'); the file has 'input_1' and
+    'op_165'.
     """
 
     def __init__(self, asked: Iterable[str]):

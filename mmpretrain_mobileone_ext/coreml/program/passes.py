@@ -30,9 +30,9 @@ def graph_pass(name: str, **options: Any) -> Any:
 def run_passes(source: Path, passes: Sequence[Any], out: Path) -> Path:
     """Write ``source``, transformed, to ``out``.
 
-    The functions of ``coremltools.optimize.coreml`` do the same with one
-    pass each, and every one of them converts the whole program once more.
-    Interface, labels, metadata and deployment target stay.
+    The functions of ``coremltools.optimize.coreml`` do the same with one pass each, and every one
+    of them converts the whole program once more. Interface, labels, metadata and deployment target
+    stay.
 
     Raises:
         ExportError: coremltools refuses.

@@ -1,10 +1,9 @@
 """Import and drive coremltools without its known-harmless noise.
 
-coremltools reports on every import that Apple's private libraries are absent
-(they exist on macOS only) and that torch and scikit-learn are newer than the
-releases it was tested with; ``coremltools.convert`` adds progress bars and
-deprecation warnings. A tool that prints those lines looks broken. Exactly
-these messages are dropped here, for the duration of a ``with`` block and for
+coremltools reports on every import that Apple's private libraries are absent (they exist on macOS
+only) and that torch and scikit-learn are newer than the releases it was tested with;
+``coremltools.convert`` adds progress bars and deprecation warnings. A tool that prints those lines
+looks broken. Exactly these messages are dropped here, for the duration of a ``with`` block and for
 this logger only; everything else coremltools says still reaches the user.
 """
 
@@ -43,8 +42,8 @@ _CONVERSION_NOISE = (
     # torch.jit.trace is the better tested front end of coremltools 9.
     (r'`torch\.jit\.trace', FutureWarning),
     (r'`torch\.jit\.trace', DeprecationWarning),
-    # Numeric TorchScript names are no valid MIL names; outputs that matter
-    # are named through TensorType/ClassifierConfig by the exporter.
+    # Numeric TorchScript names are no valid MIL names; outputs that matter are named through
+    # TensorType/ClassifierConfig by the exporter.
     (r"Output, '.*', of the source model, has been renamed", UserWarning),
     # coremltools converts arrays of one element with int() and float().
     (r'Conversion of an array with ndim > 0 to a scalar', DeprecationWarning),
@@ -121,10 +120,9 @@ def coremltools() -> Any:
 def conversion() -> Iterator[Any]:
     """Silence the known-harmless noise of tracing, converting, compressing.
 
-    Inside the block coremltools' progress bars are off, and the
-    ``torch.jit.trace`` deprecation, the renaming of numbered outputs and the
-    clean-up of temporary packages are not reported. Nothing else is hidden,
-    and leaving the block restores everything.
+    Inside the block coremltools' progress bars are off, and the ``torch.jit.trace`` deprecation,
+    the renaming of numbered outputs and the clean-up of temporary packages are not reported.
+    Nothing else is hidden, and leaving the block restores everything.
 
     Yields:
         ModuleType: The ``coremltools`` package.

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Optional, Union
 
 from ...errors import ExportError
+from ...utils.text import one_line
 
 #: Its copy lies in every generated package.
 SCHEMA = Path(__file__).with_name('bench.schema.json')
@@ -38,8 +39,8 @@ class BenchResult:
         throughput: images per second.
         footprint_mib: physical footprint after the run, None if unknown.
         thermal: state before and after, e.g. ('nominal', 'fair').
-        plan: operations by preferred device ('cpu', 'gpu', 'neural_engine',
-            'none'), None where the system does not tell.
+        plan: operations by preferred device ('cpu', 'gpu', 'neural_engine', 'none'), None where the
+            system does not tell.
     """
 
     source: Path
@@ -72,15 +73,14 @@ def read_bench_json(path: Union[str, os.PathLike[str]]) -> BenchResult:
     """Read and check a benchmark's JSON.
 
     Raises:
-        ExportError: unreadable, not after ``bench.schema.json``, or figures
-            that contradict each other; also where jsonschema is missing.
+        ExportError: unreadable, not after ``bench.schema.json``, or figures that contradict each
+            other; also where jsonschema is missing.
     """
     source = Path(path).expanduser()
     try:
         found = json.loads(source.read_text(encoding='utf-8'))
     except (OSError, ValueError, RecursionError) as error:
-        reason = ' '.join(str(error).split())
-        raise ExportError(f'{source}: cannot read the benchmark: {reason}') from error
+        raise ExportError(f'{source}: cannot read the benchmark: {one_line(error)}') from error
     _check_schema(found, source)
     _check_figures(found, source)
     return _result(found, source)

@@ -13,7 +13,15 @@ from ...errors import ExportError
 from ...models.preprocessing import step_name
 from ..program.graph import Feature, Program, walk
 from ..program.package_files import package_files
+from ..targets import TARGETS, system_of, version_of
 
+_LAYOUTS = {'RGB': 'rgb', 'BGR': 'bgr', 'GRAYSCALE': 'grayscale'}
+_UNITS = {
+    'ALL': 'all',
+    'CPU_ONLY': 'cpuOnly',
+    'CPU_AND_GPU': 'cpuAndGPU',
+    'CPU_AND_NE': 'cpuAndNeuralEngine',
+}
 #: Steps that change no pixel.
 SILENT = frozenset(
     ('PackInputs', 'Collect', 'LoadImageFromFile', 'ToPIL', 'ToNumpy', 'NumpyToPIL', 'PILToNumpy')
@@ -41,116 +49,6 @@ class Steps:
 
     expressions: tuple[str, ...]
     missing: Optional[str] = None
-
-
-def swift_steps(pipeline: Sequence[Mapping[str, Any]]) -> Steps:
-    """Translate the steps of a test pipeline.
-
-    Args:
-        pipeline: configs of mmcv's and mmpretrain's transforms.
-    """
-    expressions = []
-    for step in pipeline:
-        if step_name(step) in SILENT:
-            continue
-        expression = _expression(step)
-        if expression is None:
-            return Steps((), _words(step))
-        expressions.append(expression)
-    return Steps(tuple(expressions))
-
-
-def _expression(step: Mapping[str, Any]) -> Optional[str]:
-    """None for whatever Swift cannot do exactly as the pipeline does."""
-    if '/' in str(step.get('type', '')):
-        return None  # torchvision's step of the same name
-    known = _KNOWN.get(step_name(step))
-    options = {k: v for k, v in step.items() if k not in ('type', '_scope_')}
-    try:
-        return known(**options) if known else None
-    # An option that the function does not have, or no whole number.
-    except (TypeError, ValueError):
-        return None
-
-
-def _resize(scale: Any, keep_ratio: bool = False, **how: str) -> Optional[str]:
-    resampling = _resampling(**how)
-    width, height = _pair(scale)
-    if resampling is None:
-        return None
-    if keep_ratio:
-        return (
-            f'.resizeInside(long: {max(width, height)}, short: {min(width, height)}, {resampling})'
-        )
-    return f'.resize(width: {width}, height: {height}, {resampling})'
-
-
-def _resize_edge(scale: int, edge: str = 'short', **how: str) -> Optional[str]:
-    resampling = _resampling(**how)
-    if resampling is None or edge not in ('short', 'long', 'width', 'height'):
-        return None
-    return f'.resizeEdge(.{edge}, pixels: {_whole(scale)}, {resampling})'
-
-
-def _center_crop(crop_size: Any) -> str:
-    width, height = _pair(crop_size)
-    return f'.centerCrop(width: {width}, height: {height})'
-
-
-def _efficientnet_crop(
-    crop_size: int, crop_padding: int = 32, interpolation: str = 'bicubic', backend: str = 'cv2'
-) -> Optional[str]:
-    resampling = _resampling(backend, interpolation)
-    if resampling is None:
-        return None
-    return (
-        f'.efficientNetCrop(side: {_whole(crop_size)}, '
-        f'padding: {_whole(crop_padding)}, {resampling})'
-    )
-
-
-_KNOWN: dict[str, Callable[..., Optional[str]]] = {
-    'Resize': _resize,
-    'ResizeEdge': _resize_edge,
-    'CenterCrop': _center_crop,
-    'EfficientNetCenterCrop': _efficientnet_crop,
-}
-
-
-def _resampling(backend: str = 'cv2', interpolation: str = 'bilinear') -> Optional[str]:
-    return _RESAMPLINGS.get((backend, interpolation))
-
-
-def _pair(value: Any) -> tuple[int, int]:
-    """(W, H), as mmcv states sizes."""
-    if isinstance(value, (list, tuple)):
-        width, height = value
-        return _whole(width), _whole(height)
-    return _whole(value), _whole(value)
-
-
-def _whole(value: Any) -> int:
-    if isinstance(value, bool) or int(value) != value:
-        raise ValueError(f'{value!r} is no whole number')
-    return int(value)
-
-
-def _words(step: Mapping[str, Any]) -> str:
-    rest = ', '.join(f'{k}={v!r}' for k, v in step.items() if k != 'type')
-    return f'{step.get("type", "a step")}({rest})'
-
-
-#: Core ML specification version to the oldest iOS and macOS that read it.
-#: The package's own floor is iOS 15 and macOS 12.
-_SYSTEMS = {6: ('15.0', '12.0'), 7: ('16.0', '13.0'), 8: ('17.0', '14.0'), 9: ('18.0', '15.0')}
-_LAYOUTS = {'RGB': 'rgb', 'BGR': 'bgr', 'GRAYSCALE': 'grayscale'}
-_UNITS = {
-    'ALL': 'all',
-    'CPU_ONLY': 'cpuOnly',
-    'CPU_AND_GPU': 'cpuAndGPU',
-    'CPU_AND_NE': 'cpuAndNeuralEngine',
-}
-_UNKNOWN = Steps((), 'the test pipeline, which the model does not state')
 
 
 @dataclass(frozen=True)
@@ -225,18 +123,26 @@ def read_facts(program: Program) -> ModelFacts:
         units=_UNITS.get(meta.get('compute_units', 'ALL'), 'all'),
         words=meta.get('preprocessing', 'not stated'),
         pipeline=tuple(pipeline or ()),
-        steps=_UNKNOWN if pipeline is None else swift_steps(pipeline),
+        steps=swift_steps(pipeline),
     )
 
 
 def _systems(program: Program) -> tuple[str, str]:
-    version = max(program.spec_version, min(_SYSTEMS))
-    if version not in _SYSTEMS:
+    """Oldest iOS and macOS that read the program; no older than the package's own."""
+    version = max(program.spec_version, version_of(TARGETS[0]))
+    if system_of(version) not in TARGETS:
+        newest = TARGETS[-1]
         raise ExportError(
-            f'{program.path}: Core ML specification version {version}; the '
-            f'Swift package knows versions up to {max(_SYSTEMS)} (iOS 18)'
+            f'{program.path}: Core ML specification version {version}; the Swift package '
+            f'knows versions up to {version_of(newest)} (iOS {_number(newest)})'
         )
-    return _SYSTEMS[version]
+    ios = _number(system_of(version))
+    # macOS 12 came with iOS 15, and so on until macOS 15 with iOS 18.
+    return f'{ios}.0', f'{ios - 3}.0'
+
+
+def _number(target: str) -> int:
+    return int(target[len('iOS') :])
 
 
 def _image(program: Program) -> Feature:
@@ -291,3 +197,93 @@ def _digest(path: Path) -> str:
         content = hashlib.sha256(file.read_bytes()).hexdigest()
         total.update(f'{name}\0{content}\n'.encode())
     return total.hexdigest()
+
+
+def swift_steps(pipeline: Optional[Sequence[Mapping[str, Any]]]) -> Steps:
+    """Translate the steps of a test pipeline.
+
+    Args:
+        pipeline: configs of mmcv's and mmpretrain's transforms; None where the model does not state
+            them.
+    """
+    if pipeline is None:
+        return Steps((), 'the test pipeline, which the model does not state')
+    expressions = []
+    for step in pipeline:
+        if step_name(step) in SILENT:
+            continue
+        expression = _expression(step)
+        if expression is None:
+            return Steps((), _words(step))
+        expressions.append(expression)
+    return Steps(tuple(expressions))
+
+
+def _expression(step: Mapping[str, Any]) -> Optional[str]:
+    """None for whatever Swift cannot do exactly as the pipeline does."""
+    if '/' in str(step.get('type', '')):
+        return None  # torchvision's step of the same name
+    known = _KNOWN.get(step_name(step))
+    options = {k: v for k, v in step.items() if k not in ('type', '_scope_')}
+    try:
+        return known(**options) if known else None
+    # An option or a filter that the function does not have, or no whole number.
+    except (LookupError, OverflowError, TypeError, ValueError):
+        return None
+
+
+def _resize(scale: Any, keep_ratio: bool = False, **how: str) -> str:
+    size = width, height = _pair(scale)
+    if keep_ratio:
+        return f'.resizeInside(long: {max(size)}, short: {min(size)}, {_resampling(**how)})'
+    return f'.resize(width: {width}, height: {height}, {_resampling(**how)})'
+
+
+def _resize_edge(scale: int, edge: str = 'short', **how: str) -> Optional[str]:
+    if edge not in ('short', 'long', 'width', 'height'):
+        return None
+    return f'.resizeEdge(.{edge}, pixels: {_whole(scale)}, {_resampling(**how)})'
+
+
+def _center_crop(crop_size: Any) -> str:
+    width, height = _pair(crop_size)
+    return f'.centerCrop(width: {width}, height: {height})'
+
+
+def _efficientnet_crop(
+    crop_size: int, crop_padding: int = 32, interpolation: str = 'bicubic', backend: str = 'cv2'
+) -> str:
+    side, padding = _whole(crop_size), _whole(crop_padding)
+    filter_ = _resampling(backend, interpolation)
+    return f'.efficientNetCrop(side: {side}, padding: {padding}, {filter_})'
+
+
+def _resampling(backend: str = 'cv2', interpolation: str = 'bilinear') -> str:
+    return _RESAMPLINGS[backend, interpolation]
+
+
+def _pair(value: Any) -> tuple[int, int]:
+    """(W, H), as mmcv states sizes."""
+    if isinstance(value, (list, tuple)):
+        width, height = value
+        return _whole(width), _whole(height)
+    return _whole(value), _whole(value)
+
+
+def _whole(value: Any) -> int:
+    if isinstance(value, bool) or int(value) != value:
+        raise ValueError(f'{value!r} is no whole number')
+    return int(value)
+
+
+def _words(step: Mapping[str, Any]) -> str:
+    rest = ', '.join(f'{k}={v!r}' for k, v in step.items() if k != 'type')
+    return f'{step.get("type", "a step")}({rest})'
+
+
+_KNOWN: dict[str, Callable[..., Optional[str]]] = {
+    'Resize': _resize,
+    'ResizeEdge': _resize_edge,
+    'CenterCrop': _center_crop,
+    'EfficientNetCenterCrop': _efficientnet_crop,
+}

@@ -14,6 +14,7 @@ from PIL import Image, PngImagePlugin
 from ...errors import ExportError, ProgramError
 from ...models.preprocessing import step_name
 from ...utils.parity import TOLERANCES, Tolerance
+from ...utils.text import one_line
 from ..runtime.load import load_program
 from ..runtime.loaded import upright
 from .facts import SILENT, ModelFacts
@@ -24,8 +25,8 @@ def prepare_photo(pixels: np.ndarray, pipeline: Sequence[Mapping[str, Any]]) -> 
 
     Args:
         pixels: (H, W, 3) or (H, W), uint8.
-        pipeline: configs of its steps; those that load, pack or only
-            change the container are passed over.
+        pipeline: configs of its steps; those that load, pack or only change the container are
+            passed over.
 
     Returns:
         np.ndarray: (H', W', 3) or (H', W'), channels in the same order.
@@ -45,11 +46,10 @@ def prepare_photo(pixels: np.ndarray, pipeline: Sequence[Mapping[str, Any]]) -> 
                 results = TRANSFORMS.build(_listed_as_tuples(step))(results)
             # Transforms of any package run here.
             except Exception as error:
-                reason = ' '.join(str(error).split())
                 raise ExportError(
                     f'the step {step_name(step)} of the test pipeline fails '
                     f'on an image of shape {pixels.shape}: '
-                    f'{reason}'
+                    f'{one_line(error)}'
                 ) from error
     return np.asarray(results['img'])
 
@@ -62,11 +62,11 @@ def _listed_as_tuples(step: Mapping[str, Any]) -> dict[str, Any]:
 Picture = Union[np.ndarray, Image.Image]
 #: Made where no image of this kind is given.
 _SEEDED = 3
-#: Levels of 255 that a prepared photo may differ by. OpenCV's bicubic rounds
-#: otherwise, and so may color management on a device.
+#: Levels of 255 that a prepared photo may differ by. OpenCV's bicubic rounds otherwise, and so may
+#: color management on a device.
 _MAX_LEVELS = 1
-#: Where Pillow ignores the aspect ratio: which of width and height it changes
-#: first depends on its version.
+#: Where Pillow ignores the aspect ratio: which of width and height it changes first depends on its
+#: version.
 _MAX_LEVELS_PILLOW = 8
 
 
@@ -75,10 +75,8 @@ class Golden:
     """Pixels for the package's tests.
 
     Attributes:
-        ready: images (H, W, 3) RGB or (H, W) gray, uint8, of the model's
-            size.
-        photos: pairs of an image of any size and what the test pipeline
-            makes of it.
+        ready: images (H, W, 3) RGB or (H, W) gray, uint8, of the model's size.
+        photos: pairs of an image of any size and what the test pipeline makes of it.
     """
 
     ready: tuple[np.ndarray, ...]
@@ -92,8 +90,8 @@ def choose_images(facts: ModelFacts, images: Optional[Sequence[Picture]]) -> Gol
         images: PIL images, or uint8 arrays (H, W, 3) in RGB order or (H, W).
 
     Raises:
-        ExportError: an image is of another kind, or its size is not the
-            model's and the package cannot resize it.
+        ExportError: an image is of another kind, or its size is not the model's and the package
+            cannot resize it.
     """
     ready, photos = [], []
     for index, image in enumerate(images or ()):

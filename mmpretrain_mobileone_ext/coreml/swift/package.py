@@ -11,17 +11,18 @@ from pathlib import Path
 from typing import Optional, Union
 
 from ...errors import ExportError
-from ...utils.files import check_apart, workspace
+from ...utils.files import check_apart, install, workspace
+from ...utils.text import one_line
 from ..program.read import read_program
 from .bench import SCHEMA
 from .facts import ModelFacts, read_facts
 from .golden import Golden, Picture, choose_images, write_golden
-from .render import MODEL_FOLDER, check_folder, install_folder, render_package
+from .render import MARK, MODEL_FOLDER, render_package
 
 _SUFFIX = 'Model'
 _MAX_LENGTH = 60
-#: Modules that the package imports or apps commonly do, words of the
-#: language, and types: a module of the same name hides or breaks them.
+#: Modules that the package imports or apps commonly do, words of the language, and types: a module
+#: of the same name hides or breaks them.
 _WORDS = (
     'Accelerate AppKit AVFoundation Combine CoreFoundation '
     'CoreGraphics CoreImage CoreML CoreMedia CoreVideo Darwin Dispatch '
@@ -39,6 +40,103 @@ _WORDS = (
 _TAKEN = frozenset(_WORDS.casefold().split())
 
 
+def write_swift_package(
+    model: Union[str, os.PathLike[str]],
+    out: Union[str, os.PathLike[str]],
+    *,
+    images: Optional[Sequence[Picture]] = None,
+    force: bool = False,
+    name: Optional[str] = None,
+) -> Path:
+    """Write a Swift package that predicts, tests and measures a model.
+
+    Every name in it (features, labels, sizes, files) comes from the model's file; the golden values
+    of its tests come from the reference runtime.
+
+    Args:
+        model: finished ``.mlpackage`` or ``.mlmodel``: one image input, a label and probabilities
+            as outputs.
+        out: folder of the package; its parent exists.
+        images: for the golden values: PIL images, or uint8 arrays (H, W, 3) in RGB order or (H, W).
+            One of the model's size is given to the model as it is; one of another size passes the
+            test pipeline. Seeded blocks of color when None.
+        force: replace an ``out`` that was generated before.
+        name: of the library, e.g. 'Digits'; made from the folder's when None.
+
+    Returns:
+        ``out``.
+
+    Raises:
+        ExportError: the model is no classifier of images, an image or a name does not fit, or the
+            folder may not be written; nothing is then changed.
+        ProgramError: the model cannot be read or executed.
+    """
+    target = Path(out).expanduser()
+    _check_target(target, force)
+    check_apart({'out': target}, {'model': model}, ExportError)
+    library = module_name(name, target.resolve().name)
+    facts = read_facts(read_program(model))
+    golden = choose_images(facts, images)
+    with workspace(target, ExportError) as folder:
+        made = folder / target.name
+        made.mkdir()
+        try:
+            _fill(made, facts, library, golden)
+        except (OSError, ValueError) as error:
+            raise ExportError(f'{target}: cannot write the package: {one_line(error)}') from error
+        install(made, target, force, _check_target)
+    return target
+
+
+def _fill(folder: Path, facts: ModelFacts, library: str, golden: Golden) -> None:
+    render_package(facts, library, folder)
+    shutil.copy(SCHEMA, folder / SCHEMA.name)
+    resources = folder / 'Sources' / library / MODEL_FOLDER
+    resources.mkdir()
+    if facts.path.is_dir():
+        shutil.copytree(facts.path, resources / facts.path.name)
+    else:
+        shutil.copy(facts.path, resources / facts.path.name)
+    values = folder / 'Tests' / f'{library}Tests' / 'Golden'
+    values.mkdir()
+    write_golden(values, facts, golden)
+
+
+def _check_target(target: Path, force: bool) -> None:
+    """Refuse a target that may not be written.
+
+    With ``force`` a package that was generated before is replaced, whatever has been added to it;
+    anything else never is. An empty folder counts as free.
+
+    Raises:
+        ExportError: states what is there.
+    """
+    if not target.parent.is_dir():
+        raise ExportError(f'{target}: the folder {target.parent} does not exist; make it first')
+    if not os.path.lexists(target) or _is_empty(target):
+        return
+    if not force:
+        raise ExportError(f'{target} exists; give --force (force=True) to replace it')
+    if not _is_ours(target):
+        raise ExportError(
+            f'{target} exists and is no generated Swift '
+            'package; it is not replaced even with --force'
+        )
+
+
+def _is_empty(target: Path) -> bool:
+    return target.is_dir() and not target.is_symlink() and not any(target.iterdir())
+
+
+def _is_ours(target: Path) -> bool:
+    manifest = target / 'Package.swift'
+    return (
+        not target.is_symlink()
+        and manifest.is_file()
+        and MARK in manifest.read_text(encoding='utf-8', errors='replace')
+    )
+
+
 def module_name(given: Optional[str], folder: str) -> str:
     """The name of the library: as given, or made from the folder's.
 
@@ -51,8 +149,8 @@ def module_name(given: Optional[str], folder: str) -> str:
     """
     if given is None:
         return derived_name(folder)
-    if not isinstance(given, str) or derived_name(given) != given:
-        wish = derived_name(given) if isinstance(given, str) else _SUFFIX
+    wish = derived_name(given) if isinstance(given, str) else _SUFFIX
+    if wish != given:
         raise ExportError(
             f'name is {given!r}; allowed: ASCII letters and digits, a capital '
             f'first, at most {_MAX_LENGTH}, no module or type of Swift, such '
@@ -76,69 +174,3 @@ def derived_name(text: str) -> str:
     if name.casefold() in _TAKEN:
         name += _SUFFIX
     return name
-
-
-def write_swift_package(
-    model: Union[str, os.PathLike[str]],
-    out: Union[str, os.PathLike[str]],
-    *,
-    images: Optional[Sequence[Picture]] = None,
-    force: bool = False,
-    name: Optional[str] = None,
-) -> Path:
-    """Write a Swift package that predicts, tests and measures a model.
-
-    Every name in it (features, labels, sizes, files) comes from the model's
-    file; the golden values of its tests come from the reference runtime.
-
-    Args:
-        model: finished ``.mlpackage`` or ``.mlmodel``: one image input, a
-            label and probabilities as outputs.
-        out: folder of the package; its parent exists.
-        images: for the golden values: PIL images, or uint8 arrays (H, W, 3)
-            in RGB order or (H, W). One of the model's size is given to the
-            model as it is; one of another size passes the test pipeline.
-            Seeded blocks of color when None.
-        force: replace an ``out`` that was generated before.
-        name: of the library, e.g. 'Digits'; made from the folder's when
-            None.
-
-    Returns:
-        ``out``.
-
-    Raises:
-        ExportError: the model is no classifier of images, an image or a name
-            does not fit, or the folder may not be written; nothing is then
-            changed.
-        ProgramError: the model cannot be read or executed.
-    """
-    target = Path(out).expanduser()
-    check_folder(target, force)
-    check_apart({'out': target}, {'model': model}, ExportError)
-    library = module_name(name, target.resolve().name)
-    facts = read_facts(read_program(model))
-    golden = choose_images(facts, images)
-    with workspace(target, ExportError) as folder:
-        made = folder / target.name
-        made.mkdir()
-        try:
-            _fill(made, facts, library, golden)
-        except (OSError, ValueError) as error:
-            reason = ' '.join(str(error).split())
-            raise ExportError(f'{target}: cannot write the package: {reason}') from error
-        install_folder(made, target, force)
-    return target
-
-
-def _fill(folder: Path, facts: ModelFacts, library: str, golden: Golden) -> None:
-    render_package(facts, library, folder)
-    shutil.copy(SCHEMA, folder / SCHEMA.name)
-    resources = folder / 'Sources' / library / MODEL_FOLDER
-    resources.mkdir()
-    if facts.path.is_dir():
-        shutil.copytree(facts.path, resources / facts.path.name)
-    else:
-        shutil.copy(facts.path, resources / facts.path.name)
-    values = folder / 'Tests' / f'{library}Tests' / 'Golden'
-    values.mkdir()
-    write_golden(values, facts, golden)

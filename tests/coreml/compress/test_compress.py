@@ -26,15 +26,17 @@ from torch import nn
 from mmpretrain_mobileone_ext.coreml import load_program
 from mmpretrain_mobileone_ext.coreml.compress import compress_file
 from mmpretrain_mobileone_ext.coreml.compress.apply import apply_plan
-from mmpretrain_mobileone_ext.coreml.compress.coding import (
-    Form,
-    approximate,
-    find_weights,
-    parse_form,
-    prune_threshold,
-    table,
-)
 from mmpretrain_mobileone_ext.coreml.compress.kmeans import Palettes
+from mmpretrain_mobileone_ext.coreml.compress.scheme import SEARCHED
+from mmpretrain_mobileone_ext.coreml.compress.storage import (
+    DENSE,
+    INT8,
+    Dense,
+    Joint,
+    Palette,
+    Sparse,
+)
+from mmpretrain_mobileone_ext.coreml.compress.weights import find_weights
 from mmpretrain_mobileone_ext.coreml.program import quiet
 from mmpretrain_mobileone_ext.coreml.program.read import read_program
 from mmpretrain_mobileone_ext.errors import ExportError
@@ -123,28 +125,25 @@ def test_which_layer_gets_which_form(sources, tmp_path):
     assert len(np.unique(values[SECOND_DW])) > 16
 
 
-def test_weights_are_as_computed_without_coremltools(sources, tmp_path):
-    """Tables exactly, integers up to the rounding of an fp16 scale."""
-    before = find_weights(read_program(sources['iOS18']))
-    for name, bound in (
-        ('palettize3', 0),
-        ('prune50+palettize4', 0),
-        ('prune30', 0),
-        ('int8', 0.01),
-    ):
-        form = parse_form(name)
-        out = apply_plan(
-            sources['iOS18'],
-            {w.name: form for w in before},
-            tmp_path / f'{name}.mlpackage',
-            Palettes(),
-        )
-        for weight in before:
-            mine = approximate(weight.values, form, 'iOS18', Palettes())
-            found = dense_of(out)[weight.name]
-            scale = np.abs(weight.values).max()
-            assert np.abs(mine - found).max() <= bound * scale
-            assert not np.array_equal(found, weight.values)
+ALONE = [s for s in SEARCHED[1:] if not isinstance(s, Joint)]
+JOINT = [s for s in SEARCHED if isinstance(s, Joint)]
+
+
+@pytest.mark.parametrize(
+    'ways', [ALONE[:6], ALONE[-6:], JOINT[:6], JOINT[5:11], JOINT[-6:]], ids=lambda w: w[0].name
+)
+def test_weights_are_as_coremltools_stores_them(sources, ways, tmp_path):
+    """Tables and zeros exactly, integers up to the rounding of an fp16 scale."""
+    weights = find_weights(read_program(sources['iOS18']))
+    plan = {w.name: storage for w, storage in zip(weights, ways)}
+    found = dense_of(apply_plan(sources['iOS18'], plan, tmp_path / 'out.mlpackage', Palettes()))
+    for weight, storage in zip(weights, ways):
+        mine = storage.approximate(weight.values, 'iOS18', Palettes())
+        bound = 0.01 * np.abs(weight.values).max() if 'int8' in storage.name else 0
+        assert np.abs(mine - found[weight.name]).max() <= bound, storage.name
+        other = DENSE if storage.max_drop > 0.2 else Palette(1)
+        other = other.approximate(weight.values, 'iOS18', Palettes())
+        assert np.abs(other - found[weight.name]).max() > bound, storage.name
 
 
 def test_pruning_reaches_its_share_on_large_weights(tmp_path):
@@ -171,9 +170,9 @@ def test_pruning_reaches_its_share_on_large_weights(tmp_path):
 
 def test_prune_threshold():
     values = np.array([[3, -1], [0.5, 2]], np.float16)
-    assert prune_threshold(values, 50) == 1
-    assert prune_threshold(values, 75) == 2
-    assert prune_threshold(values, 1) == 0.5
+    assert Sparse(50).threshold(values) == 1
+    assert Sparse(75).threshold(values) == 2
+    assert Sparse(1).threshold(values) == 0.5
 
 
 def test_flexible_shapes_stay(tmp_path):
@@ -236,20 +235,23 @@ def test_refused(sources, tmp_path):
 def test_plans_are_checked(sources, tmp_path):
     out, source = tmp_path / 'out.mlpackage', sources['iOS16']
     with pytest.raises(ExportError, match="no operation 'x' with a weight"):
-        apply_plan(source, {'x': table(4)}, out, Palettes())
+        apply_plan(source, {'x': Palette(4)}, out, Palettes())
     name = next(iter(dense_of(source)))
     with pytest.raises(ExportError, match='needs a deployment target of iOS'):
-        apply_plan(source, {name: table(3)}, out, Palettes())
+        apply_plan(source, {name: Palette(3)}, out, Palettes())
     assert not out.exists()
 
 
-def test_what_coremltools_skips_is_an_error(sources, tmp_path, monkeypatch):
-    from mmpretrain_mobileone_ext.coreml.compress import apply as compress_apply
+class Skipped(Dense):
+    """coremltools has nothing to do for it."""
 
-    monkeypatch.setattr(compress_apply, '_passes', lambda *args: iter(()))
+    name = 'skipped'
+
+
+def test_what_coremltools_skips_is_an_error(sources, tmp_path):
     name = next(iter(dense_of(sources['iOS16'])))
     with pytest.raises(ExportError, match=f'left the weights of {name}'):
-        apply_plan(sources['iOS16'], {name: table(4)}, tmp_path / 'out.mlpackage', Palettes())
+        apply_plan(sources['iOS16'], {name: Skipped()}, tmp_path / 'out.mlpackage', Palettes())
 
 
 def test_nothing_worth_compressing(tmp_path):
@@ -264,9 +266,9 @@ def test_nothing_worth_compressing(tmp_path):
 def test_other_mixed_plans_keep_what_they_do_not_name(sources, tmp_path):
     names = list(dense_of(sources['iOS18']))
     plan = {
-        names[FIRST_PW]: Form('int8', 8, 50),
-        names[SECOND_PW]: table(2),
-        names[CLASSIFIER]: Form(pruned=20),
+        names[FIRST_PW]: Joint(Sparse(50), INT8),
+        names[SECOND_PW]: Palette(2),
+        names[CLASSIFIER]: Sparse(20),
     }
     out = apply_plan(sources['iOS18'], plan, tmp_path / 'out.mlpackage', Palettes())
     before, after = dense_of(sources['iOS18']), dense_of(out)

@@ -6,14 +6,15 @@ import numpy as np
 import pytest
 
 from mmpretrain_mobileone_ext.coreml.compress import SCHEMES
-from mmpretrain_mobileone_ext.coreml.compress.coding import DENSE, INT8, Form, Weight, table
 from mmpretrain_mobileone_ext.coreml.compress.scheme import (
     check_scheme,
-    form_for,
+    fixed_scheme,
     plan_for,
-    scheme_form,
+    storage_for,
     tolerance_for,
 )
+from mmpretrain_mobileone_ext.coreml.compress.storage import DENSE, INT8, Joint, Palette, Sparse
+from mmpretrain_mobileone_ext.coreml.compress.weights import Weight
 from mmpretrain_mobileone_ext.errors import ExportError
 
 PACKAGE, NETWORK = 'mlprogram', 'neuralnetwork'
@@ -142,26 +143,26 @@ def test_wrong_budgets():
 @pytest.mark.parametrize(
     ('scheme', 'role', 'depthwise', 'count', 'wanted'),
     [
-        ('palettize4', '', False, 4096, table(4)),
+        ('palettize4', '', False, 4096, Palette(4)),
         ('palettize4', '', False, 2047, INT8),
         ('palettize4', 'first', False, 4096, INT8),
         ('palettize4', '', True, 4096, INT8),
-        ('palettize4', 'last', False, 4096, table(6)),
-        ('palettize8', 'last', False, 4096, table(8)),
+        ('palettize4', 'last', False, 4096, Palette(6)),
+        ('palettize8', 'last', False, 4096, Palette(8)),
         ('palettize4', 'last', False, 1000, INT8),
         ('int8', 'first', False, 100, INT8),
         ('int8', 'last', False, 4096, INT8),
-        ('prune50', '', False, 4096, Form(pruned=50)),
-        ('prune50', 'last', False, 4096, Form(pruned=50)),
+        ('prune50', '', False, 4096, Sparse(50)),
+        ('prune50', 'last', False, 4096, Sparse(50)),
         ('prune50', 'first', False, 4096, DENSE),
         ('prune50', '', True, 4096, DENSE),
         ('prune50', '', False, 100, DENSE),
-        ('prune25+palettize4', 'last', False, 4096, table(6, 25)),
+        ('prune25+palettize4', 'last', False, 4096, Joint(Sparse(25), Palette(6))),
         ('prune25+palettize4', '', True, 4096, INT8),
     ],
 )
-def test_form_for(scheme, role, depthwise, count, wanted):
-    assert form_for(scheme_form(scheme), role, depthwise, count) == wanted
+def test_storage_for(scheme, role, depthwise, count, wanted):
+    assert storage_for(fixed_scheme(scheme), role, depthwise, count) == wanted
 
 
 def test_plan_leaves_out_what_would_grow():
@@ -172,15 +173,15 @@ def test_plan_leaves_out_what_would_grow():
         weight('large', (128, 64, 1, 1)),
         weight('head', (100, 128), 'last'),
     ]
-    assert plan_for('palettize4', weights, 'iOS16') == {
+    assert plan_for(fixed_scheme('palettize4'), weights, 'iOS16') == {
         'wide stem': INT8,
-        'large': table(4),
-        'head': table(6),
+        'large': Palette(4),
+        'head': Palette(6),
     }
-    assert plan_for('prune50', weights, 'iOS16') == {
-        'large': Form(pruned=50),
-        'head': Form(pruned=50),
+    assert plan_for(fixed_scheme('prune50'), weights, 'iOS16') == {
+        'large': Sparse(50),
+        'head': Sparse(50),
     }
-    assert set(plan_for('int8', weights, 'iOS16')) == {'wide stem', 'large', 'head'}
+    assert set(plan_for(fixed_scheme('int8'), weights, 'iOS16')) == {'wide stem', 'large', 'head'}
     # A sixteenth of sparsity does not pay for the mask.
-    assert plan_for('prune5', weights, 'iOS16') == {}
+    assert plan_for(fixed_scheme('prune5'), weights, 'iOS16') == {}

@@ -6,26 +6,19 @@ The tests with real files and real accuracy are in test_compress_digits.py.
 from __future__ import annotations
 
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 from compress_kit import save_small, verified
 
-from mmpretrain_mobileone_ext.coreml.compress import search as compress_search
 from mmpretrain_mobileone_ext.coreml.compress import trial as compress_trial
-from mmpretrain_mobileone_ext.coreml.compress.coding import (
-    DENSE,
-    INT8,
-    approximate,
-    find_weights,
-    output_error,
-    parse_form,
-    stored_bytes,
-    table,
-)
 from mmpretrain_mobileone_ext.coreml.compress.kmeans import Palettes
-from mmpretrain_mobileone_ext.coreml.compress.search import Choice, Choices, search
+from mmpretrain_mobileone_ext.coreml.compress.scheme import fixed_scheme
+from mmpretrain_mobileone_ext.coreml.compress.search import Choice, Choices, repair, search
+from mmpretrain_mobileone_ext.coreml.compress.storage import DENSE, INT8, Palette
+from mmpretrain_mobileone_ext.coreml.compress.weights import find_weights, output_error
 from mmpretrain_mobileone_ext.coreml.program.read import read_program
 from mmpretrain_mobileone_ext.errors import ExportError
 from mmpretrain_mobileone_ext.utils.files import tree_bytes
@@ -50,11 +43,11 @@ class World:
 
     def apply(self, source, plan, out, palettes):
         size = tree_bytes(self.source) + sum(
-            stored_bytes(form, self.weights[name].shape, 'iOS16')
-            - stored_bytes(DENSE, self.weights[name].shape, 'iOS16')
-            for name, form in plan.items()
+            storage.size(self.weights[name].values, 'iOS16')
+            - DENSE.size(self.weights[name].values, 'iOS16')
+            for name, storage in plan.items()
         )
-        text = json.dumps({k: f.name for k, f in sorted(plan.items())})
+        text = json.dumps({k: s.name for k, s in sorted(plan.items())})
         out.mkdir()
         (out / 'file').write_text(text.ljust(size))
         self.made.append(text)
@@ -66,7 +59,7 @@ class World:
         total = sum(
             self.gains[name]
             * output_error(
-                w.values, approximate(w.values, parse_form(plan[name]), 'iOS16', self.palettes)
+                w.values, fixed_scheme(plan[name]).approximate(w.values, 'iOS16', self.palettes)
             )
             for name, w in self.weights.items()
             if name in plan
@@ -97,20 +90,23 @@ def source(tmp_path_factory):
 
 @pytest.fixture
 def run(source, tmp_path, monkeypatch):
-    def run(seed=0, budget=0.5, noise=0.0, evaluate=None, baseline=None):
+    def run(seed=0, budget=0.5, noise=0.0, evaluate=None, baseline=None, **budgets):
         world = World(source, seed, noise)
         monkeypatch.setattr(compress_trial, 'apply_plan', world.apply)
         folder = tmp_path / f'{len(list(tmp_path.iterdir()))}'
         folder.mkdir()
         world.folder = folder
-        world.result = search(
+        found = search(
             source,
             folder,
             evaluate or world.evaluate,
             baseline or world.evaluate(source),
             budget,
             'iOS16',
+            **budgets,
         )
+        (best,) = (c for c in found if c.path)
+        world.result = SimpleNamespace(candidates=found, best=best)
         return world
 
     return run
@@ -131,7 +127,7 @@ def test_promises(run, seed, budget, noise):
     if fitting and budget:
         assert result.best.size_bytes < min(fitting)
     assert result.best.size_bytes == tree_bytes(result.best.path)
-    assert len(world.made) == result.evaluations <= EVALUATIONS
+    assert len(world.made) == len(result.candidates) - 1 <= EVALUATIONS
     assert len(set(world.made)) == len(world.made)
     left = list(world.folder.iterdir())
     assert left == ([] if result.best.kind == 'none' else [result.best.path])
@@ -141,17 +137,15 @@ def test_promises(run, seed, budget, noise):
 def test_near_the_best_plan_there_is(run):
     """Against brute force over the forms that the search considers."""
     world = run(seed=1, budget=2.0)
-    forms = ['dense', 'int8', 'palettize8', 'palettize6', 'palettize4', 'palettize2', 'palettize1']
+    names = ['int8', 'palettize8', 'palettize6', 'palettize4', 'palettize2', 'palettize1']
     base = tree_bytes(world.source)
     # Size and damage add up over layers: a knapsack, by damage in 1/10000.
     best = {0: 0}
     for name, weight in world.weights.items():
         options = []
-        for form in forms:
-            damage = 0.0 if form == 'dense' else world.wrong({name: form})
-            saved = stored_bytes(DENSE, weight.shape, 'iOS16') - stored_bytes(
-                parse_form(form), weight.shape, 'iOS16'
-            )
+        for storage in (DENSE, *map(fixed_scheme, names)):
+            damage = 0.0 if storage == DENSE else world.wrong({name: storage.name})
+            saved = DENSE.size(weight.values, 'iOS16') - storage.size(weight.values, 'iOS16')
             options.append((int(np.ceil(damage * 1e4)), saved))
         best = {
             d + cost: max(
@@ -169,11 +163,9 @@ def test_near_the_best_plan_there_is(run):
     assert saved >= 0.97 * (base - optimum)
 
 
-def test_bisection_alone_comes_close(run, monkeypatch):
+def test_bisection_alone_comes_close(run):
     full = run(seed=1, budget=2.0).result
-    monkeypatch.setattr(compress_search, '_MAX_STEPS', 0)
-    monkeypatch.setattr(compress_search, '_MAX_REPAIRS', 0)
-    result = run(seed=1, budget=2.0).result
+    result = run(seed=1, budget=2.0, max_steps=0, max_repairs=0).result
     assert result.best.kind == 'mixed'
     mixed = [c for c in result.candidates if c.kind == 'mixed']
     assert 2 <= len(mixed) <= 6
@@ -192,16 +184,7 @@ class Ledger:
     @staticmethod
     def candidate(plan, size, drop):
         return compress_trial.Candidate(
-            'words',
-            'mixed',
-            size,
-            None,
-            1.0,
-            drop,
-            0.0,
-            drop <= 1.0,
-            {k: f.name for k, f in plan.items()},
-            None,
+            'words', 'mixed', size, None, 1.0, drop, 0.0, drop <= 1.0, plan, None
         )
 
     def score(self, plan, kind, words=''):
@@ -217,37 +200,34 @@ def test_repairs_start_at_the_smallest_near_miss():
         return Choices({c.form: c for c in found}, tuple(found))
 
     two = {
-        'a': choices((DENSE, 400, 0.0), (INT8, 200, 0.1), (table(4), 100, 0.5)),
+        'a': choices((DENSE, 400, 0.0), (INT8, 200, 0.1), (Palette(4), 100, 0.5)),
         'b': choices((DENSE, 400, 0.0), (INT8, 200, 0.1)),
     }
-    near = Ledger.candidate({'a': table(4), 'b': INT8}, 600, 1.8)
-    far = Ledger.candidate({'a': table(4)}, 500, 9.0)
-    nearer = Ledger.candidate({'a': table(4)}, 650, 1.1)
+    near = Ledger.candidate({'a': Palette(4), 'b': INT8}, 600, 1.8)
+    far = Ledger.candidate({'a': Palette(4)}, 500, 9.0)
+    nearer = Ledger.candidate({'a': Palette(4)}, 650, 1.1)
     gains, count = {'a': 1.0, 'b': 1.0}, []
     ledger = Ledger(nearer, near, far)
-    compress_search._repair(ledger, two, gains, count.append)
+    repair(ledger, two, gains, count.append, 8)
     assert ledger.candidates[-1].fits
-    assert ledger.candidates[-1].forms == {'a': INT8, 'b': INT8}
+    assert ledger.candidates[-1].plan == {'a': INT8, 'b': INT8}
     assert count == [1]
     ledger = Ledger(far)
-    compress_search._repair(ledger, two, gains, count.append)
+    repair(ledger, two, gains, count.append, 8)
     assert len(ledger.candidates) == 2
 
 
-def test_sensitivities(run):
+def test_layers_alone(run):
     world = run(seed=2)
-    found = world.result.sensitivities
-    assert {s.layer for s in found} <= set(world.weights)
-    assert len(found) >= 4
-    assert [s.relative for s in found] == sorted((s.relative for s in found), reverse=True)
-    worst = max(
-        (s.layer for s in found),
-        key=lambda name: world.wrong({name: next(s.form for s in found if s.layer == name)}),
-    )
-    assert found[0].layer == worst
     layers = [c for c in world.result.candidates if c.kind == 'layer']
-    assert len(layers) == len(found)
-    assert all(len(c.plan) == 1 for c in layers)
+    assert len(layers) >= 4
+    damage = {}
+    for candidate in layers:
+        ((layer, storage),) = candidate.plan.items()
+        damage[layer] = world.wrong({layer: storage.name})
+    assert set(damage) <= set(world.weights)
+    worst = max(layers, key=lambda c: c.relative)
+    assert list(worst.plan) == [max(damage, key=damage.get)]
 
 
 def test_candidates_say_what_they_are(run):
@@ -303,10 +283,9 @@ def test_nan_never_fits(run):
     assert world.result.best.kind == 'none'
 
 
-def test_few_probes_bound_the_search(run, monkeypatch):
-    monkeypatch.setattr(compress_search, '_MAX_PROBES', 2)
-    result = run(seed=0).result
-    assert len(result.sensitivities) == 2
+def test_few_probes_bound_the_search(run):
+    result = run(seed=0, max_probes=2).result
+    assert sum(c.kind == 'layer' for c in result.candidates) == 2
     fitting = [c.size_bytes for c in result.candidates if c.kind == 'fixed' and c.fits]
     assert result.best.size_bytes < min(fitting)
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 from compress_kit import verified
 
-from mmpretrain_mobileone_ext.coreml.compress.search import SearchResult
+from mmpretrain_mobileone_ext.coreml.compress.storage import INT8
 from mmpretrain_mobileone_ext.coreml.compress.trial import Candidate
 from mmpretrain_mobileone_ext.errors import ExportError
 from mmpretrain_mobileone_ext.export import compression as compress_step
@@ -39,7 +39,7 @@ class Judge:
 
 
 def candidate(name, tmp_path, kind='mixed'):
-    plan = {} if kind == 'none' else dict(layer='int8')
+    plan = {} if kind == 'none' else dict(layer=INT8)
     return Candidate(
         name, kind, SIZES[name], 1.0, 1.0, 0.0, 0.0, True, plan, tmp_path / f'{name}.mlpackage'
     )
@@ -56,7 +56,7 @@ def run(tmp_path, monkeypatch):
                 candidate(n, tmp_path, k)
                 for n, k in (('plain', 'none'), ('lucky', 'mixed'), ('steady', 'mixed'))
             )
-            return SearchResult(found[1], found, ())
+            return replace(found[0], path=None), found[1], found[2]
 
         monkeypatch.setattr(compress_step, 'search', search)
         monkeypatch.setattr(compress_step, 'tree_bytes', lambda path: SIZES[path.stem])

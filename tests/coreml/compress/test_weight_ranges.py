@@ -9,7 +9,7 @@ from compress_kit import save_small, small_net
 from torch import nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from mmpretrain_mobileone_ext.coreml.compress.coding import Weight
+from mmpretrain_mobileone_ext.coreml.compress.weights import Weight
 from mmpretrain_mobileone_ext.report.layers import range_of, weight_ranges
 
 RNG = np.random.default_rng(0)

@@ -12,17 +12,20 @@ from runtime_kit import save_torch
 from torch import nn
 
 from mmpretrain_mobileone_ext.coreml.compress.apply import apply_plan
-from mmpretrain_mobileone_ext.coreml.compress.coding import (
+from mmpretrain_mobileone_ext.coreml.compress.kmeans import SUM_WEIGHT, Palettes
+from mmpretrain_mobileone_ext.coreml.compress.storage import (
     DENSE,
-    Form,
-    approximate,
-    find_weights,
+    INT8,
+    Joint,
+    Palette,
+    Sparse,
     int8,
+)
+from mmpretrain_mobileone_ext.coreml.compress.weights import (
+    find_weights,
     output_error,
     relative_error,
-    table,
 )
-from mmpretrain_mobileone_ext.coreml.compress.kmeans import SUM_WEIGHT, Palettes
 from mmpretrain_mobileone_ext.coreml.program import quiet
 from mmpretrain_mobileone_ext.coreml.program.read import read_program
 
@@ -76,8 +79,10 @@ def test_shared_weights(tmp_path):
     )
     stem, conv = find_weights(read_program(path))
     assert (stem.sharing, len(conv.sharing)) == ((), 1)
-    for form in (table(4), Form('int8', 8), Form(pruned=50)):
-        out = apply_plan(path, {conv.name: form}, tmp_path / f'{form.name}.mlpackage', Palettes())
+    for storage in (Palette(4), INT8, Sparse(50)):
+        out = apply_plan(
+            path, {conv.name: storage}, tmp_path / f'{storage.name}.mlpackage', Palettes()
+        )
         program = read_program(out)
         used = [op for op in program.operations if op.type == 'conv'][1:]
         assert {op.name for op in used} == {conv.name, *conv.sharing}
@@ -103,17 +108,17 @@ def test_int8(seed, per_channel):
 def test_approximations():
     rng = np.random.default_rng(0)
     values = rng.normal(size=(16, 8)).astype(np.float16)
-    exact = approximate(values, DENSE, 'iOS16', Palettes())
+    exact = DENSE.approximate(values, 'iOS16', Palettes())
     assert np.array_equal(exact, values)
-    half = approximate(values, Form(pruned=50), 'iOS16', Palettes())
+    half = Sparse(50).approximate(values, 'iOS16', Palettes())
     assert (half == 0).mean() == 0.5
     assert np.array_equal(half[half != 0], values[half != 0])
-    both = approximate(values, table(2, 50), 'iOS18', Palettes())
+    both = Joint(Sparse(50), Palette(2)).approximate(values, 'iOS18', Palettes())
     assert np.array_equal(both == 0, half == 0)
     assert len(np.unique(both)) <= 5
     errors = [
-        relative_error(values, approximate(values, form, 'iOS16', Palettes()))
-        for form in (table(8), table(6), table(4), table(2), table(1))
+        relative_error(values, Palette(bits).approximate(values, 'iOS16', Palettes()))
+        for bits in (8, 6, 4, 2, 1)
     ]
     assert errors == sorted(errors)
     assert errors[0] < 1e-3
@@ -126,7 +131,7 @@ def test_groups_of_channels():
     values = rng.normal(size=(64, 512)).astype(np.float16)
     values[:32] *= np.float16(0.01)
     one, many = (
-        approximate(values, table(4), target, Palettes())[:32] for target in ('iOS16', 'iOS18')
+        Palette(4).approximate(values, target, Palettes())[:32] for target in ('iOS16', 'iOS18')
     )
     assert relative_error(values[:32], many) < 0.15
     assert relative_error(values[:32], one) > 0.5

@@ -13,8 +13,8 @@ from swift_models import LABELS, export
 
 from mmpretrain_mobileone_ext.coreml import read_program
 from mmpretrain_mobileone_ext.coreml.swift import package, write_swift_package
-from mmpretrain_mobileone_ext.coreml.swift import render as place
 from mmpretrain_mobileone_ext.errors import ExportError, ProgramError
+from mmpretrain_mobileone_ext.utils import files
 
 PIXELS = np.random.default_rng(1).integers(0, 256, (24, 32, 3), np.uint8)
 
@@ -50,7 +50,7 @@ def test_own_package_is_replaced_with_force_only(models, tmp_path):
 def test_own_package_is_replaced_where_names_cannot_be_swapped(models, tmp_path, monkeypatch):
     out = write_swift_package(models['gray'], tmp_path / 'out')
     (out / 'mine.txt').write_text('')
-    monkeypatch.setattr(place, 'exchange', lambda one, other: False)
+    monkeypatch.setattr(files, 'exchange', lambda one, other: False)
     write_swift_package(models['gray'], out, force=True)
     assert not (out / 'mine.txt').exists()
     assert [p.name for p in tmp_path.iterdir()] == ['out']
@@ -90,7 +90,7 @@ def test_a_failure_leaves_the_old_package(models, tmp_path, monkeypatch, where):
         monkeypatch.setattr(package, where, fail)
     else:
         monkeypatch.setattr(os, 'rename', fail)
-        monkeypatch.setattr(place, 'exchange', lambda one, other: False)
+        monkeypatch.setattr(files, 'exchange', lambda one, other: False)
     with pytest.raises(ExportError, match=r'cannot write.*disk full'):
         write_swift_package(models['gray'], out, force=True)
     monkeypatch.undo()

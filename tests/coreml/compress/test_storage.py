@@ -1,4 +1,4 @@
-"""Forms of weights: names, targets, groups, and bytes as on disk."""
+"""Ways to store a weight: names, targets, groups, and bytes as on disk."""
 
 from __future__ import annotations
 
@@ -9,51 +9,49 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mmpretrain_mobileone_ext.coreml.compress.apply import apply_plan
-from mmpretrain_mobileone_ext.coreml.compress.coding import (
+from mmpretrain_mobileone_ext.coreml.compress.kmeans import Palettes
+from mmpretrain_mobileone_ext.coreml.compress.scheme import KINDS, fixed_scheme
+from mmpretrain_mobileone_ext.coreml.compress.storage import (
     DENSE,
     INT8,
-    TABLE_BITS,
-    Form,
-    find_weights,
-    group_size,
-    parse_form,
-    stored_bytes,
-    table,
+    Joint,
+    Palette,
+    Sparse,
+    Storage,
 )
-from mmpretrain_mobileone_ext.coreml.compress.kmeans import Palettes
+from mmpretrain_mobileone_ext.coreml.compress.weights import find_weights
 from mmpretrain_mobileone_ext.coreml.program.read import read_program
 from mmpretrain_mobileone_ext.errors import ExportError
 from mmpretrain_mobileone_ext.utils.files import tree_bytes
 
 NAMES = {
-    'dense': DENSE,
     'int8': INT8,
-    'palettize4': table(4),
-    'prune50': Form(pruned=50),
-    'prune5': Form(pruned=5),
-    'prune25+int8': Form('int8', 8, 25),
-    'prune99+palettize3': table(3, 99),
+    'palettize4': Palette(4),
+    'prune50': Sparse(50),
+    'prune5': Sparse(5),
+    'prune25+int8': Joint(Sparse(25), INT8),
+    'prune99+palettize3': Joint(Sparse(99), Palette(3)),
 }
+CODES = st.sampled_from((INT8, *map(Palette, Palette.POINTS)))
+SPARSE = st.integers(1, 99).map(Sparse)
 
 
 @pytest.mark.parametrize('name', NAMES)
 def test_names(name):
     assert NAMES[name].name == name
-    if name != 'dense':
-        assert parse_form(name) == NAMES[name]
+    assert fixed_scheme(name) == NAMES[name]
 
 
-@given(bits=st.sampled_from((0, *TABLE_BITS)), integers=st.booleans(), pruned=st.integers(0, 99))
-def test_every_name_is_read_back(bits, integers, pruned):
-    form = (
-        Form('int8', 8, pruned)
-        if integers
-        else table(bits, pruned)
-        if bits
-        else Form(pruned=pruned)
-    )
-    if form != DENSE:
-        assert parse_form(form.name) == form
+@given(CODES | SPARSE | st.builds(Joint, SPARSE, CODES))
+def test_every_name_is_read_back(storage):
+    assert fixed_scheme(storage.name) == storage
+
+
+def test_no_two_kinds_share_a_name_or_an_operation():
+    found = [s for kind in KINDS if issubclass(kind, Storage) for s in kind.searched()]
+    assert len({s.name for s in found}) == len(set(found)) == len(found)
+    words = [op for kind in KINDS if issubclass(kind, Storage) for op in kind.words]
+    assert len(set(words)) == len(words)
 
 
 @pytest.mark.parametrize(
@@ -72,31 +70,36 @@ def test_every_name_is_read_back(bits, integers, pruned):
         '+int8',
         'int8+prune50',
         'INT8',
+        'dense',
         'prune50int8',
         'prune50+dense',
         'int8 ',
     ],
 )
 def test_no_names(name):
-    with pytest.raises(ExportError, match='allowed: dense, int8'):
-        parse_form(name)
+    with pytest.raises(ExportError, match='allowed: none, int8'):
+        fixed_scheme(name)
 
 
 def test_oldest():
-    assert [parse_form(n).oldest for n in ('int8', 'palettize4', 'palettize1', 'prune50')] == [
+    assert [fixed_scheme(n).oldest for n in ('int8', 'palettize4', 'palettize1', 'prune50')] == [
         'iOS16'
     ] * 4
-    assert [parse_form(n).oldest for n in ('palettize3', 'prune50+int8', 'prune9+palettize4')] == [
-        'iOS18'
-    ] * 3
+    assert [
+        fixed_scheme(n).oldest for n in ('palettize3', 'prune50+int8', 'prune9+palettize4')
+    ] == ['iOS18'] * 3
 
 
-@given(channels=st.integers(1, 300), inputs=st.integers(1, 300), bits=st.sampled_from(TABLE_BITS))
+@given(
+    channels=st.integers(1, 300),
+    inputs=st.integers(1, 300),
+    bits=st.sampled_from(tuple(Palette.POINTS)),
+)
 def test_groups(channels, inputs, bits):
     shape = (channels, inputs, 1, 1)
-    assert group_size(shape, bits, 'iOS16') == channels
-    assert group_size(shape, bits, 'iOS17') == channels
-    size = group_size(shape, bits, 'iOS18')
+    assert Palette(bits).group_size(shape, 'iOS16') == channels
+    assert Palette(bits).group_size(shape, 'iOS17') == channels
+    size = Palette(bits).group_size(shape, 'iOS18')
     assert channels % size == 0
     if size < channels:
         assert size >= 8
@@ -105,10 +108,10 @@ def test_groups(channels, inputs, bits):
 
 
 def test_groups_of_known_shapes():
-    assert group_size((1024, 1024, 1, 1), 4, 'iOS18') == 8
-    assert group_size((128, 64, 1, 1), 4, 'iOS18') == 16
-    assert group_size((64, 1, 3, 3), 4, 'iOS18') == 64
-    assert group_size((10, 128), 4, 'iOS18') == 10
+    assert Palette(4).group_size((1024, 1024, 1, 1), 'iOS18') == 8
+    assert Palette(4).group_size((128, 64, 1, 1), 'iOS18') == 16
+    assert Palette(4).group_size((64, 1, 3, 3), 'iOS18') == 64
+    assert Palette(4).group_size((10, 128), 'iOS18') == 10
 
 
 @pytest.mark.parametrize(
@@ -148,13 +151,12 @@ def test_bytes_as_on_disk(target, names, tmp_path):
     dense = tree_bytes(source)
     predicted = []
     for name in names:
-        form = parse_form(name)
+        storage = fixed_scheme(name)
         out = apply_plan(
-            source, {w.name: form for w in weights}, tmp_path / f'{name}.mlpackage', Palettes()
+            source, {w.name: storage for w in weights}, tmp_path / f'{name}.mlpackage', Palettes()
         )
         expected = sum(
-            stored_bytes(form, w.shape, target) - stored_bytes(DENSE, w.shape, target)
-            for w in weights
+            storage.size(w.values, target) - DENSE.size(w.values, target) for w in weights
         )
         predicted.append(expected)
         found = tree_bytes(out) - dense
@@ -165,8 +167,8 @@ def test_bytes_as_on_disk(target, names, tmp_path):
 
 def test_small_weights_are_not_worth_integers():
     """Scale, zero point and records cost more than 288 weights save."""
-    assert stored_bytes(INT8, (32, 1, 3, 3), 'iOS16') > stored_bytes(DENSE, (32, 1, 3, 3), 'iOS16')
-    assert stored_bytes(INT8, (256, 1, 3, 3), 'iOS16') < stored_bytes(
-        DENSE, (256, 1, 3, 3), 'iOS16'
-    )
-    assert stored_bytes(DENSE, (8, 8), 'iOS16', 4) == stored_bytes(DENSE, (8, 16), 'iOS16', 2)
+    for channels, smaller in ((32, False), (256, True)):
+        values = np.zeros((channels, 1, 3, 3), np.float16)
+        assert (INT8.size(values, 'iOS16') < DENSE.size(values, 'iOS16')) == smaller
+    wide, long = np.zeros((8, 8), np.float32), np.zeros((8, 16), np.float16)
+    assert DENSE.size(wide, 'iOS16') == DENSE.size(long, 'iOS16')
