@@ -61,9 +61,8 @@ def _check(plan: Plan, weights: Mapping[str, Weight], system: str, source: Path)
             )
         if system < storage.oldest:
             raise ExportError(
-                f'{source}: a weight stored as {storage.name} needs a '
-                f'deployment target of {storage.oldest}; the file is for '
-                f'{system}'
+                f'{source}: a weight stored as {storage.name} needs a deployment target of '
+                f'{storage.oldest}; the file is for {system}'
             )
 
 

@@ -25,8 +25,6 @@ import numpy as np
 
 from ...errors import ExportError
 
-_ITERATIONS = 200
-_KEPT = 256
 #: Weight of a filter's squared sum of errors against its sum of squares: (mean of the inputs)^2 /
 #: variance, of an order that layers have.
 SUM_WEIGHT = 0.25
@@ -39,9 +37,13 @@ class Palettes:
     """Palettizes arrays, and remembers the last ones.
 
     A search over the layers of a network meets the same weight again and again.
+
+    Args:
+        kept: how many are remembered.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, kept: int = 256) -> None:
+        self._kept = kept
         self._known: OrderedDict[tuple[object, ...], Found] = OrderedDict()
 
     def __call__(self, values: np.ndarray, bits: int, sparse: bool = False) -> Found:
@@ -49,7 +51,7 @@ class Palettes:
         key = (sha256(values.tobytes()).digest(), values.shape, values.dtype, bits, sparse)
         if key not in self._known:
             self._known[key] = palettize(values, bits, sparse)
-            if len(self._known) > _KEPT:
+            if len(self._known) > self._kept:
                 self._known.popitem(last=False)
         return self._known[key]
 
@@ -114,11 +116,13 @@ def _balance(
     return np.where(place < count, moved, indices)
 
 
-def cluster(values: np.ndarray, clusters: int) -> np.ndarray:
+def cluster(values: np.ndarray, clusters: int, iterations: int = 200) -> np.ndarray:
     """Centers of at most ``clusters`` clusters of numbers, increasing.
 
     Args:
         values: finite numbers of any shape; may be empty.
+        clusters: how many at most.
+        iterations: of Lloyd's, at most.
 
     Returns:
         float64 (k, ): the distinct values where they are few enough.
@@ -129,7 +133,7 @@ def cluster(values: np.ndarray, clusters: int) -> np.ndarray:
         return wide
     sums = _Sums(wide, counts)
     borders = _split(sums, len(wide), clusters)
-    for _ in range(_ITERATIONS):
+    for _ in range(iterations):
         means = sums.means(borders)
         inner = np.searchsorted(wide, (means[1:] + means[:-1]) / 2)
         moved = np.concatenate([[0], inner, [len(wide)]])

@@ -63,9 +63,8 @@ class DropTolerance:
         if drop <= self.allowed(images) + 1e-9:
             return None
         return (
-            f'top-1 drops by {drop:.2f} points on {images} images; '
-            f'allowed: {self.allowed(images):.2f} '
-            f'(tolerance {self.name!r})'
+            f'top-1 drops by {drop:.2f} points on {images} images; allowed: '
+            f'{self.allowed(images):.2f} (tolerance {self.name!r})'
         )
 
 

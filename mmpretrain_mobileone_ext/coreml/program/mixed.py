@@ -16,7 +16,9 @@ from ...errors import ExportError
 from . import quiet
 from .graph import Operation, Program, Value, sources
 
+#: What coremltools appends to the names of operations and of casts to fp16.
 _SUFFIX = '_cast_fp16'
+_TO_HALF = '_to_fp16'
 #: Pixels of an image are fp32 values.
 _FULL = ('fp32', 'uint8')
 
@@ -29,7 +31,7 @@ class Twins:
 
     Attributes:
         whole: the fp32 file.
-        halves: operation to its form in the fp16 file, which reads values called as in ``whole``;
+        halves: operation to what it is in the fp16 file, which reads values called as in ``whole``;
             only operations that differ and that coremltools lets one choose.
         spellings: operation to what coremltools calls it while it converts.
     """
@@ -58,7 +60,7 @@ class Twins:
                 for name in sorted(needed - cast):
                     yield _to_half(name)
                 cast |= needed
-                chosen = _renamed(chosen, {n: _half_name(n) for n in needed})
+                chosen = _renamed(chosen, {n: f'{n}{_TO_HALF}' for n in needed})
             full.update(name for name, dtype in zip(op.outputs, chosen.dtypes) if dtype == 'fp32')
             yield chosen
 
@@ -71,7 +73,7 @@ class Twins:
         return [self._makers[v] for v in sources(self.halves[name]) if v in self._makers]
 
     def find(self, op: Operation) -> Optional[str]:
-        """The operation of which ``op`` of a mixed file is a form."""
+        """The operation that ``op`` of a mixed file is in one of the two precisions."""
         names = self._makers.get(bare(op.outputs[0])), bare(op.name)
         return next((n for n in names if n in self.halves), None)
 
@@ -116,16 +118,14 @@ def _pairs(half: Program, whole: Program) -> list[tuple[Operation, Operation]]:
         partner = results.get((op.type, op.outputs[0])) or names.get((op.type, op.name))
         if partner is None:
             raise ExportError(
-                f'precision auto: operation {op.name!r} ({op.type}) of the '
-                'fp32 program is not in the fp16 program; give precision '
-                'fp16 or fp32'
+                f'precision auto: operation {op.name!r} ({op.type}) of the fp32 program is not in '
+                'the fp16 program; give precision fp16 or fp32'
             )
         pairs.append((op, partner))
     if len({partner.name for _, partner in pairs}) != len(ours):
         raise ExportError(
-            f'precision auto: the fp16 program has {len(ours)} operations '
-            f'and the fp32 program {len(theirs)}; give precision fp16 or '
-            'fp32'
+            f'precision auto: the fp16 program has {len(ours)} operations and the fp32 program '
+            f'{len(theirs)}; give precision fp16 or fp32'
         )
     return pairs
 
@@ -182,7 +182,6 @@ def _without_casts(program: Program) -> list[Operation]:
 
 
 def _renamed(op: Operation, names: Mapping[str, str]) -> Operation:
-
     def renamed(value: Any) -> Any:
         if isinstance(value, tuple):
             return tuple(renamed(item) for item in value)
@@ -195,13 +194,9 @@ def _renamed(op: Operation, names: Mapping[str, str]) -> Operation:
 
 def bare(name: str) -> str:
     """The name without what tells that the operation is in fp16."""
-    return name[: -len(_SUFFIX)] if name.endswith(_SUFFIX) else name
-
-
-def _half_name(value: str) -> str:
-    return f'{value}_to_fp16'
+    return name.removesuffix(_SUFFIX)
 
 
 def _to_half(value: str) -> Operation:
-    name = _half_name(value)
+    name = f'{value}{_TO_HALF}'
     return Operation(name, 'cast', {'x': Value(value), 'dtype': 'fp16'}, (name,), ('fp16',))

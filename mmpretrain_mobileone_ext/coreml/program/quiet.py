@@ -88,13 +88,10 @@ def module(name: str) -> ModuleType:
     """Import a coremltools submodule without its known-harmless messages.
 
     Args:
-        name (str): Full dotted name, e.g. ``'coremltools.optimize.coreml'``.
-
-    Returns:
-        ModuleType: The imported module.
+        name: full dotted name, e.g. ``'coremltools.optimize.coreml'``.
 
     Raises:
-        ProgramError: If coremltools, or this part of it, is not installed.
+        ProgramError: coremltools, or this part of it, is not installed.
     """
     if name in sys.modules:
         return sys.modules[name]
@@ -108,11 +105,7 @@ def module(name: str) -> ModuleType:
 
 
 def coremltools() -> Any:
-    """Return the ``coremltools`` package, imported quietly.
-
-    Raises:
-        ProgramError: If coremltools is not installed.
-    """
+    """The ``coremltools`` package, imported quietly; raises as :func:`module`."""
     return module(_LOGGER)
 
 
@@ -125,10 +118,10 @@ def conversion() -> Iterator[Any]:
     Nothing else is hidden, and leaving the block restores everything.
 
     Yields:
-        ModuleType: The ``coremltools`` package.
+        The ``coremltools`` package.
 
     Raises:
-        ProgramError: If coremltools is not installed.
+        ProgramError: coremltools is not installed.
     """
     package = coremltools()
     with contextlib.ExitStack() as stack:

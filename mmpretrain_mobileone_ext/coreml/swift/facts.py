@@ -11,6 +11,7 @@ from typing import Any, Callable, Optional
 
 from ...errors import ExportError
 from ...models.preprocessing import step_name
+from ...utils.parity import TOLERANCES, Tolerance
 from ..program.graph import Feature, Program, walk
 from ..program.package_files import package_files
 from ..targets import TARGETS, system_of, version_of
@@ -93,6 +94,11 @@ class ModelFacts:
         return self.image.shape[2], self.image.shape[3]
 
     @property
+    def tolerance(self) -> Tolerance:
+        """What a device's probabilities may differ by from ours."""
+        return TOLERANCES['export-fp16' if self.half else 'export-fp32']
+
+    @property
     def layout(self) -> str:
         """Case of the Swift enum ``ColorLayout``."""
         return _LAYOUTS[self.image.color_layout or '']
@@ -155,9 +161,8 @@ def _image(program: Program) -> Feature:
     if feature.kind != 'image' or feature.color_layout not in _LAYOUTS:
         kind = feature.color_layout or feature.kind
         raise ExportError(
-            f'{program.path}: input {feature.name!r} is a {kind}; the Swift '
-            f'package takes images ({", ".join(_LAYOUTS)}): export with '
-            'input image'
+            f'{program.path}: input {feature.name!r} is a {kind}; the Swift package takes images '
+            f'({", ".join(_LAYOUTS)}): export with input image'
         )
     return feature
 
@@ -168,9 +173,8 @@ def _classes(program: Program) -> tuple[str, ...]:
     if not classes or not all(names):
         outputs = ', '.join(f.name for f in program.outputs)
         raise ExportError(
-            f'{program.path}: outputs {outputs}; the Swift '
-            'package takes classifiers with labels and '
-            'probabilities'
+            f'{program.path}: outputs {outputs}; the Swift package takes classifiers with labels '
+            'and probabilities'
         )
     if not all(isinstance(c, str) for c in classes) or len(set(classes)) != len(classes):
         raise ExportError(

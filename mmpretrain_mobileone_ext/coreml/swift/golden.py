@@ -13,51 +13,10 @@ from PIL import Image, PngImagePlugin
 
 from ...errors import ExportError, ProgramError
 from ...models.preprocessing import step_name
-from ...utils.parity import TOLERANCES, Tolerance
 from ...utils.text import one_line
 from ..runtime.load import load_program
 from ..runtime.loaded import upright
 from .facts import SILENT, ModelFacts
-
-
-def prepare_photo(pixels: np.ndarray, pipeline: Sequence[Mapping[str, Any]]) -> np.ndarray:
-    """What the pipeline makes of a decoded image.
-
-    Args:
-        pixels: (H, W, 3) or (H, W), uint8.
-        pipeline: configs of its steps; those that load, pack or only change the container are
-            passed over.
-
-    Returns:
-        np.ndarray: (H', W', 3) or (H', W'), channels in the same order.
-
-    Raises:
-        ExportError: a step cannot be built or fails on this image.
-    """
-    from mmengine.registry import DefaultScope
-    from mmpretrain.registry import TRANSFORMS
-
-    results: dict[str, Any] = dict(img=pixels, img_shape=pixels.shape[:2])
-    with DefaultScope.overwrite_default_scope('mmpretrain'):
-        for step in pipeline:
-            if step_name(step) in SILENT:
-                continue
-            try:
-                results = TRANSFORMS.build(_listed_as_tuples(step))(results)
-            # Transforms of any package run here.
-            except Exception as error:
-                raise ExportError(
-                    f'the step {step_name(step)} of the test pipeline fails '
-                    f'on an image of shape {pixels.shape}: '
-                    f'{one_line(error)}'
-                ) from error
-    return np.asarray(results['img'])
-
-
-def _listed_as_tuples(step: Mapping[str, Any]) -> dict[str, Any]:
-    """JSON has no tuples, and mmcv takes sizes as nothing else."""
-    return {k: tuple(v) if isinstance(v, list) else v for k, v in step.items()}
-
 
 Picture = Union[np.ndarray, Image.Image]
 #: Made where no image of this kind is given.
@@ -103,21 +62,16 @@ def choose_images(facts: ModelFacts, images: Optional[Sequence[Picture]]) -> Gol
     if not ready:
         ready = [_blocks(facts, facts.size, seed) for seed in range(_SEEDED)]
     if not photos and facts.steps.missing is None:
-        size = _photo_size(facts)
-        made = _blocks(facts, size, _SEEDED)
-        photos = [_photo(made, facts, 'a made-up photo')]
+        height, width = facts.size
+        # A size that the pipeline can make the model's of.
+        size = (2 * height + 3, 3 * width + 1) if facts.steps.expressions else facts.size
+        photos = [_photo(_blocks(facts, size, _SEEDED), facts, 'a made-up photo')]
     return Golden(tuple(ready), tuple(photos))
-
-
-def tolerance_of(facts: ModelFacts) -> Tolerance:
-    """What a device's probabilities may differ by from ours."""
-    return TOLERANCES['export-fp16' if facts.half else 'export-fp32']
 
 
 def write_golden(folder: Path, facts: ModelFacts, golden: Golden) -> None:
     """Write ``golden.json`` and the files that it names into ``folder``."""
     program = load_program(facts.path, arithmetic='fp16' if facts.half else 'fp32')
-    tolerance = tolerance_of(facts)
 
     def case(pixels: np.ndarray, name: str) -> dict[str, Any]:
         (folder / name).write_bytes(np.ascontiguousarray(pixels).tobytes())
@@ -135,7 +89,7 @@ def write_golden(folder: Path, facts: ModelFacts, golden: Golden) -> None:
         _write_png(folder / f'photo-{i:02}.png', photo)
         photos.append(dict(file=f'photo-{i:02}.png', prepared=case(prepared, f'photo-{i:02}.raw')))
     content = dict(
-        tolerance=dict(name=tolerance.name, max_relative=tolerance.max_relative),
+        tolerance=dict(name=facts.tolerance.name, max_relative=facts.tolerance.max_relative),
         max_levels=_max_levels(facts),
         labels=list(facts.classes),
         cases=cases,
@@ -159,9 +113,8 @@ def _pixels(image: Any, facts: ModelFacts, index: int) -> np.ndarray:
         channels = image.shape[2:]
         if image.dtype != np.uint8 or image.ndim not in (2, 3) or channels not in ((), (1,), (3,)):
             raise ExportError(
-                f'image {index} is a {image.dtype} array of shape '
-                f'{image.shape}; allowed: uint8 (H, W, 3) in RGB order or '
-                '(H, W)'
+                f'image {index} is a {image.dtype} array of shape {image.shape}; allowed: uint8 '
+                '(H, W, 3) in RGB order or (H, W)'
             )
         image = Image.fromarray(image if channels != (1,) else image[..., 0])
     if not isinstance(image, Image.Image):
@@ -180,26 +133,54 @@ def _photo(pixels: np.ndarray, facts: ModelFacts, what: str) -> tuple[np.ndarray
     size = ' x '.join(map(str, facts.size))
     if facts.steps.missing is not None:
         raise ExportError(
-            f'{what} is {shape} (H x W), but the model takes {size} and the '
-            f'Swift package cannot do {facts.steps.missing}; give images of '
-            'that size'
+            f'{what} is {shape} (H x W), but the model takes {size} and the Swift package cannot '
+            f'do {facts.steps.missing}; give images of that size'
         )
     prepared = prepare_photo(pixels, facts.pipeline)
     if prepared.shape[:2] != facts.size:
         raise ExportError(
             f'{what} is {shape} (H x W), which the test pipeline makes '
-            f'{" x ".join(map(str, prepared.shape[:2]))}; the model takes '
-            f'{size}'
+            f'{" x ".join(map(str, prepared.shape[:2]))}; the model takes {size}'
         )
     return pixels, prepared
 
 
-def _photo_size(facts: ModelFacts) -> tuple[int, int]:
-    """(H, W) that the pipeline can make the model's size of."""
-    height, width = facts.size
-    if not facts.steps.expressions:
-        return height, width
-    return 2 * height + 3, 3 * width + 1
+def prepare_photo(pixels: np.ndarray, pipeline: Sequence[Mapping[str, Any]]) -> np.ndarray:
+    """What the pipeline makes of a decoded image.
+
+    Args:
+        pixels: (H, W, 3) or (H, W), uint8.
+        pipeline: configs of its steps; those that load, pack or only change the container are
+            passed over.
+
+    Returns:
+        np.ndarray: (H', W', 3) or (H', W'), channels in the same order.
+
+    Raises:
+        ExportError: a step cannot be built or fails on this image.
+    """
+    from mmengine.registry import DefaultScope
+    from mmpretrain.registry import TRANSFORMS
+
+    results: dict[str, Any] = dict(img=pixels, img_shape=pixels.shape[:2])
+    with DefaultScope.overwrite_default_scope('mmpretrain'):
+        for step in pipeline:
+            if step_name(step) in SILENT:
+                continue
+            try:
+                results = TRANSFORMS.build(_listed_as_tuples(step))(results)
+            # Transforms of any package run here.
+            except Exception as error:
+                raise ExportError(
+                    f'the step {step_name(step)} of the test pipeline fails on an image of shape '
+                    f'{pixels.shape}: {one_line(error)}'
+                ) from error
+    return np.asarray(results['img'])
+
+
+def _listed_as_tuples(step: Mapping[str, Any]) -> dict[str, Any]:
+    """JSON has no tuples, and mmcv takes sizes as nothing else."""
+    return {k: tuple(v) if isinstance(v, list) else v for k, v in step.items()}
 
 
 def _blocks(facts: ModelFacts, size: tuple[int, int], seed: int) -> np.ndarray:

@@ -24,17 +24,13 @@ _MAX_LENGTH = 60
 #: Modules that the package imports or apps commonly do, words of the language, and types: a module
 #: of the same name hides or breaks them.
 _WORDS = (
-    'Accelerate AppKit AVFoundation Combine CoreFoundation '
-    'CoreGraphics CoreImage CoreML CoreMedia CoreVideo Darwin Dispatch '
-    'Foundation ImageIO Metal ObjectiveC Observation PackageDescription '
-    'QuartzCore Swift SwiftUI System Testing UIKit Vision XCTest '
-    'Any Protocol Self Type '
-    'Array Bool Bundle Character Codable Data Date Dictionary Double '
-    'Error Float Int Never Optional Range Result Sendable Sequence Set '
-    'String Task URL UUID Void '
-    'Classification ColorLayout ComputeUnits ModelInfo ModelStore '
-    'OpenCVFilter PillowFilter PixelBufferPool PixelImage Prediction '
-    'PredictorError PreprocessingStep Resampling ResizedEdge Samples '
+    'Accelerate AppKit AVFoundation Combine CoreFoundation CoreGraphics CoreImage CoreML '
+    'CoreMedia CoreVideo Darwin Dispatch Foundation ImageIO Metal ObjectiveC Observation '
+    'PackageDescription QuartzCore Swift SwiftUI System Testing UIKit Vision XCTest Any Protocol '
+    'Self Type Array Bool Bundle Character Codable Data Date Dictionary Double Error Float Int '
+    'Never Optional Range Result Sendable Sequence Set String Task URL UUID Void Classification '
+    'ColorLayout ComputeUnits ModelInfo ModelStore OpenCVFilter PillowFilter PixelBufferPool '
+    'PixelImage Prediction PredictorError PreprocessingStep Resampling ResizedEdge Samples '
     'Stopwatch Taps'
 )
 _TAKEN = frozenset(_WORDS.casefold().split())
@@ -152,9 +148,8 @@ def module_name(given: Optional[str], folder: str) -> str:
     wish = derived_name(given) if isinstance(given, str) else _SUFFIX
     if wish != given:
         raise ExportError(
-            f'name is {given!r}; allowed: ASCII letters and digits, a capital '
-            f'first, at most {_MAX_LENGTH}, no module or type of Swift, such '
-            f'as {wish!r}'
+            f'name is {given!r}; allowed: ASCII letters and digits, a capital first, at most '
+            f'{_MAX_LENGTH}, no module or type of Swift, such as {wish!r}'
         )
     return given
 

@@ -197,7 +197,7 @@ class Ledger:
 def test_repairs_start_at_the_smallest_near_miss():
     def choices(*figures):
         found = [Choice(*figure) for figure in figures]
-        return Choices({c.form: c for c in found}, tuple(found))
+        return Choices({c.storage: c for c in found}, tuple(found))
 
     two = {
         'a': choices((DENSE, 400, 0.0), (INT8, 200, 0.1), (Palette(4), 100, 0.5)),
