@@ -82,7 +82,7 @@ def _passes(
     configs: dict[str, dict[str, Any]] = {name: {} for name in PASSES}
     for name, storage in plan.items():
         weight = weights[name]
-        for step, config in storage.passes(weight.values, system, palettes):
+        for step, config in storage.passes(weight.values, system, palettes).items():
             configs[step].update(dict.fromkeys((name, *weight.sharing), config))
     joint = any(isinstance(storage, Joint) for storage in plan.values())
     for step, found in configs.items():

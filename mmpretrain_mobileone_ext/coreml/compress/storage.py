@@ -10,7 +10,7 @@ from __future__ import annotations
 import functools
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, ClassVar, Optional
 
 import numpy as np
@@ -20,8 +20,8 @@ from .kmeans import Found, palettize
 
 #: Finds a table of 2**bits entries for numbers, as :class:`.kmeans.Palettes`.
 Cluster = Callable[..., Found]
-#: One of ``PASSES``, and coremltools' configuration of it.
-Pass = tuple[str, Any]
+#: One of ``PASSES`` to coremltools' configuration of it.
+Passes = dict[str, Any]
 
 #: coremltools' passes that make them, in the order in which they combine.
 PASSES = ('prune_weights', 'palettize_weights', 'linear_quantize_weights')
@@ -101,7 +101,7 @@ class Storage(Scheme):
         """
 
     @abstractmethod
-    def passes(self, values: np.ndarray, target: str, palettes: Cluster) -> Iterator[Pass]:
+    def passes(self, values: np.ndarray, target: str, palettes: Cluster) -> Passes:
         """What makes it of a weight in a package."""
 
     def quantizer(self) -> dict[str, Any]:
@@ -140,8 +140,8 @@ class Dense(Storage):
     def approximate(self, values: np.ndarray, target: str, palettes: Cluster) -> np.ndarray:
         return values.astype(np.float64)
 
-    def passes(self, values: np.ndarray, target: str, palettes: Cluster) -> Iterator[Pass]:
-        yield from ()
+    def passes(self, values: np.ndarray, target: str, palettes: Cluster) -> Passes:
+        return {}
 
     def _arrays(self, count: int, values: np.ndarray, target: str) -> list[int]:
         return [count * values.itemsize]
@@ -176,9 +176,9 @@ class Int8(Code):
     def approximate(self, values: np.ndarray, target: str, palettes: Cluster) -> np.ndarray:
         return int8(values)
 
-    def passes(self, values: np.ndarray, target: str, palettes: Cluster) -> Iterator[Pass]:
+    def passes(self, values: np.ndarray, target: str, palettes: Cluster) -> Passes:
         config = _config('OpLinearQuantizerConfig', mode='linear', dtype='int8')
-        yield 'linear_quantize_weights', config
+        return {'linear_quantize_weights': config}
 
     def quantizer(self) -> dict[str, Any]:
         return dict(nbits=8, quantization_mode='linear')
@@ -221,22 +221,17 @@ class Palette(Code):
         tables = (palettes(group, self.bits) for group in groups)
         return np.concatenate([table[indices].astype(float) for table, indices in tables])
 
-    def passes(self, values: np.ndarray, target: str, palettes: Cluster) -> Iterator[Pass]:
+    def passes(self, values: np.ndarray, target: str, palettes: Cluster) -> Passes:
         def table_of(group: np.ndarray) -> Found:
             table, indices = palettes(group, self.bits)
             return table, indices.reshape(-1)
 
         size = self.group_size(values.shape, target)
         groups = dict(granularity='per_grouped_channel', group_size=size)
-        yield (
-            'palettize_weights',
-            _config(
-                'OpPalettizerConfig',
-                mode='custom',
-                lut_function=table_of,
-                **(groups if target == 'iOS18' else {}),
-            ),
+        options = dict(
+            mode='custom', lut_function=table_of, **(groups if target == 'iOS18' else {})
         )
+        return {'palettize_weights': _config('OpPalettizerConfig', **options)}
 
     def quantizer(self) -> dict[str, Any]:
         def table_of(bits: int, values: np.ndarray) -> Found:
@@ -317,14 +312,9 @@ class Sparse(Storage):
         left = np.where(kept, values, 0).astype(values.dtype)
         return np.where(kept, kept_as.approximate(left, target, palettes), 0)
 
-    def passes(self, values: np.ndarray, target: str, palettes: Cluster) -> Iterator[Pass]:
-        threshold = self.threshold(values)
-        yield (
-            'prune_weights',
-            _config(
-                'OpThresholdPrunerConfig', threshold=threshold, minimum_sparsity_percentile=0.0
-            ),
-        )
+    def passes(self, values: np.ndarray, target: str, palettes: Cluster) -> Passes:
+        options = dict(threshold=self.threshold(values), minimum_sparsity_percentile=0.0)
+        return {'prune_weights': _config('OpThresholdPrunerConfig', **options)}
 
     def _arrays(
         self, count: int, values: np.ndarray, target: str, kept_as: Storage = DENSE
@@ -368,9 +358,10 @@ class Joint(Storage):
         clusters = functools.partial(palettes, sparse=True)
         return self.sparse.approximate(values, target, clusters, self.code)
 
-    def passes(self, values: np.ndarray, target: str, palettes: Cluster) -> Iterator[Pass]:
-        yield from self.sparse.passes(values, target, palettes)
-        yield from self.code.passes(values, target, functools.partial(palettes, sparse=True))
+    def passes(self, values: np.ndarray, target: str, palettes: Cluster) -> Passes:
+        clusters = functools.partial(palettes, sparse=True)
+        code = self.code.passes(values, target, clusters)
+        return {**self.sparse.passes(values, target, palettes), **code}
 
     def for_weight(self, small: bool, last: bool) -> Storage:
         code = self.code.for_weight(small, last)
