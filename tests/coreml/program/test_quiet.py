@@ -35,7 +35,8 @@ def test_import_is_lazy_and_prints_nothing():
         'package.load_program\n'
         "assert 'coremltools' not in sys.modules\n"
         "print('----', file=sys.stderr)\n"
-        'assert package.quiet.coremltools().__version__\n'
+        'from mmpretrain_mobileone_ext.coreml.program import quiet\n'
+        'assert quiet.coremltools().__version__\n'
     )
     done = subprocess.run(
         [sys.executable, '-W', 'ignore', '-c', code], capture_output=True, text=True, check=False
