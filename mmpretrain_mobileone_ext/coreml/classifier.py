@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from ..errors import CheckpointError, ProgramError
 from ..models.loading import refuse, take_program
 from ..utils import checks
+from .formats import format_of
 from .program.graph import takes_normalized
 from .targets import COMPUTE_UNITS
 
@@ -96,9 +97,7 @@ class CoreMLClassifier(BaseModel):
                 raise ProgramError(
                     'CoreMLClassifier: no .mlpackage or .mlmodel was given as the checkpoint'
                 )
-            from .runtime.load import load_program
-
-            self._loaded = (load_program(self.path, **self._options),)
+            self._loaded = (format_of(self.path).load(self.path, **self._options),)
         return self._loaded[0]
 
     def forward(

@@ -5,17 +5,15 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from ..coreml.compress import DropTolerance, compress_file, tolerance_for
-from ..coreml.compress.apply import apply_plan
-from ..coreml.compress.kmeans import Palettes
-from ..coreml.compress.search import Candidate, SearchResult, Sensitivity, search
+from ..coreml.compress import DropTolerance, tolerance_for
+from ..coreml.compress.search import SearchResult
+from ..coreml.compress.trial import Candidate
 from ..coreml.convert import INPUT
 from ..errors import ParityError
 from ..utils.accuracy import Answers, Verdict, verdict_on
-from ..utils.files import tree_bytes
 from ..utils.text import Steps
 from .options import ExportOptions
-from .verify import Advance, Judge, Verification
+from .verify import Advance, Judge, Made, Verification
 
 _CALIBRATION = 64  # images whose values say how far activations reach
 _OTHER_HALF = slice(1, None, 2)  # of Images.every_other
@@ -23,38 +21,32 @@ _OTHER_HALF = slice(1, None, 2)  # of Images.every_other
 
 @dataclass(frozen=True)
 class Compression:
-    """A compressed file and how it was found.
+    """How a compressed file was found.
 
     Attributes:
-        path: of the file.
-        verification: of this file, on all images.
-        scheme: what its weights are stored as, in words.
+        plain: the file before compression, which stays in the workspace.
+        scheme: what the weights are stored as, in words.
         bound: name of the tolerance that was met.
-        drop_points: percentage points of top-1 (of agreement without
-            labels) below the file before compression, on all images.
-        bytes, plain_bytes: of the file and of the one before compression,
-            both without what is written into them later.
         verdict: on the half of the images that candidates were not scored
             on, where there are enough of them, else on all.
         candidates: all files that were scored, where a search was made, the
-            uncompressed one first.
-        sensitivities: of its layers, most sensitive first.
+            uncompressed one first; only the chosen one has a path.
         chosen_on: the images that candidates were scored on, in words.
         chosen_images: how many they are.
     """
 
-    path: Path
-    verification: Verification
+    plain: Made
     scheme: str
     bound: str
-    drop_points: float
-    bytes: int
-    plain_bytes: int
     verdict: Verdict
     candidates: tuple[Candidate, ...] = ()
-    sensitivities: tuple[Sensitivity, ...] = ()
     chosen_on: str = ''
     chosen_images: int = 0
+
+    @property
+    def chosen(self) -> Candidate:
+        """The candidate that was kept, where a search was made."""
+        return next(c for c in self.candidates if c.path is not None)
 
     @property
     def tried(self) -> int:
@@ -68,95 +60,74 @@ class Compression:
 
 
 def compress(
-    plain: Path,
-    before: Verification,
-    judge: Judge,
-    options: ExportOptions,
-    folder: Path,
-    steps: Steps,
-) -> Compression:
+    plain: Made, judge: Judge, options: ExportOptions, folder: Path, steps: Steps
+) -> tuple[Made, Compression]:
     """Compress ``plain`` as ``options`` say.
 
     Args:
-        plain: the verified file; not changed.
-        before: its verification.
-        judge: scores on the same images.
+        plain: not changed.
+        judge: scores on the images that ``plain`` was verified on.
         folder: for what is made.
+
+    Returns:
+        The compressed file, and how it was found.
 
     Raises:
         ParityError: the file predicts worse than its bound allows.
         ExportError: a scheme that does not fit the file.
     """
     if options.compress == 'auto':
-        return _searched(plain, before, judge, options, folder, steps)
+        return _searched(plain, judge, options, folder, steps)
     path = folder / 'compressed' / options.out.name
     path.parent.mkdir()
     with steps.step(f'compress {options.compress}'):
-        compress_file(plain, options.compress, path, [{INPUT: judge.sample(_CALIBRATION)}])
+        options.format.compress(
+            plain.path, options.compress, path, [{INPUT: judge.sample(_CALIBRATION)}]
+        )
     with steps.step('verify compressed', total=len(judge.images)) as advance:
         after = judge.score(path, options.precision, advance)
     bound = tolerance_for(options.compress, options.max_drop)
     images = after.parity.num_samples
-    verdict = verdict_on(_answers(before), _answers(after), bound.allowed(images), bound.name)
+    verdict = verdict_on(
+        _answers(plain.verification), _answers(after), bound.allowed(images), bound.name
+    )
     failure = bound.failure(verdict.loss.points, images)
     if failure is None and not after.parity.relative < float('inf'):
         failure = 'its output is not finite'
     if failure is not None:
         raise ParityError(f'nothing is written, compress {options.compress}: {failure}')
-    return Compression(
-        path,
-        after,
-        options.compress,
-        bound.name,
-        verdict.loss.points,
-        tree_bytes(path),
-        tree_bytes(plain),
-        verdict,
-    )
+    made = replace(plain, path=path, verification=after)
+    return made, Compression(plain, options.compress, bound.name, verdict)
 
 
 def _searched(
-    plain: Path,
-    before: Verification,
-    judge: Judge,
-    options: ExportOptions,
-    folder: Path,
-    steps: Steps,
-) -> Compression:
+    plain: Made, judge: Judge, options: ExportOptions, folder: Path, steps: Steps
+) -> tuple[Made, Compression]:
     """Chosen on one half of the images where a half can tell the budget."""
     budget = tolerance_for('auto', options.max_drop)
     apart = _can_be_halved(judge, budget)
     chooser = judge.on(judge.images.every_other()) if apart else judge
-    first = chooser.score(plain, options.precision) if apart else before
-    result = search(
-        plain,
+    result = options.format.search(
+        plain.path,
         folder,
         lambda path: chooser.score(path, options.precision),
-        first,
+        chooser.score(plain.path, options.precision) if apart else plain.verification,
         budget.max_drop,
         options.deployment_target,
         steps,
     )
     with steps.step('verify compressed') as advance:
-        after, candidates = _kept_on_all(
-            plain, before, judge, options, folder, result, budget, advance
-        )
-    best = next(c for c in candidates if c.path is not None)
-    assert best.path is not None
-    return Compression(
-        path=best.path,
-        verification=after,
-        scheme=best.scheme,
+        made, candidates = _kept_on_all(plain, judge, options, folder, result, budget, advance)
+    found = Compression(
+        plain=plain,
+        scheme=next(c.scheme for c in candidates if c.path is not None),
         bound=budget.name,
-        drop_points=_verdict(before, after, budget, False).loss.points,
-        bytes=tree_bytes(best.path),
-        plain_bytes=tree_bytes(plain),
-        verdict=_verdict(before, after, budget, apart),
+        verdict=_verdict(plain.verification, made.verification, budget, apart),
         candidates=candidates,
-        sensitivities=result.sensitivities,
         chosen_on=chooser.images.origin,
         chosen_images=len(chooser.images),
     )
+    return made, found
 
 
 def _can_be_halved(judge: Judge, budget: DropTolerance) -> bool:
@@ -166,31 +137,35 @@ def _can_be_halved(judge: Judge, budget: DropTolerance) -> bool:
 
 
 def _kept_on_all(
-    plain: Path,
-    before: Verification,
+    plain: Made,
     judge: Judge,
     options: ExportOptions,
     folder: Path,
     result: SearchResult,
     budget: DropTolerance,
     advance: Advance,
-) -> tuple[Verification, tuple[Candidate, ...]]:
+) -> tuple[Made, tuple[Candidate, ...]]:
     """The smallest that also keeps the budget on all images.
 
     Returns:
-        Its verification, and all candidates; only its own has a path.
+        The file, and all candidates; only its own has a path.
     """
     found = {id(c): replace(c, path=None) for c in result.candidates}
-    for c in sorted(
+    fitting = sorted(
         (c for c in result.candidates if c.fits), key=lambda c: (c.size_bytes, c is not result.best)
-    ):
-        path = c.path or _again(plain, c, folder)
-        after = judge.score(path, options.precision) if c.plan else before
+    )
+    for number, c in enumerate(fitting):
+        made = plain
+        if c.plan:
+            # The search removes what it does not choose.
+            again = folder / f'again-{number}{plain.path.suffix}'
+            path = c.path or options.format.again(plain.path, c, again)
+            made = replace(plain, path=path, verification=judge.score(path, options.precision))
         advance(1)
-        reason = _against(before, after, budget)
-        found[id(c)] = replace(c, path=None if reason else path, reason=reason)
+        reason = _against(plain.verification, made.verification, budget)
+        found[id(c)] = replace(c, path=None if reason else made.path, reason=reason)
         if not reason:
-            return after, tuple(found.values())
+            return made, tuple(found.values())
     raise AssertionError('the file before compression loses nothing')
 
 
@@ -204,14 +179,6 @@ def _against(before: Verification, after: Verification, budget: DropTolerance) -
     if verdict.restless:
         return f'changes {verdict.changed} labels of all images'
     return ''
-
-
-def _again(plain: Path, candidate: Candidate, folder: Path) -> Path:
-    """The file of a candidate, which the search has removed."""
-    if not candidate.plan:
-        return plain
-    number = len(list(folder.glob('again-*')))
-    return apply_plan(plain, candidate.forms, folder / f'again-{number}.mlpackage', Palettes())
 
 
 def _verdict(

@@ -26,11 +26,10 @@ from ..models import DeployableClassifier
 from ..models.loading import CORE_ML_KEY
 from ..models.state_dict import MMPRETRAIN, check_dtypes, check_finite, recognize, translate
 from ..utils.config import in_scope, read_config, types_by_name
-from ..utils.files import file_sha256
+from ..utils.files import PathLike, file_sha256
 from ..utils.machine import untouched_rng
 from ..utils.text import one_line
 
-PathLike = Union[str, Path]
 _BRANCHES = re.compile(r'\.branch_(conv_list|scale|norm|3x3|1x1)\.')
 
 

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from mmpretrain_mobileone_ext.commands import export as export_cli
-from mmpretrain_mobileone_ext.export.options import ExportOptions
-from mmpretrain_mobileone_ext.hooks.coreml_export import LABELS_FILE, export_command
+from mmpretrain_mobileone_ext.export.options import LABELS_FILE, ExportOptions
+from mmpretrain_mobileone_ext.hooks.coreml_export import export_command
 
 GIVEN = [
     {},
