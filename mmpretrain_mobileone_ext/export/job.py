@@ -83,78 +83,49 @@ def load_job(
         ExportError: a request or a model that cannot be exported.
         CheckpointError: the checkpoint is unsafe or does not fit.
     """
+    is_classifier = options.outputs == 'class'
     with steps.step('load'):
         source = load_source(config, checkpoint, cfg_options, options.outputs)
-        split = _open(source, options, not isinstance(config, nn.Module))
-        pre = _preprocessing(source, split, options)
+        # A module may know its config, but its data may well be elsewhere.
+        has_data = not isinstance(config, nn.Module) and options.verify_data != 'none'
+        read = options.verify_data == 'test' or has_data
+        split = open_split(source.config, options.image_size, read)
+        pre = _preprocessing(source.model, split, options)
         options.input_shapes(pre)  # refuses what no program can take
-        labels = _labels(source, split, pre, options)
+        labels = Labels((), 'none: features')
+        if is_classifier:
+            known = [('checkpoint', source.classes), *split.labels]
+            labels = choose_labels(options.classes, known, count_logits(source.model, pre.shape))
         images = choose_images(split, options.verify_data, pre.shape)
     with steps.step('fold'):
-        prepared = _prepared(source.model, pre, options)
+        prepared = (prepare if is_classifier else prepare_features)(source.model, pre)
     return Job(options, source, split, pre, labels, images, prepared)
 
 
-def _labels(source: Source, split: TestSplit, pre: Preprocessing, options: ExportOptions) -> Labels:
-    if options.outputs == 'features':
-        return Labels((), 'none: features')
-    return choose_labels(
-        options.classes,
-        [('checkpoint', source.classes), *split.labels],
-        count_logits(source.model, pre.shape),
-    )
-
-
-def _prepared(model: nn.Module, pre: Preprocessing, options: ExportOptions) -> Prepared:
-    if options.outputs == 'features':
-        return prepare_features(model, pre)
-    return prepare(model, pre)
-
-
-def _open(source: Source, options: ExportOptions, has_config: bool) -> TestSplit:
-    # A module may know its config, but its data may well be elsewhere.
-    read = options.verify_data == 'test' or (has_config and options.verify_data != 'none')
-    return open_split(source.config, options.image_size, read)
-
-
-def _preprocessing(source: Source, split: TestSplit, options: ExportOptions) -> Preprocessing:
-    channels, size = _channels(source.model), options.image_size or split.size
+def _preprocessing(model: nn.Module, split: TestSplit, options: ExportOptions) -> Preprocessing:
+    convs = [m for m in model.modules() if isinstance(m, nn.Conv2d)]
+    channels, size = convs[0].in_channels if convs else 3, options.image_size or split.size
     if split.dataset is not None:
         image, _ = read_sample(split, 0)
-        channels = image.shape[0]
-        size = options.image_size or (image.shape[1], image.shape[2])
+        channels, *sides = image.shape
+        size = options.image_size or (sides[0], sides[1])
     if size is None:
         raise ExportError(f'{split.no_size}; give --image-size')
-    pre = _read(source.model, channels, size, split, options)
+
+    def read(size: tuple[int, int]) -> Preprocessing:
+        if options.outputs == 'features':
+            return feature_preprocessing(model, channels, size, split.data_order)
+        own = model.get_submodule('data_preprocessor')
+        return read_preprocessing(own, channels, size, split.data_order)
+
+    pre = read(size)
     for extra in options.extra_sizes:  # each may need another padding
-        _read(source.model, channels, extra, split, options)
+        read(extra)
     if options.input == 'image' and pre.layout is None:
-        raise ExportError(_no_layout(channels))
-    return pre
-
-
-def _read(
-    model: nn.Module, channels: int, size: tuple[int, int], split: TestSplit, options: ExportOptions
-) -> Preprocessing:
-    if options.outputs == 'features':
-        return feature_preprocessing(model, channels, size, split.data_order)
-    return read_preprocessing(
-        model.get_submodule('data_preprocessor'), channels, size, split.data_order
-    )
-
-
-def _no_layout(channels: int) -> str:
-    if channels not in (1, 3):
-        return (
-            f'the network takes {channels} channels, but an image has 1 or 3; give --input tensor'
+        reason = (
+            'the channel order is unknown, since the test pipeline loads no image file'
+            if channels in (1, 3)
+            else f'the network takes {channels} channels, but an image has 1 or 3'
         )
-    return (
-        'the channel order is unknown, since the test pipeline loads no '
-        'image file; give --input tensor'
-    )
-
-
-def _channels(model: nn.Module) -> int:
-    """Input channels, by the first convolution."""
-    convs = [m for m in model.modules() if isinstance(m, nn.Conv2d)]
-    return convs[0].in_channels if convs else 3
+        raise ExportError(f'{reason}; give --input tensor')
+    return pre

@@ -112,10 +112,6 @@ def _classes(name: str, classes: Any) -> Classes:
     return classes
 
 
-def _size(name: str, size: Any) -> Optional[tuple[int, int]]:
-    return checked_size(size, name)
-
-
 def _sizes(name: str, sizes: Any) -> tuple[Optional[tuple[int, int]], ...]:
     given = checks.sequence(name, sizes, ExportError)
     # '192x256' is how a command line has a pair.
@@ -225,7 +221,10 @@ class ExportOptions:
     image_size: Any = field(
         default=None,
         metadata=_option(
-            "H or H W in pixels (default: the test pipeline's)", _size, nargs='+', metavar='N'
+            "H or H W in pixels (default: the test pipeline's)",
+            lambda name, size: checked_size(size, name),
+            nargs='+',
+            metavar='N',
         ),
     )
     verify_data: Any = field(
