@@ -11,7 +11,7 @@ import inspect
 import itertools
 import textwrap
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import MISSING, asdict, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Optional, Union
 
@@ -50,10 +50,7 @@ def _documented(function: Callable[..., Path]) -> Callable[..., Path]:
     own = {p.name for p in given}
     more = [
         inspect.Parameter(
-            name,
-            inspect.Parameter.KEYWORD_ONLY,
-            default=inspect.Parameter.empty if option.default is MISSING else option.default,
-            annotation=option.type,
+            name, inspect.Parameter.KEYWORD_ONLY, default=option.default, annotation=option.type
         )
         for name, option in OPTIONS.items()
         if name not in own

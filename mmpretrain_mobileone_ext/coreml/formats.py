@@ -24,7 +24,7 @@ from .compress import check_scheme, compress_file
 from .compress.activations import Batches
 from .compress.apply import apply_plan
 from .compress.kmeans import Palettes
-from .compress.search import SearchResult, search
+from .compress.search import search
 from .compress.trial import Candidate, Scores
 from .convert import convert_and_save
 from .metadata import preview_metadata, write_metadata
@@ -147,7 +147,7 @@ class Format(ABC):
         max_drop: float,
         target: str,
         progress: Optional[Steps] = None,
-    ) -> SearchResult:
+    ) -> tuple[Candidate, ...]:
         """Look for the smallest file within a budget, for scheme 'auto'.
 
         See :func:`compress.search.search`.
@@ -193,7 +193,9 @@ class MLProgram(CoreML):
     suffix = '.mlpackage'
     name = 'mlprogram'
     mixes_precision = True
-    search = staticmethod(search)
+
+    def search(self, *args: Any, **options: Any) -> tuple[Candidate, ...]:
+        return search(*args, **options).candidates
 
     def notes(self, program: Program, target: str, compute_units: str) -> tuple[str, ...]:
         check_target(program, target)

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ..coreml.compress import DropTolerance, tolerance_for
-from ..coreml.compress.search import SearchResult
 from ..coreml.compress.trial import Candidate
 from ..coreml.convert import INPUT
 from ..errors import ParityError
@@ -26,7 +26,6 @@ class Compression:
     Attributes:
         plain: the file before compression, which stays in the workspace.
         scheme: what the weights are stored as, in words.
-        bound: name of the tolerance that was met.
         verdict: on the half of the images that candidates were not scored
             on, where there are enough of them, else on all.
         candidates: all files that were scored, where a search was made, the
@@ -37,11 +36,15 @@ class Compression:
 
     plain: Made
     scheme: str
-    bound: str
     verdict: Verdict
     candidates: tuple[Candidate, ...] = ()
     chosen_on: str = ''
     chosen_images: int = 0
+
+    @property
+    def bound(self) -> str:
+        """Name of the tolerance that was met."""
+        return self.verdict.bound_name
 
     @property
     def chosen(self) -> Candidate:
@@ -87,17 +90,14 @@ def compress(
     with steps.step('verify compressed', total=len(judge.images)) as advance:
         after = judge.score(path, options.precision, advance)
     bound = tolerance_for(options.compress, options.max_drop)
-    images = after.parity.num_samples
-    verdict = verdict_on(
-        _answers(plain.verification), _answers(after), bound.allowed(images), bound.name
-    )
-    failure = bound.failure(verdict.loss.points, images)
+    verdict = _verdict(plain.verification, after, bound)
+    failure = bound.failure(verdict.loss.points, after.parity.num_samples)
     if failure is None and not after.parity.relative < float('inf'):
         failure = 'its output is not finite'
     if failure is not None:
         raise ParityError(f'nothing is written, compress {options.compress}: {failure}')
     made = replace(plain, path=path, verification=after)
-    return made, Compression(plain, options.compress, bound.name, verdict)
+    return made, Compression(plain, options.compress, verdict)
 
 
 def _searched(
@@ -105,9 +105,11 @@ def _searched(
 ) -> tuple[Made, Compression]:
     """Chosen on one half of the images where a half can tell the budget."""
     budget = tolerance_for('auto', options.max_drop)
-    apart = _can_be_halved(judge, budget)
+    half = len(judge.images) // 2
+    # One image of a half is worth no more than the budget.
+    apart = judge.images.split is not None and half > 0 and 100 / half <= budget.max_drop
     chooser = judge.on(judge.images.every_other()) if apart else judge
-    result = options.format.search(
+    candidates = options.format.search(
         plain.path,
         folder,
         lambda path: chooser.score(path, options.precision),
@@ -116,32 +118,33 @@ def _searched(
         options.deployment_target,
         steps,
     )
+
+    def make(number: int) -> Made:
+        candidate = candidates[number]
+        if not candidate.plan:
+            return plain
+        # The search removes what it does not choose.
+        again = folder / f'again-{number}{plain.path.suffix}'
+        path = candidate.path or options.format.again(plain.path, candidate, again)
+        return replace(plain, path=path, verification=judge.score(path, options.precision))
+
     with steps.step('verify compressed') as advance:
-        made, candidates = _kept_on_all(plain, judge, options, folder, result, budget, advance)
+        best, told = _kept_on_all(plain, candidates, make, budget, advance)
     found = Compression(
         plain=plain,
-        scheme=next(c.scheme for c in candidates if c.path is not None),
-        bound=budget.name,
-        verdict=_verdict(plain.verification, made.verification, budget, apart),
-        candidates=candidates,
+        scheme=next(c.scheme for c in told if c.path is not None),
+        verdict=_verdict(plain.verification, best.verification, budget, apart),
+        candidates=told,
         chosen_on=chooser.images.origin,
         chosen_images=len(chooser.images),
     )
-    return made, found
-
-
-def _can_be_halved(judge: Judge, budget: DropTolerance) -> bool:
-    """Whether one image of a half is worth no more than the budget."""
-    half = len(judge.images) // 2
-    return judge.images.split is not None and half > 0 and 100 / half <= budget.max_drop
+    return best, found
 
 
 def _kept_on_all(
     plain: Made,
-    judge: Judge,
-    options: ExportOptions,
-    folder: Path,
-    result: SearchResult,
+    candidates: Sequence[Candidate],
+    make: Callable[[int], Made],
     budget: DropTolerance,
     advance: Advance,
 ) -> tuple[Made, tuple[Candidate, ...]]:
@@ -150,28 +153,23 @@ def _kept_on_all(
     Returns:
         The file, and all candidates; only its own has a path.
     """
-    found = {id(c): replace(c, path=None) for c in result.candidates}
-    fitting = sorted(
-        (c for c in result.candidates if c.fits), key=lambda c: (c.size_bytes, c is not result.best)
-    )
-    for number, c in enumerate(fitting):
-        made = plain
-        if c.plan:
-            # The search removes what it does not choose.
-            again = folder / f'again-{number}{plain.path.suffix}'
-            path = c.path or options.format.again(plain.path, c, again)
-            made = replace(plain, path=path, verification=judge.score(path, options.precision))
+    told = [replace(c, path=None) for c in candidates]
+    order = sorted(range(len(told)), key=lambda i: (told[i].size_bytes, candidates[i].path is None))
+    for i in order:
+        if not candidates[i].fits:
+            continue
+        made = make(i)
         advance(1)
         reason = _against(plain.verification, made.verification, budget)
-        found[id(c)] = replace(c, path=None if reason else made.path, reason=reason)
+        told[i] = replace(told[i], path=None if reason else made.path, reason=reason)
         if not reason:
-            return made, tuple(found.values())
+            return made, tuple(told)
     raise AssertionError('the file before compression loses nothing')
 
 
 def _against(before: Verification, after: Verification, budget: DropTolerance) -> str:
     """What all images say against a file that was chosen on half of them."""
-    verdict = _verdict(before, after, budget, False)
+    verdict = _verdict(before, after, budget)
     if not after.parity.relative < float('inf'):
         return 'not finite on all images'
     if verdict.beyond:
@@ -182,17 +180,13 @@ def _against(before: Verification, after: Verification, budget: DropTolerance) -
 
 
 def _verdict(
-    before: Verification, after: Verification, budget: DropTolerance, apart: bool
+    before: Verification, after: Verification, bound: DropTolerance, apart: bool = False
 ) -> Verdict:
-    """On the images that had no part in a choice, or on all."""
+    """On all images, or on those that had no part in a choice."""
     which = _OTHER_HALF if apart else slice(None)
-    return verdict_on(
-        _answers(before).part(which),
-        _answers(after).part(which),
-        budget.max_drop,
-        budget.name,
-        apart,
-    )
+    first, second = (_answers(found).part(which) for found in (before, after))
+    allowed = bound.allowed(after.parity.num_samples)
+    return verdict_on(first, second, allowed, bound.name, apart)
 
 
 def _answers(found: Verification) -> Answers:

@@ -317,7 +317,7 @@ class ExportOptions:
             raise ExportError(f'max_drop is {self.max_drop} without compression; give --compress')
         if self.outputs == 'features':
             for name in ('compress', 'swift', 'report', 'classes'):
-                if getattr(self, name) not in (None, 'none'):
+                if getattr(self, name) != OPTIONS[name].default:
                     raise ExportError(
                         f'{name} needs classes, and outputs is features; leave {name} out'
                     )

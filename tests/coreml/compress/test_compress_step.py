@@ -6,7 +6,6 @@ import pytest
 import torch
 from compress_kit import verified
 
-from mmpretrain_mobileone_ext.coreml.compress.search import SearchResult
 from mmpretrain_mobileone_ext.coreml.compress.trial import Candidate
 from mmpretrain_mobileone_ext.coreml.formats import MLProgram
 from mmpretrain_mobileone_ext.errors import ExportError
@@ -52,15 +51,15 @@ def run(tmp_path, monkeypatch):
     def run(count, max_drop):
         seen = []
 
-        def search(source, folder, evaluate, baseline, budget, *more):
+        def search(self, source, folder, evaluate, baseline, budget, *more):
             seen.append(evaluate(source).parity.num_samples)
             found = tuple(
                 candidate(n, tmp_path, k)
                 for n, k in (('plain', 'none'), ('lucky', 'mixed'), ('steady', 'mixed'))
             )
-            return SearchResult(found[1], found, ())
+            return found
 
-        monkeypatch.setattr(MLProgram, 'search', staticmethod(search))
+        monkeypatch.setattr(MLProgram, 'search', search)
         images = Images('all images', (1, 3, 8, 8), TestSplit(), tuple(range(count)))
         judge, plain = Judge(images), tmp_path / 'plain.mlpackage'
         options = ExportOptions(out=tmp_path / 'm.mlpackage', compress='auto', max_drop=max_drop)
