@@ -9,9 +9,9 @@ subclass in a folder of its own, given to :func:`register`.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, ClassVar, NoReturn, Optional
+from typing import Any, ClassVar, NoReturn
 
 from mmengine.runner import CheckpointLoader
 
@@ -19,13 +19,12 @@ from ..checkpoints.download import load_from_coreml
 from ..errors import ExportError
 from ..models.preprocessing import Preprocessing
 from ..utils.files import PathLike
-from ..utils.text import Steps
 from .compress import check_scheme, compress_file
 from .compress.activations import Batches
 from .compress.apply import apply_plan
 from .compress.kmeans import Palettes
 from .compress.search import search
-from .compress.trial import Candidate, Scores
+from .compress.trial import Candidate
 from .convert import convert_and_save
 from .metadata import preview_metadata, write_metadata
 from .program.graph import Program
@@ -138,19 +137,11 @@ class Format(ABC):
         """
         self._refuse(scheme)
 
-    def search(
-        self,
-        source: Path,
-        folder: Path,
-        evaluate: Callable[[Path], Scores],
-        baseline: Scores,
-        max_drop: float,
-        target: str,
-        progress: Optional[Steps] = None,
-    ) -> tuple[Candidate, ...]:
+    def search(self, *args: Any, **options: Any) -> tuple[Candidate, ...]:
         """Look for the smallest file within a budget, for scheme 'auto'.
 
-        See :func:`compress.search.search`.
+        The arguments are those of :func:`compress.search.search`. Of what
+        was tried, only the best one's file is left.
         """
         self._refuse('auto')
 

@@ -23,6 +23,17 @@ from .program.graph import Program
 PREVIEW_TYPE = 'com.apple.coreml.model.preview.type'
 _IMAGE_CLASSIFIER = 'imageClassifier'
 _LABELS = ('string', 'int64')
+_PACKAGES = ('coremltools', 'torch', 'mmengine', 'mmpretrain')
+#: Steps of a pipeline that an app has no part in.
+_SILENT = (
+    'PackInputs',
+    'Collect',
+    'LoadImageFromFile',
+    'ToPIL',
+    'ToNumpy',
+    'NumpyToPIL',
+    'PILToNumpy',
+)
 
 
 def preview_metadata(program: Program) -> dict[str, str]:
@@ -39,18 +50,6 @@ def preview_metadata(program: Program) -> dict[str, str]:
         and bool(program.classes)
     )
     return {PREVIEW_TYPE: _IMAGE_CLASSIFIER} if is_classifier else {}
-
-
-_PACKAGES = ('coremltools', 'torch', 'mmengine', 'mmpretrain')
-_SILENT = (
-    'PackInputs',
-    'Collect',
-    'LoadImageFromFile',
-    'ToPIL',
-    'ToNumpy',
-    'NumpyToPIL',
-    'PILToNumpy',
-)
 
 
 def write_metadata(

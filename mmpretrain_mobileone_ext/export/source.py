@@ -1,4 +1,9 @@
-"""What is exported: the network of a config and checkpoint, and its labels."""
+"""What is exported: the network of a config and checkpoint, and its labels.
+
+Weights come from a file and labels from up to four places, all written by
+others: :func:`load_source` takes only weights that fit and are finite, and
+:func:`choose_labels` only labels that agree wherever they are known.
+"""
 
 from __future__ import annotations
 
@@ -30,6 +35,8 @@ from ..utils.files import PathLike, file_sha256
 from ..utils.machine import untouched_rng
 from ..utils.text import one_line
 
+#: Controls and separators of lines, paragraphs and pages.
+_NO_TEXT = ('Cc', 'Zl', 'Zp')
 _BRANCHES = re.compile(r'\.branch_(conv_list|scale|norm|3x3|1x1)\.')
 
 
@@ -112,18 +119,15 @@ def _network(
         if options:
             raise ExportError('cfg_options need a config, but a module is given')
         # mmpretrain.get_model leaves its config in the module.
-        return (copy.deepcopy(config), _own_config(config), type(config).__name__)
+        own: Any = getattr(config, '_config', None)
+        cfg = types_by_name(own) if isinstance(own, Config) else own
+        return copy.deepcopy(config), cfg, type(config).__name__
     cfg, name = _read_config(config, options)
     if loaded is None:
         raise ExportError(
             f'{name}: no checkpoint is given, and without one the weights would be random'
         )
     return _build(cfg, name, loaded), cfg, name
-
-
-def _own_config(model: nn.Module) -> Optional[Config]:
-    config = getattr(model, '_config', None)
-    return types_by_name(config) if isinstance(config, Config) else config
 
 
 def _read_config(
@@ -171,13 +175,6 @@ def _build(cfg: Config, name: str, checkpoint: dict) -> nn.Module:
         raise ExportError(f'{name}: the model cannot be built ({one_line(error)})') from error
 
 
-def _check_classifier(model: nn.Module, name: str) -> None:
-    if not callable(getattr(model, 'extract_feat', None)):
-        raise ExportError(f'{name}: {type(model).__name__} is no image classifier of mmpretrain')
-    if not getattr(model, 'with_head', False):
-        raise ExportError(f'{name}: {type(model).__name__} has no head, so it predicts no classes')
-
-
 def _read_checkpoint(checkpoint: Optional[PathLike]) -> Optional[dict]:
     if checkpoint is None:
         return None
@@ -202,7 +199,11 @@ def backbone_of(model: nn.Module) -> nn.Module:
 
 
 def _load_classifier(model: nn.Module, loaded: Optional[dict], name: str, path: str) -> None:
-    _check_classifier(model, name)
+    kind = type(model).__name__
+    if not callable(getattr(model, 'extract_feat', None)):
+        raise ExportError(f'{name}: {kind} is no image classifier of mmpretrain')
+    if not getattr(model, 'with_head', False):
+        raise ExportError(f'{name}: {kind} has no head, so it predicts no classes')
     if loaded is not None:
         _load(model, loaded['state_dict'], path)
     if isinstance(model, DeployableClassifier):
@@ -238,10 +239,6 @@ def _load(model: nn.Module, state: Mapping[str, Any], path: str) -> None:
         raise CheckpointError(
             f'{path}: the checkpoint does not fit {type(model).__name__} ({one_line(error)})'
         ) from error
-
-
-#: Controls and separators of lines, paragraphs and pages.
-_NO_TEXT = ('Cc', 'Zl', 'Zp')
 
 
 @dataclass(frozen=True)

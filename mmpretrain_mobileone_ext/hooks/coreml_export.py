@@ -22,11 +22,14 @@ from mmengine.hooks import CheckpointHook, Hook
 from mmengine.registry import HOOKS
 
 from ..checkpoints.load import load_checkpoint_file
+from ..coreml.metadata import versions
 from ..errors import ExportError, MobileOneExtError, SpecError
+from ..export.data import open_split
 from ..export.options import OPTIONS, ExportOptions, as_words
 from ..utils.checks import boolean, mapping, one_of, refuse
 from ..utils.doctor.advice import TRACEBACK
 from ..utils.files import file_sha256, write_whole
+from ..utils.machine import untouched_rng
 from ..utils.text import shell_command
 from .deploy import DeploySwitchHook
 from .order import best_checkpoints, check_order, last_checkpoint, leaves_preview, spare_others
@@ -304,9 +307,6 @@ def check_exportable(cfg: Config, options: ExportOptions) -> None:
     Raises:
         ExportError: says what is missing.
     """
-    # Late, here and below: a run needs none of it before its end.
-    from ..export.data import open_split
-
     if not isinstance(cfg.get('model'), dict):
         raise ExportError('the config of the run has no model to rebuild')
     if options.verify_data != 'none' and not cfg.get('test_dataloader'):
@@ -326,8 +326,8 @@ def export_once(cfg: Config, checkpoint: Path, options: ExportOptions) -> Option
     Raises:
         MobileOneExtError: as of ``export_coreml``.
     """
+    # Late: a run needs it at its end only.
     from ..exporter import run_export
-    from ..utils.machine import untouched_rng
 
     request = _request(cfg, checkpoint, options)
     record = options.out.with_name(RECORD)
@@ -359,8 +359,6 @@ def figures(result: ExportResult) -> dict[str, float]:
 
 def _request(cfg: Config, checkpoint: Path, options: ExportOptions) -> dict[str, Any]:
     """All that decides what an export writes, as plain JSON."""
-    from ..coreml.metadata import versions
-
     parts = {name: value for name, value in cfg.to_dict().items() if name in _PARTS}
     text = json.dumps(parts, sort_keys=True, default=str)
     asked = {name: value for name, value in asdict(options).items() if name not in ('out', 'force')}
