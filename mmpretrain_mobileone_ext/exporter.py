@@ -1,8 +1,8 @@
 """Export an image classifier: the story of an export on one page.
 
-:func:`run_export` tells it in order: load the network, convert it and compare
-the file with it, compress, describe the file, give it its name, and write the
-Swift package and the report that go with it.
+:func:`run_export` tells it in order: load the network, convert it and compare the file with it,
+compress, describe the file, give it its name, and write the Swift package and the report that go
+with it.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ def _documented(function: Callable[..., Path]) -> Callable[..., Path]:
         lines = [
             textwrap.fill(
                 f'{p.name}: {explained(p.name)}.',
-                79,
+                100,
                 initial_indent=' ' * 8,
                 subsequent_indent=' ' * 12,
             )
@@ -82,15 +82,13 @@ def export_coreml(
 ) -> Path:
     """Export a classifier to ``out`` and prove that it predicts the same.
 
-    Branches are folded, and mean, std and channel order are baked in, so
-    that the program takes the pixels (1, C, H, W), 0 to 255, that a phone
-    has. The saved file is executed and compared with the network on images;
-    only then it gets its name.
+    Branches are folded, and mean, std and channel order are baked in, so that the program takes the
+    pixels (1, C, H, W), 0 to 255, that a phone has. The saved file is executed and compared with
+    the network on images; only then it gets its name.
 
     Args:
-        config: mmpretrain config file, ``Config``, or a built classifier
-            (never changed). A module has no data set: noise is compared,
-            whatever the number in ``verify_data``.
+        config: mmpretrain config file, ``Config``, or a built classifier (never changed). A module
+            has no data set: noise is compared, whatever the number in ``verify_data``.
         checkpoint: branch or deploy checkpoint; may be None for a module.
         out: ``.mlpackage`` (mlprogram) or ``.mlmodel`` (neuralnetwork).
         cfg_options: dotted keys to values, merged into the config.
@@ -104,8 +102,8 @@ def export_coreml(
         ExportError: a request or a model that cannot be exported.
         CheckpointError: the checkpoint is unsafe or does not fit.
         ParityError: the file predicts otherwise; nothing is written.
-        ProgramError: coremltools is missing, or the converted program has
-            an operation that cannot be executed here.
+        ProgramError: coremltools is missing, or the converted program has an operation that cannot
+            be executed here.
     """
     boolean('progress', progress, ExportError)
     if cfg_options is not None:

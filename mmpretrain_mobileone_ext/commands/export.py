@@ -22,8 +22,7 @@ def parser() -> argparse.ArgumentParser:
     p = ToolParser(
         error_type=ExportError,
         description='Export an image classifier to Core ML: '
-        'folded, normalization baked in, and compared with torch '
-        'before the file gets its name.',
+        'folded, normalization baked in, and compared with torch before the file gets its name.',
     )
     p.add_argument('config', help='config of mmpretrain or this package')
     p.add_argument('checkpoint', help='branch or deploy checkpoint')

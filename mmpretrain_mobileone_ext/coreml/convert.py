@@ -37,22 +37,20 @@ def convert_and_save(
 ) -> None:
     """Convert a network and save it to ``path``, as ``Format.convert``.
 
-    The input is ``image``. A classifier outputs ``classLabel`` and the
-    dictionary ``classLabel_probs``; with more ``batch_sizes`` than 1 only
-    ``classLabel_probs``, float32 (N, classes). A backbone outputs float32
-    maps (N, C, H, W) under ``network.features``.
+    The input is ``image``. A classifier outputs ``classLabel`` and the dictionary
+    ``classLabel_probs``; with more ``batch_sizes`` than 1 only ``classLabel_probs``, float32 (N,
+    classes). A backbone outputs float32 maps (N, C, H, W) under ``network.features``.
 
     Args:
         network: an ``export.network.Prepared``.
         preprocessing: what its input is.
         labels: class labels in the order of the logits; unused for features.
-        options: an ``export.options.ExportOptions``; precision 'auto' is
-            fp16 but for ``keep_fp32``.
+        options: an ``export.options.ExportOptions``; precision 'auto' is fp16 but for
+            ``keep_fp32``.
         keep_fp32: names of operations.
 
     Raises:
-        ExportError: coremltools cannot convert the network, or not for
-            every size and batch size.
+        ExportError: coremltools cannot convert the network, or not for every size and batch size.
     """
     shapes = options.input_shapes(preprocessing)
     graph = network.graph(None if options.input == 'image' else preprocessing.mean)
@@ -103,8 +101,8 @@ def check_trace(
 ) -> None:
     """Run network and trace at every size and every batch size.
 
-    A trace is made at the first shape, and Python numbers in the network's
-    code stay in it as they were then.
+    A trace is made at the first shape, and Python numbers in the network's code stay in it as they
+    were then.
 
     Raises:
         ExportError: the network, or its trace, is for the first shape only.
@@ -204,8 +202,8 @@ def _finished(ct: Any, model: Any, options: Any) -> Any:
 def check_classify(spec: Any) -> None:
     """Refuse a classifier that no device compiles.
 
-    Core ML needs the shape of the probabilities to be known; coremltools
-    converts without it (apple/coremltools#2764, #2793).
+    Core ML needs the shape of the probabilities to be known; coremltools converts without it
+    (apple/coremltools#2764, #2793).
 
     Args:
         spec: ``Model`` with an ``mlProgram``.

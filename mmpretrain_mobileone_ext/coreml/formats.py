@@ -1,9 +1,8 @@
 """File formats, found by their suffix.
 
-Whatever makes, runs, compresses or describes a file asks the :class:`Format`
-of its suffix: the exporter, ``CoreMLClassifier``, ``tools/test.py`` and the
-report. ``.mlpackage`` and ``.mlmodel`` are the first two. A third one is a
-subclass in a folder of its own, given to :func:`register`.
+Whatever makes, runs, compresses or describes a file asks the :class:`Format` of its suffix: the
+exporter, ``CoreMLClassifier``, ``tools/test.py`` and the report. ``.mlpackage`` and ``.mlmodel``
+are the first two. A third one is a subclass in a folder of its own, given to :func:`register`.
 """
 
 from __future__ import annotations
@@ -40,8 +39,8 @@ class Format(ABC):
     Attributes:
         suffix: of its files or packages, with the dot.
         name: in messages and summaries.
-        mixes_precision: whether a file can keep single operations in fp32,
-            as precision 'auto' needs it.
+        mixes_precision: whether a file can keep single operations in fp32, as precision 'auto'
+            needs it.
     """
 
     suffix: ClassVar[str]
@@ -63,8 +62,7 @@ class Format(ABC):
         Args:
             network: an ``export.network.Prepared``.
             preprocessing: what is baked in.
-            labels: class labels in the order of the logits; none for
-                features.
+            labels: class labels in the order of the logits; none for features.
             options: an ``export.options.ExportOptions``.
             path: with the format's suffix.
             keep_fp32: operations that stay in fp32, for precision 'auto'.
@@ -78,9 +76,8 @@ class Format(ABC):
         """Make a file ready to predict.
 
         Args:
-            options: those of ``coreml.load_program``; ``arithmetic`` is
-                'fp16' to round as a device does, 'fp32' to compute with the
-                weights as stored.
+            options: those of ``coreml.load_program``; ``arithmetic`` is 'fp16' to round as a device
+                does, 'fp32' to compute with the weights as stored.
 
         Raises:
             ProgramError: the file cannot be read or executed.
@@ -108,8 +105,7 @@ class Format(ABC):
         """What a user should know before a device runs the file.
 
         Raises:
-            ExportError: ``target`` does not run it; says what needs a newer
-                system.
+            ExportError: ``target`` does not run it; says what needs a newer system.
         """
         return ()
 
@@ -140,8 +136,8 @@ class Format(ABC):
     def search(self, *args: Any, **options: Any) -> tuple[Candidate, ...]:
         """Look for the smallest file within a budget, for scheme 'auto'.
 
-        The arguments are those of :func:`compress.search.search`. Of what
-        was tried, only the best one's file is left.
+        The arguments are those of :func:`compress.search.search`. Of what was tried, only the best
+        one's file is left.
         """
         self._refuse('auto')
 
@@ -222,7 +218,6 @@ for _format in (MLProgram(), NeuralNetwork()):
 def format_of(path: PathLike) -> Format:
     """The format of a file that exists.
 
-    Where the suffix is of no format, Core ML's reader takes the file, or
-    says what it expects.
+    Where the suffix is of no format, Core ML's reader takes the file, or says what it expects.
     """
     return FORMATS.get(Path(path).suffix, FORMATS[MLProgram.suffix])

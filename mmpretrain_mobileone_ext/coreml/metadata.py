@@ -1,8 +1,8 @@
 """What a Core ML file says of itself: metadata and the preview in Xcode.
 
-Source: coremltools' guide "Xcode Model Preview Types". An image classifier
-has an image input and outputs a dictionary and a string; its preview needs
-no parameters. For feature extractors no preview exists.
+Source: coremltools' guide "Xcode Model Preview Types". An image classifier has an image input and
+outputs a dictionary and a string; its preview needs no parameters. For feature extractors no
+preview exists.
 """
 
 from __future__ import annotations

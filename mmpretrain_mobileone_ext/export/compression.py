@@ -26,10 +26,10 @@ class Compression:
     Attributes:
         plain: the file before compression, which stays in the workspace.
         scheme: what the weights are stored as, in words.
-        verdict: on the half of the images that candidates were not scored
-            on, where there are enough of them, else on all.
-        candidates: all files that were scored, where a search was made, the
-            uncompressed one first; only the chosen one has a path.
+        verdict: on the half of the images that candidates were not scored on, where there are
+            enough of them, else on all.
+        candidates: all files that were scored, where a search was made, the uncompressed one first;
+            only the chosen one has a path.
         chosen_on: the images that candidates were scored on, in words.
         chosen_images: how many they are.
     """

@@ -1,12 +1,11 @@
 """The exported graph: a copy of the network, folded, with 1/std inside.
 
-Normalizing by (x - mean) / std costs no multiplication: 1/std goes into a
-copy of the first convolution. That is exact, since what a convolution pads
-with is zero after the mean is subtracted, whatever the scale.
+Normalizing by (x - mean) / std costs no multiplication: 1/std goes into a copy of the first
+convolution. That is exact, since what a convolution pads with is zero after the mean is subtracted,
+whatever the scale.
 
-A classifier gives probabilities. A feature extractor gives the maps of a
-backbone: of a classifier, detector or segmenter of OpenMMLab, or of a network
-that is one itself.
+A classifier gives probabilities. A feature extractor gives the maps of a backbone: of a classifier,
+detector or segmenter of OpenMMLab, or of a network that is one itself.
 """
 
 from __future__ import annotations
@@ -110,8 +109,7 @@ def count_logits(model: nn.Module, shape: Shape) -> int:
     """K of the network's logits (1, K) for images of ``shape``.
 
     Raises:
-        ExportError: the network does not run on them, or its head gives no
-            single-label scores.
+        ExportError: the network does not run on them, or its head gives no single-label scores.
     """
     head = getattr(model, 'head', None)
     if isinstance(head, MultiLabelClsHead):
@@ -234,8 +232,8 @@ def feature_maps(model: nn.Module, shape: Shape) -> dict[str, Tensor]:
         ``feature_<index>``, the index as in ``out_indices``, to the map.
 
     Raises:
-        ExportError: the backbone does not run on them, or returns something
-            else than one map (N, C, H, W) for each of its ``out_indices``.
+        ExportError: the backbone does not run on them, or returns something else than one map (N,
+            C, H, W) for each of its ``out_indices``.
     """
     backbone = backbone_of(model)
     found = _on_zeros(lambda x: maps(backbone, x), shape, 'the backbone')
@@ -281,9 +279,8 @@ def _indices(backbone: nn.Module, count: int) -> list[int]:
         indices = {i + stages if i < 0 else i for i in indices}
     if len(indices) != count or min(indices) < 0:
         raise ExportError(
-            f'{type(backbone).__name__} has out_indices={given!r} and '
-            f'returns {count} feature maps; one for each index, 0 or more, '
-            'is needed to name them'
+            f'{type(backbone).__name__} has out_indices={given!r} and returns {count} feature '
+            'maps; one for each index, 0 or more, is needed to name them'
         )
     return sorted(indices)
 
@@ -316,14 +313,13 @@ def feature_network(
     """What a program must reproduce, by the model's own preprocessing.
 
     Args:
-        model: as loaded, in eval mode; without a ``data_preprocessor`` the
-            pixels go in as they are.
+        model: as loaded, in eval mode; without a ``data_preprocessor`` the pixels go in as they
+            are.
         names: ``Prepared.features``.
         dtype: of the model's weights.
 
     Returns:
-        Images (N, C, H, W), uint8 in data order, to maps (N, C, H, W), in
-        ``dtype``, by name.
+        Images (N, C, H, W), uint8 in data order, to maps (N, C, H, W), in ``dtype``, by name.
     """
     preprocessor = getattr(model, 'data_preprocessor', None)
 
@@ -345,11 +341,11 @@ def feature_preprocessing(
     """What is baked in before a backbone, by the ``data_preprocessor``.
 
     Args:
-        model: without one, or with mmengine's plain one, nothing is baked
-            in: the program takes what the backbone takes.
+        model: without one, or with mmengine's plain one, nothing is baked in: the program takes
+            what the backbone takes.
         channels, size: C and (H, W) of the images.
-        data_order: 'RGB' or 'BGR', None where it is not known. OpenMMLab
-            loads BGR: that is assumed for detectors and segmenters.
+        data_order: 'RGB' or 'BGR', None where it is not known. OpenMMLab loads BGR: that is assumed
+            for detectors and segmenters.
 
     Raises:
         ExportError: something in it cannot be baked into a program.

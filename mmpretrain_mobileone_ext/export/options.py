@@ -1,8 +1,8 @@
 """What a user may ask of an export: the only list of its options.
 
-Every option stands here once, with its default, its check, how a command line
-spells it and what it means. ``export_coreml``, ``tools/export_coreml.py`` and
-``CoreMLExportHook`` take theirs from :class:`ExportOptions`.
+Every option stands here once, with its default, its check, how a command line spells it and what it
+means. ``export_coreml``, ``tools/export_coreml.py`` and ``CoreMLExportHook`` take theirs from
+:class:`ExportOptions`.
 """
 
 from __future__ import annotations
@@ -158,11 +158,10 @@ def _choice(allowed: tuple[str, ...], help: str) -> dict[str, Any]:
 class ExportOptions:
     """A checked request.
 
-    After the checks ``out``, ``swift`` and ``report`` are a ``Path``,
-    ``image_size`` is (H, W) in pixels, ``extra_sizes`` holds such pairs,
-    ``batch_sizes`` increases and holds 1, and ``verify_data`` is 'test',
-    'none' or an int. ``max_drop`` stays None where the scheme's own bound
-    holds.
+    After the checks ``out``, ``swift`` and ``report`` are a ``Path``, ``image_size`` is (H, W) in
+    pixels, ``extra_sizes`` holds such pairs, ``batch_sizes`` increases and holds 1, and
+    ``verify_data`` is 'test', 'none' or an int. ``max_drop`` stays None where the scheme's own
+    bound holds.
 
     Raises:
         ExportError: states the value and what is allowed.
@@ -350,9 +349,8 @@ class ExportOptions:
     def is_classifier(self) -> bool:
         """Whether the program can say a label.
 
-        A classifier of Core ML takes one sample at a time: with a flexible
-        batch it converts, and no device compiles it
-        (apple/coremltools#2764). Several samples get their probabilities as
+        A classifier of Core ML takes one sample at a time: with a flexible batch it converts, and
+        no device compiles it (apple/coremltools#2764). Several samples get their probabilities as
         one array (N, classes) instead.
         """
         return self.outputs == 'class' and self.batch_sizes == (1,)
@@ -360,13 +358,12 @@ class ExportOptions:
     def input_shapes(self, pre: Preprocessing) -> tuple[Shape, ...]:
         """Every shape (N, C, H, W) of the input, the default first.
 
-        Each of ``batch_sizes`` goes with each size. Core ML prepares the
-        default shape when it loads the file; the first prediction at another
-        one takes longer.
+        Each of ``batch_sizes`` goes with each size. Core ML prepares the default shape when it
+        loads the file; the first prediction at another one takes longer.
 
         Raises:
-            ExportError: an image input with several images at a time, or
-                more shapes than Core ML takes.
+            ExportError: an image input with several images at a time, or more shapes than Core ML
+                takes.
         """
         if self.input == 'image' and self.batch_sizes != (1,):
             raise ExportError(
@@ -379,9 +376,8 @@ class ExportOptions:
         shapes = tuple((batch, pre.channels, *size) for batch in self.batch_sizes for size in sizes)
         if len(shapes) > MAX_SHAPES:
             raise ExportError(
-                f'{len(sizes)} sizes x {len(self.batch_sizes)} batch sizes '
-                f'are {len(shapes)} shapes; Core ML takes {MAX_SHAPES} at '
-                'most'
+                f'{len(sizes)} sizes x {len(self.batch_sizes)} batch sizes are {len(shapes)} '
+                f'shapes; Core ML takes {MAX_SHAPES} at most'
             )
         return shapes
 
@@ -408,8 +404,8 @@ def as_words(given: Mapping[str, Any]) -> list[str]:
     """Options as the words of a command line; what is not set is left out.
 
     Args:
-        given: name to value, as a user gives them. Labels in a list become
-            :data:`LABELS_FILE`, which has to be made.
+        given: name to value, as a user gives them. Labels in a list become :data:`LABELS_FILE`,
+            which has to be made.
     """
     words: list[str] = []
     for name, value in given.items():

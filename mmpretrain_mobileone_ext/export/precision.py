@@ -1,18 +1,16 @@
 """Keep the smallest set of operations in fp32 that makes fp16 good enough.
 
-Programs between the fp16 and the fp32 file are executed on a few samples and
-compared with the fp32 file. First comes what leaves fp16 there, with what
-reads it. If that is not enough, operations follow in the order of what each
-alone in fp16 does to the output. Last, what can be spared is taken out.
+Programs between the fp16 and the fp32 file are executed on a few samples and compared with the fp32
+file. First comes what leaves fp16 there, with what reads it. If that is not enough, operations
+follow in the order of what each alone in fp16 does to the output. Last, what can be spared is taken
+out.
 
-Accepted is a file that meets the tolerance on all images and in which no
-value leaves fp16. The second is asked for even where the output forgives an
-infinity (a relu of -inf is 0): which value another device puts in its place
-is not defined.
+Accepted is a file that meets the tolerance on all images and in which no value leaves fp16. The
+second is asked for even where the output forgives an infinity (a relu of -inf is 0): which value
+another device puts in its place is not defined.
 
-An operation in fp32 is of no use where the next one reads its result in fp16:
-what goes beyond fp16 does so again at the cast. So an operation is kept
-together with those that read what it makes.
+An operation in fp32 is of no use where the next one reads its result in fp16: what goes beyond fp16
+does so again at the cast. So an operation is kept together with those that read what it makes.
 """
 
 from __future__ import annotations
@@ -52,18 +50,17 @@ def choose_precision(
 ) -> Made:
     """Find the smallest set of operations to keep in fp32.
 
-    Without any one of the operations in the set, a file is not accepted.
-    Files decide; which ones are tried follows from executing programs that
-    coremltools would save, on ``inputs``.
+    Without any one of the operations in the set, a file is not accepted. Files decide; which ones
+    are tried follows from executing programs that coremltools would save, on ``inputs``.
 
     Args:
-        convert: converts with the named operations in fp32, everything else
-            in fp16, and returns the mlprogram. It asks for every operation
-            whether its name is in the set. Earlier files stay.
+        convert: converts with the named operations in fp32, everything else in fp16, and returns
+            the mlprogram. It asks for every operation whether its name is in the set. Earlier files
+            stay.
         evaluate: compares a file with the network, in fp16 arithmetic.
         tolerance: bound of the comparison.
-        inputs: input name to a few of the samples (N, ...) that
-            ``evaluate`` uses, as for ``LoadedProgram.predict_batch``.
+        inputs: input name to a few of the samples (N, ...) that ``evaluate`` uses, as for
+            ``LoadedProgram.predict_batch``.
         advance: told 1 after each program that was executed.
 
     Raises:
@@ -105,8 +102,8 @@ def choose_precision(
 class _Asked(frozenset[str]):
     """An empty set that remembers what it was asked for.
 
-    coremltools has other names for operations than the file that it saves;
-    this is how one learns them.
+    coremltools has other names for operations than the file that it saves; this is how one learns
+    them.
     """
 
     def __init__(self) -> None:

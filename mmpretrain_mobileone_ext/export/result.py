@@ -20,8 +20,7 @@ class ExportResult:
 
     Attributes:
         job: what it was made from.
-        made: the file as it was made. The workspace is gone: see
-            :attr:`path` for where it is.
+        made: the file as it was made. The workspace is gone: see :attr:`path` for where it is.
         compression: what was tried and chosen; None without compression.
         notes: what a user should know, in words.
     """
@@ -77,8 +76,7 @@ class ExportResult:
     def verdict(self) -> Optional[Verdict]:
         """Whether it keeps the accuracy; None where it has no classes.
 
-        Against the file before compression; without any, against the
-        network.
+        Against the file before compression; without any, against the network.
         """
         if self.compression is not None:
             return self.compression.verdict
@@ -160,9 +158,8 @@ class ExportResult:
         rows = [
             (
                 f'{"top-1" if found.labelled else "agreement"} lost',
-                f'{found.loss.words} against the {against}, '
-                f'on {others} {found.loss.images} images; bound {found.bound:g} points '
-                f'({found.bound_name})',
+                f'{found.loss.words} against the {against}, on {others} {found.loss.images} '
+                f'images; bound {found.bound:g} points ({found.bound_name})',
             ),
             ('verdict', found.words),
         ]

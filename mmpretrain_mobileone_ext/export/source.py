@@ -1,8 +1,8 @@
 """What is exported: the network of a config and checkpoint, and its labels.
 
-Weights come from a file and labels from up to four places, all written by
-others: :func:`load_source` takes only weights that fit and are finite, and
-:func:`choose_labels` only labels that agree wherever they are known.
+Weights come from a file and labels from up to four places, all written by others:
+:func:`load_source` takes only weights that fit and are finite, and :func:`choose_labels` only
+labels that agree wherever they are known.
 """
 
 from __future__ import annotations
@@ -45,8 +45,8 @@ class Source:
     """What is exported.
 
     Attributes:
-        model: own copy of the network as loaded; eval mode, float32, CPU.
-            For features only its backbone's weights are the checkpoint's.
+        model: own copy of the network as loaded; eval mode, float32, CPU. For features only its
+            backbone's weights are the checkpoint's.
         config: None for a module that does not know its own.
         config_name: file name of the config, or the model's class.
         classes: class names the checkpoint brings, if any.
@@ -74,13 +74,12 @@ def load_source(
         config: config file, ``Config``, or a network that is built.
         checkpoint: anything mmengine loads; None: a module's own weights.
         cfg_options: dotted keys to values, merged into the config.
-        outputs: 'class' needs a classifier; for 'features' anything with a
-            ``backbone``, or a bare backbone, will do, and the checkpoint has
-            to fit the backbone only.
+        outputs: 'class' needs a classifier; for 'features' anything with a ``backbone``, or a bare
+            backbone, will do, and the checkpoint has to fit the backbone only.
 
     Raises:
-        ExportError: the config is unreadable or describes no such network,
-            or weights are not finite.
+        ExportError: the config is unreadable or describes no such network, or weights are not
+            finite.
         CheckpointError: the checkpoint is unsafe or does not fit.
     """
     loaded = _read_checkpoint(checkpoint)
@@ -263,14 +262,13 @@ def choose_labels(
 
     Args:
         given: file with one label a line, or the labels.
-        known: (origin, labels or None), best first. Labels that occur
-            twice (ImageNet has two cranes) get their index appended. All
-            are compared, with given ones too.
+        known: (origin, labels or None), best first. Labels that occur twice (ImageNet has two
+            cranes) get their index appended. All are compared, with given ones too.
         num_logits: outputs of the network.
 
     Raises:
-        ExportError: unreadable, empty, duplicate or too few labels, or lists
-            in which a name stands for different labels.
+        ExportError: unreadable, empty, duplicate or too few labels, or lists in which a name stands
+            for different labels.
     """
     found = [Labels(tuple(map(str, names)), origin) for origin, names in known if names]
     if given is not None:

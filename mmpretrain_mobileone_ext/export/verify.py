@@ -1,8 +1,8 @@
 """Compare saved files with the network they were made from, on images.
 
-A :class:`Judge` runs the network once and every file on the same images; what
-it finds is a :class:`Verification`. :func:`compare_at` does the same on noise,
-at one of the further shapes that a file promises.
+A :class:`Judge` runs the network once and every file on the same images; what it finds is a
+:class:`Verification`. :func:`compare_at` does the same on noise, at one of the further shapes that
+a file promises.
 """
 
 from __future__ import annotations
@@ -42,13 +42,13 @@ class Verification:
         parity: of the probabilities, or of the features.
         tolerance: name of the bound that applies.
         images: what was compared, in words.
-        top1_reference, top1_candidate: share of correct labels, 0 to 1, of
-            the network and of the file; None without labels.
+        top1_reference, top1_candidate: share of correct labels, 0 to 1, of the network and of the
+            file; None without labels.
         overflows: operation to count of values beyond fp16.
         operations: operation type to count, in the file.
         system: oldest system that runs the file, e.g. 'iOS16'.
-        rounding: relative error of the network's own fp32 against fp64;
-            measured only where an fp32 file does not meet the tolerance.
+        rounding: relative error of the network's own fp32 against fp64; measured only where an fp32
+            file does not meet the tolerance.
         answers: first class of every image; None for features.
     """
 
@@ -113,8 +113,7 @@ class Made:
     Attributes:
         path: in the workspace.
         verification: of this file.
-        kept: operations that stay in fp32, in the order of execution, where
-            precision is 'auto'.
+        kept: operations that stay in fp32, in the order of execution, where precision is 'auto'.
         size_bytes: of all of it with its metadata, once that is written.
     """
 
@@ -133,8 +132,8 @@ def load(path: Path, precision: str) -> LoadedProgram:
     """A file ready to be executed as a device computes it.
 
     Args:
-        precision: of the file: 'fp32' computes in fp32, all others round to
-            fp16 where the program says so.
+        precision: of the file: 'fp32' computes in fp32, all others round to fp16 where the program
+            says so.
     """
     return format_of(path).load(path, arithmetic='fp32' if precision == 'fp32' else 'fp16')
 
@@ -142,8 +141,7 @@ def load(path: Path, precision: str) -> LoadedProgram:
 class Judge:
     """Scores files against one network on the same images.
 
-    The network runs once: its outputs are kept, and so are the pixels where
-    they are few.
+    The network runs once: its outputs are kept, and so are the pixels where they are few.
 
     Args:
         network: images (N, C, H, W), uint8 in data order, to its outputs.

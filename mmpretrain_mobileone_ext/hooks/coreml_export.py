@@ -59,42 +59,36 @@ _PATIENCE = timedelta(days=7)
 class CoreMLExportHook(Hook):
     """Leave a verified and scored Core ML file in the work dir.
 
-    After training the checkpoint is exported as ``tools/export_coreml.py``
-    does it: from the file, so with the averaged weights where the run has
-    EMA; folded, compared with the network on images, and scored. The log
-    states parity, size and accuracy. The visualizer gets ``coreml/top1``
-    and ``coreml/agreement`` (%), ``coreml/size_mib`` and
-    ``coreml/relative_error`` at the checkpoint's step, and
-    ``coreml_export.json`` keeps them with what was asked for.
+    After training the checkpoint is exported as ``tools/export_coreml.py`` does it: from the file,
+    so with the averaged weights where the run has EMA; folded, compared with the network on images,
+    and scored. The log states parity, size and accuracy. The visualizer gets ``coreml/top1`` and
+    ``coreml/agreement`` (%), ``coreml/size_mib`` and ``coreml/relative_error`` at the checkpoint's
+    step, and ``coreml_export.json`` keeps them with what was asked for.
 
-    Options that cannot work are refused before the first iteration. What
-    fails after training fails nothing else, unless ``strict``: the log then
-    has the reason and the command that exports by hand.
+    Options that cannot work are refused before the first iteration. What fails after training fails
+    nothing else, unless ``strict``: the log then has the reason and the command that exports by
+    hand.
 
-    A finished run that is resumed exports again only where the file is
-    missing, or was made from another checkpoint or with other options,
-    model, test data or package versions.
+    A finished run that is resumed exports again only where the file is missing, or was made from
+    another checkpoint or with other options, model, test data or package versions.
 
     In a distributed run rank 0 exports and the others wait.
 
     Args:
-        which: 'best' (by each figure of ``CheckpointHook.save_best``; the
-            last where there is none), 'last' or 'both'.
-        out: file name in the work dir, ``.mlpackage`` or ``.mlmodel``;
-            ``{checkpoint}`` is the checkpoint's name without suffix.
+        which: 'best' (by each figure of ``CheckpointHook.save_best``; the last where there is
+            none), 'last' or 'both'.
+        out: file name in the work dir, ``.mlpackage`` or ``.mlmodel``; ``{checkpoint}`` is the
+            checkpoint's name without suffix.
         strict: raise where the export fails.
-        cfg_options: dotted keys to values, merged into the config that is
-            exported.
-        options: those of ``export_coreml`` by name: precision, compress,
-            verify_data, ... ``force`` is True by default; ``swift`` and
-            ``report`` are relative to the work dir and may hold
+        cfg_options: dotted keys to values, merged into the config that is exported.
+        options: those of ``export_coreml`` by name: precision, compress, verify_data, ... ``force``
+            is True by default; ``swift`` and ``report`` are relative to the work dir and may hold
             ``{checkpoint}``.
 
     Raises:
-        SpecError: an unknown argument, or a priority that puts the hook
-            before ``DeploySwitchHook`` or ``CheckpointHook``.
-        ExportError: an option that cannot be; with ``strict`` an export
-            that failed.
+        SpecError: an unknown argument, or a priority that puts the hook before ``DeploySwitchHook``
+            or ``CheckpointHook``.
+        ExportError: an option that cannot be; with ``strict`` an export that failed.
     """
 
     # After DeploySwitchHook (BELOW_NORMAL) and CheckpointHook (VERY_LOW).
@@ -180,9 +174,8 @@ class CoreMLExportHook(Hook):
             if os.environ.get(TRACEBACK):
                 runner.logger.exception(error)
             return (
-                f'{_OWN}: the export of {checkpoint.name} failed: '
-                f'{_reason(error)}. The training is complete and its '
-                'checkpoints are kept. By hand: '
+                f'{_OWN}: the export of {checkpoint.name} failed: {_reason(error)}. The training '
+                'is complete and its checkpoints are kept. By hand: '
                 f'{self._command(runner, checkpoint)}'
             )
         return None
@@ -218,9 +211,8 @@ class CoreMLExportHook(Hook):
         fixed = [k for k, v in named.items() if v and _STEM not in str(v)]
         if several and fixed:
             raise SpecError(
-                f'{_OWN}: {fixed[0]}={str(named[fixed[0]])!r} is one name, '
-                f'but several checkpoints may be exported; put {_STEM} into '
-                'it'
+                f'{_OWN}: {fixed[0]}={str(named[fixed[0]])!r} is one name, but several '
+                f'checkpoints may be exported; put {_STEM} into it'
             )
 
     def _options_of(self, folder: Path, stem: str) -> ExportOptions:
@@ -320,8 +312,8 @@ def check_exportable(cfg: Config, options: ExportOptions) -> None:
 def export_once(cfg: Config, checkpoint: Path, options: ExportOptions) -> Optional[ExportResult]:
     """Export and note it in the folder's record; None if it is there.
 
-    It is there if the record says that the file was made from this
-    checkpoint with these options, model, test data and package versions.
+    It is there if the record says that the file was made from this checkpoint with these options,
+    model, test data and package versions.
 
     Raises:
         MobileOneExtError: as of ``export_coreml``.
@@ -400,8 +392,8 @@ def export_command(
     Args:
         config: config file.
         out: target.
-        options: of ``ExportOptions``, by name, as a user gives them. Labels
-            become the file ``LABELS_FILE``, which has to be made.
+        options: of ``ExportOptions``, by name, as a user gives them. Labels become the file
+            ``LABELS_FILE``, which has to be made.
         cfg_options: dotted keys to values, merged into the config.
 
     Returns:
