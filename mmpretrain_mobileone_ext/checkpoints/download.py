@@ -294,7 +294,6 @@ def load_from_local(filename: Union[str, Path], map_location: Any = None) -> dic
     return load_checkpoint_file(filename, map_location)
 
 
-@CheckpointLoader.register_scheme(prefixes=r'.*\.(mlpackage|mlmodel)/*$', force=True)
 def load_from_coreml(filename: Union[str, Path], map_location: Any = None) -> dict:
     """Stand in for the state dict of a Core ML file, without reading it.
 

@@ -1,7 +1,7 @@
 """Core ML: export, and execution of the exported file on any OS.
 
-Nothing here imports coremltools until a function that needs it is called:
-the public names resolve on first use.
+Nothing here imports coremltools until a function that needs it is called: the public names resolve
+on first use.
 """
 
 from __future__ import annotations

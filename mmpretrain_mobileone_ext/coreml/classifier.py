@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from ..errors import CheckpointError, ProgramError
 from ..models.loading import refuse, take_program
 from ..utils import checks
+from .formats import format_of
 from .program.graph import takes_normalized
 from .targets import COMPUTE_UNITS
 
@@ -21,27 +22,22 @@ from .targets import COMPUTE_UNITS
 class CoreMLClassifier(BaseModel):
     """Predict with a saved Core ML classifier instead of a network.
 
-    ``DeployableClassifier`` turns into one when ``tools/test.py`` is given a
-    ``.mlpackage`` or ``.mlmodel`` as the checkpoint. For the config of any
-    other classifier add ``--cfg-options model.type=CoreMLClassifier``; its
-    ``backbone``, ``neck`` and ``head`` are then ignored.
+    ``DeployableClassifier`` turns into one when ``tools/test.py`` is given a ``.mlpackage`` or
+    ``.mlmodel`` as the checkpoint. For the config of any other classifier add ``--cfg-options
+    model.type=CoreMLClassifier``; its ``backbone``, ``neck`` and ``head`` are then ignored.
 
-    Our files normalize images themselves, so only the channel order of
-    ``data_preprocessor`` is applied: the program receives the pixels
-    (N, C, H, W), 0 to 255, that a phone would give it. A file that leaves
-    mean and std to the app, as mmdeploy's do, receives normalized pixels.
+    Our files normalize images themselves, so only the channel order of ``data_preprocessor`` is
+    applied: the program receives the pixels (N, C, H, W), 0 to 255, that a phone would give it. A
+    file that leaves mean and std to the app, as mmdeploy's do, receives normalized pixels.
 
     Args:
         path: the file; None when it arrives as the checkpoint.
-        normalize: apply mean and std; None: where the file says that it
-            takes a normalized tensor.
-        arithmetic: 'fp16' rounds every value to the precision the program
-            states, 'fp32' computes in float32 with the weights as stored.
-        backend: 'reference' runs anywhere; 'coreml' is Apple's runtime, on
-            macOS (written against its documentation, not run in this
-            project's tests).
-        compute_units: of 'coreml': 'ALL', 'CPU_ONLY', 'CPU_AND_GPU' or
-            'CPU_AND_NE'.
+        normalize: apply mean and std; None: where the file says that it takes a normalized tensor.
+        arithmetic: 'fp16' rounds every value to the precision the program states, 'fp32' computes
+            in float32 with the weights as stored.
+        backend: 'reference' runs anywhere; 'coreml' is Apple's runtime, on macOS (written against
+            its documentation, not run in this project's tests).
+        compute_units: of 'coreml': 'ALL', 'CPU_ONLY', 'CPU_AND_GPU' or 'CPU_AND_NE'.
         data_preprocessor: config or module of the network it was made from.
 
     Raises:
@@ -96,9 +92,7 @@ class CoreMLClassifier(BaseModel):
                 raise ProgramError(
                     'CoreMLClassifier: no .mlpackage or .mlmodel was given as the checkpoint'
                 )
-            from .runtime.load import load_program
-
-            self._loaded = (load_program(self.path, **self._options),)
+            self._loaded = (format_of(self.path).load(self.path, **self._options),)
         return self._loaded[0]
 
     def forward(
@@ -109,8 +103,7 @@ class CoreMLClassifier(BaseModel):
         Args:
             inputs: in the program's channel order and of a size it takes.
             data_samples: filled with predictions in mode 'predict'.
-            mode: 'tensor' returns probabilities (N, classes), 'predict'
-                a list of ``DataSample``.
+            mode: 'tensor' returns probabilities (N, classes), 'predict' a list of ``DataSample``.
 
         Raises:
             ProgramError: wrong size or channels, or ``mode='loss'``.

@@ -1,4 +1,4 @@
-"""The one place that drives coremltools' front end: trace and convert."""
+"""The one place that drives coremltools' front end: trace, convert, save."""
 
 from __future__ import annotations
 
@@ -7,8 +7,9 @@ import io
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -26,46 +27,73 @@ PROBABILITIES = 'classLabel_probs'
 _SAME = Tolerance('trace', 1e-4)
 
 
-class Network(Protocol):
-    """What is converted; ``export.network`` has it."""
+def convert_and_save(
+    network: Any,
+    preprocessing: Preprocessing,
+    labels: Sequence[str],
+    options: Any,
+    path: Path,
+    keep_fp32: frozenset[str] = frozenset(),
+) -> None:
+    """Convert a network and save it to ``path``, as ``Format.convert``.
 
-    @property
-    def features(self) -> tuple[str, ...]:
-        """Names of the outputs of a backbone; none of a classifier."""
+    The input is ``image``. A classifier outputs ``classLabel`` and the dictionary
+    ``classLabel_probs``; with more ``batch_sizes`` than 1 only ``classLabel_probs``, float32 (N,
+    classes). A backbone outputs float32 maps (N, C, H, W) under ``network.features``.
 
-    def graph(self, mean: Any) -> torch.nn.Module:
-        """The module to trace; ``mean`` None where the input subtracts."""
+    Args:
+        network: an ``export.network.Prepared``.
+        preprocessing: what its input is.
+        labels: class labels in the order of the logits; unused for features.
+        options: an ``export.options.ExportOptions``; precision 'auto' is fp16 but for
+            ``keep_fp32``.
+        keep_fp32: names of operations.
+
+    Raises:
+        ExportError: coremltools cannot convert the network, or not for every size and batch size.
+    """
+    shapes = options.input_shapes(preprocessing)
+    graph = network.graph(None if options.input == 'image' else preprocessing.mean)
+    is_program = options.format.name == 'mlprogram'
+    try:
+        with quiet.conversion() as ct, untouched_rng():
+            model = ct.convert(
+                _trace(graph, shapes),
+                inputs=[_input(ct, preprocessing, options.input, shapes)],
+                convert_to=options.format.name,
+                compute_units=getattr(ct.ComputeUnit, options.compute_units),
+                skip_model_load=True,
+                **_outputs(ct, network.features, labels, options, is_program),
+                **(_typing(ct, options, keep_fp32) if is_program else {}),
+            )
+            if is_program:
+                check_classify(model.get_spec())
+            else:
+                model = _finished(ct, model, options)
+            model.save(str(path))
+    except ExportError:
+        raise
+    # Whatever op is not supported, coremltools has its own error for it.
+    except Exception as error:
+        raise ExportError(
+            f'coremltools cannot convert the network{_for_all(shapes)} ({one_line(error, 500)})'
+        ) from error
 
 
-class Request(Protocol):
-    """What is asked for; ``export.options`` has it."""
+def _for_all(shapes: Sequence[Shape]) -> str:
+    if len(shapes) == 1:
+        return ''
+    return f' for {len(shapes)} input shapes at once (without further sizes and batch sizes it may)'
 
-    @property
-    def format(self) -> str:
-        """'mlprogram' or 'neuralnetwork'."""
 
-    @property
-    def precision(self) -> str:
-        """'fp16', 'fp32' or 'auto'."""
-
-    @property
-    def deployment_target(self) -> str:
-        """Oldest iOS."""
-
-    @property
-    def compute_units(self) -> str:
-        """A name of ``coremltools.ComputeUnit``."""
-
-    @property
-    def input(self) -> str:
-        """'image' or 'tensor'."""
-
-    @property
-    def is_classifier(self) -> bool:
-        """Whether the program says a label."""
-
-    def input_shapes(self, pre: Preprocessing) -> tuple[Shape, ...]:
-        """Every shape (N, C, H, W) of the input, the default first."""
+def _trace(graph: torch.nn.Module, shapes: Sequence[Shape]) -> Any:
+    with torch.no_grad(), warnings.catch_warnings():
+        # The file is compared with the network on images: a trace that is
+        # wrong for this size fails there, and not by a warning.
+        warnings.simplefilter('ignore', torch.jit.TracerWarning)
+        traced = torch.jit.trace(graph, torch.zeros(shapes[0]), check_trace=False)
+        check_trace(graph, traced, shapes)
+    return traced
 
 
 def check_trace(
@@ -73,8 +101,8 @@ def check_trace(
 ) -> None:
     """Run network and trace at every size and every batch size.
 
-    A trace is made at the first shape, and Python numbers in the network's
-    code stay in it as they were then.
+    A trace is made at the first shape, and Python numbers in the network's code stay in it as they
+    were then.
 
     Raises:
         ExportError: the network, or its trace, is for the first shape only.
@@ -109,11 +137,73 @@ def _run(network: Callable[[Tensor], Any], pixels: Tensor, what: str) -> Any:
         ) from error
 
 
+def _input(ct: Any, pre: Preprocessing, kind: str, shapes: tuple[Shape, ...]) -> Any:
+    shape = as_coremltools(ct, shapes)
+    if kind == 'tensor':
+        # From iOS 16 on, the default would be fp16.
+        return ct.TensorType(name=INPUT, shape=shape, dtype=np.float32)
+    bias = [0.0 - m for m in pre.mean]
+    return ct.ImageType(
+        name=INPUT,
+        shape=shape,
+        scale=1.0,
+        bias=bias[0] if pre.channels == 1 else bias,
+        color_layout=getattr(ct.colorlayout, pre.layout or ''),
+    )
+
+
+def as_coremltools(ct: Any, shapes: tuple[Shape, ...]) -> Any:
+    """The ``shape`` argument of an input type of coremltools."""
+    if len(shapes) == 1:
+        return shapes[0]
+    return ct.EnumeratedShapes(list(shapes), default=shapes[0])
+
+
+def _outputs(
+    ct: Any, features: Sequence[str], labels: Sequence[str], options: Any, is_program: bool
+) -> dict[str, Any]:
+    if options.is_classifier:
+        return {
+            'classifier_config': ct.ClassifierConfig(list(labels), predicted_feature_name=LABEL)
+        }
+    # From iOS 16 on, the default of an mlprogram would be fp16.
+    dtype = {'dtype': np.float32} if is_program else {}
+    return {'outputs': [ct.TensorType(name=n, **dtype) for n in features or (PROBABILITIES,)]}
+
+
+def _typing(ct: Any, options: Any, keep_fp32: frozenset[str]) -> dict[str, Any]:
+    """Precision and target of an mlprogram."""
+    if options.precision == 'fp32':
+        precision = ct.precision.FLOAT32
+    else:
+        precision = ct.transform.FP16ComputePrecision(
+            op_selector=lambda op: op.name not in keep_fp32
+        )
+    return {
+        'compute_precision': precision,
+        'minimum_deployment_target': getattr(ct.target, options.deployment_target),
+    }
+
+
+def _finished(ct: Any, model: Any, options: Any) -> Any:
+    """A neuralnetwork with half-precision weights and our names."""
+    if options.precision != 'fp32':
+        utils = quiet.module('coremltools.models.neural_network.quantization_utils')
+        # It prints a line a layer.
+        with contextlib.redirect_stdout(io.StringIO()):
+            model = utils.quantize_weights(model, 16)
+    spec = model.get_spec()
+    if options.is_classifier:
+        ct.utils.rename_feature(spec, spec.description.predictedProbabilitiesName, PROBABILITIES)
+        spec.neuralNetworkClassifier.labelProbabilityLayerName = PROBABILITIES
+    return ct.models.MLModel(spec, skip_model_load=True)
+
+
 def check_classify(spec: Any) -> None:
     """Refuse a classifier that no device compiles.
 
-    Core ML needs the shape of the probabilities to be known; coremltools
-    converts without it (apple/coremltools#2764, #2793).
+    Core ML needs the shape of the probabilities to be known; coremltools converts without it
+    (apple/coremltools#2764, #2793).
 
     Args:
         spec: ``Model`` with an ``mlProgram``.
@@ -139,157 +229,3 @@ def _check_block(block: Any) -> None:
                 'input shape after conversion, and Core ML compiles no such '
                 "classifier; give one image size, or outputs='features'"
             )
-
-
-def convert_and_save(
-    prepared: Network,
-    pre: Preprocessing,
-    classes: Sequence[str],
-    options: Request,
-    path: Path,
-    keep_fp32: frozenset[str] = frozenset(),
-) -> None:
-    """Convert and save to ``path``, whose suffix is that of the format.
-
-    The input is ``image``. A classifier outputs ``classLabel`` and the
-    dictionary ``classLabel_probs``; with more ``batch_sizes`` than 1 only
-    ``classLabel_probs``, float32 (N, classes). A backbone outputs float32
-    maps under ``prepared.features``.
-
-    Args:
-        prepared: the network.
-        pre: what its input is.
-        classes: labels in the order of the logits; unused for features.
-        options: what is asked for; precision 'auto' is fp16 but for
-            ``keep_fp32``, names of operations.
-
-    Raises:
-        ExportError: coremltools cannot convert the network, or not for
-            every size and batch size.
-    """
-    shapes = options.input_shapes(pre)
-    graph = prepared.graph(None if options.input == 'image' else pre.mean)
-    try:
-        with quiet.conversion() as ct, untouched_rng():
-            traced = _trace(graph, shapes)
-            model = ct.convert(
-                traced,
-                **_interface(ct, prepared, pre, classes, options, shapes),
-                **_kind(ct, options, keep_fp32),
-                skip_model_load=True,
-            )
-            model = _finished(ct, model, options)
-            model.save(str(path))
-    except ExportError:
-        raise
-    # Whatever op is not supported, coremltools has its own error for it.
-    except Exception as error:
-        raise ExportError(
-            f'coremltools cannot convert the network{_for_all(shapes)} ({one_line(error, 500)})'
-        ) from error
-
-
-def _for_all(shapes: Sequence[Shape]) -> str:
-    if len(shapes) == 1:
-        return ''
-    return f' for {len(shapes)} input shapes at once (without further sizes and batch sizes it may)'
-
-
-def _interface(
-    ct: Any,
-    prepared: Network,
-    pre: Preprocessing,
-    classes: Sequence[str],
-    options: Request,
-    shapes: tuple[Shape, ...],
-) -> dict[str, Any]:
-    """Inputs and outputs, as coremltools' ``convert`` takes them."""
-    found: dict[str, Any] = {'inputs': [_input(ct, pre, options.input, shapes)]}
-    if options.is_classifier:
-        found['classifier_config'] = ct.ClassifierConfig(
-            list(classes), predicted_feature_name=LABEL
-        )
-        return found
-    found['outputs'] = [
-        ct.TensorType(name=name, **_dtype(options))
-        for name in prepared.features or (PROBABILITIES,)
-    ]
-    return found
-
-
-def _dtype(options: Request) -> dict[str, Any]:
-    """From iOS 16 on, the default of an mlprogram would be fp16."""
-    import numpy as np
-
-    return {'dtype': np.float32} if options.format == 'mlprogram' else {}
-
-
-def _kind(ct: Any, options: Request, keep_fp32: frozenset[str]) -> dict[str, Any]:
-    """Format, precision and target, as ``convert`` takes them."""
-    found: dict[str, Any] = dict(
-        convert_to=options.format, compute_units=getattr(ct.ComputeUnit, options.compute_units)
-    )
-    if options.format == 'mlprogram':
-        found.update(
-            compute_precision=_precision(ct, options.precision, keep_fp32),
-            minimum_deployment_target=getattr(ct.target, options.deployment_target),
-        )
-    return found
-
-
-def _precision(ct: Any, precision: str, keep_fp32: frozenset[str]) -> Any:
-    if precision == 'fp32':
-        return ct.precision.FLOAT32
-    return ct.transform.FP16ComputePrecision(op_selector=lambda op: op.name not in keep_fp32)
-
-
-def _trace(graph: torch.nn.Module, shapes: Sequence[Shape]) -> Any:
-    with torch.no_grad(), warnings.catch_warnings():
-        # The file is compared with the network on images: a trace that is
-        # wrong for this size fails there, and not by a warning.
-        warnings.simplefilter('ignore', torch.jit.TracerWarning)
-        traced = torch.jit.trace(graph, torch.zeros(shapes[0]), check_trace=False)
-        check_trace(graph, traced, shapes)
-    return traced
-
-
-def _input(ct: Any, pre: Preprocessing, kind: str, shapes: tuple[Shape, ...]) -> Any:
-    shape = as_coremltools(ct, shapes)
-    if kind == 'tensor':
-        import numpy as np
-
-        # From iOS 16 on, the default would be fp16.
-        return ct.TensorType(name=INPUT, shape=shape, dtype=np.float32)
-    bias = [0.0 - m for m in pre.mean]
-    return ct.ImageType(
-        name=INPUT,
-        shape=shape,
-        scale=1.0,
-        bias=bias[0] if pre.channels == 1 else bias,
-        color_layout=getattr(ct.colorlayout, pre.layout or ''),
-    )
-
-
-def _finished(ct: Any, model: Any, options: Request) -> Any:
-    """Half-precision weights and our names, in a neuralnetwork."""
-    if options.format == 'mlprogram':
-        check_classify(model.get_spec())
-        return model
-    if options.precision != 'fp32':
-        utils = quiet.module('coremltools.models.neural_network.quantization_utils')
-        # It prints a line a layer.
-        with contextlib.redirect_stdout(io.StringIO()):
-            model = utils.quantize_weights(model, 16)
-    spec = model.get_spec()
-    if options.is_classifier:
-        ct.utils.rename_feature(spec, spec.description.predictedProbabilitiesName, PROBABILITIES)
-        classifier = spec.neuralNetworkClassifier
-        classifier.labelProbabilityLayerName = PROBABILITIES
-    return ct.models.MLModel(spec, skip_model_load=True)
-
-
-def as_coremltools(ct: Any, shapes: tuple[Shape, ...]) -> Any:
-    """The ``shape`` argument of an input type of coremltools."""
-    if len(shapes) == 1:
-        return shapes[0]
-    return ct.EnumeratedShapes(list(shapes), default=shapes[0])

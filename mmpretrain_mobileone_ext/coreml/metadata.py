@@ -1,8 +1,8 @@
 """What a Core ML file says of itself: metadata and the preview in Xcode.
 
-Source: coremltools' guide "Xcode Model Preview Types". An image classifier
-has an image input and outputs a dictionary and a string; its preview needs
-no parameters. For feature extractors no preview exists.
+Source: coremltools' guide "Xcode Model Preview Types". An image classifier has an image input and
+outputs a dictionary and a string; its preview needs no parameters. For feature extractors no
+preview exists.
 """
 
 from __future__ import annotations
@@ -23,6 +23,17 @@ from .program.graph import Program
 PREVIEW_TYPE = 'com.apple.coreml.model.preview.type'
 _IMAGE_CLASSIFIER = 'imageClassifier'
 _LABELS = ('string', 'int64')
+_PACKAGES = ('coremltools', 'torch', 'mmengine', 'mmpretrain')
+#: Steps of a pipeline that an app has no part in.
+_SILENT = (
+    'PackInputs',
+    'Collect',
+    'LoadImageFromFile',
+    'ToPIL',
+    'ToNumpy',
+    'NumpyToPIL',
+    'PILToNumpy',
+)
 
 
 def preview_metadata(program: Program) -> dict[str, str]:
@@ -39,18 +50,6 @@ def preview_metadata(program: Program) -> dict[str, str]:
         and bool(program.classes)
     )
     return {PREVIEW_TYPE: _IMAGE_CLASSIFIER} if is_classifier else {}
-
-
-_PACKAGES = ('coremltools', 'torch', 'mmengine', 'mmpretrain')
-_SILENT = (
-    'PackInputs',
-    'Collect',
-    'LoadImageFromFile',
-    'ToPIL',
-    'ToNumpy',
-    'NumpyToPIL',
-    'PILToNumpy',
-)
 
 
 def write_metadata(

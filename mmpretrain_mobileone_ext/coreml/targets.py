@@ -1,9 +1,8 @@
 """What a program needs of the system that runs it.
 
-Sources: the first operation set of each operation is the one it is
-registered for in coremltools; availability of compute units is that of
-``MLComputeUnits``; what each unit computes in is coremltools' "Typed
-Execution" guide.
+Sources: the first operation set of each operation is the one it is registered for in coremltools;
+availability of compute units is that of ``MLComputeUnits``; what each unit computes in is
+coremltools' "Typed Execution" guide.
 """
 
 from __future__ import annotations
@@ -60,9 +59,8 @@ def check_compute_units(compute_units: str, target: str) -> None:
     """
     if compute_units == 'CPU_AND_NE' and version_of(target) < _FIRST_CPU_AND_NE:
         raise ExportError(
-            f'compute_units is CPU_AND_NE, which needs '
-            f'{SYSTEMS[_FIRST_CPU_AND_NE]}, but deployment_target is '
-            f'{target}; raise the target or choose ALL'
+            f'compute_units is CPU_AND_NE, which needs {SYSTEMS[_FIRST_CPU_AND_NE]}, but '
+            f'deployment_target is {target}; raise the target or choose ALL'
         )
 
 
@@ -74,8 +72,8 @@ def check_target(program: Program, target: str) -> None:
         target: 'iOS15', 'iOS16', ...
 
     Raises:
-        ExportError: names what needs the newer system, than the target or
-            than the file itself states.
+        ExportError: names what needs the newer system, than the target or than the file itself
+            states.
     """
     stated = f'deployment_target is {target}'
     _check_version(program, version_of(target), stated)
@@ -105,8 +103,7 @@ def target_of(program: Program) -> str:
     target = system_of(program.spec_version)
     if target not in TARGETS:
         raise ExportError(
-            f'{program.path} has specification version '
-            f'{program.spec_version}; known: '
+            f'{program.path} has specification version {program.spec_version}; known: '
             f'{", ".join(f"{version_of(t)} ({t})" for t in TARGETS)}'
         )
     return target

@@ -6,18 +6,14 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from ..coreml.compress import DropTolerance, compress_file, tolerance_for
-from ..coreml.compress.apply import apply_plan
-from ..coreml.compress.kmeans import Palettes
-from ..coreml.compress.scheme import AUTO
-from ..coreml.compress.search import Candidate, search
+from ..coreml.compress import DropTolerance, tolerance_for
+from ..coreml.compress.trial import Candidate
 from ..coreml.convert import INPUT
 from ..errors import ParityError
 from ..utils.accuracy import Answers, Verdict, verdict_on
-from ..utils.files import tree_bytes
 from ..utils.text import Steps
 from .options import ExportOptions
-from .verify import Judge, Verification
+from .verify import Advance, Judge, Made, Verification
 
 _CALIBRATION = 64  # images whose values say how far activations reach
 _OTHER_HALF = slice(1, None, 2)  # of Images.every_other
@@ -25,29 +21,21 @@ _OTHER_HALF = slice(1, None, 2)  # of Images.every_other
 
 @dataclass(frozen=True)
 class Compression:
-    """A compressed file and how it was found.
+    """How a compressed file was found.
 
     Attributes:
-        path: of the file.
-        verification: of this file, on all images.
-        scheme: what its weights are stored as, in words.
-        drop_points: percentage points of top-1 (of agreement without labels) below the file before
-            compression, on all images.
-        bytes, plain_bytes: of the file and of the one before compression, both without what is
-            written into them later.
+        plain: the file before compression, which stays in the workspace.
+        scheme: what the weights are stored as, in words.
         verdict: on the half of the images that candidates were not scored on, where there are
             enough of them, else on all.
-        candidates: all files that were scored, where a search was made, the uncompressed one first.
+        candidates: all files that were scored, where a search was made, the uncompressed one first;
+            only the chosen one has a path.
         chosen_on: the images that candidates were scored on, in words.
         chosen_images: how many they are.
     """
 
-    path: Path
-    verification: Verification
+    plain: Made
     scheme: str
-    drop_points: float
-    bytes: int
-    plain_bytes: int
     verdict: Verdict
     candidates: tuple[Candidate, ...] = ()
     chosen_on: str = ''
@@ -57,6 +45,11 @@ class Compression:
     def bound(self) -> str:
         """Name of the tolerance that was met."""
         return self.verdict.bound_name
+
+    @property
+    def chosen(self) -> Candidate:
+        """The candidate that was kept, where a search was made."""
+        return next(c for c in self.candidates if c.path is not None)
 
     @property
     def tried(self) -> int:
@@ -70,126 +63,108 @@ class Compression:
 
 
 def compress(
-    plain: Path,
-    before: Verification,
-    judge: Judge,
-    options: ExportOptions,
-    folder: Path,
-    steps: Steps,
-) -> Compression:
+    plain: Made, judge: Judge, options: ExportOptions, folder: Path, steps: Steps
+) -> tuple[Made, Compression]:
     """Compress ``plain`` as ``options`` say.
 
     Args:
-        plain: the verified file; not changed.
-        before: its verification.
-        judge: scores on the same images.
+        plain: not changed.
+        judge: scores on the images that ``plain`` was verified on.
         folder: for what is made.
+
+    Returns:
+        The compressed file, and how it was found.
 
     Raises:
         ParityError: the file predicts worse than its bound allows.
         ExportError: a scheme that does not fit the file.
     """
-    if options.compress == AUTO:
-        return _searched(plain, before, judge, options, folder, steps)
+    if options.compress == 'auto':
+        return _searched(plain, judge, options, folder, steps)
     path = folder / 'compressed' / options.out.name
     path.parent.mkdir()
     with steps.step(f'compress {options.compress}'):
-        compress_file(plain, options.compress, path, [{INPUT: judge.sample(_CALIBRATION)}])
+        options.format.compress(
+            plain.path, options.compress, path, [{INPUT: judge.sample(_CALIBRATION)}]
+        )
     with steps.step('verify compressed', total=len(judge.images)) as advance:
         after = judge.score(path, options.precision, advance)
     bound = tolerance_for(options.compress, options.max_drop)
-    verdict = _verdict(before, after, bound)
+    verdict = _verdict(plain.verification, after, bound)
     failure = bound.failure(verdict.loss.points, after.parity.num_samples)
     if failure is None and not after.parity.relative < float('inf'):
         failure = 'its output is not finite'
     if failure is not None:
         raise ParityError(f'nothing is written, compress {options.compress}: {failure}')
-    return Compression(
-        path=path,
-        verification=after,
-        scheme=options.compress,
-        drop_points=verdict.loss.points,
-        bytes=tree_bytes(path),
-        plain_bytes=tree_bytes(plain),
-        verdict=verdict,
-    )
+    made = replace(plain, path=path, verification=after)
+    return made, Compression(plain, options.compress, verdict)
 
 
 def _searched(
-    plain: Path,
-    before: Verification,
-    judge: Judge,
-    options: ExportOptions,
-    folder: Path,
-    steps: Steps,
-) -> Compression:
+    plain: Made, judge: Judge, options: ExportOptions, folder: Path, steps: Steps
+) -> tuple[Made, Compression]:
     """Chosen on one half of the images where a half can tell the budget."""
-    budget = tolerance_for(AUTO, options.max_drop)
+    budget = tolerance_for('auto', options.max_drop)
     half = len(judge.images) // 2
     # One image of a half is worth no more than the budget.
     apart = judge.images.split is not None and half > 0 and 100 / half <= budget.max_drop
     chooser = judge.on(judge.images.every_other()) if apart else judge
-    found = search(
-        plain,
+    candidates = options.format.search(
+        plain.path,
         folder,
         lambda path: chooser.score(path, options.precision),
-        chooser.score(plain, options.precision) if apart else before,
+        chooser.score(plain.path, options.precision) if apart else plain.verification,
         budget.max_drop,
         options.deployment_target,
         steps,
     )
-    verifications = {plain: before}
 
-    def verified(path: Path) -> Verification:
-        if path not in verifications:
-            verifications[path] = judge.score(path, options.precision)
-            advance(1)
-        return verifications[path]
+    def make(number: int) -> Made:
+        candidate = candidates[number]
+        if not candidate.plan:
+            return plain
+        # The search removes what it does not choose.
+        again = folder / f'again-{number}{plain.path.suffix}'
+        path = candidate.path or options.format.again(plain.path, candidate, again)
+        return replace(plain, path=path, verification=judge.score(path, options.precision))
 
     with steps.step('verify compressed') as advance:
-        candidates = _kept_on_all(plain, folder, found, verified, budget)
-    best = next(c for c in candidates if c.path is not None)
-    assert best.path is not None
-    after = verified(best.path)
-    return Compression(
-        path=best.path,
-        verification=after,
-        scheme=best.scheme,
-        drop_points=_verdict(before, after, budget).loss.points,
-        bytes=tree_bytes(best.path),
-        plain_bytes=tree_bytes(plain),
-        verdict=_verdict(before, after, budget, apart),
-        candidates=candidates,
+        best, told = _kept_on_all(plain, candidates, make, budget, advance)
+    found = Compression(
+        plain=plain,
+        scheme=next(c.scheme for c in told if c.path is not None),
+        verdict=_verdict(plain.verification, best.verification, budget, apart),
+        candidates=told,
         chosen_on=chooser.images.origin,
         chosen_images=len(chooser.images),
     )
+    return best, found
 
 
 def _kept_on_all(
-    plain: Path,
-    folder: Path,
+    plain: Made,
     candidates: Sequence[Candidate],
-    verified: Callable[[Path], Verification],
+    make: Callable[[int], Made],
     budget: DropTolerance,
-) -> tuple[Candidate, ...]:
-    """All candidates; the smallest that also keeps the budget on all images has a path."""
-    found = {id(c): replace(c, path=None) for c in candidates}
-    fitting = (c for c in candidates if c.fits)
-    for c in sorted(fitting, key=lambda c: (c.size_bytes, c.path is None)):
-        path = c.path or _again(plain, c, folder)
-        reason = _against(verified(plain), verified(path), budget)
-        found[id(c)] = replace(c, path=None if reason else path, reason=reason)
+    advance: Advance,
+) -> tuple[Made, tuple[Candidate, ...]]:
+    """The smallest that also keeps the budget on all images.
+
+    Returns:
+        The file, and all candidates; only its own has a path.
+    """
+    told = [replace(c, path=None) for c in candidates]
+    order = sorted(range(len(told)), key=lambda i: (told[i].size_bytes, candidates[i].path is None))
+    for i in order:
+        if not candidates[i].fits:
+            continue
+        made = make(i)
+        advance(1)
+        reason = _against(plain.verification, made.verification, budget)
+        told[i] = replace(told[i], path=None if reason else made.path, reason=reason)
         if not reason:
-            return tuple(found.values())
+            return made, tuple(told)
     raise AssertionError('the file before compression loses nothing')
-
-
-def _again(plain: Path, candidate: Candidate, folder: Path) -> Path:
-    """The file of a candidate, which the search has removed."""
-    if not candidate.plan:
-        return plain
-    number = len(list(folder.glob('again-*')))
-    return apply_plan(plain, candidate.plan, folder / f'again-{number}.mlpackage', Palettes())
 
 
 def _against(before: Verification, after: Verification, budget: DropTolerance) -> str:

@@ -37,8 +37,8 @@ class TestSplit:
     Attributes:
         steps: test pipeline, as plain dicts; empty where there is none.
         dataset: None when nothing may be read or a module is exported.
-        names: every list of class names that the data set has, its own
-            before those of its folders; its class's when it is not built.
+        names: every list of class names that the data set has, its own before those of its folders;
+            its class's when it is not built.
         data_order: 'RGB' or 'BGR', the order after the pipeline, or None.
     """
 
@@ -85,10 +85,9 @@ def open_split(
     """Describe the test split, and build its data set where ``read``.
 
     Args:
-        cfg: None for a module without a config; mmpretrain's convention,
-            BGR data, then holds.
-        image_size: where it differs from the pipeline's, a step that
-            resizes to it is added at the end.
+        cfg: None for a module without a config; mmpretrain's convention, BGR data, then holds.
+        image_size: where it differs from the pipeline's, a step that resizes to it is added at the
+            end.
         read: build the data set.
 
     Raises:
@@ -133,9 +132,8 @@ def _common_order(parts: Sequence[Any]) -> Optional[str]:
             f'{type_name(part)}: {order or "unknown"}' for part, order in zip(parts, orders)
         )
         raise ExportError(
-            'the data sets of the test split yield different '
-            f'orders of channels ({shown}); give all the same '
-            'pipeline'
+            f'the data sets of the test split yield different orders of channels ({shown}); give '
+            'all the same pipeline'
         )
     return orders[0]
 
@@ -150,9 +148,8 @@ def _built(described: Any, cfg: Config) -> Any:
     # Readers of any data set in any package run here.
     except Exception as error:
         raise ExportError(
-            'the test split of the config cannot be read '
-            f'({one_line(error)}); give --verify-data none to do without '
-            'it'
+            f'the test split of the config cannot be read ({one_line(error)}); give --verify-data '
+            'none to do without it'
         ) from error
     if count == 0:
         raise ExportError(
@@ -223,10 +220,9 @@ class Images:
         image, label = read_sample(self.split, index)
         if tuple(image.shape) != self.shape[1:]:
             raise ExportError(
-                f'image {index} of the test split is {tuple(image.shape)} '
-                f'(C, H, W) after the pipeline, but the program takes '
-                f'{self.shape[1:]}; add a step that fixes the size or give '
-                '--image-size'
+                f'image {index} of the test split is {tuple(image.shape)} (C, H, W) after the '
+                f'pipeline, but the program takes {self.shape[1:]}; add a step that fixes the '
+                'size or give --image-size'
             )
         return image, label
 
@@ -270,9 +266,8 @@ def read_sample(split: Any, index: int) -> tuple[Tensor, Optional[int]]:
     if not isinstance(image, Tensor) or image.dim() != 3 or image.dtype != torch.uint8:
         kind = getattr(image, 'dtype', type(image).__name__)
         raise ExportError(
-            f'the test pipeline yields {tuple(getattr(image, "shape", ()))} '
-            f'{kind}; (C, H, W) of uint8 pixels is needed, as a phone has '
-            'them'
+            f'the test pipeline yields {tuple(getattr(image, "shape", ()))} {kind}; (C, H, W) of '
+            'uint8 pixels is needed, as a phone has them'
         )
     label = sample.get('gt_label') if sample is not None else None
     if not isinstance(label, Tensor) or label.numel() != 1:

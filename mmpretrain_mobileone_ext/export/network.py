@@ -1,11 +1,11 @@
 """The exported graph: a copy of the network, folded, with 1/std inside.
 
-Normalizing by (x - mean) / std costs no multiplication: 1/std goes into a
-copy of the first convolution. That is exact, since what a convolution pads
-with is zero after the mean is subtracted, whatever the scale.
+Normalizing by (x - mean) / std costs no multiplication: 1/std goes into a copy of the first
+convolution. That is exact, since what a convolution pads with is zero after the mean is subtracted,
+whatever the scale.
 
-They serve detectors and segmenters of OpenMMLab as they serve classifiers:
-whatever has a ``backbone``, or is one.
+A classifier gives probabilities. A feature extractor gives the maps of a backbone: of a classifier,
+detector or segmenter of OpenMMLab, or of a network that is one itself.
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ from .source import backbone_of
 
 _EXACT = Tolerance('std folded into the first convolution', 1e-9)
 
+Shape = tuple[int, int, int, int]
 #: A network and normalized images (N, C, H, W) to its outputs.
 Run = Callable[[nn.Module, Tensor], Any]
 
@@ -104,12 +105,11 @@ class Prepared:
         return ExportModel(self.net, self.run, shift, scale).eval()
 
 
-def count_logits(model: nn.Module, shape: tuple[int, int, int, int]) -> int:
+def count_logits(model: nn.Module, shape: Shape) -> int:
     """K of the network's logits (1, K) for images of ``shape``.
 
     Raises:
-        ExportError: the network does not run on them, or its head gives no
-            single-label scores.
+        ExportError: the network does not run on them, or its head gives no single-label scores.
     """
     head = getattr(model, 'head', None)
     if isinstance(head, MultiLabelClsHead):
@@ -117,37 +117,35 @@ def count_logits(model: nn.Module, shape: tuple[int, int, int, int]) -> int:
             f'{type(head).__name__} predicts several labels an image; only '
             'heads with one (softmax) can become a Core ML classifier'
         )
+    scores = _on_zeros(lambda x: logits(model, x), shape, 'the network')
+    if not isinstance(scores, Tensor) or scores.dim() != 2:
+        raise ExportError(
+            f'{type(head).__name__} gives {_kind(scores)}; scores (N, classes) in one tensor '
+            'are needed'
+        )
+    return scores.shape[1]
+
+
+def _on_zeros(network: Callable[[Tensor], Any], shape: Shape, what: str) -> Any:
     try:
         with torch.no_grad():
-            logits = model(torch.zeros(shape), mode='tensor')
+            return network(torch.zeros(shape))
     except ExportError:
         raise
     # Forward functions of any network run here.
     except Exception as error:
         raise ExportError(
-            f'the network does not run on images {shape} (N, C, H, W): {one_line(error)}'
+            f'{what} does not run on images {shape} (N, C, H, W): {one_line(error)}'
         ) from error
-    if not isinstance(logits, Tensor) or logits.dim() != 2:
-        kind = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
-        raise ExportError(
-            f'{type(head).__name__} gives {kind}; scores (N, classes) in one tensor are needed'
-        )
-    return logits.shape[1]
 
 
-def prepare(model: nn.Module, pre: Preprocessing) -> Prepared:
-    """Fold branches and 1/std into a copy of ``model``, a classifier.
+def prepare(net: nn.Module, pre: Preprocessing, run: Run = logits) -> Prepared:
+    """Fold branches and 1/std into a copy of a network.
 
     Where 1/std has no exact fold, it stays a multiplication in the graph.
-    """
-    return prepare_net(model, pre, logits)
-
-
-def prepare_net(net: nn.Module, pre: Preprocessing, run: Run) -> Prepared:
-    """As :func:`prepare`, for any network that ``run`` can call.
 
     Args:
-        net: never changed.
+        net: a classifier, or what ``run`` can call; never changed.
         run: outputs by which the fold of 1/std is proved.
     """
     notes = []
@@ -227,44 +225,19 @@ def _divide(conv: nn.Conv2d, std: Tensor) -> None:
     conv.weight.copy_(weight / per_output[:, :, None, None])
 
 
-Shape = tuple[int, int, int, int]
+def feature_maps(model: nn.Module, shape: Shape) -> dict[str, Tensor]:
+    """The outputs (N, C, H, W) for black images of ``shape`` (N, C, H, W).
 
-
-@dataclass(frozen=True)
-class FeatureMap:
-    """One output of a feature extractor.
-
-    Attributes:
-        name: ``feature_<index>``, the index as in ``out_indices``.
-        shape: (C, H, W) for an image of the default size.
-    """
-
-    name: str
-    shape: tuple[int, ...]
-
-
-def feature_maps(model: nn.Module, shape: Shape) -> tuple[FeatureMap, ...]:
-    """The outputs for images of ``shape`` (N, C, H, W).
+    Returns:
+        ``feature_<index>``, the index as in ``out_indices``, to the map.
 
     Raises:
-        ExportError: the backbone does not run on them, or returns something
-            else than one map (N, C, H, W) for each of its ``out_indices``.
+        ExportError: the backbone does not run on them, or returns something else than one map (N,
+            C, H, W) for each of its ``out_indices``.
     """
     backbone = backbone_of(model)
-    try:
-        with torch.no_grad():
-            found = maps(backbone, torch.zeros(shape))
-    except ExportError:
-        raise
-    # Forward functions of any network run here.
-    except Exception as error:
-        raise ExportError(
-            f'the backbone does not run on images {shape} (N, C, H, W): {one_line(error)}'
-        ) from error
-    return tuple(
-        FeatureMap(f'feature_{index}', tuple(value.shape[1:]))
-        for index, value in zip(_indices(backbone, len(found)), found)
-    )
+    found = _on_zeros(lambda x: maps(backbone, x), shape, 'the backbone')
+    return {f'feature_{i}': value for i, value in zip(_indices(backbone, len(found)), found)}
 
 
 def maps(backbone: nn.Module, x: Tensor) -> tuple[Tensor, ...]:
@@ -306,9 +279,8 @@ def _indices(backbone: nn.Module, count: int) -> list[int]:
         indices = {i + stages if i < 0 else i for i in indices}
     if len(indices) != count or min(indices) < 0:
         raise ExportError(
-            f'{type(backbone).__name__} has out_indices={given!r} and '
-            f'returns {count} feature maps; one for each index, 0 or more, '
-            'is needed to name them'
+            f'{type(backbone).__name__} has out_indices={given!r} and returns {count} feature '
+            'maps; one for each index, 0 or more, is needed to name them'
         )
     return sorted(indices)
 
@@ -331,49 +303,34 @@ def prepare_features(model: nn.Module, pre: Preprocessing) -> Prepared:
     Raises:
         ExportError: as :func:`feature_maps`.
     """
-    names = tuple(m.name for m in feature_maps(model, pre.shape))
-    prepared = prepare_net(backbone_of(model), pre, maps)
-    return replace(prepared, features=names, run=maps)
-
-
-@torch.no_grad()
-def reference_features(
-    model: nn.Module, batch: Tensor, dtype: torch.dtype = torch.float32
-) -> tuple[Tensor, ...]:
-    """What the program must reproduce, by the model's own preprocessing.
-
-    Args:
-        model: as loaded, in eval mode; without a ``data_preprocessor`` the
-            pixels go in as they are.
-        batch: (N, C, H, W), in the order the data has.
-        dtype: of the model's weights.
-
-    Returns:
-        Maps (N, C, H, W), in ``dtype``, one for each output name.
-    """
-    preprocessor = getattr(model, 'data_preprocessor', None)
-    if preprocessor is None:
-        return maps(backbone_of(model), batch.to(dtype))
-    # mmsegmentation's takes one image at a time outside of training.
-    images = [
-        preprocessor({'inputs': batch[i : i + 1]}, False)['inputs'].to(dtype)
-        for i in range(len(batch))
-    ]
-    return maps(backbone_of(model), torch.cat(images))
+    names = tuple(feature_maps(model, pre.shape))
+    return replace(prepare(backbone_of(model), pre, maps), features=names, run=maps)
 
 
 def feature_network(
     model: nn.Module, names: Sequence[str], dtype: torch.dtype = torch.float32
 ) -> Callable[[Tensor], dict[str, Tensor]]:
-    """:func:`reference_features` under the names of the outputs.
+    """What a program must reproduce, by the model's own preprocessing.
 
     Args:
+        model: as loaded, in eval mode; without a ``data_preprocessor`` the pixels go in as they
+            are.
         names: ``Prepared.features``.
         dtype: of the model's weights.
-    """
 
+    Returns:
+        Images (N, C, H, W), uint8 in data order, to maps (N, C, H, W), in ``dtype``, by name.
+    """
+    preprocessor = getattr(model, 'data_preprocessor', None)
+
+    def normalized(image: Tensor) -> Tensor:
+        return image if preprocessor is None else preprocessor({'inputs': image}, False)['inputs']
+
+    @torch.no_grad()
     def network(batch: Tensor) -> dict[str, Tensor]:
-        return dict(zip(names, reference_features(model, batch, dtype)))
+        # mmsegmentation's takes one image at a time outside of training.
+        images = [normalized(image).to(dtype) for image in batch.split(1)]
+        return dict(zip(names, maps(backbone_of(model), torch.cat(images))))
 
     return network
 
@@ -384,11 +341,11 @@ def feature_preprocessing(
     """What is baked in before a backbone, by the ``data_preprocessor``.
 
     Args:
-        model: without one, or with mmengine's plain one, nothing is baked
-            in: the program takes what the backbone takes.
+        model: without one, or with mmengine's plain one, nothing is baked in: the program takes
+            what the backbone takes.
         channels, size: C and (H, W) of the images.
-        data_order: 'RGB' or 'BGR', None where it is not known. OpenMMLab
-            loads BGR: that is assumed for detectors and segmenters.
+        data_order: 'RGB' or 'BGR', None where it is not known. OpenMMLab loads BGR: that is assumed
+            for detectors and segmenters.
 
     Raises:
         ExportError: something in it cannot be baked into a program.

@@ -1,215 +1,36 @@
-"""What a user may ask of an export, checked before anything is done.
+"""What a user may ask of an export: the only list of its options.
 
-Core ML prepares the default shape, the first, when it loads the file; the
-first prediction at another one takes longer.
+Every option stands here once, with its default, its check, how a command line spells it and what it
+means. ``export_coreml``, ``tools/export_coreml.py`` and ``CoreMLExportHook`` take theirs from
+:class:`ExportOptions`.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import MISSING, dataclass, field, fields
+from functools import partial
 from pathlib import Path
 from typing import Any, Optional, Union
 
-from ..coreml.compress.scheme import check_scheme
+from ..coreml.formats import FORMATS, Format
 from ..coreml.targets import COMPUTE_UNITS, DEFAULT_TARGET, TARGETS, check_compute_units
 from ..errors import ExportError
 from ..models.preprocessing import Preprocessing
+from ..utils import checks
 from ..utils.accuracy import DEFAULT_DROP
-from ..utils.checks import boolean, number, one_of, path, sequence, text
-from ..utils.files import check_apart, check_free
+from ..utils.files import PathLike, check_apart, check_free
 
-FORMATS = {'.mlpackage': 'mlprogram', '.mlmodel': 'neuralnetwork'}
-PRECISIONS = ('fp16', 'fp32', 'auto')
-INPUTS = ('image', 'tensor')
-OUTPUTS = ('class', 'features')
-_MAX_SIDE = 8192
 #: What coremltools documents for ``EnumeratedShapes``.
 MAX_SHAPES = 128
+#: Stands for a file that holds the labels: a command line takes no list.
+LABELS_FILE = 'LABELS.txt'
+_MAX_SIDE = 8192
 
 Shape = tuple[int, int, int, int]
 ImageSize = Union[None, int, str, Sequence[Union[int, str]]]
-Classes = Union[None, str, 'os.PathLike[str]', Sequence[str]]
-
-
-@dataclass(frozen=True)
-class ExportOptions:
-    """A checked request; the arguments are those of ``export_coreml``.
-
-    Attributes:
-        out: target, with suffix ``.mlpackage`` or ``.mlmodel``.
-        compress: 'none', 'auto' or a scheme of ``compress.SCHEMES``.
-        max_drop: percentage points of top-1 that compression may cost; None
-            for the scheme's own bound.
-        image_size: (H, W) in pixels, None to read it from the config.
-        extra_sizes: further (H, W) that the program accepts.
-        batch_sizes: numbers of images that the program accepts at a time,
-            increasing, 1 among them.
-        outputs: 'class' (label and probabilities), or 'features': what the
-            backbone returns, one output for each of its ``out_indices``.
-        verify_data: 'test', 'none' or the number of images as an int; None
-            means 100, and 'test' where compression is 'auto'.
-        swift: folder for a Swift package, None for none.
-        report: folder for a report page, None for none.
-
-    Raises:
-        ExportError: states the value and what is allowed.
-    """
-
-    out: Path
-    precision: str = 'fp16'
-    deployment_target: str = DEFAULT_TARGET
-    compute_units: str = 'ALL'
-    input: str = 'image'
-    outputs: str = 'class'
-    compress: str = 'none'
-    max_drop: Optional[float] = None
-    classes: Classes = None
-    image_size: Any = None
-    extra_sizes: Any = ()
-    batch_sizes: Any = (1,)
-    verify_data: Any = None
-    force: bool = False
-    author: str = ''
-    license: str = ''
-    swift: Optional[Path] = None
-    report: Optional[Path] = None
-
-    def __post_init__(self) -> None:
-        boolean('force', self.force, ExportError)
-        for name in ('compress', 'author', 'license'):
-            text(name, getattr(self, name), ExportError)
-        _check_classes(self.classes)
-        for name, allowed in (
-            ('precision', PRECISIONS),
-            ('deployment_target', TARGETS),
-            ('compute_units', COMPUTE_UNITS),
-            ('input', INPUTS),
-            ('outputs', OUTPUTS),
-        ):
-            one_of(name, getattr(self, name), allowed, ExportError)
-        check_compute_units(self.compute_units, self.deployment_target)
-        set_ = object.__setattr__
-        set_(self, 'out', _checked_out(self.out, self.force))
-        check_scheme(self.compress, self.deployment_target, self.format)
-        self._check_together()
-        set_(self, 'image_size', checked_size(self.image_size))
-        set_(
-            self,
-            'extra_sizes',
-            tuple(
-                checked_size(_split(s), 'extra_sizes')
-                for s in sequence('extra_sizes', self.extra_sizes, ExportError)
-            ),
-        )
-        set_(self, 'batch_sizes', _checked_batches(self.batch_sizes))
-        set_(self, 'max_drop', _checked_drop(self.max_drop, self.compress))
-        default = 'test' if self.compress == 'auto' else 100
-        set_(
-            self,
-            'verify_data',
-            checked_verify(default if self.verify_data is None else self.verify_data),
-        )
-        for name in ('swift', 'report'):
-            set_(self, name, _checked_folder(name, getattr(self, name), self.force))
-        check_apart(
-            {'out': self.out, 'swift': self.swift, 'report': self.report},
-            {'classes': self.classes},
-            ExportError,
-            package='out',
-            shared=('report',),
-        )
-
-    def _check_together(self) -> None:
-        if self.precision == 'auto' and self.format != 'mlprogram':
-            raise ExportError(
-                f'{self.out}: precision auto chooses by '
-                'operation, which only a .mlpackage can state'
-            )
-        if self.outputs == 'class':
-            return
-        for name, unset in (
-            ('compress', 'none'),
-            ('swift', None),
-            ('report', None),
-            ('classes', None),
-        ):
-            if getattr(self, name) != unset:
-                raise ExportError(
-                    f'{name} needs classes, and outputs is features; leave {name} out'
-                )
-
-    @property
-    def format(self) -> str:
-        """``'mlprogram'`` or ``'neuralnetwork'``, by the suffix."""
-        return FORMATS[self.out.suffix]
-
-    @property
-    def is_classifier(self) -> bool:
-        """Whether the program can say a label.
-
-        A classifier of Core ML takes one sample at a time: with a flexible
-        batch it converts, and no device compiles it
-        (apple/coremltools#2764). Several samples get their probabilities as
-        one array (N, classes) instead.
-        """
-        return self.outputs == 'class' and self.batch_sizes == (1,)
-
-    def input_shapes(self, pre: Preprocessing) -> tuple[Shape, ...]:
-        """Every shape (N, C, H, W) of the input, the default first.
-
-        Each of ``batch_sizes`` goes with each size. Core ML prepares the
-        default shape when it loads the file; the first prediction at another
-        one takes longer.
-
-        Raises:
-            ExportError: an image input with several images at a time, or
-                more shapes than Core ML takes.
-        """
-        if self.input == 'image' and self.batch_sizes != (1,):
-            raise ExportError(
-                f'batch_sizes is {self.batch_sizes}, but an image input takes '
-                'one image at a time (apps batch them with '
-                "MLArrayBatchProvider); give input='tensor' (--input tensor) "
-                'or batch size 1'
-            )
-        sizes = dict.fromkeys([pre.size, *self.extra_sizes])
-        shapes = tuple((batch, pre.channels, *size) for batch in self.batch_sizes for size in sizes)
-        if len(shapes) > MAX_SHAPES:
-            raise ExportError(
-                f'{len(sizes)} sizes x {len(self.batch_sizes)} batch sizes '
-                f'are {len(shapes)} shapes; Core ML takes {MAX_SHAPES} at '
-                'most'
-            )
-        return shapes
-
-
-def _check_classes(classes: Any) -> None:
-    if classes is None:
-        return
-    if isinstance(classes, (str, os.PathLike)):
-        path('classes', classes, ExportError)
-        return
-    for label in sequence('classes', classes, ExportError):
-        text('classes has a label that', label, ExportError)
-
-
-def _checked_out(out: Any, force: bool) -> Path:
-    if out is None or str(out) == '':
-        raise ExportError('no output is given; name a .mlpackage or .mlmodel')
-    target = Path(path('out', out, ExportError)).expanduser()
-    if target.suffix not in FORMATS:
-        raise ExportError(
-            f'{target}: unknown suffix {target.suffix!r}; allowed: .mlpackage '
-            '(mlprogram), .mlmodel (neuralnetwork)'
-        )
-    if not target.parent.is_dir():
-        raise ExportError(f'{target}: the folder {target.parent} does not exist; make it first')
-    if not os.access(target.parent, os.W_OK):
-        raise ExportError(f'{target}: the folder {target.parent} is not writable')
-    check_free(target, force)
-    return target
+Classes = Union[None, PathLike, Sequence[str]]
 
 
 def checked_size(size: Any, name: str = 'image_size') -> Optional[tuple[int, int]]:
@@ -228,37 +49,6 @@ def checked_size(size: Any, name: str = 'image_size') -> Optional[tuple[int, int
             f'{name} is {shown!r}; allowed: H or H W in whole pixels, 1 to {_MAX_SIDE}'
         )
     return sides[0], sides[-1]
-
-
-def _split(size: Any) -> Any:
-    """'192x256' as it stands on a command line."""
-    return size.split('x') if isinstance(size, str) else size
-
-
-def _checked_drop(drop: Any, compress: str) -> Optional[float]:
-    if drop is None:
-        return DEFAULT_DROP if compress == 'auto' else None
-    if compress == 'none':
-        raise ExportError(f'max_drop is {drop} without compression; give --compress')
-    return float(number('max_drop', drop, 0, 100, ExportError, also='percentage points, '))
-
-
-def _checked_folder(name: str, folder: Any, force: bool) -> Optional[Path]:
-    if folder is None:
-        return None
-    target = Path(path(name, folder, ExportError)).expanduser()
-    if not target.parent.is_dir():
-        raise ExportError(f'{name}: the folder {target.parent} does not exist; make it first')
-    if os.path.lexists(target) and not force:
-        raise ExportError(f'{name}: {target} exists; give --force (force=True) to replace it')
-    return target
-
-
-def _checked_batches(sizes: Any) -> tuple[int, ...]:
-    found = [_whole(s) for s in sequence('batch_sizes', sizes, ExportError)]
-    if not found or min(found) < 1:
-        raise ExportError(f'batch_sizes is {sizes!r}; allowed: whole numbers of images, at least 1')
-    return tuple(sorted({1, *found}))
 
 
 def checked_verify(value: Any) -> Union[int, str]:
@@ -282,3 +72,351 @@ def _whole(value: Any) -> int:
     if isinstance(value, str) and value.isdecimal():
         return int(value)
     return value if type(value) is int else 0
+
+
+# The checks of single options: name and value in, the checked value out.
+
+
+_boolean = partial(checks.boolean, error=ExportError)
+_text = partial(checks.text, error=ExportError)
+
+
+def _target(name: str, out: Any) -> Path:
+    if out is None or str(out) == '':
+        raise ExportError(f'no output is given; name a {" or ".join(FORMATS)}')
+    target = Path(checks.path(name, out, ExportError)).expanduser()
+    if target.suffix not in FORMATS:
+        allowed = ', '.join(f'{f.suffix} ({f.name})' for f in FORMATS.values())
+        raise ExportError(f'{target}: unknown suffix {target.suffix!r}; allowed: {allowed}')
+    if not target.parent.is_dir():
+        raise ExportError(f'{target}: the folder {target.parent} does not exist; make it first')
+    if not os.access(target.parent, os.W_OK):
+        raise ExportError(f'{target}: the folder {target.parent} is not writable')
+    return target
+
+
+def _folder(name: str, folder: Any) -> Optional[Path]:
+    if folder is None:
+        return None
+    target = Path(checks.path(name, folder, ExportError)).expanduser()
+    if not target.parent.is_dir():
+        raise ExportError(f'{name}: the folder {target.parent} does not exist; make it first')
+    return target
+
+
+def _classes(name: str, classes: Any) -> Classes:
+    if classes is None or isinstance(classes, (str, os.PathLike)):
+        return classes if classes is None else checks.path(name, classes, ExportError)
+    for label in checks.sequence(name, classes, ExportError):
+        _text(f'{name} has a label that', label)
+    return classes
+
+
+def _sizes(name: str, sizes: Any) -> tuple[Optional[tuple[int, int]], ...]:
+    given = checks.sequence(name, sizes, ExportError)
+    # '192x256' is how a command line has a pair.
+    return tuple(checked_size(s.split('x') if isinstance(s, str) else s, name) for s in given)
+
+
+def _batches(name: str, sizes: Any) -> tuple[int, ...]:
+    found = [_whole(s) for s in checks.sequence(name, sizes, ExportError)]
+    if not found or min(found) < 1:
+        raise ExportError(f'{name} is {sizes!r}; allowed: whole numbers of images, at least 1')
+    return tuple(sorted({1, *found}))
+
+
+def _drop(name: str, drop: Any) -> Optional[float]:
+    if drop is None:
+        return None
+    return float(checks.number(name, drop, 0, 100, ExportError, also='percentage points, '))
+
+
+def _verify(name: str, value: Any) -> Union[int, str, None]:
+    return None if value is None else checked_verify(value)
+
+
+def _option(
+    help: str, check: Callable[[str, Any], Any], spell: Callable[[Any], str] = str, **argument: Any
+) -> dict[str, Any]:
+    """What a field of :class:`ExportOptions` knows beside its default.
+
+    Args:
+        help: what it means, for ``--help`` and Python's ``help``.
+        check: name and value to the checked value; raises ``ExportError``.
+        spell: a value, or one item of a list, as a word on a command line.
+        argument: what ``ArgumentParser.add_argument`` takes beyond that.
+    """
+    return dict(help=help, check=check, spell=spell, argument=argument)
+
+
+def _choice(allowed: tuple[str, ...], help: str) -> dict[str, Any]:
+    check = partial(checks.one_of, allowed=allowed, error=ExportError)
+    return _option(f'{", ".join(allowed)}; {help}', check, metavar='X')
+
+
+@dataclass(frozen=True)
+class ExportOptions:
+    """A checked request.
+
+    After the checks ``out``, ``swift`` and ``report`` are a ``Path``, ``image_size`` is (H, W) in
+    pixels, ``extra_sizes`` holds such pairs, ``batch_sizes`` increases and holds 1, and
+    ``verify_data`` is 'test', 'none' or an int. ``max_drop`` stays None where the scheme's own
+    bound holds.
+
+    Raises:
+        ExportError: states the value and what is allowed.
+    """
+
+    out: Path = field(
+        metadata=_option(
+            'the file to write: .mlpackage (mlprogram) or .mlmodel (neuralnetwork)',
+            _target,
+            required=True,
+        )
+    )
+    precision: str = field(
+        default='fp16',
+        metadata=_choice(
+            ('fp16', 'fp32', 'auto'),
+            'auto: fp16 but for the smallest set of operations that the tolerance needs in '
+            'fp32; for a .mlmodel, of the weights',
+        ),
+    )
+    deployment_target: str = field(
+        default=DEFAULT_TARGET,
+        metadata=_choice(TARGETS, 'the oldest iOS; a .mlmodel runs on every one of them'),
+    )
+    compute_units: str = field(
+        default='ALL',
+        metadata=_choice(
+            COMPUTE_UNITS,
+            "a file cannot enforce it: it is metadata for the app's MLModelConfiguration",
+        ),
+    )
+    input: str = field(
+        default='image',
+        metadata=_choice(
+            ('image', 'tensor'),
+            "tensor: float32 (1, C, H, W) with the same pixels in the network's channel order",
+        ),
+    )
+    outputs: str = field(
+        default='class',
+        metadata=_choice(
+            ('class', 'features'),
+            'class: label and probabilities; features: what the backbone returns, feature_<i> '
+            'for each of its out_indices, for detectors and segmentors',
+        ),
+    )
+    classes: Classes = field(
+        default=None,
+        metadata=_option(
+            'a file with one label a line, in Python also the labels '
+            "(default: the checkpoint's or the data set's)",
+            _classes,
+            metavar='FILE',
+        ),
+    )
+    image_size: Any = field(
+        default=None,
+        metadata=_option(
+            "H or H W in pixels (default: the test pipeline's)",
+            lambda name, size: checked_size(size, name),
+            nargs='+',
+            metavar='N',
+        ),
+    )
+    verify_data: Any = field(
+        default=None,
+        metadata=_option(
+            'images to compare on: test, the whole test split; N, so many of it; none, seeded '
+            'noise, and no data set is read (default: 100; test with compress auto)',
+            _verify,
+            metavar='test|N|none',
+        ),
+    )
+    compress: str = field(
+        default='none',
+        metadata=_option(
+            'none, int8, palettize8, 6, 4 or 2, prune<percent>, joint, or auto: the smallest '
+            'file within max-drop',
+            _text,
+            metavar='SCHEME',
+        ),
+    )
+    max_drop: Optional[float] = field(
+        default=None,
+        metadata=_option(
+            'percentage points of top-1 (of agreement, without labels) that compression may '
+            f"cost (default: of auto {DEFAULT_DROP:g}, else the scheme's own)",
+            _drop,
+            type=float,
+            metavar='P',
+        ),
+    )
+    extra_sizes: Any = field(
+        default=(),
+        metadata=_option(
+            'further image sizes that the program accepts',
+            _sizes,
+            lambda size: 'x'.join(map(str, size)) if isinstance(size, (list, tuple)) else str(size),
+            nargs='+',
+            metavar='HxW',
+        ),
+    )
+    batch_sizes: Any = field(
+        default=(1,),
+        metadata=_option(
+            'numbers of images that it accepts at a time; more than 1 needs input tensor',
+            _batches,
+            nargs='+',
+            metavar='N',
+        ),
+    )
+    swift: Optional[Path] = field(
+        default=None,
+        metadata=_option('write a Swift package with the model in it', _folder, metavar='DIR'),
+    )
+    report: Optional[Path] = field(
+        default=None,
+        metadata=_option(
+            'write a page and JSON that show every form tried', _folder, metavar='DIR'
+        ),
+    )
+    force: bool = field(
+        default=False, metadata=_option('replace an existing file', _boolean, action='store_true')
+    )
+    author: str = field(default='', metadata=_option('for the metadata', _text))
+    license: str = field(default='', metadata=_option('for the metadata', _text))
+
+    def __post_init__(self) -> None:
+        for option in fields(self):
+            value = option.metadata['check'](option.name, getattr(self, option.name))
+            self._set(option.name, value)
+        self._check_together()
+        auto = self.compress == 'auto'
+        if self.verify_data is None:
+            self._set('verify_data', 'test' if auto else 100)
+        if self.max_drop is None and auto:
+            self._set('max_drop', DEFAULT_DROP)
+
+    def _set(self, name: str, value: Any) -> None:
+        object.__setattr__(self, name, value)
+
+    def _check_together(self) -> None:
+        check_compute_units(self.compute_units, self.deployment_target)
+        check_free(self.out, self.force)
+        self.format.check_scheme(self.compress, self.deployment_target)
+        if self.precision == 'auto' and not self.format.mixes_precision:
+            raise ExportError(
+                f'{self.out}: precision auto chooses by '
+                'operation, which only a .mlpackage can state'
+            )
+        if self.max_drop is not None and self.compress == 'none':
+            raise ExportError(f'max_drop is {self.max_drop} without compression; give --compress')
+        if self.outputs == 'features':
+            for name in ('compress', 'swift', 'report', 'classes'):
+                if getattr(self, name) != OPTIONS[name].default:
+                    raise ExportError(
+                        f'{name} needs classes, and outputs is features; leave {name} out'
+                    )
+        for name in ('swift', 'report'):
+            folder = getattr(self, name)
+            if folder is not None and os.path.lexists(folder) and not self.force:
+                raise ExportError(
+                    f'{name}: {folder} exists; give --force (force=True) to replace it'
+                )
+        self.check_apart_from(classes=self.classes)
+
+    def check_apart_from(self, **inputs: Any) -> None:
+        """Refuse to write over what is read, or two things to one place.
+
+        Args:
+            inputs: paths by name; whatever is no path is left alone.
+
+        Raises:
+            ExportError: names both.
+        """
+        outputs = {'out': self.out, 'swift': self.swift, 'report': self.report}
+        check_apart(outputs, inputs, ExportError, package='out', shared=('report',))
+
+    @property
+    def format(self) -> Format:
+        """What is written, by the suffix."""
+        return FORMATS[self.out.suffix]
+
+    @property
+    def is_classifier(self) -> bool:
+        """Whether the program can say a label.
+
+        A classifier of Core ML takes one sample at a time: with a flexible batch it converts, and
+        no device compiles it (apple/coremltools#2764). Several samples get their probabilities as
+        one array (N, classes) instead.
+        """
+        return self.outputs == 'class' and self.batch_sizes == (1,)
+
+    def input_shapes(self, pre: Preprocessing) -> tuple[Shape, ...]:
+        """Every shape (N, C, H, W) of the input, the default first.
+
+        Each of ``batch_sizes`` goes with each size. Core ML prepares the default shape when it
+        loads the file; the first prediction at another one takes longer.
+
+        Raises:
+            ExportError: an image input with several images at a time, or more shapes than Core ML
+                takes.
+        """
+        if self.input == 'image' and self.batch_sizes != (1,):
+            raise ExportError(
+                f'batch_sizes is {self.batch_sizes}, but an image input takes '
+                'one image at a time (apps batch them with '
+                "MLArrayBatchProvider); give input='tensor' (--input tensor) "
+                'or batch size 1'
+            )
+        sizes = dict.fromkeys([pre.size, *self.extra_sizes])
+        shapes = tuple((batch, pre.channels, *size) for batch in self.batch_sizes for size in sizes)
+        if len(shapes) > MAX_SHAPES:
+            raise ExportError(
+                f'{len(sizes)} sizes x {len(self.batch_sizes)} batch sizes are {len(shapes)} '
+                f'shapes; Core ML takes {MAX_SHAPES} at most'
+            )
+        return shapes
+
+
+#: Name to field, in the order of the command line.
+OPTIONS = {option.name: option for option in fields(ExportOptions)}
+
+
+def flag(name: str) -> str:
+    """An option's name on the command line."""
+    return f'--{name.replace("_", "-")}'
+
+
+def explained(name: str) -> str:
+    """An option's meaning and default, in words."""
+    words, default = OPTIONS[name].metadata['help'], OPTIONS[name].default
+    if default in (MISSING, None, '', (), False):
+        return words
+    shown = ' '.join(map(str, default)) if isinstance(default, tuple) else default
+    return f'{words} (default: {shown})'
+
+
+def as_words(given: Mapping[str, Any]) -> list[str]:
+    """Options as the words of a command line; what is not set is left out.
+
+    Args:
+        given: name to value, as a user gives them. Labels in a list become :data:`LABELS_FILE`,
+            which has to be made.
+    """
+    words: list[str] = []
+    for name, value in given.items():
+        if value is None or value is False or value in ((), []):
+            continue
+        words.append(flag(name))
+        spell = OPTIONS[name].metadata['spell']
+        if name == 'classes' and not isinstance(value, (str, os.PathLike)):
+            words.append(LABELS_FILE)
+        elif isinstance(value, (list, tuple)):
+            words += map(spell, value)
+        elif value is not True:
+            words.append(spell(value))
+    return words

@@ -1,4 +1,9 @@
-"""What is exported: the network of a config and checkpoint, and its labels."""
+"""What is exported: the network of a config and checkpoint, and its labels.
+
+Weights come from a file and labels from up to four places, all written by others:
+:func:`load_source` takes only weights that fit and are finite, and :func:`choose_labels` only
+labels that agree wherever they are known.
+"""
 
 from __future__ import annotations
 
@@ -26,11 +31,12 @@ from ..models import DeployableClassifier
 from ..models.loading import CORE_ML_KEY
 from ..models.state_dict import MMPRETRAIN, check_dtypes, check_finite, recognize, translate
 from ..utils.config import in_scope, read_config, types_by_name
-from ..utils.files import file_sha256
+from ..utils.files import PathLike, file_sha256
 from ..utils.machine import untouched_rng
 from ..utils.text import one_line
 
-PathLike = Union[str, Path]
+#: Controls and separators of lines, paragraphs and pages.
+_NO_TEXT = ('Cc', 'Zl', 'Zp')
 _BRANCHES = re.compile(r'\.branch_(conv_list|scale|norm|3x3|1x1)\.')
 
 
@@ -39,8 +45,8 @@ class Source:
     """What is exported.
 
     Attributes:
-        model: own copy of the network as loaded; eval mode, float32, CPU.
-            For features only its backbone's weights are the checkpoint's.
+        model: own copy of the network as loaded; eval mode, float32, CPU. For features only its
+            backbone's weights are the checkpoint's.
         config: None for a module that does not know its own.
         config_name: file name of the config, or the model's class.
         classes: class names the checkpoint brings, if any.
@@ -68,13 +74,12 @@ def load_source(
         config: config file, ``Config``, or a network that is built.
         checkpoint: anything mmengine loads; None: a module's own weights.
         cfg_options: dotted keys to values, merged into the config.
-        outputs: 'class' needs a classifier; for 'features' anything with a
-            ``backbone``, or a bare backbone, will do, and the checkpoint has
-            to fit the backbone only.
+        outputs: 'class' needs a classifier; for 'features' anything with a ``backbone``, or a bare
+            backbone, will do, and the checkpoint has to fit the backbone only.
 
     Raises:
-        ExportError: the config is unreadable or describes no such network,
-            or weights are not finite.
+        ExportError: the config is unreadable or describes no such network, or weights are not
+            finite.
         CheckpointError: the checkpoint is unsafe or does not fit.
     """
     loaded = _read_checkpoint(checkpoint)
@@ -113,18 +118,15 @@ def _network(
         if options:
             raise ExportError('cfg_options need a config, but a module is given')
         # mmpretrain.get_model leaves its config in the module.
-        return (copy.deepcopy(config), _own_config(config), type(config).__name__)
+        own: Any = getattr(config, '_config', None)
+        cfg = types_by_name(own) if isinstance(own, Config) else own
+        return copy.deepcopy(config), cfg, type(config).__name__
     cfg, name = _read_config(config, options)
     if loaded is None:
         raise ExportError(
             f'{name}: no checkpoint is given, and without one the weights would be random'
         )
     return _build(cfg, name, loaded), cfg, name
-
-
-def _own_config(model: nn.Module) -> Optional[Config]:
-    config = getattr(model, '_config', None)
-    return types_by_name(config) if isinstance(config, Config) else config
 
 
 def _read_config(
@@ -172,13 +174,6 @@ def _build(cfg: Config, name: str, checkpoint: dict) -> nn.Module:
         raise ExportError(f'{name}: the model cannot be built ({one_line(error)})') from error
 
 
-def _check_classifier(model: nn.Module, name: str) -> None:
-    if not callable(getattr(model, 'extract_feat', None)):
-        raise ExportError(f'{name}: {type(model).__name__} is no image classifier of mmpretrain')
-    if not getattr(model, 'with_head', False):
-        raise ExportError(f'{name}: {type(model).__name__} has no head, so it predicts no classes')
-
-
 def _read_checkpoint(checkpoint: Optional[PathLike]) -> Optional[dict]:
     if checkpoint is None:
         return None
@@ -203,7 +198,11 @@ def backbone_of(model: nn.Module) -> nn.Module:
 
 
 def _load_classifier(model: nn.Module, loaded: Optional[dict], name: str, path: str) -> None:
-    _check_classifier(model, name)
+    kind = type(model).__name__
+    if not callable(getattr(model, 'extract_feat', None)):
+        raise ExportError(f'{name}: {kind} is no image classifier of mmpretrain')
+    if not getattr(model, 'with_head', False):
+        raise ExportError(f'{name}: {kind} has no head, so it predicts no classes')
     if loaded is not None:
         _load(model, loaded['state_dict'], path)
     if isinstance(model, DeployableClassifier):
@@ -241,10 +240,6 @@ def _load(model: nn.Module, state: Mapping[str, Any], path: str) -> None:
         ) from error
 
 
-#: Controls and separators of lines, paragraphs and pages.
-_NO_TEXT = ('Cc', 'Zl', 'Zp')
-
-
 @dataclass(frozen=True)
 class Labels:
     """Class labels and where they came from.
@@ -267,14 +262,13 @@ def choose_labels(
 
     Args:
         given: file with one label a line, or the labels.
-        known: (origin, labels or None), best first. Labels that occur
-            twice (ImageNet has two cranes) get their index appended. All
-            are compared, with given ones too.
+        known: (origin, labels or None), best first. Labels that occur twice (ImageNet has two
+            cranes) get their index appended. All are compared, with given ones too.
         num_logits: outputs of the network.
 
     Raises:
-        ExportError: unreadable, empty, duplicate or too few labels, or lists
-            in which a name stands for different labels.
+        ExportError: unreadable, empty, duplicate or too few labels, or lists in which a name stands
+            for different labels.
     """
     found = [Labels(tuple(map(str, names)), origin) for origin, names in known if names]
     if given is not None:

@@ -1,4 +1,9 @@
-"""Compare saved files with the network they were made from, on images."""
+"""Compare saved files with the network they were made from, on images.
+
+A :class:`Judge` runs the network once and every file on the same images; what it finds is a
+:class:`Verification`. :func:`compare_at` does the same on noise, at one of the further shapes that
+a file promises.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +17,7 @@ import torch
 from torch import Tensor
 
 from ..coreml.convert import INPUT, PROBABILITIES
-from ..coreml.runtime.load import load_program
+from ..coreml.formats import format_of
 from ..coreml.runtime.loaded import LoadedProgram
 from ..errors import ParityError
 from ..models.preprocessing import Preprocessing
@@ -26,6 +31,7 @@ Outputs = dict[str, Tensor]
 Network = Callable[[Tensor], Outputs]
 Advance = Callable[[int], Any]
 _KEPT_BYTES = 2**28  # pixels kept between files, rather than read again
+_NOISE = 6  # images compared at a further shape
 
 
 @dataclass(frozen=True)
@@ -36,13 +42,13 @@ class Verification:
         parity: of the probabilities, or of the features.
         tolerance: name of the bound that applies.
         images: what was compared, in words.
-        top1_reference, top1_candidate: share of correct labels, 0 to 1, of
-            the network and of the file; None without labels.
+        top1_reference, top1_candidate: share of correct labels, 0 to 1, of the network and of the
+            file; None without labels.
         overflows: operation to count of values beyond fp16.
         operations: operation type to count, in the file.
-        spec_version: Core ML specification version of the file.
-        rounding: relative error of the network's own fp32 against fp64;
-            measured only where an fp32 file does not meet the tolerance.
+        system: oldest system that runs the file, e.g. 'iOS16'.
+        rounding: relative error of the network's own fp32 against fp64; measured only where an fp32
+            file does not meet the tolerance.
         answers: first class of every image; None for features.
     """
 
@@ -53,7 +59,7 @@ class Verification:
     top1_candidate: Optional[float]
     overflows: dict[str, int]
     operations: dict[str, int]
-    spec_version: int
+    system: str
     rounding: Optional[float] = None
     answers: Optional[Answers] = field(default=None, repr=False, compare=False)
 
@@ -85,16 +91,57 @@ class Verification:
             ) from None
 
 
+@dataclass(frozen=True)
+class KeptOp:
+    """An operation that stays in fp32.
+
+    Attributes:
+        name: in the saved file.
+        type: MIL operation, e.g. ``'conv'``.
+        why: in words, with figures.
+    """
+
+    name: str
+    type: str
+    why: str
+
+
+@dataclass(frozen=True)
+class Made:
+    """A verified file that has no name yet.
+
+    Attributes:
+        path: in the workspace.
+        verification: of this file.
+        kept: operations that stay in fp32, in the order of execution, where precision is 'auto'.
+        size_bytes: of all of it with its metadata, once that is written.
+    """
+
+    path: Path
+    verification: Verification
+    kept: tuple[KeptOp, ...] = ()
+    size_bytes: int = 0
+
+
 def tolerance_of(precision: str) -> Tolerance:
     """What a file of this precision may differ by; 'auto' is mostly fp16."""
     return TOLERANCES['export-fp32' if precision == 'fp32' else 'export-fp16']
 
 
+def load(path: Path, precision: str) -> LoadedProgram:
+    """A file ready to be executed as a device computes it.
+
+    Args:
+        precision: of the file: 'fp32' computes in fp32, all others round to fp16 where the program
+            says so.
+    """
+    return format_of(path).load(path, arithmetic='fp32' if precision == 'fp32' else 'fp16')
+
+
 class Judge:
     """Scores files against one network on the same images.
 
-    The network runs once: its outputs are kept, and so are the pixels where
-    they are few.
+    The network runs once: its outputs are kept, and so are the pixels where they are few.
 
     Args:
         network: images (N, C, H, W), uint8 in data order, to its outputs.
@@ -129,15 +176,13 @@ class Judge:
         """Execute the file at ``path`` on all images.
 
         Args:
-            precision: of the file: 'fp32' computes in fp32, all others
-                round to fp16 where the program says so.
+            precision: of the file, as for :func:`load`.
             advance: told the number of images done.
 
         Raises:
             ProgramError: the file uses an operation that cannot be executed.
         """
-        arithmetic = 'fp32' if precision == 'fp32' else 'fp16'
-        loaded = load_program(path, arithmetic=arithmetic)
+        loaded = load(path, precision)
         found = []
         for pixels in self._batches():
             found.append(loaded.predict_batch({INPUT: pixels.float()}))
@@ -154,7 +199,7 @@ class Judge:
             top1_candidate=_top1(answers),
             overflows=dict(loaded.overflows),
             operations=loaded.program.count_operations(),
-            spec_version=loaded.program.spec_version,
+            system=format_of(path).system(loaded.program),
             answers=answers,
         )
         if precision != 'fp32' or verification.failure is None:
@@ -250,13 +295,6 @@ def classifier(model: Any, dtype: torch.dtype = torch.float32) -> Network:
     return network
 
 
-def _joined(parts: list[Outputs]) -> Outputs:
-    return {key: torch.cat([p[key] for p in parts]) for key in parts[0]}
-
-
-_IMAGES = 6
-
-
 def compare_at(loaded: LoadedProgram, network: Network, shape: Shape, flips: bool) -> Parity:
     """Run program and network on at least six images of seeded noise.
 
@@ -274,10 +312,14 @@ def compare_at(loaded: LoadedProgram, network: Network, shape: Shape, flips: boo
     """
     count = shape[0]
     noise = next(choose_images(TestSplit(), 'none', (1, *shape[1:])).chunks())
-    wanted_images = count * -(-_IMAGES // count)
+    wanted_images = count * -(-_NOISE // count)
     copies = -(-wanted_images // len(noise[0]))
     images = noise[0].repeat(copies, 1, 1, 1)[:wanted_images]
     pixels = (images.flip(1) if flips else images).float()
     wanted = network(images)
-    found = loaded.predict_batch({INPUT: pixels}, chunk_size=count if count > 1 else _IMAGES)
+    found = loaded.predict_batch({INPUT: pixels}, chunk_size=count if count > 1 else _NOISE)
     return worst(wanted, {key: found[key] for key in wanted}, classes=PROBABILITIES in wanted)
+
+
+def _joined(parts: list[Outputs]) -> Outputs:
+    return {key: torch.cat([p[key] for p in parts]) for key in parts[0]}

@@ -7,8 +7,8 @@ import hashlib
 import json
 import os
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, fields
+from collections.abc import Mapping
+from dataclasses import asdict
 from datetime import timedelta
 from importlib.util import find_spec
 from pathlib import Path
@@ -22,183 +22,30 @@ from mmengine.hooks import CheckpointHook, Hook
 from mmengine.registry import HOOKS
 
 from ..checkpoints.load import load_checkpoint_file
+from ..coreml.metadata import versions
 from ..errors import ExportError, MobileOneExtError, SpecError
-from ..export.options import ExportOptions
+from ..export.data import open_split
+from ..export.options import OPTIONS, ExportOptions, as_words
 from ..utils.checks import boolean, mapping, one_of, refuse
 from ..utils.doctor.advice import TRACEBACK
 from ..utils.files import file_sha256, write_whole
+from ..utils.machine import untouched_rng
 from ..utils.text import shell_command
 from .deploy import DeploySwitchHook
 from .order import best_checkpoints, check_order, last_checkpoint, leaves_preview, spare_others
 
 if TYPE_CHECKING:
-    from ..export.job import ExportResult
+    from ..export.result import ExportResult
 
+_OWN = 'CoreMLExportHook'
 _TOOL = 'python tools/export_coreml.py'
-#: Stands for a file that holds the labels: they are no argument of the tool.
-LABELS_FILE = 'LABELS.txt'
-
-
-def export_command(
-    config: Path,
-    checkpoint: Path,
-    out: Path,
-    options: Mapping[str, Any],
-    cfg_options: Optional[Mapping[str, Any]] = None,
-) -> str:
-    """Write down the command that exports ``checkpoint`` by hand.
-
-    Args:
-        config: config file.
-        out: target.
-        options: of ``ExportOptions``, by name, as a user gives them. Labels
-            become the file :data:`LABELS_FILE`, which has to be made.
-        cfg_options: dotted keys to values, merged into the config.
-
-    Returns:
-        str: one line for a POSIX shell.
-    """
-    words = [str(config), str(checkpoint), '--out', str(out)]
-    for name, value in options.items():
-        words += _option(name, value)
-    if cfg_options:
-        words += [
-            '--cfg-options',
-            *(f'{key}={_spelled(value)}' for key, value in cfg_options.items()),
-        ]
-    return f'{_TOOL} {shell_command(words)}'
-
-
-def _option(name: str, value: Any) -> list[str]:
-    flag = f'--{name.replace("_", "-")}'
-    if value is None or value is False:
-        return []
-    if value is True:
-        return [flag]
-    if name == 'classes' and not isinstance(value, (str, Path)):
-        return [flag, LABELS_FILE]
-    if isinstance(value, (list, tuple)):
-        return [flag, *_items(name, value)] if value else []
-    return [flag, str(value)]
-
-
-def _items(name: str, values: Sequence[Any]) -> Iterator[str]:
-    for value in values:
-        pair = name == 'extra_sizes' and isinstance(value, (list, tuple))
-        yield 'x'.join(map(str, value)) if pair else str(value)
-
-
-def _spelled(value: Any) -> str:
-    """As mmengine's ``DictAction`` reads it: no quotes inside lists."""
-    if isinstance(value, (list, tuple)):
-        inner = ','.join(map(_spelled, value))
-        return f'[{inner}]' if isinstance(value, list) else f'({inner})'
-    return str(value)
-
-
 #: In the work dir of a run: file name to what was asked for and the figures.
 RECORD = 'coreml_export.json'
 #: Parts of a config that an export depends on.
 _PARTS = ('model', 'data_preprocessor', 'test_dataloader', 'test_pipeline', 'default_scope')
-
-
-def check_exportable(cfg: Config, options: ExportOptions) -> None:
-    """Refuse a config or files with which every export would fail.
-
-    Raises:
-        ExportError: says what is missing.
-    """
-    # Late, here and below: the exporter imports this package's modules.
-    from ..export.data import open_split
-
-    if not isinstance(cfg.get('model'), dict):
-        raise ExportError('the config of the run has no model to rebuild')
-    if options.verify_data != 'none' and not cfg.get('test_dataloader'):
-        raise ExportError("the config has no test_dataloader; set verify_data='none' or add one")
-    open_split(cfg, options.image_size, read=False)
-    labels = options.classes
-    if isinstance(labels, (str, os.PathLike)) and not Path(labels).is_file():
-        raise ExportError(f'classes: {labels}: no such file')
-
-
-def export_once(cfg: Config, checkpoint: Path, options: ExportOptions) -> Optional[ExportResult]:
-    """Export and note it in the folder's record; None if it is there.
-
-    It is there if the record says that the file was made from this
-    checkpoint with these options, model, test data and package versions.
-
-    Raises:
-        MobileOneExtError: as of ``export_coreml``.
-    """
-    from ..exporter import run_export
-    from ..utils.machine import untouched_rng
-
-    request = _request(cfg, checkpoint, options)
-    record = options.out.with_name(RECORD)
-    entries = _read(record)
-    known = entries.get(options.out.name)
-    if _exists(options) and known and known.get('request') == request:
-        return None
-    with untouched_rng():
-        result = run_export(cfg, checkpoint, options)
-    entries[options.out.name] = dict(request=request, **figures(result))
-    text = json.dumps(entries, indent=2) + '\n'
-    write_whole(record, lambda made: made.write_text(text, 'utf-8'), ExportError)
-    return result
-
-
-def figures(result: ExportResult) -> dict[str, float]:
-    """What was measured: top1 and agreement in %, size_mib, relative_error.
-
-    Those that need labels or class scores are missing without them.
-    """
-    found, parity = result.verification, result.verification.parity
-    shares = dict(top1=found.top1_candidate, agreement=parity.top1_agreement)
-    return dict(
-        {name: 100 * share for name, share in shares.items() if share is not None},
-        size_mib=result.size_bytes / 2**20,
-        relative_error=parity.relative,
-    )
-
-
-def _request(cfg: Config, checkpoint: Path, options: ExportOptions) -> dict[str, Any]:
-    """All that decides what an export writes, as plain JSON."""
-    from ..coreml.metadata import versions
-
-    parts = {name: value for name, value in cfg.to_dict().items() if name in _PARTS}
-    text = json.dumps(parts, sort_keys=True, default=str)
-    asked = {name: value for name, value in asdict(options).items() if name not in ('out', 'force')}
-    request = dict(
-        checkpoint=checkpoint.name,
-        sha256=file_sha256(checkpoint),
-        config_sha256=hashlib.sha256(text.encode()).hexdigest(),
-        options=asked,
-        versions=versions(),
-    )
-    return json.loads(json.dumps(request, default=str))
-
-
-def _exists(options: ExportOptions) -> bool:
-    return all(
-        path.exists() for path in (options.out, options.swift, options.report) if path is not None
-    )
-
-
-def _read(record: Path) -> dict[str, Mapping[str, Any]]:
-    """A damaged record is none: the export is then repeated."""
-    try:
-        found = json.loads(record.read_text('utf-8'))
-    except (OSError, ValueError):
-        return {}
-    plain = isinstance(found, dict) and all(isinstance(entry, dict) for entry in found.values())
-    return found if plain else {}
-
-
 _WHICH = ('best', 'last', 'both')
 _STEM = '{checkpoint}'
 _INSIDE = ('swift', 'report')  # relative to the work dir
-_OPTIONS = tuple(f.name for f in fields(ExportOptions) if f.name != 'out')
-_OWN = 'CoreMLExportHook'
 _NO_COREMLTOOLS = (
     f'{_OWN}: coremltools is not installed; unless it is before training '
     'ends, the export will fail: '
@@ -212,42 +59,36 @@ _PATIENCE = timedelta(days=7)
 class CoreMLExportHook(Hook):
     """Leave a verified and scored Core ML file in the work dir.
 
-    After training the checkpoint is exported as ``tools/export_coreml.py``
-    does it: from the file, so with the averaged weights where the run has
-    EMA; folded, compared with the network on images, and scored. The log
-    states parity, size and accuracy. The visualizer gets ``coreml/top1``
-    and ``coreml/agreement`` (%), ``coreml/size_mib`` and
-    ``coreml/relative_error`` at the checkpoint's step, and
-    ``coreml_export.json`` keeps them with what was asked for.
+    After training the checkpoint is exported as ``tools/export_coreml.py`` does it: from the file,
+    so with the averaged weights where the run has EMA; folded, compared with the network on images,
+    and scored. The log states parity, size and accuracy. The visualizer gets ``coreml/top1`` and
+    ``coreml/agreement`` (%), ``coreml/size_mib`` and ``coreml/relative_error`` at the checkpoint's
+    step, and ``coreml_export.json`` keeps them with what was asked for.
 
-    Options that cannot work are refused before the first iteration. What
-    fails after training fails nothing else, unless ``strict``: the log then
-    has the reason and the command that exports by hand.
+    Options that cannot work are refused before the first iteration. What fails after training fails
+    nothing else, unless ``strict``: the log then has the reason and the command that exports by
+    hand.
 
-    A finished run that is resumed exports again only where the file is
-    missing, or was made from another checkpoint or with other options,
-    model, test data or package versions.
+    A finished run that is resumed exports again only where the file is missing, or was made from
+    another checkpoint or with other options, model, test data or package versions.
 
     In a distributed run rank 0 exports and the others wait.
 
     Args:
-        which: 'best' (by each figure of ``CheckpointHook.save_best``; the
-            last where there is none), 'last' or 'both'.
-        out: file name in the work dir, ``.mlpackage`` or ``.mlmodel``;
-            ``{checkpoint}`` is the checkpoint's name without suffix.
+        which: 'best' (by each figure of ``CheckpointHook.save_best``; the last where there is
+            none), 'last' or 'both'.
+        out: file name in the work dir, ``.mlpackage`` or ``.mlmodel``; ``{checkpoint}`` is the
+            checkpoint's name without suffix.
         strict: raise where the export fails.
-        cfg_options: dotted keys to values, merged into the config that is
-            exported.
-        options: those of ``export_coreml`` by name: precision, compress,
-            verify_data, ... ``force`` is True by default; ``swift`` and
-            ``report`` are relative to the work dir and may hold
+        cfg_options: dotted keys to values, merged into the config that is exported.
+        options: those of ``export_coreml`` by name: precision, compress, verify_data, ... ``force``
+            is True by default; ``swift`` and ``report`` are relative to the work dir and may hold
             ``{checkpoint}``.
 
     Raises:
-        SpecError: an unknown argument, or a priority that puts the hook
-            before ``DeploySwitchHook`` or ``CheckpointHook``.
-        ExportError: an option that cannot be; with ``strict`` an export
-            that failed.
+        SpecError: an unknown argument, or a priority that puts the hook before ``DeploySwitchHook``
+            or ``CheckpointHook``.
+        ExportError: an option that cannot be; with ``strict`` an export that failed.
     """
 
     # After DeploySwitchHook (BELOW_NORMAL) and CheckpointHook (VERY_LOW).
@@ -333,9 +174,8 @@ class CoreMLExportHook(Hook):
             if os.environ.get(TRACEBACK):
                 runner.logger.exception(error)
             return (
-                f'{_OWN}: the export of {checkpoint.name} failed: '
-                f'{_reason(error)}. The training is complete and its '
-                'checkpoints are kept. By hand: '
+                f'{_OWN}: the export of {checkpoint.name} failed: {_reason(error)}. The training '
+                'is complete and its checkpoints are kept. By hand: '
                 f'{self._command(runner, checkpoint)}'
             )
         return None
@@ -371,9 +211,8 @@ class CoreMLExportHook(Hook):
         fixed = [k for k, v in named.items() if v and _STEM not in str(v)]
         if several and fixed:
             raise SpecError(
-                f'{_OWN}: {fixed[0]}={str(named[fixed[0]])!r} is one name, '
-                f'but several checkpoints may be exported; put {_STEM} into '
-                'it'
+                f'{_OWN}: {fixed[0]}={str(named[fixed[0]])!r} is one name, but several '
+                f'checkpoints may be exported; put {_STEM} into it'
             )
 
     def _options_of(self, folder: Path, stem: str) -> ExportOptions:
@@ -415,12 +254,12 @@ class CoreMLExportHook(Hook):
 
 def _check_arguments(which: Any, out: Any, options: Mapping[str, Any]) -> None:
     one_of(f'{_OWN}: which', which, _WHICH)
-    unknown = [name for name in options if name not in _OPTIONS]
+    allowed = [name for name in OPTIONS if name != 'out']
+    unknown = [name for name in options if name not in allowed]
     if unknown:
         raise SpecError(
             f'{_OWN}: unknown options {", ".join(unknown)}; '
-            'allowed are which, out, strict, cfg_options, '
-            f'{", ".join(_OPTIONS)}'
+            f'allowed are which, out, strict, cfg_options, {", ".join(allowed)}'
         )
     if not isinstance(out, str) or not out or Path(out).name != out:
         refuse(
@@ -452,3 +291,126 @@ def _reason(error: Exception) -> str:
         str(error) if isinstance(error, MobileOneExtError) else f'{type(error).__name__}: {error}'
     )
     return ' '.join(text.split())
+
+
+def check_exportable(cfg: Config, options: ExportOptions) -> None:
+    """Refuse a config or files with which every export would fail.
+
+    Raises:
+        ExportError: says what is missing.
+    """
+    if not isinstance(cfg.get('model'), dict):
+        raise ExportError('the config of the run has no model to rebuild')
+    if options.verify_data != 'none' and not cfg.get('test_dataloader'):
+        raise ExportError("the config has no test_dataloader; set verify_data='none' or add one")
+    open_split(cfg, options.image_size, read=False)
+    labels = options.classes
+    if isinstance(labels, (str, os.PathLike)) and not Path(labels).is_file():
+        raise ExportError(f'classes: {labels}: no such file')
+
+
+def export_once(cfg: Config, checkpoint: Path, options: ExportOptions) -> Optional[ExportResult]:
+    """Export and note it in the folder's record; None if it is there.
+
+    It is there if the record says that the file was made from this checkpoint with these options,
+    model, test data and package versions.
+
+    Raises:
+        MobileOneExtError: as of ``export_coreml``.
+    """
+    # Late: a run needs it at its end only.
+    from ..exporter import run_export
+
+    request = _request(cfg, checkpoint, options)
+    record = options.out.with_name(RECORD)
+    entries = _read(record)
+    known = entries.get(options.out.name)
+    if _exists(options) and known and known.get('request') == request:
+        return None
+    with untouched_rng():
+        result = run_export(cfg, checkpoint, options)
+    entries[options.out.name] = dict(request=request, **figures(result))
+    text = json.dumps(entries, indent=2) + '\n'
+    write_whole(record, lambda made: made.write_text(text, 'utf-8'), ExportError)
+    return result
+
+
+def figures(result: ExportResult) -> dict[str, float]:
+    """What was measured: top1 and agreement in %, size_mib, relative_error.
+
+    Those that need labels or class scores are missing without them.
+    """
+    found, parity = result.verification, result.verification.parity
+    shares = dict(top1=found.top1_candidate, agreement=parity.top1_agreement)
+    return dict(
+        {name: 100 * share for name, share in shares.items() if share is not None},
+        size_mib=result.size_bytes / 2**20,
+        relative_error=parity.relative,
+    )
+
+
+def _request(cfg: Config, checkpoint: Path, options: ExportOptions) -> dict[str, Any]:
+    """All that decides what an export writes, as plain JSON."""
+    parts = {name: value for name, value in cfg.to_dict().items() if name in _PARTS}
+    text = json.dumps(parts, sort_keys=True, default=str)
+    asked = {name: value for name, value in asdict(options).items() if name not in ('out', 'force')}
+    request = dict(
+        checkpoint=checkpoint.name,
+        sha256=file_sha256(checkpoint),
+        config_sha256=hashlib.sha256(text.encode()).hexdigest(),
+        options=asked,
+        versions=versions(),
+    )
+    return json.loads(json.dumps(request, default=str))
+
+
+def _exists(options: ExportOptions) -> bool:
+    return all(
+        path.exists() for path in (options.out, options.swift, options.report) if path is not None
+    )
+
+
+def _read(record: Path) -> dict[str, Mapping[str, Any]]:
+    """A damaged record is none: the export is then repeated."""
+    try:
+        found = json.loads(record.read_text('utf-8'))
+    except (OSError, ValueError):
+        return {}
+    plain = isinstance(found, dict) and all(isinstance(entry, dict) for entry in found.values())
+    return found if plain else {}
+
+
+def export_command(
+    config: Path,
+    checkpoint: Path,
+    out: Path,
+    options: Mapping[str, Any],
+    cfg_options: Optional[Mapping[str, Any]] = None,
+) -> str:
+    """Write down the command that exports ``checkpoint`` by hand.
+
+    Args:
+        config: config file.
+        out: target.
+        options: of ``ExportOptions``, by name, as a user gives them. Labels become the file
+            ``LABELS_FILE``, which has to be made.
+        cfg_options: dotted keys to values, merged into the config.
+
+    Returns:
+        str: one line for a POSIX shell.
+    """
+    words = [str(config), str(checkpoint), *as_words({'out': out, **options})]
+    if cfg_options:
+        words += [
+            '--cfg-options',
+            *(f'{key}={_spelled(value)}' for key, value in cfg_options.items()),
+        ]
+    return f'{_TOOL} {shell_command(words)}'
+
+
+def _spelled(value: Any) -> str:
+    """As mmengine's ``DictAction`` reads it: no quotes inside lists."""
+    if isinstance(value, (list, tuple)):
+        inner = ','.join(map(_spelled, value))
+        return f'[{inner}]' if isinstance(value, list) else f'({inner})'
+    return str(value)

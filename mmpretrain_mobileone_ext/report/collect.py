@@ -16,6 +16,7 @@ from torch import nn
 
 from ..checkpoints.deploy_file import deploy_path
 from ..checkpoints.load import load_checkpoint_file
+from ..coreml.formats import FORMATS
 from ..coreml.metadata import in_words, versions
 from ..coreml.program.package_files import MANIFEST, package_files
 from ..coreml.program.read import read_program
@@ -78,9 +79,7 @@ def look(work_dir: Path, config: Optional[Path] = None, checkpoint: Optional[Pat
         deploy=deploy if deploy.is_file() else None,
         programs=tuple(
             sorted(
-                p
-                for p in work_dir.iterdir()
-                if not p.name.startswith('.') and p.suffix in ('.mlpackage', '.mlmodel')
+                p for p in work_dir.iterdir() if not p.name.startswith('.') and p.suffix in FORMATS
             )
         ),
         recorded=_recorded(work_dir / 'forms.json'),

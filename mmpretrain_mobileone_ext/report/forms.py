@@ -14,9 +14,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from ..coreml.compress.scheme import WORDS
 from ..coreml.convert import PROBABILITIES
+from ..coreml.formats import format_of
 from ..coreml.program.graph import Program, takes_normalized
-from ..coreml.program.read import read_program
-from ..coreml.runtime.load import ReferenceProgram
 from ..errors import ProgramError
 from ..export.data import Images
 from ..export.verify import classifier
@@ -119,7 +118,7 @@ def program_forms(path: Path, feed: Feed, note: str = '') -> list[Form]:
         ProgramError: it cannot be read, or has an operation that cannot be
             executed.
     """
-    program = read_program(path)
+    program = format_of(path).describe(path)
     precision, compression = precision_of(program), compression_of(program)
     name = ', '.join([f'Core ML {precision}', *compression])
     row = FormRow(
@@ -161,7 +160,7 @@ def _predict(program: Program, arithmetic: str, feed: Feed) -> Optional[Predict]
         name = program.outputs[0].name
     if not name or len(program.inputs) != 1:
         return None
-    loaded = ReferenceProgram(program, arithmetic, False, torch.device('cpu'))
+    loaded = format_of(program.path).load(program.path, arithmetic=arithmetic)
 
     def predict(pixels: Tensor) -> Tensor:
         found = loaded.predict_batch(feed.inputs(program, pixels))

@@ -90,7 +90,7 @@ def test_result_has_figures_and_accuracy(case):
     assert found.top1_reference == pytest.approx(accuracy)
     assert found.top1_candidate == pytest.approx(accuracy)
     assert result.size_bytes == sum(f.stat().st_size for f in result.path.rglob('*') if f.is_file())
-    assert (result.system, result.labels.names) == ('iOS16', CLASSES)
+    assert (result.system, result.job.labels.names) == ('iOS16', CLASSES)
 
 
 def test_metadata_tells_where_it_comes_from(case):
@@ -264,7 +264,7 @@ def test_reflect_padding_keeps_the_scale_in_the_graph(tmp_path):
         out=tmp_path / 'm.mlpackage', precision='fp32', image_size=32, classes=CLASSES
     )
     result = run_export(model, None, options)
-    assert 'mul in the graph' in result.normalization
+    assert 'mul in the graph' in result.job.prepared.normalization
     assert "pads with 'reflect'" in result.notes[0]
     program = load_program(result.path)
     assert 'mul' in before_first_conv(program.program)
@@ -366,7 +366,7 @@ def test_se_activations_and_no_normalization(tmp_path):
         out=tmp_path / 'm.mlpackage', image_size=32, classes=CLASSES, precision='fp32'
     )
     result = run_export(model, None, options)
-    assert result.normalization == 'none'
+    assert result.job.prepared.normalization == 'none'
     program = load_program(result.path)
     assert set(before_first_conv(program.program)) <= {'cast'}
     image = np.random.default_rng(0).integers(0, 256, (32, 32, 3), dtype=np.uint8)

@@ -1,13 +1,21 @@
 """The command for an export by hand: the tool's own parser is the oracle."""
 
+import inspect
 import shlex
 from pathlib import Path
 
 import pytest
 
 from mmpretrain_mobileone_ext.commands import export as export_cli
-from mmpretrain_mobileone_ext.export.options import ExportOptions
-from mmpretrain_mobileone_ext.hooks.coreml_export import LABELS_FILE, export_command
+from mmpretrain_mobileone_ext.coreml import export_coreml
+from mmpretrain_mobileone_ext.export.options import (
+    LABELS_FILE,
+    OPTIONS,
+    ExportOptions,
+    explained,
+    flag,
+)
+from mmpretrain_mobileone_ext.hooks.coreml_export import CoreMLExportHook, export_command
 
 GIVEN = [
     {},
@@ -71,3 +79,31 @@ def test_labels_in_a_list_become_a_file_to_make():
         Path('c.py'), Path('c.pth'), Path('m.mlmodel'), dict(classes=['a b', 'c'])
     )
     assert parsed(command)['classes'] == LABELS_FILE
+
+
+def test_every_option_is_in_every_place():
+    """The tool, Python's help and the hook are made from one list."""
+    signature = inspect.signature(export_coreml).parameters
+    helped = ' '.join(export_cli.parser().format_help().split())
+    explained_in_python = ' '.join(export_coreml.__doc__.split())
+    hook = CoreMLExportHook()
+    for name, option in OPTIONS.items():
+        assert flag(name) in helped
+        if name == 'out':
+            continue
+        assert signature[name].default == option.default
+        assert f'{name}: {explained(name)}.' in explained_in_python
+        assert ' '.join(explained(name).split()[:3]) in helped
+        CoreMLExportHook(**{name: hook.options.get(name, option.default)})
+    assert [p for p in signature if p not in OPTIONS] == [
+        'config',
+        'checkpoint',
+        'cfg_options',
+        'progress',
+    ]
+
+
+def test_a_default_is_told_where_there_is_one():
+    assert explained('precision').endswith('(default: fp16)')
+    assert explained('batch_sizes').endswith('(default: 1)')
+    assert explained('force') == 'replace an existing file'

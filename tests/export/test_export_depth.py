@@ -25,9 +25,10 @@ from export_kit import (
     write_config,
 )
 
+from mmpretrain_mobileone_ext import exporter
 from mmpretrain_mobileone_ext.coreml import export_coreml, load_program
+from mmpretrain_mobileone_ext.coreml.formats import CoreML
 from mmpretrain_mobileone_ext.errors import ExportError, ParityError
-from mmpretrain_mobileone_ext.export import compression as compress_step
 from mmpretrain_mobileone_ext.export.options import ExportOptions
 from mmpretrain_mobileone_ext.exporter import run_export
 
@@ -91,7 +92,7 @@ def test_precision_auto_keeps_nothing_where_fp16_is_enough(case, tmp_path):
 @pytest.mark.parametrize('name', ['m.mlpackage', 'm.mlmodel'])
 def test_compressed_file_is_smaller_and_predicts(case, tmp_path, name):
     result = exported(case, tmp_path, name, compress='int8')
-    assert result.compression.bytes < result.compression.plain_bytes
+    assert result.size_bytes < result.plain_bytes
     assert os.listdir(tmp_path) == [name]
     images = case[3]
     wanted = oracle(case[2], images)
@@ -118,7 +119,7 @@ def test_compression_beyond_its_bound_writes_nothing(case, tmp_path, monkeypatch
         case[0], save(other, tmp_path / 'other/o.pth'), tmp_path / 'other/m.mlpackage'
     )
     monkeypatch.setattr(
-        compress_step, 'compress_file', lambda source, scheme, out, *_: shutil.copytree(wrong, out)
+        CoreML, 'compress', lambda self, source, scheme, out, *_: shutil.copytree(wrong, out)
     )
     with pytest.raises(ParityError, match=r'int8: top-1 drops by'):
         exported(case, tmp_path, compress='int8', verify_data='none')
@@ -129,7 +130,7 @@ def test_compress_auto_is_at_most_as_large_as_int8(case, tmp_path):
     auto = exported(case, tmp_path, 'a.mlpackage', compress='auto', max_drop=0)
     fixed = [c for c in auto.compression.candidates if c.kind == 'fixed' and c.fits]
     assert fixed
-    assert auto.compression.bytes < auto.compression.plain_bytes
+    assert auto.size_bytes < auto.plain_bytes
     best = min(c.size_bytes for c in fixed)
     chosen = [c for c in auto.compression.candidates if c.path]
     assert len(chosen) == 1
@@ -156,13 +157,11 @@ def test_sizes_and_batches(case, tmp_path, name):
 
 
 def test_a_size_that_predicts_otherwise_writes_nothing(case, tmp_path, monkeypatch):
-    from mmpretrain_mobileone_ext.export import job as export_make
-
     def off(loaded, network, *args):
         return compare_at(loaded, lambda x: {k: v.flip(1) for k, v in network(x).items()}, *args)
 
-    compare_at = export_make.compare_at
-    monkeypatch.setattr(export_make, 'compare_at', off)
+    compare_at = exporter.compare_at
+    monkeypatch.setattr(exporter, 'compare_at', off)
     with pytest.raises(ParityError, match=r'at \(1, 3, 48, 32\)'):
         exported(case, tmp_path, extra_sizes=[(48, 32)])
     assert os.listdir(tmp_path) == []

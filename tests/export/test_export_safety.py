@@ -9,9 +9,10 @@ from export_kit import CLASSES, build, photos, save, snapshot, switched, write_c
 
 from mmpretrain_mobileone_ext import exporter as export
 from mmpretrain_mobileone_ext.coreml import export_coreml, load_program
+from mmpretrain_mobileone_ext.coreml.formats import CoreML
 from mmpretrain_mobileone_ext.errors import ExportError, ParityError
 from mmpretrain_mobileone_ext.export import job as export_job
-from mmpretrain_mobileone_ext.export import job as export_make
+from mmpretrain_mobileone_ext.export.verify import Judge
 
 SUFFIXES = pytest.mark.parametrize('suffix', ['.mlpackage', '.mlmodel'])
 
@@ -77,7 +78,7 @@ def perturbed(prepared, *args):
     return CONVERT(prepared, *args)
 
 
-CONVERT = export_make.convert_and_save
+CONVERT = CoreML.convert
 
 
 @SUFFIXES
@@ -86,7 +87,7 @@ def test_a_wrong_program_gets_no_name(case, suffix, precision, monkeypatch):
     config, checkpoint, folder = case
     out = export_coreml(config, checkpoint, folder / f'old{suffix}')
     before = snapshot(folder)
-    monkeypatch.setattr(export_make, 'convert_and_save', perturbed)
+    monkeypatch.setattr(CoreML, 'convert', staticmethod(perturbed))
     for target, force in ((out, True), (folder / f'new{suffix}', False)):
         with pytest.raises(ParityError, match=r'relative error .* exceeds'):
             export_coreml(config, checkpoint, target, force=force, precision=precision)
@@ -105,12 +106,7 @@ def test_overflow_is_named(tmp_path):
 
 @pytest.mark.parametrize(
     ('owner', 'step'),
-    [
-        (export_make, 'convert_and_save'),
-        (export_make.Judge, 'score'),
-        (export, 'describe'),
-        (export, 'install'),
-    ],
+    [(CoreML, 'convert'), (Judge, 'score'), (export, 'describe'), (export, 'install')],
 )
 @pytest.mark.parametrize('error', [KeyboardInterrupt, OSError])
 def test_nothing_stays_after_an_interruption(case, owner, step, error, monkeypatch):
@@ -130,13 +126,13 @@ def test_nothing_stays_after_an_interruption(case, owner, step, error, monkeypat
 def test_target_that_appears_meanwhile_is_kept(case, monkeypatch):
     config, checkpoint, folder = case
     out = folder / 'm.mlmodel'
-    real = export_make.Judge.score
+    real = Judge.score
 
     def slow(*args):
         out.write_bytes(b'of someone else')
         return real(*args)
 
-    monkeypatch.setattr(export_make.Judge, 'score', slow)
+    monkeypatch.setattr(Judge, 'score', slow)
     with pytest.raises(ExportError, match='exists'):
         export_coreml(config, checkpoint, out)
     assert out.read_bytes() == b'of someone else'

@@ -107,7 +107,7 @@ def test_nothing_is_kept_where_fp16_is_enough(tmp_path):
     case = Case(build(), tmp_path)
     choice = choose(case)
     assert choice.kept == ()
-    assert choice.tried == len(case.keeps) == 1
+    assert len(case.keeps) == 1
     assert all(
         op.name.endswith('_cast_fp16') or op.type == 'cast' or op.name.startswith('op_')
         for op in half_operations(choice.path).values()
@@ -154,4 +154,4 @@ def test_progress_counts_every_program(large, tmp_path):
     counts = []
     assert choose(case, advance=counts.append).kept == choice.kept
     assert set(counts) == {1}
-    assert len(counts) > choice.tried
+    assert len(counts) > len(case.keeps)

@@ -23,10 +23,9 @@ from toy_runner import toy_cfg
 from mmpretrain_mobileone_ext import exporter as export
 from mmpretrain_mobileone_ext.checkpoints.load import load_checkpoint_file
 from mmpretrain_mobileone_ext.coreml.runtime.load import load_program
-from mmpretrain_mobileone_ext.errors import ExportError
+from mmpretrain_mobileone_ext.errors import ExportError, SpecError
 from mmpretrain_mobileone_ext.export.options import ExportOptions
 from mmpretrain_mobileone_ext.hooks import CoreMLExportHook
-from mmpretrain_mobileone_ext.hooks import coreml_export as coreml_export_hook
 
 EXPORT = dict(type='CoreMLExportHook')
 EMA = dict(type='EMAHook', momentum=0.3, priority='ABOVE_NORMAL')
@@ -322,7 +321,10 @@ def test_a_config_with_the_hook_survives_a_dump(tmp_path):
 def test_every_option_of_an_export_is_one_of_the_hook():
     hook = CoreMLExportHook(**{'author': 'a', 'license': 'l', 'compute_units': 'CPU_ONLY'})
     assert hook.options == dict(force=True, author='a', license='l', compute_units='CPU_ONLY')
-    assert set(coreml_export_hook._OPTIONS) | {'out'} == set(ExportOptions.__dataclass_fields__)
+    with pytest.raises(SpecError, match='unknown options nothing; allowed are') as error:
+        CoreMLExportHook(nothing=1)
+    for name in ExportOptions.__dataclass_fields__:
+        assert name in str(error.value)
 
 
 def test_building_the_hook_imports_no_coremltools():

@@ -124,5 +124,5 @@ def verified(reference, scores, labels=None):
         top1_candidate=share(scores),
         overflows={},
         operations={},
-        spec_version=7,
+        system='iOS16',
     )

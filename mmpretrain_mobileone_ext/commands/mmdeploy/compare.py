@@ -120,7 +120,7 @@ def _ours(
     start = time.perf_counter()
     result = run_export(config, checkpoint, request, cfg_options, progress)
     seconds = time.perf_counter() - start
-    program, pre = read_program(result.path), result.preprocessing
+    program, pre = read_program(result.path), result.job.preprocessing
     height, width = pre.size
     return _row(
         program,

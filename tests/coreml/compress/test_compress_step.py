@@ -8,10 +8,12 @@ from compress_kit import verified
 
 from mmpretrain_mobileone_ext.coreml.compress.storage import INT8
 from mmpretrain_mobileone_ext.coreml.compress.trial import Candidate
+from mmpretrain_mobileone_ext.coreml.formats import MLProgram
 from mmpretrain_mobileone_ext.errors import ExportError
-from mmpretrain_mobileone_ext.export import compression as compress_step
+from mmpretrain_mobileone_ext.export.compression import compress
 from mmpretrain_mobileone_ext.export.data import Images, TestSplit
 from mmpretrain_mobileone_ext.export.options import ExportOptions
+from mmpretrain_mobileone_ext.export.verify import Made
 from mmpretrain_mobileone_ext.utils.accuracy import Answers
 from mmpretrain_mobileone_ext.utils.text import Steps
 
@@ -50,7 +52,7 @@ def run(tmp_path, monkeypatch):
     def run(count, max_drop):
         seen = []
 
-        def search(source, folder, evaluate, baseline, budget, *more):
+        def search(self, source, folder, evaluate, baseline, budget, *more):
             seen.append(evaluate(source).parity.num_samples)
             found = tuple(
                 candidate(n, tmp_path, k)
@@ -58,21 +60,22 @@ def run(tmp_path, monkeypatch):
             )
             return replace(found[0], path=None), found[1], found[2]
 
-        monkeypatch.setattr(compress_step, 'search', search)
-        monkeypatch.setattr(compress_step, 'tree_bytes', lambda path: SIZES[path.stem])
+        monkeypatch.setattr(MLProgram, 'search', search)
         images = Images('all images', (1, 3, 8, 8), TestSplit(), tuple(range(count)))
         judge, plain = Judge(images), tmp_path / 'plain.mlpackage'
         options = ExportOptions(out=tmp_path / 'm.mlpackage', compress='auto', max_drop=max_drop)
-        found = compress_step.compress(
-            plain, judge.score(plain, 'fp16'), judge, options, tmp_path, Steps(False)
+        made, found = compress(
+            Made(plain, judge.score(plain, 'fp16')), judge, options, tmp_path, Steps(False)
         )
-        return found, seen[0]
+        assert made.path == found.chosen.path
+        assert found.plain.path == plain
+        return made, found, seen[0]
 
     return run
 
 
 def test_the_lucky_one_of_a_half_is_passed_over(run):
-    found, scored = run(1000, 0.5)
+    _, found, scored = run(1000, 0.5)
     assert (scored, found.chosen_images) == (500, 500)
     assert found.scheme == 'steady'
     assert (found.tried, found.passed_over) == (2, 1)
@@ -84,16 +87,16 @@ def test_the_lucky_one_of_a_half_is_passed_over(run):
 
 
 def test_the_other_half_tells_what_the_first_hides(run):
-    found, _ = run(1000, 2.0)
+    made, found, _ = run(1000, 2.0)
     assert found.scheme == 'lucky'
-    assert found.drop_points == 2
+    assert made.verification.top1_candidate == 0.98
     assert found.verdict.loss.points == 4
     assert found.verdict.level == 'bad'
 
 
 @pytest.mark.parametrize(('count', 'max_drop'), [(56, 2.0), (400, 0.0), (398, 0.5)])
 def test_too_few_images_are_not_halved(run, count, max_drop):
-    found, scored = run(count, max_drop)
+    _, found, scored = run(count, max_drop)
     assert scored == found.chosen_images == count
     assert not found.verdict.judged_apart
     assert found.verdict.loss.images == count

@@ -1,0 +1,223 @@
+"""File formats, found by their suffix.
+
+Whatever makes, runs, compresses or describes a file asks the :class:`Format` of its suffix: the
+exporter, ``CoreMLClassifier``, ``tools/test.py`` and the report. ``.mlpackage`` and ``.mlmodel``
+are the first two. A third one is a subclass in a folder of its own, given to :func:`register`.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, ClassVar, NoReturn
+
+from mmengine.runner import CheckpointLoader
+
+from ..checkpoints.download import load_from_coreml
+from ..errors import ExportError
+from ..models.preprocessing import Preprocessing
+from ..utils.files import PathLike
+from .compress import check_scheme, compress_file
+from .compress.activations import Batches
+from .compress.apply import apply_plan
+from .compress.kmeans import Palettes
+from .compress.search import search
+from .compress.trial import Candidate
+from .convert import convert_and_save
+from .metadata import preview_metadata, write_metadata
+from .program.graph import Program
+from .program.read import read_program
+from .runtime.load import load_program
+from .runtime.loaded import LoadedProgram
+from .targets import check_target, notes, system_of
+
+
+class Format(ABC):
+    """One format of files.
+
+    Attributes:
+        suffix: of its files or packages, with the dot.
+        name: in messages and summaries.
+        mixes_precision: whether a file can keep single operations in fp32, as precision 'auto'
+            needs it.
+    """
+
+    suffix: ClassVar[str]
+    name: ClassVar[str]
+    mixes_precision: ClassVar[bool] = False
+
+    @abstractmethod
+    def convert(
+        self,
+        network: Any,
+        preprocessing: Preprocessing,
+        labels: Sequence[str],
+        options: Any,
+        path: Path,
+        keep_fp32: frozenset[str] = frozenset(),
+    ) -> None:
+        """Convert a network and save it to ``path``.
+
+        Args:
+            network: an ``export.network.Prepared``.
+            preprocessing: what is baked in.
+            labels: class labels in the order of the logits; none for features.
+            options: an ``export.options.ExportOptions``.
+            path: with the format's suffix.
+            keep_fp32: operations that stay in fp32, for precision 'auto'.
+
+        Raises:
+            ExportError: the network cannot be converted.
+        """
+
+    @abstractmethod
+    def load(self, path: PathLike, **options: Any) -> LoadedProgram:
+        """Make a file ready to predict.
+
+        Args:
+            options: those of ``coreml.load_program``; ``arithmetic`` is 'fp16' to round as a device
+                does, 'fp32' to compute with the weights as stored.
+
+        Raises:
+            ProgramError: the file cannot be read or executed.
+        """
+
+    @abstractmethod
+    def describe(self, path: PathLike) -> Program:
+        """Read what a file says of itself: interface, operations, metadata.
+
+        Raises:
+            ProgramError: the file cannot be read.
+        """
+
+    @abstractmethod
+    def system(self, program: Program) -> str:
+        """Oldest system that runs the file, e.g. 'iOS16'."""
+
+    @abstractmethod
+    def write_metadata(
+        self, path: Path, user: Mapping[str, Any], standard: Mapping[str, str], described: str
+    ) -> None:
+        """Set the metadata of a file, as :func:`metadata.write_metadata`."""
+
+    def notes(self, program: Program, target: str, compute_units: str) -> tuple[str, ...]:
+        """What a user should know before a device runs the file.
+
+        Raises:
+            ExportError: ``target`` does not run it; says what needs a newer system.
+        """
+        return ()
+
+    def check_scheme(self, scheme: str, target: str) -> None:
+        """Refuse a compression that files of this format cannot hold.
+
+        Args:
+            scheme: 'none', 'auto' or a fixed scheme.
+            target: deployment target.
+
+        Raises:
+            ExportError: says what is allowed.
+        """
+        if scheme != 'none':
+            self._refuse(scheme)
+
+    def compress(self, source: Path, scheme: str, out: Path, calibration: Batches) -> Path:
+        """Write ``source``, compressed by a fixed scheme, to ``out``.
+
+        Args:
+            calibration: images, for schemes that quantize activations.
+
+        Raises:
+            ExportError: the file cannot hold the scheme.
+        """
+        self._refuse(scheme)
+
+    def search(self, *args: Any, **options: Any) -> tuple[Candidate, ...]:
+        """Look for the smallest file within a budget, for scheme 'auto'.
+
+        The arguments are those of :func:`compress.search.search`. Of what was tried, only the best
+        one's file is left.
+        """
+        self._refuse('auto')
+
+    def again(self, source: Path, candidate: Candidate, out: Path) -> Path:
+        """Write the file of a candidate that a search has removed."""
+        self._refuse(candidate.scheme)
+
+    def _refuse(self, scheme: str) -> NoReturn:
+        raise ExportError(
+            f'compress {scheme!r}: a {self.suffix} stores its weights as they are; allowed: none'
+        )
+
+
+class CoreML(Format):
+    """What both formats of Core ML have in common."""
+
+    convert = staticmethod(convert_and_save)
+    describe = staticmethod(read_program)
+    compress = staticmethod(compress_file)
+
+    def load(self, path: PathLike, **options: Any) -> LoadedProgram:
+        return load_program(path, **options)
+
+    def system(self, program: Program) -> str:
+        return system_of(program.spec_version)
+
+    def write_metadata(
+        self, path: Path, user: Mapping[str, Any], standard: Mapping[str, str], described: str
+    ) -> None:
+        user = {**user, **preview_metadata(self.describe(path))}
+        write_metadata(path, user, standard, described)
+
+    def check_scheme(self, scheme: str, target: str) -> None:
+        check_scheme(scheme, target, self.name)
+
+
+class MLProgram(CoreML):
+    """The current format, with a precision for each operation."""
+
+    suffix = '.mlpackage'
+    name = 'mlprogram'
+    mixes_precision = True
+
+    def search(self, *args: Any, **options: Any) -> tuple[Candidate, ...]:
+        return search(*args, **options)
+
+    def notes(self, program: Program, target: str, compute_units: str) -> tuple[str, ...]:
+        check_target(program, target)
+        return notes(program, compute_units)
+
+    def again(self, source: Path, candidate: Candidate, out: Path) -> Path:
+        return apply_plan(source, candidate.plan, out, Palettes())
+
+
+class NeuralNetwork(CoreML):
+    """The older format, which iOS 15 and every later one runs."""
+
+    suffix = '.mlmodel'
+    name = 'neuralnetwork'
+
+
+#: Suffix to format.
+FORMATS: dict[str, Format] = {}
+
+
+def register(format: Format) -> None:
+    """Make a format known to exports, reports and checkpoint loading."""
+    FORMATS[format.suffix] = format
+    CheckpointLoader.register_scheme(
+        prefixes=rf'.*\{format.suffix}/*$', loader=load_from_coreml, force=True
+    )
+
+
+for _format in (MLProgram(), NeuralNetwork()):
+    register(_format)
+
+
+def format_of(path: PathLike) -> Format:
+    """The format of a file that exists.
+
+    Where the suffix is of no format, Core ML's reader takes the file, or says what it expects.
+    """
+    return FORMATS.get(Path(path).suffix, FORMATS[MLProgram.suffix])
