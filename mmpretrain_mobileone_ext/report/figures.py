@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from .text import plot_label
+from ..utils.text import plot_label
 
 #: Okabe and Ito's colours, told apart by colour-blind people too.
 BLUE, ORANGE, VERMILION = '#0072B2', '#E69F00', '#D55E00'
