@@ -14,15 +14,15 @@ from torch import nn
 from mmpretrain_mobileone_ext import ConfigurableMobileOne
 from mmpretrain_mobileone_ext.errors import SpecError
 from mmpretrain_mobileone_ext.models import MobileOneBlock
-from mmpretrain_mobileone_ext.models.online.by_moments import moments_form
+from mmpretrain_mobileone_ext.models.online.by_moments import sum_by_moments
 from mmpretrain_mobileone_ext.models.online.by_recompute import (
     is_one_conv,
-    one_conv_form,
-    recompute_form,
+    sum_by_recomputing,
+    sum_in_one_pass,
 )
 from mmpretrain_mobileone_ext.models.spec import UnitSpec
 
-FORMS = dict(moments=moments_form, recompute=recompute_form)
+FORMS = dict(moments=sum_by_moments, recompute=sum_by_recomputing)
 
 
 def worst(found, wanted):
@@ -134,13 +134,14 @@ def test_one_conv_branch(keep, affine, widths, branches, act):
     unit = block.unit(act is not None)
     if not is_one_conv(unit, x):
         pytest.skip('no C++ compiler')
-    error, stats = compared(wanted, block, lambda im: one_conv_form(unit, im, keep), x)
+    error, stats = compared(wanted, block, lambda im: sum_in_one_pass(unit, im, keep), x)
     assert error < 1e-9
     assert stats < 1e-10
 
 
 @pytest.mark.parametrize(
-    'form', [moments_form, recompute_form, lambda unit, x: one_conv_form(unit, x, keep=True)]
+    'form',
+    [sum_by_moments, sum_by_recomputing, lambda unit, x: sum_in_one_pass(unit, x, keep=True)],
 )
 @pytest.mark.parametrize('images', [1, 2])
 def test_gradients_come_in_any_layout(form, images):
@@ -174,7 +175,7 @@ def test_a_perturbed_weight_is_found():
     with torch.no_grad():
         block.branch_conv_list[0].conv.weight[0, 0, 0, 0] += 1e-4
     x = torch.randn(2, 8, 6, 6, dtype=torch.float64)
-    error, _ = compared(wanted, block, lambda im: moments_form(block.unit(), im), x)
+    error, _ = compared(wanted, block, lambda im: sum_by_moments(block.unit(), im), x)
     assert error > 1e-7
 
 

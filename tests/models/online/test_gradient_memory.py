@@ -9,12 +9,17 @@ from torch import nn
 
 from mmpretrain_mobileone_ext import ConfigurableMobileOne
 from mmpretrain_mobileone_ext.models import MobileOneBlock
-from mmpretrain_mobileone_ext.models.online.batch_fold import running_form
-from mmpretrain_mobileone_ext.models.online.by_moments import moments_form
-from mmpretrain_mobileone_ext.models.online.by_recompute import fused_form, recompute_form
+from mmpretrain_mobileone_ext.models.online.batch_fold import sum_by_running_stats
+from mmpretrain_mobileone_ext.models.online.by_moments import sum_by_moments
+from mmpretrain_mobileone_ext.models.online.by_recompute import sum_by_recomputing, sum_fused
 from mmpretrain_mobileone_ext.models.spec import UnitSpec
 
-FORMS = dict(moments=moments_form, fused=fused_form, recompute=recompute_form, running=running_form)
+FORMS = dict(
+    moments=sum_by_moments,
+    fused=sum_fused,
+    recompute=sum_by_recomputing,
+    running=sum_by_running_stats,
+)
 UNITS = dict(
     pointwise=UnitSpec('unit', 12, 12, 1, num_conv_branches=1),
     pointwise_4=UnitSpec('unit', 12, 12, 1, num_conv_branches=4),

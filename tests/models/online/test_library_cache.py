@@ -293,7 +293,7 @@ def test_a_disk_without_locks(cache, calls, said, monkeypatch):
 
 _TRAIN = """
 import torch
-from mmpretrain_mobileone_ext.models.online import native
+from mmpretrain_mobileone_ext.models.online import kernels as native
 assert native.compiled_kernels() is not None
 print('trained')
 """
