@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from ..errors import SpecError
-from ..utils.checks import boolean, layer_cfg
+from ..utils.checks import boolean, layer_cfg, refuse
 from .fold import Branch, fold_branches, fold_incoming, round_once
 from .norms import shielded_stats
 from .online import (
@@ -84,6 +84,47 @@ class MobileOneBlock(BaseModule):
             self._build_branches()
         self.act = self._activation()
         self._register_load_state_dict_pre_hook(self._fold_on_load)
+
+    @classmethod
+    def from_arguments(
+        cls,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: int,
+        num_convs: int,
+        stride: int = 1,
+        padding: int = 1,
+        dilation: int = 1,
+        groups: int = 1,
+        se_cfg: Optional[dict] = None,
+        conv_cfg: Optional[dict] = None,
+        norm_cfg: Optional[dict] = None,
+        act_cfg: Optional[dict] = dict(type='ReLU'),  # noqa: B006
+        deploy: bool = False,
+        init_cfg: Any = None,
+    ) -> MobileOneBlock:
+        """Build a unit from the arguments of mmpretrain's ``MobileOneBlock``.
+
+        Raises:
+            SpecError: for what cannot be built, where mmpretrain raises
+                AssertionError, TypeError or KeyError, and for a padding
+                that does not keep the size at stride 1.
+        """
+        spec = UnitSpec(
+            'MobileOneBlock',
+            in_channels,
+            out_channels,
+            kernel_size,
+            stride=stride,
+            dilation=dilation,
+            groups=groups,
+            num_conv_branches=num_convs,
+            se_cfg=se_cfg,
+            act_cfg=act_cfg,
+        )
+        if padding != spec.padding:
+            refuse('MobileOneBlock: padding', padding, f'{spec.padding}, which keeps the size')
+        return cls(spec, conv_cfg, norm_cfg, deploy, init_cfg=init_cfg)
 
     def _build_branches(self) -> None:
         for kind in reversed(BRANCH_KINDS):
