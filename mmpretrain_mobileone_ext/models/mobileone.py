@@ -84,7 +84,9 @@ class ConfigurableMobileOne(BaseBackbone):
         init_cfg: as in ``mmengine.model.BaseModule``.
 
     Raises:
-        SpecError: naming the value, what is allowed and where it came from.
+        SpecError: naming the value, what is allowed and where it came from;
+            mmpretrain's ``MobileOne`` raises AssertionError, TypeError,
+            KeyError or ValueError.
 
     Example:
         >>> import torch

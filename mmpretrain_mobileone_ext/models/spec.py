@@ -192,14 +192,8 @@ PRESETS: dict[str, dict[str, tuple]] = {
 }
 
 _ARCH_KEYS = (
-    'num_blocks',
-    'width_factor',
-    'num_conv_branches',
-    'num_se_blocks',
-    'base_channels',
-    'stem_channels',
-    'stem_stride',
-    'strides',
+    *('num_blocks', 'width_factor', 'num_conv_branches', 'num_se_blocks'),
+    *('base_channels', 'stem_channels', 'stem_stride', 'strides'),
 )
 
 
@@ -348,9 +342,8 @@ def _per_stage(name: str, value: Any, n: int) -> tuple:
         return (value,) * n
     if len(value) != n:
         raise SpecError(
-            f'{name} has {len(value)} values for {n} '
-            f'stages (their number follows from num_blocks): '
-            f'{value!r}'
+            f'{name} has {len(value)} values for {n} stages '
+            f'(their number follows from num_blocks): {value!r}'
         )
     return tuple(value)
 
@@ -401,9 +394,8 @@ def _dilate(stem_stride, strides, output_stride, dilations):
         rates.append((first, rate))
     if reached != output_stride:
         raise SpecError(
-            f'output_stride={output_stride} cannot be reached '
-            f'with stem_stride={stem_stride} and strides='
-            f'{tuple(strides)} (nearest: {reached})'
+            f'output_stride={output_stride} cannot be reached with stem_stride='
+            f'{stem_stride} and strides={tuple(strides)} (nearest: {reached})'
         )
     return tuple(new_strides), rates
 
@@ -426,39 +418,33 @@ def _stem(cfg, plans, in_channels, num_conv_branches, branches) -> UnitSpec:
 
 def _stage(plan: _StagePlan, in_channels: int, branches, se_args, se_units) -> tuple[UnitSpec, ...]:
     units: list[UnitSpec] = []
+    common: dict[str, Any] = dict(num_conv_branches=plan.num_conv_branches, act_cfg=plan.act_cfg)
     for block in range(plan.num_blocks):
-        use_se = block >= plan.num_blocks - plan.num_se
+        se_here = se_units if block >= plan.num_blocks - plan.num_se else ()
         # No skip where the stride was: weights of the strided network load.
         skipless = block == 0 and plan.strided
-        common: dict[str, Any] = dict(
-            num_conv_branches=plan.num_conv_branches, act_cfg=plan.act_cfg
+        depthwise = UnitSpec(
+            f'stage{plan.index + 1}.{2 * block}',
+            in_channels,
+            in_channels,
+            kernel_size=3,
+            stride=1 if block else plan.stride,
+            dilation=plan.dilation if block else plan.first_dilation,
+            groups=in_channels,
+            branches=tuple(b for b in branches if not (skipless and b == 'skip')),
+            se_cfg=se_args if 'depthwise' in se_here else None,
+            **common,
         )
-        name = f'stage{plan.index + 1}'
-        units.append(
-            UnitSpec(
-                f'{name}.{2 * block}',
-                in_channels,
-                in_channels,
-                kernel_size=3,
-                stride=1 if block else plan.stride,
-                dilation=plan.dilation if block else plan.first_dilation,
-                groups=in_channels,
-                branches=tuple(b for b in branches if not (skipless and b == 'skip')),
-                se_cfg=se_args if use_se and 'depthwise' in se_units else None,
-                **common,
-            )
+        pointwise = UnitSpec(
+            f'stage{plan.index + 1}.{2 * block + 1}',
+            in_channels,
+            plan.channels,
+            kernel_size=1,
+            branches=branches,
+            se_cfg=se_args if 'pointwise' in se_here else None,
+            **common,
         )
-        units.append(
-            UnitSpec(
-                f'{name}.{2 * block + 1}',
-                in_channels,
-                plan.channels,
-                kernel_size=1,
-                branches=branches,
-                se_cfg=se_args if use_se and 'pointwise' in se_units else None,
-                **common,
-            )
-        )
+        units += [depthwise, pointwise]
         in_channels = plan.channels
     return tuple(units)
 
@@ -531,9 +517,8 @@ def _last_n(value: Any, depth: int, index: int) -> int:
     if type(value) is int and 0 <= value <= depth:
         return value
     raise SpecError(
-        f'se_cfg.placement={value!r} for stage {index + 1}: use '
-        f'"none", "all" or a count from 0 to {depth} (the last n '
-        'blocks)'
+        f'se_cfg.placement={value!r} for stage {index + 1}: use "none", "all" '
+        f'or a count from 0 to {depth} (the last n blocks)'
     )
 
 
@@ -546,15 +531,14 @@ def resolve_out_indices(out_indices: Any, num_stages: int) -> tuple[int, ...]:
     indices = (out_indices,) if type(out_indices) is int else out_indices
     if not isinstance(indices, (list, tuple)) or not indices:
         raise SpecError(
-            'out_indices must be an integer or a non-empty '
-            f'sequence of integers, got {out_indices!r}'
+            'out_indices must be an integer or a non-empty sequence of '
+            f'integers, got {out_indices!r}'
         )
     for index in indices:
         if type(index) is not int or not -num_stages <= index < num_stages:
             raise SpecError(
-                f'out_indices has {index!r}; a network of '
-                f'{num_stages} stages allows {-num_stages} to '
-                f'{num_stages - 1}'
+                f'out_indices has {index!r}; a network of {num_stages} stages '
+                f'allows {-num_stages} to {num_stages - 1}'
             )
     resolved = tuple(index % num_stages for index in indices)
     if len(set(resolved)) != len(resolved):

@@ -137,7 +137,7 @@ def _closer_look(unit: Unit, x: Tensor, preference: Preference) -> Choice:
     params = unit.parameters.flat()
     if _is_plain_tensor(x) and unit.is_plain() and _fits(params, x, autocast_dtype(x)):
         return _choose(unit, x, preference)
-    return Choice('branches', 'no other form is defined')
+    return Choice('branches', 'no other method is defined')
 
 
 def _is_plain_tensor(x: Tensor) -> bool:

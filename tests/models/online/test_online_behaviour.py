@@ -1,4 +1,4 @@
-"""What has to hold around the forms: modes, wrappers, dtypes, fallbacks."""
+"""What has to hold around the methods: modes, wrappers, dtypes, fallbacks."""
 
 import copy
 import io
