@@ -134,20 +134,10 @@ class DepthwiseFolding(Folding):
         stats = empty(2, n, channels)
         state = empty(channels, _TAPS + n * _OF_BRANCH)
         fine = (ctypes.c_int64 * 1)()
-        call(
-            'depthwise_fold',
-            dtype,
-            *_tensors_and_sizes(params),
-            _doubles(*self.eps),
-            _doubles(CANCELLATION),
-            torch.cat([sums.products.flatten(1), sums.sums], 1),
-            self._shape(n, sums.count),
-            weight,
-            bias,
-            stats,
-            state,
-            fine,
-        )
+        given = (*_tensors_and_sizes(params), _doubles(*self.eps), _doubles(CANCELLATION))
+        moments = torch.cat([sums.products.flatten(1), sums.sums], 1)
+        made = (weight, bias, stats, state, fine)
+        call('depthwise_fold', dtype, *given, moments, self._shape(n, sums.count), *made)
         if not fine[0]:
             return None
         return Folded(weight, bias, stats[0], stats[1], (state,))
@@ -164,17 +154,9 @@ class DepthwiseFolding(Folding):
         grads = _empty_like(params)
         moves = state[0].new_empty(channels, (_TAPS + 1) * _TAPS)
         dtype = next((p.dtype for p in params.flat() if p is not None), torch.float32)
-        call(
-            'depthwise_unfold',
-            dtype,
-            *_tensors_and_sizes(params),
-            state[0],
-            grad_weight.double().contiguous(),
-            grad_bias.double().contiguous(),
-            self._shape(n, count),
-            grads.flat(),
-            moves,
-        )
+        by_weight, by_bias = (g.double().contiguous() for g in (grad_weight, grad_bias))
+        given = (*_tensors_and_sizes(params), state[0], by_weight, by_bias)
+        call('depthwise_unfold', dtype, *given, self._shape(n, count), grads.flat(), moves)
         products, sums = moves.split([_TAPS**2, _TAPS], 1)
         return UnitGrads(grads, products.unflatten(1, (_TAPS, _TAPS)), sums)
 
@@ -200,23 +182,11 @@ class PointwiseFolding(Folding):
         bias = empty(out, dtype=dtype)
         stats, kept = empty(2, n, out), empty(out, n, 2)
         fine = (ctypes.c_int64 * 1)()
-        call(
-            'pointwise_fold',
-            dtype,
-            *_tensors_and_sizes(params),
-            _doubles(*self.eps),
-            _doubles(CANCELLATION),
-            moments.mean,
-            moments.cov[0].diagonal().contiguous(),
-            moments.power.contiguous(),
-            by_cov,
-            self._shape(n),
-            weight,
-            bias,
-            stats,
-            kept,
-            fine,
-        )
+        given = (*_tensors_and_sizes(params), _doubles(*self.eps), _doubles(CANCELLATION))
+        var = moments.cov[0].diagonal().contiguous()
+        inputs = (moments.mean, var, moments.power.contiguous(), by_cov)
+        made = (weight, bias, stats, kept, fine)
+        call('pointwise_fold', dtype, *given, *inputs, self._shape(n), *made)
         if not fine[0]:
             return None
         return Folded(weight, bias, stats[0], stats[1], (moments.mean, by_cov, kept))
@@ -233,21 +203,10 @@ class PointwiseFolding(Folding):
         n, (out, width) = len(params.kernels), self._size
         grads, scaled = _empty_like(params), torch.empty_like(by_cov)
         by_var, by_mean = by_cov.new_empty(2, n, out).unbind()
-        call(
-            'pointwise_unfold',
-            by_cov.dtype,
-            *_tensors_and_sizes(params),
-            patch_mean,
-            by_cov,
-            kept,
-            grad_weight.contiguous(),
-            grad_bias.contiguous(),
-            self._shape(n),
-            grads.flat(),
-            by_var,
-            by_mean,
-            scaled,
-        )
+        given = (*_tensors_and_sizes(params), patch_mean, by_cov, kept)
+        by_folded = (grad_weight.contiguous(), grad_bias.contiguous())
+        made = (grads.flat(), by_var, by_mean, scaled)
+        call('pointwise_unfold', by_cov.dtype, *given, *by_folded, self._shape(n), *made)
         products = by_cov.new_zeros(width, width)
         sums = by_cov.new_zeros(width)
         parts = iter(zip(_matrices(params), scaled))

@@ -73,19 +73,11 @@ class _SumByRecomputing(torch.autograd.Function):
         unit, n = ctx.unit, len(ctx.unit.branches)
         x, *saved = ctx.saved_tensors
         params, stats = BranchParams.of(saved[: 3 * n]), saved[3 * n :]
-        dy, dx = branch_layout(dy), None
+        dy, dx, wants_dx = branch_layout(dy), None, ctx.needs_input_grad[0]
         found = []
         for j, branch in enumerate(unit.branches):
-            own = _branch_backward(
-                _conv(unit, branch),
-                branch.norm.eps,
-                x,
-                dy,
-                params.kernels[j],
-                params.gammas[j],
-                stats[2 * j : 2 * j + 2],
-                ctx.needs_input_grad[0],
-            )
+            weight, gamma, stat = params.kernels[j], params.gammas[j], stats[2 * j : 2 * j + 2]
+            own = _branch_backward(unit, branch, x, dy, weight, gamma, stat, wants_dx)
             found.append(own[1:])
             if own[0] is not None:
                 dx = own[0] if dx is None else dx.add_(own[0])
@@ -105,8 +97,8 @@ def _conv(unit: Unit, branch: Branch) -> dict[str, Any]:
 
 
 def _branch_backward(
-    conv: dict[str, Any],
-    eps: float,
+    unit: Unit,
+    branch: Branch,
     x: Tensor,
     dy: Tensor,
     weight: Optional[Tensor],
@@ -115,26 +107,16 @@ def _branch_backward(
     wants_dx: bool,
 ) -> tuple:
     """Gradients to x, kernel, gamma and beta of one branch."""
+    conv, wants_dz = _conv(unit, branch), wants_dx or weight is not None
     lower = None if weight is None else weight.to(x.dtype)
     z = x if lower is None else F.conv2d(x, lower, **conv)
-    dz, dgamma, dbeta = torch.ops.aten.native_batch_norm_backward(
-        dy, z, gamma, None, None, *stats, True, eps, [wants_dx or weight is not None, True, True]
-    )
+    norm_args = (gamma, None, None, *stats, True, branch.norm.eps, [wants_dz, True, True])
+    dz, dgamma, dbeta = torch.ops.aten.native_batch_norm_backward(dy, z, *norm_args)
     if weight is None:
         return dz if wants_dx else None, None, dgamma, dbeta
-    dx, kernel, _ = torch.ops.aten.convolution_backward(
-        dz,
-        x,
-        lower,
-        None,
-        conv['stride'],
-        conv['padding'],
-        conv['dilation'],
-        False,
-        [0, 0],
-        conv['groups'],
-        [wants_dx, True, False],
-    )
+    geometry = (conv['stride'], conv['padding'], conv['dilation'], False, [0, 0], conv['groups'])
+    wants = [wants_dx, True, False]
+    dx, kernel, _ = torch.ops.aten.convolution_backward(dz, x, lower, None, *geometry, wants)
     return dx, kernel.to(weight.dtype), dgamma, dbeta
 
 
@@ -178,16 +160,8 @@ class _SumInOnePass(torch.autograd.Function):
         scale = _stack(params.gammas, 1, mean) * inv_std
         constant = _stack(params.betas, 0, mean) - scale * mean
         factors = torch.stack([scale[-1], scale[0], constant.sum(0)]).to(z.dtype)
-        call(
-            'pixel_normalize',
-            z.dtype,
-            z,
-            pixels if skip else None,
-            factors,
-            int(unit.relu),
-            *size_for_kernels(z),
-            y,
-        )
+        given = (z, pixels if skip else None, factors, int(unit.relu))
+        call('pixel_normalize', z.dtype, *given, *size_for_kernels(z), y)
         out = out.permute(0, 3, 1, 2)
         ctx.save_for_backward(
             x, out if unit.relu else None, z if keep else None, mean, inv_std, *flat
