@@ -284,8 +284,9 @@ def test_a_block_of_another_family_is_folded_beside_folded_ones(tmp_path):
     stage = runner.model.backbone.stage1
     width = stage[-1].spec.out_channels
     stage.append(peer.MobileOneBlock(width, width, 1, 1, padding=0))
-    runner.val()
-    seen = spy_of(runner).models['val']
+    runner.test()
+    seen = spy_of(runner).models['test']
+    assert seen
     assert all(m.backbone.stage1[-1].deploy for m in seen)
     assert not stage[-1].deploy
 
