@@ -13,7 +13,8 @@ from mmengine.runner.checkpoint import load_state_dict
 from torch import nn
 
 from ..errors import CheckpointError
-from ..models import MobileOneBlock, verified_switch_to_deploy
+from ..models import verified_switch_to_deploy
+from ..models.deploy import form_of
 from ..utils.checks import boolean
 from ..utils.files import file_sha256, free_target
 from ..utils.parity import Tolerance
@@ -156,8 +157,7 @@ def write_deploy_file(
 
 def _require_branches(model: nn.Module) -> None:
     """A folded model would be compared with itself."""
-    blocks = [m for m in model.modules() if isinstance(m, MobileOneBlock)]
-    if blocks and all(b.deploy for b in blocks):
+    if form_of(model) == 'folded':
         raise CheckpointError(
             'the model is folded already, so the fold cannot be verified; '
             'build it from the training config (deploy=False)'

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from ..checkpoints.deploy_file import deploy_path, unwrap, write_deploy_file
 from ..errors import SpecError
 from ..models import MobileOneBlock, switch_to_deploy
-from ..models.deploy import compare_forms
+from ..models.deploy import compare_forms, form_of
 from ..utils.checks import number, selection
 from ..utils.parity import fold_tolerance
 from .order import check_order, kept_checkpoints, leaves_preview, place_beside, spare_others
@@ -70,9 +70,8 @@ class DeploySwitchHook(Hook):
             return
         check_order(runner.hooks, self, after=[EMAHook], before=[CheckpointHook])
         model = unwrap(runner.model)
-        if not (
-            _has_artifact(model) or any(isinstance(m, MobileOneBlock) for m in model.modules())
-        ):
+        ours = any(isinstance(m, MobileOneBlock) for m in model.modules())
+        if not ours and form_of(model) != 'Core ML':
             raise SpecError(
                 'DeploySwitchHook: the model has no re-parameterizable block '
                 f'({type(model).__name__}); use ConfigurableMobileOne as the '
@@ -128,11 +127,11 @@ class DeploySwitchHook(Hook):
 
     def after_train(self, runner) -> None:
         """Write ``*_deploy.pth`` for the last and the best checkpoint."""
-        if 'after_train' in self.when and not _is_final(runner.model):
+        if 'after_train' in self.when and form_of(runner.model) == 'branches':
             self._write(runner)
 
     def _enter(self, runner, stage: str) -> None:
-        if stage not in self.when or _is_final(runner.model):
+        if stage not in self.when or form_of(runner.model) != 'branches':
             return
         branches = _of_rank_0(unwrap(runner.model))
         folded = switch_to_deploy(branches, inplace=False).eval()
@@ -203,16 +202,3 @@ def _inputs(model: Any, data_batch: Any) -> Tensor:
     # The preprocessor writes into data samples.
     batch = copy.deepcopy(data_batch)
     return model.data_preprocessor(batch, False)['inputs'][:_SAMPLES]
-
-
-def _is_final(model: nn.Module) -> bool:
-    """Folded already, or replaced by a Core ML program."""
-    model = unwrap(model)
-    if _has_artifact(model):
-        return True
-    blocks = [m for m in model.modules() if isinstance(m, MobileOneBlock)]
-    return all(b.deploy for b in blocks)
-
-
-def _has_artifact(model: nn.Module) -> bool:
-    return getattr(_tensor_model(model), 'artifact', None) is not None

@@ -13,25 +13,22 @@ from mmcv.cnn import build_activation_layer, build_conv_layer, build_norm_layer
 from mmengine.model import BaseModule, ModuleList, Sequential
 from mmpretrain.models.utils import SELayer
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.checkpoint import checkpoint
 
-from ..errors import FoldError, SpecError
-from ..utils.checks import boolean, layer_cfg
-from .fold import SKIP, fold_branches, fold_incoming, round_once
+from ..errors import SpecError
+from ..utils.checks import boolean, layer_cfg, refuse
+from .fold import Branch, fold_branches, fold_incoming, round_once
 from .norms import shielded_stats
 from .online import (
-    PLAIN_CONVS,
     Preference,
     SmallInputs,
     Unit,
-    UnitBranch,
     branch_layout,
     check_preference,
     has_hooks,
     online_sum,
 )
-from .spec import UnitSpec
+from .spec import BRANCH_KINDS, BranchKind, UnitSpec
 
 
 class MobileOneBlock(BaseModule):
@@ -82,24 +79,69 @@ class MobileOneBlock(BaseModule):
         self._small_inputs = SmallInputs(spec)
         self.se = self._squeeze_excite()
         if deploy:
-            self.branch_reparam = self._conv(
-                spec.kernel_size, spec.padding, spec.dilation, bias=True
-            )
+            self.branch_reparam = self._conv(spec.kernel_size, bias=True)
         else:
             self._build_branches()
         self.act = self._activation()
         self._register_load_state_dict_pre_hook(self._fold_on_load)
 
-    def _build_branches(self) -> None:
-        spec = self.spec
-        self.branch_norm = self._norm() if spec.has_skip else None
-        self.branch_scale = self._conv_norm(1, 0, 1) if spec.has_scale else None
-        self.branch_conv_list = ModuleList(
-            self._conv_norm(spec.kernel_size, spec.padding, spec.dilation)
-            for _ in range(spec.num_convs)
-        )
+    @classmethod
+    def from_arguments(
+        cls,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: int,
+        num_convs: int,
+        stride: int = 1,
+        padding: int = 1,
+        dilation: int = 1,
+        groups: int = 1,
+        se_cfg: Optional[dict] = None,
+        conv_cfg: Optional[dict] = None,
+        norm_cfg: Optional[dict] = None,
+        act_cfg: Optional[dict] = dict(type='ReLU'),  # noqa: B006
+        deploy: bool = False,
+        init_cfg: Any = None,
+    ) -> MobileOneBlock:
+        """Build a unit from the arguments of mmpretrain's ``MobileOneBlock``.
 
-    def _conv(self, kernel_size: int, padding: int, dilation: int, bias: bool) -> nn.Conv2d:
+        Raises:
+            SpecError: for what cannot be built, where mmpretrain raises
+                AssertionError, TypeError or KeyError, and for a padding
+                that does not keep the size at stride 1.
+        """
+        spec = UnitSpec(
+            'MobileOneBlock',
+            in_channels,
+            out_channels,
+            kernel_size,
+            stride=stride,
+            dilation=dilation,
+            groups=groups,
+            num_conv_branches=num_convs,
+            se_cfg=se_cfg,
+            act_cfg=act_cfg,
+        )
+        if padding != spec.padding:
+            refuse('MobileOneBlock: padding', padding, f'{spec.padding}, which keeps the size')
+        return cls(spec, conv_cfg, norm_cfg, deploy, init_cfg=init_cfg)
+
+    def _build_branches(self) -> None:
+        for kind in reversed(BRANCH_KINDS):
+            made = [self._branch(kind) for _ in range(self.spec.count(kind))]
+            whole = ModuleList(made) if kind.is_list else next(iter(made), None)
+            self.add_module(kind.module, whole)
+
+    def _branch(self, kind: BranchKind) -> nn.Module:
+        if kind.kernel_size is None:
+            return self._norm()
+        branch = Sequential()
+        branch.add_module('conv', self._conv(kind.kernel_size(self.spec), bias=False))
+        branch.add_module('norm', self._norm())
+        return branch
+
+    def _conv(self, kernel_size: int, bias: bool) -> nn.Conv2d:
+        """A convolution with its kernel at the centre of the unit's."""
         spec = self.spec
         return self._built(
             'conv_cfg',
@@ -110,8 +152,8 @@ class MobileOneBlock(BaseModule):
                 spec.out_channels,
                 kernel_size=kernel_size,
                 stride=spec.stride,
-                padding=padding,
-                dilation=dilation,
+                padding=spec.dilation * (kernel_size // 2),
+                dilation=spec.dilation if kernel_size > 1 else 1,
                 groups=spec.groups,
                 bias=bias,
             ),
@@ -145,21 +187,15 @@ class MobileOneBlock(BaseModule):
                 f'{self.spec.name}: {argument}={cfg!r} cannot be built: {reason}'
             ) from error
 
-    def _conv_norm(self, kernel_size: int, padding: int, dilation: int) -> Sequential:
-        branch = Sequential()
-        branch.add_module('conv', self._conv(kernel_size, padding, dilation, bias=False))
-        branch.add_module('norm', self._norm())
-        return branch
-
     def branches(self) -> list[nn.Module]:
         """Branch modules in the order in which they are summed."""
-        extra = [self.branch_norm, self.branch_scale]
-        return [b for b in (*extra, *self.branch_conv_list) if b is not None]
+        return [b for kind in reversed(BRANCH_KINDS) for b in self._of_kind(kind)]
 
-    def norm_of(self, branch: str) -> Any:
-        """The norm of a branch named as by ``fuse.branch_names``."""
-        module = self.get_submodule(branch.rstrip('.'))
-        return module if branch == SKIP else module.norm
+    def _of_kind(self, kind: BranchKind) -> Any:
+        found = self._modules[kind.module]
+        if kind.is_list:
+            return found
+        return () if found is None else (found,)
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (N, C_in, H, W) to (N, C_out, H / stride, W / stride)."""
@@ -197,13 +233,8 @@ class MobileOneBlock(BaseModule):
         return self.branch_reparam(x) if self.deploy else self._branch_sum(x)
 
     def unit(self, relu: bool = False) -> Unit:
-        """The branches as the online forms see them."""
-        branches: Any = self.branches()
-        branches = [
-            UnitBranch(None, b) if b is self.branch_norm else UnitBranch(b.conv, b.norm)
-            for b in branches
-        ]
-        return Unit(self.spec, tuple(branches), relu)
+        """The branches as the online methods see them."""
+        return Unit(self.spec, tuple(map(_parts, self.branches())), relu)
 
     def _branch_sum(self, x: Tensor) -> Tensor:
         x = branch_layout(x)
@@ -219,28 +250,8 @@ class MobileOneBlock(BaseModule):
         Raises:
             FoldError: a conv or norm for which no exact fold exists.
         """
-        self._check_foldable()
-        return fold_branches(
-            self.state_dict(),
-            kernel_size=self.spec.kernel_size,
-            groups=self.spec.groups,
-            eps_of=lambda name: self.norm_of(name).eps,
-        )
-
-    def _check_foldable(self) -> None:
-        name = self.spec.name
-        for branch in self.branches():
-            norm = branch if branch is self.branch_norm else branch.norm
-            if not isinstance(norm, _BatchNorm):
-                raise FoldError(
-                    f'{name}: only batch norms can be folded '
-                    f'exactly, this is a {type(norm).__name__}'
-                )
-            conv = getattr(branch, 'conv', None)
-            if conv is not None and type(conv) not in PLAIN_CONVS:
-                raise FoldError(
-                    f'{name}: only nn.Conv2d can be folded exactly, this is a {type(conv).__name__}'
-                )
+        branches = [_parts(b) for kind in BRANCH_KINDS for b in self._of_kind(kind)]
+        return fold_branches(self.spec, branches)
 
     def switch_to_deploy(self) -> None:
         """Replace the branches by their fold, in place; idempotent."""
@@ -259,8 +270,8 @@ class MobileOneBlock(BaseModule):
             conv.weight.copy_(round_once(kernel, conv.weight.dtype))
             conv.get_parameter('bias').copy_(round_once(bias, conv.weight.dtype))
         conv.train(self.training)
-        for name in ('branch_norm', 'branch_scale', 'branch_conv_list'):
-            delattr(self, name)
+        for kind in BRANCH_KINDS:
+            delattr(self, kind.module)
         self.branch_reparam = conv
         self.deploy = True
 
@@ -269,9 +280,8 @@ class MobileOneBlock(BaseModule):
 
         It has the branches' device and dtype; frozen branches stay frozen.
         """
-        spec = self.spec
         with torch.device('meta'):
-            conv = self._conv(spec.kernel_size, spec.padding, spec.dilation, bias=True)
+            conv = self._conv(self.spec.kernel_size, bias=True)
         weights = [p for b in self.branches() for p in b.parameters()]
         buffers = chain.from_iterable(b.buffers() for b in self.branches())
         # Without affine parameters a lone skip branch has buffers only.
@@ -288,3 +298,9 @@ class MobileOneBlock(BaseModule):
 
     def _fold_on_load(self, state_dict, prefix, *_) -> None:
         fold_incoming(self, state_dict, prefix)
+
+
+def _parts(branch: Any) -> Branch:
+    if isinstance(branch, Sequential):
+        return Branch(branch.conv, branch.norm)
+    return Branch(None, branch)

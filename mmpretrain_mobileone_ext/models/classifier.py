@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any, Optional
 
@@ -16,6 +18,18 @@ from .loading import ReplacedPart, check_incoming, refuse, take_program
 _PARTS = ('backbone', 'neck', 'head')
 #: What mmpretrain's ``inference_model`` chooses an inferencer by.
 _CLASSIFICATION = SimpleNamespace(results=[SimpleNamespace(task='Image Classification')])
+
+
+def _of_a_network(name: str) -> Callable[..., Any]:
+    """The parent's method, which refuses a Core ML file by name."""
+    parent = getattr(ImageClassifier, name)
+
+    @functools.wraps(parent)
+    def method(self, *args: Any, **kwargs: Any) -> Any:
+        self._require_network(f'{name}()')
+        return parent(self, *args, **kwargs)
+
+    return method
 
 
 @MODELS.register_module()
@@ -97,24 +111,6 @@ class DeployableClassifier(ImageClassifier):
             self._untrained = []
         return super().forward(inputs, data_samples, mode)
 
-    def extract_feat(self, inputs, stage='neck'):
-        """As the parent's, of a network.
-
-        Raises:
-            CheckpointError: a Core ML file is loaded in its place.
-        """
-        self._require_network('extract_feat()')
-        return super().extract_feat(inputs, stage)
-
-    def loss(self, inputs, data_samples):
-        """As the parent's, of a network.
-
-        Raises:
-            CheckpointError: a Core ML file is loaded in its place.
-        """
-        self._require_network('loss()')
-        return super().loss(inputs, data_samples)
-
     def predict(self, inputs, data_samples=None, **kwargs):
         """As the parent's, of a network: inputs are normalized.
 
@@ -126,15 +122,6 @@ class DeployableClassifier(ImageClassifier):
         self.require_trained_head()
         return super().predict(inputs, data_samples, **kwargs)
 
-    def state_dict(self, *args, **kwargs):
-        """As torch's, of a network.
-
-        Raises:
-            CheckpointError: a Core ML file is loaded in its place.
-        """
-        self._require_network('state_dict()')
-        return super().state_dict(*args, **kwargs)
-
     def train(self, mode: bool = True):
         """As torch's, of a network; ``train(False)`` is for both.
 
@@ -145,14 +132,10 @@ class DeployableClassifier(ImageClassifier):
             self._require_network('train()')
         return super().train(mode)
 
-    def get_layer_depth(self, param_name: str):
-        """As the parent's, of a network.
-
-        Raises:
-            CheckpointError: a Core ML file is loaded in its place.
-        """
-        self._require_network('get_layer_depth()')
-        return super().get_layer_depth(param_name)
+    extract_feat = _of_a_network('extract_feat')
+    loss = _of_a_network('loss')
+    state_dict = _of_a_network('state_dict')
+    get_layer_depth = _of_a_network('get_layer_depth')
 
     def _require_network(self, asked: str) -> None:
         if self._artifact:

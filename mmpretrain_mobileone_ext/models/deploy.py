@@ -1,4 +1,4 @@
-"""Fold every re-parameterizable block of a module tree, verified or not."""
+"""The form of a model, and its change: fold all blocks, verified or not."""
 
 from __future__ import annotations
 
@@ -160,15 +160,12 @@ def random_inputs(model: nn.Module, size: int = 64) -> Tensor:
     return noise.to(like.device, like.dtype)
 
 
-#: 'plain' is a network that has nothing to fold.
-FORMS = ('branches', 'folded', 'plain', 'Core ML')
-
-
 def form_of(model: Any) -> str:
-    """One of ``FORMS``; of what is inside a wrapper or a TTA model.
+    """'branches', 'folded', 'plain' (nothing to fold) or 'Core ML'.
 
     A model is 'branches' as long as any block, ours or of another family
-    with a ``switch_to_deploy``, is not folded.
+    with a ``switch_to_deploy``, is not folded. Of a wrapper or a TTA model
+    the one inside counts.
     """
     while is_model_wrapper(model) or isinstance(model, BaseTTAModel):
         model = model.module

@@ -7,22 +7,105 @@ No random number is drawn. Layout of a kernel: (out, in / groups, k, k).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Optional, Union
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from mmcv.cnn import Conv2d
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from ..errors import CheckpointError, FoldError
+from .spec import BRANCH_KINDS, UnitSpec
 from .state_dict import check_dtypes, check_finite
 
-CONVS, SCALE, SKIP = 'branch_conv_list.', 'branch_scale.', 'branch_norm.'
+#: mmcv's ``Conv2d`` ('Conv') computes the same; ConvWS, DCN, ... do not.
+PLAIN_CONVS = (nn.Conv2d, Conv2d)
 
 
-def exact(tensor: Tensor) -> Tensor:
-    """Detach and widen to float64 on the CPU (some devices lack float64)."""
-    return tensor.detach().to('cpu', torch.float64)
+@dataclass(frozen=True)
+class Branch:
+    """A branch as modules: its convolution, if it has one, and its norm."""
+
+    conv: Optional[nn.Conv2d]
+    norm: Any
+
+    @property
+    def kernel(self) -> Optional[Tensor]:
+        return None if self.conv is None else self.conv.weight
+
+
+def fold_branches(spec: UnitSpec, branches: Sequence[Branch]) -> tuple[Tensor, Tensor]:
+    """Fold all branches of one unit.
+
+    Returns:
+        Kernel (O, I / groups, k, k) and bias (O,) in float64; the caller
+        rounds.
+
+    Raises:
+        FoldError: nothing to fold, or a branch that cannot be.
+    """
+    for branch in branches:
+        _check_foldable(spec.name, branch)
+    if not branches:
+        raise FoldError('no branch to fold')
+    folded = [
+        fold_conv_norm(_full_kernel(spec, branch), branch.norm.state_dict(), branch.norm.eps)
+        for branch in branches
+    ]
+    kernels, biases = zip(*folded)
+    return torch.stack(kernels).sum(0), torch.stack(biases).sum(0)
+
+
+def _check_foldable(name: str, branch: Branch) -> None:
+    if not isinstance(branch.norm, _BatchNorm):
+        raise FoldError(
+            f'{name}: only batch norms can be folded '
+            f'exactly, this is a {type(branch.norm).__name__}'
+        )
+    if branch.conv is not None and type(branch.conv) not in PLAIN_CONVS:
+        raise FoldError(
+            f'{name}: only nn.Conv2d can be folded exactly, this is a {type(branch.conv).__name__}'
+        )
+
+
+def _full_kernel(spec: UnitSpec, branch: Branch) -> Tensor:
+    if branch.kernel is None:
+        return identity_kernel(spec.out_channels, spec.groups, spec.kernel_size)
+    return pad_kernel(branch.kernel, spec.kernel_size)
+
+
+def identity_kernel(
+    channels: int,
+    groups: int,
+    kernel_size: int,
+    dtype: torch.dtype = torch.float64,
+    device: Union[torch.device, str] = 'cpu',
+) -> Tensor:
+    """Kernel (C, C / groups, k, k) of the convolution that does nothing."""
+    width = channels // groups
+    kernel = torch.zeros(channels, width, kernel_size, kernel_size, dtype=dtype, device=device)
+    index = torch.arange(channels, device=device)
+    kernel[index, index % width, kernel_size // 2, kernel_size // 2] = 1
+    return kernel
+
+
+def pad_kernel(weight: Tensor, kernel_size: int) -> Tensor:
+    """Zero-pad an odd kernel (O, I, j, j) to (O, I, k, k) around its centre.
+
+    Raises:
+        FoldError: if a kernel is even or larger than ``kernel_size``.
+    """
+    size = weight.shape[-1]
+    margin = kernel_size - size
+    if margin < 0 or margin % 2 or size % 2 == 0:
+        raise FoldError(
+            f'a {size}x{size} kernel has no place at the centre '
+            f'of a {kernel_size}x{kernel_size} one'
+        )
+    return F.pad(weight, [margin // 2] * 4) if margin else weight
 
 
 def fold_conv_norm(weight: Tensor, norm: Mapping[str, Tensor], eps: float) -> tuple[Tensor, Tensor]:
@@ -47,13 +130,18 @@ def fold_conv_norm(weight: Tensor, norm: Mapping[str, Tensor], eps: float) -> tu
         raise FoldError(
             'a batch norm without running statistics (track_running_stats=False) cannot be folded'
         )
-    scale = (exact(norm['running_var']) + eps).rsqrt()
+    scale = (_exact(norm['running_var']) + eps).rsqrt()
     if norm.get('weight') is not None:
-        scale = scale * exact(norm['weight'])
-    bias = -exact(norm['running_mean']) * scale
+        scale = scale * _exact(norm['weight'])
+    bias = -_exact(norm['running_mean']) * scale
     if norm.get('bias') is not None:
-        bias = bias + exact(norm['bias'])
-    return exact(weight) * scale.reshape(-1, 1, 1, 1), bias
+        bias = bias + _exact(norm['bias'])
+    return _exact(weight) * scale.reshape(-1, 1, 1, 1), bias
+
+
+def _exact(tensor: Tensor) -> Tensor:
+    """Detach and widen to float64 on the CPU (some devices lack float64)."""
+    return tensor.detach().to('cpu', torch.float64)
 
 
 def round_once(tensor: Tensor, dtype: torch.dtype) -> Tensor:
@@ -73,85 +161,6 @@ def round_once(tensor: Tensor, dtype: torch.dtype) -> Tensor:
     return single.to(dtype)
 
 
-def pad_kernel(weight: Tensor, kernel_size: int) -> Tensor:
-    """Zero-pad an odd kernel (O, I, j, j) to (O, I, k, k) around its centre.
-
-    Raises:
-        FoldError: if a kernel is even or larger than ``kernel_size``.
-    """
-    size = weight.shape[-1]
-    margin = kernel_size - size
-    if margin < 0 or margin % 2 or size % 2 == 0:
-        raise FoldError(
-            f'a {size}x{size} kernel has no place at the centre '
-            f'of a {kernel_size}x{kernel_size} one'
-        )
-    return F.pad(weight, [margin // 2] * 4)
-
-
-def identity_kernel(channels: int, groups: int, kernel_size: int) -> Tensor:
-    """Kernel (C, C / groups, k, k) of the convolution that does nothing."""
-    width = channels // groups
-    kernel = torch.zeros(channels, width, kernel_size, kernel_size, dtype=torch.float64)
-    index = torch.arange(channels)
-    kernel[index, index % width, kernel_size // 2, kernel_size // 2] = 1
-    return kernel
-
-
-def branch_names(state: Mapping[str, Tensor]) -> list[str]:
-    """Names of the branches in a block's state dict, convs first."""
-    convs = {k.split('.')[1] for k in state if k.startswith(CONVS)}
-    names = [f'{CONVS}{i}.' for i in sorted(convs, key=int)]
-    for name in (SCALE, SKIP):
-        if any(k.startswith(name) for k in state):
-            names.append(name)
-    return names
-
-
-def fold_branches(
-    state: Mapping[str, Tensor], *, kernel_size: int, groups: int, eps_of: Callable[[str], float]
-) -> tuple[Tensor, Tensor]:
-    """Fold all branches of one block.
-
-    Args:
-        state: the block's state dict in branch form (keys as mmpretrain's
-            ``MobileOneBlock``: ``branch_conv_list.0.conv.weight``, ...).
-        kernel_size: of the folded convolution.
-        groups: of the folded convolution.
-        eps_of: branch name (as of :func:`branch_names`) -> epsilon.
-
-    Returns:
-        Kernel (O, I / groups, k, k) and bias (O,) in float64; the caller
-        rounds.
-
-    Raises:
-        FoldError: nothing to fold, or a branch that cannot be.
-    """
-    kernels, biases = [], []
-    for name in branch_names(state):
-        norm_prefix = name if name == SKIP else f'{name}norm.'
-        norm = {k[len(norm_prefix) :]: v for k, v in state.items() if k.startswith(norm_prefix)}
-        if name == SKIP:
-            channels = _norm_channels(norm)
-            weight = identity_kernel(channels, groups, kernel_size)
-        else:
-            weight = pad_kernel(state[f'{name}conv.weight'], kernel_size)
-        kernel, bias = fold_conv_norm(weight, norm, eps_of(name))
-        kernels.append(kernel)
-        biases.append(bias)
-    if not kernels:
-        raise FoldError('no branch to fold')
-    return torch.stack(kernels).sum(0), torch.stack(biases).sum(0)
-
-
-def _norm_channels(norm: Mapping[str, Tensor]) -> int:
-    if norm.get('running_mean') is None:
-        raise FoldError(
-            'a batch norm without running statistics (track_running_stats=False) cannot be folded'
-        )
-    return norm['running_mean'].numel()
-
-
 def fold_incoming(block: Any, state_dict: dict, prefix: str) -> None:
     """Fold branch weights on their way into a folded block, in place.
 
@@ -164,7 +173,7 @@ def fold_incoming(block: Any, state_dict: dict, prefix: str) -> None:
             another kind of number, or weights or a fold that are not finite.
         FoldError: a conv or norm for which no exact fold exists.
     """
-    marks = tuple(prefix + name for name in (CONVS, SCALE, SKIP))
+    marks = tuple(f'{prefix}{kind.module}.' for kind in BRANCH_KINDS)
     found = [k for k in state_dict if k.startswith(marks)]
     folded = f'{prefix}branch_reparam.'
     # With both forms in it the branch keys stay, as unexpected ones.

@@ -20,7 +20,7 @@ from .block import MobileOneBlock
 from .deploy import branches_only, switch_to_deploy
 from .loading import check_incoming
 from .norms import shielded_stats
-from .online import planned_form
+from .online import planned_method
 from .spec import build_network_spec, resolve_out_indices
 
 _INIT_CFG = [
@@ -84,7 +84,9 @@ class ConfigurableMobileOne(BaseBackbone):
         init_cfg: as in ``mmengine.model.BaseModule``.
 
     Raises:
-        SpecError: naming the value, what is allowed and where it came from.
+        SpecError: naming the value, what is allowed and where it came from;
+            mmpretrain's ``MobileOne`` raises AssertionError, TypeError,
+            KeyError or ValueError.
 
     Example:
         >>> import torch
@@ -214,11 +216,7 @@ class ConfigurableMobileOne(BaseBackbone):
 
 
 def _check_frozen(frozen_stages: int, num_stages: int) -> int:
-    if (
-        isinstance(frozen_stages, bool)
-        or not isinstance(frozen_stages, int)
-        or not -1 <= frozen_stages <= num_stages
-    ):
+    if type(frozen_stages) is not int or not -1 <= frozen_stages <= num_stages:
         raise SpecError(
             f'frozen_stages={frozen_stages!r}; allowed are -1 '
             f'(none), 0 (the stem) to {num_stages} (all stages)'
@@ -227,16 +225,16 @@ def _check_frozen(frozen_stages: int, num_stages: int) -> int:
 
 
 def online_forms(model: nn.Module, x: Tensor) -> list[dict[str, Any]]:
-    """The form of every unit in branch form, for a batch like ``x``.
+    """How every unit in branch form computes a batch like ``x``, and why.
 
     Modes of the modules count: call it on a model in training mode. Running
     statistics and gradients are left alone.
 
     Returns:
-        One dict a unit: ``unit``, ``input`` (shape), ``form``, ``why``.
+        One dict a unit: ``unit``, ``input`` (shape), ``form`` (the method,
+        see ``models.online``), ``why``.
     """
     rows: list[dict[str, Any]] = []
-    handles = []
     preferences = {
         b: b.online_reparam
         for b in model.modules()
@@ -244,16 +242,13 @@ def online_forms(model: nn.Module, x: Tensor) -> list[dict[str, Any]]:
     }
 
     def record(block: Any, inputs: tuple) -> None:
-        unit = block.unit()
-        choice = planned_form(unit, inputs[0], preferences[block], block.training)
+        (x,) = inputs
+        choice = planned_method(block.unit(), x, preferences[block], block.training)
         rows.append(
-            dict(
-                unit=block.spec.name, input=tuple(inputs[0].shape), form=choice.form, why=choice.why
-            )
+            dict(unit=block.spec.name, input=tuple(x.shape), form=choice.method, why=choice.why)
         )
 
-    for block in preferences:
-        handles.append(block.register_forward_pre_hook(record))
+    handles = [block.register_forward_pre_hook(record) for block in preferences]
     try:
         with branches_only(model), shielded_stats(model), torch.no_grad():
             model(x)

@@ -1,13 +1,12 @@
-"""Whose weights a state dict holds: its names, and whether its values can be.
+"""What a state dict holds: whose names its weights have, and sound values.
 
 A name is read with one :class:`Layout` and written with another. Blocks,
 branches and shapes are the same everywhere (paper, arXiv 2206.04040, table
-7); stages are numbered 0 (the stem), 1, 2, ... here.
+7); stages are numbered 0 (the stem), 1, 2, ... here. Sources: mmpretrain's
+``MobileOne``; timm's ``byobnet``; apple/ml-mobileone.
 
-Sources: mmpretrain's ``MobileOne``; timm's ``byobnet``; apple/ml-mobileone.
-
-torch casts what it loads: int8 and complex numbers become float32 without a
-word, and NaN is copied as it is.
+Values are checked because torch casts what it loads: int8 and complex numbers
+become float32 without a word, and NaN is copied as it is.
 """
 
 from __future__ import annotations
@@ -22,20 +21,40 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import CheckpointError
+from .spec import BRANCH_KINDS, BranchKind
+
+
+def _rows(kind: BranchKind) -> list[tuple[str, ...]]:
+    """The parts of a branch: a convolution and a norm, or a norm alone."""
+    names: tuple = (kind.module, kind.apple or kind.module, kind.timm or kind.module)
+    if kind.is_list:
+        names = tuple(f'{name}.*' for name in names)
+    if kind.kernel_size is None:
+        return [names]
+    parts = ('conv', 'conv', 'conv'), ('norm', 'bn', 'bn')
+    return [tuple(map('.'.join, zip(names, own))) for own in parts]
+
 
 #: Parts of a unit that hold weights: ours, Apple's, timm's. ``*`` stands for
 #: a branch's number.
 _PARTS = (
-    ('branch_conv_list.*.conv', 'rbr_conv.*.conv', 'conv_kxk.*.conv'),
-    ('branch_conv_list.*.norm', 'rbr_conv.*.bn', 'conv_kxk.*.bn'),
-    ('branch_scale.conv', 'rbr_scale.conv', 'conv_scale.conv'),
-    ('branch_scale.norm', 'rbr_scale.bn', 'conv_scale.bn'),
-    ('branch_norm', 'rbr_skip', 'identity'),
+    *(row for kind in BRANCH_KINDS for row in _rows(kind)),
     ('branch_reparam', 'reparam_conv', 'reparam_conv'),
     ('se.conv1.conv', 'se.reduce', 'attn.fc1'),
     ('se.conv2.conv', 'se.expand', 'attn.fc2'),
 )
 _LEAVES = ('weight', 'bias', 'running_mean', 'running_var', 'num_batches_tracked')
+_STATISTICS = ('running_mean', 'running_var')
+#: What wrappers and other frameworks put before a network's keys.
+_WRAPPERS = re.compile(r'(?:(?:module|model|state_dict|state_dict_ema|timm_model)\.)*')
+#: Under these a file may hold its state dict; timm's own order: the
+#: averaged weights are the ones that its scores were measured with.
+_CONTAINERS = ('state_dict_ema', 'model_ema', 'state_dict', 'model')
+#: What is cast to each other. float8 is not among them: it comes with scales
+#: in tensors of their own, without which its numbers are others.
+FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+_INTEGERS = (torch.int8, torch.uint8, torch.int16, torch.int32, torch.int64)
+_LARGEST = {dtype: torch.finfo(dtype).max for dtype in FLOATS}
 
 
 @dataclass(frozen=True)
@@ -82,40 +101,33 @@ class Layout:
             return None
         if owner == self.head:
             return Address(-1, leaf)
-        found = self._unit_of(owner)
-        if found is None:
+        stage, unit, inside = self._unit_of(owner)
+        spelled = re.sub(r'\.\d+\.', '.*.', inside)
+        parts = [row[self.column] for row in _PARTS]
+        if spelled not in parts:
             return None
-        stage, unit, rest = found
-        spelled = re.sub(r'\.\d+\.', '.*.', rest)
-        digits = re.search(r'\.(\d+)\.', rest)
-        rows = [row[self.column] for row in _PARTS]
-        if spelled not in rows:
-            return None
+        branch = re.search(r'\.(\d+)\.', inside)
         return Address(
-            rows.index(spelled), leaf, stage, unit, int(digits.group(1)) if digits else None
+            parts.index(spelled), leaf, stage, unit, int(branch.group(1)) if branch else None
         )
 
-    def _unit_of(self, owner: str) -> Optional[tuple]:
-        """Stage, unit and the rest of a module's name."""
-        if owner.startswith(f'{self.body}{self.stem}.'):
-            return 0, None, owner[len(f'{self.body}{self.stem}.') :]
+    def _unit_of(self, owner: str) -> tuple[int, Optional[int], str]:
+        """Stage, unit and the rest of a module's name; no rest: no unit."""
+        stem = f'{self.body}{self.stem}.'
+        if owner.startswith(stem):
+            return 0, None, owner[len(stem) :]
         found = re.fullmatch(rf'{re.escape(self.body + self.stage)}(\d+)\.(\d+)\.(.+)', owner)
         if found is None or int(found.group(1)) < self.first:
-            return None
-        stage = int(found.group(1)) - self.first + 1
-        return stage, int(found.group(2)), found.group(3)
+            return 0, None, ''
+        return int(found.group(1)) - self.first + 1, int(found.group(2)), found.group(3)
 
     def write(self, at: Address) -> str:
         """The name of the weight at an address."""
         if at.part < 0:
             return f'{self.head}.{at.leaf}'
         part = _PARTS[at.part][self.column].replace('*', str(at.branch))
-        unit = (
-            f'{self.stem}'
-            if at.unit is None
-            else (f'{self.stage}{at.stage + self.first - 1}.{at.unit}')
-        )
-        return f'{self.body}{unit}.{part}.{at.leaf}'
+        unit = f'{self.stage}{at.stage + self.first - 1}.{at.unit}'
+        return f'{self.body}{self.stem if at.unit is None else unit}.{part}.{at.leaf}'
 
 
 MMPRETRAIN = Layout('mmpretrain', 0, 'backbone.', 'stage0', 'stage', 1, 'head.fc')
@@ -125,13 +137,6 @@ APPLE = Layout('apple', 1, '', 'stage0', 'stage', 1, 'linear')
 TIMM = Layout('timm', 2, '', 'stem', 'stages.', 0, 'head.fc')
 
 LAYOUTS = {layout.name: layout for layout in (MMPRETRAIN, TIMM, APPLE)}
-
-
-#: What wrappers and other frameworks put before a network's keys.
-_WRAPPERS = re.compile(r'(?:(?:module|model|state_dict|state_dict_ema|timm_model)\.)*')
-#: Under these a file may hold its state dict; timm's own order: the
-#: averaged weights are the ones that its scores were measured with.
-_CONTAINERS = ('state_dict_ema', 'model_ema', 'state_dict', 'model')
 
 
 @dataclass(frozen=True)
@@ -162,11 +167,8 @@ def recognize(
         layouts: those that are looked for, the most specific first.
     """
     names = list(names)
-    for layout in layouts:
-        found = _in_layout(names, layout)
-        if found is not None:
-            return found
-    return None
+    found = (_in_layout(names, layout) for layout in layouts)
+    return next((f for f in found if f is not None), None)
 
 
 def recognize_any(names: Iterable[str]) -> Optional[Recognized]:
@@ -217,14 +219,6 @@ def unpack(loaded: Any) -> tuple[str, Any]:
         if isinstance(loaded.get(key), Mapping):
             return key, loaded[key]
     return '', loaded
-
-
-#: What is cast to each other. float8 is not among them: it comes with scales
-#: in tensors of their own, without which its numbers are others.
-FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
-_LARGEST = {dtype: torch.finfo(dtype).max for dtype in FLOATS}
-_INTEGERS = (torch.int8, torch.uint8, torch.int16, torch.int32, torch.int64)
-_STATISTICS = ('running_mean', 'running_var')
 
 
 def check_dtypes(given: Mapping[str, Any], own: Mapping[str, Any], prefix: str = '') -> None:
@@ -281,19 +275,15 @@ def check_finite(module: nn.Module, given: Mapping[str, Any], prefix: str = '') 
     Raises:
         CheckpointError: names the first keys.
     """
-    dtypes = {k: p.dtype for k, p in module.named_parameters(remove_duplicate=False)}
-    dtypes.update(
-        {
-            k: b.dtype
+    named = [
+        *module.named_parameters(remove_duplicate=False),
+        *(
+            (k, b)
             for k, b in module.named_buffers(remove_duplicate=False)
             if k.endswith(_STATISTICS)
-        }
-    )
-    bad = [
-        prefix + key
-        for key, dtype in dtypes.items()
-        if key in given and not _is_finite(given[key], dtype)
+        ),
     ]
+    bad = [prefix + k for k, own in named if k in given and not _is_finite(given[k], own.dtype)]
     if bad:
         more = ', ...' if len(bad) > 3 else ''
         raise CheckpointError(

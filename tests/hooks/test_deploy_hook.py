@@ -7,6 +7,7 @@ import torch
 from helpers import ToyImages, assert_same_state, classifier_cfg
 from mmengine.hooks import Hook
 from mmengine.registry import HOOKS
+from mmpretrain.models.backbones import mobileone as peer
 from mmpretrain.registry import MODELS
 from toy_runner import toy_cfg, toy_runner
 
@@ -276,6 +277,18 @@ def test_a_folded_model_is_left_alone(tmp_path):
         assert all(m is model for m in spy_of(runner).models['test'])
         data = runner.cfg.test_dataloader.dataset
         assert spy_of(runner).scores['test'] == [pytest.approx(score(model, data), abs=1e-6)]
+
+
+def test_a_block_of_another_family_is_folded_beside_folded_ones(tmp_path):
+    runner = toy_runner(tmp_path, DEPLOY, dict(type='Spy'), model=classifier_cfg(deploy=True))
+    stage = runner.model.backbone.stage1
+    width = stage[-1].spec.out_channels
+    stage.append(peer.MobileOneBlock(width, width, 1, 1, padding=0))
+    runner.test()
+    seen = spy_of(runner).models['test']
+    assert seen
+    assert all(m.backbone.stage1[-1].deploy for m in seen)
+    assert not stage[-1].deploy
 
 
 @pytest.mark.parametrize('when', [('val',), ['test'], ('after_train',)])

@@ -300,6 +300,17 @@ def test_loading_branches_into_a_folded_unit_folds_them(drawn):
     assert_same_state(block.state_dict(), state)
 
 
+def test_ten_branches_and_more_keep_their_numbers():
+    block, _ = unit(num_conv_branches=12)
+    state = block.state_dict()
+    shuffled = dict(sorted(state.items()))  # '10' comes before '2'
+    assert list(shuffled) != list(state)
+    small = empty_fold(block)
+    small.load_state_dict(shuffled)
+    assert_same_state(folded(block).state_dict(), small.state_dict())
+    assert len(block.branches()) == 14
+
+
 def damaged(state, how):
     key = 'branch_conv_list.1.conv.weight'
     if how == 'reshaped':

@@ -11,13 +11,13 @@ from hypothesis import strategies as st
 
 from mmpretrain_mobileone_ext.errors import FoldError
 from mmpretrain_mobileone_ext.models.fold import (
-    branch_names,
     fold_branches,
     fold_conv_norm,
     identity_kernel,
     pad_kernel,
     round_once,
 )
+from mmpretrain_mobileone_ext.models.spec import UnitSpec
 
 
 def statistics(channels, seed=0):
@@ -84,17 +84,9 @@ def test_a_kernel_without_a_centre_is_refused(size, target):
         pad_kernel(torch.zeros(1, 1, size, size), target)
 
 
-def test_ten_branches_and_more_are_counted_as_numbers():
-    keys = [f'branch_conv_list.{i}.conv.weight' for i in range(12)]
-    names = branch_names(dict.fromkeys([*keys, 'branch_norm.weight']))
-    assert names[2] == 'branch_conv_list.2.'
-    assert names[-1] == 'branch_norm.'
-    assert len(names) == 13
-
-
 def test_nothing_to_fold_is_an_error():
     with pytest.raises(FoldError, match='no branch'):
-        fold_branches({}, kernel_size=3, groups=1, eps_of=lambda _: 1e-5)
+        fold_branches(UnitSpec('unit', 4, 4, 3), [])
 
 
 @pytest.mark.parametrize('dtype', [torch.float16, torch.bfloat16])

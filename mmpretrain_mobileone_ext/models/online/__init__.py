@@ -3,29 +3,27 @@
 In training mode a batch norm needs no more than mean and variance of its
 input, and each branch is linear in the patches its convolution reads. So the
 sum of all branches is one convolution whose weights follow from the branches
-and from the moments of the patches, gradients included. Forms of the same
-sum, all of them exact:
+and from the moments of the patches, gradients included. Methods to compute
+that sum, all of them exact:
 
 - ``branches``: each branch runs.
 - ``moments``: one convolution, by the patches' first two moments.
 - ``recompute``: branches run, and run again in backward; only x is kept.
-- ``fused``: branches run, as fast as they can; the convolution's output is
-  kept too. For pointwise units with one convolution.
+- ``fused``: the same in one pass over pixels, and the convolution's output
+  is kept too. For pointwise units with one convolution.
 - ``running``: one convolution, where norms use running statistics.
 """
 
-from .dispatch import Preference, SmallInputs, check_preference, online_sum, planned_form
-from .unit import PLAIN_CONVS, Unit, UnitBranch, branch_layout, has_hooks
+from .dispatch import Preference, SmallInputs, check_preference, online_sum, planned_method
+from .unit import Unit, branch_layout, has_hooks
 
 __all__ = [
-    'PLAIN_CONVS',
     'Preference',
     'SmallInputs',
     'Unit',
-    'UnitBranch',
     'branch_layout',
     'check_preference',
     'has_hooks',
     'online_sum',
-    'planned_form',
+    'planned_method',
 ]

@@ -6,7 +6,9 @@ the convolution ``W = sum_j a_j w_j``, ``b = sum_j beta_j - a_j mean_j`` with
 ``a_j = gamma_j / sqrt(var_j + eps_j)``, which is what its batch norms compute
 (arXiv 1502.03167, algorithm 1) as every branch is linear in p.
 
-Layout as in :mod:`.branch_stack`: kernels (G, J, O, P), channels (G, J, O).
+:class:`Folding` does it by torch's operators, for every unit; compiled ones
+(``by_moments``) are checked against it. Layout as in :mod:`.unit`: kernels
+(G, J, O, P), channels (G, J, O).
 """
 
 from __future__ import annotations
@@ -21,18 +23,27 @@ import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor
 
-from .unit import KernelShape, Unit
+from ..spec import UnitSpec
+from .unit import BranchParams, Unit, as_weight, stack_channels, unstack_channels, unstack_kernels
 
 #: Up to this many taps everything small is computed in float64: it costs
 #: nothing there, and a sum over many pixels deserves it.
 _DOUBLE_TAPS = 64
+#: A variance smaller than this share of ``sum_t w_t^2 E[p_t^2]`` is the small
+#: difference of large float32 sums; branches compute it better.
+CANCELLATION = 1e-3
+
+
+def work_dtype(taps: int, dtype: torch.dtype) -> torch.dtype:
+    """Type of everything as small as weights, for tensors of ``dtype``."""
+    if taps <= _DOUBLE_TAPS:
+        return torch.float64
+    return torch.promote_types(dtype, torch.float32)
 
 
 @dataclass(frozen=True)
 class Moments:
     """Moments of the patches ``p`` that a convolution reads.
-
-    A patch has P = kernel_size^2 * in_channels / groups taps; G groups.
 
     Attributes:
         mean: (G, P), E[p], in float64.
@@ -67,11 +78,8 @@ class PatchSums:
         sums, products = self.sums, self.products
         own = torch.cat([sums.new_tensor([self.count]), sums.flatten(), products.flatten()])
         dist.all_reduce(own, group=group)
-        return PatchSums(
-            round(own[0].item()),
-            own[1 : 1 + sums.numel()].view_as(sums),
-            own[1 + sums.numel() :].view_as(products),
-        )
+        count, *flat = own.split([1, sums.numel(), products.numel()])
+        return PatchSums(round(count.item()), flat[0].view_as(sums), flat[1].view_as(products))
 
     def moments(self, dtype: torch.dtype) -> Moments:
         """Moments in ``dtype``; ``mean`` stays in float64."""
@@ -81,131 +89,6 @@ class PatchSums:
         )
         power = self.products.diagonal(dim1=1, dim2=2) / self.count
         return Moments(mean, cov.to(dtype), power.to(dtype))
-
-
-def work_dtype(taps: int, dtype: torch.dtype) -> torch.dtype:
-    """Type of everything as small as weights, for tensors of ``dtype``."""
-    if taps <= _DOUBLE_TAPS:
-        return torch.float64
-    return torch.promote_types(dtype, torch.float32)
-
-
-#: A variance smaller than this share of ``sum_t w_t^2 E[p_t^2]`` is the small
-#: difference of large float32 sums; branches compute it better.
-CANCELLATION = 1e-3
-
-
-@dataclass(frozen=True)
-class NormStats:
-    """What branches are normalized by, and folding with it.
-
-    Attributes:
-        mean: (G, J, O) of each branch's output.
-        inv_std: (G, J, O), 1 / sqrt(var + eps).
-    """
-
-    mean: Tensor
-    inv_std: Tensor
-
-    def weight(self, kernels: Tensor, gamma: Tensor) -> Tensor:
-        """Folded kernel (G, O, P)."""
-        return (kernels * (gamma * self.inv_std).unsqueeze(3)).sum(1)
-
-    def bias(self, gamma: Tensor, beta: Tensor) -> Tensor:
-        """Folded bias (G, O)."""
-        return (beta - gamma * self.inv_std * self.mean).sum(1)
-
-
-def fold_by_batch(
-    kernels: Tensor, eps: Sequence[float], moments: Moments
-) -> Optional[tuple[NormStats, Tensor, Tensor]]:
-    """Fold kernels (G, J, O, P) by the moments of their patches.
-
-    Returns:
-        The statistics, the biased variances (G, J, O) of all branches'
-        outputs, and kernels times covariance, like kernels, which backward
-        needs; None where cancellation spoils a variance, or where they are not
-        finite.
-    """
-    flat, shape = kernels.flatten(1, 2), kernels.shape[:3]
-    by_cov = torch.bmm(flat, moments.cov)
-    var = torch.mul(by_cov, flat).sum(2).view(shape).clamp_(min=0)
-    bound = torch.bmm(flat.square(), moments.power.unsqueeze(2)).view(shape)
-    shifted = var + _eps(tuple(eps), var.dtype, var.device)
-    if not bool((shifted >= bound.mul_(CANCELLATION)).all()):
-        return None
-    patch_mean = moments.mean.to(flat.dtype)
-    mean = torch.bmm(flat, patch_mean.unsqueeze(2)).view(shape)
-    return (NormStats(mean, shifted.rsqrt_()), var, by_cov.view(kernels.shape))
-
-
-def centring_bias(weight: Tensor, beta: Tensor, patch_mean: Tensor) -> Tensor:
-    """Bias (G, O) with which the outputs' mean is the sum of betas.
-
-    It is the fold's, but for what rounding did to ``weight``: the output is
-    ``weight (p - mu) + sum_j beta_j``, however it was rounded.
-
-    Args:
-        weight: folded kernel (G, O, P), as the convolution has it.
-        beta: (G, J, O).
-        patch_mean: (G, P) float64.
-    """
-    mean = torch.bmm(weight.double(), patch_mean.unsqueeze(2)).squeeze(2)
-    return beta.sum(1, dtype=torch.float64).sub_(mean)
-
-
-@functools.lru_cache(maxsize=64)
-def _eps(values: tuple[float, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
-    with torch.inference_mode(False):  # it is kept for training too
-        return torch.tensor(values, dtype=dtype, device=device).view(1, -1, 1)
-
-
-@dataclass(frozen=True)
-class FoldGrads:
-    """Gradients that come of those to the folded convolution.
-
-    Attributes:
-        kernels: (G, J, O, P).
-        gamma: (G, J, O).
-        twice_cov: (G, P, P), symmetric; twice the gradient.
-        mean: (G, P), with the covariance held fixed.
-    """
-
-    kernels: Tensor
-    gamma: Tensor
-    twice_cov: Tensor
-    mean: Tensor
-
-
-def fold_backward(
-    stats: NormStats,
-    kernels: Tensor,
-    gamma: Tensor,
-    patch_mean: Tensor,
-    by_cov: Tensor,
-    grad_weight: Tensor,
-    grad_bias: Tensor,
-) -> FoldGrads:
-    """Back from the folded kernel (G, O, P) and bias (G, O).
-
-    ``by_cov`` as from :func:`fold_by_batch`; beta's gradient is
-    ``grad_bias`` itself, for every branch.
-    """
-    grad_weight, grad_bias = grad_weight.unsqueeze(1), grad_bias.unsqueeze(1)
-    scale, flat = gamma * stats.inv_std, kernels.flatten(1, 2)
-    grad_scale = (kernels * grad_weight).sum(3).addcmul_(grad_bias, stats.mean, value=-1)
-    twice_grad_var = (grad_scale * scale).mul_(stats.inv_std.square()).neg_()
-    grad_mean = (grad_bias * scale).neg_()
-    scaled = flat * twice_grad_var.flatten(1).unsqueeze(2)
-    own = by_cov * twice_grad_var.unsqueeze(3)
-    own.addcmul_(scale.unsqueeze(3), grad_weight)
-    own.addcmul_(grad_mean.unsqueeze(3), patch_mean[:, None, None])
-    return FoldGrads(
-        own,
-        grad_scale.mul_(stats.inv_std),
-        torch.bmm(scaled.transpose(1, 2), flat),
-        torch.bmm(grad_mean.flatten(1).unsqueeze(1), flat).squeeze(1),
-    )
 
 
 @dataclass(frozen=True)
@@ -232,13 +115,13 @@ class UnitGrads:
     """Gradients that come of those to the folded convolution.
 
     Attributes:
-        params: like a unit's parameters.
+        params: to a unit's parameters.
         products: (G, P, P) symmetric; twice the gradient to the sums of
             products of the images at hand.
         sums: (G, P), to the sums, with the covariance held fixed.
     """
 
-    params: list[Optional[Tensor]]
+    params: BranchParams
     products: Tensor
     sums: Tensor
 
@@ -247,45 +130,51 @@ class Folding:
     """Fold a unit's branches by its batch, by torch's operators.
 
     Args:
-        shape: of the convolution that branches fold into.
+        spec: of the unit.
         eps: of each branch's norm.
     """
 
-    def __init__(self, shape: KernelShape, eps: Sequence[float]):
-        self.shape = shape
+    def __init__(self, spec: UnitSpec, eps: Sequence[float]):
+        self.spec = spec
         self.eps = tuple(eps)
 
-    def fold(
-        self, params: Sequence[Optional[Tensor]], sums: PatchSums, dtype: torch.dtype
-    ) -> Optional[Folded]:
-        """None where cancellation spoils a variance.
+    def fold(self, params: BranchParams, sums: PatchSums, dtype: torch.dtype) -> Optional[Folded]:
+        """None where cancellation spoils a variance, or it is not finite.
 
         Args:
-            params: kernels, gammas and betas of all branches.
+            params: of all branches.
             sums: of the patches, of all ranks.
             dtype: of the images.
         """
-        moments = sums.moments(work_dtype(self.shape.taps, dtype))
-        kernels, gamma, beta = self.shape.stack_all(params, moments.cov)
-        found = fold_by_batch(kernels, self.eps, moments)
-        if found is None:
+        spec, moments = self.spec, sums.moments(work_dtype(self.spec.taps, dtype))
+        kernels, gamma, beta = params.stacked(spec, moments.cov)
+        flat, shape = kernels.flatten(1, 2), gamma.shape
+        by_cov = torch.bmm(flat, moments.cov)
+        var = torch.mul(by_cov, flat).sum(2).view(shape).clamp_(min=0)
+        bound = torch.bmm(flat.square(), moments.power.unsqueeze(2)).view(shape)
+        shifted = var + _eps(self.eps, var.dtype, var.device)
+        if not bool((shifted >= bound.mul_(CANCELLATION)).all()):
             return None
-        stats, var, by_cov = found
-        weight = self.shape.as_weight(
-            stats.weight(kernels, gamma), torch.promote_types(dtype, torch.float32)
+        mean = torch.bmm(flat, moments.mean.to(flat.dtype).unsqueeze(2)).view(shape)
+        inv_std = shifted.rsqrt_()
+        weight = as_weight(
+            spec, _sum_scaled(kernels, gamma * inv_std), torch.promote_types(dtype, torch.float32)
         )
-        bias = centring_bias(weight.to(dtype).view_as(kernels[:, 0]), beta, moments.mean)
+        # Rounding changed the weight: what it makes of the patches' mean is
+        # taken off, so that the outputs' mean is the sum of betas.
+        rounded = weight.to(dtype).view_as(kernels[:, 0]).double()
+        shift = torch.bmm(rounded, moments.mean.unsqueeze(2)).squeeze(2)
         return Folded(
             weight,
-            bias.flatten().to(dtype),
-            stats.mean.transpose(0, 1).flatten(1),
+            beta.sum(1, dtype=torch.float64).sub_(shift).flatten().to(dtype),
+            mean.transpose(0, 1).flatten(1),
             var.transpose(0, 1).flatten(1),
-            (moments.mean, by_cov, stats.mean, stats.inv_std),
+            (moments.mean, by_cov.view(kernels.shape), mean, inv_std),
         )
 
     def backward(
         self,
-        params: Sequence[Optional[Tensor]],
+        params: BranchParams,
         state: Sequence[Tensor],
         count: float,
         grad_weight: Tensor,
@@ -298,57 +187,63 @@ class Folding:
             state: as returned by it.
             count: of the patches of all ranks.
             grad_weight: to the folded kernel, like it.
-            grad_bias: (out,).
+            grad_bias: (out,), which is beta's gradient, for every branch.
         """
-        patch_mean, by_cov, mean, inv_std = state
-        kernels, gamma, _ = self.shape.stack_all(params, by_cov)
-        patch_mean = patch_mean.to(kernels.dtype)
-        grads = fold_backward(
-            NormStats(mean, inv_std),
-            kernels,
-            gamma,
-            patch_mean,
-            by_cov,
-            grad_weight.to(kernels).reshape(kernels[:, 0].shape),
-            grad_bias.to(kernels).reshape(gamma[:, 0].shape),
+        spec, (patch_mean, by_cov, mean, inv_std) = self.spec, state
+        kernels, gamma, _ = params.stacked(spec, by_cov)
+        patch_mean, flat = patch_mean.to(kernels.dtype), kernels.flatten(1, 2)
+        by_weight = grad_weight.to(kernels).reshape(kernels[:, 0].shape).unsqueeze(1)
+        by_bias = grad_bias.to(kernels).reshape(gamma[:, 0].shape).unsqueeze(1)
+        scale = gamma * inv_std
+        by_scale = (kernels * by_weight).sum(3).addcmul_(by_bias, mean, value=-1)
+        twice_by_var = (by_scale * scale).mul_(inv_std.square()).neg_()
+        by_mean = (by_bias * scale).neg_()
+        own = by_cov * twice_by_var.unsqueeze(3)
+        own.addcmul_(scale.unsqueeze(3), by_weight)
+        own.addcmul_(by_mean.unsqueeze(3), patch_mean[:, None, None])
+        scaled = flat * twice_by_var.flatten(1).unsqueeze(2)
+        products = torch.bmm(scaled.transpose(1, 2), flat) / count
+        sums = torch.bmm(by_mean.flatten(1).unsqueeze(1), flat).squeeze(1) / count
+        sums.sub_(torch.bmm(products, patch_mean.unsqueeze(2)).squeeze(2))
+        betas = grad_bias.flatten().expand(len(params.betas), -1).unsqueeze(0)
+        of_params = BranchParams(
+            unstack_kernels(spec, own, params.kernels),
+            unstack_channels(by_scale.mul_(inv_std), params.gammas),
+            unstack_channels(betas, params.betas),
         )
-        products = grads.twice_cov / count
-        sums = (grads.mean / count).sub_(torch.bmm(products, patch_mean.unsqueeze(2)).squeeze(2))
-        return UnitGrads(self._of_params(params, grads, grad_bias), products, sums)
-
-    def _of_params(
-        self, params: Sequence[Optional[Tensor]], grads: FoldGrads, grad_bias: Tensor
-    ) -> list[Optional[Tensor]]:
-        n, shape = len(params) // 3, self.shape
-        betas = grad_bias.flatten().expand(n, -1).unsqueeze(0)
-        return [
-            *shape.unstack(grads.kernels, params[:n]),
-            *shape.unstack_channels(grads.gamma, params[n : 2 * n]),
-            *shape.unstack_channels(betas, params[2 * n :]),
-        ]
+        return UnitGrads(of_params, products, sums)
 
 
-def running_form(unit: Unit, x: Tensor) -> Tensor:
-    """Sum of all branches of ``x``, activated, by running statistics.
+def _sum_scaled(kernels: Tensor, scale: Tensor) -> Tensor:
+    """Folded kernel (G, O, P)."""
+    return (kernels * scale.unsqueeze(3)).sum(1)
+
+
+@functools.lru_cache(maxsize=64)
+def _eps(values: tuple[float, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
+    with torch.inference_mode(False):  # it is kept for training too
+        return torch.tensor(values, dtype=dtype, device=device).view(1, -1, 1)
+
+
+def sum_by_running_stats(unit: Unit, x: Tensor) -> Tensor:
+    """Sum of all branches of ``x``, activated, where norms are in eval mode.
 
     Differentiable to kernels, gammas and betas.
     """
-    shape, spec = unit.kernel_shape, unit.spec
-    like = x.new_empty((), dtype=work_dtype(shape.taps, x.dtype))
-    params = unit.parameters
+    spec, params = unit.spec, unit.parameters
+    like = x.new_empty((), dtype=work_dtype(spec.taps, x.dtype))
     if torch.is_grad_enabled():
         # Gradients through a concatenation are views of one tensor; those
         # through a product are tensors of their own.
-        params = [None if p is None else p * 1 for p in params]
-    kernels, gamma, beta = shape.stack_all(params, like)
-    mean = shape.stack_channels([n.running_mean for n in unit.norms], 0, like)
-    var = shape.stack_channels([n.running_var for n in unit.norms], 0, like)
-    eps = like.new_tensor(unit.eps).view(1, -1, 1)
-    stats = NormStats(mean, (var + eps).rsqrt())
+        params = BranchParams.of([None if p is None else p * 1 for p in params.flat()])
+    kernels, gamma, beta = params.stacked(spec, like)
+    mean = stack_channels(spec, [n.running_mean for n in unit.norms], 0, like)
+    var = stack_channels(spec, [n.running_var for n in unit.norms], 0, like)
+    scale = gamma * (var + like.new_tensor(unit.eps).view(1, -1, 1)).rsqrt()
     out = F.conv2d(
         x,
-        shape.as_weight(stats.weight(kernels, gamma), x.dtype),
-        stats.bias(gamma, beta).flatten().to(x.dtype),
+        as_weight(spec, _sum_scaled(kernels, scale), x.dtype),
+        (beta - scale * mean).sum(1).flatten().to(x.dtype),
         stride=spec.stride,
         padding=spec.padding,
         dilation=spec.dilation,

@@ -1,4 +1,9 @@
-"""Convolutions and the moments of their patches, by kind of convolution."""
+"""Convolutions with the moments of their patches, and gradients by way of both.
+
+:class:`PatchConv` serves every unit by torch's operators and is the oracle.
+:class:`DepthwiseConv` and :class:`PointwiseConv` compute the same faster, by
+compiled kernels and by matrix products.
+"""
 
 from __future__ import annotations
 
@@ -14,39 +19,18 @@ from torch import Tensor
 from ..spec import UnitSpec
 from .kernels import call, has_kernels_for
 
-
-def pixel_rows(x: Tensor) -> Tensor:
-    """Images (N, C, H, W) as (N * H * W, C); no copy in channels_last.
-
-    Contiguous in any case: one image in another layout could be viewed as a
-    matrix of strides (1, H * W).
-    """
-    return x.permute(0, 2, 3, 1).reshape(-1, x.shape[1]).contiguous()
-
-
-def chunks(*matrices: Optional[Tensor], most: int) -> list[tuple]:
-    """The same pixels of all matrices; None stays None.
-
-    Args:
-        most: pixels of a chunk. Chunks are of equal size, but for the last,
-            which may be smaller.
-    """
-    count = next(len(m) for m in matrices if m is not None)
-    size = -(-count // -(-count // most))
-    return [
-        tuple(None if m is None else m[at : at + size] for m in matrices)
-        for at in range(0, count, size)
-    ]
-
-
-def size_for_kernels(pixels: Tensor) -> tuple[int, int, int]:
-    """What the kernels of pixels.cpp want to know of a matrix."""
-    return (*pixels.shape, torch.get_num_threads())
-
-
+_TAPS = 9  # of a depthwise kernel
 #: Large temporaries are made for so many bytes at a time: fresh memory costs
 #: more than the arithmetic on it.
 _CHUNK_BYTES = 8 << 20
+#: oneDNN's convolution (torch 2.14.1, AVX2) rounds as a matrix product does
+#: up to so many channels; with 256 its error is 1.4 times as large.
+_EXACT_CONV = 128
+#: Pixels of a chunk of a matrix.
+_CHUNK = 8192
+#: Pixels whose products are summed in the tensor's own type: with 8192 their
+#: error is three times as large.
+_SUM_CHUNK = 2048
 
 
 @dataclass(frozen=True)
@@ -76,7 +60,7 @@ class PatchConv:
     """A convolution with what batch statistics of its patches take.
 
     Tensors are (N, C, H, W) of any strides; patches (G, P) as in
-    :class:`~.moments.Moments`, taps ordered as in a kernel.
+    :class:`~.batch_fold.PatchSums`, taps ordered as in a kernel.
 
     Args:
         spec: kernel size, stride, padding, dilation and groups.
@@ -175,17 +159,9 @@ def _output_size(size: int, spec: UnitSpec) -> int:
     return (size + 2 * spec.padding - reach) // spec.stride + 1
 
 
-_TAPS = 9
-
-
-def has_kernels(spec: UnitSpec, x: Tensor) -> bool:
+def has_depthwise_kernels(spec: UnitSpec, x: Tensor) -> bool:
     """Whether the compiled kernels exist and do this unit on this input."""
-    return (
-        spec.groups == spec.in_channels == spec.out_channels
-        and spec.kernel_size == 3
-        and spec.dilation == 1
-        and has_kernels_for(x)
-    )
+    return spec.is_depthwise and spec.kernel_size == 3 and spec.dilation == 1 and has_kernels_for(x)
 
 
 class DepthwiseConv(PatchConv):
@@ -208,48 +184,23 @@ class DepthwiseConv(PatchConv):
     ) -> Tensor:
         dx = torch.empty_like(x, memory_format=torch.channels_last)
         moves = torch.cat([products.flatten(1), sums], 1).double()
-        self._call(
-            'input_grad',
-            x,
-            _pixels(x),
-            _pixels(grad.dy),
-            _pixels(grad.active),
-            weight.contiguous(),
-            moves,
-            after=_pixels(dx),
-        )
+        given = (_pixels(x), _pixels(grad.dy), _pixels(grad.active), weight.contiguous(), moves)
+        self._call('input_grad', x, *given, _pixels(dx))
         return dx
 
-    def _call(self, name: str, x: Tensor, *args, after=None) -> None:
+    def _call(self, name: str, x: Tensor, *args: Optional[Tensor]) -> None:
+        """Call a kernel with all ``args``, the last of which it fills."""
         n, c, h, w = x.shape
         stride = self.spec.stride
-        shape = (ctypes.c_int64 * 8)(
-            n,
-            h,
-            w,
-            c,
-            stride,
-            (h - 1) // stride + 1,
-            (w - 1) // stride + 1,
-            torch.get_num_threads(),
-        )
-        *given, last = args if after is None else (*args, after)
-        call(name, x.dtype, *given, shape, last)
+        sizes = (n, h, w, c, stride, (h - 1) // stride + 1, (w - 1) // stride + 1)
+        shape = (ctypes.c_int64 * 8)(*sizes, torch.get_num_threads())
+        *given, out = args
+        call(name, x.dtype, *given, shape, out)
 
 
 def _pixels(x: Optional[Tensor]) -> Optional[Tensor]:
     """Images (N, C, H, W) as contiguous (N, H, W, C)."""
     return None if x is None else x.permute(0, 2, 3, 1).contiguous()
-
-
-#: oneDNN's convolution (torch 2.14.1, AVX2) rounds as a matrix product does
-#: up to so many channels; with 256 its error is 1.4 times as large.
-_EXACT_CONV = 128
-#: Pixels of a chunk.
-_CHUNK = 8192
-#: Pixels whose products are summed in the tensor's own type: with 8192 their
-#: error is three times as large.
-_SUM_CHUNK = 2048
 
 
 class PointwiseConv(PatchConv):
@@ -281,16 +232,8 @@ class PointwiseConv(PatchConv):
         if skip:
             matrix, diagonal = _apart(matrix)
         y = _product(x, matrix)
-        call(
-            'pixel_normalize',
-            y.dtype,
-            y,
-            rows if skip else None,
-            torch.stack([torch.ones_like(bias), diagonal, bias]),
-            int(relu),
-            *size_for_kernels(y),
-            y,
-        )
+        given = (y, rows if skip else None, torch.stack([torch.ones_like(bias), diagonal, bias]))
+        call('pixel_normalize', y.dtype, *given, int(relu), *size_for_kernels(y), y)
         return y.view(len(x), *x.shape[2:], -1).permute(0, 3, 1, 2)
 
     def weight_grad(self, x: Tensor, grad: OutputGrad, weight: Tensor) -> tuple[Tensor, Tensor]:
@@ -311,6 +254,35 @@ class PointwiseConv(PatchConv):
         move = _move_with_skip if self.spec.has_skip and has_kernels_for(x) else _move
         move(parts, weight.flatten(1), products[0].to(x.dtype), sums.to(x.dtype))
         return dx
+
+
+def pixel_rows(x: Tensor) -> Tensor:
+    """Images (N, C, H, W) as (N * H * W, C); no copy in channels_last.
+
+    Contiguous in any case: one image in another layout could be viewed as a
+    matrix of strides (1, H * W).
+    """
+    return x.permute(0, 2, 3, 1).reshape(-1, x.shape[1]).contiguous()
+
+
+def chunks(*matrices: Optional[Tensor], most: int) -> list[tuple]:
+    """The same pixels of all matrices; None stays None.
+
+    Args:
+        most: pixels of a chunk. Chunks are of equal size, but for the last,
+            which may be smaller.
+    """
+    count = next(len(m) for m in matrices if m is not None)
+    size = -(-count // -(-count // most))
+    return [
+        tuple(None if m is None else m[at : at + size] for m in matrices)
+        for at in range(0, count, size)
+    ]
+
+
+def size_for_kernels(pixels: Tensor) -> tuple[int, int, int]:
+    """What the kernels of pixels.cpp want to know of a matrix."""
+    return (*pixels.shape, torch.get_num_threads())
 
 
 def _product(x: Tensor, matrix: Tensor) -> Tensor:
@@ -338,18 +310,8 @@ def _move_with_skip(parts: list[tuple], weight: Tensor, products: Tensor, sums: 
     buffer = torch.empty_like(parts[0][0])
     for dx, x, dy, active in parts:
         masked = buffer[: len(dx)]
-        call(
-            'pixel_input_grads',
-            dx.dtype,
-            dy,
-            active,
-            x,
-            x,
-            factors,
-            *size_for_kernels(dx),
-            masked,
-            dx,
-        )
+        given = (dy, active, x, x, factors)
+        call('pixel_input_grads', dx.dtype, *given, *size_for_kernels(dx), masked, dx)
         dx.addmm_(x, products)
         dx.addmm_(masked, weight)
 

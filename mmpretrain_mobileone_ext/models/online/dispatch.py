@@ -7,7 +7,7 @@ gives the same training. Its thresholds were measured on a CPU
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any, Optional, Union
@@ -15,18 +15,26 @@ from typing import Any, Optional, Union
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from torch._C._functorch import is_functorch_wrapped_tensor
 
 from ...errors import SpecError
 from ..spec import UnitSpec
-from .batch_fold import running_form
-from .by_moments import moments_form
-from .by_recompute import fused_form, recompute_form
-from .convs import PatchConv, has_kernels
+from .batch_fold import sum_by_running_stats
+from .by_moments import sum_by_moments
+from .by_recompute import sum_by_recomputing, sum_fused
+from .convs import PatchConv, has_depthwise_kernels
 from .kernels import has_kernels_for
-from .unit import Unit, autocast_dtype, is_compiling, is_exporting, is_functorch_wrapped_tensor
+from .unit import Unit, autocast_dtype, is_compiling, is_exporting
 
-PREFERENCES = ('auto', 'memory', True, False)
 Preference = Union[str, bool]
+PREFERENCES = ('auto', 'memory', True, False)
+
+_SUMS = {
+    'fused': sum_fused,
+    'moments': sum_by_moments,
+    'recompute': sum_by_recomputing,
+    'running': sum_by_running_stats,
+}
 
 # Below so many elements calls cost more than arithmetic.
 _SMALL_DEPTHWISE = 10_000
@@ -38,23 +46,6 @@ _SMALL_ONE_CONV = 600_000
 _LARGE_ONE_CONV = 1_500_000  # above, a kept output is memory to be felt
 _MANY_PATCHES = 10_000
 _FEW_TAPS = 64
-
-
-@dataclass(frozen=True)
-class Choice:
-    """'branches', 'fused', 'moments', 'recompute' or 'running', and why.
-
-    Words are put together when somebody asks: while torch.compile traces,
-    figures are symbols that have no format.
-    """
-
-    form: str
-    reason: str
-    figures: tuple = ()
-
-    @property
-    def why(self) -> str:
-        return self.reason.format(*self.figures)
 
 
 def check_preference(value: Preference) -> Preference:
@@ -70,23 +61,44 @@ def check_preference(value: Preference) -> Preference:
     return value
 
 
-def choose_form(unit: Unit, x: Tensor, preference: Preference) -> Choice:
-    """The form of a plain unit on images (N, C, H, W)."""
-    if preference is False:
-        return Choice('branches', 'online_reparam=False')
-    by_batch = unit.by_batch
-    if by_batch is None:
-        return Choice('branches', 'some norms are in eval mode, some not')
-    if not by_batch:
-        return Choice('running', 'norms use running statistics')
-    if preference is True:
-        return Choice('moments', 'online_reparam=True')
-    if unit.group() is not None:
-        return _choose_synchronized(unit.spec)
-    choice = _fastest(unit.spec, x)
-    if preference == 'memory' and choice.form in ('branches', 'fused'):
-        return Choice('recompute', f"online_reparam='memory'; {choice.reason}", choice.figures)
-    return choice
+@torch.compiler.disable
+def online_sum(unit: Unit, x: Tensor, preference: Preference) -> Optional[Tensor]:
+    """Sum of all branches of ``x``, or None where they have to run.
+
+    Under autocast x is brought to its type, and statistics and folding stay
+    in float32 or better.
+    """
+    method = _closer_look(unit, x, preference).method
+    if method == 'branches':
+        return None
+    dtype = autocast_dtype(x)
+    x = x.to(dtype or x.dtype, memory_format=torch.channels_last)
+    with torch.autocast(x.device.type, enabled=False) if dtype else nullcontext():
+        return _SUMS[method](unit, x)
+
+
+@dataclass(frozen=True)
+class Choice:
+    """'branches' or another method, and why.
+
+    Words are put together when somebody asks: while torch.compile traces,
+    figures are symbols that have no format.
+    """
+
+    method: str
+    reason: str
+    figures: tuple = ()
+
+    @property
+    def why(self) -> str:
+        return self.reason.format(*self.figures)
+
+
+def planned_method(unit: Unit, x: Tensor, preference: Preference, training: bool) -> Choice:
+    """What a unit in this mode does with x, and why."""
+    if training and SmallInputs(unit.spec).contain(x, preference):
+        return Choice('branches', 'small input')
+    return _closer_look(unit, x, preference)
 
 
 class SmallInputs:
@@ -118,7 +130,64 @@ class SmallInputs:
         return self._answer
 
     def _ask(self, x: Tensor) -> bool:
-        return x.dim() == 4 and x.numel() > 0 and _fastest(self.spec, x).form == 'branches'
+        return x.dim() == 4 and x.numel() > 0 and _fastest(self.spec, x).method == 'branches'
+
+
+def _closer_look(unit: Unit, x: Tensor, preference: Preference) -> Choice:
+    params = unit.parameters.flat()
+    if _is_plain_tensor(x) and unit.is_plain() and _fits(params, x, autocast_dtype(x)):
+        return _choose(unit, x, preference)
+    return Choice('branches', 'no other method is defined')
+
+
+def _is_plain_tensor(x: Tensor) -> bool:
+    """Whether x is an image batch, and nobody records what runs."""
+    return (
+        type(x) in (Tensor, torch.nn.Parameter)
+        and x.dim() == 4
+        and x.numel() > 0
+        and not torch.jit.is_tracing()
+        and not is_exporting()
+    )
+
+
+def _fits(params: Iterable[Optional[Tensor]], x: Tensor, autocast: Optional[torch.dtype]) -> bool:
+    """Whether parameters are where x is, in the type a convolution wants.
+
+    Not so where one, or x, stands for others (``torch.func``): the methods
+    have gradients and batches of their own.
+    """
+    dtype = autocast or x.dtype
+    wanted = torch.float32 if dtype in (torch.float16, torch.bfloat16) else dtype
+    return (
+        wanted in (torch.float32, torch.float64)
+        and (autocast is not None or dtype == wanted)
+        and not is_functorch_wrapped_tensor(x)
+        and all(
+            p is None
+            or (p.dtype == wanted and p.device == x.device and not is_functorch_wrapped_tensor(p))
+            for p in params
+        )
+    )
+
+
+def _choose(unit: Unit, x: Tensor, preference: Preference) -> Choice:
+    """The method for a plain unit on images (N, C, H, W)."""
+    if preference is False:
+        return Choice('branches', 'online_reparam=False')
+    by_batch = unit.by_batch
+    if by_batch is None:
+        return Choice('branches', 'some norms are in eval mode, some not')
+    if not by_batch:
+        return Choice('running', 'norms use running statistics')
+    if preference is True:
+        return Choice('moments', 'online_reparam=True')
+    if unit.group() is not None:
+        return _choose_synchronized(unit.spec)
+    choice = _fastest(unit.spec, x)
+    if preference == 'memory' and choice.method in ('branches', 'fused'):
+        return Choice('recompute', f"online_reparam='memory'; {choice.reason}", choice.figures)
+    return choice
 
 
 def _choose_synchronized(spec: UnitSpec) -> Choice:
@@ -129,17 +198,15 @@ def _choose_synchronized(spec: UnitSpec) -> Choice:
 
 
 def _fastest(spec: UnitSpec, x: Tensor) -> Choice:
-    if spec.kernel_size == spec.stride == spec.groups == 1:
+    if spec.is_pointwise:
         return _choose_pointwise(spec, x)
     if x.device.type != 'cpu':
         return Choice('branches', 'no compiled kernels on this device')
-    if spec.groups == spec.in_channels == spec.out_channels:
+    if spec.is_depthwise:
         return _choose_depthwise(spec, x)
     patches = PatchConv(spec).count(x)
-    taps = spec.kernel_size**2 * spec.in_channels // spec.groups
-    if spec.groups == 1 and taps <= _FEW_TAPS and patches >= _MANY_PATCHES:
-        return Choice('moments', '{} taps, {} patches', (taps, patches))
-    return Choice('branches', '{} taps, {} patches', (taps, patches))
+    few = spec.groups == 1 and spec.taps <= _FEW_TAPS and patches >= _MANY_PATCHES
+    return Choice('moments' if few else 'branches', '{} taps, {} patches', (spec.taps, patches))
 
 
 def _choose_pointwise(spec: UnitSpec, x: Tensor) -> Choice:
@@ -164,14 +231,14 @@ def _choose_pointwise(spec: UnitSpec, x: Tensor) -> Choice:
 
 
 def _choose_one_conv(elements: int) -> Choice:
-    form = 'branches'
+    method = 'branches'
     if elements >= _SMALL_ONE_CONV:
-        form = 'fused' if elements < _LARGE_ONE_CONV else 'recompute'
-    return Choice(form, 'one conv branch, {} elements', (elements,))
+        method = 'fused' if elements < _LARGE_ONE_CONV else 'recompute'
+    return Choice(method, 'one conv branch, {} elements', (elements,))
 
 
 def _choose_depthwise(spec: UnitSpec, x: Tensor) -> Choice:
-    elements, kernels = x.numel(), has_kernels(spec, x)
+    elements, kernels = x.numel(), has_depthwise_kernels(spec, x)
     why = '{} conv branches, {} elements', (spec.num_convs, elements)
     if spec.num_convs <= 1:
         least = _LARGE_DEPTHWISE * spec.stride**2
@@ -183,68 +250,3 @@ def _choose_depthwise(spec: UnitSpec, x: Tensor) -> Choice:
         return Choice('moments', *why)
     # Torch's depthwise kernels of stride 1 are slower in channels_last.
     return Choice('recompute' if spec.stride > 1 else 'branches', *why)
-
-
-@torch.compiler.disable
-def online_sum(unit: Unit, x: Tensor, preference: Preference) -> Optional[Tensor]:
-    """Sum of all branches of ``x``, or None where they have to run.
-
-    Under autocast x is brought to its type, and statistics and folding stay
-    in float32 or better.
-    """
-    form = _closer_look(unit, x, preference).form
-    if form == 'branches':
-        return None
-    dtype = autocast_dtype(x)
-    x = x.to(dtype or x.dtype, memory_format=torch.channels_last)
-    with torch.autocast(x.device.type, enabled=False) if dtype else nullcontext():
-        return {
-            'fused': fused_form,
-            'moments': moments_form,
-            'recompute': recompute_form,
-            'running': running_form,
-        }[form](unit, x)
-
-
-def planned_form(unit: Unit, x: Tensor, preference: Preference, training: bool) -> Choice:
-    """What a unit in this mode does with x, and why."""
-    if training and SmallInputs(unit.spec).contain(x, preference):
-        return Choice('branches', 'small input')
-    return _closer_look(unit, x, preference)
-
-
-def _closer_look(unit: Unit, x: Tensor, preference: Preference) -> Choice:
-    if _is_plain_tensor(x) and unit.is_plain() and _fits(unit.parameters, x, autocast_dtype(x)):
-        return choose_form(unit, x, preference)
-    return Choice('branches', 'no other form is defined')
-
-
-def _is_plain_tensor(x: Tensor) -> bool:
-    """Whether x is an image batch, and nobody records what runs."""
-    return (
-        type(x) in (Tensor, torch.nn.Parameter)
-        and x.dim() == 4
-        and x.numel() > 0
-        and not torch.jit.is_tracing()
-        and not is_exporting()
-    )
-
-
-def _fits(params: Sequence[Optional[Tensor]], x: Tensor, autocast: Optional[torch.dtype]) -> bool:
-    """Whether parameters are where x is, in the type a convolution wants.
-
-    Not so where one, or x, stands for others (``torch.func``): the forms
-    have gradients and batches of their own.
-    """
-    dtype = autocast or x.dtype
-    wanted = torch.float32 if dtype in (torch.float16, torch.bfloat16) else dtype
-    return (
-        wanted in (torch.float32, torch.float64)
-        and (autocast is not None or dtype == wanted)
-        and not is_functorch_wrapped_tensor(x)
-        and all(
-            p is None
-            or (p.dtype == wanted and p.device == x.device and not is_functorch_wrapped_tensor(p))
-            for p in params
-        )
-    )

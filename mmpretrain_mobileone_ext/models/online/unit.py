@@ -12,221 +12,26 @@ from __future__ import annotations
 import functools
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, Optional
+from typing import Any, NamedTuple, Optional
 
 import torch
 import torch.distributed as dist
-import torch.nn.functional as F
-from mmcv.cnn import Conv2d
 from torch import Tensor, nn
-from torch._C._functorch import is_functorch_wrapped_tensor
 from torch.nn.modules import module as torch_module
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from ..fold import PLAIN_CONVS, Branch, identity_kernel, pad_kernel
 from ..norms import CPUSyncBatchNorm, several_ranks
 from ..spec import UnitSpec
 
-__all__ = [
-    'autocast_dtype',
-    'has_global_hooks',
-    'is_compiling',
-    'is_exporting',
-    'is_functorch_wrapped_tensor',
-]
-
+_NORMS = (nn.BatchNorm2d, nn.SyncBatchNorm, CPUSyncBatchNorm)
+_HOOKS = ('_forward_hooks', '_forward_pre_hooks', '_backward_hooks', '_backward_pre_hooks')
 _GLOBAL_HOOKS = (
     '_global_backward_pre_hooks',
     '_global_backward_hooks',
     '_global_forward_pre_hooks',
     '_global_forward_hooks',
 )
-
-
-def autocast_dtype(x: Tensor) -> Optional[torch.dtype]:
-    """Type that autocast gives a convolution of x; None: x keeps its own."""
-    device = x.device.type
-    if x.dtype == torch.float64:
-        return None
-    if hasattr(torch.amp, 'is_autocast_available'):
-        on = torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)
-        return torch.get_autocast_dtype(device) if on else None
-    # torch < 2.5
-    if device == 'cpu':
-        on, dtype = (torch.is_autocast_cpu_enabled(), torch.get_autocast_cpu_dtype())
-    else:
-        on = device == 'cuda' and torch.is_autocast_enabled()
-        dtype = torch.get_autocast_gpu_dtype()
-    return dtype if on else None
-
-
-def has_global_hooks() -> bool:
-    """Whether hooks are registered for all modules at once."""
-    return any(getattr(torch_module, name) for name in _GLOBAL_HOOKS)
-
-
-def is_compiling() -> bool:
-    """Whether torch.compile or torch.export traces."""
-    if hasattr(torch.compiler, 'is_compiling'):
-        return torch.compiler.is_compiling()
-    return torch._dynamo.is_compiling()  # torch < 2.3
-
-
-def is_exporting() -> bool:
-    """Whether torch.export traces; torch < 2.7 does not tell."""
-    asked = getattr(torch.compiler, 'is_exporting', None)
-    return asked is not None and asked()
-
-
-def branch_layout(x: Tensor) -> Tensor:
-    """x (N, C, H, W), out of channels_last on a CPU.
-
-    There (torch 2.14.1, AVX2), in channels_last, batch norm adds up pixel by
-    pixel in float32 and is off by 2e-5 where it otherwise is by 4e-8 (32 x
-    128 x 28²); oneDNN's convolutions of 256 channels round 1.4 times as
-    much; the weight gradient of a strided 1x1 convolution with 3, 4 or 6
-    input channels corrupts the heap; and depthwise convolutions take up to
-    twice as long.
-    """
-    return x.contiguous() if x.device.type == 'cpu' else x
-
-
-def in_own_memory(grads: Iterable[Optional[Tensor]]) -> list[Optional[Tensor]]:
-    """Gradients to parameters, each in a storage of its own.
-
-    Accumulation, clipping, unscaling and optimizers write to gradients in
-    place, and autograd may hand on the tensor it was given.
-    """
-    own: list[Optional[Tensor]] = []
-    taken: set[int] = set()
-    for grad in grads:
-        if grad is not None:
-            storage = grad.untyped_storage()
-            if storage.data_ptr() in taken or storage.nbytes() > grad.numel() * grad.element_size():
-                grad = grad.clone(memory_format=torch.contiguous_format)
-            taken.add(grad.untyped_storage().data_ptr())
-        own.append(grad)
-    return own
-
-
-@dataclass(frozen=True)
-class KernelShape:
-    """Shape of the convolution that branches fold into."""
-
-    out_channels: int
-    groups: int
-    width: int  # input channels of a group
-    kernel_size: int
-
-    @property
-    def taps(self) -> int:
-        return self.width * self.kernel_size**2
-
-    def stack(self, kernels: Sequence[Optional[Tensor]], like: Tensor) -> Tensor:
-        """Kernels (None: the skip branch) as (G, J, O, P), in like's type."""
-        parts = [self._full_size(kernel, like) for kernel in kernels]
-        # Kernels in channels_last cannot be viewed so.
-        return (
-            torch.cat(parts)
-            .to(like.dtype)
-            .reshape(len(parts), self.groups, -1, self.taps)
-            .transpose(0, 1)
-        )
-
-    def stack_channels(
-        self, values: Sequence[Optional[Tensor]], fill: float, like: Tensor
-    ) -> Tensor:
-        """One (out,) tensor a branch, or ``fill``, as (G, J, O)."""
-        given = next((v for v in values if v is not None), like)
-        parts = [given.new_full((self.out_channels,), fill) if v is None else v for v in values]
-        return torch.cat(parts).to(like.dtype).view(len(parts), self.groups, -1).transpose(0, 1)
-
-    def stack_all(
-        self, params: Sequence[Optional[Tensor]], like: Tensor
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """Kernels, then gammas, then betas of all branches, stacked."""
-        n = len(params) // 3
-        return (
-            self.stack(params[:n], like),
-            self.stack_channels(params[n : 2 * n], 1, like),
-            self.stack_channels(params[2 * n :], 0, like),
-        )
-
-    def unstack(self, grads: Tensor, kernels: Sequence[Optional[Tensor]]) -> list[Optional[Tensor]]:
-        """Gradients (G, J, O, P) in the shapes of their kernels.
-
-        They are parts of one tensor and share no element.
-        """
-        like = next((w for w in kernels if w is not None), grads)
-        k, width = self.kernel_size, self.width
-        split = (
-            grads.transpose(0, 1)
-            .to(like.dtype)
-            .contiguous()
-            .view(len(kernels), self.out_channels, width, k, k)
-        )
-        return [
-            None if kernel is None else _centre(grad, kernel.shape[-1])
-            for grad, kernel in zip(split.unbind(), kernels)
-        ]
-
-    @staticmethod
-    def unstack_channels(
-        grads: Tensor, values: Sequence[Optional[Tensor]]
-    ) -> list[Optional[Tensor]]:
-        """Gradients (G, J, O) as (out,) for each branch that has a value."""
-        like = next((v for v in values if v is not None), grads)
-        split = grads.transpose(0, 1).to(like.dtype).flatten(1)
-        return [None if value is None else grad for grad, value in zip(split.unbind(), values)]
-
-    def as_weight(self, kernel: Tensor, dtype: torch.dtype) -> Tensor:
-        """A folded kernel (G, O, P) as a convolution takes it."""
-        return kernel.to(dtype).reshape(
-            self.out_channels, self.width, self.kernel_size, self.kernel_size
-        )
-
-    def _full_size(self, kernel: Optional[Tensor], like: Tensor) -> Tensor:
-        if kernel is None:
-            return _identity(self, like.dtype, like.device)
-        margin = (self.kernel_size - kernel.shape[-1]) // 2
-        return F.pad(kernel, (margin,) * 4) if margin else kernel
-
-
-def _centre(grad: Tensor, size: int) -> Tensor:
-    """The gradient (O, I, k, k) to a kernel that was padded from ``size``."""
-    margin = (grad.shape[-1] - size) // 2
-    if not margin:
-        return grad
-    taps = slice(margin, margin + size)
-    return grad[..., taps, taps].contiguous()
-
-
-@functools.lru_cache(maxsize=64)
-def _identity(shape: KernelShape, dtype: torch.dtype, device: torch.device) -> Tensor:
-    """The kernel that hands its input on."""
-    k, out = shape.kernel_size, shape.out_channels
-    with torch.inference_mode(False):  # it is kept for training too
-        kernel = torch.zeros(out, shape.width, k, k, dtype=dtype, device=device)
-        channel = torch.arange(out, device=device)
-        kernel[channel, channel % shape.width, k // 2, k // 2] = 1
-    return kernel
-
-
-#: mmcv's ``Conv2d`` ('Conv') computes the same; ConvWS, DCN, ... do not.
-PLAIN_CONVS = (nn.Conv2d, Conv2d)
-_NORMS = (nn.BatchNorm2d, nn.SyncBatchNorm, CPUSyncBatchNorm)
-_HOOKS = ('_forward_hooks', '_forward_pre_hooks', '_backward_hooks', '_backward_pre_hooks')
-
-
-@dataclass(frozen=True)
-class UnitBranch:
-    """A branch: its convolution (None: the skip branch) and its norm."""
-
-    conv: Optional[nn.Conv2d]
-    norm: Any
-
-    @property
-    def kernel(self) -> Optional[Tensor]:
-        return None if self.conv is None else self.conv.weight
 
 
 @dataclass(frozen=True)
@@ -236,31 +41,23 @@ class Unit:
     Attributes:
         spec: its shape.
         branches: in the order in which they are summed.
-        relu: whether a ReLU comes next, to be part of the form.
+        relu: whether a ReLU comes next, which a method then applies too.
     """
 
     spec: UnitSpec
-    branches: tuple[UnitBranch, ...]
+    branches: tuple[Branch, ...]
     relu: bool = False
-
-    @property
-    def kernel_shape(self) -> KernelShape:
-        spec = self.spec
-        return KernelShape(
-            spec.out_channels, spec.groups, spec.in_channels // spec.groups, spec.kernel_size
-        )
 
     @functools.cached_property
     def norms(self) -> list[Any]:
         return [b.norm for b in self.branches]
 
     @functools.cached_property
-    def parameters(self) -> list[Optional[Tensor]]:
-        """Kernels, then gammas, then betas, of all branches."""
-        return (
-            [b.kernel for b in self.branches]
-            + [n.weight for n in self.norms]
-            + [n.bias for n in self.norms]
+    def parameters(self) -> BranchParams:
+        return BranchParams(
+            tuple(b.kernel for b in self.branches),
+            tuple(n.weight for n in self.norms),
+            tuple(n.bias for n in self.norms),
         )
 
     @property
@@ -289,30 +86,146 @@ class Unit:
     def is_plain(self) -> bool:
         """Whether the tensors are all there is to the branches.
 
-        Hooks, parametrizations, norms and convolutions with arithmetic of
-        their own are not seen by any form but the branches themselves.
+        No method but the branches themselves sees hooks, parametrizations,
+        or norms and convolutions with arithmetic of their own.
         """
-        modules = [m for b in self.branches for m in (b.conv, b.norm) if m is not None]
+        convs = [b.conv for b in self.branches if b.conv is not None]
         return (
             all(
-                type(b.conv) in PLAIN_CONVS
-                and b.conv.bias is None
-                and b.conv.padding_mode == 'zeros'
-                for b in self.branches
-                if b.conv is not None
+                type(c) in PLAIN_CONVS and c.bias is None and c.padding_mode == 'zeros'
+                for c in convs
             )
-            and all(type(b.norm) in _NORMS for b in self.branches)
-            and len({type(b.norm) for b in self.branches}) == 1
-            and not has_hooks(modules)
+            and all(type(n) in _NORMS for n in self.norms)
+            and len({type(n) for n in self.norms}) == 1
+            and not has_hooks([*convs, *self.norms])
         )
 
 
 def has_hooks(modules: Sequence[nn.Module]) -> bool:
     """Whether anything watches or alters what these modules compute."""
-    return has_global_hooks() or any(
+    return any(getattr(torch_module, name) for name in _GLOBAL_HOOKS) or any(
         'parametrizations' in m._modules or any(vars(m).get(hooks) for hooks in _HOOKS)
         for m in modules
     )
+
+
+class BranchParams(NamedTuple):
+    """One tensor or None a branch: its parameters, or what is like them.
+
+    Attributes:
+        kernels: (O, I / groups, k, k); None: the branch has no convolution.
+        gammas: (O,), weights of the norms; None: 1.
+        betas: (O,), biases of the norms; None: 0.
+    """
+
+    kernels: tuple[Optional[Tensor], ...]
+    gammas: tuple[Optional[Tensor], ...]
+    betas: tuple[Optional[Tensor], ...]
+
+    @classmethod
+    def of(cls, flat: Sequence[Optional[Tensor]]) -> BranchParams:
+        """The inverse of :meth:`flat`."""
+        n = len(flat) // 3
+        return cls(tuple(flat[:n]), tuple(flat[n : 2 * n]), tuple(flat[2 * n :]))
+
+    def flat(self) -> tuple[Optional[Tensor], ...]:
+        """All in a row, as autograd wants them."""
+        return self.kernels + self.gammas + self.betas
+
+    def stacked(self, spec: UnitSpec, like: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Kernels (G, J, O, P), gammas and betas (G, J, O), in like's type."""
+        return (
+            stack_kernels(spec, self.kernels, like),
+            stack_channels(spec, self.gammas, 1, like),
+            stack_channels(spec, self.betas, 0, like),
+        )
+
+
+def stack_kernels(spec: UnitSpec, kernels: Sequence[Optional[Tensor]], like: Tensor) -> Tensor:
+    """Kernels, padded to the unit's, as (G, J, O, P), in like's type."""
+    parts = [
+        _identity(spec.out_channels, spec.groups, spec.kernel_size, like.dtype, like.device)
+        if kernel is None
+        else pad_kernel(kernel, spec.kernel_size)
+        for kernel in kernels
+    ]
+    # Kernels in channels_last cannot be viewed so.
+    whole = torch.cat(parts).to(like.dtype)
+    return whole.reshape(len(parts), spec.groups, -1, spec.taps).transpose(0, 1)
+
+
+@functools.lru_cache(maxsize=64)
+def _identity(*shape_and_type: Any) -> Tensor:
+    with torch.inference_mode(False):  # it is kept for training too
+        return identity_kernel(*shape_and_type)
+
+
+def stack_channels(
+    spec: UnitSpec, values: Sequence[Optional[Tensor]], fill: float, like: Tensor
+) -> Tensor:
+    """One (out,) tensor a branch, or ``fill``, as (G, J, O)."""
+    given = next((v for v in values if v is not None), like)
+    parts = [given.new_full((spec.out_channels,), fill) if v is None else v for v in values]
+    return torch.cat(parts).to(like.dtype).view(len(parts), spec.groups, -1).transpose(0, 1)
+
+
+def unstack_kernels(
+    spec: UnitSpec, grads: Tensor, kernels: Sequence[Optional[Tensor]]
+) -> tuple[Optional[Tensor], ...]:
+    """Gradients (G, J, O, P) in the shapes of their kernels.
+
+    They are parts of one tensor and share no element.
+    """
+    like = next((w for w in kernels if w is not None), grads)
+    k = spec.kernel_size
+    split = grads.transpose(0, 1).to(like.dtype).contiguous()
+    split = split.view(len(kernels), spec.out_channels, spec.group_width, k, k)
+    return tuple(
+        None if kernel is None else _centre(grad, kernel.shape[-1])
+        for grad, kernel in zip(split.unbind(), kernels)
+    )
+
+
+def _centre(grad: Tensor, size: int) -> Tensor:
+    """The gradient (O, I, k, k) to a kernel that was padded from ``size``."""
+    margin = (grad.shape[-1] - size) // 2
+    if not margin:
+        return grad
+    taps = slice(margin, margin + size)
+    return grad[..., taps, taps].contiguous()
+
+
+def unstack_channels(
+    grads: Tensor, values: Sequence[Optional[Tensor]]
+) -> tuple[Optional[Tensor], ...]:
+    """Gradients (G, J, O) as (out,) for each branch that has a value."""
+    like = next((v for v in values if v is not None), grads)
+    split = grads.transpose(0, 1).to(like.dtype).flatten(1)
+    return tuple(None if value is None else grad for grad, value in zip(split.unbind(), values))
+
+
+def as_weight(spec: UnitSpec, kernel: Tensor, dtype: torch.dtype) -> Tensor:
+    """A folded kernel (G, O, P) as a convolution takes it."""
+    k = spec.kernel_size
+    return kernel.to(dtype).reshape(spec.out_channels, spec.group_width, k, k)
+
+
+def in_own_memory(grads: Iterable[Optional[Tensor]]) -> list[Optional[Tensor]]:
+    """Gradients to parameters, each in a storage of its own.
+
+    Accumulation, clipping, unscaling and optimizers write to gradients in
+    place, and autograd may hand on the tensor it was given.
+    """
+    own: list[Optional[Tensor]] = []
+    taken: set[int] = set()
+    for grad in grads:
+        if grad is not None:
+            storage = grad.untyped_storage()
+            if storage.data_ptr() in taken or storage.nbytes() > grad.numel() * grad.element_size():
+                grad = grad.clone(memory_format=torch.contiguous_format)
+            taken.add(grad.untyped_storage().data_ptr())
+        own.append(grad)
+    return own
 
 
 def running_stats(norm: _BatchNorm) -> tuple[Any, Any, bool, float]:
@@ -343,8 +256,7 @@ def track(norms: Sequence[Any], mean: Tensor, var: Tensor, count: float) -> None
     if not tracking:
         return
     dtype = norms[tracking[0]].running_mean.dtype
-    batch = torch.stack([mean, var * (count / (count - 1))], 1).to(dtype)
-    values = batch.unbind()
+    values = torch.stack([mean, var * (count / (count - 1))], 1).to(dtype).unbind()
     updates: dict[float, tuple[list, list]] = {}
     for index in tracking:
         norm = norms[index]
@@ -370,3 +282,46 @@ def _rate(norm: _BatchNorm) -> float:
     if norm.momentum is not None or norm.num_batches_tracked is None:
         return norm.momentum or 0.0
     return 1 / float(norm.num_batches_tracked)
+
+
+def branch_layout(x: Tensor) -> Tensor:
+    """x (N, C, H, W), out of channels_last on a CPU.
+
+    There (torch 2.14.1, AVX2), in channels_last, batch norm adds up pixel by
+    pixel in float32 and is off by 2e-5 where it otherwise is by 4e-8 (32 x
+    128 x 28²); oneDNN's convolutions of 256 channels round 1.4 times as
+    much; the weight gradient of a strided 1x1 convolution with 3, 4 or 6
+    input channels corrupts the heap; and depthwise convolutions take up to
+    twice as long.
+    """
+    return x.contiguous() if x.device.type == 'cpu' else x
+
+
+def autocast_dtype(x: Tensor) -> Optional[torch.dtype]:
+    """Type that autocast gives a convolution of x; None: x keeps its own."""
+    device = x.device.type
+    if x.dtype == torch.float64:
+        return None
+    if hasattr(torch.amp, 'is_autocast_available'):
+        on = torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)
+        return torch.get_autocast_dtype(device) if on else None
+    # torch < 2.5
+    if device == 'cpu':
+        on, dtype = (torch.is_autocast_cpu_enabled(), torch.get_autocast_cpu_dtype())
+    else:
+        on = device == 'cuda' and torch.is_autocast_enabled()
+        dtype = torch.get_autocast_gpu_dtype()
+    return dtype if on else None
+
+
+def is_compiling() -> bool:
+    """Whether torch.compile or torch.export traces."""
+    if hasattr(torch.compiler, 'is_compiling'):
+        return torch.compiler.is_compiling()
+    return torch._dynamo.is_compiling()  # torch < 2.3
+
+
+def is_exporting() -> bool:
+    """Whether torch.export traces; torch < 2.7 does not tell."""
+    asked = getattr(torch.compiler, 'is_exporting', None)
+    return asked is not None and asked()

@@ -8,7 +8,7 @@ from mmpretrain_mobileone_ext.models.online.convs import (
     DepthwiseConv,
     OutputGrad,
     PatchConv,
-    has_kernels,
+    has_depthwise_kernels,
 )
 from mmpretrain_mobileone_ext.models.online.kernels import compiled_kernels
 from mmpretrain_mobileone_ext.models.spec import UnitSpec
@@ -26,7 +26,7 @@ def case(size, stride, channels=21):
     """A unit, images, and gradients to a ReLU after it, some masked."""
     spec = UnitSpec('dw', channels, channels, 3, stride=stride, groups=channels)
     x = uniform(2, channels, *size)
-    assert has_kernels(spec, x)
+    assert has_depthwise_kernels(spec, x)
     outputs = (2, channels, *((s - 1) // stride + 1 for s in size))
     return (
         spec,

@@ -1,4 +1,4 @@
-"""Online forms against running the branches, in float64 training mode."""
+"""Online methods against running the branches, in float64 training mode."""
 
 import copy
 import itertools
@@ -14,15 +14,15 @@ from torch import nn
 from mmpretrain_mobileone_ext import ConfigurableMobileOne
 from mmpretrain_mobileone_ext.errors import SpecError
 from mmpretrain_mobileone_ext.models import MobileOneBlock
-from mmpretrain_mobileone_ext.models.online.by_moments import moments_form
+from mmpretrain_mobileone_ext.models.online.by_moments import sum_by_moments
 from mmpretrain_mobileone_ext.models.online.by_recompute import (
     is_one_conv,
-    one_conv_form,
-    recompute_form,
+    sum_by_recomputing,
+    sum_in_one_pass,
 )
 from mmpretrain_mobileone_ext.models.spec import UnitSpec
 
-FORMS = dict(moments=moments_form, recompute=recompute_form)
+METHODS = dict(moments=sum_by_moments, recompute=sum_by_recomputing)
 
 
 def worst(found, wanted):
@@ -77,7 +77,7 @@ def units(draw):
         assume(False)
 
 
-@pytest.mark.parametrize('form', FORMS)
+@pytest.mark.parametrize('method', METHODS)
 @settings(max_examples=110, deadline=None, derandomize=True)
 @given(
     units(),
@@ -87,7 +87,7 @@ def units(draw):
     st.integers(4, 9),
     st.integers(0, 99),
 )
-def test_random_units(form, spec, momentum, affine, height, width, seed):
+def test_random_units(method, spec, momentum, affine, height, width, seed):
     torch.manual_seed(seed)
     block = MobileOneBlock(
         spec, norm_cfg=dict(type='BN', momentum=momentum, affine=affine), online_reparam=False
@@ -99,12 +99,12 @@ def test_random_units(form, spec, momentum, affine, height, width, seed):
     seen = []
 
     def run(image):
-        out = FORMS[form](block.unit(relu), image)
+        out = METHODS[method](block.unit(relu), image)
         seen.append(out)
         return block(image) if out is None else out
 
     error, stats = compared(wanted, block, run, x, seed)
-    # Where the form declines, nothing was compared: draw another one.
+    # Where the method declines, nothing was compared: draw another one.
     assume(seen[0] is not None)
     assert error < 1e-9
     assert stats < 1e-10
@@ -134,16 +134,17 @@ def test_one_conv_branch(keep, affine, widths, branches, act):
     unit = block.unit(act is not None)
     if not is_one_conv(unit, x):
         pytest.skip('no C++ compiler')
-    error, stats = compared(wanted, block, lambda im: one_conv_form(unit, im, keep), x)
+    error, stats = compared(wanted, block, lambda im: sum_in_one_pass(unit, im, keep), x)
     assert error < 1e-9
     assert stats < 1e-10
 
 
 @pytest.mark.parametrize(
-    'form', [moments_form, recompute_form, lambda unit, x: one_conv_form(unit, x, keep=True)]
+    'method',
+    [sum_by_moments, sum_by_recomputing, lambda unit, x: sum_in_one_pass(unit, x, keep=True)],
 )
 @pytest.mark.parametrize('images', [1, 2])
-def test_gradients_come_in_any_layout(form, images):
+def test_gradients_come_in_any_layout(method, images):
     spec = UnitSpec('unit', 24, 24, 1, num_conv_branches=1)
     block = MobileOneBlock(spec, online_reparam=False).double()
     x = torch.randn(images, 24, 7, 9, generator=generator(), dtype=torch.float64)
@@ -153,7 +154,7 @@ def test_gradients_come_in_any_layout(form, images):
     found = []
     for layout in (torch.contiguous_format, torch.channels_last):
         own = x.to(memory_format=torch.channels_last).requires_grad_()
-        form(block.unit(), own).backward(grad.to(memory_format=layout))
+        method(block.unit(), own).backward(grad.to(memory_format=layout))
         found.append(own.grad)
     assert worst(found[:1], found[1:]) < 1e-12
 
@@ -174,7 +175,7 @@ def test_a_perturbed_weight_is_found():
     with torch.no_grad():
         block.branch_conv_list[0].conv.weight[0, 0, 0, 0] += 1e-4
     x = torch.randn(2, 8, 6, 6, dtype=torch.float64)
-    error, _ = compared(wanted, block, lambda im: moments_form(block.unit(), im), x)
+    error, _ = compared(wanted, block, lambda im: sum_by_moments(block.unit(), im), x)
     assert error > 1e-7
 
 

@@ -140,7 +140,7 @@ def test_a_whole_library_that_does_not_load(cache, calls, stub, said):
     load()
     only_library(cache).unlink()
     with native.LibraryCache.locked(0) as opened:
-        key = native._key(native.command(native.find_compiler()))
+        key = native._key([*native.find_compiler(), *native.FLAGS])
         opened.keep(key, machine(stub.read_bytes(), 183))
     assert load()
     assert count(calls) == 2
@@ -157,7 +157,7 @@ def plant(cache, pwned, folder):
         """,
     )
     with native.LibraryCache.locked(0) as opened:
-        opened.keep(native._key(native.command(native.find_compiler())), planted.read_bytes())
+        opened.keep(native._key([*native.find_compiler(), *native.FLAGS]), planted.read_bytes())
 
 
 FOLDERS = {
@@ -253,7 +253,7 @@ def test_a_full_disk(cache, calls, said, monkeypatch):
 
 def test_what_a_killed_process_left_goes(cache, calls, stub):
     cache.mkdir(parents=True, mode=0o700)
-    key = native._key(native.command(native.find_compiler()))
+    key = native._key([*native.find_compiler(), *native.FLAGS])
     left = cache / f'{key}-0123.partial'
     left.write_bytes(stub.read_bytes()[:100])
     assert load()
@@ -293,7 +293,7 @@ def test_a_disk_without_locks(cache, calls, said, monkeypatch):
 
 _TRAIN = """
 import torch
-from mmpretrain_mobileone_ext.models.online import native
+from mmpretrain_mobileone_ext.models.online import kernels as native
 assert native.compiled_kernels() is not None
 print('trained')
 """

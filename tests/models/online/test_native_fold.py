@@ -7,7 +7,8 @@ from helpers import generator
 from mmpretrain_mobileone_ext.models.online.batch_fold import Folding, PatchSums
 from mmpretrain_mobileone_ext.models.online.by_moments import DepthwiseFolding, PointwiseFolding
 from mmpretrain_mobileone_ext.models.online.kernels import compiled_kernels
-from mmpretrain_mobileone_ext.models.online.unit import KernelShape
+from mmpretrain_mobileone_ext.models.online.unit import BranchParams
+from mmpretrain_mobileone_ext.models.spec import UnitSpec
 
 pytestmark = pytest.mark.skipif(compiled_kernels() is None, reason='no C++ compiler')
 EPS = (1e-5, 1e-3, 1e-5, 1e-4)
@@ -26,31 +27,31 @@ def sums_of(groups, taps, seed=0, spread=1.0):
 
 def depthwise(dtype=torch.float64, channels=5):
     """Branches of 3x3, skip, 1x1 and 3x3; two norms are not affine."""
-    kernels = [
+    kernels = (
         normal(channels, 1, 3, 3, seed=1, dtype=dtype),
         None,
         normal(channels, 1, 1, 1, seed=2, dtype=dtype),
         normal(channels, 1, 3, 3, seed=3, dtype=dtype),
-    ]
+    )
     return (
         DepthwiseFolding,
-        KernelShape(channels, channels, 1, 3),
-        [*kernels, *affine(channels, dtype)],
+        UnitSpec('unit', channels, channels, 3, groups=channels),
+        BranchParams(kernels, *affine(channels, dtype)),
         sums_of(channels, 9),
     )
 
 
 def pointwise(dtype=torch.float64, out=6, width=6):
-    kernels = [
+    kernels = (
         normal(out, width, 1, 1, seed=1, dtype=dtype),
         None if out == width else normal(out, width, 1, 1, seed=4, dtype=dtype),
         normal(out, width, 1, 1, seed=2, dtype=dtype),
         normal(out, width, 1, 1, seed=3, dtype=dtype),
-    ]
+    )
     return (
         PointwiseFolding,
-        KernelShape(out, 1, width, 1),
-        [*kernels, *affine(out, dtype)],
+        UnitSpec('unit', width, out, 1),
+        BranchParams(kernels, *affine(out, dtype)),
         sums_of(1, width),
     )
 
@@ -59,7 +60,7 @@ def affine(channels, dtype):
     gammas = [normal(channels, seed=10 + j, dtype=dtype) for j in range(4)]
     betas = [normal(channels, seed=20 + j, dtype=dtype) for j in range(4)]
     gammas[2] = betas[2] = betas[1] = None
-    return [*gammas, *betas]
+    return tuple(gammas), tuple(betas)
 
 
 def wide():
@@ -67,8 +68,8 @@ def wide():
 
 
 def both(made):
-    kind, shape, params, sums = made
-    return kind(shape, EPS), Folding(shape, EPS), params, sums
+    kind, spec, params, sums = made
+    return kind(spec, EPS), Folding(spec, EPS), params, sums
 
 
 def outcome(folding, params, sums):
@@ -81,7 +82,7 @@ def outcome(folding, params, sums):
         normal(*folded.weight.shape, seed=30),
         normal(*folded.bias.shape, seed=31),
     )
-    assert [g is None for g in grads.params] == [p is None for p in params]
+    assert [g is None for g in grads.params.flat()] == [p is None for p in params.flat()]
     return [
         folded.weight,
         folded.bias,
@@ -89,7 +90,7 @@ def outcome(folding, params, sums):
         folded.var,
         grads.products,
         grads.sums,
-        *(g for g in grads.params if g is not None),
+        *(g for g in grads.params.flat() if g is not None),
     ]
 
 
@@ -104,8 +105,7 @@ def test_folds_and_gradients_equal_torchs(make):
 def test_one_other_weight_is_seen(make):
     own, oracle, params, sums = both(make())
     wanted = outcome(oracle, params, sums)
-    params[3] = params[3].clone()
-    params[3].view(-1)[-1] += 1e-6
+    params.kernels[3].view(-1)[-1] += 1e-6
     for found, of in zip(outcome(own, params, sums)[:2], wanted):
         with pytest.raises(AssertionError):
             torch.testing.assert_close(found, of, rtol=1e-11, atol=1e-11)
@@ -125,7 +125,7 @@ def test_float32_parameters(make):
 @pytest.mark.parametrize('spread', [1e-3, float('nan'), float('inf')])
 def test_where_a_variance_is_lost_nothing_is_folded(make, spread):
     own, oracle, params, _ = both(make())
-    groups, taps = own.shape.groups, own.shape.taps
+    groups, taps = own.spec.groups, own.spec.taps
     sums = sums_of(groups, taps, spread=spread)
     assert oracle.fold(params, sums, torch.float64) is None
     assert own.fold(params, sums, torch.float64) is None
@@ -135,8 +135,10 @@ def test_where_a_variance_is_lost_nothing_is_folded(make, spread):
 def test_parameters_may_have_strides(make):
     own, _, params, sums = both(make())
     wanted = outcome(own, params, sums)
-    spaced = [None if p is None else torch.stack([p, p], -1)[..., 0] for p in params]
-    assert not spaced[0].is_contiguous()
+    spaced = BranchParams.of(
+        [None if p is None else torch.stack([p, p], -1)[..., 0] for p in params.flat()]
+    )
+    assert not spaced.kernels[0].is_contiguous()
     for found, of in zip(outcome(own, spaced, sums), wanted):
         torch.testing.assert_close(found, of, rtol=1e-12, atol=1e-12)
 
@@ -146,5 +148,5 @@ def test_gradients_share_no_memory(make):
     own, _, params, sums = both(make())
     folded = own.fold(params, sums, torch.float64)
     grads = own.backward(params, folded.state, sums.count, folded.weight, folded.bias).params
-    places = [g.data_ptr() for g in grads if g is not None]
+    places = [g.data_ptr() for g in grads.flat() if g is not None]
     assert len(set(places)) == len(places)

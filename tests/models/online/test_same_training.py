@@ -1,4 +1,4 @@
-"""Training by the online forms is the training of the branches."""
+"""Training by the online methods is the training of the branches."""
 
 import copy
 

@@ -1,4 +1,4 @@
-"""Rounding of a unit's forms in float32, against that of a textbook.
+"""Rounding of a unit's methods in float32, against that of a textbook.
 
 The oracle is a unit's branches in float64, the bound what the textbook's
 branches lose in float32 on any machine. Inputs are what a ReLU hands on:
@@ -15,16 +15,16 @@ from helpers import generator, randomize_norms
 from textbook import textbook_branches
 
 from mmpretrain_mobileone_ext.models import MobileOneBlock
-from mmpretrain_mobileone_ext.models.online.by_moments import moments_form
-from mmpretrain_mobileone_ext.models.online.by_recompute import fused_form, recompute_form
+from mmpretrain_mobileone_ext.models.online.by_moments import sum_by_moments
+from mmpretrain_mobileone_ext.models.online.by_recompute import sum_by_recomputing, sum_fused
 from mmpretrain_mobileone_ext.models.online.kernels import compiled_kernels
 from mmpretrain_mobileone_ext.models.spec import UnitSpec
 
-FORMS = dict(
+METHODS = dict(
     branches=MobileOneBlock._branch_sum,
-    moments=lambda block, x: moments_form(block.unit(), x),
-    fused=lambda block, x: fused_form(block.unit(), x),
-    recompute=lambda block, x: recompute_form(block.unit(), x),
+    moments=lambda block, x: sum_by_moments(block.unit(), x),
+    fused=lambda block, x: sum_fused(block.unit(), x),
+    recompute=lambda block, x: sum_by_recomputing(block.unit(), x),
 )
 UNITS = dict(
     pointwise=UnitSpec('unit', 128, 128, 1, num_conv_branches=4),
@@ -77,17 +77,17 @@ class Case:
         terms = self.spec.kernel_size**2 * (self.spec.in_channels // self.spec.groups)
         self.bound = errors(textbook, self.wanted) * math.sqrt((terms + 8) / terms)
 
-    def errors(self, form):
-        # In the layout in which forms are called.
+    def errors(self, method):
+        # In the layout in which methods are called.
         x = self.x.to(memory_format=torch.channels_last)
-        return errors(outcome(self.block, form, x), self.wanted)
+        return errors(outcome(self.block, method, x), self.wanted)
 
 
 case = functools.cache(Case)
 
 
 @pytest.mark.parametrize(
-    ('unit', 'form'),
+    ('unit', 'method'),
     [
         ('pointwise', 'moments'),
         ('wide', 'moments'),
@@ -99,10 +99,10 @@ case = functools.cache(Case)
         *((unit, 'branches') for unit in UNITS),
     ],
 )
-def test_rounding_is_at_most_that_of_a_textbook(unit, form):
-    if form != 'branches' and compiled_kernels() is None:
+def test_rounding_is_at_most_that_of_a_textbook(unit, method):
+    if method != 'branches' and compiled_kernels() is None:
         pytest.skip('no C++ compiler')
-    found, bound = case(unit).errors(FORMS[form]), case(unit).bound
+    found, bound = case(unit).errors(METHODS[method]), case(unit).bound
     assert (found < bound).all(), (found / bound).tolist()
 
 

@@ -5,7 +5,7 @@ of torch. The library is kept in ``$XDG_CACHE_HOME/mmpretrain_mobileone_ext``
 (``~/.cache``), under a name made of source, flags and processor, and of its
 own content: see ``library_cache``. Where it cannot be kept it is compiled at
 each start, and a line says so. Without a compiler one line says so and
-callers use forms that need none; ``MOBILEONE_EXT_NO_COMPILER=1`` asks for
+callers use methods that need none; ``MOBILEONE_EXT_NO_COMPILER=1`` asks for
 that.
 """
 
@@ -30,7 +30,7 @@ from mmengine.logging import print_log
 from torch import Tensor
 
 from ....errors import KernelError
-from .compiler import command, compile_library, find_compiler
+from .compiler import FLAGS, compile_library, find_compiler
 from .library_cache import LibraryCache, load
 
 SOURCES = tuple(
@@ -109,7 +109,7 @@ def _address(tensor: Optional[Tensor]) -> Optional[int]:
 def _library() -> ctypes.CDLL:
     """The kept library if it is whole, else one that is compiled now."""
     deadline = time.monotonic() + _SECONDS
-    start = command(find_compiler())
+    start = [*find_compiler(), *FLAGS]
     key = _key(start)
     with contextlib.ExitStack() as opened:
         cache, kept, problem = None, None, ''

@@ -14,7 +14,7 @@ from pathlib import Path
 from ....errors import KernelError
 from ....utils.processes import ChildProcess
 
-_FLAGS = ('-O3', '-march=native', '-std=c++17', '-fPIC', '-shared')
+FLAGS = ('-O3', '-march=native', '-std=c++17', '-fPIC', '-shared')
 _SHOWN = 300
 _READ = 1 << 16
 
@@ -42,18 +42,13 @@ def _words(text: str) -> list[str]:
         raise KernelError(f'CXX is {text!r}, which a shell cannot read ({error})') from None
 
 
-def command(compiler: Sequence[str]) -> list[str]:
-    """The compiler with the flags that the kernels need."""
-    return [*compiler, *_FLAGS]
-
-
 def compile_library(
     start: Sequence[str], sources: Sequence[Path], out: Path, deadline: float
 ) -> None:
     """Compile ``sources`` to the shared library ``out``.
 
     Args:
-        start: as of ``command``.
+        start: the compiler's words and flags.
         deadline: of ``time.monotonic``, for all attempts together.
 
     Raises:

@@ -1,5 +1,5 @@
 // Depthwise 3x3 convolution with padding 1, any stride: gradient to its
-// input. Called by depthwise.py; the oracle is patches.py. Tensors are
+// input. Called by convs.py, where PatchConv is the oracle. Tensors are
 // (N, H, W, C) contiguous.
 //
 // Gradients by way of the moments reach an input pixel q from every pixel

@@ -1,5 +1,5 @@
 // Moments of the patches of a depthwise 3x3 convolution with padding 1.
-// Called by depthwise.py; the oracle is patches.py. Images are (N, H, W, C)
+// Called by convs.py, where PatchConv is the oracle. Images are (N, H, W, C)
 // contiguous.
 //
 // Between strides each pair of taps meets pixels of its own. With stride 1 a

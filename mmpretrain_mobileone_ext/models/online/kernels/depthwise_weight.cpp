@@ -1,5 +1,5 @@
 // Depthwise 3x3 convolution with padding 1, any stride: gradient to its
-// weight. Called by depthwise.py; the oracle is patches.py. Tensors are
+// weight. Called by convs.py, where PatchConv is the oracle. Tensors are
 // (N, H, W, C) contiguous.
 #include "packed.h"
 

@@ -1,6 +1,6 @@
 // Norms and activations of pointwise units, on matrices (pixels, channels):
-// one pass each instead of one an operator. Called by pointwise.py and
-// one_conv.py; the oracles are patches.py and recompute_form.py.
+// one pass each instead of one an operator. Called by convs.py and
+// by_recompute.py, where PatchConv and _SumByRecomputing are the oracles.
 //
 // Work is cut into blocks of pixels. Sums over a block are in the type of the
 // tensor unless it says otherwise, sums over blocks are double; the order
