@@ -66,10 +66,9 @@ def load_checkpoint_file(
     file = existing_file(path)
     try:
         with reading(), open(file, 'rb') as handle:
-            # The format has no magic number.
-            if file.suffix == '.safetensors':
-                return {'state_dict': _load_safetensors(handle, map_location)}
-            return checked_checkpoint(restricted_load(handle, map_location), file)
+            is_torchs = file.suffix != '.safetensors'  # which has no magic number
+            load = restricted_load if is_torchs else _load_safetensors
+            return checked_checkpoint(load(handle, map_location), file)
     except CheckpointError as error:
         raise CheckpointError(f'{name or file}: {error}') from None
 
@@ -173,7 +172,7 @@ def _beside(value: Any, path: Optional[Path], best: bool) -> Optional[str]:
 
 
 def _load_safetensors(handle: BinaryIO, map_location: Any) -> dict:
-    """The tensors of a ``.safetensors`` file by name."""
+    """The tensors of a ``.safetensors`` file by name, as a checkpoint."""
     try:
         from safetensors import SafetensorError
         from safetensors.torch import load
@@ -198,7 +197,7 @@ def _load_safetensors(handle: BinaryIO, map_location: Any) -> dict:
     if not state:
         raise CheckpointError('the .safetensors file holds no tensor')
     restore = restorer(map_location)
-    return {name: _moved(tensor, restore) for name, tensor in state.items()}
+    return {'state_dict': {name: _moved(tensor, restore) for name, tensor in state.items()}}
 
 
 def _moved(tensor: torch.Tensor, restore: Any) -> torch.Tensor:
@@ -239,10 +238,8 @@ def _save(checkpoint: dict, made: Path) -> None:
         witness: Any = _Witness(handle)
         try:
             torch.save(checkpoint, witness)
-        except RuntimeError:
-            if witness.refusal is None:
-                raise
-            raise witness.refusal from None
+        except RuntimeError as error:
+            raise (witness.refusal or error) from None
 
 
 class _Witness:

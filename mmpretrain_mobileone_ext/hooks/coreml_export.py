@@ -29,7 +29,7 @@ from ..utils.doctor.advice import TRACEBACK
 from ..utils.files import file_sha256, write_whole
 from ..utils.text import shell_command
 from .deploy import DeploySwitchHook
-from .order import best_checkpoints, check_order, last_checkpoint, leaves_preview, spare_others
+from .run import best_checkpoints, check_order, last_checkpoint, leaves_preview, spare_others
 
 if TYPE_CHECKING:
     from ..export.job import ExportResult
