@@ -81,8 +81,8 @@ def read_deploy_config(path: Union[str, Path]) -> DeployConfig:
     codebase = cfg.get('codebase_config') or {}
     if any(codebase.get(k) != v for k, v in wanted.items()):
         refuse(f'{name}: codebase_config', dict(codebase), str(wanted), ExportError)
-    backend = (cfg.get('backend_config') or {}).get('type')
-    one_of(f'{name}: backend_config.type', backend, IR_TYPES, ExportError)
+    stated = (cfg.get('backend_config') or {}).get('type')
+    backend = one_of(f'{name}: backend_config.type', stated, IR_TYPES, ExportError)
     _check_ir(cfg, name, backend)
     if backend == 'coreml':
         return _core_ml(cfg, name)
