@@ -71,10 +71,9 @@ class Budget:
     def call(self, arguments: Any) -> None:
         """Count a call, which may copy each of its arguments."""
         self.build(_OBJECT + _weight(arguments))
-        if isinstance(arguments, dict):
-            arguments = arguments.values()
-        if isinstance(arguments, (tuple, type({}.values()))):
-            self.build(sum(map(_weight, arguments)))
+        if isinstance(arguments, (dict, tuple)):
+            members = arguments.values() if isinstance(arguments, dict) else arguments
+            self.build(sum(map(_weight, members)))
 
     def view(self, tensor: torch.Tensor) -> None:
         """Count the bytes of a tensor, were it copied out of its storage.

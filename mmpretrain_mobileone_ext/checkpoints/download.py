@@ -1,11 +1,11 @@
-"""Checkpoints by name: how mmengine finds them, and files from URLs.
-
-A copy is kept for each URL, not for each file name: two publishers may call
-their files the same.
+"""Checkpoints by name or URL, for mmengine and for this package.
 
 Importing this module replaces every loader in mmengine's CheckpointLoader,
 so ``load_from``, ``--resume``, ``init_cfg`` and ``get_model`` read all files,
 local or downloaded, as untrusted data. Names of Core ML files are new.
+
+A copy is kept for each URL, not for each file name: two publishers may call
+their files the same.
 """
 
 from __future__ import annotations
@@ -19,7 +19,8 @@ import sys
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
+from functools import partial
 from http.client import HTTPException, responses
 from pathlib import Path
 from typing import Any, Optional, TypeVar, Union
@@ -41,7 +42,7 @@ from mmengine.runner.checkpoint import (
 from ..errors import CheckpointError, MobileOneExtError
 from ..models.loading import CORE_ML_KEY, ProgramMetadata
 from ..utils.files import file_sha256, write_whole
-from ..utils.text import Steps
+from ..utils.text import Steps, one_line
 from .load import checked_checkpoint, load_checkpoint_file
 from .safe_pickle import restricted_load
 
@@ -161,8 +162,7 @@ def _copy(url: str, folder: Path) -> Optional[Path]:
 def _hash_in(name: str) -> Optional[str]:
     found = _HASH.search(name)
     # A date in the same place is eight such digits too.
-    is_hash = found is not None and not _DATE.fullmatch(found.group(1))
-    return found.group(1) if found is not None and is_hash else None
+    return found.group(1) if found and not _DATE.fullmatch(found.group(1)) else None
 
 
 def _allowed() -> int:
@@ -175,19 +175,19 @@ def _allowed() -> int:
 def _download(url: str, made: Path, limit: int, timeout: float, show: bool) -> None:
     name, digest, size = file_name(url), hashlib.sha256(), 0
     where = shown(url)
-    with _opened(url, timeout) as response, open(made, 'xb') as file:
+    with _opened(url, timeout) as response, open(made, 'xb') as file, ExitStack() as stack:
         declared = response.length
         _check_size(where, declared or 0, limit)
         total = None if declared is None else -(-declared // _MIB)
-        with Steps(show).step(f'download {name} (MiB)', total) as advance:
-            for chunk in _chunks(where, response, timeout):
-                if not size:
-                    _refuse_page(where, response, chunk)
-                before, size = size, size + len(chunk)
-                _check_size(where, size, limit)
-                digest.update(chunk)
-                file.write(chunk)
-                advance(size // _MIB - before // _MIB)
+        advance = stack.enter_context(Steps(show).step(f'download {name} (MiB)', total))
+        for chunk in _chunks(where, response, timeout):
+            if not size:
+                _refuse_page(where, response, chunk)
+            before, size = size, size + len(chunk)
+            _check_size(where, size, limit)
+            digest.update(chunk)
+            file.write(chunk)
+            advance(size // _MIB - before // _MIB)
     if declared not in (None, size) or not size:
         raise CheckpointError(
             f'{where}: the download ended after {size} of {declared or "unknown"} bytes'
@@ -228,12 +228,11 @@ def _chunks(where: str, response: Any, timeout: float) -> Iterator[bytes]:
         yield chunk
         count += len(chunk)
         passed = time.monotonic() - start
-        if passed > timeout:
-            if count < _SLOWEST * timeout:
-                raise CheckpointError(
-                    f'{where}: the server stalls: {count} bytes in {passed:.0f} s'
-                )
-            start, count = time.monotonic(), 0
+        if passed <= timeout:
+            continue
+        if count < _SLOWEST * timeout:
+            raise CheckpointError(f'{where}: the server stalls: {count} bytes in {passed:.0f} s')
+        start, count = time.monotonic(), 0
 
 
 def _opened(url: str, timeout: float) -> Any:
@@ -285,7 +284,7 @@ def _reason(error: Exception) -> str:
         return f'HTTP {error.code} {responses.get(error.code, "")}'.strip()
     if isinstance(error, TimeoutError):
         return 'the server does not answer (time-out)'
-    return ' '.join(f'{type(error).__name__}: {error}'.split())[:300]
+    return one_line(error)
 
 
 @CheckpointLoader.register_scheme(prefixes='', force=True)
@@ -329,7 +328,7 @@ def load_from_http(
     """Download a checkpoint once, then load it like a local file.
 
     Args:
-        filename (str): URL; see :func:`download.load_url`.
+        filename (str): URL; see :func:`load_url`.
         map_location: As of torch.load.
         model_dir (str, optional): Folder for downloads. Defaults to
             ``checkpoints`` in torch.hub's folder.
@@ -347,18 +346,15 @@ def load_from_http(
         CheckpointError: If it cannot be downloaded or loaded; nothing is
             kept then.
     """
-    folder = Path(model_dir or os.path.join(torch.hub.get_dir(), 'checkpoints'))
-
-    def load() -> dict:
-        return load_url(
-            filename,
-            folder,
-            lambda file, name: load_checkpoint_file(file, map_location, name),
-            show=sys.stderr.isatty() if progress is None else progress,
-            timeout=timeout,
-            limit=limit,
-        )
-
+    load = partial(
+        load_url,
+        filename,
+        Path(model_dir or os.path.join(torch.hub.get_dir(), 'checkpoints')),
+        lambda file, name: load_checkpoint_file(file, map_location, name),
+        show=sys.stderr.isatty() if progress is None else progress,
+        timeout=timeout,
+        limit=limit,
+    )
     rank, world_size = get_dist_info()
     if world_size == 1:
         return load()
@@ -394,13 +390,9 @@ def load_from_openmmlab(filename: str, map_location: Any = None) -> dict:
 def load_from_mmcls(filename: str, map_location: Any = None) -> dict:
     """Load the backbone of MMClassification's weights, by model name."""
     checkpoint = load_from_http(_named(filename, get_mmcls_models()), map_location)
-    state = checkpoint.get('state_dict', checkpoint)
-    prefix = 'backbone.'
-    return {
-        'state_dict': OrderedDict(
-            (key[len(prefix) :], value) for key, value in state.items() if key.startswith(prefix)
-        )
-    }
+    state, prefix = checkpoint.get('state_dict', checkpoint), 'backbone.'
+    own = ((key[len(prefix) :], v) for key, v in state.items() if key.startswith(prefix))
+    return {'state_dict': OrderedDict(own)}
 
 
 def _named(filename: str, urls: dict) -> str:

@@ -1,14 +1,11 @@
-"""What a checkpoint's pickle may ask for, and the checked functions behind it.
+"""The checked functions that stand in for what a checkpoint's pickle asks for.
 
 Nothing imports or looks up a name that a file asks for. Every admitted name is
-a row of a table (see ``pickle_names``); the row is an object that no opcode
-can call except through the checked function of ours that stands in for it.
-
-Each takes arguments straight from an untrusted pickle, so each checks all of
-them, and raises CheckpointError naming what was asked for.
-
-Like ``rebuild``: every argument is untrusted and checked. Objects inside
-arrays, structured and date dtypes are refused; checkpoints need none of them.
+an inert object of the table in ``safe_pickle``; what runs is a function here.
+Each takes arguments straight from an untrusted pickle, hence without types,
+checks all of them, and raises CheckpointError naming what was asked for.
+Objects inside arrays, structured and date dtypes are refused; checkpoints
+need none of them.
 """
 
 import math
@@ -34,6 +31,11 @@ _NESTS = (tuple, frozenset, torch.Size)
 _NAMES = (str, bytes, type(None), torch.dtype, torch.device)
 _KEY_NODES = 16
 _KEY_BITS = 64
+_PLAIN_DTYPE = re.compile(r'[<>=|]?(?:[biufc]\d{1,2}|[SU]\d{1,9}|\?)')
+#: Bytes of an empty array's other sizes: 1 MiB.
+_EMPTY = 1 << 20
+_SWAPPED = '>' if sys.byteorder == 'little' else '<'
+_HISTORY_KEYS = {'max_length', '_log_history', '_count_history'}
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,6 +53,10 @@ class Admitted:
     call: Optional[Callable[..., Any]] = None
     new: Optional[Callable[..., Any]] = None
     factory: Optional[type] = None
+
+
+#: Inert stand-ins for HistoryBuffer's own statistics, by name.
+STATISTICS = {name: Admitted(f'HistoryBuffer.{name}') for name in ('min', 'max', 'current', 'mean')}
 
 
 def path_of(value: Any) -> str:
@@ -128,7 +134,7 @@ def is_plain_key(key: Any) -> bool:
     return not rest and bits <= _KEY_BITS
 
 
-def _number_bits(leaf: Any) -> int:
+def _number_bits(leaf) -> int:
     """Bits of information in a number, none in a name."""
     if type(leaf) in _NAMES or isinstance(leaf, (np.str_, np.bytes_)):
         return 0
@@ -149,7 +155,7 @@ def check_keys(keys: Iterable[Any]) -> None:
             raise refused(f'a key of type {type(key).__name__}')
 
 
-def is_sizes(value: Any) -> bool:
+def is_sizes(value) -> bool:
     """Whether ``value`` is a sequence of a few non-negative 64-bit numbers."""
     return (
         type(value) in (tuple, list, torch.Size)
@@ -159,7 +165,7 @@ def is_sizes(value: Any) -> bool:
 
 
 # --- built-in and standard-library containers -------------------------------
-def ordered_dict(pairs: Any = ()) -> OrderedDict:
+def ordered_dict(pairs=()) -> OrderedDict:
     """An OrderedDict of (plain key, value) pairs."""
     require(
         type(pairs) in (tuple, list)
@@ -170,7 +176,7 @@ def ordered_dict(pairs: Any = ()) -> OrderedDict:
     return OrderedDict(pairs)
 
 
-def default_dict(factory: Any = None) -> defaultdict:
+def default_dict(factory=None) -> defaultdict:
     """An empty defaultdict whose factory, if any, is an admitted one."""
     if factory is None:
         return defaultdict()
@@ -179,32 +185,36 @@ def default_dict(factory: Any = None) -> defaultdict:
     return defaultdict(factory.factory)
 
 
-def counter(counts: Any = None) -> Counter:
+def counter(counts=None) -> Counter:
     """A Counter of a dict; its keys were checked when that was built."""
     require(counts is None or type(counts) is dict, 'collections.Counter of no dict')
     return Counter(counts)
 
 
-def set_of(members: Any = ()) -> set:
+def set_of(members=()) -> set:
     """A set of plain keys."""
     require(type(members) in (list, tuple), 'builtins.set of no list')
     check_keys(members)
     return set(members)
 
 
-def frozenset_of(members: Any = ()) -> frozenset:
+def frozenset_of(members=()) -> frozenset:
     """A frozenset of plain keys."""
     return frozenset(set_of(members))
 
 
-def config_dict(values: Any = None) -> dict:
-    """A ConfigDict, as the plain dict it holds."""
-    # Plain on purpose: a ConfigDict builds lazy objects when it is read.
-    require(type(values) is dict, 'ConfigDict of no dict')
-    return dict(values)
+def restore_metadata(target: OrderedDict, state) -> None:
+    """A state dict's version numbers; other attributes could shadow methods."""
+    require(
+        type(state) is dict
+        and set(state) <= {'_metadata'}
+        and all(type(v) in (dict, OrderedDict) for v in state.values()),
+        'setting attributes of collections.OrderedDict',
+    )
+    target.__dict__.update(state)
 
 
-def encode(text: Any, encoding: Any = 'latin1') -> bytes:
+def encode(text, encoding='latin1') -> bytes:
     """Bytes that Python 2's protocols carry as text."""
     require(
         type(text) is type(encoding) is str and encoding in ('latin1', 'latin-1'),
@@ -219,7 +229,7 @@ def no_bytes() -> bytes:
     return b''
 
 
-def byte_array(source: Any = b'', encoding: Any = 'latin1') -> bytearray:
+def byte_array(source=b'', encoding='latin1') -> bytearray:
     """A bytearray of bytes, or of their text form."""
     # bytearray(10**12) would allocate; bytes and their latin-1 form cannot.
     if type(source) is str:
@@ -228,14 +238,14 @@ def byte_array(source: Any = b'', encoding: Any = 'latin1') -> bytearray:
     return bytearray(source)
 
 
-def complex_of(real: Any = 0.0, imag: Any = 0.0) -> complex:
+def complex_of(real=0.0, imag=0.0) -> complex:
     """A complex number of two plain numbers."""
     require({type(real), type(imag)} <= {int, float}, 'complex of no floats')
     return complex(real, imag)
 
 
 # --- torch ------------------------------------------------------------------
-def _check_view(storage: Any, offset: Any, size: Any, stride: Any, dtype: Any) -> None:
+def _check_view(storage, offset, size, stride, dtype) -> None:
     """Refuse a view that would grow, or read outside of, its storage."""
     require(isinstance(storage, torch.storage.TypedStorage), 'a tensor on {}', storage)
     require(isinstance(dtype, torch.dtype), 'a tensor without a dtype')
@@ -250,9 +260,16 @@ def _check_view(storage: Any, offset: Any, size: Any, stride: Any, dtype: Any) -
     require(end <= storage._untyped_storage.nbytes(), 'a tensor beyond its storage')
 
 
-def _rebuilt(
-    storage: Any, dtype: Any, offset: Any, size: Any, stride: Any, requires_grad: Any, metadata: Any
+def _switch(value) -> bool:
+    require(type(value) in (bool, int), 'requires_grad={}', value)
+    return bool(value)
+
+
+def tensor_v3(
+    storage, offset, size, stride, requires_grad, hooks, dtype, metadata=None
 ) -> torch.Tensor:
+    """``torch._utils._rebuild_tensor_v3``, inside the storage's bounds."""
+    # ``hooks`` are left out: they are code.
     _check_view(storage, offset, size, stride, dtype)
     require(
         metadata is None
@@ -271,51 +288,22 @@ def _rebuilt(
     return made.requires_grad_(_switch(requires_grad))
 
 
-def _switch(value: Any) -> bool:
-    require(type(value) in (bool, int), 'requires_grad={}', value)
-    return bool(value)
-
-
 def tensor(
-    storage: Any,
-    offset: Any,
-    size: Any,
-    stride: Any,
-    requires_grad: Any = False,
-    hooks: Any = None,
-    metadata: Any = None,
+    storage, offset, size, stride, requires_grad=False, hooks=None, metadata=None
 ) -> torch.Tensor:
-    """``torch._utils._rebuild_tensor_v2`` inside the storage's bounds."""
-    # ``hooks`` is always left out: backward hooks are code.
-    return _rebuilt(
-        storage, getattr(storage, 'dtype', None), offset, size, stride, requires_grad, metadata
-    )
+    """``torch._utils._rebuild_tensor_v2``: the dtype is the storage's."""
+    dtype = getattr(storage, 'dtype', None)
+    return tensor_v3(storage, offset, size, stride, requires_grad, hooks, dtype, metadata)
 
 
-def tensor_v3(
-    storage: Any,
-    offset: Any,
-    size: Any,
-    stride: Any,
-    requires_grad: Any,
-    hooks: Any,
-    dtype: Any,
-    metadata: Any = None,
-) -> torch.Tensor:
-    """``torch._utils._rebuild_tensor_v3``: the dtype is given apart."""
-    return _rebuilt(storage, dtype, offset, size, stride, requires_grad, metadata)
-
-
-def parameter(
-    data: Any, requires_grad: Any = True, hooks: Any = None, state: Any = None
-) -> torch.nn.Parameter:
+def parameter(data, requires_grad=True, hooks=None, state=None) -> torch.nn.Parameter:
     """A parameter on a tensor that was rebuilt before."""
     # ``state`` holds Python attributes; set, they could shadow methods.
     require(isinstance(data, torch.Tensor), 'a parameter of no tensor')
     return torch.nn.Parameter(data, _switch(requires_grad))
 
 
-def attributed_tensor(builder: Any, kind: Any, args: Any, state: Any = None) -> torch.Tensor:
+def attributed_tensor(builder, kind, args, state=None) -> torch.Tensor:
     """A tensor that carries Python attributes: the tensor, without them."""
     plain = isinstance(builder, Admitted) and builder.call in (tensor, tensor_v3, parameter)
     require(plain, '{}', builder)
@@ -328,13 +316,13 @@ def attributed_tensor(builder: Any, kind: Any, args: Any, state: Any = None) -> 
     return builder.call(*args)
 
 
-def size_of(sizes: Any = ()) -> torch.Size:
+def size_of(sizes=()) -> torch.Size:
     """A torch.Size of non-negative integers."""
     require(is_sizes(sizes), 'torch.Size of no integers')
     return torch.Size(sizes)
 
 
-def device(kind: Any, index: Any = None) -> torch.device:
+def device(kind, index=None) -> torch.device:
     """A torch.device by type and index."""
     require(
         type(kind) is str and len(kind) <= 32 and (index is None or is_sizes((index,))),
@@ -343,29 +331,21 @@ def device(kind: Any, index: Any = None) -> torch.device:
     return torch.device(kind) if index is None else torch.device(kind, index)
 
 
-def version(text: Any) -> str:
+def version(text) -> str:
     """A torch.__version__ (a str subclass), as the plain string it is."""
     require(type(text) is str, 'TorchVersion of no str')
     return text
 
 
-_PLAIN_DTYPE = re.compile(r'[<>=|]?(?:[biufc]\d{1,2}|[SU]\d{1,9}|\?)')
-#: Bytes of an empty array's other sizes: 1 MiB.
-_EMPTY = 1 << 20
-_SWAPPED = '>' if sys.byteorder == 'little' else '<'
-_HISTORY_KEYS = {'max_length', '_log_history', '_count_history'}
-#: Inert stand-ins for HistoryBuffer's own statistics, by name.
-STATISTICS = {name: Admitted(f'HistoryBuffer.{name}') for name in ('min', 'max', 'current', 'mean')}
-
-
-def dtype_of(spec: Any, align: Any = False, copy: Any = True) -> np.dtype:
+# --- numpy ------------------------------------------------------------------
+def dtype_of(spec, align=False, copy=True) -> np.dtype:
     """A plain dtype by its short name, e.g. ``<f4``."""
     require(type(spec) is str and _PLAIN_DTYPE.fullmatch(spec) is not None, 'numpy.dtype({})', spec)
     # A copy, so that BUILD can tell this dtype from equal ones in the memo.
     return np.dtype(spec, copy=True)
 
 
-def restore_dtype(dtype: np.dtype, state: Any) -> np.dtype:
+def restore_dtype(dtype: np.dtype, state) -> np.dtype:
     """``dtype`` with the byte order of a pickled state, nothing else of it.
 
     numpy's own ``__setstate__`` takes item sizes and object flags on trust.
@@ -385,12 +365,13 @@ def restore_dtype(dtype: np.dtype, state: Any) -> np.dtype:
     return dtype.newbyteorder(order) if order in _SWAPPED else dtype
 
 
-def _check_plain_dtype(dtype: Any) -> None:
+def _check_plain_dtype(dtype) -> None:
     plain = isinstance(dtype, np.dtype) and dtype.kind in 'biufcSU'
     require(plain, 'a numpy array or scalar of dtype {}', dtype)
 
 
-def _check_size(shape: Any, dtype: np.dtype, data: Any) -> None:
+def _check_array(shape, dtype, data) -> None:
+    _check_plain_dtype(dtype)
     require(
         is_sizes(shape) and type(data) in (bytes, bytearray),
         'a numpy array of malformed shape or data',
@@ -407,7 +388,7 @@ def _check_size(shape: Any, dtype: np.dtype, data: Any) -> None:
     )
 
 
-def empty_array(kind: Any, shape: Any, typecode: Any) -> np.ndarray:
+def empty_array(kind, shape, typecode) -> np.ndarray:
     """The empty array that :func:`restore_array` fills later."""
     require(
         path_of(kind) == 'numpy.ndarray' and is_sizes(shape) and tuple(shape) == (0,),
@@ -417,12 +398,11 @@ def empty_array(kind: Any, shape: Any, typecode: Any) -> np.ndarray:
     return np.ndarray((0,), np.int8)
 
 
-def restore_array(array: np.ndarray, state: Any) -> None:
+def restore_array(array: np.ndarray, state) -> None:
     """Fill an array made by :func:`empty_array` from a pickled state."""
     require(type(state) is tuple and len(state) == 5, 'a numpy array state')
     _, shape, dtype, fortran, data = state
-    _check_plain_dtype(dtype)
-    _check_size(shape, dtype, data)
+    _check_array(shape, dtype, data)
     require(
         array.shape == (0,) and type(fortran) in (bool, int),
         'a numpy array that has its data already',
@@ -431,10 +411,9 @@ def restore_array(array: np.ndarray, state: Any) -> None:
     array.__setstate__(checked)
 
 
-def buffer_array(data: Any, dtype: Any, shape: Any, order: Any, axes: Any = None) -> np.ndarray:
+def buffer_array(data, dtype, shape, order, axes=None) -> np.ndarray:
     """An array pickled with protocol 5, its buffer in the pickle."""
-    _check_plain_dtype(dtype)
-    _check_size(shape, dtype, data)
+    _check_array(shape, dtype, data)
     require(
         type(order) is str and order in ('C', 'F', 'K') and (axes is None or is_sizes(axes)),
         'a numpy array of malformed order',
@@ -445,7 +424,7 @@ def buffer_array(data: Any, dtype: Any, shape: Any, order: Any, axes: Any = None
     return flat.reshape(shape, order=order)
 
 
-def scalar(dtype: Any, data: Any = b'') -> Any:
+def scalar(dtype, data=b'') -> Any:
     """A numpy scalar of a plain dtype from its bytes."""
     _check_plain_dtype(dtype)
     require(
@@ -455,7 +434,15 @@ def scalar(dtype: Any, data: Any = b'') -> Any:
     return np.ndarray((), dtype, buffer=data or b'\0')[()]
 
 
-def statistic(owner: Any, name: Any) -> Admitted:
+# --- mmengine ---------------------------------------------------------------
+def config_dict(values=None) -> dict:
+    """A ConfigDict, as the plain dict it holds."""
+    # Plain on purpose: a ConfigDict builds lazy objects when it is read.
+    require(type(values) is dict, 'ConfigDict of no dict')
+    return dict(values)
+
+
+def statistic(owner, name) -> Admitted:
     """Stands in for builtins.getattr, which HistoryBuffer's pickles call."""
     is_buffer = path_of(owner).endswith('.HistoryBuffer')
     require(
@@ -467,7 +454,7 @@ def statistic(owner: Any, name: Any) -> Admitted:
     return STATISTICS[name]
 
 
-def restore_history(buffer: HistoryBuffer, state: Any) -> None:
+def restore_history(buffer: HistoryBuffer, state) -> None:
     """Fill a HistoryBuffer; its statistics are always mmengine's own."""
     keys = _HISTORY_KEYS | {'statistics_methods'}
     require(

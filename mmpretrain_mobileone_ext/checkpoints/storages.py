@@ -54,7 +54,27 @@ def restorer(map_location: Any) -> _Restore:
     return restore
 
 
-class ZipStorages:
+class _Storages:
+    """Gives the storage that a persistent id asks for, each key's once."""
+
+    def __init__(self, map_location: Any) -> None:
+        self._restore = restorer(map_location)
+        self._loaded: Dict[str, Tuple[_Claim, Any]] = {}
+
+    def _storage(self, claim: _Claim) -> torch.storage.TypedStorage:
+        """Refuses to take the same bytes for two things."""
+        if claim.key not in self._loaded:
+            self._loaded[claim.key] = claim, self._load(claim)
+        first, storage = self._loaded[claim.key]
+        same = claim.nbytes == first.nbytes and (claim.dtype == first.dtype or claim.nbytes == 0)
+        require(same, 'storage {} as two kinds or sizes', claim.key)
+        return _wrap(storage, claim.dtype)
+
+    def _load(self, claim: _Claim) -> Any:
+        raise NotImplementedError
+
+
+class ZipStorages(_Storages):
     """Storages of a zip file, each from its record.
 
     Args:
@@ -63,9 +83,8 @@ class ZipStorages:
     """
 
     def __init__(self, records: ZipRecords, map_location: Any) -> None:
+        super().__init__(map_location)
         self._records = records
-        self._restore = restorer(map_location)
-        self._loaded: Dict[str, Tuple[_Claim, Any]] = {}
         self._swap = _byte_order(records) != sys.byteorder
 
     def __call__(self, pid: Any) -> torch.storage.TypedStorage:
@@ -75,21 +94,12 @@ class ZipStorages:
             CheckpointError: If the id is malformed, or its record is missing,
                 of another size or damaged.
         """
-        claim = _claim_of(pid, 5)
-        if claim.key not in self._loaded:
-            self._loaded[claim.key] = claim, self._load(claim)
-        first, storage = self._loaded[claim.key]
-        return _typed(storage, claim, first)
+        return self._storage(_claim_of(pid, 5))
 
     def _load(self, claim: _Claim) -> Any:
         name = f'data/{claim.key}'
         held = self._records.size(name) if name in self._records else None
-        if claim.nbytes != held:
-            raise CheckpointError(
-                f'refuses to load: storage {brief(claim.key)} claims '
-                f'{claim.nbytes} bytes, the file holds '
-                f'{"none" if held is None else held}'
-            )
+        _check_held(claim, 'none' if held is None else held)
         # Not initialized: the record fills it, or nobody gets it.
         storage = torch.UntypedStorage(held, device='cpu')
         self._records.read_into(name, _bytes_of(storage))
@@ -107,7 +117,7 @@ def _byte_order(records: ZipRecords) -> str:
     return order.decode()
 
 
-class LegacyStorages:
+class LegacyStorages(_Storages):
     """Storages of a legacy file: named by its pickle, filled afterwards.
 
     Args:
@@ -116,11 +126,10 @@ class LegacyStorages:
     """
 
     def __init__(self, size: int, map_location: Any) -> None:
+        super().__init__(map_location)
         self._size = size
-        self._restore = restorer(map_location)
         self._claimed = 0
         self._memory: Dict[str, torch.UntypedStorage] = {}
-        self._loaded: Dict[str, Tuple[_Claim, Any]] = {}
 
     def __call__(self, pid: Any) -> torch.storage.TypedStorage:
         """The storage that a persistent id asks for, zeros up to now.
@@ -130,18 +139,15 @@ class LegacyStorages:
                 its storage.
         """
         claim = _claim_of(pid, 6)
-        if claim.key not in self._loaded:
-            self._loaded[claim.key] = claim, self._reserve(claim)
-        first, storage = self._loaded[claim.key]
-        whole = _typed(storage, claim, first)
+        whole = self._storage(claim)
         if claim.view is None:
             return whole
         _, offset, count = claim.view
         width = claim.dtype.itemsize
-        part = storage[offset * width : (offset + count) * width]
+        part = whole._untyped_storage[offset * width : (offset + count) * width]
         return _wrap(part, claim.dtype)
 
-    def _reserve(self, claim: _Claim) -> Any:
+    def _load(self, claim: _Claim) -> Any:
         self._claimed += claim.nbytes
         if self._claimed > self._size:
             raise CheckpointError(
@@ -190,11 +196,7 @@ class LegacyStorages:
         count = bytearray(8)
         read_fully(handle, memoryview(count))
         nbytes = int.from_bytes(count, 'little', signed=True) * claim.dtype.itemsize
-        if nbytes != claim.nbytes:
-            raise CheckpointError(
-                f'refuses to load: storage {brief(claim.key)} claims '
-                f'{claim.nbytes} bytes, the file holds {nbytes}'
-            )
+        _check_held(claim, nbytes)
         read_fully(handle, _bytes_of(self._memory[claim.key]))
 
 
@@ -227,11 +229,12 @@ def _is_view(view: Any, numel: int) -> bool:
     )
 
 
-def _typed(storage: Any, claim: _Claim, first: _Claim) -> torch.storage.TypedStorage:
-    """Refuses to take the same bytes for two things."""
-    same = claim.nbytes == first.nbytes and (claim.dtype == first.dtype or claim.nbytes == 0)
-    require(same, 'storage {} as two kinds or sizes', claim.key)
-    return _wrap(storage, claim.dtype)
+def _check_held(claim: _Claim, held: Any) -> None:
+    if claim.nbytes != held:
+        raise CheckpointError(
+            f'refuses to load: storage {brief(claim.key)} claims '
+            f'{claim.nbytes} bytes, the file holds {held}'
+        )
 
 
 def _wrap(storage: Any, dtype: torch.dtype) -> torch.storage.TypedStorage:

@@ -10,9 +10,12 @@ import os
 import struct
 import zipfile
 import zlib
-from typing import Any, BinaryIO, Dict, Tuple
+from contextlib import contextmanager
+from typing import Any, BinaryIO, Dict, Iterator, Tuple
 
 from ..errors import CheckpointError
+from ..utils.explain import is_out_of_memory
+from ..utils.text import one_line
 from .rebuild import brief
 
 _END = struct.Struct('<4s4H2LH')
@@ -31,6 +34,23 @@ def damaged(what: str) -> CheckpointError:
     return CheckpointError(
         f'not a readable checkpoint (truncated, damaged or another format): {what}'
     )
+
+
+@contextmanager
+def reading() -> Iterator[None]:
+    """Raise what goes wrong inside as a CheckpointError.
+
+    Hostile bytes reach much of numpy and torch: any error is the file's, but
+    for memory, which torch's allocator reports as a RuntimeError.
+    """
+    try:
+        yield
+    except CheckpointError:
+        raise
+    except Exception as error:
+        if is_out_of_memory(error):
+            raise CheckpointError('not enough memory for the checkpoint') from None
+        raise damaged(one_line(error)) from error
 
 
 class ZipRecords:

@@ -11,6 +11,7 @@ from ..errors import MobileOneExtError
 from ..report.collect import collect
 from ..report.page import write_report
 from ..utils.accuracy import DEFAULT_DROP
+from ..utils.checks import refuse
 from ..utils.files import check_apart
 from .cli import ToolParser
 
@@ -74,7 +75,5 @@ def _images(value: str) -> Union[int, str]:
     if value == 'test':
         return value
     if not value.isdecimal() or int(value) < 1:
-        raise MobileOneExtError(
-            f"--images is {value!r}; allowed: 'test' or a number of images, at least 1"
-        )
+        refuse('--images', value, "'test' or a number of images, at least 1", MobileOneExtError)
     return int(value)

@@ -23,10 +23,53 @@ from ..models.deploy import branches_only
 from ..models.norms import shielded_stats
 from ..utils.checks import boolean, integer
 from ..utils.config import unwrapped
+from ..utils.machine import untouched_rng
 from .deploy import DeploySwitchHook
-from .order import check_order
+from .run import check_order
 
 Advance = Callable[[int], Any]
+
+
+@HOOKS.register_module()
+class BNRecalibrationHook(Hook):
+    """Recalibrate batch norms before each validation of a training run.
+
+    mmpretrain's ``PreciseBNHook`` measures the statistics of the weights in
+    training. This one measures those of the weights that are validated and
+    saved, the averaged ones where there is ``EMAHook``, on a loader of its
+    own: neither the training's batches nor its random numbers change.
+
+    Args:
+        images: training images to measure on, over all ranks.
+        augment: with the training pipeline, else the test pipeline.
+
+    Raises:
+        SpecError: a wrong argument, a model without norms, a config without
+            training data, or a priority on the wrong side of another hook.
+    """
+
+    # EMAHook (NORMAL or above) has swapped its weights in, DeploySwitchHook
+    # (BELOW_NORMAL, 60) has not yet folded them.
+    priority: Any = 55
+
+    def __init__(self, images: int = 8192, augment: bool = False):
+        self.images = integer('BNRecalibrationHook: images', images, 1)
+        self.augment = boolean('BNRecalibrationHook: augment', augment)
+        self._loader: Optional[DataLoader] = None
+
+    def before_run(self, runner) -> None:
+        """Refuse an order in which the hook cannot work."""
+        check_order(runner.hooks, self, after=[EMAHook], before=[DeploySwitchHook, CheckpointHook])
+
+    def before_val_epoch(self, runner) -> None:
+        """Measure, if this is a training run."""
+        if not isinstance(runner._train_loop, BaseLoop):
+            return
+        with untouched_rng():
+            if self._loader is None:
+                self._loader = training_loader(runner.cfg, self.images, self.augment)
+            used = recalibrate(unwrap(runner.model), self._loader, self.images)
+        runner.logger.info(f'BNRecalibrationHook: statistics measured on {used} training images')
 
 
 def recalibrate(
@@ -60,9 +103,8 @@ def recalibrate(
     norms = tracking_norms(model)
     if not norms:
         raise SpecError(
-            'there are no batch norms with running statistics to '
-            'recalibrate: the model is folded already, or a '
-            'Core ML file'
+            'there are no batch norms with running statistics to recalibrate: '
+            'the model is folded already, or a Core ML file'
         )
     seen, found = _measure(model, norms, loader, -(-images // get_world_size()), advance)
     ranks = all_gather_object((seen, found))
@@ -207,47 +249,3 @@ def _take_test_pipeline(loader: dict, test: Optional[Mapping]) -> None:
     for own in unwrapped(loader['dataset']):
         if pipeline is not None and 'pipeline' in own:
             own['pipeline'] = copy.deepcopy(pipeline)
-
-
-@HOOKS.register_module()
-class BNRecalibrationHook(Hook):
-    """Recalibrate batch norms before each validation of a training run.
-
-    mmpretrain's ``PreciseBNHook`` measures the statistics of the weights in
-    training. This one measures those of the weights that are validated and
-    saved, the averaged ones where there is ``EMAHook``, on a loader of its
-    own: neither the training's batches nor its random numbers change.
-
-    Args:
-        images: training images to measure on, over all ranks.
-        augment: with the training pipeline, else the test pipeline.
-
-    Raises:
-        SpecError: a wrong argument, a model without norms, a config without
-            training data, or a priority on the wrong side of another hook.
-    """
-
-    # EMAHook (NORMAL or above) has swapped its weights in, DeploySwitchHook
-    # (BELOW_NORMAL, 60) has not yet folded them.
-    priority: Any = 55
-
-    def __init__(self, images: int = 8192, augment: bool = False):
-        self.images = integer('BNRecalibrationHook: images', images, 1)
-        self.augment = boolean('BNRecalibrationHook: augment', augment)
-        self._loader: Optional[DataLoader] = None
-
-    def before_run(self, runner) -> None:
-        """Refuse an order in which the hook cannot work."""
-        check_order(runner.hooks, self, after=[EMAHook], before=[DeploySwitchHook, CheckpointHook])
-
-    def before_val_epoch(self, runner) -> None:
-        """Measure, if this is a training run."""
-        if not isinstance(runner._train_loop, BaseLoop):
-            return
-        from ..utils.machine import untouched_rng
-
-        with untouched_rng():
-            if self._loader is None:
-                self._loader = training_loader(runner.cfg, self.images, self.augment)
-            used = recalibrate(unwrap(runner.model), self._loader, self.images)
-        runner.logger.info(f'BNRecalibrationHook: statistics measured on {used} training images')

@@ -32,7 +32,7 @@ from ..utils.files import file_sha256, write_whole
 from ..utils.machine import untouched_rng
 from ..utils.text import shell_command
 from .deploy import DeploySwitchHook
-from .order import best_checkpoints, check_order, last_checkpoint, leaves_preview, spare_others
+from .run import best_checkpoints, check_order, last_checkpoint, leaves_preview, spare_others
 
 if TYPE_CHECKING:
     from ..export.result import ExportResult

@@ -18,7 +18,7 @@ from ..models import MobileOneBlock, switch_to_deploy
 from ..models.deploy import compare_forms, form_of
 from ..utils.checks import number, selection
 from ..utils.parity import fold_tolerance
-from .order import check_order, kept_checkpoints, leaves_preview, place_beside, spare_others
+from .run import check_order, kept_checkpoints, leaves_preview, place_beside, spare_others
 
 _STAGES = ('val', 'test', 'after_train')
 _SAMPLES = 32  # images compared per run and epoch

@@ -1,13 +1,11 @@
-"""Throughput, latency and memory beside accuracy."""
+"""How fast a model is tested, validated and trained, beside its accuracy."""
 
 from __future__ import annotations
 
-import json
 import time
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any, Optional
 
@@ -22,80 +20,9 @@ from torch import nn
 from ..errors import SpecError
 from ..models.deploy import form_of
 from ..utils.checks import integer, selection
-from ..utils.files import write_whole
+from ..utils.files import write_json
 from ..utils.machine import peak_bytes, reset_peak
-from .order import leaves_preview
-
-
-@dataclass(frozen=True)
-class Lap:
-    """One batch.
-
-    Attributes:
-        images: how many it had.
-        model_s: seconds of the model's own step.
-        data_s: seconds spent waiting for the batch.
-    """
-
-    images: int
-    model_s: float
-    data_s: float
-
-
-@dataclass(frozen=True)
-class RankLaps:
-    """What one rank measured.
-
-    Attributes:
-        laps: without those of the warm-up.
-        peak_bytes: peak memory; None where the system does not say.
-    """
-
-    laps: tuple[Lap, ...]
-    peak_bytes: Optional[int]
-
-
-def summarize(ranks: Sequence[RankLaps]) -> dict[str, float]:
-    """Figures of an epoch over all ranks.
-
-    Returns:
-        ``throughput``: images per second of model time, summed over ranks.
-        ``latency_median``, ``latency_p90``, ``latency_p99``: ms a batch,
-        over the batches of the most frequent size (a last, smaller one is
-        another thing).
-        ``data_time_share``: 0 to 1, waiting for data over waiting and model.
-        ``peak_memory``: MB (1e6 bytes) of the rank that needs most; left
-        out where unknown.
-    """
-    laps = [lap for rank in ranks for lap in rank.laps]
-    model = sum(lap.model_s for lap in laps)
-    data = sum(lap.data_s for lap in laps)
-    size = batch_size(ranks)
-    ms = [1e3 * lap.model_s for lap in laps if lap.images == size]
-    median, p90, p99 = np.percentile(ms, (50, 90, 99))
-    figures = dict(
-        throughput=sum(_rate(rank.laps) for rank in ranks),
-        latency_median=float(median),
-        latency_p90=float(p90),
-        latency_p99=float(p99),
-        data_time_share=data / (data + model),
-    )
-    peaks = [r.peak_bytes for r in ranks if r.peak_bytes is not None]
-    if peaks:
-        figures['peak_memory'] = max(peaks) / 1e6
-    return figures
-
-
-def batch_size(ranks: Sequence[RankLaps]) -> int:
-    """The most frequent number of images in a batch."""
-    sizes = Counter(lap.images for rank in ranks for lap in rank.laps)
-    return max(sizes, key=lambda size: (sizes[size], size))
-
-
-def _rate(laps: Sequence[Lap]) -> float:
-    seconds = sum(lap.model_s for lap in laps)
-    return sum(lap.images for lap in laps) / seconds if laps else 0.0
-
+from .run import leaves_preview
 
 _STAGES = ('val', 'test')
 
@@ -107,7 +34,7 @@ class ThroughputHook(Hook):
     Added to the metrics: ``throughput`` (images/s), ``latency_median``,
     ``latency_p90``, ``latency_p99`` (ms a batch), ``data_time_share`` (0 to
     1) and ``peak_memory`` (MB, 1e6 bytes; tensors on a GPU, the process's
-    resident memory on a CPU); see :func:`laps.summarize`. Model time is that
+    resident memory on a CPU); see :func:`summarize`. Model time is that
     of ``test_step`` or ``val_step`` alone: preprocessing on the device,
     network and predictions, with a GPU synchronized before and after. Metrics
     and the other hooks are not in it. Data time is the wait for the next
@@ -208,6 +135,134 @@ class ThroughputHook(Hook):
             _write(runner, record)
 
 
+@HOOKS.register_module()
+class TrainThroughputHook(Hook):
+    """Log the training's images a second, of each rank and of all.
+
+    Every ``interval`` iterations of an epoch: a log line with the rate of
+    each rank, and the scalar ``train/throughput``, their sum. A rate is
+    images over wall time since the line before, loading included; the first
+    ``warmup`` iterations of an epoch, in which workers start, are left out,
+    and so is what happens between epochs.
+
+    Args:
+        interval: iterations between two lines.
+        warmup: iterations of each epoch that are not counted.
+
+    Raises:
+        SpecError: no positive interval, a negative warm-up.
+    """
+
+    # After the iteration's work, before LoggerHook (BELOW_NORMAL) logs.
+    priority = 'NORMAL'
+
+    def __init__(self, interval: int = 50, warmup: int = 5):
+        self.interval = integer('TrainThroughputHook: interval', interval, 1)
+        self.warmup = integer('TrainThroughputHook: warmup', warmup)
+        self._images = 0
+        self._start = 0.0
+
+    def before_run(self, runner) -> None:
+        """Leave a run that has no images to count."""
+        leaves_preview(self, runner)
+
+    def before_train_epoch(self, runner) -> None:
+        """Start counting anew."""
+        self._restart()
+
+    def after_train_iter(
+        self, runner, batch_idx: int, data_batch: Any = None, outputs: Any = None
+    ) -> None:
+        """Count the images; every ``interval`` iterations say how fast."""
+        if batch_idx < self.warmup:
+            self._restart()
+            return
+        self._images += len(data_batch['inputs'])
+        if not self.every_n_inner_iters(batch_idx, self.interval):
+            return
+        seconds = time.perf_counter() - self._start
+        rates = all_gather_object(self._images / seconds)
+        total = sum(rates)
+        runner.message_hub.update_scalar('train/throughput', total)
+        each = ', '.join(f'{rate:.0f}' for rate in rates)
+        runner.logger.info(f'TrainThroughputHook: {total:.0f} img/s; by worker {each}')
+        self._restart()
+
+    def _restart(self) -> None:
+        self._images = 0
+        self._start = time.perf_counter()
+
+
+@dataclass(frozen=True)
+class Lap:
+    """One batch.
+
+    Attributes:
+        images: how many it had.
+        model_s: seconds of the model's own step.
+        data_s: seconds spent waiting for the batch.
+    """
+
+    images: int
+    model_s: float
+    data_s: float
+
+
+@dataclass(frozen=True)
+class RankLaps:
+    """What one rank measured.
+
+    Attributes:
+        laps: without those of the warm-up.
+        peak_bytes: peak memory; None where the system does not say.
+    """
+
+    laps: tuple[Lap, ...]
+    peak_bytes: Optional[int]
+
+
+def summarize(ranks: Sequence[RankLaps]) -> dict[str, float]:
+    """Figures of an epoch over all ranks.
+
+    Returns:
+        ``throughput``: images per second of model time, summed over ranks.
+        ``latency_median``, ``latency_p90``, ``latency_p99``: ms a batch,
+        over the batches of the most frequent size (a last, smaller one is
+        another thing).
+        ``data_time_share``: 0 to 1, waiting for data over waiting and model.
+        ``peak_memory``: MB (1e6 bytes) of the rank that needs most; left
+        out where unknown.
+    """
+    laps = [lap for rank in ranks for lap in rank.laps]
+    model = sum(lap.model_s for lap in laps)
+    data = sum(lap.data_s for lap in laps)
+    size = batch_size(ranks)
+    ms = [1e3 * lap.model_s for lap in laps if lap.images == size]
+    median, p90, p99 = np.percentile(ms, (50, 90, 99))
+    figures = dict(
+        throughput=sum(_rate(rank.laps) for rank in ranks),
+        latency_median=float(median),
+        latency_p90=float(p90),
+        latency_p99=float(p99),
+        data_time_share=data / (data + model),
+    )
+    peaks = [r.peak_bytes for r in ranks if r.peak_bytes is not None]
+    if peaks:
+        figures['peak_memory'] = max(peaks) / 1e6
+    return figures
+
+
+def batch_size(ranks: Sequence[RankLaps]) -> int:
+    """The most frequent number of images in a batch."""
+    sizes = Counter(lap.images for rank in ranks for lap in rank.laps)
+    return max(sizes, key=lambda size: (sizes[size], size))
+
+
+def _rate(laps: Sequence[Lap]) -> float:
+    seconds = sum(lap.model_s for lap in laps)
+    return sum(lap.images for lap in laps) / seconds if laps else 0.0
+
+
 class _StepTimer:
     """Times a model's step, from outside, for one call."""
 
@@ -278,63 +333,4 @@ def _write(runner, record: dict[str, Any]) -> None:
         f'{"unknown" if peak is None else f"{peak:.0f} MB"}'
     )
     path = Path(runner.log_dir) / f'throughput_{record["stage"]}.json'
-    text = json.dumps(record, indent=2) + '\n'
-    write_whole(path, partial(Path.write_text, data=text, encoding='utf-8'))
-
-
-@HOOKS.register_module()
-class TrainThroughputHook(Hook):
-    """Log the training's images a second, of each rank and of all.
-
-    Every ``interval`` iterations of an epoch: a log line with the rate of
-    each rank, and the scalar ``train/throughput``, their sum. A rate is
-    images over wall time since the line before, loading included; the first
-    ``warmup`` iterations of an epoch, in which workers start, are left out,
-    and so is what happens between epochs.
-
-    Args:
-        interval: iterations between two lines.
-        warmup: iterations of each epoch that are not counted.
-
-    Raises:
-        SpecError: no positive interval, a negative warm-up.
-    """
-
-    # After the iteration's work, before LoggerHook (BELOW_NORMAL) logs.
-    priority = 'NORMAL'
-
-    def __init__(self, interval: int = 50, warmup: int = 5):
-        self.interval = integer('TrainThroughputHook: interval', interval, 1)
-        self.warmup = integer('TrainThroughputHook: warmup', warmup)
-        self._images = 0
-        self._start = 0.0
-
-    def before_run(self, runner) -> None:
-        """Leave a run that has no images to count."""
-        leaves_preview(self, runner)
-
-    def before_train_epoch(self, runner) -> None:
-        """Start counting anew."""
-        self._restart()
-
-    def after_train_iter(
-        self, runner, batch_idx: int, data_batch: Any = None, outputs: Any = None
-    ) -> None:
-        """Count the images; every ``interval`` iterations say how fast."""
-        if batch_idx < self.warmup:
-            self._restart()
-            return
-        self._images += len(data_batch['inputs'])
-        if not self.every_n_inner_iters(batch_idx, self.interval):
-            return
-        seconds = time.perf_counter() - self._start
-        rates = all_gather_object(self._images / seconds)
-        total = sum(rates)
-        runner.message_hub.update_scalar('train/throughput', total)
-        each = ', '.join(f'{rate:.0f}' for rate in rates)
-        runner.logger.info(f'TrainThroughputHook: {total:.0f} img/s; by worker {each}')
-        self._restart()
-
-    def _restart(self) -> None:
-        self._images = 0
-        self._start = time.perf_counter()
+    write_json(path, record)

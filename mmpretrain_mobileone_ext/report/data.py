@@ -11,6 +11,7 @@ from typing import Any, Optional
 from rich.table import Table
 
 from ..utils.accuracy import DEFAULT_DROP, Verdict
+from ..utils.files import write_whole
 from ..utils.text import interval_of, share
 from .layers import OperationDrift, WeightRange
 
@@ -64,8 +65,7 @@ def forms_table(results: Sequence[FormResult], title: Optional[str] = None) -> T
 def write_forms_json(results: Sequence[FormResult], path: Path) -> Path:
     """Write results as a JSON list of objects with the fields above."""
     text = json.dumps([asdict(r) for r in results], indent=2) + '\n'
-    path.write_text(text, encoding='utf-8')
-    return path
+    return write_whole(path, lambda made: made.write_text(text, encoding='utf-8'))
 
 
 #: Largest finite fp16 value.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from itertools import dropwhile
 from pathlib import Path
@@ -94,16 +94,12 @@ def torch_form(model: nn.Module, file: str, images: Images, note: str = '') -> F
         form=f'{name} (torch, fp32)',
         kind='torch',
         file=file,
-        size_bytes=state_bytes(model.state_dict()),
+        # The weights alone: a training file also holds an optimizer.
+        size_bytes=sum(v.numel() * v.element_size() for v in model.state_dict().values()),
         ops=_aten_calls(predict, torch.zeros(images.shape, dtype=torch.uint8)),
         note=note,
     )
     return Form(row, predict, 'fold-float32' if folded else None)
-
-
-def state_bytes(state: Mapping[str, Tensor]) -> int:
-    """Bytes of the weights alone: a training file also holds an optimizer."""
-    return sum(v.numel() * v.element_size() for v in state.values())
 
 
 def program_forms(path: Path, feed: Feed, note: str = '') -> list[Form]:

@@ -2,23 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
-from pathlib import Path
-from typing import Any, Optional, Union
+from typing import Any, Optional
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from ..coreml.compress.storage import int8
 from ..coreml.compress.weights import Weight, find_weights
 from ..coreml.program.graph import Feature, Operation, Program
-from ..coreml.program.read import read_program
 from ..coreml.runtime.load import ReferenceProgram
 
 _FLOATS = ('fp16', 'fp32')
 _AT_ONCE = 4  # images; all values of a program are alive at the same time
+#: A ratio of 4 costs the median channel 2 of 8 bits under one scale.
+_WIDE = 4.0
+_LOW_DB = 30.0
+_MOST_DB = 120.0  # of a channel that is stored exactly
 
 
 @dataclass(frozen=True)
@@ -57,11 +59,12 @@ class _Sums:
         lost = exact.isfinite() & ~rounded.isfinite()
         self.overflows += int(lost.sum())
 
-    @property
-    def relative(self) -> Optional[float]:
+    def of(self, op: Operation) -> OperationDrift:
         share = self.error / self.norm if self.norm else self.error
         # Infinite or not a number: no figure says how far it is.
-        return share**0.5 if share < float('inf') else None
+        relative = share**0.5 if share < float('inf') else None
+        dtype = next(d for d in op.dtypes if d in _FLOATS)
+        return OperationDrift(op.name, op.type, dtype, relative, self.peak, self.overflows)
 
 
 def measure_drift(
@@ -92,33 +95,30 @@ def measure_drift(
         _all_values(program, shown.values(), arithmetic) for arithmetic in ('fp32', 'fp16')
     )
     sums = {name: _Sums() for name in shown}
+    values = [(name, value) for name, op in shown.items() for value in _results(op)]
+    for part, count in _few_at_once(batches):
+        # One image at a time: of several as one input, an inner value
+        # need not tell them apart.
+        wanted, found = (p.predict_batch(part, chunk_size=1) for p in (exact, rounded))
+        for name, value in values:
+            sums[name].add(wanted[value], found[value])
+        advance(count)
+    return tuple(sums[name].of(op) for name, op in shown.items())
+
+
+def _few_at_once(
+    batches: Iterable[Mapping[str, Tensor]],
+) -> Iterator[tuple[dict[str, Tensor], int]]:
+    """Parts of the batches, and how many images each has."""
     for batch in batches:
         count = len(next(iter(batch.values())))
         for start in range(0, count, _AT_ONCE):
             part = {k: v[start : start + _AT_ONCE] for k, v in batch.items()}
-            # One image at a time: of several as one input, an inner value
-            # need not tell them apart.
-            _add(
-                sums,
-                shown,
-                exact.predict_batch(part, chunk_size=1),
-                rounded.predict_batch(part, chunk_size=1),
-            )
-            advance(len(next(iter(part.values()))))
-    return tuple(
-        OperationDrift(
-            name, op.type, _dtype(op), sums[name].relative, sums[name].peak, sums[name].overflows
-        )
-        for name, op in shown.items()
-    )
+            yield part, min(_AT_ONCE, count - start)
 
 
 def _results(op: Operation) -> list[str]:
     return [name for name, dtype in zip(op.outputs, op.dtypes) if dtype in _FLOATS]
-
-
-def _dtype(op: Operation) -> str:
-    return next(d for d in op.dtypes if d in _FLOATS)
 
 
 def _all_values(
@@ -129,23 +129,6 @@ def _all_values(
     return ReferenceProgram(
         replace(program, outputs=outputs), arithmetic, False, torch.device('cpu')
     )
-
-
-def _add(
-    sums: Mapping[str, _Sums],
-    shown: Mapping[str, Operation],
-    exact: Mapping[str, Tensor],
-    rounded: Mapping[str, Tensor],
-) -> None:
-    for name, op in shown.items():
-        for value in _results(op):
-            sums[name].add(exact[value], rounded[value])
-
-
-#: A ratio of 4 costs the median channel 2 of 8 bits under one scale.
-_WIDE = 4.0
-_LOW_DB = 30.0
-_MOST_DB = 120.0  # of a channel that is stored exactly
 
 
 @dataclass(frozen=True)
@@ -180,23 +163,13 @@ class WeightRange:
     why: str
 
 
-def weight_ranges(source: Union[Path, nn.Module]) -> tuple[WeightRange, ...]:
-    """Ranges of all convolution and linear weights, the hardest first.
+def weight_ranges(program: Program) -> tuple[WeightRange, ...]:
+    """Ranges of all convolution and linear weights of a Core ML file.
 
-    Hardest is the one with the lowest ``sqnr_tensor_db``.
-
-    Args:
-        source: Core ML file, or a module that has been folded.
-
-    Raises:
-        ProgramError: the file cannot be read.
+    The hardest come first: those with the lowest ``sqnr_tensor_db``.
     """
-    weights: Iterable[Weight] = (
-        _module_weights(source)
-        if isinstance(source, nn.Module)
-        else find_weights(read_program(source))
-    )
-    return tuple(sorted((range_of(w) for w in weights), key=lambda r: (r.sqnr_tensor_db, r.layer)))
+    found = [range_of(weight) for weight in find_weights(program)]
+    return tuple(sorted(found, key=lambda r: (r.sqnr_tensor_db, r.layer)))
 
 
 def range_of(weight: Weight) -> WeightRange:
@@ -260,23 +233,3 @@ def _why(found: WeightRange) -> str:
             f'{found.sqnr_channel_db:.0f} dB{alone}.'
         )
     return ''
-
-
-def _module_weights(module: nn.Module) -> Iterable[Weight]:
-    kinds = {nn.Conv2d: 'conv', nn.ConvTranspose2d: 'conv_transpose', nn.Linear: 'linear'}
-    for name, part in module.named_modules():
-        kind = next((k for c, k in kinds.items() if isinstance(part, c)), '')
-        if not kind:
-            continue
-        values = part.weight.detach().cpu().float().numpy()
-        if kind == 'conv_transpose':
-            values = values.swapaxes(0, 1)
-        groups = getattr(part, 'groups', 1)
-        yield Weight(
-            name,
-            kind,
-            values,
-            kind == 'conv' and groups == len(values) > 1 == values.shape[1],
-            '',
-            '',
-        )

@@ -17,26 +17,12 @@ from .layers import WeightRange
 
 #: Colours on the canvas that stand for the page's variables, so that one
 #: picture serves light and dark.
-INK, MUTED, GRID, GOOD, BAD, ACCENT, OTHER, PAPER = (
-    '#010101',
-    '#020202',
-    '#030303',
-    '#040404',
-    '#050505',
-    '#060606',
-    '#070707',
-    '#080808',
-)
-_VARIABLES = {
-    INK: 'ink',
-    MUTED: 'muted',
-    GRID: 'line',
-    GOOD: 'good',
-    BAD: 'bad',
-    ACCENT: 'accent',
-    OTHER: 'other',
-    PAPER: 'paper',
-}
+_NAMES = ('ink', 'muted', 'line', 'good', 'bad', 'accent', 'other', 'paper')
+_VARIABLES = {f'#0{i}0{i}0{i}': name for i, name in enumerate(_NAMES, 1)}
+INK, MUTED, GRID, GOOD, BAD, ACCENT, OTHER, PAPER = _VARIABLES
+_COLOURS = (ACCENT, OTHER, GOOD)  # of the lines of one plot
+_LAYERS = 12  # of the hardest
+_TINY = 1e-9  # stands for zero on a logarithmic axis
 _STYLE = {
     'svg.fonttype': 'none',
     'svg.hashsalt': 'report',  # the same picture, the same text
@@ -148,11 +134,6 @@ def themed(svg: str, name: str, alt: str) -> str:
     return svg.replace('<svg', head, 1).strip()
 
 
-_COLOURS = (ACCENT, OTHER, GOOD)
-_LAYERS = 12  # of the hardest
-_TINY = 1e-9  # stands for zero on a logarithmic axis
-
-
 def drift_plot(drifts: Sequence[Drift]) -> Optional[str]:
     """Relative error and largest |value| along the program, or None."""
     drifts = [d for d in drifts if d.rows]
@@ -168,11 +149,11 @@ def drift_plot(drifts: Sequence[Drift]) -> Optional[str]:
             _draw_error(error, drift, colour)
             peak.plot([max(r.peak, _TINY) for r in drift.rows], color=colour, linewidth=1.2)
         _name_worst(error, drifts[0])
-        for axis in (error, peak):
-            axis.set_yscale('log')
+        error.set_yscale('log')
+        peak.set_yscale('log')
         _limit(peak, drifts)
-        for axis in (error, peak):
-            _plain_ticks(axis)
+        _plain_ticks(error)
+        _plain_ticks(peak)
         error.set_title('relative error of the value', loc='left', fontsize=9, color=MUTED)
         peak.set_title(
             'largest |value|; above the line fp16 overflows', loc='left', fontsize=9, color=MUTED

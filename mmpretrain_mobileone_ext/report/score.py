@@ -11,70 +11,18 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from ..coreml.compress.weights import find_weights
 from ..errors import MobileOneExtError, ProgramError
 from ..export.data import Images
 from ..utils.accuracy import Answers, loss_between
-from ..utils.parity import TOLERANCES, Parity, Tolerance, compare
+from ..utils.parity import TOLERANCES, Parity, compare
 from ..utils.text import Steps, interval_of
 from .data import Disagreement, Drift, FormRow, Guess, ParityCheck
 from .forms import Feed, Form, Predict
-from .layers import WeightRange, measure_drift, range_of
-
-_IMAGES = 32
-_FILES = 3
-
-
-def drifts(forms: Sequence[Form], images: Images, feed: Feed, steps: Steps) -> tuple[Drift, ...]:
-    """Of the first files that compute in fp16 with weights as trained.
-
-    Args:
-        forms: those that could be scored.
-        images: as scored; a few of them, spread over all, are used.
-        feed: makes the files' inputs.
-        steps: where progress is shown.
-    """
-    found = []
-    count = min(_IMAGES, len(images))
-    halves = [f for f in forms if f.tolerance == 'export-fp16']
-    for form in halves[:_FILES]:
-        program = form.program
-        assert program is not None
-        with steps.step(f'drift of {form.row.file}', total=count) as advance:
-            rows = measure_drift(
-                program,
-                (feed.inputs(program, pixels) for pixels in _pixels(images, count)),
-                advance,
-            )
-        found.append(Drift(form.row.form, count, rows))
-    return tuple(found)
-
-
-def _pixels(images: Images, count: int) -> Iterator[Tensor]:
-    """``count`` of the images, spread over all."""
-    total = len(images)
-    if images.indices:
-        images = replace(
-            images, indices=tuple(images.indices[i * total // count] for i in range(count))
-        )
-    for pixels, _ in images.chunks():
-        yield pixels[:count]
-        count -= len(pixels[:count])
-
-
-def ranges(forms: Sequence[Form]) -> tuple[WeightRange, ...]:
-    """Of the first file whose weights are not compressed, hardest first."""
-    dense = [f.program for f in forms if f.tolerance and f.program]
-    found = [range_of(w) for w in find_weights(dense[0])] if dense else []
-    # A thousand channels are no reading matter: the ratio stands for them.
-    return tuple(
-        sorted(
-            (replace(r, channel_max=()) for r in found), key=lambda r: (r.sqnr_tensor_db, r.layer)
-        )
-    )
-
+from .layers import WeightRange, measure_drift, weight_ranges
 
 _TOP = 5
+#: Drift is measured on a few images, in the first files.
+_IMAGES, _FILES = 32, 3
 
 
 @dataclass(frozen=True)
@@ -198,25 +146,19 @@ def _hits(found: Tensor, labels: Optional[Tensor], count: int) -> Optional[float
 
 def parity_checks(forms: Sequence[Form], scores: Scores) -> list[ParityCheck]:
     """Every bound that applies to a form, met or not."""
-    return [
-        _check(f.row.form, TOLERANCES[f.tolerance], scores)
-        for f in forms
-        if f.tolerance and f.row.form in scores.probabilities and f.row.form != scores.reference
-    ]
-
-
-def _check(name: str, tolerance: Tolerance, scores: Scores) -> ParityCheck:
-    parity = scores.parity(name)
-    bound = f'relative error ≤ {tolerance.max_relative:g}'
-    if tolerance.min_agreement is not None:
-        bound += f', same top-1 ≥ {100 * tolerance.min_agreement:g} %'
-    return ParityCheck(
-        form=name,
-        tolerance=tolerance.name,
-        bound=bound,
-        found=f'{parity.relative:.2e}, {100 * (parity.top1_agreement or 0):.2f} %',
-        met=parity.failure(tolerance) is None,
-    )
+    checks = []
+    for form in forms:
+        name = form.row.form
+        if not form.tolerance or name not in scores.probabilities or name == scores.reference:
+            continue
+        tolerance, parity = TOLERANCES[form.tolerance], scores.parity(name)
+        bound = f'relative error ≤ {tolerance.max_relative:g}'
+        if tolerance.min_agreement is not None:
+            bound += f', same top-1 ≥ {100 * tolerance.min_agreement:g} %'
+        found = f'{parity.relative:.2e}, {100 * (parity.top1_agreement or 0):.2f} %'
+        met = parity.failure(tolerance) is None
+        checks.append(ParityCheck(name, tolerance.name, bound, found, met))
+    return checks
 
 
 def disagreements(
@@ -276,21 +218,20 @@ def _guesses(
 ) -> tuple[Guess, ...]:
     expected = int(scores.probabilities[forms[0].form][place].argmax())
     truth = None if scores.labels is None else int(scores.labels[place])
-    guesses = []
-    for row in forms:
+
+    def guess(row: FormRow) -> Guess:
         found = scores.probabilities[row.form][place]
         label = int(found.argmax())
-        guesses.append(
-            Guess(
-                form=row.form,
-                short=row.short,
-                label=_name(names, label),
-                probability=100 * float(found[label]),
-                right=None if truth is None else label == truth,
-                differs=label != expected,
-            )
+        return Guess(
+            form=row.form,
+            short=row.short,
+            label=_name(names, label),
+            probability=100 * float(found[label]),
+            right=None if truth is None else label == truth,
+            differs=label != expected,
         )
-    return tuple(guesses)
+
+    return tuple(guess(row) for row in forms)
 
 
 def _name(names: Sequence[str], index: int) -> str:
@@ -305,3 +246,45 @@ def _png(pixels: Tensor, data_order: Optional[str]) -> bytes:
     stream = io.BytesIO()
     Image.fromarray(array).save(stream, 'PNG')
     return stream.getvalue()
+
+
+def drifts(forms: Sequence[Form], images: Images, feed: Feed, steps: Steps) -> tuple[Drift, ...]:
+    """Of the first files that compute in fp16 with weights as trained.
+
+    Args:
+        forms: those that could be scored.
+        images: as scored; a few of them, spread over all, are used.
+        feed: makes the files' inputs.
+        steps: where progress is shown.
+    """
+    found = []
+    count = min(_IMAGES, len(images))
+    halves = [(f, f.program) for f in forms if f.tolerance == 'export-fp16' and f.program]
+    for form, program in halves[:_FILES]:
+        with steps.step(f'drift of {form.row.file}', total=count) as advance:
+            rows = measure_drift(
+                program,
+                (feed.inputs(program, pixels) for pixels in _pixels(images, count)),
+                advance,
+            )
+        found.append(Drift(form.row.form, count, rows))
+    return tuple(found)
+
+
+def _pixels(images: Images, count: int) -> Iterator[Tensor]:
+    """``count`` of the images, spread over all."""
+    total = len(images)
+    if images.indices:
+        images = replace(
+            images, indices=tuple(images.indices[i * total // count] for i in range(count))
+        )
+    for pixels, _ in images.chunks():
+        yield pixels[:count]
+        count -= len(pixels[:count])
+
+
+def ranges(forms: Sequence[Form]) -> tuple[WeightRange, ...]:
+    """Of the first file whose weights are not compressed, hardest first."""
+    dense = [f.program for f in forms if f.tolerance and f.program]
+    # A thousand channels are no reading matter: the ratio stands for them.
+    return tuple(replace(r, channel_max=()) for r in (weight_ranges(dense[0]) if dense else ()))

@@ -13,9 +13,9 @@ from helpers import id_of
 from mmengine.runner import CheckpointLoader
 
 from mmpretrain_mobileone_ext.checkpoints import download
-from mmpretrain_mobileone_ext.checkpoints import load as checkpoint_file
 from mmpretrain_mobileone_ext.checkpoints.download import load_from_http
 from mmpretrain_mobileone_ext.errors import CheckpointError
+from mmpretrain_mobileone_ext.utils.files import file_sha256
 
 WEIGHTS = io.BytesIO()
 torch.save({'w': torch.ones(5000)}, WEIGHTS)
@@ -217,7 +217,7 @@ def test_the_limit_of_the_environment(site, folder, monkeypatch, value):
 
 def test_a_hash_in_the_name(site, folder, tmp_path):
     (tmp_path / 'm.pth').write_bytes(WEIGHTS)
-    digest = checkpoint_file.file_sha256(tmp_path / 'm.pth')[:8]
+    digest = file_sha256(tmp_path / 'm.pth')[:8]
     good, bad = f'/m-{digest}.pth', '/m-0123abcd.pth'
     site.pages = {good: serves(WEIGHTS), bad: serves(WEIGHTS)}
     assert '0123abcd' in refused(site.url + bad, folder)

@@ -6,7 +6,7 @@ import pytest
 import torch
 from toy_runner import toy_runner
 
-from mmpretrain_mobileone_ext.hooks.order import best_checkpoints, kept_checkpoints
+from mmpretrain_mobileone_ext.hooks.run import best_checkpoints, kept_checkpoints
 
 DEPLOY = dict(type='DeploySwitchHook')
 

@@ -22,7 +22,6 @@ from mmpretrain_mobileone_ext import (
 )
 from mmpretrain_mobileone_ext.checkpoints.deploy_file import write_deploy_file
 from mmpretrain_mobileone_ext.commands.convert import convert_checkpoint
-from mmpretrain_mobileone_ext.commands.mmdeploy.deploy import deploy_classifier
 from mmpretrain_mobileone_ext.commands.mmdeploy.deploy_config import DeployOptions
 from mmpretrain_mobileone_ext.commands.recalibrate import recalibrate_checkpoint
 from mmpretrain_mobileone_ext.coreml import export_coreml
@@ -196,17 +195,6 @@ OWNERS = {
         'verify_data': (*SPELLED, 'train'),
         'force': SWITCH,
     },
-    deploy_classifier: {
-        'deploy_cfg': FOREIGN,
-        'config': FOREIGN,
-        'checkpoint': FOREIGN,
-        'out': (*PATH, '', None),
-        'image_size': SPELLED,
-        'verify_data': (*SPELLED, 'train'),
-        'force': SWITCH,
-        'cfg_options': CFG,
-        'progress': SWITCH,
-    },
     recalibrate_checkpoint: {
         'config': FOREIGN,
         'checkpoint': FOREIGN,
@@ -245,9 +233,6 @@ NEEDED = {
     ExportOptions: lambda: dict(out='model.mlpackage'),
     export_coreml: lambda: dict(config='none.py', out='model.mlpackage'),
     DeployOptions: lambda: dict(out='model.mlpackage'),
-    deploy_classifier: lambda: dict(
-        deploy_cfg='none.py', config='none.py', checkpoint='none.pth', out='model.mlpackage'
-    ),
     recalibrate_checkpoint: lambda: dict(config='none.py', checkpoint='none.pth', out='out.pth'),
     switch_to_deploy: lambda: dict(model=None),
     fold_tolerance: lambda: dict(dtype=torch.float32),

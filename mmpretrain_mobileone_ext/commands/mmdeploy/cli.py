@@ -15,7 +15,6 @@ from ...utils.files import check_apart, check_writable
 from ...utils.text import PlainConsole, Steps, print_path
 from ..cli import ToolParser
 from .compare import ExporterRow, compare_exporters, comparison_table, write_comparison
-from .convert import require_mmdeploy
 from .deploy import DeployResult, run_deploy
 from .deploy_config import DeployOptions, read_deploy_config
 
@@ -79,14 +78,12 @@ def run(argv: Optional[Sequence[str]] = None) -> None:
         package='out',
     )
     deploy = read_deploy_config(args.deploy_cfg)
-    options.check_target(deploy)
     rows: list[ExporterRow] = []
     if args.compare:
         result, rows = compare_exporters(
             deploy, args.config, args.checkpoint, options, args.cfg_options, progress=True
         )
     else:
-        require_mmdeploy(deploy.backend)
         result = run_deploy(
             deploy, args.config, args.checkpoint, options, args.cfg_options, Steps(True)
         )

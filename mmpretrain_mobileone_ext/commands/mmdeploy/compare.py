@@ -83,7 +83,7 @@ def compare_exporters(
     ``options.out``.
 
     Raises:
-        ExportError: as ``deploy_classifier``; the backend is not Core ML.
+        ExportError: as ``run_deploy``; the backend is not Core ML.
     """
     if deploy.backend != 'coreml':
         raise ExportError(
@@ -180,41 +180,27 @@ def comparison_table(rows: Sequence[ExporterRow]) -> Table:
     table.add_column(style='bold', no_wrap=True)
     for row in rows:
         table.add_column(row.exporter, overflow='fold')
-    for name, cells in zip(_NAMES, zip(*(_cells(row) for row in rows))):
-        table.add_row(name, *cells)
+    cells = [_cells(row) for row in rows]
+    for name in cells[0]:
+        table.add_row(name, *(one[name] for one in cells))
     return table
 
 
-_NAMES = (
-    'input',
-    'output',
-    'left to the app',
-    'operations',
-    'precision',
-    'size KiB',
-    'top-1 %',
-    'same top-1 as torch %',
-    'relative error',
-    'compared on',
-    'seconds, verified',
-)
-
-
-def _cells(row: ExporterRow) -> tuple[str, ...]:
+def _cells(row: ExporterRow) -> dict[str, str]:
     around = ''.join(f' + {n} {kind}' for kind, n in row.around.items())
-    return (
-        row.input,
-        row.output,
-        row.app,
-        f'{row.operations} = {row.network} network{around}',
-        row.precision,
-        f'{row.size_bytes / 1024:.0f}',
-        'no labels' if row.top1 is None else share(row.top1, row.num_images),
-        f'{row.agreement:.2f}',
-        f'{row.relative:.1e}',
-        row.images,
-        f'{row.seconds:.1f}',
-    )
+    return {
+        'input': row.input,
+        'output': row.output,
+        'left to the app': row.app,
+        'operations': f'{row.operations} = {row.network} network{around}',
+        'precision': row.precision,
+        'size KiB': f'{row.size_bytes / 1024:.0f}',
+        'top-1 %': 'no labels' if row.top1 is None else share(row.top1, row.num_images),
+        'same top-1 as torch %': f'{row.agreement:.2f}',
+        'relative error': f'{row.relative:.1e}',
+        'compared on': row.images,
+        'seconds, verified': f'{row.seconds:.1f}',
+    }
 
 
 def write_comparison(rows: Sequence[ExporterRow], path: Path) -> Path:

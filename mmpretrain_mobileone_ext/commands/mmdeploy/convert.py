@@ -1,11 +1,5 @@
 """The one place that drives mmdeploy: from a checkpoint to a backend file.
 
-mmdeploy 1.3.1 reports operators that it would rewrite and that are not
-installed (mmcv's), libraries of custom operators that no classifier uses,
-scopes in which mmengine does not find mmdeploy's own registries, and what
-step it is at. Exactly these are dropped, inside a ``with`` block; whatever
-else it logs, warns or prints still reaches the user.
-
 What does not work with mmdeploy 1.3.1 as it comes from PyPI, and what is
 done about it:
 
@@ -58,6 +52,29 @@ from ...utils.text import one_line
 from .deploy_config import DeployConfig, DeployOptions
 
 PathLike = Union[str, Path]
+NAME = 'model'
+PARAM, BIN = f'{NAME}.param', f'{NAME}.bin'
+_INSTALL = (
+    "pip install 'mmdeploy==1.3.1', in an environment of its own: it replaces protobuf by 3.20.2"
+)
+_LOGGED = re.compile(
+    r'^Failed to search registry with scope "mmpretrain" in the '
+    r'"(Codebases|mmpretrain_tasks)" registry tree'
+    r'|^Can not find mmcv\.|^Can not add symbolic for `mmcv\.'
+    r'|^Can not load custom ops because'
+    r'|^Export PyTorch model to (torchscript|ONNX)|^Save PyTorch model'
+    r'|^Support for converting Torch Script Models is experimental'
+    r'|^DeprecationWarning: get_onnx_config'
+)
+_PRINTED = re.compile(r'^Loads checkpoint by \w+ backend from path')
+_WARNED = (
+    (r'pkg_resources is deprecated as an API', UserWarning),
+    (r'Detect multiple valid rewriters', UserWarning),
+    (r'`torch\.jit\.(load|save|trace)', FutureWarning),
+    (r'`torch\.jit\.(load|save|trace)', DeprecationWarning),
+    (r'You are using the legacy TorchScript-based ONNX export', DeprecationWarning),
+    (r'The feature will be removed\. Please remove usage of this function', DeprecationWarning),
+)
 
 
 @dataclass(frozen=True)
@@ -173,76 +190,6 @@ def mmdeploy_model_config(network: Network) -> Config:
     return cfg
 
 
-_LOGGED = re.compile(
-    r'^Failed to search registry with scope "mmpretrain" in the '
-    r'"(Codebases|mmpretrain_tasks)" registry tree'
-    r'|^Can not find mmcv\.|^Can not add symbolic for `mmcv\.'
-    r'|^Can not load custom ops because'
-    r'|^Export PyTorch model to (torchscript|ONNX)|^Save PyTorch model'
-    r'|^Support for converting Torch Script Models is experimental'
-    r'|^DeprecationWarning: get_onnx_config'
-)
-_PRINTED = re.compile(r'^Loads checkpoint by \w+ backend from path')
-_WARNED = (
-    (r'pkg_resources is deprecated as an API', UserWarning),
-    (r'Detect multiple valid rewriters', UserWarning),
-    (r'`torch\.jit\.(load|save|trace)', FutureWarning),
-    (r'`torch\.jit\.(load|save|trace)', DeprecationWarning),
-    (r'You are using the legacy TorchScript-based ONNX export', DeprecationWarning),
-    (r'The feature will be removed\. Please remove usage of this function', DeprecationWarning),
-)
-
-
-class _Drop(logging.Filter):
-    """Reject the records that are known to mean nothing here."""
-
-    def filter(self, record: logging.LogRecord) -> bool:
-        return _LOGGED.search(record.getMessage()) is None
-
-
-@contextlib.contextmanager
-def quiet_mmdeploy() -> Iterator[None]:
-    """Drop mmdeploy's known messages inside the block."""
-    loggers = [
-        MMLogger.get_current_instance(),
-        MMLogger.get_instance('mmdeploy'),
-        logging.getLogger('coremltools'),
-    ]
-    drop = _Drop()
-    with contextlib.ExitStack() as stack:
-        for logger in loggers:
-            logger.addFilter(drop)
-            stack.callback(logger.removeFilter, drop)
-        stack.enter_context(warnings.catch_warnings())
-        for message, category in _WARNED:
-            warnings.filterwarnings('ignore', message, category)
-        # The file is compared with the network on images: a trace that is
-        # wrong for this size fails there, and not by a warning.
-        warnings.simplefilter('ignore', torch.jit.TracerWarning)
-        stack.enter_context(_without_known_lines())
-        yield
-
-
-@contextlib.contextmanager
-def _without_known_lines() -> Iterator[None]:
-    """Hold stdout back; what is not known goes to stderr afterwards."""
-    held = io.StringIO()
-    try:
-        with contextlib.redirect_stdout(held):
-            yield
-    finally:
-        for line in held.getvalue().splitlines():
-            if line.strip() and not _PRINTED.search(line):
-                print(line, file=sys.stderr)
-
-
-NAME = 'model'
-PARAM, BIN = f'{NAME}.param', f'{NAME}.bin'
-_INSTALL = (
-    "pip install 'mmdeploy==1.3.1', in an environment of its own: it replaces protobuf by 3.20.2"
-)
-
-
 def require_mmdeploy(backend: str) -> None:
     """Import what a backend needs, before minutes are spent without it.
 
@@ -288,7 +235,6 @@ def convert(network: Network, checkpoint: str, folder: Path) -> Path:
         'ncnn': _ncnn,
     }
     backend = network.deploy.backend
-    require_mmdeploy(backend)
     try:
         with quiet_mmdeploy(), untouched_rng(), _own_scope():
             return makers[backend](network, checkpoint, folder)
@@ -313,10 +259,9 @@ def _own_scope() -> Iterator[None]:
 def _core_ml(network: Network, checkpoint: str, folder: Path) -> Path:
     with quiet.conversion():
         cfg = copy.deepcopy(network.deploy.cfg)
-        _to_ir('torch2torchscript', network, checkpoint, folder, cfg, '.pt')
+        traced = _to_ir('torch2torchscript', network, checkpoint, folder, cfg, '.pt')
         manager = importlib.import_module('mmdeploy.backend.coreml.backend_manager').CoreMLManager
-        made = manager.to_backend([str(folder / f'{NAME}.pt')], str(folder), cfg)
-    return Path(made[0])
+        return Path(manager.to_backend([str(traced)], str(folder), cfg)[0])
 
 
 def _onnx(network: Network, checkpoint: str, folder: Path) -> Path:
@@ -382,3 +327,49 @@ def _call_pnnx(onnx: Path, shape: tuple[int, int, int, int]) -> None:
             f'pnnx cannot convert the network to ncnn '
             f'(exit code {done.returncode}; {" ".join(last)})'
         )
+
+
+def _is_news(record: logging.LogRecord) -> bool:
+    return _LOGGED.search(record.getMessage()) is None
+
+
+@contextlib.contextmanager
+def quiet_mmdeploy() -> Iterator[None]:
+    """Drop mmdeploy's known messages inside the block.
+
+    mmdeploy 1.3.1 reports operators that it would rewrite and that are not
+    installed (mmcv's), libraries of custom operators that no classifier
+    uses, scopes in which mmengine does not find mmdeploy's own registries,
+    and what step it is at. Whatever else it logs, warns or prints still
+    reaches the user.
+    """
+    loggers = [
+        MMLogger.get_current_instance(),
+        MMLogger.get_instance('mmdeploy'),
+        logging.getLogger('coremltools'),
+    ]
+    with contextlib.ExitStack() as stack:
+        for logger in loggers:
+            logger.addFilter(_is_news)
+            stack.callback(logger.removeFilter, _is_news)
+        stack.enter_context(warnings.catch_warnings())
+        for message, category in _WARNED:
+            warnings.filterwarnings('ignore', message, category)
+        # The file is compared with the network on images: a trace that is
+        # wrong for this size fails there, and not by a warning.
+        warnings.simplefilter('ignore', torch.jit.TracerWarning)
+        stack.enter_context(_without_known_lines())
+        yield
+
+
+@contextlib.contextmanager
+def _without_known_lines() -> Iterator[None]:
+    """Hold stdout back; what is not known goes to stderr afterwards."""
+    held = io.StringIO()
+    try:
+        with contextlib.redirect_stdout(held):
+            yield
+    finally:
+        for line in held.getvalue().splitlines():
+            if line.strip() and not _PRINTED.search(line):
+                print(line, file=sys.stderr)

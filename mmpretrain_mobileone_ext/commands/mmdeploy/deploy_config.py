@@ -12,7 +12,7 @@ from mmengine.config import Config
 
 from ...errors import ExportError
 from ...export.options import checked_size, checked_verify
-from ...utils.checks import boolean, path
+from ...utils.checks import boolean, one_of, path, refuse
 from ...utils.files import check_free
 from ...utils.text import one_line
 
@@ -80,12 +80,9 @@ def read_deploy_config(path: Union[str, Path]) -> DeployConfig:
     wanted = dict(type='mmpretrain', task='Classification')
     codebase = cfg.get('codebase_config') or {}
     if any(codebase.get(k) != v for k, v in wanted.items()):
-        raise ExportError(f'{name}: codebase_config is {dict(codebase)}; allowed: {wanted}')
-    backend = (cfg.get('backend_config') or {}).get('type')
-    if backend not in IR_TYPES:
-        raise ExportError(
-            f'{name}: backend_config.type is {backend!r}; allowed: {", ".join(IR_TYPES)}'
-        )
+        refuse(f'{name}: codebase_config', dict(codebase), str(wanted), ExportError)
+    stated = (cfg.get('backend_config') or {}).get('type')
+    backend = one_of(f'{name}: backend_config.type', stated, IR_TYPES, ExportError)
     _check_ir(cfg, name, backend)
     if backend == 'coreml':
         return _core_ml(cfg, name)
@@ -121,15 +118,9 @@ def _check_ir(cfg: Config, name: str, backend: str) -> None:
 def _core_ml(cfg: Config, name: str) -> DeployConfig:
     backend = cfg.backend_config
     convert_to = backend.get('convert_to')
-    if convert_to not in _CORE_ML_SUFFIX:
-        raise ExportError(
-            f'{name}: convert_to is {convert_to!r}; allowed: {", ".join(_CORE_ML_SUFFIX)}'
-        )
+    one_of(f'{name}: convert_to', convert_to, _CORE_ML_SUFFIX, ExportError)
     stated = (backend.get('common_config') or {}).get('compute_precision', 'FLOAT32')
-    if stated not in _PRECISION:
-        raise ExportError(
-            f'{name}: compute_precision is {stated!r}; allowed: {", ".join(_PRECISION)}'
-        )
+    one_of(f'{name}: compute_precision', stated, _PRECISION, ExportError)
     shape = _input_shape(cfg, name, convert_to)
     return DeployConfig(
         name=name,
@@ -183,7 +174,7 @@ def _onnx(cfg: Config, name: str, backend: str) -> DeployConfig:
         raise ExportError(f'{name}: precision is {precision!r}; allowed for {backend}: FP32')
     size = cfg.ir_config.get('input_shape')
     if size is not None and not (_whole(size, 2) and min(size) >= 1):
-        raise ExportError(f'{name}: ir_config.input_shape is {size!r}; allowed: [W, H] or None')
+        refuse(f'{name}: ir_config.input_shape', size, '[W, H] or None', ExportError)
     return DeployConfig(
         name=name,
         backend=backend,

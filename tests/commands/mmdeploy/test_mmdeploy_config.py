@@ -6,7 +6,7 @@ import pytest
 from mmdeploy_kit import ALL, CORE_ML, CORE_ML_32, NCNN, ONNX, ONNX_BATCH
 from mmengine.config import Config
 
-from mmpretrain_mobileone_ext.commands.mmdeploy import read_deploy_config
+from mmpretrain_mobileone_ext.commands.mmdeploy.deploy_config import read_deploy_config
 from mmpretrain_mobileone_ext.errors import ExportError
 
 #: Shapes as mmdeploy's own configs have them.

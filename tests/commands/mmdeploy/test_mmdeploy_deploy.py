@@ -25,10 +25,15 @@ from mmdeploy_kit import (
 from mmengine.registry import DefaultScope
 from mmpretrain.models.classifiers import ImageClassifier
 
-from mmpretrain_mobileone_ext.commands.mmdeploy import convert, deploy, deploy_classifier
+from mmpretrain_mobileone_ext.commands.mmdeploy import convert, deploy
+from mmpretrain_mobileone_ext.commands.mmdeploy.deploy_config import (
+    DeployOptions,
+    read_deploy_config,
+)
 from mmpretrain_mobileone_ext.coreml import load_program
 from mmpretrain_mobileone_ext.coreml.program.graph import takes_normalized
 from mmpretrain_mobileone_ext.errors import ExportError, ParityError
+from mmpretrain_mobileone_ext.utils.text import Steps
 
 pytestmark = needs('mmdeploy')
 
@@ -41,12 +46,14 @@ def folder(tmp_path_factory):
 
 
 def made(folder, out, config=CORE_ML, checkpoint='good.pth', **options):
-    return deploy_classifier(
-        config,
+    request = DeployOptions(out, **{**dict(image_size=32, verify_data='test'), **options})
+    return deploy.run_deploy(
+        read_deploy_config(config),
         folder / 'good.py',
         folder / checkpoint,
-        out,
-        **{**dict(image_size=32, verify_data='test'), **options},
+        request,
+        None,
+        Steps(False),
     )
 
 

@@ -20,6 +20,7 @@ from export_kit import (
 )
 from mmdeploy_kit import CORE_ML_32, lab
 
+from mmpretrain_mobileone_ext.commands.mmdeploy import deploy
 from mmpretrain_mobileone_ext.commands.mmdeploy.compare import (
     ExporterRow,
     _divided,
@@ -37,6 +38,7 @@ from mmpretrain_mobileone_ext.coreml import load_program
 from mmpretrain_mobileone_ext.coreml.program import quiet
 from mmpretrain_mobileone_ext.coreml.program.graph import takes_normalized
 from mmpretrain_mobileone_ext.errors import CheckpointError, ExportError, ParityError
+from mmpretrain_mobileone_ext.utils.text import Steps
 
 
 class Softmax(torch.nn.Module):
@@ -197,3 +199,30 @@ def test_the_comparison_is_shown_and_written(tmp_path):
     assert written[0]['top1'] is None
     with pytest.raises(ExportError, match='cannot be written'):
         write_comparison([row], tmp_path / 'no' / 'c.json')
+
+
+def test_the_whole_way_with_a_stand_in_for_mmdeploy(tmp_path, monkeypatch):
+    lab(tmp_path)
+
+    def stand_in(network, checkpoint, folder):
+        convert_as_mmdeploy(build(), folder / 'model.mlpackage')
+        return folder / 'model.mlpackage'
+
+    monkeypatch.setattr(deploy, 'convert', stand_in)
+    monkeypatch.setattr(deploy, 'require_mmdeploy', lambda backend: None)
+    monkeypatch.setattr(deploy.metadata, 'version', lambda package: '1.3.1')
+    out = tmp_path / 'm.mlpackage'
+    result = deploy.run_deploy(
+        read_deploy_config(CORE_ML_32),
+        tmp_path / 'good.py',
+        tmp_path / 'good.pth',
+        DeployOptions(out, 32, 'test'),
+        None,
+        Steps(False),
+    )
+    assert result.scored.parity.relative < 1e-5
+    assert result.size_bytes == sum(p.stat().st_size for p in out.rglob('*') if p.is_file())
+    assert load_program(out).program.metadata['config'] == 'good.py'
+    said = dict(result.rows())
+    assert said['made by'].startswith('mmdeploy 1.3.1')
+    assert said['file'] == str(out)

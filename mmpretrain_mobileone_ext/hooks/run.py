@@ -1,4 +1,4 @@
-"""What the hooks share: their order, a run's checkpoints, and dry runs."""
+"""What hooks ask about their run: the order of hooks, its checkpoints, its kind."""
 
 from __future__ import annotations
 
@@ -28,23 +28,19 @@ def check_order(hooks: Sequence[Hook], own: Hook, *, after: Kinds = (), before: 
         SpecError: names the hooks and the priority.
     """
     place = next(i for i, hook in enumerate(hooks) if hook is own)
-    name = type(own).__name__
-    for kinds, wrong, word in ((after, hooks[place:], 'after'), (before, hooks[:place], 'before')):
+    sides = (('after', after, hooks[place:]), ('before', before, hooks[:place]))
+    rule = ' and '.join(
+        f'{word} {" and ".join(kind.__name__ for kind in kinds)}'
+        for word, kinds, _ in sides
+        if kinds
+    )
+    for word, kinds, wrong in sides:
         found = [kind.__name__ for kind in kinds if any(isinstance(hook, kind) for hook in wrong)]
         if found:
             raise SpecError(
-                f'{name}: priority={own.priority!r} puts {found[0]} {word} '
-                f'it; {_rule(after, before)}'
+                f'{type(own).__name__}: priority={own.priority!r} puts {found[0]} {word} '
+                f'it; it must come {rule}'
             )
-
-
-def _rule(after: Kinds, before: Kinds) -> str:
-    parts = [
-        f'{word} {" and ".join(kind.__name__ for kind in kinds)}'
-        for word, kinds in (('after', after), ('before', before))
-        if kinds
-    ]
-    return f'it must come {" and ".join(parts)}'
 
 
 def best_checkpoints(runner: Any) -> list[Path]:
@@ -87,9 +83,7 @@ def spare_others(runner: Any) -> None:
         if not _is_own(runner, getattr(saver, 'best_ckpt_path', None)):
             saver.best_ckpt_path = None
         known = getattr(saver, 'best_ckpt_path_dict', {})
-        for name, path in known.items():
-            if not _is_own(runner, path):
-                known[name] = None
+        known.update({name: None for name, path in known.items() if not _is_own(runner, path)})
 
 
 def _savers(runner: Any) -> Iterable[Any]:
@@ -120,17 +114,10 @@ def leaves_preview(hook: Hook, runner) -> bool:
     Returns:
         Whether it was such a run.
     """
-    if not _previews_schedule(runner):
+    train, *scores = (getattr(runner, f'_{stage}_loop', None) for stage in ('train', 'val', 'test'))
+    works = any(isinstance(loop, BaseLoop) for loop in scores) or any(_savers(runner))
+    if works or not isinstance(train, BaseLoop) or isinstance(train.dataloader, DataLoader):
         return False
     # A new list: the runner is going through the old one.
     runner._hooks = [other for other in runner.hooks if other is not hook]
     return True
-
-
-def _previews_schedule(runner) -> bool:
-    train, *scores = (getattr(runner, f'_{stage}_loop', None) for stage in ('train', 'val', 'test'))
-    if not isinstance(train, BaseLoop) or isinstance(train.dataloader, DataLoader):
-        return False
-    return not any(isinstance(loop, BaseLoop) for loop in scores) and not any(
-        isinstance(hook, CheckpointHook) for hook in runner.hooks
-    )
