@@ -22,19 +22,10 @@ with warnings.catch_warnings():
 
         stop_import(reason)
 
+from . import hooks
 from .checkpoints import download as _safe_loading  # noqa: F401
 from .coreml.classifier import CoreMLClassifier
-from .hooks import (
-    BNRecalibrationHook,
-    ClassNamesHook,
-    CoreMLExportHook,
-    DeploySwitchHook,
-    DynamicRegularizationHook,
-    EMALoadHook,
-    EpochSeedHook,
-    ThroughputHook,
-    TrainThroughputHook,
-)
+from .hooks import *  # noqa: F403
 from .models import (
     ConfigurableMobileOne,
     DeployableClassifier,
@@ -46,18 +37,10 @@ from .utils import config as _safe_configs  # noqa: F401
 from .utils.version import __version__
 
 __all__ = [
-    'BNRecalibrationHook',
-    'ClassNamesHook',
+    *hooks.__all__,
     'ConfigurableMobileOne',
     'CoreMLClassifier',
-    'CoreMLExportHook',
-    'DeploySwitchHook',
     'DeployableClassifier',
-    'DynamicRegularizationHook',
-    'EMALoadHook',
-    'EpochSeedHook',
-    'ThroughputHook',
-    'TrainThroughputHook',
     '__version__',
     'switch_to_deploy',
     'verified_switch_to_deploy',
