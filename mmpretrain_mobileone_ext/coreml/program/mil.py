@@ -244,11 +244,6 @@ def _plain(value: Any) -> Any:
 #: Far beyond any network for images; bounds what reading takes.
 MAX_OPERATIONS = 20_000
 
-# How many nested blocks an operation has; others have none.
-_BLOCKS = {'cond': 2, 'while_loop': 2}
-# Parameters that are lists of values, even of one.
-_LISTS = ('values', 'loop_vars')
-
 Shape = tuple[Optional[int], ...]
 
 
@@ -391,10 +386,7 @@ class _Reader:
         return self._constants.read(spec.attributes[name])
 
     def _operation(self, spec: Any) -> Operation:
-        bound = {
-            parameter: self._bind(parameter, argument)
-            for parameter, argument in spec.inputs.items()
-        }
+        bound = {parameter: self._bind(argument) for parameter, argument in spec.inputs.items()}
         compressed = {k: v.stored_as for k, v in bound.items() if v.stored_as}
         return Operation(
             name=self._name(spec),
@@ -404,16 +396,8 @@ class _Reader:
             dtypes=tuple(_dtype(output.type) for output in spec.outputs),
             attributes={'compressed': compressed} if compressed else {},
             shapes=tuple(_declared(output.type) for output in spec.outputs),
-            blocks=self._blocks(spec),
+            blocks=tuple(self._block(block) for block in spec.blocks),
         )
-
-    def _blocks(self, spec: Any) -> tuple[Block, ...]:
-        wanted = _BLOCKS.get(spec.type, 0)
-        if len(spec.blocks) != wanted:
-            raise ProgramError(
-                f'operation {spec.type!r} has {len(spec.blocks)} nested blocks; allowed: {wanted}'
-            )
-        return tuple(self._block(block) for block in spec.blocks)
 
     def _block(self, block: Any) -> Block:
         inputs = {item.name: tensor_type(item.type) for item in block.inputs}
@@ -429,12 +413,10 @@ class _Reader:
             return str(self._attribute(spec, 'name'))
         return spec.outputs[0].name if spec.outputs else spec.type
 
-    def _bind(self, parameter: str, argument: Any) -> _Stored:
-        """Resolve one parameter: constant, dense weights, or reference."""
+    def _bind(self, argument: Any) -> _Stored:
+        """Resolve one parameter: constant, dense weights, reference, or several of them."""
         items = [self._bound(binding) for binding in argument.arguments]
-        if parameter not in _LISTS and len(items) == 1:
-            return items[0]
-        return _Stored(tuple(item.value for item in items))
+        return items[0] if len(items) == 1 else _Stored(tuple(item.value for item in items))
 
     def _bound(self, binding: Any) -> _Stored:
         if binding.WhichOneof('binding') == 'value':
@@ -451,7 +433,7 @@ class _Reader:
             if name != 'name'
         }
         for name, argument in spec.inputs.items():
-            value = self._bind(name, argument).value
+            value = self._bind(argument).value
             if isinstance(value, Value):
                 raise ProgramError(f'{spec.type!r} reads {value.name!r}, which is no constant')
             named[name] = _Variable(value)
