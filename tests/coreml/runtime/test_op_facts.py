@@ -31,10 +31,13 @@ def tensors(value):
 def arguments(name, rng):
     """Random arguments of an operation, in the form the executor gives them."""
     case = GENERATORS[name](rng)
+    params = dict(case.params)
     given = {k: tensors(v) for k, v in case.inputs.items()}
     if OPS[name].lists:  # values0, values1, ...
-        given = {'values': [*given.values()]}
-    for parameter, value in case.params.items():
+        listed = {k: v for k, v in params.items() if k.startswith('values')}
+        params = {k: v for k, v in params.items() if k not in listed}
+        given = {'values': [*given.values(), *map(tensors, listed.values())]}
+    for parameter, value in params.items():
         if value is not None:
             data = parameter in OPS[name].data
             plain = value if isinstance(value, str) else np.asarray(value).tolist()
