@@ -1,4 +1,4 @@
-"""Table of neural network layer kinds, and the means to translate them."""
+"""The table of neural network layer kinds, and the means to translate them to MIL."""
 
 from __future__ import annotations
 
@@ -10,6 +10,9 @@ import numpy as np
 from ....errors import ProgramError
 from ..budget import Ledger
 from ..graph import Operation, Value
+
+# Bytes of a number on its way to fp32: 8 bits, a code, two floats.
+_WIDEST = 32
 
 
 class Emitter:
@@ -23,14 +26,25 @@ class Emitter:
 
     def __init__(self, renamed: dict[str, str], ledger: Ledger) -> None:
         self._ledger = ledger
-        self.operations: list[Operation] = []
         self._renamed = renamed
         self._constants: dict[str, Any] = {}
         self._layer: Any = None
+        self.operations: list[Operation] = []
 
     def enter(self, layer: Any) -> None:
-        """Make ``layer`` the one that :meth:`emit` speaks for."""
+        """Translate a layer.
+
+        Raises:
+            ProgramError: Its kind, or a variant of it, is not supported.
+        """
         self._layer = layer
+        if self.kind not in LAYERS:
+            raise ProgramError(
+                f'layer {layer.name!r} is of kind {self.kind!r}, which the '
+                f'reference runtime does not implement; implemented: '
+                f'{", ".join(sorted(LAYERS))}'
+            )
+        LAYERS[self.kind](self)
 
     @property
     def params(self) -> Any:
@@ -42,9 +56,9 @@ class Emitter:
         """The current layer's kind, as spelled in the file."""
         return str(self._layer.WhichOneof('layer'))
 
-    def source(self, index: int = 0) -> Any:
-        """An input of the current layer: reference or loaded constant."""
-        return self.sources()[index]
+    def source(self) -> Any:
+        """The first input of the current layer: reference or loaded constant."""
+        return self.sources()[0]
 
     def sources(self) -> tuple[Any, ...]:
         """All inputs of the current layer."""
@@ -99,9 +113,6 @@ class Emitter:
         )
 
 
-# Bytes of a number on its way to fp32: 8 bits, a code, two floats.
-_WIDEST = 32
-
 _Translate = Callable[[Emitter], Any]
 
 LAYERS: dict[str, _Translate] = {}
@@ -115,6 +126,34 @@ def layer(*kinds: str) -> Callable[[_Translate], _Translate]:
         return function
 
     return register
+
+
+def direct(kind: str, op_type: str, inputs: str = 'x', **fields: str) -> None:
+    """Register a layer kind that is one MIL operation.
+
+    Args:
+        kind (str): Layer kind.
+        op_type (str): MIL operation type.
+        inputs (str): The operation's parameters for the layer's inputs;
+            ``'*values'`` is a list of all.
+        **fields (str): Further parameters, and the fields of the layer's
+            message that hold them; lists without an entry are left out.
+    """
+
+    @layer(kind)
+    def translate(emit: Emitter) -> None:
+        params = {name: _plain(getattr(emit.params, field)) for name, field in fields.items()}
+        names, sources = inputs.split(), emit.sources()
+        if inputs.startswith('*'):
+            names, sources = [inputs[1:]], (sources,)
+        if len(sources) != len(names):
+            raise emit.refuse(f'a number of inputs other than {len(names)}')
+        emit.emit(op_type, **dict(zip(names, sources)), **params)
+
+
+def _plain(value: Any) -> Any:
+    """A field as Python has it: a number, or a list; None for an empty list."""
+    return value if isinstance(value, (int, float, str)) else list(value) or None
 
 
 def edges(amounts: Any) -> tuple[tuple[int, int], tuple[int, int]]:
