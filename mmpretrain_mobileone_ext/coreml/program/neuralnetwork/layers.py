@@ -255,7 +255,7 @@ def activation(emit: Emitter) -> None:
     kind = str(emit.params.WhichOneof('NonlinearityType'))
     p = getattr(emit.params, kind)
     given = {field.name: getattr(p, field.name) for field in p.DESCRIPTOR.fields}
-    params = {
+    params: dict[str, Any] = {
         name: value if isinstance(value, float) else emit.weights(value).reshape(-1)
         for name, value in given.items()
     }
