@@ -125,7 +125,7 @@ def convolution(emit: Emitter) -> None:
     shared = {
         'x': emit.source(),
         'weight': emit.weights(p.weights, (*shape, *p.kernelSize)),
-        'bias': emit.weights(p.bias) if p.hasBias else None,
+        'bias': emit.bias(),
         'strides': list(p.stride) or [1, 1],
         'dilations': list(p.dilationFactor) or [1, 1],
         'groups': groups,
@@ -148,7 +148,7 @@ def inner_product(emit: Emitter) -> None:
         'linear',
         x=emit.source(),
         weight=emit.weights(p.weights, (p.outputChannels, p.inputChannels)),
-        bias=emit.weights(p.bias) if p.hasBias else None,
+        bias=emit.bias(),
     )
 
 
@@ -165,10 +165,7 @@ def batched_matmul(emit: Emitter) -> None:
         raise emit.refuse('int8 dynamic quantization or transposeA')
     rows, columns = p.weightMatrixFirstDimension, p.weightMatrixSecondDimension
     emit.emit(
-        'linear',
-        x=emit.source(),
-        weight=emit.weights(p.weights, (columns, rows)),
-        bias=emit.weights(p.bias) if p.hasBias else None,
+        'linear', x=emit.source(), weight=emit.weights(p.weights, (columns, rows)), bias=emit.bias()
     )
 
 

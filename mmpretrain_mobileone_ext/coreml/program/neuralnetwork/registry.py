@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any, Callable, Optional
 
@@ -66,16 +67,34 @@ class Emitter:
         return tuple(self._constants.get(n, Value(n)) for n in names)
 
     def weights(self, params: Any, shape: Optional[Sequence[int]] = None) -> np.ndarray[Any, Any]:
-        """Decode weights of the current layer; see :func:`weights`."""
+        """Decode a ``WeightParams`` message to fp32.
+
+        Args:
+            params (WeightParams): fp32, fp16, or quantized to 1..8 bits
+                (linear per first dimension, or a lookup table).
+            shape (Sequence[int] | None): Shape of the result; None keeps 1-D.
+
+        Raises:
+            ProgramError: If the weights are stored in another way, do not
+                fill the shape, or take too much.
+        """
         count = len(params.floatValue) + len(params.float16Value) // 2
         if params.HasField('quantization'):
             bits = int(params.quantization.numberOfBits)
             count = len(params.rawValue) * 8 // max(1, bits)
         what = f'layer {self._layer.name!r}: weights'
         self._ledger.check(_WIDEST * count, what)
-        found = weights(params, shape)
+        found = _decoded(params, None if shape is None else math.prod(shape))
         self._ledger.hold(found.nbytes, what)
-        return found
+        if shape is None:
+            return found
+        if found.size != math.prod(shape):
+            raise ProgramError(f'{found.size} weights do not fill a tensor of shape {tuple(shape)}')
+        return found.reshape(shape)
+
+    def bias(self) -> Optional[np.ndarray[Any, Any]]:
+        """The bias of the current layer, if it has one."""
+        return self.weights(self.params.bias) if self.params.hasBias else None
 
     def load(self, array: Any) -> None:
         """Declare the current layer's output to be a constant."""
@@ -162,47 +181,26 @@ def edges(amounts: Any) -> tuple[tuple[int, int], tuple[int, int]]:
     return (pairs[0], pairs[1]) if pairs else ((0, 0), (0, 0))
 
 
-def weights(params: Any, shape: Optional[Sequence[int]] = None) -> np.ndarray[Any, Any]:
-    """Decode a ``WeightParams`` message to fp32.
-
-    Args:
-        params (WeightParams): fp32, fp16, or quantized to 1..8 bits
-            (linear per first dimension, or a lookup table).
-        shape (Sequence[int] | None): Shape of the result; None keeps 1-D.
-
-    Raises:
-        ProgramError: If the weights are stored in another way, or do not
-            fill the shape.
-    """
-    size = int(np.prod(shape)) if shape is not None else -1
-    flat = _decode(params, size)
-    if shape is None:
-        return flat
-    if flat.size != size:
-        raise ProgramError(f'{flat.size} weights do not fill a tensor of shape {tuple(shape)}')
-    return flat.reshape(shape) if flat.ndim == 1 else flat
-
-
-def _decode(params: Any, size: int) -> np.ndarray[Any, Any]:
+def _decoded(params: Any, size: Optional[int]) -> np.ndarray[Any, Any]:
+    """Weights in one dimension; codes may be followed by bits of padding."""
     if params.floatValue:
         return np.array(params.floatValue, dtype=np.float32)
     if params.float16Value:
-        half = np.frombuffer(params.float16Value, dtype=np.float16)
-        return half.astype(np.float32)
+        return np.frombuffer(params.float16Value, dtype=np.float16).astype(np.float32)
     if params.rawValue and params.HasField('quantization'):
-        return _dequantize(params, size)
+        return _dequantized(params, size)
     raise ProgramError(
         'a layer stores its weights in an unsupported way; supported: fp32, '
         'fp16, quantized to 1..8 bits'
     )
 
 
-def _dequantize(params: Any, size: int) -> np.ndarray[Any, Any]:
+def _dequantized(params: Any, size: Optional[int]) -> np.ndarray[Any, Any]:
     """Codes are packed most significant bit first."""
     quantization = params.quantization
     bits = int(quantization.numberOfBits)
     stream = np.unpackbits(np.frombuffer(params.rawValue, dtype=np.uint8))
-    count = stream.size // bits if size < 0 else size
+    count = stream.size // bits if size is None else size
     digits = stream[: count * bits].reshape(count, bits)
     codes = digits @ (1 << np.arange(bits)[::-1])
     if quantization.WhichOneof('QuantizationType') != 'linearQuantization':

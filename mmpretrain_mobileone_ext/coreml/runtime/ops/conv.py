@@ -34,16 +34,10 @@ def resolve_pads(
     """Turn MIL's ``pad_type`` and ``pad`` into (before, after) pairs.
 
     Args:
-        pad_type (str): ``'valid'``, ``'custom'``, ``'same'`` (the odd
-            element goes after) or ``'same_lower'`` (it goes before).
-        pad (Sequence[int] | None): ``[before0, after0, before1, ...]``,
-            read for ``'custom'`` only.
+        pad_type (str): ``'valid'``, ``'custom'`` (``pad``), ``'same'`` (the
+            odd element goes after) or ``'same_lower'`` (it goes before).
         sizes (Sequence[int]): Spatial input sizes.
         kernel (Sequence[int]): Effective (dilated) kernel sizes.
-        strides (Sequence[int]): Strides.
-
-    Raises:
-        ProgramError: If ``pad_type`` is unknown.
     """
     if pad_type == 'valid':
         return [(0, 0)] * len(sizes)
@@ -220,17 +214,12 @@ def avg_pool(
 
 @op('l2_pool')
 def l2_pool(
-    x: Tensor,
-    kernel_sizes: Sequence[int],
-    pad_type: str,
-    strides: Optional[Sequence[int]] = None,
-    pad: Optional[Sequence[int]] = None,
-    ceil_mode: bool = False,
+    x: Tensor, kernel_sizes: Sequence[int], ceil_mode: bool = False, **window: Any
 ) -> Tensor:
     """Square root of the sum of squares over each window."""
     if ceil_mode:
         raise ProgramError('l2_pool with ceil_mode is not implemented')
-    means = avg_pool(x.square(), kernel_sizes, pad_type, strides, pad)
+    means = avg_pool(x.square(), kernel_sizes, **window)
     return torch.sqrt(means * math.prod(kernel_sizes))
 
 

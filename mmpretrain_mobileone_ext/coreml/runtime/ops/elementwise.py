@@ -56,6 +56,13 @@ _BINARY: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     'sub': torch.sub,
 }
 
+# Functions of x + epsilon, and the default of epsilon.
+_SHIFTED: dict[str, tuple[Callable[[Tensor], Tensor], float]] = {
+    'inverse': (torch.reciprocal, 1e-4),
+    'log': (torch.log, 1e-45),
+    'rsqrt': (torch.rsqrt, 1e-12),
+}
+
 # torch has no arithmetic on the unsigned types; the wider ones hold them.
 _CASTS = {
     'fp16': torch.float32,
@@ -83,10 +90,19 @@ def _binary(function: Callable[[Tensor, Tensor], Tensor]) -> Callable[[Tensor, T
     return binary
 
 
+def _shifted(function: Callable[[Tensor], Tensor], default: float) -> Callable[..., Tensor]:
+    def shifted(x: Tensor, epsilon: float = default) -> Tensor:
+        return function(x + epsilon)
+
+    return shifted
+
+
 for _name, _one in _UNARY.items():
     op(_name, fresh=True)(_unary(_one))
 for _name, _two in _BINARY.items():
     op(_name, fresh=True)(_binary(_two))
+for _name, (_shift, _default) in _SHIFTED.items():
+    op(_name, fresh=True)(_shifted(_shift, _default))
 
 
 @op('real_div')
@@ -131,24 +147,6 @@ def sign(x: Tensor) -> Tensor:
     return torch.where(x.isnan(), x, torch.sign(x))
 
 
-@op('inverse')
-def inverse(x: Tensor, epsilon: float = 1e-4) -> Tensor:
-    """``1 / (x + epsilon)``."""
-    return torch.reciprocal(x + epsilon)
-
-
-@op('log')
-def log(x: Tensor, epsilon: float = 1e-45) -> Tensor:
-    """``log(x + epsilon)``."""
-    return torch.log(x + epsilon)
-
-
-@op('rsqrt')
-def rsqrt(x: Tensor, epsilon: float = 1e-12) -> Tensor:
-    """``1 / sqrt(x + epsilon)``."""
-    return torch.rsqrt(x + epsilon)
-
-
 @op('clip')
 def clip(x: Tensor, alpha: float, beta: float) -> Tensor:
     """``min(max(x, alpha), beta)``."""
@@ -167,7 +165,7 @@ def select(cond: Tensor, a: Tensor, b: Tensor) -> Tensor:
     return torch.where(cond.to(torch.bool), a, b)
 
 
-@op('cast')
+@op('cast', untyped=True)
 def cast(x: Tensor, dtype: str) -> Tensor:
     """Convert to ``dtype``; floats become integers by truncation.
 
@@ -179,7 +177,7 @@ def cast(x: Tensor, dtype: str) -> Tensor:
     return x.to(choice('cast to', dtype, _CASTS))
 
 
-@op('identity', selects=True)
+@op('identity', selects=True, untyped=True)
 def identity(x: Tensor) -> Tensor:
     """``x``."""
     return x

@@ -30,6 +30,8 @@ class Op:
         channels_last: a constant parameter that is faster with channels
             innermost where it has four dimensions.
         blocks: how many nested blocks it has.
+        untyped: it passes values on or has no fp16 form, so that its type
+            says nothing about the arithmetic of a program.
     """
 
     function: Callable[..., Any]
@@ -38,6 +40,7 @@ class Op:
     in_place: Optional[Callable[..., Any]] = None
     channels_last: str = ''
     blocks: int = 0
+    untyped: bool = False
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         return self.function(*args, **kwargs)

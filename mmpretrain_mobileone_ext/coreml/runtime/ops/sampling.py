@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import functools
 import math
-from typing import Callable, Optional
+from typing import Any, Callable, Optional
 
 import numpy as np
 import torch
@@ -211,11 +211,10 @@ def affine(
     transform_matrix: Tensor,
     output_height: int,
     output_width: int,
-    sampling_mode: str,
-    padding_mode: str,
-    padding_value: float,
     coordinates_mode: str,
+    padding_mode: str,
     align_corners: bool,
+    **sampling: Any,
 ) -> Tensor:
     """``x`` at linearly transformed coordinates, as ``resample``.
 
@@ -243,11 +242,10 @@ def affine(
     return resample(
         x,
         moved.expand(len(x), -1, -1, -1),
-        sampling_mode,
-        padding_mode,
-        padding_value,
-        coordinates_mode,
-        align_corners,
+        coordinates_mode=coordinates_mode,
+        padding_mode=padding_mode,
+        align_corners=align_corners,
+        **sampling,
     )
 
 

@@ -18,7 +18,7 @@ from .shared import Flags, Sizes, counted, numbers, padded, pairs, places, slice
 _MOST_PARTS = 10_000
 
 
-@op('classify')
+@op('classify', untyped=True)
 def classify(probabilities: Tensor, classes: Sequence[Any]) -> Any:
     """Index (int64) of the most probable class, and all probabilities.
 
@@ -195,7 +195,7 @@ def reverse(x: Tensor, axes: Optional[Sequence[int]] = None) -> Tensor:
     return x.flip(list(range(x.dim()) if axes is None else axes))
 
 
-@op('shape')
+@op('shape', untyped=True)
 def shape(x: Tensor) -> Tensor:
     """Sizes of ``x``, int32."""
     # Sizes are known without data; on 'meta' they would be lost.
