@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 from ..errors import ExportError
 from .program import quiet
 from .program.graph import Feature, Operation, Program, walk
+from .runtime.ops import OPS
 
 #: Core ML specification version to the first iOS that reads it.
 SYSTEMS = {
@@ -37,8 +38,6 @@ _NEURAL_ENGINE = ('ALL', 'CPU_AND_NE')
 #: MLComputeUnits.cpuAndNeuralEngine: iOS 16, macOS 13.
 _FIRST_CPU_AND_NE = 7
 _HALF = 7  # fp16 arrays and images as inputs and outputs
-# They only pass values on, or have no fp16 form.
-_UNTYPED = ('cast', 'classify', 'const', 'identity', 'shape')
 # What coremltools puts before a network with an image input, always fp32.
 _OF_AN_IMAGE = ('__scaled__', '__biased__')
 _NAMED = 3
@@ -172,7 +171,7 @@ def notes(program: Program, compute_units: str) -> tuple[str, ...]:
     typed = [
         op
         for op in program.operations
-        if op.type not in _UNTYPED
+        if not (op.type in OPS and OPS[op.type].untyped)
         and {'fp16', 'fp32'} & set(op.dtypes)
         and not op.name.endswith(_OF_AN_IMAGE)
     ]

@@ -85,26 +85,18 @@ class Ledger:
         self.held = 0
 
     def hold(self, size: int, what: str) -> None:
-        """Add ``size`` bytes.
-
-        Raises:
-            ProgramError: they are too many, with what is held already.
-        """
+        """Add ``size`` bytes, unless :meth:`check` refuses them."""
         self.check(size, what)
         self.held += size
 
     def check(self, size: int, what: str) -> None:
-        """As :meth:`hold`, without adding them."""
+        """Refuse ``size`` bytes that are too many with what is held already."""
         if self.held + size > self.limit:
+            asked, held, allowed = (f'{n / 2**30:.3g} GiB' for n in (size, self.held, self.limit))
             raise ProgramError(
-                f'{what} takes {_gib(size)} GiB of memory, and '
-                f'{_gib(self.held)} GiB are held already; allowed: '
-                f'{_gib(self.limit)} GiB (memory_budget)'
+                f'{what} takes {asked} of memory, and {held} are held already; '
+                f'allowed: {allowed} (memory_budget)'
             )
-
-
-def _gib(size: float) -> str:
-    return f'{size / 2**30:.3g}'
 
 
 class Meter(TorchDispatchMode):
@@ -255,8 +247,7 @@ def _along_rows(name: str, args: Any) -> bool:
 
 
 def _of_convolution(args: Any, made: list[Tensor]) -> float:
-    x, weight, transposed = args[0], args[1], args[6]
-    groups = max(1, args[8])
+    x, weight, transposed, groups = args[0], args[1], args[6], max(1, args[8])
     places = x.numel() if transposed else made[0].numel()
     sides = weight.shape[0] // groups, weight.shape[1]
     each = math.prod(weight.shape[1:])
@@ -275,12 +266,11 @@ def _hidden(func: Any, args: Any, made: list[Tensor]) -> int:
     if min(weight.shape[0] // groups, weight.shape[1]) >= _NARROW or groups >= _NARROW:
         return 0
     one = x if transposed else made[0]  # sample at a time
-    places = math.prod(one.shape[2:])
-    return 2 * places * groups * math.prod(weight.shape[1:]) * 4
+    return 2 * math.prod(one.shape[2:]) * groups * math.prod(weight.shape[1:]) * 4
 
 
 def _of_product(args: Any, made: list[Tensor]) -> float:
-    inner = [a for a in args if isinstance(a, Tensor)][-2].shape[-1]
+    inner = _tensors(args)[-2].shape[-1]
     return made[0].numel() * (inner + _PER_NUMBER)
 
 

@@ -11,29 +11,33 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Any, Callable, Optional
+from typing import Any, Callable, Optional, TypeVar
 
 import numpy as np
 
 from ...errors import ProgramError
+from ...utils.text import one_line
 from .budget import Ledger
-from .package_files import one_line
+from .constants import from_bits
 
 PREFIX = 'constexpr_'
 # Bytes of a number on the way: an index, a bit a byte, two floats.
 _WIDEST = 16
 
 Arrays = tuple[np.ndarray, ...]
+_Decoder = TypeVar('_Decoder', bound=Callable[..., Any])
+
+_DECODERS: dict[str, Callable[..., Any]] = {}
 
 
-def decode(op: Any, ledger: Optional[Ledger] = None) -> Arrays:
+def decode(kind: str, name: str, inputs: Mapping[str, Any], ledger: Ledger) -> Arrays:
     """Return the dense results of one ``constexpr_*`` operation.
 
     Args:
-        op (Operation): Has ``op_type``, ``name`` and ``inputs``, as
-            coremltools' in-memory operation; its inputs are constants or
-            results of other ``constexpr_*`` operations.
-        ledger (Ledger | None): Takes the bytes of the results.
+        kind (str): MIL operation type.
+        name (str): Name of the operation in the file, for messages.
+        inputs (Mapping[str, Any]): MIL parameter to an array or a scalar.
+        ledger (Ledger): Takes the bytes of the results.
 
     Returns:
         tuple[np.ndarray, ...]: One array a result, in the dtype that the
@@ -44,17 +48,12 @@ def decode(op: Any, ledger: Optional[Ledger] = None) -> Arrays:
         ProgramError: If the operation is none of the documented ones, its
             inputs do not fit each other, or the results take too much.
     """
-    ledger = Ledger() if ledger is None else ledger
-    if op.op_type not in _DECODERS:
-        raise ProgramError(
-            f'weights stored as {op.op_type!r} (named {op.name!r}) cannot be '
-            f'read; known: {", ".join(sorted(_DECODERS))}'
-        )
-    inputs = {name: _value(var) for name, var in op.inputs.items() if var is not None}
-    what = f'a weight stored as {op.op_type!r} (named {op.name!r})'
+    what = f'a weight stored as {kind!r} (named {name!r})'
+    if kind not in _DECODERS:
+        raise ProgramError(f'{what} cannot be read; known: {", ".join(sorted(_DECODERS))}')
     ledger.check(_WIDEST * _count(inputs), what)
     try:
-        result = _DECODERS[op.op_type](**inputs)
+        result = _DECODERS[kind](**inputs)
     # NumPy raises all of these on arrays that do not fit each other.
     except (ArithmeticError, IndexError, TypeError, ValueError) as error:
         raise ProgramError(f'{what} is damaged: {one_line(error)}') from error
@@ -71,16 +70,21 @@ def _count(inputs: Mapping[str, Any]) -> int:
     return count * (inputs['lut'].shape[-1] if 'lut' in inputs else 1)
 
 
-def _value(var: Any) -> Any:
-    if var.op is not None and var.op.op_type.startswith(PREFIX):
-        return decode(var.op)[var.op_output_idx]
-    return var.val
+def _decoder(kind: str) -> Callable[[_Decoder], _Decoder]:
+    """Register what decodes one ``constexpr_*`` operation."""
+
+    def register(function: _Decoder) -> _Decoder:
+        _DECODERS[PREFIX + kind] = function
+        return function
+
+    return register
 
 
+@_decoder('affine_dequantize')
 def _affine(
     quantized_data: np.ndarray, zero_point: np.ndarray, scale: np.ndarray, axis: Any
 ) -> np.ndarray:
-    """``constexpr_affine_dequantize``: scale * (data - zero_point)."""
+    """``scale * (data - zero_point)``."""
     shape = [1] * quantized_data.ndim
     shape[int(axis)] = -1
     channels = (1, quantized_data.shape[int(axis)])
@@ -95,10 +99,11 @@ def _affine(
     return dense.astype(np.asarray(scale).dtype)
 
 
+@_decoder('blockwise_shift_scale')
 def _blockwise(
     data: np.ndarray, scale: np.ndarray, offset: Optional[np.ndarray] = None
 ) -> np.ndarray:
-    """``constexpr_blockwise_shift_scale``: one scale a block."""
+    """One scale a block."""
     dense = data.astype(np.float32)
     if offset is not None:
         dense = dense - _spread(offset, data.shape).astype(np.float32)
@@ -116,13 +121,14 @@ def _spread(blocks: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
     return blocks
 
 
+@_decoder('lut_to_dense')
 def _lut_dense(
     indices: np.ndarray,
     lut: np.ndarray,
     shape: Optional[np.ndarray] = None,
     vector_axis: Any = None,
 ) -> np.ndarray:
-    """``constexpr_lut_to_dense`` of iOS 16 (packed) and iOS 18."""
+    """Of iOS 16 (packed) and iOS 18."""
     if shape is None:
         return _look_up(indices, lut, vector_axis)
     size = tuple(int(n) for n in shape)
@@ -149,10 +155,11 @@ def _look_up(indices: np.ndarray, lut: np.ndarray, vector_axis: Any) -> np.ndarr
     return np.moveaxis(dense, -1, axis + 1).reshape(size)
 
 
+@_decoder('sparse_to_dense')
 def _sparse_dense(
     nonzero_data: np.ndarray, mask: np.ndarray, shape: Optional[np.ndarray] = None
 ) -> np.ndarray:
-    """``constexpr_sparse_to_dense`` of iOS 16 (packed) and iOS 18."""
+    """Of iOS 16 (packed) and iOS 18."""
     if shape is not None:
         size = tuple(int(n) for n in shape)
         mask = _unpacked(mask, 1, int(np.prod(size))).reshape(size)
@@ -161,13 +168,14 @@ def _sparse_dense(
     return dense
 
 
+@_decoder('lut_to_sparse')
 def _lut_sparse(
     indices_mask: np.ndarray,
     indices_nonzero_data: np.ndarray,
     lut: np.ndarray,
     vector_axis: Any = None,
 ) -> Arrays:
-    """``constexpr_lut_to_sparse``: mask and values of what is not zero."""
+    """Mask and values of what is not zero."""
     indices = _sparse_dense(indices_nonzero_data, indices_mask)
     dense, mask = _look_up(indices, lut, vector_axis), indices_mask
     if lut.shape[-1] > 1:
@@ -175,37 +183,25 @@ def _lut_sparse(
     return mask, dense[mask.astype(bool)]
 
 
+@_decoder('sparse_blockwise_shift_scale')
 def _blockwise_sparse(
     data_mask: np.ndarray,
     nonzero_data: np.ndarray,
     scale: np.ndarray,
     offset: Optional[np.ndarray] = None,
 ) -> Arrays:
-    """``constexpr_sparse_blockwise_shift_scale``: mask and values."""
+    """Mask and values."""
     dense = _blockwise(_sparse_dense(nonzero_data, data_mask), scale, offset)
     return data_mask, dense[data_mask.astype(bool)]
 
 
+@_decoder('cast')
 def _cast(source_val: np.ndarray, output_dtype: Any) -> np.ndarray:
-    """``constexpr_cast``: fp16 to fp32, the only documented target."""
+    """Fp16 to fp32, the only documented target."""
     return np.asarray(source_val).astype(np.float32)
 
 
 def _unpacked(packed: np.ndarray, bits: int, count: int) -> np.ndarray:
-    """Numbers of 1 to 8 bits, least significant bit first (iOS 16)."""
     if packed.size != -(-count * bits // 8):
         raise ValueError(f'{count} numbers of {bits} bits in {packed.size} bytes')
-    stream = np.unpackbits(packed, count=count * bits, bitorder='little')
-    places = (1 << np.arange(bits)).astype(np.uint8)
-    return stream.reshape(count, bits) @ places
-
-
-_DECODERS: dict[str, Callable[..., Any]] = {
-    'constexpr_affine_dequantize': _affine,
-    'constexpr_blockwise_shift_scale': _blockwise,
-    'constexpr_cast': _cast,
-    'constexpr_lut_to_dense': _lut_dense,
-    'constexpr_lut_to_sparse': _lut_sparse,
-    'constexpr_sparse_blockwise_shift_scale': _blockwise_sparse,
-    'constexpr_sparse_to_dense': _sparse_dense,
-}
+    return from_bits(packed, bits, count)

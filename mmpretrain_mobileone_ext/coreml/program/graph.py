@@ -3,60 +3,21 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Optional
 
 from ...errors import ProgramError
 
-Shapes = tuple[tuple[int, ...], ...]
-Ranges = tuple[tuple[int, int], ...]
+#: Sizes of a value, None for one that depends on the input.
+Shape = tuple[Optional[int], ...]
 
-
-def flexibility_of_image(image: Any, channels: int) -> tuple[Shapes, Ranges]:
-    """Read the flexibility of an image.
-
-    Args:
-        image (ImageFeatureType): As in Apple's ``FeatureTypes.proto``.
-        channels (int): C.
-
-    Returns:
-        tuple: Shapes (1, C, H, W), the default first, and the ranges of
-        (N, C, H, W); one of both is empty.
-    """
-    default = (1, channels, image.height, image.width)
-    kind = image.WhichOneof('SizeFlexibility')
-    if kind == 'enumeratedSizes':
-        sizes = image.enumeratedSizes.sizes
-        shapes = [(1, channels, s.height, s.width) for s in sizes]
-        return _default_first(default, shapes), ()
-    if kind == 'imageSizeRange':
-        sides = image.imageSizeRange
-        height, width = _range(sides.heightRange), _range(sides.widthRange)
-        return (), ((1, 1), (channels, channels), height, width)
-    return (), ()
-
-
-def flexibility_of_array(array: Any) -> tuple[Shapes, Ranges]:
-    """As :func:`of_image`, of an ``ArrayFeatureType`` of any rank."""
-    default = tuple(array.shape)
-    kind = array.WhichOneof('ShapeFlexibility')
-    if kind == 'enumeratedShapes':
-        shapes = [tuple(s.shape) for s in array.enumeratedShapes.shapes]
-        return _default_first(default, shapes), ()
-    if kind == 'shapeRange':
-        return (), tuple(_range(r) for r in array.shapeRange.sizeRanges)
-    return (), ()
-
-
-def _range(sizes: Any) -> tuple[int, int]:
-    return int(sizes.lowerBound), int(sizes.upperBound)
-
-
-def _default_first(default: tuple[int, ...], shapes: Sequence[tuple[int, ...]]) -> Shapes:
-    # Each once, in the order of the file.
-    return tuple(dict.fromkeys([default, *shapes] if default else shapes))
+#: Metadata entry in which a file says what its first input is.
+LAYOUT = 'input_layout'
+#: Its value where mean and std are left to the app.
+NORMALIZED = 'normalized tensor'
+_PIXELS = 'tensor'
 
 
 @dataclass(frozen=True)
@@ -175,7 +136,7 @@ class Operation:
     outputs: tuple[str, ...]
     dtypes: tuple[str, ...]
     attributes: Mapping[str, Any] = field(default_factory=dict)
-    shapes: tuple[Optional[tuple[Optional[int], ...]], ...] = ()
+    shapes: tuple[Optional[Shape], ...] = ()
     blocks: tuple[Block, ...] = ()
 
 
@@ -228,11 +189,22 @@ def walk(operations: Iterable[Operation]) -> Iterator[Operation]:
             yield from walk(block.operations)
 
 
-#: Metadata entry in which a file says what its first input is.
-LAYOUT = 'input_layout'
-#: Its value where mean and std are left to the app.
-NORMALIZED = 'normalized tensor'
-_PIXELS = 'tensor'
+def sources(op: Operation) -> Iterator[str]:
+    """Names of the values an operation reads, its nested blocks, too."""
+    for value in op.inputs.values():
+        items = value if isinstance(value, tuple) else (value,)
+        yield from (i.name for i in items if isinstance(i, Value))
+    for block in op.blocks:
+        yield from _outer(block)
+
+
+def _outer(block: Block) -> Iterator[str]:
+    """Names of the values a nested block reads from around it."""
+    own = set(block.inputs)
+    for op in block.operations:
+        yield from (name for name in sources(op) if name not in own)
+        own.update(op.outputs)
+    yield from (name for name in block.outputs if name not in own)
 
 
 def takes_normalized(program: Program) -> bool:
@@ -255,21 +227,3 @@ def takes_normalized(program: Program) -> bool:
             'for pixels 0 to 255'
         )
     return said == NORMALIZED
-
-
-def sources(op: Operation) -> Iterator[str]:
-    """Names of the values an operation reads, its nested blocks, too."""
-    for value in op.inputs.values():
-        items = value if isinstance(value, tuple) else (value,)
-        yield from (i.name for i in items if isinstance(i, Value))
-    for block in op.blocks:
-        yield from _outer(block)
-
-
-def _outer(block: Block) -> Iterator[str]:
-    """Names of the values a nested block reads from around it."""
-    own = set(block.inputs)
-    for op in block.operations:
-        yield from (name for name in sources(op) if name not in own)
-        own.update(op.outputs)
-    yield from (name for name in block.outputs if name not in own)

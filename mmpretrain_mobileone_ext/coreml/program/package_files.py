@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Union
 
 from ...errors import ProgramError
+from ...utils.text import one_line
 
 MANIFEST = 'Manifest.json'
 _MAX_ENTRIES = 10_000
@@ -150,12 +151,6 @@ def _checked_size(file: Path) -> Path:
             f'{file.name} has {size} bytes; a specification has {_MAX_SPECIFICATION} at most'
         )
     return file
-
-
-def one_line(error: BaseException) -> str:
-    """Type and message of another library's error, on one short line."""
-    text = str(error)[:2000]  # may hold a whole tensor or file
-    return shortened(' '.join(f'{type(error).__name__}: {text}'.split()))
 
 
 def shortened(text: str, limit: int = 300) -> str:

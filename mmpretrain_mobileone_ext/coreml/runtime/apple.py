@@ -13,18 +13,8 @@ from torch import Tensor
 from ...errors import ProgramError
 from ..program import quiet
 from ..program.graph import Feature, Program
-from .loaded import (
-    Chunk,
-    LoadedProgram,
-    Samples,
-    check_outputs,
-    drop_unit,
-    fitted_to_image,
-    rows_of,
-    stacked,
-    to_pil,
-    to_tensor,
-)
+from .inputs import to_pil, to_tensor
+from .loaded import LoadedProgram
 
 _COMPUTE_UNITS = ('ALL', 'CPU_ONLY', 'CPU_AND_GPU', 'CPU_AND_NE')
 
@@ -75,22 +65,11 @@ class NativeProgram(LoadedProgram):
         except Exception as error:
             raise ProgramError(f'{self.program.path}: Core ML cannot predict ({error})') from error
 
-    def _chunk(self, batch: Mapping[str, Samples], chunk: Chunk) -> dict[str, Tensor]:
-        count, ready = chunk.stop - chunk.start, rows_of(batch, chunk)
-        if chunk.as_one:
-            outputs = self._tensors(self.predict(ready))
-            check_outputs(outputs, count)
-            return outputs
-        rows = [
-            self._tensors(self.predict({k: v[i] for k, v in ready.items()})) for i in range(count)
-        ]
-        return {k: drop_unit(v) for k, v in stacked(rows).items()}
-
-    def _tensors(self, outputs: Mapping[str, Any]) -> dict[str, Tensor]:
+    def _run_whole(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Label to index, dictionary to vector, arrays to tensors."""
         classes = self.program.classes or ()
         found = {}
-        for name, value in outputs.items():
+        for name, value in self.predict(inputs).items():
             if name == self.program.predicted_feature_name:
                 found[name] = torch.tensor(classes.index(value))
             elif name == self.program.predicted_probabilities_name:
@@ -103,6 +82,5 @@ class NativeProgram(LoadedProgram):
 def _native(value: Any, feature: Feature) -> Any:
     """One input in the form coremltools takes it."""
     if feature.kind == 'image':
-        exact = fitted_to_image(feature, value)
-        return to_pil(to_tensor(value, exact), feature)
+        return to_pil(to_tensor(value, feature), feature)
     return np.asarray(value)

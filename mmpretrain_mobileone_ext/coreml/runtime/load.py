@@ -16,18 +16,8 @@ from ..program.budget import Ledger, Meter, NeedsValuesError, memory_of, work_of
 from ..program.graph import Feature, Program
 from ..program.read import read_program
 from .executor import Executor, Stats
-from .loaded import (
-    Chunk,
-    LoadedProgram,
-    Samples,
-    check_outputs,
-    drop_unit,
-    fitted,
-    fitted_to_image,
-    rows_of,
-    stacked,
-    to_tensor,
-)
+from .inputs import check_shape, to_tensor
+from .loaded import LoadedProgram, Samples, at_least_1d
 
 __all__ = ['LoadedProgram', 'ReferenceProgram', 'load_program']
 
@@ -129,26 +119,18 @@ class ReferenceProgram(LoadedProgram):
         outputs = self._watched(self._metered(sample), sample)
         return {name: self._present(name, value) for name, value in outputs.items()}
 
-    def _chunk(self, batch: Mapping[str, Samples], chunk: Chunk) -> dict[str, Tensor]:
-        rows = rows_of(batch, chunk)
-        ready = {
-            feature.name: self._cast(rows[feature.name], feature) for feature in self.program.inputs
-        }
-        if chunk.as_one:
-            outputs = self._watched(self._metered(ready), ready)
-            check_outputs(outputs, chunk.stop - chunk.start)
-            return outputs
-        if chunk.stop - chunk.start == 1:
+    def _run_whole(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        ready = self._ready(inputs)
+        return self._watched(self._metered(ready), ready)
+
+    def _run_each(self, rows: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        if len(next(iter(rows.values()))) == 1:
             # One sample needs no vmap, which costs about 10 us an operation.
-            alone = {name: value[0] for name, value in ready.items()}
-            outputs = stacked([self._watched(self._metered(alone), alone)])
-        else:
-            outputs = self._watched(torch.vmap(self._run), ready)
-        label = self.program.predicted_feature_name
-        return {
-            name: value if name == label else _at_least_1d(drop_unit(value), value.shape[:1])
-            for name, value in outputs.items()
-        }
+            return super()._run_each(rows)
+        return self._watched(torch.vmap(self._run), self._ready(rows))
+
+    def _ready(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        return {f.name: self._cast(inputs[f.name], f) for f in self.program.inputs}
 
     def _most_at_once(self, batch: Mapping[str, Samples]) -> int:
         peak = self._peak(tuple(batch[f.name].alone for f in self.program.inputs))
@@ -158,9 +140,7 @@ class ReferenceProgram(LoadedProgram):
     def _metered(self, inputs: Mapping[str, Tensor]) -> Callable[..., Any]:
         """What runs inputs of this size; refuses what takes too much."""
         shapes = tuple(tuple(inputs[f.name].shape) for f in self.program.inputs)
-        if self._peak(shapes) is not None:
-            return self._run
-        return self._run_counting
+        return self._run_counting if self._peak(shapes) is None else self._run
 
     def _run_counting(self, inputs: Mapping[str, Tensor], count: bool = False) -> Any:
         """Run while every step is counted, just before it is computed."""
@@ -188,7 +168,7 @@ class ReferenceProgram(LoadedProgram):
     def _measured(self, shapes: tuple[tuple[int, ...], ...]) -> Optional[int]:
         meter = Meter(self._ledger, self._work * self._growth(shapes))
         inputs = {
-            f.name: torch.empty(shape, device='meta', dtype=self._type(f))
+            f.name: torch.empty(shape, device='meta', dtype=_type(f))
             for f, shape in zip(self.program.inputs, shapes)
         }
         meter.keep(inputs.values())
@@ -209,29 +189,20 @@ class ReferenceProgram(LoadedProgram):
 
     def _sample(self, value: Any, feature: Feature) -> Tensor:
         if feature.kind == 'image':
-            exact = fitted_to_image(feature, value)
-            return self._cast(to_tensor(value, exact), feature)
+            return self._cast(to_tensor(value, feature), feature)
         if not isinstance(value, (Tensor, np.ndarray)):
             raise ProgramError(
                 f'input {feature.name!r} is a {type(value).__name__}; '
                 f'allowed: array or tensor of shape {feature.allowed}'
             )
         tensor = torch.as_tensor(value)
-        exact = fitted(feature, tuple(tensor.shape))
-        self._check_single(feature, exact.shape)
+        check_shape(feature, tuple(tensor.shape))
+        self._check_single(feature, tuple(tensor.shape))
         return self._cast(tensor, feature)
 
     def _cast(self, value: Tensor, feature: Feature) -> Tensor:
-        tensor = value.to(self._device, self._type(feature))
-        if feature.dtype in _INTEGER:
-            return tensor
-        if self._half and feature.dtype == 'fp16':
-            return tensor.half().float()
-        return tensor
-
-    def _type(self, feature: Feature) -> torch.dtype:
-        is_integer = feature.dtype in _INTEGER
-        return torch.int32 if is_integer else torch.float32
+        tensor = value.to(self._device, _type(feature))
+        return tensor.half().float() if self._half and feature.dtype == 'fp16' else tensor
 
     def _present(self, name: str, value: Tensor) -> Any:
         """One output in the form Core ML returns it."""
@@ -240,7 +211,7 @@ class ReferenceProgram(LoadedProgram):
             return classes[int(value)]
         if name == self.program.predicted_probabilities_name:
             return dict(zip(classes, value.tolist()))
-        return _at_least_1d(value, ()).cpu().numpy()
+        return at_least_1d(value, ()).cpu().numpy()
 
     def _record(self, stats: Stats) -> None:
         for name, count in stats['overflows'].items():
@@ -251,6 +222,5 @@ class ReferenceProgram(LoadedProgram):
             self.ranges[name] = max(self.ranges.get(name, 0.0), float(peak.max()))
 
 
-def _at_least_1d(value: Tensor, samples: tuple[int, ...]) -> Tensor:
-    """A scalar, of each sample, as (1,): Core ML has no array of rank 0."""
-    return value[..., None] if value.shape == samples else value
+def _type(feature: Feature) -> torch.dtype:
+    return torch.int32 if feature.dtype in _INTEGER else torch.float32

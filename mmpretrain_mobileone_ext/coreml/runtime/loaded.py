@@ -1,173 +1,17 @@
-"""A loaded program: what it takes, and how inputs are fitted and batched."""
+"""A loaded program, whatever computes it, and how batches are divided for it."""
 
 from __future__ import annotations
 
 import sys
 from abc import ABC, abstractmethod
-from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple, Optional
 
-import numpy as np
 import torch
-from PIL import ExifTags, Image, ImageOps
 from torch import Tensor
 
 from ...errors import ProgramError
 from ..program.graph import Feature, Program
-
-_MODES = {'RGB': 'RGB', 'BGR': 'RGB', 'GRAYSCALE': 'L', 'GRAYSCALE_FLOAT16': 'F'}
-#: Orientations in which rows and columns change places.
-_LYING = (5, 6, 7, 8)
-
-
-def upright_size(image: Image.Image) -> tuple[int, int]:
-    """(H, W) of an image once it is turned as its EXIF data say."""
-    lies = image.getexif().get(ExifTags.Base.Orientation) in _LYING
-    return image.size if lies else (image.height, image.width)
-
-
-def upright(image: Image.Image, mode: str) -> Image.Image:
-    """A PIL image as MMPretrain's loader gives the file it was opened from.
-
-    It is turned as its EXIF data say, of 16 bits the upper 8 count, and
-    transparency is dropped, all as in OpenCV. Colors of a CMYK JPEG may
-    differ from OpenCV's by one level, and those of a transparent TIFF are
-    darker there.
-
-    Args:
-        image: of any mode but 32-bit ones, which have no range that could
-            be mapped to 0..255.
-        mode: 'RGB', 'L' or 'F', with values 0..255; 'F' takes 'F' too.
-
-    Raises:
-        ProgramError: the image has 32-bit values.
-    """
-    image = ImageOps.exif_transpose(image)
-    if image.mode.startswith('I;16'):
-        upper = np.asarray(image).astype(np.uint16) >> 8
-        image = Image.fromarray(upper.astype(np.uint8))
-    if image.mode in ('I', 'F') and image.mode != mode:
-        raise ProgramError(
-            f'the image has mode {image.mode!r}, 32-bit values of no fixed '
-            "range; scale it to 0..255 and convert it to 'L' or 'RGB'"
-        )
-    # Pillow takes a premultiplied image back to colors by way of these.
-    through = {'RGBa': 'RGBA', 'La': 'LA'}.get(image.mode, image.mode)
-    return image.convert(through).convert(mode)
-
-
-def to_tensor(value: Any, feature: Feature) -> Tensor:
-    """Convert one image to the tensor the program starts from.
-
-    Args:
-        value (PIL.Image.Image | np.ndarray | Tensor): A PIL image, read as
-            by :func:`upright`; or an array (H, W, 3) in RGB order or (H, W),
-            uint8; or a tensor (1, C, H, W) with values 0..255 in the model's
-            own channel order. The size must be the model's.
-        feature (Feature): The image input.
-
-    Returns:
-        Tensor: (1, C, H, W), fp32, values 0..255, channels in the model's
-        order.
-
-    Raises:
-        ProgramError: If the type, the mode, the dtype or the size does not
-            fit.
-    """
-    if isinstance(value, Tensor):
-        return _check_shape(value, feature).float()
-    if isinstance(value, Image.Image):
-        value = np.asarray(upright(value, _MODES[feature.color_layout or '']))
-    elif not isinstance(value, np.ndarray):
-        raise ProgramError(
-            f'image {feature.name!r} is a {type(value).__name__}; allowed: '
-            f'PIL image, uint8 array (H, W[, 3]), tensor (1, C, H, W)'
-        )
-    elif value.dtype != np.uint8:
-        raise ProgramError(f'image {feature.name!r} is a {value.dtype} array; allowed: uint8')
-    return _from_array(value, feature)
-
-
-def _from_array(array: Any, feature: Feature) -> Tensor:
-    """Planar tensor from (H, W) or (H, W, 3) in RGB order."""
-    _, channels, height, width = feature.shape
-    expected = (height, width) if channels == 1 else (height, width, 3)
-    if array.shape != expected:
-        raise ProgramError(
-            f'image {feature.name!r} has size (H, W[, C]) = {array.shape}; '
-            f'the model takes exactly {expected}'
-        )
-    pixels = torch.tensor(np.ascontiguousarray(array), dtype=torch.float32)
-    planar = pixels.reshape(height, width, channels).permute(2, 0, 1)
-    if feature.color_layout == 'BGR':
-        planar = planar.flip(0)
-    return planar.unsqueeze(0).contiguous()
-
-
-def _check_shape(tensor: Tensor, feature: Feature) -> Tensor:
-    if tuple(tensor.shape) != feature.shape:
-        raise ProgramError(
-            f'image {feature.name!r} is a tensor of shape '
-            f'{tuple(tensor.shape)}; the model takes exactly {feature.shape}'
-        )
-    return tensor
-
-
-def to_pil(tensor: Tensor, feature: Feature) -> Image.Image:
-    """Inverse of :func:`to_tensor`: a PIL image for Apple's runtime.
-
-    Args:
-        tensor (Tensor): (1, C, H, W), values 0..255, model channel order.
-        feature (Feature): The image input.
-
-    Returns:
-        PIL.Image.Image: Mode RGB, L or F; values rounded to uint8 except
-        for mode F.
-    """
-    planar = tensor[0].flip(0) if feature.color_layout == 'BGR' else tensor[0]
-    pixels = planar.permute(1, 2, 0).squeeze(-1).cpu().float()
-    if feature.color_layout == 'GRAYSCALE_FLOAT16':
-        return Image.fromarray(pixels.numpy())
-    rounded = pixels.round().clamp(0, 255).to(torch.uint8)
-    return Image.fromarray(rounded.numpy())
-
-
-def fitted(feature: Feature, shape: tuple[int, ...]) -> Feature:
-    """The input as if ``shape`` were the only one it takes.
-
-    Raises:
-        ProgramError: If the input does not take ``shape``; lists what it
-            takes.
-    """
-    if not feature.allows(shape):
-        raise ProgramError(
-            f'input {feature.name!r} has shape {tuple(shape)}; the model takes {feature.allowed}'
-        )
-    return replace(feature, shape=tuple(shape), shapes=(), ranges=())
-
-
-def fitted_to_image(feature: Feature, value: Any) -> Feature:
-    """As :func:`fitted`, for anything that may be given as an image.
-
-    Values that are no images, and inputs of one size, are left to
-    :func:`.images.to_tensor`.
-    """
-    shape = _image_shape(feature, value)
-    if shape is None or not feature.is_flexible:
-        return feature
-    return fitted(feature, shape)
-
-
-def _image_shape(feature: Feature, value: Any) -> Optional[tuple[int, ...]]:
-    channels = feature.shape[1]
-    if isinstance(value, Tensor):
-        return tuple(value.shape)
-    if isinstance(value, Image.Image):
-        return (1, channels, *upright_size(value))
-    if isinstance(value, np.ndarray) and value.ndim in (2, 3):
-        return (1, channels, *value.shape[:2])
-    return None
 
 
 class Samples(NamedTuple):
@@ -212,20 +56,14 @@ def samples(value: Tensor, feature: Feature) -> Samples:
     sample = tuple(value.shape[1:])
     if feature.allows(sample):
         return Samples(value, sample, frozenset())
-    unit = (1, *sample)
-    if not feature.allows(unit):
+    if not feature.allows((1, *sample)):
         raise ProgramError(
             f'input {feature.name!r} is a batch of shape '
             f'{tuple(value.shape)}; the model takes {feature.allowed}'
         )
-    return Samples(value, unit, _together(feature, sample, len(value)))
-
-
-def _together(feature: Feature, sample: tuple[int, ...], count: int) -> frozenset[int]:
-    sizes: Collection[int] = {shape[0] for shape in feature.shapes}
-    if feature.ranges:
-        sizes = range(2, count + 1)
-    return frozenset(n for n in sizes if n > 1 and feature.allows((n, *sample)))
+    sizes = range(len(value) + 1) if feature.ranges else [shape[0] for shape in feature.shapes]
+    together = frozenset(n for n in sizes if n > 1 and feature.allows((n, *sample)))
+    return Samples(value, (1, *sample), together)
 
 
 def chunks(batch: Mapping[str, Samples], limit: int) -> Iterator[Chunk]:
@@ -241,7 +79,10 @@ def chunks(batch: Mapping[str, Samples], limit: int) -> Iterator[Chunk]:
     Raises:
         ProgramError: If the numbers of samples differ or are 0.
     """
-    count, start = _count(batch), 0
+    counts = {name: len(item.rows) for name, item in batch.items()}
+    if len(set(counts.values())) != 1 or 0 in counts.values():
+        raise ProgramError(f'batch sizes are {counts}; they must be equal and at least 1')
+    count, start = next(iter(counts.values())), 0
     together = frozenset.intersection(*(s.together for s in batch.values()))
     while start < count:
         left = min(limit, count - start)
@@ -249,34 +90,6 @@ def chunks(batch: Mapping[str, Samples], limit: int) -> Iterator[Chunk]:
         stop = start + max(fits, default=left)
         yield Chunk(start, stop, bool(fits))
         start = stop
-
-
-def _count(batch: Mapping[str, Samples]) -> int:
-    """N, the same and at least 1 for every input."""
-    counts = {name: len(item.rows) for name, item in batch.items()}
-    if len(set(counts.values())) != 1 or 0 in counts.values():
-        raise ProgramError(f'batch sizes are {counts}; they must be equal and at least 1')
-    return next(iter(counts.values()))
-
-
-def rows_of(batch: Mapping[str, Samples], chunk: Chunk) -> dict[str, Tensor]:
-    """Inputs (n, ...) of a chunk; alone each row is a whole input."""
-    found = {}
-    for name, item in batch.items():
-        rows = item.rows[chunk.start : chunk.stop]
-        found[name] = rows if chunk.as_one else rows.reshape(len(rows), *item.alone)
-    return found
-
-
-def stacked(rows: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
-    """Outputs of samples that were run alone, as (n, ...)."""
-    return {key: torch.stack([row[key] for row in rows]) for key in rows[0]}
-
-
-def drop_unit(value: Tensor) -> Tensor:
-    """(N, 1, ...) of a batch-1 program to (N, ...)."""
-    is_unit = value.dim() > 2 and value.shape[1] == 1
-    return value.squeeze(1) if is_unit else value
 
 
 def check_outputs(outputs: Mapping[str, Tensor], count: int) -> None:
@@ -322,13 +135,6 @@ class LoadedProgram(ABC):
         """Default (H, W) of the first input, None if not (1, C, H, W)."""
         shape = self.program.inputs[0].shape
         return (shape[2], shape[3]) if len(shape) == 4 else None
-
-    @property
-    def image_sizes(self) -> tuple[tuple[int, int], ...]:
-        """Every (H, W) the first input lists, the default first."""
-        shapes = self.program.inputs[0].shapes
-        sizes = [(s[2], s[3]) for s in shapes if len(s) == 4]
-        return tuple(dict.fromkeys(sizes))
 
     @property
     def color_layout(self) -> Optional[str]:
@@ -403,16 +209,37 @@ class LoadedProgram(ABC):
             # Classifiers of Core ML take one sample at a time.
             batch = {k: v._replace(together=frozenset()) for k, v in batch.items()}
         limit = min(chunk_size, self._most_at_once(batch))
-        parts = [self._chunk(batch, c) for c in chunks(batch, limit)]
+        parts = [self._chunk(batch, chunk) for chunk in chunks(batch, limit)]
         return {key: torch.cat([p[key] for p in parts]) for key in parts[0]}
+
+    def _chunk(self, batch: Mapping[str, Samples], chunk: Chunk) -> dict[str, Tensor]:
+        """Outputs (n, ...) of one chunk of a batch."""
+        count = chunk.stop - chunk.start
+        rows = {name: item.rows[chunk.start : chunk.stop] for name, item in batch.items()}
+        if chunk.as_one:
+            outputs = self._run_whole(rows)
+            check_outputs(outputs, count)
+            return outputs
+        label = self.program.predicted_feature_name
+        alone = {name: rows[name].reshape(count, *item.alone) for name, item in batch.items()}
+        return {
+            name: value if name == label else at_least_1d(_drop_unit(value), (count,))
+            for name, value in self._run_each(alone).items()
+        }
 
     def _most_at_once(self, batch: Mapping[str, Samples]) -> int:
         """Samples of a batch that memory suffices for; at least 1."""
         return sys.maxsize
 
     @abstractmethod
-    def _chunk(self, batch: Mapping[str, Samples], chunk: Chunk) -> dict[str, Tensor]:
-        """Outputs (n, ...) of one chunk of a batch."""
+    def _run_whole(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Run the program on inputs of its own shapes."""
+
+    def _run_each(self, rows: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Run it on each of n rows of whole inputs; outputs are (n, ...)."""
+        count = len(next(iter(rows.values())))
+        found = [self._run_whole({k: v[i] for k, v in rows.items()}) for i in range(count)]
+        return {key: torch.stack([row[key] for row in found]) for key in found[0]}
 
     def _check_single(self, feature: Feature, shape: tuple[int, ...]) -> None:
         """Refuse what Core ML refuses: labels for several samples."""
@@ -430,3 +257,14 @@ class LoadedProgram(ABC):
             raise ProgramError(
                 f'inputs are {given}; the model takes a dictionary with {sorted(wanted)}'
             )
+
+
+def _drop_unit(value: Tensor) -> Tensor:
+    """(N, 1, ...) of a batch-1 program to (N, ...)."""
+    is_unit = value.dim() > 2 and value.shape[1] == 1
+    return value.squeeze(1) if is_unit else value
+
+
+def at_least_1d(value: Tensor, samples: tuple[int, ...]) -> Tensor:
+    """A scalar, of each sample, as (1,): Core ML has no array of rank 0."""
+    return value[..., None] if value.shape == samples else value

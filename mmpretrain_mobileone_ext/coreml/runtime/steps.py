@@ -3,22 +3,18 @@
 from __future__ import annotations
 
 import functools
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
-from typing import AbstractSet, Any, Callable, NamedTuple, Optional
+from typing import Any, Callable, NamedTuple, Optional
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from ...errors import ProgramError
 from ..program.budget import Ledger
 from ..program.graph import Block, Operation, Program, Value, sources
 from . import ops
-
-# Parameters that are lists of data.
-_LISTS = ('values', 'loop_vars')
-# Operations whose results are new tensors, never views.
-FRESH = frozenset({'add', 'batch_norm', 'conv', 'linear', 'mul'})
 
 # What an mlprogram declares, as it is held here. A layer of a neuralnetwork
 # declares nothing, and 8-bit values may be held as floats.
@@ -26,113 +22,112 @@ _HELD = {'fp16': torch.float32, 'fp32': torch.float32, 'int32': torch.int32, 'bo
 
 
 class Step(NamedTuple):
-    """One operation, bound to its implementation and its constants."""
+    """One operation, bound to its implementation and its constants.
 
-    name: str
-    type: str
+    Attributes:
+        operation: as the program has it.
+        kind: what is known about operations of its type.
+        function: computes it, given what ``references`` names.
+        references: parameter to the name of a value, or for a list of
+            values to names and constants.
+        sources: names of all values it reads, its nested blocks, too.
+        halves: whether each result is declared fp16.
+        dtypes: what each result is held as; None where nothing is declared.
+        frees: values that nothing reads afterwards.
+        blocks: its nested blocks, each with its steps.
+    """
+
+    operation: Operation
+    kind: ops.Op
     function: Callable[..., Any]
     references: dict[str, Any]
     sources: tuple[str, ...]
-    outputs: tuple[str, ...]
     halves: tuple[bool, ...]
     dtypes: tuple[Optional[torch.dtype], ...]
     frees: tuple[str, ...]
-    shapes: tuple[Optional[tuple[Optional[int], ...]], ...]
-    blocks: tuple[BoundBlock, ...]
+    blocks: tuple[tuple[Block, tuple[Step, ...]], ...]
 
-
-class BoundBlock(NamedTuple):
-    """A nested block, its operations bound."""
-
-    inputs: tuple[str, ...]
-    steps: tuple[Step, ...]
-    outputs: tuple[str, ...]
+    @property
+    def label(self) -> str:
+        """The operation, for messages."""
+        return f'operation {self.operation.type!r} (named {self.operation.name!r})'
 
 
 def bind(
-    program: Program, outputs: tuple[str, ...], device: torch.device, ledger: Ledger
-) -> Iterator[Step]:
+    program: Program, outputs: Sequence[str], device: torch.device, ledger: Ledger
+) -> tuple[Step, ...]:
     """Bind every operation, and free each value after its last use.
 
     Raises:
-        ProgramError: An operation is not implemented, or the constants take
-            more memory than ``ledger`` allows.
+        ProgramError: An operation is not implemented, has nested blocks that
+            it should not have, or the constants take more memory than
+            ``ledger`` allows.
     """
-    inputs = {feature.name for feature in program.inputs}
-    constants = _Constants(device, ledger)
-    yield from _bound(program.operations, inputs, outputs, constants)
+    inputs = [feature.name for feature in program.inputs]
+    return tuple(_bound(program.operations, inputs, outputs, _Constants(device, ledger)))
 
 
 def _bound(
     operations: Sequence[Operation],
-    inputs: AbstractSet[str],
+    inputs: Sequence[str],
     outputs: Sequence[str],
     constants: _Constants,
 ) -> Iterator[Step]:
     """Bind the operations of one block, which frees its own values."""
+    own, uses = set(inputs), Counter[str]()
     last_use: dict[str, int] = {}
-    uses: Counter[str] = Counter()
-    own = set(inputs)
-    for index, op in enumerate(operations):
-        uses.update(sources(op))
-        own.update(op.outputs)
-        for name in (*op.outputs, *sources(op)):
-            last_use[name] = index
-    own.difference_update(outputs)
-    fresh: set[str] = set()
-    for index, op in enumerate(operations):
-        frees = {
-            name for name in (*op.outputs, *sources(op)) if last_use[name] == index and name in own
-        }
-        if op.type in FRESH:
+    for index, operation in enumerate(operations):
+        own.update(operation.outputs)
+        uses.update(sources(operation))
+        last_use.update(dict.fromkeys((*operation.outputs, *sources(operation)), index))
+    frees = defaultdict[int, set[str]](set)
+    for name in own.difference(outputs).intersection(last_use):
+        frees[last_use[name]].add(name)
+    mine: set[str] = set()
+    for index, operation in enumerate(operations):
+        step = _step(operation, frees[index], mine, constants)
+        if step.kind.fresh:
             # With a second reader there may be a view of the value.
-            fresh.update(name for name in op.outputs if uses[name] == 1)
-        step = _step(op, tuple(sorted(frees)), constants)
-        if op.type == 'relu' and fresh & frees & set(step.sources):
-            step = step._replace(function=_relu_in_place)
+            mine.update(name for name in operation.outputs if uses[name] == 1)
         yield step
 
 
-def _relu_in_place(x: Tensor) -> Tensor:
-    """``relu`` of a value that nothing reads afterwards."""
-    return x.relu_()
-
-
-def _step(op: Operation, frees: tuple[str, ...], stored: _Constants) -> Step:
+def _step(operation: Operation, frees: set[str], mine: set[str], stored: _Constants) -> Step:
+    """Bind one operation; it may compute into ``x`` if that is in ``mine``."""
+    kind = ops.lookup(operation.type, operation.name)
+    if len(operation.blocks) != kind.blocks:
+        raise ProgramError(
+            f'operation {operation.type!r} has {len(operation.blocks)} nested blocks; '
+            f'allowed: {kind.blocks}'
+        )
     constants: dict[str, Any] = {}
     references: dict[str, Any] = {}
-    function = ops.lookup(op.type, op.name)
-    data = ops.data_parameters(op.type)
-    for name, value in op.inputs.items():
-        if isinstance(value, Value):
-            references[name] = value.name
-        elif name in _LISTS:
+    for name, value in operation.inputs.items():
+        if name in kind.lists:
+            items = value if isinstance(value, tuple) else (value,)
             references[name] = tuple(
-                item.name
-                if isinstance(item, Value)
-                else stored.of(op.type, 'values', item, name in data)
-                for item in value
+                v.name if isinstance(v, Value) else stored.of(operation, name, v, kind)
+                for v in items
             )
+        elif isinstance(value, Value):
+            references[name] = value.name
         else:
-            constants[name] = stored.of(op.type, name, value, name in data)
+            constants[name] = stored.of(operation, name, value, kind)
+    in_place = kind.in_place if references.get('x') in mine & frees else None
     return Step(
-        name=op.name,
-        type=op.type,
-        function=functools.partial(function, **constants),
+        operation=operation,
+        kind=kind,
+        function=functools.partial(in_place or kind.function, **constants),
         references=references,
-        sources=tuple(sources(op)),
-        outputs=op.outputs,
-        halves=tuple(dtype == 'fp16' for dtype in op.dtypes),
-        dtypes=tuple(_HELD.get(dtype) if op.shapes else None for dtype in op.dtypes),
-        frees=frees,
-        shapes=op.shapes,
-        blocks=tuple(_block(block, stored) for block in op.blocks),
+        sources=tuple(sources(operation)),
+        halves=tuple(dtype == 'fp16' for dtype in operation.dtypes),
+        dtypes=tuple(_HELD.get(d) if operation.shapes else None for d in operation.dtypes),
+        frees=tuple(sorted(frees)),
+        blocks=tuple(
+            (block, tuple(_bound(block.operations, block.inputs, block.outputs, stored)))
+            for block in operation.blocks
+        ),
     )
-
-
-def _block(block: Block, stored: _Constants) -> BoundBlock:
-    steps = _bound(block.operations, set(block.inputs), block.outputs, stored)
-    return BoundBlock(block.inputs, tuple(steps), block.outputs)
 
 
 class _Constants:
@@ -146,20 +141,19 @@ class _Constants:
         self._ledger = ledger
         self._tensors: dict[Any, Any] = {}
 
-    def of(self, op_type: str, name: str, value: Any, data: bool) -> Any:
+    def of(self, operation: Operation, name: str, value: Any, kind: ops.Op) -> Any:
         """Tensors for data, and for arrays of floats; else Python values."""
         if isinstance(value, (str, tuple)):
             return value
         array = np.asarray(value)
-        is_float = array.dtype.kind == 'f'
-        if not data and not (is_float and array.ndim > 0):
+        if name not in kind.data and not (array.dtype.kind == 'f' and array.ndim > 0):
             return array.tolist()
-        innermost = (op_type, name, array.ndim) == ('conv', 'weight', 4)
+        innermost = name == kind.channels_last and array.ndim == 4
         place = array.__array_interface__['data'][0]
         key = place, array.shape, array.strides, array.dtype, innermost
         if key not in self._tensors:
             size = array.size * (1 if array.dtype.kind == 'b' else 4)
-            self._ledger.hold(size, f'the {name} of operation {op_type!r}')
+            self._ledger.hold(size, f'the {name} of operation {operation.type!r}')
             # The array too: while it lives, its place is its own.
             self._tensors[key] = array, self._tensor(array, innermost)
         return self._tensors[key][1]
@@ -172,9 +166,6 @@ class _Constants:
         follow: on the CPU they are computed 1.3 to 1.6 times as fast.
         """
         if array.dtype.kind != 'b':
-            is_float = array.dtype.kind == 'f'
-            array = array.astype(np.float32 if is_float else np.int32)
+            array = array.astype(np.float32 if array.dtype.kind == 'f' else np.int32)
         tensor = torch.tensor(array, device=self._device)
-        if innermost:
-            return tensor.contiguous(memory_format=torch.channels_last)
-        return tensor
+        return tensor.contiguous(memory_format=torch.channels_last) if innermost else tensor

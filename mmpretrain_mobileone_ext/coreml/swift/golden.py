@@ -14,8 +14,8 @@ from PIL import Image, PngImagePlugin
 from ...errors import ExportError, ProgramError
 from ...models.preprocessing import step_name
 from ...utils.text import one_line
+from ..runtime.inputs import upright
 from ..runtime.load import load_program
-from ..runtime.loaded import upright
 from .facts import SILENT, ModelFacts
 
 Picture = Union[np.ndarray, Image.Image]

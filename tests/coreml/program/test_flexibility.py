@@ -87,7 +87,6 @@ def test_shapes_are_listed_with_the_default_first(tmp_path, kind):
         loaded = saved(tmp_path, flexible, kind, as_image)
         (image,) = loaded.program.inputs
         assert image.shapes == (shapes[1], shapes[0])
-        assert loaded.image_sizes == (SIZES[1], SIZES[0])
 
 
 def test_an_unbounded_range(tmp_path):

@@ -9,7 +9,7 @@ from crafted_kit import WEIGHTS, Crafted, blob, set_blob, set_value
 from mmpretrain_mobileone_ext.coreml import read_program
 from mmpretrain_mobileone_ext.coreml.program import quiet
 from mmpretrain_mobileone_ext.coreml.program.budget import Ledger
-from mmpretrain_mobileone_ext.coreml.program.mil import Constants
+from mmpretrain_mobileone_ext.coreml.program.constants import Constants
 from mmpretrain_mobileone_ext.errors import ProgramError
 
 RNG = np.random.default_rng(0)

@@ -151,7 +151,7 @@ def test_endless_weights_are_not_read(package):
 
 
 def test_more_files_than_a_package_has(package, monkeypatch):
-    from mmpretrain_mobileone_ext.coreml.program.read import package_files as module
+    from mmpretrain_mobileone_ext.coreml.program import package_files as module
 
     monkeypatch.setattr(module, '_MAX_ENTRIES', 3)
     with pytest.raises(ProgramError, match='more than 3 files'):

@@ -8,7 +8,7 @@ from PIL import Image
 from runtime_kit import SIZE
 
 from mmpretrain_mobileone_ext.coreml.program.graph import Feature
-from mmpretrain_mobileone_ext.coreml.runtime.loaded import fitted_to_image, to_tensor
+from mmpretrain_mobileone_ext.coreml.runtime.inputs import to_tensor
 from mmpretrain_mobileone_ext.coreml.swift.facts import Steps
 from mmpretrain_mobileone_ext.coreml.swift.golden import choose_images
 from mmpretrain_mobileone_ext.errors import ExportError, ProgramError
@@ -119,7 +119,7 @@ def test_a_flexible_input_goes_by_the_upright_size(tmp_path):
     shapes = ((1, 3, H, W), (1, 3, 2 * W, H))
     feature = Feature('image', 'image', shapes[0], 'uint8', 'RGB', shapes)
     path = written(tmp_path / 'x.png', colors(H, 2 * W), 6)
-    assert fitted_to_image(feature, Image.open(path)).shape == shapes[1]
+    assert to_tensor(Image.open(path), feature).shape == shapes[1]
 
 
 class Facts:

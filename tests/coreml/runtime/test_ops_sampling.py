@@ -101,7 +101,15 @@ def test_affine_is_affine_grid(samples):
     grid = F.affine_grid(matrix.reshape(-1, 2, 3).expand(2, -1, -1), [2, 3, 4, 6], True)
     wanted = F.grid_sample(torch.tensor(X), grid, align_corners=True)
     found = OPS['affine'](
-        torch.tensor(X), matrix, 4, 6, 'bilinear', 'constant', 0.0, MINUS_ONE, True
+        torch.tensor(X),
+        matrix,
+        4,
+        6,
+        MINUS_ONE,
+        'constant',
+        True,
+        sampling_mode='bilinear',
+        padding_value=0.0,
     )
     check(found.numpy(), wanted, 1e-4)
 
@@ -258,5 +266,13 @@ def test_what_is_unknown():
         resample(X, PLACES[:1])
     with pytest.raises(ProgramError, match='align_corners'):
         OPS['affine'](
-            torch.tensor(X), torch.zeros(1, 6), 2, 2, 'bilinear', 'constant', 0.0, MINUS_ONE, False
+            torch.tensor(X),
+            torch.zeros(1, 6),
+            2,
+            2,
+            MINUS_ONE,
+            'constant',
+            False,
+            sampling_mode='bilinear',
+            padding_value=0.0,
         )

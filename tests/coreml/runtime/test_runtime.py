@@ -236,12 +236,12 @@ def test_unknown_options(tiny_package, options, message):
 
 
 def test_failing_operation_is_named(tiny_package, monkeypatch):
-    from mmpretrain_mobileone_ext.coreml.runtime.ops.registry import OPS
+    from mmpretrain_mobileone_ext.coreml.runtime.ops import OPS, Op
 
     def broken(**_):
         raise RuntimeError('shapes\ndo not fit')
 
-    monkeypatch.setitem(OPS, 'softmax', broken)
+    monkeypatch.setitem(OPS, 'softmax', Op(broken))
     with pytest.raises(ProgramError, match=r"'softmax' \(named .*\) failed: shapes do not"):
         load_program(tiny_package).predict({'image': photo()})
 

@@ -10,8 +10,8 @@ from ....errors import ProgramError
 from ..budget import Ledger
 from ..graph import Operation, Value
 from ..mil import MAX_OPERATIONS
-from . import layers, layers_shape  # noqa: F401
-from .registry import LAYERS, Emitter
+from . import layers  # noqa: F401
+from .registry import Emitter
 
 __all__ = ['read_operations']
 
@@ -51,13 +51,6 @@ def read_operations(spec: Any, kind: str, ledger: Ledger) -> tuple[Operation, ..
         emitter.operations += _preprocess(step, spec, renamed)
     for item in network.layers:
         emitter.enter(item)
-        if emitter.kind not in LAYERS:
-            raise ProgramError(
-                f'layer {item.name!r} is of kind {emitter.kind!r}, which the '
-                f'reference runtime does not implement; implemented: '
-                f'{", ".join(sorted(LAYERS))}'
-            )
-        LAYERS[emitter.kind](emitter)
     if kind == 'neuralNetworkClassifier':
         emitter.operations.append(_classify(spec, network))
     return tuple(emitter.operations)

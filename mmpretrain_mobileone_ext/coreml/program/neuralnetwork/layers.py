@@ -1,9 +1,7 @@
-"""Layers of a ``neuralnetwork`` that compute, as MIL operations.
+"""Layers of a ``neuralnetwork`` as MIL operations.
 
-Follows Apple's ``NeuralNetwork.proto``. Each function translates one layer
-kind to MIL operations; the parameters carry the names of the protobuf.
-
-Follows Apple's ``NeuralNetwork.proto``; see :mod:`.layers`.
+Follows Apple's ``NeuralNetwork.proto``, whose names its fields keep. A layer
+that is one operation is one line; a function translates any other.
 """
 
 from __future__ import annotations
@@ -12,10 +10,97 @@ from typing import Any
 
 import numpy as np
 
-from .registry import Emitter, edges, layer
+from .registry import Emitter, direct, edges, layer
 
 _POOLS = {0: 'max_pool', 1: 'avg_pool', 2: 'l2_pool'}
 _GLOBAL_POOLS = {0: 'reduce_max', 1: 'reduce_mean', 2: 'reduce_l2_norm'}
+_ACTIVATIONS = {
+    'linear': 'linear_activation',
+    'ReLU': 'relu',
+    'leakyReLU': 'leaky_relu',
+    'thresholdedReLU': 'thresholded_relu',
+    'PReLU': 'prelu',
+    'tanh': 'tanh',
+    'scaledTanh': 'scaled_tanh',
+    'sigmoid': 'sigmoid',
+    'sigmoidHard': 'sigmoid_hard',
+    'ELU': 'elu',
+    'softsign': 'softsign',
+    'softplus': 'softplus',
+    'parametricSoftplus': 'softplus_parametric',
+}
+_BINARY = {
+    'add': 'add',
+    'multiply': 'mul',
+    'addBroadcastable': 'add',
+    'multiplyBroadcastable': 'mul',
+    'subtractBroadcastable': 'sub',
+    'divideBroadcastable': 'real_div',
+    'floorDivBroadcastable': 'floor_div',
+    'modBroadcastable': 'mod',
+    'powBroadcastable': 'pow',
+    'maxBroadcastable': 'maximum',
+    'minBroadcastable': 'minimum',
+    'max': 'maximum',
+    'min': 'minimum',
+}
+_REDUCE = {
+    'reduceL1': 'reduce_l1_norm',
+    'reduceL2': 'reduce_l2_norm',
+    'reduceMax': 'reduce_max',
+    'reduceMin': 'reduce_min',
+    'reduceSum': 'reduce_sum',
+    'reduceProd': 'reduce_prod',
+    'reduceMean': 'reduce_mean',
+    'reduceLogSum': 'reduce_log_sum',
+    'reduceSumSquare': 'reduce_sum_square',
+    'reduceLogSumExp': 'reduce_log_sum_exp',
+}
+_UNARY = {0: 'sqrt', 1: 'rsqrt', 2: 'inverse', 4: 'exp', 5: 'log', 6: 'abs'}
+_COMPARE = {
+    'equal': 'equal',
+    'notEqual': 'not_equal',
+    'lessThan': 'less',
+    'lessEqual': 'less_equal',
+    'greaterThan': 'greater',
+    'greaterEqual': 'greater_equal',
+}
+
+_SLICE_AXIS = {0: -3, 1: -2, 2: -1}
+_UPSAMPLE = {0: 'DEFAULT', 1: 'STRICT_ALIGN_CORNERS', 2: 'UNALIGN_CORNERS'}
+_RESIZE = {0: 'STRICT_ALIGN_CORNERS', 1: 'ALIGN_CORNERS', 2: 'DEFAULT', 3: 'OFFSET_CORNERS'}
+_REORGANIZE = {
+    0: ('space_to_depth', 'block_size'),
+    1: ('depth_to_space', 'block_size'),
+    2: ('pixel_shuffle', 'upscale_factor'),
+}
+_SLICE = {'begin_mask': 'beginMasks', 'end_mask': 'endMasks', 'squeeze_mask': 'squeezeMasks'}
+
+direct('clampedReLU', 'clamped_relu', alpha='alpha', beta='beta')
+direct('clip', 'clip', alpha='minVal', beta='maxVal')
+direct('concatND', 'concat', '*values', axis='axis', interleave='interleave')
+direct('copy', 'identity')
+direct('expandDims', 'expand_dims', axes='axes')
+direct('flattenTo2D', 'flatten2d', axis='axis')
+direct('gather', 'gather', 'x indices', axis='axis')
+direct('getShape', 'shape')  # read where the input size is flexible
+direct('l2normalize', 'l2_norm', epsilon='epsilon')
+direct('lrn', 'local_response_norm', size='localSize', alpha='alpha', beta='beta', k='k')
+direct('rankPreservingReshape', 'reshape', shape='targetShape')
+direct('reshapeDynamic', 'reshape', 'x shape')
+direct('reshapeStatic', 'reshape', shape='targetShape')
+direct('sliceDynamic', 'slice_by_index', 'x begin end', stride='strides', **_SLICE)
+direct('sliceStatic', 'slice_by_index', begin='beginIds', end='endIds', stride='strides', **_SLICE)
+direct('softmaxND', 'softmax', axis='axis')
+direct('splitND', 'split', axis='axis', num_splits='numSplits', split_sizes='splitSizes')
+direct('stack', 'stack', '*values', axis='axis')
+direct('tile', 'tile', reps='reps')
+direct('transpose', 'transpose', perm='axes')
+for _name in (
+    *('ceil', 'floor', 'round', 'sign', 'exp2', 'erf', 'sin', 'cos', 'tan'),
+    *('asin', 'acos', 'atan', 'sinh', 'cosh', 'tanh', 'atanh'),
+):
+    direct(_name, _name)
 
 
 def _padding(params: Any, kinds: str) -> dict[str, Any]:
@@ -40,7 +125,7 @@ def convolution(emit: Emitter) -> None:
     shared = {
         'x': emit.source(),
         'weight': emit.weights(p.weights, (*shape, *p.kernelSize)),
-        'bias': emit.weights(p.bias) if p.hasBias else None,
+        'bias': emit.bias(),
         'strides': list(p.stride) or [1, 1],
         'dilations': list(p.dilationFactor) or [1, 1],
         'groups': groups,
@@ -63,7 +148,7 @@ def inner_product(emit: Emitter) -> None:
         'linear',
         x=emit.source(),
         weight=emit.weights(p.weights, (p.outputChannels, p.inputChannels)),
-        bias=emit.weights(p.bias) if p.hasBias else None,
+        bias=emit.bias(),
     )
 
 
@@ -80,10 +165,7 @@ def batched_matmul(emit: Emitter) -> None:
         raise emit.refuse('int8 dynamic quantization or transposeA')
     rows, columns = p.weightMatrixFirstDimension, p.weightMatrixSecondDimension
     emit.emit(
-        'linear',
-        x=emit.source(),
-        weight=emit.weights(p.weights, (columns, rows)),
-        bias=emit.weights(p.bias) if p.hasBias else None,
+        'linear', x=emit.source(), weight=emit.weights(p.weights, (columns, rows)), bias=emit.bias()
     )
 
 
@@ -140,26 +222,6 @@ def mvn(emit: Emitter) -> None:
     emit.emit('layer_norm', x=emit.source(), axes=axes, epsilon=p.epsilon)
 
 
-@layer('lrn')
-def lrn(emit: Emitter) -> None:
-    """``local_response_norm``."""
-    p = emit.params
-    emit.emit(
-        'local_response_norm',
-        x=emit.source(),
-        size=int(p.localSize),
-        alpha=p.alpha,
-        beta=p.beta,
-        k=p.k,
-    )
-
-
-@layer('l2normalize')
-def l2normalize(emit: Emitter) -> None:
-    """``l2_norm``."""
-    emit.emit('l2_norm', x=emit.source(), epsilon=emit.params.epsilon)
-
-
 @layer('pooling')
 def pooling(emit: Emitter) -> None:
     """``max_pool``, ``avg_pool``, ``l2_pool``, or global."""
@@ -184,50 +246,17 @@ def pooling(emit: Emitter) -> None:
     emit.emit(_POOLS[p.type], **inputs)
 
 
-_ALPHA = ('alpha',)
-_ALPHA_BETA = ('alpha', 'beta')
-
-# Activation kind to (MIL operation, its scalar parameters).
-_ACTIVATIONS: dict[str, tuple[str, tuple[str, ...]]] = {
-    'linear': ('linear_activation', _ALPHA_BETA),
-    'ReLU': ('relu', ()),
-    'leakyReLU': ('leaky_relu', _ALPHA),
-    'thresholdedReLU': ('thresholded_relu', _ALPHA),
-    'tanh': ('tanh', ()),
-    'scaledTanh': ('scaled_tanh', _ALPHA_BETA),
-    'sigmoid': ('sigmoid', ()),
-    'sigmoidHard': ('sigmoid_hard', _ALPHA_BETA),
-    'ELU': ('elu', _ALPHA),
-    'softsign': ('softsign', ()),
-    'softplus': ('softplus', ()),
-}
-
-
 @layer('activation')
 def activation(emit: Emitter) -> None:
-    """One of Core ML's activations."""
+    """One of Core ML's activations; their fields are parameters of the operation."""
     kind = str(emit.params.WhichOneof('NonlinearityType'))
     p = getattr(emit.params, kind)
-    x = emit.source()
-    if kind == 'PReLU':
-        emit.emit('prelu', x=x, alpha=_vector(emit, p.alpha))
-    elif kind == 'parametricSoftplus':
-        alpha, beta = _vector(emit, p.alpha), _vector(emit, p.beta)
-        emit.emit('softplus_parametric', x=x, alpha=alpha, beta=beta)
-    else:
-        op_type, names = _ACTIVATIONS[kind]
-        emit.emit(op_type, x=x, **{name: getattr(p, name) for name in names})
-
-
-def _vector(emit: Emitter, params: Any) -> np.ndarray[Any, Any]:
-    return emit.weights(params).reshape(-1)
-
-
-@layer('clampedReLU')
-def clamped_relu(emit: Emitter) -> None:
-    """``clamped_relu``."""
-    p = emit.params
-    emit.emit('clamped_relu', x=emit.source(), alpha=p.alpha, beta=p.beta)
+    given = {field.name: getattr(p, field.name) for field in p.DESCRIPTOR.fields}
+    params: dict[str, Any] = {
+        name: value if isinstance(value, float) else emit.weights(value).reshape(-1)
+        for name, value in given.items()
+    }
+    emit.emit(_ACTIVATIONS[kind], x=emit.source(), **params)
 
 
 @layer('gelu')
@@ -237,80 +266,10 @@ def gelu(emit: Emitter) -> None:
     emit.emit('gelu', x=emit.source(), mode=mode)
 
 
-@layer('softmaxND')
-def softmax_nd(emit: Emitter) -> None:
-    """``softmax`` over any axis."""
-    emit.emit('softmax', x=emit.source(), axis=int(emit.params.axis))
-
-
 @layer('softmax')
 def softmax(emit: Emitter) -> None:
     """``softmax`` over channels, axis -3."""
     emit.emit('softmax', x=emit.source(), axis=-3)
-
-
-_SAME_NAME = (
-    'ceil',
-    'floor',
-    'sign',
-    'round',
-    'exp2',
-    'sin',
-    'cos',
-    'tan',
-    'asin',
-    'acos',
-    'atan',
-    'sinh',
-    'cosh',
-    'tanh',
-    'atanh',
-    'erf',
-)
-
-_BINARY = {
-    'addBroadcastable': 'add',
-    'multiplyBroadcastable': 'mul',
-    'subtractBroadcastable': 'sub',
-    'divideBroadcastable': 'real_div',
-    'floorDivBroadcastable': 'floor_div',
-    'modBroadcastable': 'mod',
-    'powBroadcastable': 'pow',
-    'maxBroadcastable': 'maximum',
-    'minBroadcastable': 'minimum',
-    'max': 'maximum',
-    'min': 'minimum',
-}
-
-_REDUCE = {
-    'reduceL1': 'reduce_l1_norm',
-    'reduceL2': 'reduce_l2_norm',
-    'reduceMax': 'reduce_max',
-    'reduceMin': 'reduce_min',
-    'reduceSum': 'reduce_sum',
-    'reduceProd': 'reduce_prod',
-    'reduceMean': 'reduce_mean',
-    'reduceLogSum': 'reduce_log_sum',
-    'reduceSumSquare': 'reduce_sum_square',
-    'reduceLogSumExp': 'reduce_log_sum_exp',
-}
-
-_UNARY = {0: 'sqrt', 1: 'rsqrt', 2: 'inverse', 4: 'exp', 5: 'log', 6: 'abs'}
-
-_COMPARE = {
-    'equal': 'equal',
-    'notEqual': 'not_equal',
-    'lessThan': 'less',
-    'lessEqual': 'less_equal',
-    'greaterThan': 'greater',
-    'greaterEqual': 'greater_equal',
-}
-
-
-@layer(*_SAME_NAME)
-def same_name(emit: Emitter) -> None:
-    """Layers named as their MIL operation."""
-    emit.emit(emit.kind, x=emit.source())
 
 
 @layer('unary')
@@ -334,56 +293,26 @@ def unary(emit: Emitter) -> None:
         emit.emit(_UNARY[p.type], x=x)
 
 
-@layer('add', 'multiply')
-def add_or_multiply(emit: Emitter) -> None:
-    """Sum or product of the inputs; of one input, with ``alpha``."""
-    op_type = 'add' if emit.kind == 'add' else 'mul'
-    sources = emit.sources()
-    if len(sources) == 1:
-        sources = (*sources, np.float32(emit.params.alpha))
-    _fold(emit, op_type, sources)
-
-
 @layer(*_BINARY)
 def binary(emit: Emitter) -> None:
-    """Broadcast operation of two inputs; max and min of two or more."""
-    _fold(emit, _BINARY[emit.kind], emit.sources())
-
-
-def _fold(emit: Emitter, op_type: str, sources: tuple[Any, ...]) -> None:
-    """Combine the sources pairwise from the left."""
-    if len(sources) == 1:
-        emit.emit('identity', x=sources[0])
-        return
-    left = sources[0]
-    for index, right in enumerate(sources[1:], 2):
-        last = index == len(sources)
-        left = emit.emit(op_type, last, x=left, y=right)
+    """An operation of two inputs, or of more, pairwise from the left."""
+    op_type, (left, *others) = _BINARY[emit.kind], emit.sources()
+    if not others and emit.kind in ('add', 'multiply'):
+        others = [np.float32(emit.params.alpha)]
+    if not others:
+        emit.emit('identity', x=left)
+    for index, right in enumerate(others, 1):
+        left = emit.emit(op_type, index == len(others), x=left, y=right)
 
 
 @layer(*_COMPARE)
 def compare(emit: Emitter) -> None:
     """1 where the comparison holds, else 0; of one input, with ``alpha``."""
-    sources = emit.sources()
-    if len(sources) == 1:
-        sources = (*sources, np.float32(emit.params.alpha))
-    x, y = sources
+    x, *others = emit.sources()
+    (y,) = others or [np.float32(emit.params.alpha)]
     holds = emit.emit(_COMPARE[emit.kind], False, x=x, y=y)
     # A neural network knows no booleans: its values are all floats.
     emit.emit('cast', x=holds, dtype='fp32')
-
-
-@layer('clip')
-def clip(emit: Emitter) -> None:
-    """``clip``."""
-    p = emit.params
-    emit.emit('clip', x=emit.source(), alpha=p.minVal, beta=p.maxVal)
-
-
-@layer('copy')
-def copy(emit: Emitter) -> None:
-    """``identity``."""
-    emit.emit('identity', x=emit.source())
 
 
 @layer(*_REDUCE)
@@ -393,3 +322,108 @@ def reduce(emit: Emitter) -> None:
     axes = None if p.reduceAll else [int(axis) for axis in p.axes]
     keep = bool(p.keepDims)
     emit.emit(_REDUCE[emit.kind], x=emit.source(), axes=axes, keep_dims=keep)
+
+
+@layer('squeeze')
+def squeeze(emit: Emitter) -> None:
+    """``squeeze`` of axes, or of all."""
+    p = emit.params
+    axes = None if p.squeezeAll else list(p.axes)
+    emit.emit('squeeze', x=emit.source(), axes=axes)
+
+
+@layer('concat')
+def concat(emit: Emitter) -> None:
+    """``concat`` over channels."""
+    if emit.params.sequenceConcat:
+        raise emit.refuse('concatenation of sequences')
+    emit.emit('concat', values=emit.sources(), axis=-3)
+
+
+@layer('slice')
+def slice_one(emit: Emitter) -> None:
+    """``x[..., start:end:stride, ...]`` on C, H or W."""
+    p = emit.params
+    emit.emit(
+        'slice_axis',
+        x=emit.source(),
+        axis=_SLICE_AXIS[p.axis],
+        begin=int(p.startIndex),
+        end=int(p.endIndex),
+        stride=int(p.stride) or 1,
+    )
+
+
+@layer('padding')
+def padding(emit: Emitter) -> None:
+    """``pad`` of (H, W)."""
+    p = emit.params
+    kind = p.WhichOneof('PaddingType')
+    modes = {'reflection': 'reflect', 'replication': 'replicate'}
+    emit.emit(
+        'pad',
+        x=emit.source(),
+        pad=[n for pair in edges(p.paddingAmounts) for n in pair],
+        mode=modes.get(kind, 'constant'),
+        constant_val=p.constant.value if kind == 'constant' else 0.0,
+    )
+
+
+@layer('crop')
+def crop(emit: Emitter) -> None:
+    """``crop`` of (H, W) by border amounts."""
+    if len(emit.sources()) != 1:
+        raise emit.refuse('cropping to the size of another input')
+    height, width = edges(emit.params.cropAmounts)
+    emit.emit('crop', x=emit.source(), crop_height=height, crop_width=width)
+
+
+@layer('constantPad')
+def constant_pad(emit: Emitter) -> None:
+    """``pad`` of every dimension with a constant."""
+    p = emit.params
+    if p.padToGivenOutputSizeMode or len(emit.sources()) != 1:
+        raise emit.refuse('padding to a given output size')
+    amounts = [int(n) for n in p.padAmounts]
+    emit.emit('pad', x=emit.source(), pad=amounts, constant_val=p.value)
+
+
+@layer('upsample')
+def upsample(emit: Emitter) -> None:
+    """``upsample_nearest_neighbor`` or bilinear, by a mode."""
+    p = emit.params
+    height, width = p.fractionalScalingFactor or p.scalingFactor
+    scales = {'scale_factor_height': height, 'scale_factor_width': width}
+    x = emit.source()
+    if p.mode == p.NN:
+        emit.emit('upsample_nearest_neighbor', x=x, **scales)
+        return
+    sampling = _UPSAMPLE[p.linearUpsampleMode]
+    emit.emit(
+        'upsample_bilinear',
+        x=x,
+        align_corners=sampling == 'STRICT_ALIGN_CORNERS',
+        half_pixel_centers=sampling == 'UNALIGN_CORNERS',
+        **scales,
+    )
+
+
+@layer('resizeBilinear')
+def resize_bilinear(emit: Emitter) -> None:
+    """``resize_bilinear``."""
+    height, width = emit.params.targetSize
+    emit.emit(
+        'resize_bilinear',
+        x=emit.source(),
+        target_size_height=int(height),
+        target_size_width=int(width),
+        sampling_mode=_RESIZE[emit.params.mode.samplingMethod],
+    )
+
+
+@layer('reorganizeData')
+def reorganize(emit: Emitter) -> None:
+    """``space_to_depth``, ``depth_to_space`` or ``pixel_shuffle``."""
+    op_type, name = _REORGANIZE[emit.params.mode]
+    inputs = {'x': emit.source(), name: int(emit.params.blockSize)}
+    emit.emit(op_type, **inputs)

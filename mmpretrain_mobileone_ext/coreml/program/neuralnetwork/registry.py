@@ -1,7 +1,8 @@
-"""Table of neural network layer kinds, and the means to translate them."""
+"""The table of neural network layer kinds, and the means to translate them to MIL."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any, Callable, Optional
 
@@ -10,6 +11,9 @@ import numpy as np
 from ....errors import ProgramError
 from ..budget import Ledger
 from ..graph import Operation, Value
+
+# Bytes of a number on its way to fp32: 8 bits, a code, two floats.
+_WIDEST = 32
 
 
 class Emitter:
@@ -23,14 +27,25 @@ class Emitter:
 
     def __init__(self, renamed: dict[str, str], ledger: Ledger) -> None:
         self._ledger = ledger
-        self.operations: list[Operation] = []
         self._renamed = renamed
         self._constants: dict[str, Any] = {}
         self._layer: Any = None
+        self.operations: list[Operation] = []
 
     def enter(self, layer: Any) -> None:
-        """Make ``layer`` the one that :meth:`emit` speaks for."""
+        """Translate a layer.
+
+        Raises:
+            ProgramError: Its kind, or a variant of it, is not supported.
+        """
         self._layer = layer
+        if self.kind not in LAYERS:
+            raise ProgramError(
+                f'layer {layer.name!r} is of kind {self.kind!r}, which the '
+                f'reference runtime does not implement; implemented: '
+                f'{", ".join(sorted(LAYERS))}'
+            )
+        LAYERS[self.kind](self)
 
     @property
     def params(self) -> Any:
@@ -42,9 +57,9 @@ class Emitter:
         """The current layer's kind, as spelled in the file."""
         return str(self._layer.WhichOneof('layer'))
 
-    def source(self, index: int = 0) -> Any:
-        """An input of the current layer: reference or loaded constant."""
-        return self.sources()[index]
+    def source(self) -> Any:
+        """The first input of the current layer: reference or loaded constant."""
+        return self.sources()[0]
 
     def sources(self) -> tuple[Any, ...]:
         """All inputs of the current layer."""
@@ -52,16 +67,34 @@ class Emitter:
         return tuple(self._constants.get(n, Value(n)) for n in names)
 
     def weights(self, params: Any, shape: Optional[Sequence[int]] = None) -> np.ndarray[Any, Any]:
-        """Decode weights of the current layer; see :func:`weights`."""
+        """Decode a ``WeightParams`` message to fp32.
+
+        Args:
+            params (WeightParams): fp32, fp16, or quantized to 1..8 bits
+                (linear per first dimension, or a lookup table).
+            shape (Sequence[int] | None): Shape of the result; None keeps 1-D.
+
+        Raises:
+            ProgramError: If the weights are stored in another way, do not
+                fill the shape, or take too much.
+        """
         count = len(params.floatValue) + len(params.float16Value) // 2
         if params.HasField('quantization'):
             bits = int(params.quantization.numberOfBits)
             count = len(params.rawValue) * 8 // max(1, bits)
         what = f'layer {self._layer.name!r}: weights'
         self._ledger.check(_WIDEST * count, what)
-        found = weights(params, shape)
+        found = _decoded(params, None if shape is None else math.prod(shape))
         self._ledger.hold(found.nbytes, what)
-        return found
+        if shape is None:
+            return found
+        if found.size != math.prod(shape):
+            raise ProgramError(f'{found.size} weights do not fill a tensor of shape {tuple(shape)}')
+        return found.reshape(shape)
+
+    def bias(self) -> Optional[np.ndarray[Any, Any]]:
+        """The bias of the current layer, if it has one."""
+        return self.weights(self.params.bias) if self.params.hasBias else None
 
     def load(self, array: Any) -> None:
         """Declare the current layer's output to be a constant."""
@@ -99,9 +132,6 @@ class Emitter:
         )
 
 
-# Bytes of a number on its way to fp32: 8 bits, a code, two floats.
-_WIDEST = 32
-
 _Translate = Callable[[Emitter], Any]
 
 LAYERS: dict[str, _Translate] = {}
@@ -117,53 +147,60 @@ def layer(*kinds: str) -> Callable[[_Translate], _Translate]:
     return register
 
 
+def direct(kind: str, op_type: str, inputs: str = 'x', **fields: str) -> None:
+    """Register a layer kind that is one MIL operation.
+
+    Args:
+        kind (str): Layer kind.
+        op_type (str): MIL operation type.
+        inputs (str): The operation's parameters for the layer's inputs;
+            ``'*values'`` is a list of all.
+        **fields (str): Further parameters, and the fields of the layer's
+            message that hold them; lists without an entry are left out.
+    """
+
+    @layer(kind)
+    def translate(emit: Emitter) -> None:
+        params = {name: _plain(getattr(emit.params, field)) for name, field in fields.items()}
+        names, sources = inputs.split(), emit.sources()
+        if inputs.startswith('*'):
+            names, sources = [inputs[1:]], (sources,)
+        if len(sources) != len(names):
+            raise emit.refuse(f'a number of inputs other than {len(names)}')
+        emit.emit(op_type, **dict(zip(names, sources)), **params)
+
+
+def _plain(value: Any) -> Any:
+    """A field as Python has it: a number, or a list; None for an empty list."""
+    return value if isinstance(value, (int, float, str)) else list(value) or None
+
+
 def edges(amounts: Any) -> tuple[tuple[int, int], tuple[int, int]]:
     """``BorderAmounts`` as (top, bottom), (left, right); 0 if unset."""
     pairs = [(int(edge.startEdgeSize), int(edge.endEdgeSize)) for edge in amounts.borderAmounts]
     return (pairs[0], pairs[1]) if pairs else ((0, 0), (0, 0))
 
 
-def weights(params: Any, shape: Optional[Sequence[int]] = None) -> np.ndarray[Any, Any]:
-    """Decode a ``WeightParams`` message to fp32.
-
-    Args:
-        params (WeightParams): fp32, fp16, or quantized to 1..8 bits
-            (linear per first dimension, or a lookup table).
-        shape (Sequence[int] | None): Shape of the result; None keeps 1-D.
-
-    Raises:
-        ProgramError: If the weights are stored in another way, or do not
-            fill the shape.
-    """
-    size = int(np.prod(shape)) if shape is not None else -1
-    flat = _decode(params, size)
-    if shape is None:
-        return flat
-    if flat.size != size:
-        raise ProgramError(f'{flat.size} weights do not fill a tensor of shape {tuple(shape)}')
-    return flat.reshape(shape) if flat.ndim == 1 else flat
-
-
-def _decode(params: Any, size: int) -> np.ndarray[Any, Any]:
+def _decoded(params: Any, size: Optional[int]) -> np.ndarray[Any, Any]:
+    """Weights in one dimension; codes may be followed by bits of padding."""
     if params.floatValue:
         return np.array(params.floatValue, dtype=np.float32)
     if params.float16Value:
-        half = np.frombuffer(params.float16Value, dtype=np.float16)
-        return half.astype(np.float32)
+        return np.frombuffer(params.float16Value, dtype=np.float16).astype(np.float32)
     if params.rawValue and params.HasField('quantization'):
-        return _dequantize(params, size)
+        return _dequantized(params, size)
     raise ProgramError(
         'a layer stores its weights in an unsupported way; supported: fp32, '
         'fp16, quantized to 1..8 bits'
     )
 
 
-def _dequantize(params: Any, size: int) -> np.ndarray[Any, Any]:
+def _dequantized(params: Any, size: Optional[int]) -> np.ndarray[Any, Any]:
     """Codes are packed most significant bit first."""
     quantization = params.quantization
     bits = int(quantization.numberOfBits)
     stream = np.unpackbits(np.frombuffer(params.rawValue, dtype=np.uint8))
-    count = stream.size // bits if size < 0 else size
+    count = stream.size // bits if size is None else size
     digits = stream[: count * bits].reshape(count, bits)
     codes = digits @ (1 << np.arange(bits)[::-1])
     if quantization.WhichOneof('QuantizationType') != 'linearQuantization':

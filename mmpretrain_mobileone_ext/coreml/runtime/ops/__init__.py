@@ -8,21 +8,10 @@ runtime, not the operation, applies fp16 rounding.
 
 from __future__ import annotations
 
-from . import (  # noqa: F401
-    activation,
-    control,
-    conv,
-    elementwise,
-    norm,
-    recurrent,
-    resize,
-    sampling,
-    scatter,
-    tensor,
-)
-from .registry import OPS, data_parameters, lookup, op
+from . import activation, control, conv, elementwise, norm, recurrent, sampling, scatter, tensor  # noqa: F401
+from .registry import OPS, Op, lookup, op
 
-__all__ = ['OPS', 'data_parameters', 'implemented', 'lookup', 'op']
+__all__ = ['OPS', 'Op', 'implemented', 'lookup', 'op']
 
 
 def implemented() -> tuple[str, ...]:

@@ -9,20 +9,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ....errors import ProgramError
 from .registry import op
+from .shared import along, choice
+
+_RANGES = {'int8': (-128, 127), 'uint8': (0, 255)}
 
 
-@op('relu')
+@op('relu', selects=True, in_place=lambda x: x.relu_())
 def relu(x: Tensor) -> Tensor:
     """``max(x, 0)``."""
     return torch.relu(x)
-
-
-@op('relu6')
-def relu6(x: Tensor) -> Tensor:
-    """``min(max(x, 0), 6)``."""
-    return torch.clamp(x, 0.0, 6.0)
 
 
 @op('clamped_relu')
@@ -44,7 +40,7 @@ def leaky_relu(x: Tensor, alpha: float) -> Tensor:
 @op('prelu')
 def prelu(x: Tensor, alpha: Tensor) -> Tensor:
     """``x`` if ``x > 0``, else ``alpha[c] * x``; ``x`` is (N, C, ...)."""
-    return torch.where(x > 0, x, _per_channel(alpha, x) * x)
+    return torch.where(x > 0, x, along(alpha, 1, x.dim()) * x)
 
 
 @op('elu')
@@ -65,34 +61,16 @@ def linear_activation(x: Tensor, alpha: float, beta: float) -> Tensor:
     return alpha * x + beta
 
 
-@op('sigmoid')
-def sigmoid(x: Tensor) -> Tensor:
-    """``1 / (1 + exp(-x))``."""
-    return torch.sigmoid(x)
-
-
 @op('sigmoid_hard')
 def sigmoid_hard(x: Tensor, alpha: float, beta: float) -> Tensor:
     """``min(max(alpha * x + beta, 0), 1)``."""
     return torch.clamp(alpha * x + beta, 0.0, 1.0)
 
 
-@op('silu')
-def silu(x: Tensor) -> Tensor:
-    """``x * sigmoid(x)``."""
-    return F.silu(x)
-
-
 @op('scaled_tanh')
 def scaled_tanh(x: Tensor, alpha: float, beta: float) -> Tensor:
     """``alpha * tanh(beta * x)``."""
     return alpha * torch.tanh(beta * x)
-
-
-@op('softsign')
-def softsign(x: Tensor) -> Tensor:
-    """``x / (1 + |x|)``."""
-    return F.softsign(x)
 
 
 @op('softplus')
@@ -105,7 +83,7 @@ def softplus(x: Tensor) -> Tensor:
 @op('softplus_parametric')
 def softplus_parametric(x: Tensor, alpha: Tensor, beta: Tensor) -> Tensor:
     """``alpha[c] * log(1 + exp(beta[c] * x))``; ``x`` is (N, C, ...)."""
-    return _per_channel(alpha, x) * softplus(_per_channel(beta, x) * x)
+    return along(alpha, 1, x.dim()) * softplus(along(beta, 1, x.dim()) * x)
 
 
 @op('softmax')
@@ -114,35 +92,30 @@ def softmax(x: Tensor, axis: int = -1) -> Tensor:
     return torch.softmax(x, axis)
 
 
+def _gelu(x: Tensor) -> Tensor:
+    return 0.5 * x * (1.0 + torch.erf(x / math.sqrt(2.0)))
+
+
+def _gelu_by_tanh(x: Tensor) -> Tensor:
+    inner = math.sqrt(2.0 / math.pi) * (x + 0.044715 * x**3)
+    return 0.5 * x * (1.0 + torch.tanh(inner))
+
+
+def _gelu_by_sigmoid(x: Tensor) -> Tensor:
+    return x * torch.sigmoid(1.702 * x)
+
+
+_GELU = {
+    'EXACT': _gelu,
+    'TANH_APPROXIMATION': _gelu_by_tanh,
+    'SIGMOID_APPROXIMATION': _gelu_by_sigmoid,
+}
+
+
 @op('gelu')
 def gelu(x: Tensor, mode: str = 'EXACT') -> Tensor:
-    """Gaussian error linear unit, in one of MIL's three modes.
-
-    ``EXACT``: ``0.5 x (1 + erf(x / sqrt(2)))``; ``TANH_APPROXIMATION``:
-    ``0.5 x (1 + tanh(sqrt(2 / pi) (x + 0.044715 x^3)))``;
-    ``SIGMOID_APPROXIMATION``: ``x sigmoid(1.702 x)``.
-
-    Raises:
-        ProgramError: If ``mode`` is none of these.
-    """
-    if mode == 'EXACT':
-        return 0.5 * x * (1.0 + torch.erf(x / math.sqrt(2.0)))
-    if mode == 'TANH_APPROXIMATION':
-        inner = math.sqrt(2.0 / math.pi) * (x + 0.044715 * x**3)
-        return 0.5 * x * (1.0 + torch.tanh(inner))
-    if mode == 'SIGMOID_APPROXIMATION':
-        return x * torch.sigmoid(1.702 * x)
-    raise ProgramError(
-        f'gelu mode {mode!r} is unknown; allowed: EXACT, TANH_APPROXIMATION, SIGMOID_APPROXIMATION'
-    )
-
-
-def _per_channel(values: Tensor, x: Tensor) -> Tensor:
-    """Shape (C,) values to broadcast over dimension 1 of ``x``."""
-    return values.reshape(-1, *[1] * (x.dim() - 2))
-
-
-_RANGES = {'int8': (-128, 127), 'uint8': (0, 255)}
+    """Gaussian error linear unit, ``x Phi(x)``, in one of MIL's three modes."""
+    return choice('gelu mode', mode, _GELU)(x)
 
 
 @op('quantize')
@@ -173,7 +146,5 @@ def _along(parameter: Any, input: Tensor, axis: Optional[int]) -> Any:
     """A number, or one number for each entry of ``axis``; absent is 0."""
     if parameter is None or axis is None:
         return parameter or 0
-    shape = [1] * input.dim()
-    shape[axis] = -1
-    numbers = torch.as_tensor(parameter, dtype=input.dtype, device=input.device)
-    return numbers.reshape(shape)
+    values = torch.as_tensor(parameter, dtype=input.dtype, device=input.device)
+    return along(values, axis, input.dim())

@@ -12,8 +12,7 @@ from torch import Tensor
 
 from ....errors import ProgramError
 from .registry import op
-
-Pads = list[tuple[int, int]]
+from .shared import Pads, along, padded, pairs, promoted
 
 _CONV = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}
 _CONV_TRANSPOSE: dict[int, Any] = {
@@ -21,6 +20,8 @@ _CONV_TRANSPOSE: dict[int, Any] = {
     2: F.conv_transpose2d,
     3: F.conv_transpose3d,
 }
+_AVG: dict[int, Any] = {1: F.avg_pool1d, 2: F.avg_pool2d, 3: F.avg_pool3d}
+_MAX: dict[int, Any] = {1: F.max_pool1d, 2: F.max_pool2d, 3: F.max_pool3d}
 
 
 def resolve_pads(
@@ -33,22 +34,15 @@ def resolve_pads(
     """Turn MIL's ``pad_type`` and ``pad`` into (before, after) pairs.
 
     Args:
-        pad_type (str): ``'valid'``, ``'custom'``, ``'same'`` (the odd
-            element goes after) or ``'same_lower'`` (it goes before).
-        pad (Sequence[int] | None): ``[before0, after0, before1, ...]``,
-            read for ``'custom'`` only.
+        pad_type (str): ``'valid'``, ``'custom'`` (``pad``), ``'same'`` (the
+            odd element goes after) or ``'same_lower'`` (it goes before).
         sizes (Sequence[int]): Spatial input sizes.
         kernel (Sequence[int]): Effective (dilated) kernel sizes.
-        strides (Sequence[int]): Strides.
-
-    Raises:
-        ProgramError: If ``pad_type`` is unknown.
     """
     if pad_type == 'valid':
         return [(0, 0)] * len(sizes)
     if pad_type == 'custom':
-        both = list(pad or [0] * (2 * len(sizes)))
-        return list(zip(both[::2], both[1::2]))
+        return pairs(pad or [0] * (2 * len(sizes)))
     # Under ``same`` MIL's document gives the size of the result, and then
     # pads that depend on the kernel only, which contradict it for strides.
     # NeuralNetwork.proto (SamePadding) and the shapes in files decide.
@@ -65,13 +59,7 @@ def resolve_pads(
     )
 
 
-def pad_spatial(x: Tensor, pads: Pads, value: float = 0.0) -> Tensor:
-    """Pad the trailing dimensions of ``x`` by (before, after) pairs."""
-    flat = [size for pair in reversed(pads) for size in pair]
-    return F.pad(x, flat, value=value) if any(flat) else x
-
-
-@op('conv')
+@op('conv', fresh=True, channels_last='weight')
 def conv(
     x: Tensor,
     weight: Tensor,
@@ -86,13 +74,13 @@ def conv(
     rank = x.dim() - 2
     strides = strides or [1] * rank
     dilations = dilations or [1] * rank
-    kernel = _effective(weight, dilations)
+    kernel = [(k - 1) * d + 1 for k, d in zip(weight.shape[2:], dilations)]
     pads = resolve_pads(pad_type, pad, x.shape[2:], kernel, strides)
     # Pads as large as the kernel take torch through a slower convolution,
     # with hidden copies of the input.
     native = all(before == after and before < size for (before, after), size in zip(pads, kernel))
     if not native:
-        x = pad_spatial(x, pads)
+        x = padded(x, pads)
     padding = [before if native else 0 for before, _ in pads]
     return _CONV[rank](x, weight, bias, strides, padding, dilations, groups)
 
@@ -126,8 +114,8 @@ def conv_transpose(
             (-before, wanted - size + before)
             for (before, _), wanted, size in zip(pads, output_shape[2:], full.shape[2:])
         ]
-    out = pad_spatial(full, crops)
-    return out if bias is None else out + bias.reshape(-1, *[1] * rank)
+    out = padded(full, crops)
+    return out if bias is None else out + along(bias, 1, x.dim())
 
 
 def _transpose_pads(
@@ -145,27 +133,17 @@ def _transpose_pads(
     return [(b, total - b) for b, total in zip(before, totals)]
 
 
-def _effective(weight: Tensor, dilations: Sequence[int]) -> list[int]:
-    return [(k - 1) * d + 1 for k, d in zip(weight.shape[2:], dilations)]
-
-
-@op('linear')
+@op('linear', fresh=True)
 def linear(x: Tensor, weight: Tensor, bias: Optional[Tensor] = None) -> Tensor:
     """``x @ weight.T + bias``; ``weight`` is (D_out, D_in)."""
-    kind = torch.promote_types(x.dtype, weight.dtype)
-    shift = None if bias is None else bias.to(kind)
-    return F.linear(x.to(kind), weight.to(kind), shift)
+    x, weight = promoted(x, weight)
+    return F.linear(x, weight, None if bias is None else bias.to(x.dtype))
 
 
 @op('matmul')
 def matmul(x: Tensor, y: Tensor, transpose_x: bool = False, transpose_y: bool = False) -> Tensor:
-    """Batched matrix product with NumPy broadcasting.
-
-    An integer tensor times a constant of floats, or the reverse (iOS 17), is
-    computed in floats.
-    """
-    kind = torch.promote_types(x.dtype, y.dtype)
-    x, y = x.to(kind), y.to(kind)
+    """Batched matrix product with NumPy broadcasting."""
+    x, y = promoted(x, y)
     left = x.transpose(-1, -2) if transpose_x else x
     right = y.transpose(-1, -2) if transpose_y else y
     return torch.matmul(left, right)
@@ -190,11 +168,7 @@ def scaled_dot_product_attention(
     return torch.softmax(scores, -1) @ value
 
 
-_AVG: dict[int, Any] = {1: F.avg_pool1d, 2: F.avg_pool2d, 3: F.avg_pool3d}
-_MAX: dict[int, Any] = {1: F.max_pool1d, 2: F.max_pool2d, 3: F.max_pool3d}
-
-
-@op('max_pool')
+@op('max_pool', selects=True)
 def max_pool(
     x: Tensor,
     kernel_sizes: Sequence[int],
@@ -204,14 +178,12 @@ def max_pool(
     ceil_mode: bool = False,
 ) -> Tensor:
     """Maximum over each window; padding never wins. ``x`` is (N, C, *D)."""
-    strides = strides or [1] * len(kernel_sizes)
-    pads = resolve_pads(pad_type, pad, x.shape[2:], kernel_sizes, strides)
+    window = kernel_sizes, strides or [1] * len(kernel_sizes)
+    pads, native = _pool_pads(x, *window, pad_type, pad, ceil_mode)
     pool = _MAX[len(kernel_sizes)]
-    if _is_native(pads, kernel_sizes):
-        before = [pair[0] for pair in pads]
-        return pool(x, kernel_sizes, strides, before, 1, ceil_mode)
-    _require_floor(ceil_mode, pads)
-    return pool(pad_spatial(x, pads, -math.inf), kernel_sizes, strides)
+    if native is None:
+        return pool(padded(x, pads, -math.inf), *window)
+    return pool(x, *window, native, 1, ceil_mode)
 
 
 @op('avg_pool')
@@ -229,45 +201,43 @@ def avg_pool(
     With ``exclude_padding_from_average`` the divisor counts the elements
     inside the input only, else the whole window.
     """
-    strides = strides or [1] * len(kernel_sizes)
-    pads = resolve_pads(pad_type, pad, x.shape[2:], kernel_sizes, strides)
+    window = kernel_sizes, strides or [1] * len(kernel_sizes)
+    pads, native = _pool_pads(x, *window, pad_type, pad, ceil_mode)
     pool = _AVG[len(kernel_sizes)]
-    count_padding = not exclude_padding_from_average
-    if _is_native(pads, kernel_sizes):
-        before = [pair[0] for pair in pads]
-        return pool(x, kernel_sizes, strides, before, ceil_mode, count_padding)
-    _require_floor(ceil_mode, pads)
-    means = pool(pad_spatial(x, pads), kernel_sizes, strides)
-    if count_padding:
-        return means
-    inside = pad_spatial(torch.ones_like(x), pads)
-    return means / pool(inside, kernel_sizes, strides)
+    if native is not None:
+        return pool(x, *window, native, ceil_mode, not exclude_padding_from_average)
+    means = pool(padded(x, pads), *window)
+    if exclude_padding_from_average:
+        return means / pool(padded(torch.ones_like(x), pads), *window)
+    return means
 
 
 @op('l2_pool')
 def l2_pool(
-    x: Tensor,
-    kernel_sizes: Sequence[int],
-    pad_type: str,
-    strides: Optional[Sequence[int]] = None,
-    pad: Optional[Sequence[int]] = None,
-    ceil_mode: bool = False,
+    x: Tensor, kernel_sizes: Sequence[int], ceil_mode: bool = False, **window: Any
 ) -> Tensor:
     """Square root of the sum of squares over each window."""
-    means = avg_pool(x.square(), kernel_sizes, pad_type, strides, pad, False, ceil_mode)
-    if not ceil_mode:
-        return torch.sqrt(means * math.prod(kernel_sizes))
-    raise ProgramError('l2_pool with ceil_mode is not implemented')
+    if ceil_mode:
+        raise ProgramError('l2_pool with ceil_mode is not implemented')
+    means = avg_pool(x.square(), kernel_sizes, **window)
+    return torch.sqrt(means * math.prod(kernel_sizes))
 
 
-def _is_native(pads: Pads, kernel: Sequence[int]) -> bool:
-    """Whether torch's pooling accepts the pads: symmetric, <= kernel / 2."""
-    return all(before == after and 2 * before <= k for (before, after), k in zip(pads, kernel))
-
-
-def _require_floor(ceil_mode: bool, pads: Pads) -> None:
+def _pool_pads(
+    x: Tensor,
+    kernel: Sequence[int],
+    strides: Sequence[int],
+    pad_type: str,
+    pad: Optional[Sequence[int]],
+    ceil_mode: bool,
+) -> tuple[Pads, Optional[list[int]]]:
+    """Pads, and as torch's pooling takes them if they are symmetric, <= kernel / 2."""
+    pads = resolve_pads(pad_type, pad, x.shape[2:], kernel, strides)
+    if all(before == after and 2 * before <= k for (before, after), k in zip(pads, kernel)):
+        return pads, [before for before, _ in pads]
     if ceil_mode:
         raise ProgramError(
             f'pooling with ceil_mode needs symmetric pads of at most half '
             f'the kernel, got (before, after) = {pads}'
         )
+    return pads, None

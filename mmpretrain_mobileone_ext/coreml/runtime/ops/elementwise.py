@@ -6,10 +6,11 @@ from collections.abc import Sequence
 from typing import Any, Callable, Optional
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
-from ....errors import ProgramError
 from .registry import op
+from .shared import choice, like
 
 _UNARY: dict[str, Callable[[Tensor], Tensor]] = {
     'abs': torch.abs,
@@ -24,9 +25,13 @@ _UNARY: dict[str, Callable[[Tensor], Tensor]] = {
     'exp': torch.exp,
     'floor': torch.floor,
     'logical_not': torch.logical_not,
+    'relu6': lambda x: x.clamp(0.0, 6.0),
     'round': torch.round,
+    'sigmoid': torch.sigmoid,
+    'silu': F.silu,
     'sin': torch.sin,
     'sinh': torch.sinh,
+    'softsign': F.softsign,
     'sqrt': torch.sqrt,
     'square': torch.square,
     'tan': torch.tan,
@@ -51,6 +56,13 @@ _BINARY: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     'sub': torch.sub,
 }
 
+# Functions of x + epsilon, and the default of epsilon.
+_SHIFTED: dict[str, tuple[Callable[[Tensor], Tensor], float]] = {
+    'inverse': (torch.reciprocal, 1e-4),
+    'log': (torch.log, 1e-45),
+    'rsqrt': (torch.rsqrt, 1e-12),
+}
+
 # torch has no arithmetic on the unsigned types; the wider ones hold them.
 _CASTS = {
     'fp16': torch.float32,
@@ -64,24 +76,33 @@ _CASTS = {
 }
 
 
-def _unary(function: Callable[[Tensor], Tensor]) -> Any:
+def _unary(function: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
     def unary(x: Tensor) -> Tensor:
         return function(x)
 
     return unary
 
 
-def _binary(function: Callable[[Tensor, Tensor], Tensor]) -> Any:
+def _binary(function: Callable[[Tensor, Tensor], Tensor]) -> Callable[[Tensor, Tensor], Tensor]:
     def binary(x: Tensor, y: Tensor) -> Tensor:
         return function(x, y)
 
     return binary
 
 
+def _shifted(function: Callable[[Tensor], Tensor], default: float) -> Callable[..., Tensor]:
+    def shifted(x: Tensor, epsilon: float = default) -> Tensor:
+        return function(x + epsilon)
+
+    return shifted
+
+
 for _name, _one in _UNARY.items():
-    op(_name)(_unary(_one))
+    op(_name, fresh=True)(_unary(_one))
 for _name, _two in _BINARY.items():
-    op(_name)(_binary(_two))
+    op(_name, fresh=True)(_binary(_two))
+for _name, (_shift, _default) in _SHIFTED.items():
+    op(_name, fresh=True)(_shifted(_shift, _default))
 
 
 @op('real_div')
@@ -126,32 +147,6 @@ def sign(x: Tensor) -> Tensor:
     return torch.where(x.isnan(), x, torch.sign(x))
 
 
-def like(result: Tensor, x: Tensor) -> Tensor:
-    """A result in the dtype of ``x``, as MIL declares it.
-
-    Floats become integers by truncation; what is beyond int32 wraps.
-    """
-    return result if x.is_floating_point() else result.to(x.dtype)
-
-
-@op('inverse')
-def inverse(x: Tensor, epsilon: float = 1e-4) -> Tensor:
-    """``1 / (x + epsilon)``."""
-    return torch.reciprocal(x + epsilon)
-
-
-@op('log')
-def log(x: Tensor, epsilon: float = 1e-45) -> Tensor:
-    """``log(x + epsilon)``."""
-    return torch.log(x + epsilon)
-
-
-@op('rsqrt')
-def rsqrt(x: Tensor, epsilon: float = 1e-12) -> Tensor:
-    """``1 / sqrt(x + epsilon)``."""
-    return torch.rsqrt(x + epsilon)
-
-
 @op('clip')
 def clip(x: Tensor, alpha: float, beta: float) -> Tensor:
     """``min(max(x, alpha), beta)``."""
@@ -170,7 +165,7 @@ def select(cond: Tensor, a: Tensor, b: Tensor) -> Tensor:
     return torch.where(cond.to(torch.bool), a, b)
 
 
-@op('cast')
+@op('cast', untyped=True)
 def cast(x: Tensor, dtype: str) -> Tensor:
     """Convert to ``dtype``; floats become integers by truncation.
 
@@ -179,30 +174,13 @@ def cast(x: Tensor, dtype: str) -> Tensor:
     Raises:
         ProgramError: If ``dtype`` is unknown.
     """
-    if dtype not in _CASTS:
-        raise ProgramError(f'cast to {dtype!r} is unknown; allowed: {", ".join(_CASTS)}')
-    return x.to(_CASTS[dtype])
+    return x.to(choice('cast to', dtype, _CASTS))
 
 
-@op('identity')
+@op('identity', selects=True, untyped=True)
 def identity(x: Tensor) -> Tensor:
     """``x``."""
     return x
-
-
-_Reduction = Callable[[Tensor, tuple[int, ...], bool], Tensor]
-
-
-def _sum(x: Tensor, axes: tuple[int, ...], keep: bool) -> Tensor:
-    return x.sum(axes, keepdim=keep)
-
-
-def _mean(x: Tensor, axes: tuple[int, ...], keep: bool) -> Tensor:
-    return _real(x).mean(axes, keepdim=keep)
-
-
-def _l2_norm(x: Tensor, axes: tuple[int, ...], keep: bool) -> Tensor:
-    return torch.sqrt(_sum(_real(x).square(), axes, keep))
 
 
 def _real(x: Tensor) -> Tensor:
@@ -210,42 +188,40 @@ def _real(x: Tensor) -> Tensor:
     return x if x.is_floating_point() else x.double()
 
 
-def _prod(x: Tensor, axes: tuple[int, ...], keep: bool) -> Tensor:
+def _prod(x: Tensor, axes: tuple[int, ...]) -> Tensor:
     for axis in axes:
         x = x.prod(axis, keepdim=True)
-    return x if keep else _drop(x, axes)
+    return x
 
 
-def _drop(x: Tensor, axes: tuple[int, ...]) -> Tensor:
-    kept = [n for i, n in enumerate(x.shape) if i not in axes]
-    return x.reshape(kept)
+_Reduction = Callable[[Tensor, tuple[int, ...]], Tensor]
 
-
+# They keep the axes, as axes of length 1.
 _REDUCTIONS: dict[str, _Reduction] = {
-    'reduce_sum': _sum,
-    'reduce_mean': _mean,
-    'reduce_max': lambda x, axes, keep: x.amax(axes, keepdim=keep),
-    'reduce_min': lambda x, axes, keep: x.amin(axes, keepdim=keep),
+    'reduce_sum': lambda x, axes: x.sum(axes, keepdim=True),
+    'reduce_mean': lambda x, axes: _real(x).mean(axes, keepdim=True),
+    'reduce_max': lambda x, axes: x.amax(axes, keepdim=True),
+    'reduce_min': lambda x, axes: x.amin(axes, keepdim=True),
     'reduce_prod': _prod,
-    'reduce_l1_norm': lambda x, axes, keep: _sum(x.abs(), axes, keep),
-    'reduce_l2_norm': _l2_norm,
-    'reduce_sum_square': lambda x, axes, keep: _sum(x.square(), axes, keep),
-    'reduce_log_sum': lambda x, axes, keep: torch.log(_sum(_real(x), axes, keep)),
+    'reduce_l1_norm': lambda x, axes: x.abs().sum(axes, keepdim=True),
+    'reduce_l2_norm': lambda x, axes: _real(x).square().sum(axes, keepdim=True).sqrt(),
+    'reduce_sum_square': lambda x, axes: x.square().sum(axes, keepdim=True),
+    'reduce_log_sum': lambda x, axes: _real(x).sum(axes, keepdim=True).log(),
     # Where all are -inf coremltools folds to NaN; the document's formula,
     # like torch, says log(0).
-    'reduce_log_sum_exp': lambda x, axes, keep: torch.logsumexp(_real(x), axes, keepdim=keep),
+    'reduce_log_sum_exp': lambda x, axes: _real(x).logsumexp(axes, keepdim=True),
 }
 
 
 def _over_axes(reduction: _Reduction) -> Callable[..., Tensor]:
     def reduce(x: Tensor, axes: Optional[Sequence[int]] = None, keep_dims: bool = False) -> Tensor:
         """Reduce over ``axes`` (all if None), in the dtype of ``x``."""
-        chosen = range(x.dim()) if axes is None else axes
-        if not chosen:
-            # For torch no axes are all axes.
-            return like(reduction(x[..., None], (x.dim(),), False), x)
-        dims = tuple(a % x.dim() for a in chosen)
-        return like(reduction(x, dims, keep_dims), x)
+        rank = x.dim()
+        dims = tuple(a % rank for a in (range(rank) if axes is None else axes))
+        left = [1 if i in dims else n for i, n in enumerate(x.shape) if keep_dims or i not in dims]
+        # For torch no axes are all axes.
+        result = reduction(x, dims) if dims else reduction(x.unsqueeze(-1), (rank,))
+        return like(result.reshape(left), x)
 
     return reduce
 

@@ -12,7 +12,7 @@ from torch import Tensor
 from .registry import op
 
 
-@op('batch_norm')
+@op('batch_norm', fresh=True)
 def batch_norm(
     x: Tensor,
     mean: Tensor,
@@ -30,13 +30,8 @@ def instance_norm(
     x: Tensor, gamma: Optional[Tensor] = None, beta: Optional[Tensor] = None, epsilon: float = 1e-5
 ) -> Tensor:
     """Normalize each channel of each sample; ``x`` is (N, C, *D)."""
-    axes = list(range(2, x.dim()))
-    shape = (-1, *[1] * len(axes))
-    return _affine(
-        _standardize(x, axes, epsilon),
-        None if gamma is None else gamma.reshape(shape),
-        None if beta is None else beta.reshape(shape),
-    )
+    axes = range(2, x.dim())
+    return _affine(_standardized(x, axes, epsilon), gamma, beta, [-1, *[1] * len(axes)])
 
 
 @op('layer_norm')
@@ -51,11 +46,7 @@ def layer_norm(
     rank = x.dim()
     chosen = sorted(axis % rank for axis in axes or range(rank))
     shape = [x.shape[i] if i in chosen else 1 for i in range(rank)]
-    return _affine(
-        _standardize(x, chosen, epsilon),
-        None if gamma is None else gamma.reshape(shape),
-        None if beta is None else beta.reshape(shape),
-    )
+    return _affine(_standardized(x, chosen, epsilon), gamma, beta, shape)
 
 
 @op('l2_norm')
@@ -84,7 +75,7 @@ def local_response_norm(
     return x / (k + alpha / size * total) ** beta
 
 
-def _standardize(x: Tensor, axes: Sequence[int], epsilon: float) -> Tensor:
+def _standardized(x: Tensor, axes: Sequence[int], epsilon: float) -> Tensor:
     """Subtract the mean, divide by the biased standard deviation."""
     dims = tuple(axes)
     centered = x - x.mean(dims, keepdim=True)
@@ -92,6 +83,8 @@ def _standardize(x: Tensor, axes: Sequence[int], epsilon: float) -> Tensor:
     return centered / torch.sqrt(variance + epsilon)
 
 
-def _affine(x: Tensor, gamma: Optional[Tensor], beta: Optional[Tensor]) -> Tensor:
-    scaled = x if gamma is None else x * gamma
-    return scaled if beta is None else scaled + beta
+def _affine(
+    x: Tensor, gamma: Optional[Tensor], beta: Optional[Tensor], shape: Sequence[int]
+) -> Tensor:
+    scaled = x if gamma is None else x * gamma.reshape(shape)
+    return scaled if beta is None else scaled + beta.reshape(shape)

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from ....errors import ProgramError
 from .registry import op
+from .shared import choice
 
 _Activation = Callable[[Tensor], Tensor]
 _State = tuple[Tensor, ...]
@@ -46,10 +47,6 @@ class _Weights(NamedTuple):
     hh: Tensor
     bias: Optional[Tensor] = None
     peephole: Optional[Tensor] = None
-
-    def of_inputs(self, x: Tensor) -> Tensor:
-        """(s, b, I) to the input's part of the gates, (s, b, G)."""
-        return torch.nn.functional.linear(x, self.ih, self.bias)
 
 
 @op('lstm')
@@ -106,22 +103,19 @@ def lstm(
 
         return step
 
-    ways = [_Weights(weight_ih, weight_hh, bias, peephole)]
+    one = _Weights(weight_ih, weight_hh, bias, peephole)
     state: _State = (initial_h, initial_c)
     if direction != 'bidirectional':
-        out, (h, c) = _run(x, ways[0], cell(ways[0]), state, direction)
-        return (out if output_sequence else h.unsqueeze(0)), h, c
+        out, (h, c) = _run(x, one, cell(one), state, direction, output_sequence)
+        return out, h, c
     if weight_ih_back is None or weight_hh_back is None:
         raise ProgramError('a bidirectional lstm has weights for both ways')
-    ways.append(_Weights(weight_ih_back, weight_hh_back, bias_back, peephole_back))
-    halves = zip(*(value.chunk(2, -1) for value in state))
-    (out, last), (back, last_back) = (
-        _run(x, weights, cell(weights), start, way)
-        for weights, start, way in zip(ways, halves, ('forward', 'reverse'))
-    )
+    other = _Weights(weight_ih_back, weight_hh_back, bias_back, peephole_back)
+    start, start_back = zip(*(value.chunk(2, -1) for value in state))
+    out, last = _run(x, one, cell(one), start, 'forward', output_sequence)
+    back, last_back = _run(x, other, cell(other), start_back, 'reverse', output_sequence)
     h, c = (torch.cat(pair, -1) for pair in zip(last, last_back))
-    both = torch.cat([out, back.flip(0)], -1)
-    return (both if output_sequence else h.unsqueeze(0)), h, c
+    return torch.cat([out, back.flip(0)], -1), h, c
 
 
 @op('gru')
@@ -175,8 +169,8 @@ def gru(
             o = outer(i_o + (r * h) @ hh_o.T + b_o)
         return ((1 - z) * o + z * h,)
 
-    out, (h,) = _run(x, weights, step, (initial_h,), direction)
-    return (out if output_sequence else h.unsqueeze(0)), h
+    out, (h,) = _run(x, weights, step, (initial_h,), direction, output_sequence)
+    return out, h
 
 
 @op('rnn')
@@ -201,30 +195,29 @@ def rnn(
         return (outer(given + state[0] @ weight_hh.T),)
 
     weights = _Weights(weight_ih, weight_hh, bias)
-    out, (h,) = _run(x, weights, step, (initial_h,), direction)
-    return (out if output_sequence else h.unsqueeze(0)), h
+    out, (h,) = _run(x, weights, step, (initial_h,), direction, output_sequence)
+    return out, h
 
 
 def _run(
-    x: Tensor, weights: _Weights, cell: _Cell, state: _State, direction: str
+    x: Tensor, weights: _Weights, cell: _Cell, state: _State, direction: str, output_sequence: bool
 ) -> tuple[Tensor, _State]:
-    """First state of every step (s, b, H), as computed; the last state."""
+    """First state of every step (s, b, H), as computed, or (1, b, H); the last state."""
     if direction not in ('forward', 'reverse'):
         raise ProgramError(
             f'direction is {direction!r}; allowed: forward, reverse and, of an lstm, bidirectional'
         )
-    given = weights.of_inputs(x.flip(0) if direction == 'reverse' else x)
+    ordered = x.flip(0) if direction == 'reverse' else x
+    given = torch.nn.functional.linear(ordered, weights.ih, weights.bias)
     found: list[Tensor] = []
     # Not unbind, which would make a tensor of every step at once.
     for index in range(len(given)):
         state = cell(given[index], state)
         found.append(state[0])
-    if not found:
-        return given.new_zeros(0, *state[0].shape), state
-    return torch.stack(found), state
+    if not output_sequence:
+        return state[0].unsqueeze(0), state
+    return torch.stack(found) if found else given.new_zeros(0, *state[0].shape), state
 
 
 def _activation(name: str) -> _Activation:
-    if name.lower() not in _ACTIVATIONS:
-        raise ProgramError(f'activation {name!r} is unknown; allowed: {", ".join(_ACTIVATIONS)}')
-    return _ACTIVATIONS[name.lower()]
+    return choice('activation', name.lower(), _ACTIVATIONS)

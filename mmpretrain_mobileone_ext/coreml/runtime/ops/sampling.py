@@ -1,25 +1,165 @@
-"""MIL sampling of images at computed places (``image_resizing``)."""
+"""MIL resizing, and sampling of images at computed places (``image_resizing``).
+
+A place is a number on an axis whose pixels have their centers at 0, 1, ...
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Callable, NamedTuple, Optional
+import functools
+import math
+from typing import Any, Callable, Optional
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from ....errors import ProgramError
 from .registry import op
+from .shared import Sizes, along, choice, numbers
 
 # Beyond any image; further out, a coordinate would not fit an integer.
 _FAR = 2.0**24
+_BOXES = tuple(
+    f'{kind}_{first}_FIRST' for kind in ('CORNERS', 'CENTER_SIZE') for first in ('HEIGHT', 'WIDTH')
+)
+
+# MIL's sampling modes: the place of pixel i of n on an axis from 0 to last.
+# One division of whole numbers each: a place on the grid, or half way between
+# two, comes out exact.
+_SAMPLING: dict[str, Callable[[Tensor, Tensor, int], Tensor]] = {
+    'STRICT_ALIGN_CORNERS': lambda i, last, n: i * last / max(n - 1, 1),
+    'ALIGN_CORNERS': lambda i, last, n: i * last / (n - 1) if n > 1 else i + last / 2,
+    'DEFAULT': lambda i, last, n: i * (last + 1) / n,
+    'OFFSET_CORNERS': lambda i, last, n: (2 * i + 1) * last.clamp(min=1) / (2 * n),
+    'UNALIGN_CORNERS': lambda i, last, n: ((2 * i + 1) * (last + 1) - n) / (2 * n),
+}
 
 
-class _Padding(NamedTuple):
-    """What is read outside of an image."""
+def _places(last: Tensor, count: int, mode: str) -> Tensor:
+    """Places of ``count`` pixels on an axis from 0 to ``last``."""
+    i = torch.arange(count, dtype=last.dtype, device=last.device)
+    found = choice('sampling_mode', mode, _SAMPLING)(i, last, count)
+    return torch.minimum(found.clamp(min=0), last)
 
-    mode: str
-    value: float = 0.0
+
+def _places_on(x: Tensor, axis: int, count: int, mode: str) -> Tensor:
+    last = torch.tensor(x.shape[axis] - 1, dtype=torch.float64, device=x.device)
+    return _places(last, count, mode)
+
+
+def _linear(x: Tensor, axis: int, count: int, mode: str) -> Tensor:
+    """Resample one axis linearly."""
+    place = _places_on(x, axis, count, mode)
+    low = place.floor()
+    weight = along((place - low).to(torch.float32), axis, x.dim())
+    before = x.index_select(axis, low.long())
+    after = x.index_select(axis, (low.long() + 1).clamp(max=x.shape[axis] - 1))
+    return before + (after - before) * weight
+
+
+def _rounded(x: Tensor, axis: int, count: int, mode: str) -> Tensor:
+    """Resample one axis at the pixel nearest to each place."""
+    # Half way between two pixels MIL does not say which. The lower one
+    # repeats pixels evenly where a size is doubled.
+    index = torch.ceil(_places_on(x, axis, count, mode) - 0.5).long()
+    return x.index_select(axis, index)
+
+
+_INTERPOLATION = {'LINEAR': _linear, 'NEAREST_NEIGHBOR': _rounded}
+
+
+@op('upsample_nearest_neighbor')
+def upsample_nearest_neighbor(
+    x: Tensor, scale_factor_height: float = 1, scale_factor_width: float = 1
+) -> Tensor:
+    """Repeat pixels; sizes become ``floor(size * scale)``."""
+    height = _scaled(x.shape[-2], scale_factor_height)
+    width = _scaled(x.shape[-1], scale_factor_width)
+    return resize_nearest_neighbor(x, height, width)
+
+
+def _scaled(size: int, scale: float) -> int:
+    """``floor(size * scale)`` in fp32, as sizes in a file are computed."""
+    return math.floor(np.float32(size) * np.float32(scale))
+
+
+@op('resize_nearest_neighbor')
+def resize_nearest_neighbor(x: Tensor, target_size_height: int, target_size_width: int) -> Tensor:
+    """The pixel at ``floor(i * size / target)``; ``x`` is (..., H, W)."""
+    for axis, count in ((-2, target_size_height), (-1, target_size_width)):
+        index = torch.arange(count, device=x.device) * x.shape[axis] // count
+        x = x.index_select(axis, index)
+    return x
+
+
+@op('upsample_bilinear')
+def upsample_bilinear(
+    x: Tensor,
+    scale_factor_height: float = 1,
+    scale_factor_width: float = 1,
+    align_corners: bool = True,
+    half_pixel_centers: Optional[bool] = None,
+) -> Tensor:
+    """Bilinear interpolation; sizes become ``floor(size * scale)``.
+
+    Raises:
+        ProgramError: If both ``align_corners`` and ``half_pixel_centers``.
+    """
+    if align_corners and half_pixel_centers:
+        raise ProgramError(
+            'upsample_bilinear: align_corners and half_pixel_centers exclude each other'
+        )
+    half = not align_corners
+    if half_pixel_centers is not None:
+        half = half_pixel_centers
+    centered = 'UNALIGN_CORNERS' if half else 'DEFAULT'
+    return resize_bilinear(
+        x,
+        _scaled(x.shape[-2], scale_factor_height),
+        _scaled(x.shape[-1], scale_factor_width),
+        'STRICT_ALIGN_CORNERS' if align_corners else centered,
+    )
+
+
+@op('resize_bilinear')
+def resize_bilinear(
+    x: Tensor,
+    target_size_height: int = 1,
+    target_size_width: int = 1,
+    sampling_mode: str = 'DEFAULT',
+) -> Tensor:
+    """Bilinear interpolation to a target size; ``x`` is (..., H, W).
+
+    Raises:
+        ProgramError: If ``sampling_mode`` is unknown.
+    """
+    for axis, count in enumerate((target_size_height, target_size_width), x.dim() - 2):
+        x = _linear(x, axis, count, sampling_mode)
+    return x
+
+
+@op('resize')
+def resize(
+    x: Tensor,
+    shape: Sizes,
+    resized_dims: int,
+    interpolation_mode: str = 'LINEAR',
+    sampling_mode: str = 'DEFAULT',
+) -> Tensor:
+    """Resize the last ``resized_dims`` dimensions; size 0 keeps one.
+
+    ``NEAREST_NEIGHBOR`` takes the pixel that is nearest to a position, so 2
+    to 3 pixels are [a, b, b], as in Apple's own test of the operation;
+    ``resize_nearest_neighbor`` takes the one before it.
+
+    Raises:
+        ProgramError: If a mode is unknown.
+    """
+    resample = choice('resize: interpolation_mode', interpolation_mode, _INTERPOLATION)
+    targets = numbers(shape)[len(shape) - resized_dims :]
+    for axis, target in enumerate(targets, x.dim() - resized_dims):
+        x = resample(x, axis, target or x.shape[axis], sampling_mode)
+    return x
 
 
 @op('resample')
@@ -61,9 +201,8 @@ def resample(
         for i, size in enumerate((x.shape[3], x.shape[2]))
     )
     image = torch.arange(len(x), device=x.device).reshape(-1, 1, 1)
-    padding = _Padding(padding_mode.lower(), padding_value)
-    found = _sampled(x, image, height, width, sampling_mode, padding)
-    return found.movedim(0, 1)
+    read = functools.partial(_read, x, image, padding_mode.lower(), padding_value)
+    return _sampled(read, height, width, sampling_mode).movedim(0, 1)
 
 
 @op('affine')
@@ -72,11 +211,10 @@ def affine(
     transform_matrix: Tensor,
     output_height: int,
     output_width: int,
-    sampling_mode: str,
-    padding_mode: str,
-    padding_value: float,
     coordinates_mode: str,
+    padding_mode: str,
     align_corners: bool,
+    **sampling: Any,
 ) -> Tensor:
     """``x`` at linearly transformed coordinates, as ``resample``.
 
@@ -96,25 +234,18 @@ def affine(
         raise ProgramError(
             f'affine with {asked}; allowed: normalized_minus_one_to_one, constant and align_corners'
         )
-    across, down = (_spread(size, x.device) for size in (output_width, output_height))
-    place = torch.stack(
-        [
-            across.expand(output_height, output_width),
-            down.unsqueeze(1).expand(output_height, output_width),
-            torch.ones(output_height, output_width, device=x.device),
-        ],
-        -1,
-    )
-    rows = transform_matrix.float().reshape(-1, 1, 2, 3)
-    moved = (rows.unsqueeze(1) * place.unsqueeze(2)).sum(-1)
+    down, across = (_spread(size, x.device) for size in (output_height, output_width))
+    y, x_place = torch.meshgrid(down, across, indexing='ij')
+    place = torch.stack([x_place, y, torch.ones_like(y)], -1)
+    rows = transform_matrix.float().reshape(-1, 1, 1, 2, 3)
+    moved = (rows * place.unsqueeze(2)).sum(-1)
     return resample(
         x,
         moved.expand(len(x), -1, -1, -1),
-        sampling_mode,
-        padding_mode,
-        padding_value,
-        coordinates_mode,
-        align_corners,
+        coordinates_mode=coordinates_mode,
+        padding_mode=padding_mode,
+        align_corners=align_corners,
+        **sampling,
     )
 
 
@@ -162,9 +293,8 @@ def crop_resize(
     count = len(corners)
     down = down.reshape(count, 1, -1, 1)
     across = across.reshape(count, 1, 1, -1)
-    found = _sampled(
-        x, image.reshape(count, -1, 1, 1), down, across, 'bilinear', _Padding('border')
-    )
+    read = functools.partial(_read, x, image.reshape(count, -1, 1, 1), 'border', 0.0)
+    found = _sampled(read, down, across, 'bilinear')
     # Not interpolated with the pixels beside it: as Core ML does it.
     beyond = _beyond(down, x.shape[2]) | _beyond(across, x.shape[3])
     result = found.masked_fill(beyond, pad_value).permute(1, 2, 0, 3, 4)
@@ -197,13 +327,8 @@ def _regions(
 
 def _corners(boxes: Tensor, mode: str) -> Tensor:
     """Boxes (N, 4) as top, left, bottom, right."""
-    modes = [
-        f'{kind}_{first}_FIRST'
-        for kind in ('CORNERS', 'CENTER_SIZE')
-        for first in ('HEIGHT', 'WIDTH')
-    ]
-    if mode not in modes:
-        raise ProgramError(f'box_coordinate_mode {mode!r} is unknown; allowed: {", ".join(modes)}')
+    if mode not in _BOXES:
+        raise ProgramError(f'box_coordinate_mode {mode!r} is unknown; allowed: {", ".join(_BOXES)}')
     if mode.endswith('WIDTH_FIRST'):
         boxes = boxes[:, [1, 0, 3, 2]]
     if mode.startswith('CORNERS'):
@@ -212,51 +337,14 @@ def _corners(boxes: Tensor, mode: str) -> Tensor:
     return torch.cat([center - half, center + half], 1)
 
 
-_Grid = Callable[[Tensor, Tensor, int], Tensor]
-
-
-def _default(i: Tensor, length: Tensor, count: int) -> Tensor:
-    return i * ((length + 1) / count)
-
-
-def _offset(i: Tensor, length: Tensor, count: int) -> Tensor:
-    return (i + 0.5) * (length.clamp(min=1) / count)
-
-
-def _unaligned(i: Tensor, length: Tensor, count: int) -> Tensor:
-    return (i + 0.5) * ((length + 1) / count) - 0.5
-
-
-def _strict(i: Tensor, length: Tensor, count: int) -> Tensor:
-    return i * (length / max(count - 1, 1))
-
-
-def _aligned(i: Tensor, length: Tensor, count: int) -> Tensor:
-    return _strict(i, length, count) if count > 1 else i + length / 2
-
-
-# As of resize_bilinear, for an interval of Xin - 1 = its length.
-_GRIDS: dict[str, _Grid] = {
-    'STRICT_ALIGN_CORNERS': _strict,
-    'ALIGN_CORNERS': _aligned,
-    'DEFAULT': _default,
-    'OFFSET_CORNERS': _offset,
-    'UNALIGN_CORNERS': _unaligned,
-}
-
-
 def _grid(start: Tensor, end: Tensor, count: int, mode: str) -> Tensor:
     """Places (N, count) between ``start`` and ``end`` (N).
 
     From the larger to the smaller one, places are mirrored.
     """
-    if mode not in _GRIDS:
-        raise ProgramError(f'sampling_mode {mode!r} is unknown; allowed: {", ".join(_GRIDS)}')
     if count < 1:
         raise ProgramError(f'a target size is {count}; allowed: >= 1')
-    i = torch.arange(count, device=start.device, dtype=torch.float32)
-    length = (end - start).abs().unsqueeze(1)
-    steps = torch.minimum(_GRIDS[mode](i, length, count).clamp(min=0), length)
+    steps = _places((end - start).abs().unsqueeze(1), count, mode)
     return start.unsqueeze(1) + torch.where((end < start).unsqueeze(1), -steps, steps)
 
 
@@ -267,94 +355,73 @@ def _spread(count: int, device: torch.device) -> Tensor:
     return torch.linspace(-1, 1, count, device=device)
 
 
+_COORDINATES: dict[str, Callable[[Tensor], Tensor]] = {
+    'unnormalized': lambda given: given,
+    'normalized_minus_one_to_one': lambda given: (given + 1) / 2,
+    'normalized_zero_to_one': lambda given: given,
+}
+
+
 def _pixels(given: Tensor, size: int, mode: str, align_corners: bool) -> Tensor:
     """Coordinates as places of pixels, 0 the center of the first one."""
+    part = choice('coordinates_mode', mode, _COORDINATES)(given)
     if mode == 'unnormalized':
-        return given
-    if mode not in ('normalized_minus_one_to_one', 'normalized_zero_to_one'):
-        raise ProgramError(
-            f'coordinates_mode {mode!r} is unknown; allowed: unnormalized, '
-            f'normalized_minus_one_to_one, normalized_zero_to_one'
-        )
-    part = given if mode == 'normalized_zero_to_one' else (given + 1) / 2
+        return part
     return part * (size - 1) if align_corners else part * size - 0.5
 
 
 def _sampled(
-    x: Tensor, image: Tensor, height: Tensor, width: Tensor, sampling_mode: str, padding: _Padding
+    read: Callable[[Tensor, Tensor], Tensor], height: Tensor, width: Tensor, sampling_mode: str
 ) -> Tensor:
-    """``x[image, :, height, width]``, channels first.
+    """Values (C, \\*S) at any places.
 
     Args:
-        x (Tensor): (B, C, H, W).
-        image (Tensor): Integer; it, ``height`` and ``width``, in pixels,
-            are broadcast to a shape S.
-
-    Returns:
-        Tensor: (C, \\*S).
+        read (Callable): Values at whole rows and columns.
+        height, width (Tensor): In pixels, broadcast to S with the images.
     """
-    down = height.nan_to_num(_FAR).clamp(-_FAR, _FAR)
-    across = width.nan_to_num(_FAR).clamp(-_FAR, _FAR)
+    down, across = (p.nan_to_num(_FAR).clamp(-_FAR, _FAR) for p in (height, width))
     if sampling_mode == 'nearest':
-        return _read(x, image, down.round(), across.round(), padding)
+        return read(down.round(), across.round())
     if sampling_mode != 'bilinear':
         raise ProgramError(
             f'sampling_mode {sampling_mode!r} is unknown; allowed: bilinear, nearest'
         )
     top, left = down.floor(), across.floor()
     lower, right = down - top, across - left
-    upper_row = (
-        _read(x, image, top, left, padding) * (1 - right)
-        + _read(x, image, top, left + 1, padding) * right
-    )
-    lower_row = (
-        _read(x, image, top + 1, left, padding) * (1 - right)
-        + _read(x, image, top + 1, left + 1, padding) * right
+    upper_row, lower_row = (
+        read(row, left) * (1 - right) + read(row, left + 1) * right for row in (top, top + 1)
     )
     return upper_row * (1 - lower) + lower_row * lower
 
 
-def _read(x: Tensor, image: Tensor, row: Tensor, column: Tensor, padding: _Padding) -> Tensor:
-    """Pixels (C, \\*S) at whole rows and columns."""
+def _read(
+    x: Tensor, image: Tensor, mode: str, outside: float, row: Tensor, column: Tensor
+) -> Tensor:
+    """Pixels (C, \\*S) of ``x[image]`` at whole rows and columns."""
     count, channels, height, width = x.shape
-    inside, (y, z) = _within([row, column], [height, width], padding.mode)
+    place_of = choice('padding_mode', mode, _OUTSIDE)
+    y, z = place_of(row.long(), height), place_of(column.long(), width)
     # Other images do not exist; torch refuses what is beyond all of them.
     known = (image >= 0) & (image < count)
     place = torch.where(known, (image * height + y) * width + z, x.numel())
     flat = x.movedim(1, 0).reshape(channels, -1)
-    found = flat.index_select(1, place.reshape(-1))
-    found = found.reshape(channels, *place.shape)
-    if inside is None:
+    found = flat.index_select(1, place.reshape(-1)).reshape(channels, *place.shape)
+    if mode != 'constant':
         return found
-    return found.masked_fill(~inside, padding.value)
+    inside = (row >= 0) & (row < height) & (column >= 0) & (column < width)
+    return found.masked_fill(~inside, outside)
 
 
-def _within(
-    places: Sequence[Tensor], sizes: Sequence[int], mode: str
-) -> tuple[Optional[Tensor], list[Tensor]]:
-    """Where an image is read, by axis; and, for a constant, whether."""
-    whole = [place.long() for place in places]
-    if mode == 'constant':
-        row, column = ((i >= 0) & (i < size) for i, size in zip(whole, sizes))
-        return row & column, _clamped(whole, sizes)
-    if mode == 'border':
-        return None, _clamped(whole, sizes)
-    if mode == 'reflection':
-        return None, [_folded(i, max(size - 1, 1), size - 1) for i, size in zip(whole, sizes)]
-    if mode == 'symmetric':
-        # Mirrored between pixels: -1 is 0, and size is size - 1.
-        twice = (torch.where(i < 0, -1 - i, i) % (2 * size) for i, size in zip(whole, sizes))
-        return None, [torch.minimum(i, 2 * size - 1 - i) for i, size in zip(twice, sizes)]
-    raise ProgramError(
-        f'padding_mode {mode!r} is unknown; allowed: constant, border, reflection, symmetric'
-    )
+# Where an axis of n pixels is read at a whole place that may be outside.
+_OUTSIDE: dict[str, Callable[[Tensor, int], Tensor]] = {
+    'constant': lambda i, n: i.clamp(0, n - 1),
+    'border': lambda i, n: i.clamp(0, n - 1),
+    'reflection': lambda i, n: _folded(i.abs(), 2 * max(n - 1, 1), 0).clamp(max=n - 1),
+    # Mirrored between pixels: -1 is 0, and n is n - 1.
+    'symmetric': lambda i, n: _folded(torch.where(i < 0, -1 - i, i), 2 * n, 1),
+}
 
 
-def _clamped(places: Sequence[Tensor], sizes: Sequence[int]) -> list[Tensor]:
-    return [i.clamp(0, size - 1) for i, size in zip(places, sizes)]
-
-
-def _folded(place: Tensor, half: int, last: int) -> Tensor:
-    """Mirrored at the first and the last pixel."""
-    within = place.abs() % (2 * half)
-    return torch.minimum(within, 2 * half - within).clamp(max=last)
+def _folded(place: Tensor, period: int, edge: int) -> Tensor:
+    within = place % period
+    return torch.minimum(within, period - edge - within)

@@ -10,16 +10,37 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Optional, Union
+from typing import Callable, Optional, Union
 
 import torch
 from torch import Tensor
 
 from ....errors import ProgramError
 from .registry import op
+from .shared import Flags, Sizes, along, choice, counted, places, slices, unsqueezed
 
-_REDUCTIONS = {'add': 'sum', 'mul': 'prod', 'max': 'amax', 'min': 'amin'}
-_MODES = ('update', 'sub', 'div', *_REDUCTIONS)
+_Number = Union[int, float]
+_Combine = Callable[[Tensor, int, Tensor, Tensor], Tensor]
+
+
+def _divided(data: Tensor, axis: int, index: Tensor, changes: Tensor) -> Tensor:
+    divisor = torch.ones_like(data).scatter_reduce(axis, index, changes, 'prod')
+    return torch.div(data, divisor, rounding_mode=None if data.is_floating_point() else 'trunc')
+
+
+def _reduced(how: str) -> _Combine:
+    return lambda data, axis, index, changes: data.scatter_reduce(axis, index, changes, how)
+
+
+_MODES: dict[str, _Combine] = {
+    'update': lambda data, axis, index, changes: data.scatter(axis, index, changes),
+    'sub': lambda data, axis, index, changes: data.scatter_reduce(axis, index, -changes, 'sum'),
+    'div': _divided,
+    'add': _reduced('sum'),
+    'mul': _reduced('prod'),
+    'max': _reduced('amax'),
+    'min': _reduced('amin'),
+}
 
 
 @op('scatter')
@@ -46,10 +67,9 @@ def scatter(
         ProgramError: If ``mode`` is unknown or ``updates`` does not fit.
     """
     at = axis % data.dim()
-    index = _counted(indices.reshape(-1), data.shape[at], validate_indices)
+    index = counted(indices.reshape(-1), data.shape[at], validate_indices)
     _check_shape(updates, [*data.shape[:at], len(index), *data.shape[at + 1 :]])
-    along = [-1 if i == at else 1 for i in range(data.dim())]
-    index = index.reshape(along).expand(updates.shape)
+    index = along(index, at, data.dim()).expand(updates.shape)
     return _combined(data, index, updates, at, mode)
 
 
@@ -78,7 +98,7 @@ def scatter_along_axis(
     _check_shape(updates, list(indices.shape))
     others = [*data.shape[:at], indices.shape[at], *data.shape[at + 1 :]]
     _check_shape(indices, others, 'indices')
-    index = _counted(indices, data.shape[at], validate_indices)
+    index = counted(indices, data.shape[at], validate_indices)
     return _combined(data, index, updates, at, mode)
 
 
@@ -145,12 +165,12 @@ def gather_nd(
 def slice_update(
     x: Tensor,
     update: Tensor,
-    begin: Union[Sequence[int], Tensor],
-    end: Union[Sequence[int], Tensor],
+    begin: Sizes,
+    end: Sizes,
     stride: Optional[Sequence[int]] = None,
-    begin_mask: Optional[Sequence[bool]] = None,
-    end_mask: Optional[Sequence[bool]] = None,
-    squeeze_mask: Optional[Sequence[bool]] = None,
+    begin_mask: Flags = None,
+    end_mask: Flags = None,
+    squeeze_mask: Flags = None,
 ) -> Tensor:
     """``x`` with ``x[begin:end:stride, ...] = update``.
 
@@ -159,42 +179,11 @@ def slice_update(
     Raises:
         ProgramError: If ``update`` has another shape than the slice.
     """
-    none = [False] * x.dim()
-    strides = stride or [1] * x.dim()
-    squeezed = squeeze_mask or none
-    places = []
-    for axis, size in enumerate(x.shape):
-        start = None if (begin_mask or none)[axis] else int(begin[axis])
-        stop = None if (end_mask or none)[axis] else int(end[axis])
-        places.append(
-            _one(start, size)
-            if squeezed[axis]
-            else range(*slice(start, stop, strides[axis]).indices(size))
-        )
-    lengths = [len(taken) for taken in places]
-    _check_shape(update, [n for n, drop in zip(lengths, squeezed) if not drop], 'update')
-    index = torch.meshgrid(*(_numbers_of(taken, x.device) for taken in places), indexing='ij')
+    taken = slices(x.shape, begin, end, stride, begin_mask, end_mask, squeeze_mask)
+    lengths = [len(kept) for kept in taken]
+    _check_shape(update, unsqueezed(lengths, squeeze_mask), 'update')
+    index = torch.meshgrid(*(places(kept, x.device) for kept in taken), indexing='ij')
     return x.index_put(index, update.reshape(lengths).to(x.dtype))
-
-
-def _one(start: Optional[int], size: int) -> range:
-    """The one place that a squeezed dimension keeps."""
-    first = start or 0
-    first = first + size if first < 0 else first
-    return range(first, first + 1)
-
-
-def _numbers_of(taken: range, device: torch.device) -> Tensor:
-    count = torch.arange(len(taken), device=device)
-    return taken.start + taken.step * count
-
-
-def _counted(indices: Tensor, size: int, validate_indices: Optional[bool]) -> Tensor:
-    """Indices from 0 on; torch refuses those that are out of bounds."""
-    index = indices.long()
-    if validate_indices is not None:
-        return index
-    return torch.where(index < 0, index + size, index)
 
 
 def _rows(
@@ -212,7 +201,7 @@ def _rows(
     row = torch.zeros(indices.shape[:-1], dtype=torch.long, device=indices.device)
     wrong = row != 0
     for axis, size in enumerate(sizes):
-        index = _counted(indices[..., axis], size, validate_indices)
+        index = counted(indices[..., axis], size, validate_indices)
         wrong = wrong | (index < 0) | (index >= size)
         row = row * size + index
     return torch.where(wrong, outside, row)
@@ -220,19 +209,7 @@ def _rows(
 
 def _combined(data: Tensor, index: Tensor, updates: Tensor, axis: int, mode: str) -> Tensor:
     """``data`` with ``updates`` at ``index``, which has their shape."""
-    if mode not in _MODES:
-        raise ProgramError(f'scatter mode {mode!r} is unknown; allowed: {", ".join(_MODES)}')
-    changes = updates.to(data.dtype)
-    if mode == 'update':
-        return data.scatter(axis, index, changes)
-    if mode == 'sub':
-        return data.scatter_reduce(axis, index, -changes, 'sum')
-    if mode == 'div':
-        one = torch.ones_like(data)
-        divisor = one.scatter_reduce(axis, index, changes, 'prod')
-        whole = None if data.is_floating_point() else 'trunc'
-        return torch.div(data, divisor, rounding_mode=whole)
-    return data.scatter_reduce(axis, index, changes, _REDUCTIONS[mode])
+    return choice('scatter mode', mode, _MODES)(data, axis, index, updates.to(data.dtype))
 
 
 def _check_shape(value: Tensor, wanted: Sequence[int], name: str = 'updates') -> None:
@@ -240,9 +217,6 @@ def _check_shape(value: Tensor, wanted: Sequence[int], name: str = 'updates') ->
         raise ProgramError(
             f'{name} has the shape {tuple(value.shape)}; allowed here: {tuple(wanted)}'
         )
-
-
-_Number = Union[int, float]
 
 
 @op('non_zero')
@@ -292,10 +266,10 @@ def range_1d(
     whole = all(isinstance(number, int) for number in (first, last, each))
     # Whole numbers are counted exactly, whatever their size.
     count = -((first - last) // each) if whole else math.ceil((last - first) / each)
-    places = torch.arange(max(0, count), device=tensors[0].device if tensors else 'cpu')
+    index = torch.arange(max(0, count), device=tensors[0].device if tensors else 'cpu')
     if whole:
-        return (first + each * places).to(torch.int32)
-    return (first + each * places.to(torch.float64)).to(torch.float32)
+        return (first + each * index).to(torch.int32)
+    return (first + each * index.to(torch.float64)).to(torch.float32)
 
 
 @op('band_part')
@@ -331,11 +305,10 @@ def one_hot(
     An index out of bounds has no place: all are ``off_value``, as in
     ``tf.one_hot``.
     """
-    size = int(one_hot_vector_size)
-    at = axis % (indices.dim() + 1)
-    along = [-1] + [1] * (indices.dim() - at)
-    places = torch.arange(size, device=indices.device).reshape(along)
-    same = indices.unsqueeze(at) == places
+    rank = indices.dim() + 1
+    at = axis % rank
+    each = torch.arange(int(one_hot_vector_size), device=indices.device)
+    same = indices.unsqueeze(at) == along(each, at, rank)
     dtype = {bool: torch.bool, int: torch.int32}.get(type(on_value), torch.float32)
     result = torch.full(same.shape, off_value, dtype=dtype, device=indices.device)
     return result.masked_fill(same, on_value)

@@ -12,12 +12,13 @@ from torch import Tensor
 
 from ....errors import ProgramError
 from .registry import op
+from .shared import Flags, Sizes, counted, numbers, padded, pairs, places, slices, unsqueezed
 
 # Each part is a value of its own; a program names every one of them.
 _MOST_PARTS = 10_000
 
 
-@op('classify')
+@op('classify', untyped=True)
 def classify(probabilities: Tensor, classes: Sequence[Any]) -> Any:
     """Index (int64) of the most probable class, and all probabilities.
 
@@ -30,25 +31,20 @@ def classify(probabilities: Tensor, classes: Sequence[Any]) -> Any:
     return flat.argmax(-1), flat
 
 
-@op('reshape')
-def reshape(x: Tensor, shape: Union[Sequence[int], Tensor]) -> Tensor:
+@op('reshape', selects=True)
+def reshape(x: Tensor, shape: Sizes) -> Tensor:
     """New shape; -1 is inferred, 0 keeps the dimension of ``x``.
 
     Dimensions are counted from the end (iOS 17), and a 0 beyond those of
     ``x`` is 1; before iOS 17 a 0 needs a shape of the same rank.
     """
-    wanted = _numbers(shape)
+    wanted = numbers(shape)
     ones = [1] * (len(wanted) - x.dim())
     known = [*ones, *x.shape[max(0, x.dim() - len(wanted)) :]]
     return x.reshape([old if n == 0 else n for n, old in zip(wanted, known)])
 
 
-def _numbers(values: Union[Sequence[int], Tensor]) -> list[int]:
-    """Sizes that a flexible program computes from the shape of its input."""
-    return [int(n) for n in values]
-
-
-@op('squeeze')
+@op('squeeze', selects=True)
 def squeeze(x: Tensor, axes: Optional[Sequence[int]] = None) -> Tensor:
     """Drop dimensions of size 1: the given ones, or all."""
     wanted = range(x.dim()) if axes is None else axes
@@ -57,7 +53,7 @@ def squeeze(x: Tensor, axes: Optional[Sequence[int]] = None) -> Tensor:
     return x.reshape(sizes)
 
 
-@op('expand_dims')
+@op('expand_dims', selects=True)
 def expand_dims(x: Tensor, axes: Sequence[int]) -> Tensor:
     """Insert dimensions of size 1 at ``axes`` of the result."""
     rank = x.dim() + len(axes)
@@ -66,20 +62,20 @@ def expand_dims(x: Tensor, axes: Sequence[int]) -> Tensor:
     return x
 
 
-@op('transpose')
+@op('transpose', selects=True)
 def transpose(x: Tensor, perm: Sequence[int]) -> Tensor:
     """Permute dimensions."""
     return x.permute(*perm)
 
 
-@op('flatten2d')
+@op('flatten2d', selects=True)
 def flatten2d(x: Tensor, axis: int = 1) -> Tensor:
     """Two dimensions: the product before ``axis``, and from it on."""
     at = axis % x.dim() if axis < 0 else axis
     return x.reshape(math.prod(x.shape[:at]), math.prod(x.shape[at:]))
 
 
-@op('concat')
+@op('concat', selects=True)
 def concat(values: Sequence[Tensor], axis: int, interleave: bool = False) -> Tensor:
     """Join along ``axis``; ``interleave`` takes elements in turn."""
     if not interleave:
@@ -91,13 +87,13 @@ def concat(values: Sequence[Tensor], axis: int, interleave: bool = False) -> Ten
     return torch.stack(list(values), at + 1).reshape(shape)
 
 
-@op('stack')
+@op('stack', selects=True)
 def stack(values: Sequence[Tensor], axis: int) -> Tensor:
     """Join along a new dimension."""
     return torch.stack(list(values), axis)
 
 
-@op('split')
+@op('split', selects=True)
 def split(
     x: Tensor,
     axis: int,
@@ -120,60 +116,41 @@ def split(
     return torch.split(x, list(split_sizes), axis)
 
 
-@op('slice_by_index')
+@op('slice_by_index', selects=True)
 def slice_by_index(
     x: Tensor,
-    begin: Sequence[int],
-    end: Sequence[int],
+    begin: Sizes,
+    end: Sizes,
     stride: Optional[Sequence[int]] = None,
-    begin_mask: Optional[Sequence[bool]] = None,
-    end_mask: Optional[Sequence[bool]] = None,
-    squeeze_mask: Optional[Sequence[bool]] = None,
+    begin_mask: Flags = None,
+    end_mask: Flags = None,
+    squeeze_mask: Flags = None,
 ) -> Tensor:
     """``x[begin:end:stride, ...]``; a masked begin or end is open."""
-    begin, end = _numbers(begin), _numbers(end)
-    none = [False] * x.dim()
-    strides = stride or [1] * x.dim()
-    squeezed = squeeze_mask or none
-    out = x
-    for axis in range(x.dim()):
-        start = None if (begin_mask or none)[axis] else begin[axis]
-        stop = None if (end_mask or none)[axis] else end[axis]
-        at = slice(start, stop, strides[axis])
-        if squeezed[axis]:
-            at = _only(start or 0, x.shape[axis])
-        out = _cut(out, axis, at)
-    kept = [n for i, n in enumerate(out.shape) if not squeezed[i]]
-    return out.reshape(kept)
+    taken = slices(x.shape, begin, end, stride, begin_mask, end_mask, squeeze_mask)
+    for axis, kept in enumerate(taken):
+        x = _cut(x, axis, kept)
+    return x.reshape(unsqueezed(x.shape, squeeze_mask))
 
 
-def _only(index: int, size: int) -> slice:
-    if not -size <= index < size:
-        raise ProgramError(f'index {index} is beyond {size} entries')
-    return slice(index % size, index % size + 1, 1)
-
-
-def _cut(x: Tensor, axis: int, at: slice) -> Tensor:
-    """Slice one axis with Python's rules, negative strides included."""
-    taken = range(*at.indices(x.shape[axis]))
-    if taken.step == 1:
-        return x.narrow(axis, taken.start, len(taken))
-    places = torch.arange(len(taken), device=x.device)
-    index = taken.start + taken.step * places
-    return x.index_select(axis, index)
+def _cut(x: Tensor, axis: int, kept: range) -> Tensor:
+    """The given places along one axis; a view where they follow each other."""
+    if kept.step == 1:
+        return x.narrow(axis, kept.start, len(kept))
+    return x.index_select(axis, places(kept, x.device))
 
 
 @op('slice_axis')
 def slice_axis(x: Tensor, axis: int, begin: int, end: int, stride: int = 1) -> Tensor:
     """Slice one axis: the neural network layer ``slice``, not a MIL op."""
-    return _cut(x, axis % x.dim(), slice(begin, end, stride))
+    at = axis % x.dim()
+    return _cut(x, at, range(*slice(begin, end, stride).indices(x.shape[at])))
 
 
-@op('slice_by_size')
+@op('slice_by_size', selects=True)
 def slice_by_size(x: Tensor, begin: Sequence[int], size: Sequence[int]) -> Tensor:
     """``size`` elements from ``begin`` on; size -1 takes the rest."""
-    numbers = zip(_numbers(begin), _numbers(size))
-    for axis, (start, length) in enumerate(numbers):
+    for axis, (start, length) in enumerate(zip(numbers(begin), numbers(size))):
         first = start % x.shape[axis] if start < 0 else start
         count = x.shape[axis] - first if length == -1 else length
         x = x.narrow(axis, first, count)
@@ -183,43 +160,33 @@ def slice_by_size(x: Tensor, begin: Sequence[int], size: Sequence[int]) -> Tenso
 @op('crop')
 def crop(x: Tensor, crop_height: Sequence[int], crop_width: Sequence[int]) -> Tensor:
     """Cut (before, after) pixels off the last two dimensions."""
-    return F.pad(x, [-n for n in [*crop_width, *crop_height]])
+    return padded(x, [(-before, -after) for before, after in (crop_height, crop_width)])
 
 
 @op('pad')
-def pad(
-    x: Tensor, pad: Union[Sequence[int], Tensor], mode: str = 'constant', constant_val: float = 0.0
-) -> Tensor:
+def pad(x: Tensor, pad: Sizes, mode: str = 'constant', constant_val: float = 0.0) -> Tensor:
     """Pad the last ``len(pad) / 2`` dimensions by (before, after) pairs.
 
     Raises:
         ProgramError: If ``mode`` is not constant, reflect or replicate.
     """
-    amounts = _numbers(pad)
-    pairs = list(zip(amounts[::2], amounts[1::2]))
+    amounts = pairs(numbers(pad))
     if mode == 'constant':
-        flat = [n for pair in reversed(pairs) for n in pair]
-        return F.pad(x, flat, value=constant_val)
+        return padded(x, amounts, constant_val)
     if mode not in ('reflect', 'replicate'):
         raise ProgramError(f'pad mode {mode!r} is unknown; allowed: constant, reflect, replicate')
-    for axis, (before, after) in enumerate(pairs, x.dim() - len(pairs)):
-        index = _border_index(x.shape[axis], before, after, mode)
-        x = x.index_select(axis, index.to(x.device))
+    for axis, (before, after) in enumerate(amounts, x.dim() - len(amounts)):
+        last = x.shape[axis] - 1
+        index = torch.arange(-before, last + 1 + after, device=x.device)
+        mirrored = last - (last - index.abs()).abs()
+        x = x.index_select(axis, mirrored if mode == 'reflect' else index.clamp(0, last))
     return x
 
 
-def _border_index(size: int, before: int, after: int, mode: str) -> Tensor:
-    """Source index of every padded position along one axis."""
-    index = torch.arange(-before, size + after)
-    if mode == 'replicate':
-        return index.clamp(0, size - 1)
-    return (size - 1) - ((size - 1) - index.abs()).abs()
-
-
 @op('tile')
-def tile(x: Tensor, reps: Union[Sequence[int], Tensor]) -> Tensor:
+def tile(x: Tensor, reps: Sizes) -> Tensor:
     """Repeat along every dimension."""
-    return x.repeat(*_numbers(reps))
+    return x.repeat(*numbers(reps))
 
 
 @op('reverse')
@@ -228,7 +195,7 @@ def reverse(x: Tensor, axes: Optional[Sequence[int]] = None) -> Tensor:
     return x.flip(list(range(x.dim()) if axes is None else axes))
 
 
-@op('shape')
+@op('shape', untyped=True)
 def shape(x: Tensor) -> Tensor:
     """Sizes of ``x``, int32."""
     # Sizes are known without data; on 'meta' they would be lost.
@@ -237,10 +204,10 @@ def shape(x: Tensor) -> Tensor:
 
 
 @op('fill')
-def fill(shape: Union[Sequence[int], Tensor], value: Union[float, bool] = 0.0) -> Tensor:
+def fill(shape: Sizes, value: Union[float, bool] = 0.0) -> Tensor:
     """A tensor of one value."""
     device = shape.device if isinstance(shape, Tensor) else None
-    return _full(_numbers(shape), value, device)
+    return _full(numbers(shape), value, device)
 
 
 def _full(sizes: list[int], value: Any, device: Optional[torch.device]) -> Tensor:
@@ -255,7 +222,7 @@ def fill_like(ref_tensor: Tensor, value: Union[float, bool] = 0.0) -> Tensor:
     return _full(list(ref_tensor.shape), value, ref_tensor.device)
 
 
-@op('gather')
+@op('gather', selects=True)
 def gather(x: Tensor, indices: Tensor, axis: int = 0, batch_dims: int = 0, **_: Any) -> Tensor:
     """Slices of ``x`` at ``indices`` (may be negative) along ``axis``.
 
@@ -266,7 +233,7 @@ def gather(x: Tensor, indices: Tensor, axis: int = 0, batch_dims: int = 0, **_: 
         ProgramError: If ``axis`` is one of the batch dimensions.
     """
     at = axis % x.dim()
-    index = _wrap(indices, x.shape[at])
+    index = counted(indices, x.shape[at])
     after = x.shape[at + 1 :]
     sizes = [*x.shape[:at], *indices.shape[batch_dims:], *after]
     if batch_dims == 0:
@@ -286,13 +253,7 @@ def gather(x: Tensor, indices: Tensor, axis: int = 0, batch_dims: int = 0, **_: 
 @op('gather_along_axis')
 def gather_along_axis(x: Tensor, indices: Tensor, axis: int = 0, **_: Any) -> Tensor:
     """``np.take_along_axis``."""
-    return torch.gather(x, axis, _wrap(indices, x.shape[axis]))
-
-
-def _wrap(indices: Tensor, size: int) -> Tensor:
-    """Negative indices count from the end."""
-    index = indices.long()
-    return torch.where(index < 0, index + size, index)
+    return torch.gather(x, axis, counted(indices, x.shape[axis]))
 
 
 @op('topk')
@@ -309,18 +270,13 @@ def topk(
     Of equal ones the first comes first, and NaN last. MIL's document does
     not say; so does what coremltools folds, where its sort is stable.
     """
-    order = torch.sort(_order(x, ascending), dim=axis, stable=True)
+    # Not descending: NaN would come first. The least integer has no
+    # negative; ~x is -x - 1.
+    falling = -x if x.is_floating_point() else ~x
+    order = torch.sort(x if ascending else falling, dim=axis, stable=True)
     first = order.indices.narrow(axis, 0, k)
     values = torch.gather(x, axis, first)
     return (values, first.to(torch.int32)) if return_indices else values
-
-
-def _order(x: Tensor, ascending: bool) -> Tensor:
-    """What has the order of ``x``, or the reverse, NaN last in both."""
-    if ascending:
-        return x
-    # The least integer has no negative; ~x is -x - 1.
-    return -x if x.is_floating_point() else ~x
 
 
 @op('cumsum')
@@ -336,7 +292,7 @@ def cumsum(x: Tensor, axis: int = 0, exclusive: bool = False, reverse: bool = Fa
     return total.flip(axis) if reverse else total
 
 
-@op('pixel_shuffle')
+@op('pixel_shuffle', selects=True)
 def pixel_shuffle(x: Tensor, upscale_factor: int) -> Tensor:
     """(N, C f^2, H, W) to (N, C, H f, W f); C varies slowest."""
     return F.pixel_shuffle(x, upscale_factor)
@@ -348,7 +304,7 @@ def pixel_unshuffle(x: Tensor, downscale_factor: int) -> Tensor:
     return F.pixel_unshuffle(x, int(downscale_factor))
 
 
-@op('depth_to_space')
+@op('depth_to_space', selects=True)
 def depth_to_space(x: Tensor, block_size: int) -> Tensor:
     """(N, C b^2, H, W) to (N, C, H b, W b); C varies fastest."""
     n, c, h, w = x.shape
@@ -357,7 +313,7 @@ def depth_to_space(x: Tensor, block_size: int) -> Tensor:
     return blocks.permute(0, 3, 4, 1, 5, 2).reshape(n, -1, h * b, w * b)
 
 
-@op('space_to_depth')
+@op('space_to_depth', selects=True)
 def space_to_depth(x: Tensor, block_size: int) -> Tensor:
     """Inverse of ``depth_to_space``."""
     n, c, h, w = x.shape
@@ -380,8 +336,7 @@ def space_to_batch(
     Raises:
         ProgramError: If the padded sizes are no multiples of the block's.
     """
-    (top, bottom), (left, right) = paddings
-    x = F.pad(x, [left, right, top, bottom])
+    x = padded(x, paddings)
     n, channels, height, width = x.shape
     b, c = _block(block_shape)
     if height % b or width % c:
@@ -410,8 +365,7 @@ def batch_to_space(x: Tensor, block_shape: Sequence[int], crops: Sequence[Sequen
     parts = x.reshape(b, c, total // (b * c), channels, height, width)
     spread = parts.permute(2, 3, 4, 0, 5, 1)
     whole = spread.reshape(-1, channels, height * b, width * c)
-    (top, bottom), (left, right) = crops
-    return F.pad(whole, [-left, -right, -top, -bottom])
+    return padded(whole, [(-before, -after) for before, after in crops])
 
 
 def _block(block_shape: Sequence[int]) -> tuple[int, int]:
