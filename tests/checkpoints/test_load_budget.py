@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 import torch
 
-from mmpretrain_mobileone_ext.checkpoints.budget import Budget
 from mmpretrain_mobileone_ext.checkpoints.rebuild import brief, is_plain_key
+from mmpretrain_mobileone_ext.checkpoints.safe_pickle import Budget
 from mmpretrain_mobileone_ext.errors import CheckpointError
 
 SECONDS = 10  # the bound for a hostile file

@@ -38,8 +38,8 @@ from ...utils.parity import TOLERANCES, compare
 from ...utils.processes import run_child
 from ...utils.text import PlainConsole, Steps, figures_table
 from ..cli import ToolParser, check_fields, option
+from . import paired_ratio, time_in_turns
 from .fake_data import CLASSES, build_classifier, classifier_config, random_images
-from .timing import paired_ratio, time_in_turns
 
 #: What is timed, for people; the first is what the others are divided by.
 FORMS = {

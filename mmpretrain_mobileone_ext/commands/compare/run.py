@@ -16,7 +16,7 @@ from ...errors import MobileOneExtError, SpecError
 from ...utils.files import check_folder
 from ...utils.machine import machine, torch_threads
 from ...utils.text import PlainConsole, Steps, one_line
-from ..benchmark.timing import time_in_turns
+from ..benchmark import time_in_turns
 from ..cli import ToolParser
 from .entries import DEFAULT, Entry, resolve
 from .runtimes import complexity, coreml_figures, deployed, example, missing, onnx_call

@@ -9,9 +9,8 @@ from ...errors import ExportError
 from ..program.read import read_program
 from ..targets import target_of
 from .activations import Batches, compress_activations
-from .apply import apply_plan
+from .apply import apply_plan, compress_network
 from .kmeans import Palettes
-from .network import compress_network
 from .scheme import SCHEMES, DropTolerance, check_scheme, fixed_scheme, plan_for, tolerance_for
 from .storage import Storage
 from .weights import find_weights

@@ -18,7 +18,7 @@ from torch import Tensor
 from ...errors import ExportError
 from ..program import quiet
 from ..program.graph import Feature, Program
-from ..program.passes import graph_pass, run_passes
+from ..program.quiet import graph_pass, run_passes
 from ..program.read import read_program
 from ..runtime.load import ReferenceProgram
 from .storage import Scheme

@@ -1,17 +1,23 @@
-"""Write a package whose weights are stored as a plan says."""
+"""Apply a plan: write a compressed ``.mlpackage`` or ``.mlmodel``."""
 
 from __future__ import annotations
 
+import contextlib
+import io
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from ...errors import ExportError
+from ...utils.text import one_line
 from ..program import quiet
-from ..program.passes import graph_pass, run_passes
+from ..program.quiet import graph_pass, run_passes
 from ..program.read import read_program
 from ..targets import target_of
 from .kmeans import Palettes
+from .scheme import storage_for
 from .storage import DENSE, PASSES, Joint, Storage
 from .weights import Weight, find_weights
 
@@ -92,3 +98,87 @@ def _passes(
                 config=optimize.OptimizationConfig(op_name_configs=found),
                 joint_compression=joint and step != PASSES[0],
             )
+
+
+def compress_network(source: Path, storage: Storage, out: Path) -> Path:
+    """Write ``source`` with int8 or palettized weights to ``out``.
+
+    coremltools' quantizer reads fp32 weights only, and leaves a network of fp16 weights as it is
+    without a word: they are widened for it first. Biases stay as they are.
+
+    Args:
+        source: ``.mlmodel``.
+        storage: int8 or a table; see :func:`.scheme.storage_for` for layers that keep more bits.
+        out: ``.mlmodel``.
+
+    Returns:
+        ``out``.
+
+    Raises:
+        ExportError: the file holds no convolution or inner product, or weights that are compressed
+            already.
+    """
+    utils = quiet.module('coremltools.models.neural_network.quantization_utils')
+    ct = quiet.coremltools()
+    spec = ct.models.utils.load_spec(str(source))
+    stored = dict(_storages(spec, storage, source))
+    for own in sorted(set(stored.values()), key=lambda s: s.name):
+        spec = _quantize(utils, spec, own, {name for name, s in stored.items() if s == own})
+    ct.models.utils.save_spec(spec, str(out))
+    return out
+
+
+def _storages(spec: Any, wanted: Storage, source: Path) -> Iterator[tuple[str, Storage]]:
+    """Name and storage of the layers to compress, their weights as fp32."""
+    network = getattr(spec, spec.WhichOneof('Type'))
+    found = [
+        layer
+        for layer in network.layers
+        if layer.WhichOneof('layer') in ('convolution', 'innerProduct')
+    ]
+    if not found:
+        raise ExportError(f'{source} has no convolution or inner product')
+    for i, layer in enumerate(found):
+        kind = str(layer.WhichOneof('layer'))
+        content, conv = getattr(layer, kind), kind == 'convolution'
+        if content.weights.HasField('quantization'):
+            raise ExportError(f'{source}: the weights of {layer.name!r} are already compressed')
+        _widen(content.weights)
+        last = i == len(found) - 1 and not conv
+        depthwise = conv and content.nGroups > 1 == content.kernelChannels
+        role = 'first' if i == 0 else 'last' if last else ''
+        count = len(content.weights.floatValue)
+        yield layer.name, storage_for(wanted, role, depthwise, count)
+
+
+def _widen(weights: Any) -> None:
+    if weights.float16Value:
+        halves = np.frombuffer(weights.float16Value, np.float16)
+        weights.floatValue.extend(halves.astype(np.float32))
+        weights.float16Value = b''
+
+
+def _quantize(utils: Any, spec: Any, storage: Storage, names: set[str]) -> Any:
+    """One call of coremltools' quantizer, which prints every layer."""
+    model = quiet.coremltools().models.MLModel(spec, skip_model_load=True)
+    try:
+        with contextlib.redirect_stdout(io.StringIO()):
+            result = utils.quantize_weights(model, selector=_Selector(names), **storage.quantizer())
+    except Exception as error:
+        # What it raises is a plain Exception.
+        raise ExportError(
+            f'coremltools cannot store weights as {storage.name}: {one_line(error)}'
+        ) from error
+    # A specification where Core ML is missing, a model on macOS.
+    return result.get_spec() if hasattr(result, 'get_spec') else result
+
+
+class _Selector:
+    """coremltools asks it which layers to quantize; never their biases."""
+
+    def __init__(self, names: set[str]):
+        self._names = names
+
+    def do_quantize(self, layer: Any, weight_param: str = 'weights') -> bool:
+        """Whether to quantize ``weight_param`` of a layer."""
+        return layer.name in self._names and weight_param == 'weights'

@@ -1,4 +1,4 @@
-"""Import and drive coremltools without its known-harmless noise.
+"""Use coremltools without its messages: import it, convert, run its passes.
 
 coremltools reports on every import that Apple's private libraries are absent (they exist on macOS
 only) and that torch and scikit-learn are newer than the releases it was tested with;
@@ -16,11 +16,15 @@ import logging
 import re
 import sys
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from ...errors import ProgramError
+import numpy as np
+
+from ...errors import ExportError, ProgramError
+from ...utils.text import one_line
 
 _LOGGER = 'coremltools'
 
@@ -143,3 +147,45 @@ def _without_bar(owner: ModuleType, attribute: str) -> Iterator[None]:
         yield
     finally:
         setattr(owner, attribute, tqdm)
+
+
+_MIL = 'coremltools.converters.mil.mil.passes'
+
+
+def graph_pass(name: str, **options: Any) -> Any:
+    """A pass of coremltools' registry, with its options.
+
+    Passes are shared objects: options last until they are set again.
+    """
+    registry = module(f'{_MIL}.pass_registry').PASS_REGISTRY
+    option = module(f'{_MIL}.graph_pass').PassOption
+    found = registry[name]
+    found.set_options([option(k, v) for k, v in options.items()])
+    return found
+
+
+def run_passes(source: Path, passes: Sequence[Any], out: Path) -> Path:
+    """Write ``source``, transformed, to ``out``.
+
+    The functions of ``coremltools.optimize.coreml`` do the same with one pass each, and every one
+    of them converts the whole program once more. Interface, labels, metadata and deployment target
+    stay.
+
+    Raises:
+        ExportError: coremltools refuses.
+    """
+    utils = module('coremltools.models.utils')
+    try:
+        with conversion() as ct:
+            model = ct.models.MLModel(str(source), skip_model_load=True)
+            version = model.get_spec().specificationVersion
+            # Channels of zeros, which training leaves, have scale 0.
+            with np.errstate(invalid='ignore', divide='ignore'):
+                model = utils._apply_graph_pass(
+                    model, list(passes), spec_version=version, skip_model_load=True
+                )
+            model.save(str(out))
+    except (AssertionError, NotImplementedError, RuntimeError, TypeError, ValueError) as error:
+        # What coremltools raises for programs it cannot transform.
+        raise ExportError(f'{source}: cannot compress: {one_line(error)}') from error
+    return out

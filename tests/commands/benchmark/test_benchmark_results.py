@@ -5,7 +5,7 @@ import json
 import pytest
 from benchmark_kit import made_case, made_cost
 
-from mmpretrain_mobileone_ext.commands.benchmark.timing import paired_ratio
+from mmpretrain_mobileone_ext.commands.benchmark import paired_ratio
 from mmpretrain_mobileone_ext.commands.benchmark.training.results import (
     ArchExactness,
     Case,

@@ -1,7 +1,7 @@
 """Turns: every thing once a round, each round with another first one."""
 
-from mmpretrain_mobileone_ext.commands.benchmark import timing
-from mmpretrain_mobileone_ext.commands.benchmark.timing import in_turns, paired_ratio, time_in_turns
+from mmpretrain_mobileone_ext.commands import benchmark as timing
+from mmpretrain_mobileone_ext.commands.benchmark import in_turns, paired_ratio, time_in_turns
 
 
 def test_each_round_begins_with_the_next_one():

@@ -8,7 +8,7 @@ import pytest
 from compress_kit import images, save_small
 
 from mmpretrain_mobileone_ext.coreml.compress import compress_file
-from mmpretrain_mobileone_ext.coreml.program.passes import graph_pass, run_passes
+from mmpretrain_mobileone_ext.coreml.program.quiet import graph_pass, run_passes
 from mmpretrain_mobileone_ext.errors import ExportError
 
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from ....utils.explain import is_out_of_memory
-from ..timing import in_turns
+from .. import in_turns
 from .candidates import (
     MULTI_BRANCH,
     BenchmarkOptions,

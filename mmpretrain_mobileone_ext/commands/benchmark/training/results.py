@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass
 from statistics import median
 from typing import Any, Optional
 
-from ..timing import paired_ratio
+from .. import paired_ratio
 
 
 @dataclass(frozen=True)
