@@ -1,7 +1,7 @@
 """Package metadata; configs and tools are installed under ``.mim``.
 
-``.mim`` is where mmengine looks for ``mmpretrain_mobileone_ext::...``. In
-the repository it holds symbolic links, in a wheel copies.
+``.mim`` is where mmengine looks for ``mmpretrain_mobileone_ext::...``. In the repository it holds
+symbolic links, in a wheel copies.
 """
 
 import shutil

@@ -1,11 +1,9 @@
 """Configurable MobileOne for MMPretrain, exported to Core ML and verified.
 
-Importing this package (``custom_imports = dict(imports=
-['mmpretrain_mobileone_ext'])``) registers its modules into mmpretrain's
-registries and its models in the model hub, makes checkpoint loading and the
-writing of configs safe, ``mmpretrain_mobileone_ext::`` configs known to
-mmengine and class names compared in every run. It imports neither
-coremltools nor mmdeploy.
+Importing this package, as ``custom_imports = dict(imports=['mmpretrain_mobileone_ext'])`` does,
+registers its modules into mmpretrain's registries and its models in the model hub, makes checkpoint
+loading and the writing of configs safe, and has class names compared in every run; mmengine then
+finds ``mmpretrain_mobileone_ext::`` configs. It imports neither coremltools nor mmdeploy.
 """
 
 import warnings
@@ -15,8 +13,7 @@ with warnings.catch_warnings():
     warnings.filterwarnings('ignore', r'\s*Fail to import ``MultiScaleDeformableAttention``')
     try:
         import mmpretrain.models  # noqa: F401
-    # An incompatible version asserts, a home that is missing is an error of
-    # the runtime: any type.
+    # An incompatible version asserts, a home that is missing is an error of the runtime: any type.
     except Exception as reason:
         from .utils.doctor.advice import stop_import
 

@@ -1,8 +1,7 @@
 """The package's exceptions: one line each, constructible from one string.
 
-Every error states what was given, what is allowed and where it came from.
-mmengine's registry re-raises construction errors as ``type(e)(message)``, so
-each class must accept a single string.
+Every error states what was given, what is allowed and where it came from. mmengine's registry
+re-raises construction errors as ``type(e)(message)``, so each class must accept a single string.
 """
 
 

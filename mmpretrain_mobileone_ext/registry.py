@@ -1,9 +1,8 @@
 """The scope ``mmpretrain_mobileone_ext``, a child of mmpretrain's.
 
-mmengine builds what a config inherits from ``mmpretrain_mobileone_ext::...``
-in the scope of that name, and imports this module to find its registries.
-They hold nothing: this package registers its modules into mmpretrain's, where
-every config finds them.
+mmengine builds what a config inherits from ``mmpretrain_mobileone_ext::...`` in the scope of that
+name, and imports this module to find its registries. They hold nothing: this package registers its
+modules into mmpretrain's, where every config finds them.
 """
 
 from mmengine.registry import Registry

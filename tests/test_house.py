@@ -121,10 +121,8 @@ def test_no_circle_among_files():
 def test_the_guard_sees_what_it_is_for(tmp_path):
     file = tmp_path / 'a.py'
     file.write_text(
-        'from ..report import page\n'
-        'def f():\n'
-        '    from mmpretrain_mobileone_ext.commands.cli import guarded\n'
-        '    import mmpretrain_mobileone_ext.exporter\n'
+        'from ..report import page\ndef f():\n    from mmpretrain_mobileone_ext.commands.cli '
+        'import guarded\n    import mmpretrain_mobileone_ext.exporter\n'
     )
     known = {**KNOWN, 'coreml.a': file}
     graph = {**GRAPH, 'coreml.a': imported('coreml.a', file, known)}

@@ -1,10 +1,9 @@
 """Files, names and keys of before the package was rearranged still work.
 
-``data/written_before`` was made by the revision before that: ``epoch_1.pth``
-by a run of one epoch with ``config.py`` on random images, its deploy file by
-``DeploySwitchHook``, ``tiny.mlpackage`` (fp16) and ``tiny.mlmodel`` by
-``export_coreml``, and ``numbers.json`` by predicting with all four. They are
-never written anew.
+``data/written_before`` was made by the revision before that: ``epoch_1.pth`` by a run of one epoch
+with ``config.py`` on random images, its deploy file by ``DeploySwitchHook``, ``tiny.mlpackage``
+(fp16) and ``tiny.mlmodel`` by ``export_coreml``, and ``numbers.json`` by predicting with all four.
+They are never written anew.
 """
 
 import importlib
@@ -29,9 +28,9 @@ from mmpretrain_mobileone_ext.utils.files import file_sha256
 ROOT = Path(__file__).resolve().parents[1]
 BEFORE = ROOT / 'tests/data/written_before'
 NUMBERS = json.loads((BEFORE / 'numbers.json').read_text('utf-8'))
-#: Terms of all sums that lie between a pixel and a logit: five convolutions
-#: of 3 x 3 x 3, 9, 8, 9 and 8 terms, the mean of 16 x 16 pixels at most,
-#: and the head's 16. Each may be rounded, in another order elsewhere.
+#: Terms of all sums that lie between a pixel and a logit: five convolutions of 3 x 3 x 3, 9, 8, 9
+#: and 8 terms, the mean of 16 x 16 pixels at most, and the head's 16. Each may be rounded, in
+#: another order elsewhere.
 TERMS = 27 + 9 + 8 + 9 + 8 + 256 + 16
 
 

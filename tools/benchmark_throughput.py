@@ -1,7 +1,7 @@
 """Throughput through runner.test(), as a script to copy from.
 
-Runs as it is, without a data set: it generates images. With ImageNet at
-hand, set data_root to it and leave write_fake_imagenet out.
+Runs as it is, without a data set: it generates images. With ImageNet at hand, set data_root to it
+and leave write_fake_imagenet out.
 """
 
 import sys

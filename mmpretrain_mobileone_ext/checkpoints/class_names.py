@@ -1,11 +1,10 @@
 """Names of classes, compared: the same name has to mean the same label.
 
-mmpretrain numbers the folders of a split in sorted order, whatever names its
-``metainfo`` gives. A checkpoint, a Core ML file and two splits each have
-their own list. Where two lists share names that stand for other labels, all
-figures look fine and every image gets a wrong name, so that is an error.
-Names are equal when they are equal in Unicode's normal form C: folders of
-macOS are often written in another form than configs.
+mmpretrain numbers the folders of a split in sorted order, whatever names its ``metainfo`` gives. A
+checkpoint, a Core ML file and two splits each have their own list. Where two lists share names that
+stand for other labels, all figures look fine and every image gets a wrong name, so that is an
+error. Names are equal when they are equal in Unicode's normal form C: folders of macOS are often
+written in another form than configs.
 """
 
 from __future__ import annotations
@@ -24,9 +23,8 @@ from ..utils.text import shown
 _WORDNET = re.compile(r'n\d{8}')
 _SHOWN = 10
 _ADVICE = (
-    '. mmpretrain numbers the folders of a split in sorted order: give '
-    'names in that order, all classes a folder, an empty one if need '
-    'be, or the split an ann_file'
+    '. mmpretrain numbers the folders of a split in sorted order: give names in that order, all '
+    'classes a folder, an empty one if need be, or the split an ann_file'
 )
 
 
@@ -76,8 +74,7 @@ def data_set_names(data_set: Any, title: str) -> list[ClassNames]:
         title: words for messages, e.g. 'the test split'.
 
     Returns:
-        Those of ``metainfo`` come first, the folders that the images were
-        labelled by after them.
+        Those of ``metainfo`` come first, the folders that the images were labelled by after them.
     """
     found: dict[tuple[str, ...], ClassNames] = {}
     for inner in _innermost(data_set):
@@ -104,13 +101,12 @@ def _innermost(data_set: Any) -> Iterator[Any]:
 def check_consistent(known: Sequence[ClassNames], error: type[Exception]) -> None:
     """Every name has to stand for the same label in all lists.
 
-    Lists that share no name are taken for two ways to call the same classes:
-    ImageNet's folders are numbers of WordNet, its classes words.
+    Lists that share no name are taken for two ways to call the same classes: ImageNet's folders are
+    numbers of WordNet, its classes words.
 
     Raises:
-        error: names two lists that share names, but in another order, or of
-            which one lacks classes of the other; or a list whose names
-            differ by their Unicode form only.
+        error: names two lists that share names, but in another order, or of which one lacks classes
+            of the other; or a list whose names differ by their Unicode form only.
     """
     for one in known:
         check_distinct(one, error)
@@ -131,9 +127,8 @@ def check_distinct(given: ClassNames, error: type[Exception]) -> None:
         first = forms.setdefault(normalized(name), name)
         if first != name:
             raise error(
-                f'{shown(given.origin)}: the classes {first!a} and '
-                f'{name!a} are the same text in two Unicode forms; '
-                'rename one of them'
+                f'{shown(given.origin)}: the classes {first!a} and {name!a} are the same text in '
+                'two Unicode forms; rename one of them'
             )
 
 
@@ -176,8 +171,8 @@ def _some(names: Sequence[str], limit: int) -> str:
 def are_other_classes(one: Sequence[str], other: Sequence[str]) -> bool:
     """Whether the names of two lists say that their classes differ.
 
-    They differ where one has a name that the other lacks. Numbers of WordNet
-    on one side only cannot be compared: as many are the same classes.
+    They differ where one has a name that the other lacks. Numbers of WordNet on one side only
+    cannot be compared: as many are the same classes.
     """
     if len(one) == len(other) and _are_wordnet(one) != _are_wordnet(other):
         return False
@@ -196,9 +191,8 @@ def check_related(own: ClassNames, others: Sequence[ClassNames], error: type[Exc
     """
     if others and all(_share_none(own.names, o.names) for o in others):
         raise error(
-            f'{own} and {others[0]} are other classes; where both mean the '
-            'same, give the data set the names of the former: '
-            'metainfo=dict(classes=[...])'
+            f'{own} and {others[0]} are other classes; where both mean the same, give the data set '
+            'the names of the former: metainfo=dict(classes=[...])'
         )
 
 

@@ -33,20 +33,18 @@ def provenance(
 
     Args:
         source (str or Path, optional): The checkpoint it was made from.
-        config_text (str, optional): The run's config. Kept under
-            ``'config_text'``, because mmengine executes ``meta['config']``.
-        parity (mapping, optional): Tolerances and measured differences by
-            name; numbers (also numpy's and 0-d tensors), strings, booleans,
-            None, and lists and mappings of them.
+        config_text (str, optional): The run's config. Kept under ``'config_text'``, because
+            mmengine executes ``meta['config']``.
+        parity (mapping, optional): Tolerances and measured differences by name; numbers (also
+            numpy's and 0-d tensors), strings, booleans, None, and lists and mappings of them.
 
     Returns:
         dict: ``versions`` by package, ``created`` (ISO 8601, UTC), and
-        ``source_file``, ``source_sha256``, ``config_text``, ``parity`` as
-        given; only str, int, float, bool, None, list and dict.
+        ``source_file``, ``source_sha256``, ``config_text``, ``parity`` as given; only str, int,
+        float, bool, None, list and dict.
 
     Raises:
-        CheckpointError: If the source is no file or a parity value is not
-            plain.
+        CheckpointError: If the source is no file or a parity value is not plain.
     """
     record: Dict[str, Any] = {
         'versions': {
@@ -113,23 +111,21 @@ def write_deploy_file(
 ) -> Path:
     """Fold ``checkpoint``, verify it, and write it beside its source.
 
-    The file holds folded weights (the averaged ones where the run had EMA:
-    mmengine saves those as ``state_dict``), the data set's meta and where
-    they came from; no optimizer, no history.
+    The file holds folded weights (the averaged ones where the run had EMA: mmengine saves those as
+    ``state_dict``), the data set's meta and where they came from; no optimizer, no history.
 
     Args:
         model: a model in branch form that fits the checkpoint; not changed.
         checkpoint: training checkpoint.
         out: target, :func:`deploy_path` when None.
-        inputs: normalized images (N, C, H, W) for the comparison, seeded
-            noise when None.
+        inputs: normalized images (N, C, H, W) for the comparison, seeded noise when None.
         tolerance: as of :func:`verified_switch_to_deploy`.
         config_text: the run's config, kept as text.
         force: replace an existing ``out``; never the checkpoint itself.
 
     Raises:
-        CheckpointError: the checkpoint is unsafe or does not fit, ``model``
-            is folded already, or ``out`` exists.
+        CheckpointError: the checkpoint is unsafe or does not fit, ``model`` is folded already, or
+            ``out`` exists.
         ParityError: the folded form differs; nothing is written.
     """
     boolean('force', force, CheckpointError)

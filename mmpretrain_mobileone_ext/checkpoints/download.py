@@ -1,11 +1,10 @@
 """Checkpoints by name or URL, for mmengine and for this package.
 
-Importing this module replaces every loader in mmengine's CheckpointLoader,
-so ``load_from``, ``--resume``, ``init_cfg`` and ``get_model`` read all files,
-local or downloaded, as untrusted data. Names of Core ML files are new.
+Importing this module replaces every loader in mmengine's CheckpointLoader, so ``load_from``,
+``--resume``, ``init_cfg`` and ``get_model`` read all files, local or downloaded, as untrusted data.
+Names of Core ML files are new.
 
-A copy is kept for each URL, not for each file name: two publishers may call
-their files the same.
+A copy is kept for each URL, not for each file name: two publishers may call their files the same.
 """
 
 from __future__ import annotations
@@ -73,21 +72,19 @@ def load_url(
 ) -> Read:
     """Read what a URL holds: from its copy, or download it and keep one.
 
-    What ends too early, is a page, has another hash than its name says or
-    cannot be read is not kept.
+    What ends too early, is a page, has another hash than its name says or cannot be read is not
+    kept.
 
     Args:
-        url: http or https. A name that ends in ``-<8 or more hexadecimal
-            digits>.<suffix>``, as published files' names do, must match the
-            SHA-256 of the file. User name and password are sent to this
-            host alone.
+        url: http or https. A name that ends in ``-<8 or more hexadecimal digits>.<suffix>``, as
+            published files' names do, must match the SHA-256 of the file. User name and password
+            are sent to this host alone.
         folder: of the copies; made if it is missing.
-        read: reads a file, and is told what messages call it; what it
-            returns is returned.
+        read: reads a file, and is told what messages call it; what it returns is returned.
         show: a progress bar on stderr.
         timeout: seconds without an answer after which it is given up.
-        limit: bytes allowed; None for 4 GiB, or the MiB that the
-            environment variable ``MOBILEONE_EXT_MAX_DOWNLOAD_MB`` allows.
+        limit: bytes allowed; None for 4 GiB, or the MiB that the environment variable
+            ``MOBILEONE_EXT_MAX_DOWNLOAD_MB`` allows.
 
     Raises:
         CheckpointError: it cannot be downloaded or is none of this.
@@ -302,8 +299,7 @@ def load_from_coreml(filename: Union[str, Path], map_location: Any = None) -> di
 
     Returns:
         dict: ``state_dict`` with the path as a str under ``CORE_ML_KEY``, a
-        ``_metadata`` that makes other models refuse it, and
-        an empty ``meta``.
+        ``_metadata`` that makes other models refuse it, and an empty ``meta``.
 
     Raises:
         CheckpointError: If there is no such file.
@@ -330,21 +326,18 @@ def load_from_http(
     Args:
         filename (str): URL; see :func:`load_url`.
         map_location: As of torch.load.
-        model_dir (str, optional): Folder for downloads. Defaults to
-            ``checkpoints`` in torch.hub's folder.
-        progress (bool, optional): Show a progress bar. Defaults to whether
-            stderr is a terminal.
-        timeout (float): Seconds without an answer after which it is given
-            up.
-        limit (int, optional): Bytes allowed. Defaults to what
-            ``MOBILEONE_EXT_MAX_DOWNLOAD_MB`` allows, or 4 GiB.
+        model_dir (str, optional): Folder for downloads. Defaults to ``checkpoints`` in torch.hub's
+            folder.
+        progress (bool, optional): Show a progress bar. Defaults to whether stderr is a terminal.
+        timeout (float): Seconds without an answer after which it is given up.
+        limit (int, optional): Bytes allowed. Defaults to what ``MOBILEONE_EXT_MAX_DOWNLOAD_MB``
+            allows, or 4 GiB.
 
     Returns:
         dict: The checkpoint.
 
     Raises:
-        CheckpointError: If it cannot be downloaded or loaded; nothing is
-            kept then.
+        CheckpointError: If it cannot be downloaded or loaded; nothing is kept then.
     """
     load = partial(
         load_url,

@@ -1,13 +1,11 @@
 """Checkpoint files: read as untrusted data, written whole or not at all.
 
-Loading one runs nothing that it contains, on any torch version:
-``restricted_load`` reads files of torch.save, and a ``.safetensors`` file is
-a JSON header and raw numbers. What is left is text that mmengine would act
-on. ``Runner.resume`` runs ``meta['config']``, and ``mmengine.infer`` runs the
-``cfg`` of the message hub or of ``meta``. ``CheckpointHook`` deletes, on
-resume, the files and even the folders that the message hub names as the
-previous best, and hooks write beside the checkpoint that it names as the
-last. :func:`disarm` makes that text harmless.
+Loading one runs nothing that it contains, on any torch version: ``restricted_load`` reads files of
+torch.save, and a ``.safetensors`` file is a JSON header and raw numbers. What is left is text that
+mmengine would act on. ``Runner.resume`` runs ``meta['config']``, and ``mmengine.infer`` runs the
+``cfg`` of the message hub or of ``meta``. ``CheckpointHook`` deletes, on resume, the files and even
+the folders that the message hub names as the previous best, and hooks write beside the checkpoint
+that it names as the last. :func:`disarm` makes that text harmless.
 """
 
 from __future__ import annotations
@@ -33,8 +31,7 @@ _EXECUTED = ('config', 'cfg')
 _LAST, _BEST = 'last_ckpt', 'best_ckpt'
 #: Where the config text of a checkpoint is kept, under a name no one runs.
 CONFIG_TEXT = 'config_text'
-#: Bytes of a safetensors header; a tensor takes about 100, and 20 us and 1 kB
-#: to load.
+#: Bytes of a safetensors header; a tensor takes about 100, and 20 us and 1 kB to load.
 _HEADER = 4 << 20
 
 
@@ -43,25 +40,23 @@ def load_checkpoint_file(
 ) -> dict:
     """Load a checkpoint that nothing is known about.
 
-    Accepted are files of torch.save, zip or legacy format, with a dict of
-    tensors in ``'state_dict'`` or at the top: mmengine Runner files with
-    their history, published weights, plain state dicts. So are
-    ``.safetensors`` files and timm's, whose ``'state_dict_ema'``, or
-    ``'model'``, becomes ``'state_dict'``. Config text in
-    ``meta`` moves to ``meta['config_text']``; see :func:`disarm`.
+    Accepted are files of torch.save, zip or legacy format, with a dict of tensors in
+    ``'state_dict'`` or at the top: mmengine Runner files with their history, published weights,
+    plain state dicts. So are ``.safetensors`` files and timm's, whose ``'state_dict_ema'``, or
+    ``'model'``, becomes ``'state_dict'``. Config text in ``meta`` moves to ``meta['config_text']``;
+    see :func:`disarm`.
 
     Args:
         path (str or Path): Local file; ``~`` is expanded.
         map_location: As of torch.load. Defaults to 'cpu'.
-        name (str, optional): What messages call the file. Defaults to its
-            path.
+        name (str, optional): What messages call the file. Defaults to its path.
 
     Returns:
         dict: The checkpoint.
 
     Raises:
-        CheckpointError: If the file is missing, empty, damaged, not a
-            checkpoint, or asks to run anything; in one line that names it.
+        CheckpointError: If the file is missing, empty, damaged, not a checkpoint, or asks to run
+            anything; in one line that names it.
     """
     file = existing_file(path)
     try:
@@ -77,8 +72,7 @@ def checked_checkpoint(loaded: Any, path: Optional[Path] = None) -> dict:
     """A loaded object as a disarmed checkpoint.
 
     Raises:
-        CheckpointError: If it is no dict, or its state dict is no dict of
-            tensors by name.
+        CheckpointError: If it is no dict, or its state dict is no dict of tensors by name.
     """
     if not isinstance(loaded, dict):
         raise CheckpointError(
@@ -111,12 +105,11 @@ def _check_tensors(state: Any, where: str) -> None:
 def disarm(checkpoint: dict, path: Optional[Path] = None) -> None:
     """Make the non-tensor parts of a checkpoint harmless, in place.
 
-    ``meta['config']`` and ``meta['cfg']`` become ``meta['config_text']``;
-    the message hub loses ``cfg`` (the run's own takes its place) and a
-    ``keep_ckpt_ids`` that is not a list of integers. Of ``last_ckpt`` and
-    each ``best_ckpt`` only the file's name is believed: it becomes the file
-    of that name beside the checkpoint, wherever the folder was when it was
-    written, and goes where there is none. A best file is a ``best_*.pth``.
+    ``meta['config']`` and ``meta['cfg']`` become ``meta['config_text']``; the message hub loses
+    ``cfg`` (the run's own takes its place) and a ``keep_ckpt_ids`` that is not a list of integers.
+    Of ``last_ckpt`` and each ``best_ckpt`` only the file's name is believed: it becomes the file of
+    that name beside the checkpoint, wherever the folder was when it was written, and goes where
+    there is none. A best file is a ``best_*.pth``.
 
     Args:
         checkpoint (dict): A loaded checkpoint.
@@ -163,8 +156,7 @@ def _beside(value: Any, path: Optional[Path], best: bool) -> Optional[str]:
     if best and not (name.startswith('best_') and name.endswith('.pth')):
         return None
     beside = os.path.join(path.parent, name)
-    # Neither a folder, which would be deleted with all that is in it, nor a
-    # link that leads out.
+    # Neither a folder, which would be deleted with all that is in it, nor a link that leads out.
     inside = os.path.dirname(os.path.realpath(beside)) == os.path.realpath(path.parent)
     if not (os.path.isfile(beside) and inside):
         return None
@@ -188,9 +180,8 @@ def _load_safetensors(handle: BinaryIO, map_location: Any) -> dict:
         )
     handle.seek(0)
     try:
-        # Read whole: the library's own reader maps the file into memory, and
-        # tensors must not change with it later. It refuses numbers that
-        # overlap or are left over.
+        # Read whole: the library's own reader maps the file into memory, and tensors must not
+        # change with it later. It refuses numbers that overlap or are left over.
         state = load(handle.read())
     except (SafetensorError, OSError) as error:
         raise CheckpointError(f'not a readable .safetensors file: {error}') from error
@@ -231,8 +222,8 @@ def save_checkpoint_atomic(checkpoint: dict, path: PathLike) -> Path:
 def _save(checkpoint: dict, made: Path) -> None:
     """torch.save; what the disk refuses is raised as the system says it.
 
-    torch finds at the end that its zip file is not as long as it should be,
-    and raises that in place of the error of the write.
+    torch finds at the end that its zip file is not as long as it should be, and raises that in
+    place of the error of the write.
     """
     with open(made, 'xb') as handle:
         witness: Any = _Witness(handle)

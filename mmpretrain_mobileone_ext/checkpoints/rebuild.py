@@ -1,11 +1,10 @@
 """The checked functions that stand in for what a checkpoint's pickle asks for.
 
-Nothing imports or looks up a name that a file asks for. Every admitted name is
-an inert object of the table in ``safe_pickle``; what runs is a function here.
-Each takes arguments straight from an untrusted pickle, hence without types,
-checks all of them, and raises CheckpointError naming what was asked for.
-Objects inside arrays, structured and date dtypes are refused; checkpoints
-need none of them.
+Nothing imports or looks up a name that a file asks for. Every admitted name is an inert object of
+the table in ``safe_pickle``; what runs is a function here. Each takes arguments straight from an
+untrusted pickle, hence without types, checks all of them, and raises CheckpointError naming what
+was asked for. Objects inside arrays, structured and date dtypes are refused; checkpoints need none
+of them.
 """
 
 import math
@@ -68,8 +67,7 @@ def path_of(value: Any) -> str:
 def brief(value: Any) -> str:
     """A hostile value for a message: cut first, then formatted.
 
-    The text of a few nested tuples that share their members can be longer
-    than all memory.
+    The text of a few nested tuples that share their members can be longer than all memory.
     """
     if type(value) in (tuple, list):
         shown = ', '.join(_brief_item(item) for item in value[:3])
@@ -114,10 +112,10 @@ def require(condition: bool, what: str, *values: Any) -> None:
 def is_plain_key(key: Any) -> bool:
     """Whether ``key`` can neither run code nor slow a dict down.
 
-    A key has few parts, so that hashing it is quick. It has at most 64 bits
-    of numbers, because Python's hashes of numbers, unlike those of text, can
-    be foreseen: with more bits than a hash, as many different keys with the
-    same hash can be made as one likes, and each is compared with all others.
+    A key has few parts, so that hashing it is quick. It has at most 64 bits of numbers, because
+    Python's hashes of numbers, unlike those of text, can be foreseen: with more bits than a hash,
+    as many different keys with the same hash can be made as one likes, and each is compared with
+    all others.
     """
     if type(key) is str:
         return True

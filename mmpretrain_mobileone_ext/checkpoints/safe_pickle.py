@@ -1,22 +1,20 @@
 """A reader of torch.save files that executes nothing a file asks for.
 
-Both formats, zip and legacy, are read from one open file; torch gets bytes
-only. What may be asked for is a positive list of opcodes and names: each name
-stands for a checked function of ``rebuild``, and what is built is bounded by
-the size of the file. Formats that run code (TorchScript) or
-write files (tar) are refused.
+Both formats, zip and legacy, are read from one open file; torch gets bytes only. What may be asked
+for is a positive list of opcodes and names: each name stands for a checked function of ``rebuild``,
+and what is built is bounded by the size of the file. Formats that run code (TorchScript) or write
+files (tar) are refused.
 
-A few bytes of a pickle can ask for much: to copy one long list again and
-again, to view one byte as a thousand million numbers. Every operation, call
-and tensor of a file is counted here, and nowhere else.
+A few bytes of a pickle can ask for much: to copy one long list again and again, to view one byte as
+a thousand million numbers. Every operation, call and tensor of a file is counted here, and nowhere
+else.
 
-Why not ``torch.load(weights_only=True)`` under the same zip checks: both were
-tried on 180 good and 222 hostile files of the tests, with torch 2.14 and 2.1;
-this reader loads and refuses them all. torch's own loads 39 of the good ones
-(26 on 2.1), none of them of a mmengine Runner, and 33 hostile ones (24) load
-or take more memory or time than allowed. With all names of the tables below
-given to ``add_safe_globals``, which 2.1 lacks, 58 good and 45 hostile ones
-pass: opcodes of protocols 4 and 5 stay unknown, and BUILD sets any state.
+Why not ``torch.load(weights_only=True)`` under the same zip checks: both were tried on 180 good and
+222 hostile files of the tests, with torch 2.14 and 2.1; this reader loads and refuses them all.
+torch's own loads 39 of the good ones (26 on 2.1), none of them of a mmengine Runner, and 33 hostile
+ones (24) load or take more memory or time than allowed. With all names of the tables below given to
+``add_safe_globals``, which 2.1 lacks, 58 good and 45 hostile ones pass: opcodes of protocols 4 and
+5 stay unknown, and BUILD sets any state.
 """
 
 import io
@@ -39,17 +37,16 @@ from .zip_records import ZipRecords, damaged, reading
 _MIB = 1 << 20
 #: Any file may build this much: 64 MiB.
 _FREE = 64 * _MIB
-#: Bytes that a byte of the pickle may build. A tensor takes about 100 bytes
-#: of pickle, 3 calls and 3 kB; a history's numbers are copied three times.
+#: Bytes that a byte of the pickle may build. A tensor takes about 100 bytes of pickle, 3 calls and
+#: 3 kB; a history's numbers are copied three times.
 _PER_BYTE = 64
-#: No pickle builds more, storages apart, than 1 GiB, or what the histories of
-#: a long run do: so many times the file.
+#: No pickle builds more, storages apart, than 1 GiB, or what the histories of a long run do: so
+#: many times the file.
 _MOST = 1024 * _MIB
 _MOST_PER_BYTE = 8
 #: About 35 a tensor; so many take two seconds.
 _OPERATIONS = 2_000_000
-#: How often each byte of the file may be seen by tensors; tied weights
-#: share theirs.
+#: How often each byte of the file may be seen by tensors; tied weights share theirs.
 _VIEWS = 16
 #: Bytes of a small object, and of an entry of an OrderedDict, the largest.
 _OBJECT = 1024
@@ -65,8 +62,7 @@ class Budget:
         size (int): Bytes of the whole file.
 
     Attributes:
-        steps: An iterator of the operations that are left to all pickles of
-            the file.
+        steps: An iterator of the operations that are left to all pickles of the file.
     """
 
     def __init__(self, pickled: int, size: int) -> None:
@@ -86,9 +82,8 @@ class Budget:
         self._built -= nbytes
         if self._built < 0:
             raise CheckpointError(
-                f'refuses to load: the pickle builds more than '
-                f'{self._most >> 20} MiB, which is what a file of '
-                f'{self.size} bytes may'
+                f'refuses to load: the pickle builds more than {self._most >> 20} MiB, which is '
+                f'what a file of {self.size} bytes may'
             )
 
     def call(self, arguments: Any) -> None:
@@ -107,9 +102,8 @@ class Budget:
         self._viewed -= tensor.numel() * tensor.element_size()
         if self._viewed < 0:
             raise CheckpointError(
-                f'refuses to load: the tensors up to one of shape '
-                f'{tuple(tensor.shape)} hold more than {_FREE >> 20} MiB and '
-                f'{_VIEWS} times the {self.size} bytes of the file'
+                f'refuses to load: the tensors up to one of shape {tuple(tensor.shape)} hold more '
+                f'than {_FREE >> 20} MiB and {_VIEWS} times the {self.size} bytes of the file'
             )
 
     def out_of_steps(self) -> CheckpointError:
@@ -188,8 +182,8 @@ _PLAIN_OPCODES = frozenset(
     GET BINGET LONG_BINGET PUT BINPUT LONG_BINPUT MEMOIZE GLOBAL STACK_GLOBAL
     """.split()  # noqa: SIM905
 )
-#: Longest text form of a number or a name. Turning a long number into binary
-#: takes the square of its length.
+#: Longest text form of a number or a name. Turning a long number into binary takes the square of
+#: its length.
 _LINE = 4096
 _SET_BYTES = 216
 _DICTS = (dict, OrderedDict, defaultdict, Counter)
@@ -200,8 +194,7 @@ def restricted_load(handle: BinaryIO, map_location: Any = 'cpu') -> Any:
     """What torch.load gives, of data only.
 
     Args:
-        handle (BinaryIO): A seekable binary file or ``io.BytesIO``; all of it
-            is the checkpoint.
+        handle (BinaryIO): A seekable binary file or ``io.BytesIO``; all of it is the checkpoint.
         map_location: As of torch.load.
 
     Returns:
@@ -209,9 +202,9 @@ def restricted_load(handle: BinaryIO, map_location: Any = 'cpu') -> Any:
         plain values and HistoryBuffers. Storages are shared as in the file.
 
     Raises:
-        CheckpointError: If the file asks for anything else, by name; builds
-            more than its size allows; is of a format that can run code or
-            writes files; or is not whole (a zip's records have a CRC-32).
+        CheckpointError: If the file asks for anything else, by name; builds more than its size
+            allows; is of a format that can run code or writes files; or is not whole (a zip's
+            records have a CRC-32).
     """
     size = handle.seek(0, os.SEEK_END)
     handle.seek(0)
@@ -272,8 +265,8 @@ def _names() -> Iterator[Tuple[_Key, Any]]:
 
 
 _NAMES: Dict[_Key, Any] = dict(_names())
-# Only the reader written in Python lets a subclass replace opcodes. Typed as
-# Any because its stubs leave out the stack and the memo.
+# Only the reader written in Python lets a subclass replace opcodes. Typed as Any because its stubs
+# leave out the stack and the memo.
 _PurePython: Any = pickle._Unpickler
 
 
@@ -284,8 +277,8 @@ def _no_storage(pid: Any) -> Any:
 class RestrictedUnpickler(_PurePython):
     """Reads one pickle of plain data from a file's current place.
 
-    An opcode is read by the method here that has its name. Those that only
-    make plain values are left to the base class; all others are refused.
+    An opcode is read by the method here that has its name. Those that only make plain values are
+    left to the base class; all others are refused.
 
     Args:
         file (BinaryIO): A binary file.

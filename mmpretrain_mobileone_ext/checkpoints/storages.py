@@ -1,7 +1,7 @@
 """The storages that a checkpoint's pickle names, filled from its file.
 
-A storage is exactly as large as its record. Its memory is filled whole
-before anyone gets the checkpoint, or the file is refused.
+A storage is exactly as large as its record. Its memory is filled whole before anyone gets the
+checkpoint, or the file is refused.
 """
 
 import ctypes
@@ -91,8 +91,8 @@ class ZipStorages(_Storages):
         """The storage that a persistent id asks for.
 
         Raises:
-            CheckpointError: If the id is malformed, or its record is missing,
-                of another size or damaged.
+            CheckpointError: If the id is malformed, or its record is missing, of another size or
+                damaged.
         """
         return self._storage(_claim_of(pid, 5))
 
@@ -135,8 +135,7 @@ class LegacyStorages(_Storages):
         """The storage that a persistent id asks for, zeros up to now.
 
         Raises:
-            CheckpointError: If the id is malformed, or the file cannot hold
-                its storage.
+            CheckpointError: If the id is malformed, or the file cannot hold its storage.
         """
         claim = _claim_of(pid, 6)
         whole = self._storage(claim)
@@ -163,9 +162,8 @@ class LegacyStorages(_Storages):
         """Read all storages, which end the file, in the order of ``keys``.
 
         Raises:
-            CheckpointError: If a storage is listed twice, not listed, listed
-                but not in the pickle, of another size, or not the last thing
-                in the file.
+            CheckpointError: If a storage is listed twice, not listed, listed but not in the pickle,
+                of another size, or not the last thing in the file.
         """
         self._check_keys(keys)
         for key in keys:

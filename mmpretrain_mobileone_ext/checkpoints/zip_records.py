@@ -1,9 +1,8 @@
 """The one reader of a zip checkpoint's records.
 
-Two readers of one zip file need not see the same records: another directory,
-two names that one of them takes for the same, sizes in two places. So a
-checkpoint is read by this reader alone, which refuses whatever torch.save
-never writes, and torch gets bytes, not the file.
+Two readers of one zip file need not see the same records: another directory, two names that one of
+them takes for the same, sizes in two places. So a checkpoint is read by this reader alone, which
+refuses whatever torch.save never writes, and torch gets bytes, not the file.
 """
 
 import os
@@ -40,8 +39,8 @@ def damaged(what: str) -> CheckpointError:
 def reading() -> Iterator[None]:
     """Raise what goes wrong inside as a CheckpointError.
 
-    Hostile bytes reach much of numpy and torch: any error is the file's, but
-    for memory, which torch's allocator reports as a RuntimeError.
+    Hostile bytes reach much of numpy and torch: any error is the file's, but for memory, which
+    torch's allocator reports as a RuntimeError.
     """
     try:
         yield
@@ -60,8 +59,8 @@ class ZipRecords:
         handle (BinaryIO): A seekable file that starts with a zip's magic.
 
     Raises:
-        CheckpointError: If the file is not laid out as torch.save does, or
-            two records overlap or have the same name.
+        CheckpointError: If the file is not laid out as torch.save does, or two records overlap or
+            have the same name.
     """
 
     def __init__(self, handle: BinaryIO) -> None:

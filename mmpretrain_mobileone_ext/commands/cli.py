@@ -98,8 +98,7 @@ def check_fields(record: Any) -> None:
                 raise SpecError(f'{f.name}={one}; at least {known["least"]} is needed')
 
 
-#: Known-harmless warnings of the OpenMMLab stack on current Python, by the
-#: beginning of their text.
+#: Known-harmless warnings of the OpenMMLab stack on current Python, by the beginning of their text.
 _NOISE = (
     r'pkg_resources is deprecated as an API',
     # mmpretrain reads MNIST's files so, and only reads them.
@@ -117,14 +116,14 @@ def silence_known_noise() -> None:
 def guarded(main: Callable[[], Any]) -> int:
     """Run a tool; turn mistakes into one line on stderr.
 
-    With ``MOBILEONE_EXT_TRACEBACK`` set in the environment, errors of other
-    libraries keep their traceback. So does what no argument, file, disk or
-    machine is known to cause (see ``explain``): that is a bug.
+    With ``MOBILEONE_EXT_TRACEBACK`` set in the environment, errors of other libraries keep their
+    traceback. So does what no argument, file, disk or machine is known to cause (see ``explain``):
+    that is a bug.
 
     Returns:
         Exit code: 0, 2 after an error of this package, or one that is known
-        to come from outside, 1 after one of another library that a wrong
-        argument or file may cause, 130 after Ctrl-C.
+        to come from outside, 1 after one of another library that a wrong argument or file may
+        cause, 130 after Ctrl-C.
     """
     _use_utf8()
     silence_known_noise()
@@ -147,9 +146,9 @@ def guarded(main: Callable[[], Any]) -> int:
 def _use_utf8() -> None:
     """Start a tool again in Python's UTF-8 mode where the locale is another.
 
-    mmengine writes logs and notes in the locale's encoding, so that a folder
-    or a class with a name in another script would end the run. What is
-    printed keeps the terminal's encoding; what that lacks is escaped.
+    mmengine writes logs and notes in the locale's encoding, so that a folder or a class with a name
+    in another script would end the run. What is printed keeps the terminal's encoding; what that
+    lacks is escaped.
     """
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, 'reconfigure'):

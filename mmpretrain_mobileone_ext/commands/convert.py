@@ -34,16 +34,16 @@ def convert_checkpoint(
 ) -> Path:
     """Rewrite ``source`` for ``to`` and say in the file where it is from.
 
-    The weights have to fill the network, whole, before anything is written.
-    Without ``fold`` they are copied bit by bit.
+    The weights have to fill the network, whole, before anything is written. Without ``fold`` they
+    are copied bit by bit.
 
     Args:
         source: weights of ours, mmpretrain, Apple or timm, in any form.
-        to: 'mmpretrain', 'timm' or 'apple'. Apple's code takes a plain state
-            dict, so its provenance is ``OUT.provenance.json``.
+        to: 'mmpretrain', 'timm' or 'apple'. Apple's code takes a plain state dict, so its
+            provenance is ``OUT.provenance.json``.
         out: file to write, a torch file.
-        arch: 's0' ... 's4', a config file or a name of ``list_models``; None
-            finds it among s0 to s4.
+        arch: 's0' ... 's4', a config file or a name of ``list_models``; None finds it among s0 to
+            s4.
         fold: write the folded form, verified against the branches.
         force: replace an existing ``out``.
 
@@ -51,8 +51,7 @@ def convert_checkpoint(
         ``out``.
 
     Raises:
-        CheckpointError: the weights are nobody's, do not fit, ``out`` exists
-            or is the source.
+        CheckpointError: the weights are nobody's, do not fit, ``out`` exists or is the source.
         ParityError: the folded form differs; nothing is written.
     """
     boolean('fold', fold, CheckpointError)

@@ -55,9 +55,8 @@ def recalibrate_checkpoint(
 ) -> Recalibrated:
     """Recalibrate, score on the test split before and after, and write.
 
-    The file holds the weights (the averaged ones where the run had EMA), the
-    data set's meta, and in ``meta['bn_recalibration']`` where they came from
-    and both scores; no optimizer.
+    The file holds the weights (the averaged ones where the run had EMA), the data set's meta, and
+    in ``meta['bn_recalibration']`` where they came from and both scores; no optimizer.
 
     Args:
         config: of the training run, with training and test data.
@@ -69,8 +68,7 @@ def recalibrate_checkpoint(
         progress: report steps on stderr.
 
     Raises:
-        CheckpointError: the checkpoint is unsafe, does not fit or is folded,
-            or ``out`` exists.
+        CheckpointError: the checkpoint is unsafe, does not fit or is folded, or ``out`` exists.
         SpecError: no training or test data, or less than one image.
         MobileOneExtError: the score became worse; nothing is written.
     """
@@ -101,9 +99,8 @@ def recalibrate_checkpoint(
     metric = next(iter(before))
     if not after[metric] >= before[metric]:
         raise MobileOneExtError(
-            f'{source}: {metric} is {before[metric]:.4f} as it is and '
-            f'{after[metric]:.4f} recalibrated on {used} images; nothing is '
-            'written'
+            f'{source}: {metric} is {before[metric]:.4f} as it is and {after[metric]:.4f} '
+            f'recalibrated on {used} images; nothing is written'
         )
     record = dict(
         provenance(source, cfg.pretty_text),

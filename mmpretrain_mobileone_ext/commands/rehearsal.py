@@ -1,9 +1,8 @@
 """The main job once, on a tiny network; a program of its own.
 
-Prints one JSON object a line: ``{"step": title}`` before a step and
-``{"done": title, "seconds": s}`` after it. An error leaves with its
-traceback on stderr. Run by ``utils/doctor/probe`` as a file, hence the absolute
-imports; needs the whole stack.
+Prints one JSON object a line: ``{"step": title}`` before a step and ``{"done": title, "seconds":
+s}`` after it. An error leaves with its traceback on stderr. Run by ``utils/doctor/probe`` as a
+file, hence the absolute imports; needs the whole stack.
 """
 
 from __future__ import annotations

@@ -88,8 +88,8 @@ def _for_all(shapes: Sequence[Shape]) -> str:
 
 def _trace(graph: torch.nn.Module, shapes: Sequence[Shape]) -> Any:
     with torch.no_grad(), warnings.catch_warnings():
-        # The file is compared with the network on images: a trace that is
-        # wrong for this size fails there, and not by a warning.
+        # The file is compared with the network on images: a trace that is wrong for this size fails
+        # there, and not by a warning.
         warnings.simplefilter('ignore', torch.jit.TracerWarning)
         traced = torch.jit.trace(graph, torch.zeros(shapes[0]), check_trace=False)
         check_trace(graph, traced, shapes)

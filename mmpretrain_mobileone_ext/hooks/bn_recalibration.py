@@ -34,22 +34,22 @@ Advance = Callable[[int], Any]
 class BNRecalibrationHook(Hook):
     """Recalibrate batch norms before each validation of a training run.
 
-    mmpretrain's ``PreciseBNHook`` measures the statistics of the weights in
-    training. This one measures those of the weights that are validated and
-    saved, the averaged ones where there is ``EMAHook``, on a loader of its
-    own: neither the training's batches nor its random numbers change.
+    mmpretrain's ``PreciseBNHook`` measures the statistics of the weights in training. This one
+    measures those of the weights that are validated and saved, the averaged ones where there is
+    ``EMAHook``, on a loader of its own: neither the training's batches nor its random numbers
+    change.
 
     Args:
         images: training images to measure on, over all ranks.
         augment: with the training pipeline, else the test pipeline.
 
     Raises:
-        SpecError: a wrong argument, a model without norms, a config without
-            training data, or a priority on the wrong side of another hook.
+        SpecError: a wrong argument, a model without norms, a config without training data, or a
+            priority on the wrong side of another hook.
     """
 
-    # EMAHook (NORMAL or above) has swapped its weights in, DeploySwitchHook
-    # (BELOW_NORMAL, 60) has not yet folded them.
+    # EMAHook (NORMAL or above) has swapped its weights in, DeploySwitchHook (BELOW_NORMAL, 60) has
+    # not yet folded them.
     priority: Any = 55
 
     def __init__(self, images: int = 8192, augment: bool = False):
@@ -77,15 +77,14 @@ def recalibrate(
 ) -> int:
     """Replace running statistics by those of the norms' inputs.
 
-    As PreciseBN ("Rethinking 'Batch' in BatchNorm", arXiv 2105.07576,
-    section 3) norms use the statistics of their batch meanwhile. Other than
-    in mmpretrain's ``update_bn_stats``, which averages the variances of
-    batches and so loses what lies between them, mean and unbiased variance
-    are those of all images together, whatever the size of a batch.
+    As PreciseBN ("Rethinking 'Batch' in BatchNorm", arXiv 2105.07576, section 3) norms use the
+    statistics of their batch meanwhile. Other than in mmpretrain's ``update_bn_stats``, which
+    averages the variances of batches and so loses what lies between them, mean and unbiased
+    variance are those of all images together, whatever the size of a batch.
 
-    Only norms are in training mode: dropout and stochastic depth change
-    nothing. Blocks run their branches. Nothing is changed if it fails. Norms
-    that keep no running statistics are left alone. Ranks add up.
+    Only norms are in training mode: dropout and stochastic depth change nothing. Blocks run their
+    branches. Nothing is changed if it fails. Norms that keep no running statistics are left alone.
+    Ranks add up.
 
     Args:
         model: with a ``data_preprocessor``; not wrapped.
@@ -97,8 +96,7 @@ def recalibrate(
         The number of images used.
 
     Raises:
-        SpecError: the model has no norms with running statistics, or there
-            are no images.
+        SpecError: the model has no norms with running statistics, or there are no images.
     """
     norms = tracking_norms(model)
     if not norms:
@@ -220,9 +218,8 @@ def training_loader(
     Args:
         cfg: of a run, with a ``train_dataloader``.
         images: how many will be used at most; a batch is no larger.
-        augment: keep the training pipeline. Else images go through the test
-            pipeline, where the config has one: what is measured is what
-            evaluation will see.
+        augment: keep the training pipeline. Else images go through the test pipeline, where the
+            config has one: what is measured is what evaluation will see.
         seed: of the order of the images.
 
     Raises:

@@ -1,8 +1,8 @@
 """Names of classes have to mean the same labels all through a run.
 
-Importing this module gives every Runner of mmengine the hook: a split that
-is labelled in another way than the checkpoint has no other symptom than
-wrong names, and most configs would not list a hook against it.
+Importing this module gives every Runner of mmengine the hook: a split that is labelled in another
+way than the checkpoint has no other symptom than wrong names, and most configs would not list a
+hook against it.
 """
 
 from __future__ import annotations
@@ -39,17 +39,15 @@ _HEAD = re.compile(r'(module\.)*head\.')
 class ClassNamesHook(Hook):
     """Refuse a run in which a name stands for two labels.
 
-    Compared are the ``metainfo`` of every split that the run builds, the
-    folders it was labelled by, and the classes of the checkpoint or Core ML
-    file. The same names in another order, or a list that lacks some of
-    another's, are an error.
+    Compared are the ``metainfo`` of every split that the run builds, the folders it was labelled
+    by, and the classes of the checkpoint or Core ML file. The same names in another order, or a
+    list that lacks some of another's, are an error.
 
-    A checkpoint of other classes is for training: its head is not loaded,
-    even where their number is the same. A test of it is an error, and so is
-    resuming its run.
+    A checkpoint of other classes is for training: its head is not loaded, even where their number
+    is the same. A test of it is an error, and so is resuming its run.
 
-    Runs without an image classifier are left alone. Every Runner has this
-    hook; no config has to list it.
+    Runs without an image classifier are left alone. Every Runner has this hook; no config has to
+    list it.
 
     Raises:
         ClassNamesError: names both lists.
@@ -161,9 +159,8 @@ def _check_count(model: Any, known: list[ClassNames]) -> None:
     folders = [names for names in known if names.are_folders]
     if folders and isinstance(count, int) and count != len(folders[0].names):
         raise ClassNamesError(
-            f'{folders[0]} are {len(folders[0].names)} classes, but the '
-            f'network has {count}; give each class a folder, an empty one if '
-            'need be'
+            f'{folders[0]} are {len(folders[0].names)} classes, but the network has {count}; give '
+            'each class a folder, an empty one if need be'
         )
 
 

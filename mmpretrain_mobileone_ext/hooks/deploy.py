@@ -28,31 +28,28 @@ _SAMPLES = 32  # images compared per run and epoch
 class DeploySwitchHook(Hook):
     """Score and keep what ships: the folded network.
 
-    On ``'val'`` and ``'test'`` the epoch runs on a folded copy, made after
-    ``EMAHook`` has swapped the averaged weights in, and compared with the
-    branches on the first batch; a difference stops the run. Training, EMA
-    and checkpoints never see the copy. ``'after_train'`` writes
-    ``*_deploy.pth`` beside the last and the best checkpoint, and into the
-    work dir where the run was resumed from one elsewhere. In a
-    distributed run all ranks score the copy of rank 0, whose weights and
-    running statistics are the ones that are saved.
+    On ``'val'`` and ``'test'`` the epoch runs on a folded copy, made after ``EMAHook`` has swapped
+    the averaged weights in, and compared with the branches on the first batch; a difference stops
+    the run. Training, EMA and checkpoints never see the copy. ``'after_train'`` writes
+    ``*_deploy.pth`` beside the last and the best checkpoint, and into the work dir where the run
+    was resumed from one elsewhere. In a distributed run all ranks score the copy of rank 0, whose
+    weights and running statistics are the ones that are saved.
 
-    A model that is folded already, or a loaded Core ML program, is left
-    alone.
+    A model that is folded already, or a loaded Core ML program, is left alone.
 
     Args:
         when: any of 'val', 'test', 'after_train'.
-        tolerance: relative error allowed between the forms; a named one by
-            dtype when None (see ``parity.TOLERANCES``).
+        tolerance: relative error allowed between the forms; a named one by dtype when None (see
+            ``parity.TOLERANCES``).
 
     Raises:
-        SpecError: a wrong argument, a model without foldable blocks, or a
-            priority that puts the hook on the wrong side of another.
+        SpecError: a wrong argument, a model without foldable blocks, or a priority that puts the
+            hook on the wrong side of another.
         ParityError: the folded form differs from the branches.
     """
 
-    # After EMAHook (NORMAL or ABOVE_NORMAL) swaps weights in, before
-    # CheckpointHook (VERY_LOW) looks at the model.
+    # After EMAHook (NORMAL or ABOVE_NORMAL) swaps weights in, before CheckpointHook (VERY_LOW)
+    # looks at the model.
     priority = 'BELOW_NORMAL'
 
     def __init__(self, when: Sequence[str] = _STAGES, tolerance: Optional[float] = None):
@@ -106,8 +103,8 @@ class DeploySwitchHook(Hook):
     def after_val_iter(self, runner, batch_idx, data_batch=None, outputs=None) -> None:
         """Put the branches back after the last batch.
 
-        mmpretrain's ``EMAHook`` may evaluate ``runner.model`` once more,
-        before this hook's ``after_val_epoch``.
+        mmpretrain's ``EMAHook`` may evaluate ``runner.model`` once more, before this hook's
+        ``after_val_epoch``.
         """
         if self.end_of_epoch(runner.val_dataloader, batch_idx):
             self._leave(runner)

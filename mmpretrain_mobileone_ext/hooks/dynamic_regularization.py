@@ -1,8 +1,7 @@
 """Regularization that grows with the network and with the epochs.
 
-Small networks need less of it (paper, section 3.3): S0 and S1 train with
-crops and flips alone, larger ones with augmentation and image size that grow
-while they train.
+Small networks need less of it (paper, section 3.3): S0 and S1 train with crops and flips alone,
+larger ones with augmentation and image size that grow while they train.
 """
 
 from __future__ import annotations
@@ -50,31 +49,26 @@ _PHASES = (
 class DynamicRegularizationHook(Hook):
     """Change image size, augmentation and more at the epochs of a plan.
 
-    The transforms of the training data set are changed in place, and
-    persistent workers are started anew where something changed, so that the
-    images really differ. What is in force follows from the epoch alone: a
-    resumed run is in the right phase. It is logged at each change and, as
-    scalars ``train/resolution``, ``train/magnitude``, ``train/weight_decay``
-    and so on, with every training log line and in every visualizer backend.
+    The transforms of the training data set are changed in place, and persistent workers are started
+    anew where something changed, so that the images really differ. What is in force follows from
+    the epoch alone: a resumed run is in the right phase. It is logged at each change and, as
+    scalars ``train/resolution``, ``train/magnitude``, ``train/weight_decay`` and so on, with every
+    training log line and in every visualizer backend.
 
     Weight decay itself is a matter of ``param_scheduler``:
-    ``dict(type='CosineAnnealingParamScheduler', param_name='weight_decay',
-    eta_min_ratio=0.1, ...)`` leaves norms and biases at 0, where the
-    ``eta_min`` of mmpretrain's recipes raises them.
+    ``dict(type='CosineAnnealingParamScheduler', param_name='weight_decay', eta_min_ratio=0.1,
+    ...)`` leaves norms and biases at 0, where the ``eta_min`` of mmpretrain's recipes raises them.
 
     Args:
-        strength: multiplies the magnitudes of all phases. 'auto': by the
-            parameters of the folded backbone, 0 for S0 and S1, 1 for S4;
-            see :func:`strength_for`.
-        phases: dicts with ``begin`` (epoch, or share of the run as a float)
-            and any of ``resolution`` (pixels), ``magnitude`` (share of the
-            RandAugment of the pipeline), ``label_smoothing`` and
-            ``dropout``; the first begins at 0.
+        strength: multiplies the magnitudes of all phases. 'auto': by the parameters of the folded
+            backbone, 0 for S0 and S1, 1 for S4; see :func:`strength_for`.
+        phases: dicts with ``begin`` (epoch, or share of the run as a float) and any of
+            ``resolution`` (pixels), ``magnitude`` (share of the RandAugment of the pipeline),
+            ``label_smoothing`` and ``dropout``; the first begins at 0.
 
     Raises:
-        SpecError: a phase that cannot be read, a pipeline, loss or model
-            without what a phase sets, or a training that does not count in
-            epochs.
+        SpecError: a phase that cannot be read, a pipeline, loss or model without what a phase sets,
+            or a training that does not count in epochs.
     """
 
     # Before hooks that look at the data of an epoch.
@@ -126,8 +120,7 @@ class DynamicRegularizationHook(Hook):
         runner.train_dataloader._iterator = None
         shown = ', '.join(f'{k} {v:g}' for k, v in scalars.items())
         runner.logger.info(
-            f'DynamicRegularizationHook: from epoch '
-            f'{runner.epoch + 1} on: {shown} (strength '
+            f'DynamicRegularizationHook: from epoch {runner.epoch + 1} on: {shown} (strength '
             f'{self._strength:.2f})'
         )
 
@@ -189,9 +182,8 @@ def _check_size(data_batch: Any, pixels: int) -> None:
     shape = tuple(data_batch['inputs'][0].shape[-2:])
     if max(shape) != pixels:
         raise SpecError(
-            f'DynamicRegularizationHook: images of {shape[0]} x {shape[1]} '
-            f'come out of the training pipeline, not {pixels}: a transform '
-            'that it does not know sets their size'
+            f'DynamicRegularizationHook: images of {shape[0]} x {shape[1]} come out of the '
+            f'training pipeline, not {pixels}: a transform that it does not know sets their size'
         )
 
 
@@ -206,8 +198,7 @@ class Phase:
     """What holds from ``begin`` to the next phase; None leaves a thing alone.
 
     Attributes:
-        begin: epoch, counted from 0, or share of the run as a float in
-            [0, 1).
+        begin: epoch, counted from 0, or share of the run as a float in [0, 1).
         resolution: pixels of the images that are trained on.
         magnitude: share of RandAugment's own magnitude.
         label_smoothing: of ``LabelSmoothLoss``.
@@ -301,9 +292,8 @@ def read_phases(given: Sequence[Mapping[str, Any]]) -> tuple[Phase, ...]:
 def strength_for(parameters: int) -> float:
     """Strength for a backbone with so many parameters after the fold.
 
-    0 up to S1 and 1 from S4 on, by the logarithm between them; that gives
-    S2 0.39 and S3 0.64. That it grows with size is the paper's; the numbers
-    between 0 and 1 are this package's.
+    0 up to S1 and 1 from S4 on, by the logarithm between them; that gives S2 0.39 and S3 0.64. That
+    it grows with size is the paper's; the numbers between 0 and 1 are this package's.
     """
     place = math.log(parameters / S1_BACKBONE) / math.log(S4_BACKBONE / S1_BACKBONE)
     return min(1.0, max(0.0, place))
@@ -363,8 +353,8 @@ class LivePipeline:
             The magnitude level in force.
 
         Raises:
-            SpecError: a pipeline has no RandAugment, unless ``share`` is 0,
-                or the level would be above its ``total_level``.
+            SpecError: a pipeline has no RandAugment, unless ``share`` is 0, or the level would be
+                above its ``total_level``.
         """
         if share and not all(self._augments):
             raise SpecError('the training pipeline has no RandAugment whose magnitude could change')

@@ -24,18 +24,15 @@ _SEEDS = 2**31
 class EpochSeedHook(Hook):
     """Seed every training epoch by its number.
 
-    mmengine seeds once, at the start of a process, and saves no state of the
-    generators: after ``--resume`` augmentation and dropout draw other numbers
-    than in a run that was not interrupted. With this hook Python, NumPy and
-    torch start each epoch from the run's seed, the rank and the epoch, in
-    the main process and in its workers, and the order of the images follows
-    from the same seed; persistent workers are started anew.
-    A run that was killed and resumed then equals one that was not, where
-    the arithmetic is deterministic.
+    mmengine seeds once, at the start of a process, and saves no state of the generators: after
+    ``--resume`` augmentation and dropout draw other numbers than in a run that was not interrupted.
+    With this hook Python, NumPy and torch start each epoch from the run's seed, the rank and the
+    epoch, in the main process and in its workers, and the order of the images follows from the same
+    seed; persistent workers are started anew. A run that was killed and resumed then equals one
+    that was not, where the arithmetic is deterministic.
 
-    A checkpoint holds the seed of its run, so none has to be set. What a
-    checkpoint does not hold is lost all the same: gradients that are being
-    accumulated when an epoch ends.
+    A checkpoint holds the seed of its run, so none has to be set. What a checkpoint does not hold
+    is lost all the same: gradients that are being accumulated when an epoch ends.
     """
 
     # Before any hook that draws numbers.

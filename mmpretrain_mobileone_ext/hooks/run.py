@@ -66,8 +66,8 @@ def kept_checkpoints(runner: Any) -> list[Path]:
 def place_beside(runner: Any, checkpoint: Path) -> Path:
     """The folder for what is made from ``checkpoint``.
 
-    The checkpoint's own where that is one of the run's, else the work dir:
-    a run that was resumed from another's checkpoint writes nothing there.
+    The checkpoint's own where that is one of the run's, else the work dir: a run that was resumed
+    from another's checkpoint writes nothing there.
     """
     own = _is_own(runner, checkpoint)
     return checkpoint.parent if own else Path(runner.work_dir)
@@ -76,8 +76,8 @@ def place_beside(runner: Any, checkpoint: Path) -> Path:
 def spare_others(runner: Any) -> None:
     """Let ``CheckpointHook`` delete no best checkpoint of another run.
 
-    A run that is resumed from a checkpoint elsewhere knows the best one that
-    lies there, and the hook would delete it as soon as it has a better one.
+    A run that is resumed from a checkpoint elsewhere knows the best one that lies there, and the
+    hook would delete it as soon as it has a better one.
     """
     for saver in _savers(runner):
         if not _is_own(runner, getattr(saver, 'best_ckpt_path', None)):
@@ -102,10 +102,9 @@ def _is_own(runner: Any, path: Any) -> bool:
 def leaves_preview(hook: Hook, runner) -> bool:
     """Take a hook out of a run that steps schedulers and nothing else.
 
-    MMPretrain's ``vis_scheduler.py`` runs a config's hooks on a stand-in for
-    the network and a list of numbers for the data; it neither scores nor
-    saves. A hook that works on networks, images or files has nothing to do
-    there, and nothing to refuse.
+    MMPretrain's ``vis_scheduler.py`` runs a config's hooks on a stand-in for the network and a list
+    of numbers for the data; it neither scores nor saves. A hook that works on networks, images or
+    files has nothing to do there, and nothing to refuse.
 
     Args:
         hook: asks in its ``before_run``.

@@ -31,30 +31,28 @@ _STAGES = ('val', 'test')
 class ThroughputHook(Hook):
     """Let ``runner.test()`` and validation return how fast the model is.
 
-    Added to the metrics: ``throughput`` (images/s), ``latency_median``,
-    ``latency_p90``, ``latency_p99`` (ms a batch), ``data_time_share`` (0 to
-    1) and ``peak_memory`` (MB, 1e6 bytes; tensors on a GPU, the process's
-    resident memory on a CPU); see :func:`summarize`. Model time is that
-    of ``test_step`` or ``val_step`` alone: preprocessing on the device,
-    network and predictions, with a GPU synchronized before and after. Metrics
-    and the other hooks are not in it. Data time is the wait for the next
-    batch. On several ranks throughput is summed, latencies are pooled.
+    Added to the metrics: ``throughput`` (images/s), ``latency_median``, ``latency_p90``,
+    ``latency_p99`` (ms a batch), ``data_time_share`` (0 to 1) and ``peak_memory`` (MB, 1e6 bytes;
+    tensors on a GPU, the process's resident memory on a CPU); see :func:`summarize`. Model time is
+    that of ``test_step`` or ``val_step`` alone: preprocessing on the device, network and
+    predictions, with a GPU synchronized before and after. Metrics and the other hooks are not in
+    it. Data time is the wait for the next batch. On several ranks throughput is summed, latencies
+    are pooled.
 
-    The same figures with form, device, threads and batch size go to the log
-    and to ``throughput_<stage>.json`` in the run's log folder. A model whose
-    branches are not folded is measured as it is, with a warning.
+    The same figures with form, device, threads and batch size go to the log and to
+    ``throughput_<stage>.json`` in the run's log folder. A model whose branches are not folded is
+    measured as it is, with a warning.
 
     Args:
         warmup: batches at the beginning that are not counted.
         when: any of 'val' and 'test'.
 
     Raises:
-        SpecError: a wrong argument, or no batch left after the warm-up (said
-            before the run).
+        SpecError: a wrong argument, or no batch left after the warm-up (said before the run).
     """
 
-    # First: metrics have to be there before other hooks log them, and what
-    # others do in ``before_*_iter`` is not waiting for data.
+    # First: metrics have to be there before other hooks log them, and what others do in
+    # ``before_*_iter`` is not waiting for data.
     priority = 'HIGHEST'
 
     def __init__(self, warmup: int = 5, when: Sequence[str] = _STAGES):
@@ -139,11 +137,10 @@ class ThroughputHook(Hook):
 class TrainThroughputHook(Hook):
     """Log the training's images a second, of each rank and of all.
 
-    Every ``interval`` iterations of an epoch: a log line with the rate of
-    each rank, and the scalar ``train/throughput``, their sum. A rate is
-    images over wall time since the line before, loading included; the first
-    ``warmup`` iterations of an epoch, in which workers start, are left out,
-    and so is what happens between epochs.
+    Every ``interval`` iterations of an epoch: a log line with the rate of each rank, and the scalar
+    ``train/throughput``, their sum. A rate is images over wall time since the line before, loading
+    included; the first ``warmup`` iterations of an epoch, in which workers start, are left out, and
+    so is what happens between epochs.
 
     Args:
         interval: iterations between two lines.
@@ -227,8 +224,7 @@ def summarize(ranks: Sequence[RankLaps]) -> dict[str, float]:
     Returns:
         ``throughput``: images per second of model time, summed over ranks.
         ``latency_median``, ``latency_p90``, ``latency_p99``: ms a batch,
-        over the batches of the most frequent size (a last, smaller one is
-        another thing).
+        over the batches of the most frequent size (a last, smaller one is another thing).
         ``data_time_share``: 0 to 1, waiting for data over waiting and model.
         ``peak_memory``: MB (1e6 bytes) of the rank that needs most; left
         out where unknown.
@@ -318,18 +314,15 @@ def _write(runner, record: dict[str, Any]) -> None:
     peak = record.get('peak_memory')
     if record['form'] == 'branches':
         runner.logger.warning(
-            'ThroughputHook: the model is not folded, so this is the speed of '
-            'its training form; add DeploySwitchHook to custom_hooks, or '
-            'call switch_to_deploy() first'
+            'ThroughputHook: the model is not folded, so this is the speed of its training form; '
+            'add DeploySwitchHook to custom_hooks, or call switch_to_deploy() first'
         )
     runner.logger.info(
-        f'ThroughputHook: {record["form"]} on {record["device"]}, '
-        f'{record["threads"]} threads, {record["ranks"]} rank(s), batch '
-        f'{record["batch_size"]}: {record["throughput"]:.1f} img/s; ms a '
-        f'batch: median {record["latency_median"]:.2f}, '
-        f'p90 {record["latency_p90"]:.2f}, p99 {record["latency_p99"]:.2f}; '
-        f'{100 * record["data_time_share"]:.1f} % of the time waiting for '
-        'data; peak memory '
+        f'ThroughputHook: {record["form"]} on {record["device"]}, {record["threads"]} threads, '
+        f'{record["ranks"]} rank(s), batch {record["batch_size"]}: {record["throughput"]:.1f} '
+        f'img/s; ms a batch: median {record["latency_median"]:.2f}, p90 '
+        f'{record["latency_p90"]:.2f}, p99 {record["latency_p99"]:.2f}; '
+        f'{100 * record["data_time_share"]:.1f} % of the time waiting for data; peak memory '
         f'{"unknown" if peak is None else f"{peak:.0f} MB"}'
     )
     path = Path(runner.log_dir) / f'throughput_{record["stage"]}.json'

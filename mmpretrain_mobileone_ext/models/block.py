@@ -34,23 +34,21 @@ from .spec import BRANCH_KINDS, BranchKind, UnitSpec
 class MobileOneBlock(BaseModule):
     """Parallel conv-BN branches, SE and activation (paper section 3.2).
 
-    ``y = act(se(sum_j branch_j(x)))`` with x (N, C, H, W). State-dict keys
-    are those of mmpretrain's ``MobileOneBlock`` in both forms.
+    ``y = act(se(sum_j branch_j(x)))`` with x (N, C, H, W). State-dict keys are those of
+    mmpretrain's ``MobileOneBlock`` in both forms.
 
     Args:
         spec: shape and branches of the unit.
         conv_cfg, norm_cfg: as in ``mmcv.cnn.ConvModule``.
         deploy: build the folded form.
-        with_cp: recompute the unit in backward instead of storing its
-            activations; running statistics are still updated once.
-        online_reparam: train the branches as one convolution where that is
-            exact: 'auto' where it is faster, True wherever it is defined,
-            'memory' where it saves memory, False never.
+        with_cp: recompute the unit in backward instead of storing its activations; running
+            statistics are still updated once.
+        online_reparam: train the branches as one convolution where that is exact: 'auto' where it
+            is faster, True wherever it is defined, 'memory' where it saves memory, False never.
         init_cfg: as in ``mmengine.model.BaseModule``.
 
     Raises:
-        SpecError: for a conv, norm, SE or activation config that cannot be
-            built.
+        SpecError: for a conv, norm, SE or activation config that cannot be built.
     """
 
     branch_reparam: nn.Conv2d
@@ -106,9 +104,8 @@ class MobileOneBlock(BaseModule):
         """Build a unit from the arguments of mmpretrain's ``MobileOneBlock``.
 
         Raises:
-            SpecError: for what cannot be built, where mmpretrain raises
-                AssertionError, TypeError or KeyError, and for a padding
-                that does not keep the size at stride 1.
+            SpecError: for what cannot be built, where mmpretrain raises AssertionError, TypeError
+                or KeyError, and for a padding that does not keep the size at stride 1.
         """
         spec = UnitSpec(
             'MobileOneBlock',

@@ -103,8 +103,8 @@ class DeployableClassifier(ImageClassifier):
         """As the parent's; see there for ``mode``.
 
         Raises:
-            CheckpointError: a Core ML program is loaded (it can only
-                ``test_step``), or the head was never loaded nor trained.
+            CheckpointError: a Core ML program is loaded (it can only ``test_step``), or the head
+                was never loaded nor trained.
         """
         self._require_network(f'forward(mode={mode!r})')
         if mode == 'loss' and self.training:
@@ -115,8 +115,8 @@ class DeployableClassifier(ImageClassifier):
         """As the parent's, of a network: inputs are normalized.
 
         Raises:
-            CheckpointError: a Core ML file is loaded in its place, which
-                takes pixels, or the head was never loaded nor trained.
+            CheckpointError: a Core ML file is loaded in its place, which takes pixels, or the head
+                was never loaded nor trained.
         """
         self._require_network('predict()')
         self.require_trained_head()
@@ -149,9 +149,8 @@ class DeployableClassifier(ImageClassifier):
         """
         if self._untrained:
             raise CheckpointError(
-                'the checkpoint has no fitting weights for '
-                f'{", ".join(self._untrained)}: a replaced head must be '
-                'trained before it predicts; check num_classes'
+                f'the checkpoint has no fitting weights for {", ".join(self._untrained)}: a '
+                'replaced head must be trained before it predicts; check num_classes'
             )
 
     def val_step(self, data):
@@ -171,8 +170,7 @@ class DeployableClassifier(ImageClassifier):
         if path is None:
             self._take_weights(state_dict, prefix)
             return
-        # A tuple keeps it out of the module tree: it has no parameters to
-        # average, move or save.
+        # A tuple keeps it out of the module tree: it has no parameters to average, move or save.
         self._artifact = (
             MODELS.build(
                 dict(type='CoreMLClassifier', path=path, data_preprocessor=self.data_preprocessor)

@@ -22,11 +22,10 @@ Model = TypeVar('Model', bound=nn.Module)
 def switch_to_deploy(model: Model, inplace: bool = True) -> Model:
     """Fold all blocks of ``model``, a backbone or anything that holds one.
 
-    Each block's running statistics are used, whatever mode it is in. Blocks
-    of other families that bring a ``switch_to_deploy`` of their own (RepVGG,
-    mmpretrain's MobileOne) are folded by it. Folded parameters require grad
-    unless all of the branches' are frozen; no random number is drawn; a
-    second call changes nothing.
+    Each block's running statistics are used, whatever mode it is in. Blocks of other families that
+    bring a ``switch_to_deploy`` of their own (RepVGG, mmpretrain's MobileOne) are folded by it.
+    Folded parameters require grad unless all of the branches' are frozen; no random number is
+    drawn; a second call changes nothing.
 
     Args:
         model: any module tree; DDP-wrapped ones too.
@@ -91,12 +90,10 @@ def verified_switch_to_deploy(
 ) -> tuple[Model, Parity]:
     """Fold ``model`` and prove on ``inputs`` that its output is unchanged.
 
-    Both forms run in eval mode. Nothing is changed in ``model`` when the
-    comparison fails.
+    Both forms run in eval mode. Nothing is changed in ``model`` when the comparison fails.
 
     Args:
-        inputs: (N, C, H, W) in the model's dtype; seeded normal noise
-            (2, C, 64, 64) when None.
+        inputs: (N, C, H, W) in the model's dtype; seeded normal noise (2, C, 64, 64) when None.
         tolerance: relative error allowed, a named one by dtype when None.
 
     Returns:
@@ -163,9 +160,8 @@ def random_inputs(model: nn.Module, size: int = 64) -> Tensor:
 def form_of(model: Any) -> str:
     """'branches', 'folded', 'plain' (nothing to fold) or 'Core ML'.
 
-    A model is 'branches' as long as any block, ours or of another family
-    with a ``switch_to_deploy``, is not folded. Of a wrapper or a TTA model
-    the one inside counts.
+    A model is 'branches' as long as any block, ours or of another family with a
+    ``switch_to_deploy``, is not folded. Of a wrapper or a TTA model the one inside counts.
     """
     while is_model_wrapper(model) or isinstance(model, BaseTTAModel):
         model = model.module

@@ -1,8 +1,8 @@
 """Fold parallel conv-norm branches into one convolution.
 
-Everything is computed in float64 on the CPU and rounded once, so the folded
-weights are the correctly rounded ones whatever the dtype of the branches.
-No random number is drawn. Layout of a kernel: (out, in / groups, k, k).
+Everything is computed in float64 on the CPU and rounded once, so the folded weights are the
+correctly rounded ones whatever the dtype of the branches. No random number is drawn. Layout of a
+kernel: (out, in / groups, k, k).
 """
 
 from __future__ import annotations
@@ -41,8 +41,7 @@ def fold_branches(spec: UnitSpec, branches: Sequence[Branch]) -> tuple[Tensor, T
     """Fold all branches of one unit.
 
     Returns:
-        Kernel (O, I / groups, k, k) and bias (O,) in float64; the caller
-        rounds.
+        Kernel (O, I / groups, k, k) and bias (O,) in float64; the caller rounds.
 
     Raises:
         FoldError: nothing to fold, or a branch that cannot be.
@@ -111,13 +110,11 @@ def pad_kernel(weight: Tensor, kernel_size: int) -> Tensor:
 def fold_conv_norm(weight: Tensor, norm: Mapping[str, Tensor], eps: float) -> tuple[Tensor, Tensor]:
     """Fold a batch norm in eval mode into the bias-free conv before it.
 
-    ``W = gamma / sqrt(var + eps) * w`` and
-    ``b = beta - gamma / sqrt(var + eps) * mean``.
+    ``W = gamma / sqrt(var + eps) * w`` and ``b = beta - gamma / sqrt(var + eps) * mean``.
 
     Args:
         weight: (O, I / groups, k, k).
-        norm: ``running_mean``, ``running_var`` and, if affine, ``weight``
-            and ``bias``, each (O,).
+        norm: ``running_mean``, ``running_var`` and, if affine, ``weight`` and ``bias``, each (O,).
         eps: the norm's epsilon.
 
     Returns:
@@ -147,9 +144,9 @@ def _exact(tensor: Tensor) -> Tensor:
 def round_once(tensor: Tensor, dtype: torch.dtype) -> Tensor:
     """Round float64 to the nearest ``dtype``, ties to even.
 
-    PyTorch goes to 16 bits by way of float32, which rounds twice and misses
-    the nearest value of about one weight in ten thousand. Rounding to odd on
-    the way makes the second rounding the only one that counts.
+    PyTorch goes to 16 bits by way of float32, which rounds twice and misses the nearest value of
+    about one weight in ten thousand. Rounding to odd on the way makes the second rounding the only
+    one that counts.
     """
     if dtype not in (torch.float16, torch.bfloat16):
         return tensor.to(dtype)
@@ -164,13 +161,12 @@ def round_once(tensor: Tensor, dtype: torch.dtype) -> Tensor:
 def fold_incoming(block: Any, state_dict: dict, prefix: str) -> None:
     """Fold branch weights on their way into a folded block, in place.
 
-    Does nothing for a block in branch form or a state dict without branch
-    weights. The branches must be those of the block's spec: a lost one would
-    fold into wrong weights of the right shape.
+    Does nothing for a block in branch form or a state dict without branch weights. The branches
+    must be those of the block's spec: a lost one would fold into wrong weights of the right shape.
 
     Raises:
-        CheckpointError: missing, unexpected or wrongly shaped branch keys,
-            another kind of number, or weights or a fold that are not finite.
+        CheckpointError: missing, unexpected or wrongly shaped branch keys, another kind of number,
+            or weights or a fold that are not finite.
         FoldError: a conv or norm for which no exact fold exists.
     """
     marks = tuple(f'{prefix}{kind.module}.' for kind in BRANCH_KINDS)

@@ -1,11 +1,11 @@
 """What may be loaded into a network: weights that fit, or a file in its place.
 
-mmengine loads with ``strict=False`` and only warns, so a wrong checkpoint
-ends in random weights and exit code 0. :func:`check_incoming` runs as a load
-hook of our modules, before anything is copied.
+mmengine loads with ``strict=False`` and only warns, so a wrong checkpoint ends in random weights
+and exit code 0. :func:`check_incoming` runs as a load hook of our modules, before anything is
+copied.
 
-A Core ML file travels as a state dict with one key. Whoever can execute it
-takes it out; whoever asks for the network after that is refused by name.
+A Core ML file travels as a state dict with one key. Whoever can execute it takes it out; whoever
+asks for the network after that is refused by name.
 """
 
 from __future__ import annotations
@@ -30,23 +30,22 @@ def check_incoming(
 ) -> list[str]:
     """Take what fits, as it has to be, and refuse the rest.
 
-    Names of Apple's and timm's code become ours, branches fold for folded
-    blocks, then keys, shapes, dtypes and values are looked at.
+    Names of Apple's and timm's code become ours, branches fold for folded blocks, then keys,
+    shapes, dtypes and values are looked at.
 
     Args:
         module: the module that is about to load.
-        state_dict: its keys start with ``prefix``; changed in place where
-            keys are renamed or branches folded.
-        replaceable: key prefixes (relative) that may be missing, extra or
-            of another shape: a head for other classes.
+        state_dict: its keys start with ``prefix``; changed in place where keys are renamed or
+            branches folded.
+        replaceable: key prefixes (relative) that may be missing, extra or of another shape: a head
+            for other classes.
 
     Returns:
-        Relative keys of ``module`` under ``replaceable`` that the state dict
-        does not fill.
+        Relative keys of ``module`` under ``replaceable`` that the state dict does not fill.
 
     Raises:
-        CheckpointError: missing, unexpected or wrongly shaped keys, another
-            kind of number, or weights that are not finite.
+        CheckpointError: missing, unexpected or wrongly shaped keys, another kind of number, or
+            weights that are not finite.
     """
     translate_incoming(module, state_dict, prefix)
     for name, block in module.named_modules():
@@ -97,9 +96,8 @@ def _explain(
     if reshaped:
         key = reshaped[0]
         parts.append(
-            f'{len(reshaped)} keys of another shape ({key}: '
-            f'{tuple(given[key].shape)} in the checkpoint, '
-            f'{tuple(own[key].shape)} in the model)'
+            f'{len(reshaped)} keys of another shape ({key}: {tuple(given[key].shape)} in the '
+            f'checkpoint, {tuple(own[key].shape)} in the model)'
         )
     return what + '; '.join(parts)
 
@@ -112,8 +110,8 @@ def _some(keys: list, limit: int = 3) -> str:
 def translate_incoming(module: nn.Module, state_dict: dict, prefix: str) -> None:
     """Rename weights of Apple or timm in place; leave all others alone.
 
-    A network whose names have ``backbone.`` in them gets the head too; a
-    backbone alone has no place for it. What was recognized is logged.
+    A network whose names have ``backbone.`` in them gets the head too; a backbone alone has no
+    place for it. What was recognized is logged.
 
     Args:
         module: a classifier with a ``backbone``, or the backbone.
@@ -137,9 +135,9 @@ def translate_incoming(module: nn.Module, state_dict: dict, prefix: str) -> None
 class ProgramMetadata(dict):
     """Module versions (``_metadata``) of a Core ML file's state dict.
 
-    mmengine and torch ask it for every module, parents first, so it notices
-    that the root module, a plain network, has let the program pass. mmengine
-    alone would warn about keys and go on with random weights.
+    mmengine and torch ask it for every module, parents first, so it notices that the root module, a
+    plain network, has let the program pass. mmengine alone would warn about keys and go on with
+    random weights.
     """
 
     def __init__(self, path: str):
@@ -151,8 +149,7 @@ class ProgramMetadata(dict):
         """Versions of a module; the root's hold this object itself.
 
         Raises:
-            CheckpointError: a child is asked for before the program is
-                taken.
+            CheckpointError: a child is asked for before the program is taken.
         """
         if name == '':
             return {CORE_ML_KEY: self}
@@ -186,9 +183,8 @@ def refuse(path: Any, asked: str) -> NoReturn:
         ProgramOnlyError: always.
     """
     raise ProgramOnlyError(
-        f'{path} is a Core ML file, loaded in place of the network: it '
-        f'predicts through test_step and val_step, but {asked} needs a '
-        'network with the weights of a torch checkpoint'
+        f'{path} is a Core ML file, loaded in place of the network: it predicts through test_step '
+        f'and val_step, but {asked} needs a network with the weights of a torch checkpoint'
     )
 
 

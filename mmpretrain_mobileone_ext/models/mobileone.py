@@ -33,60 +33,52 @@ _INIT_CFG = [
 class ConfigurableMobileOne(BaseBackbone):
     """MobileOne (arXiv 2206.04040) whose every choice is an argument.
 
-    With defaults, state-dict keys and outputs are those of mmpretrain's
-    ``MobileOne``, so OpenMMLab's checkpoints load as they are. "Per stage"
-    means a list or tuple with one value a stage; a scalar serves all stages.
+    With defaults, state-dict keys and outputs are those of mmpretrain's ``MobileOne``, so
+    OpenMMLab's checkpoints load as they are. "Per stage" means a list or tuple with one value a
+    stage; a scalar serves all stages.
 
     Args:
-        arch: ``'s0'`` ... ``'s4'`` or a dict with ``num_blocks`` and
-            ``width_factor`` and, optionally, ``num_conv_branches``,
-            ``num_se_blocks``, ``base_channels``, ``stem_channels``,
-            ``stem_stride``, ``strides``. The arguments below win over it.
-        num_conv_branches: k, conv-BN branches of each unit; scalar or per
-            stage. 0 is allowed where a scale or skip branch remains.
+        arch: ``'s0'`` ... ``'s4'`` or a dict with ``num_blocks`` and ``width_factor`` and,
+            optionally, ``num_conv_branches``, ``num_se_blocks``, ``base_channels``,
+            ``stem_channels``, ``stem_stride``, ``strides``. The arguments below win over it.
+        num_conv_branches: k, conv-BN branches of each unit; scalar or per stage. 0 is allowed where
+            a scale or skip branch remains.
         width_factor: channel multiplier alpha; scalar or per stage.
-        num_blocks: depthwise + pointwise blocks; scalar or per stage. A
-            sequence here or in ``width_factor`` sets the number of stages;
-            it is 4 where all are scalars.
-        base_channels: channels before ``width_factor``; scalar or per
-            stage. Defaults to 64, 128, 256, ...
+        num_blocks: depthwise + pointwise blocks; scalar or per stage. A sequence here or in
+            ``width_factor`` sets the number of stages; it is 4 where all are scalars.
+        base_channels: channels before ``width_factor``; scalar or per stage. Defaults to 64, 128,
+            256, ...
         stem_channels: defaults to ``min(base, stage-1 channels)``.
         stem_stride: defaults to 2; 1 suits images of 28 to 64 px.
         stem_num_conv_branches: conv branches of the stem; 1 in the paper.
-        strides: stride of each stage's first block; scalar or per stage.
-            Defaults to 2.
-        act_cfg: activation config; None is the identity; per stage allowed
-            (the stem uses stage 1's).
-        se_cfg: None: no SE at all. ``'arch'``: where the architecture has
-            it (S4), ratio 16. A dict: ``SELayer`` arguments (``ratio``, ...)
-            and ``placement`` ('none', 'all' or n for a stage's last n
-            blocks; per stage) and ``units`` ('both', 'depthwise',
-            'pointwise'). Without ``placement`` SE goes where the
-            architecture has it, or everywhere if it has none.
+        strides: stride of each stage's first block; scalar or per stage. Defaults to 2.
+        act_cfg: activation config; None is the identity; per stage allowed (the stem uses stage
+            1's).
+        se_cfg: None: no SE at all. ``'arch'``: where the architecture has it (S4), ratio 16. A
+            dict: ``SELayer`` arguments (``ratio``, ...) and ``placement`` ('none', 'all' or n for a
+            stage's last n blocks; per stage) and ``units`` ('both', 'depthwise', 'pointwise').
+            Without ``placement`` SE goes where the architecture has it, or everywhere if it has
+            none.
         branches: which of 'conv', 'scale' (1x1) and 'skip' (BN) exist.
         in_channels: channels of the input image.
         out_indices: stages whose output is returned, in stage order.
-        frozen_stages: -1 none, 0 the stem, n the stem and n stages: no
-            gradient, norms in eval mode.
-        output_stride: keep the resolution from this stride on by dilating
-            (a trous), as segmentation heads want; weights of the strided
-            network load. Or give ``dilations``.
+        frozen_stages: -1 none, 0 the stem, n the stem and n stages: no gradient, norms in eval
+            mode.
+        output_stride: keep the resolution from this stride on by dilating (a trous), as
+            segmentation heads want; weights of the strided network load. Or give ``dilations``.
         dilations: dilation of the depthwise units; scalar or per stage.
         conv_cfg, norm_cfg: as in ``mmcv.cnn.ConvModule``. SyncBN folds too.
         norm_eval: keep all batch norms in eval mode while training.
-        deploy: build the folded form. A branch checkpoint loaded into it is
-            folded on the way in.
+        deploy: build the folded form. A branch checkpoint loaded into it is folded on the way in.
         with_cp: recompute units in backward to save memory.
-        online_reparam: train each unit's branches as one convolution, which
-            is exact. 'auto': where that is faster, by unit and input shape;
-            'memory': where it saves memory; True: wherever it is defined;
-            False: run all branches.
+        online_reparam: train each unit's branches as one convolution, which is exact. 'auto': where
+            that is faster, by unit and input shape; 'memory': where it saves memory; True: wherever
+            it is defined; False: run all branches.
         init_cfg: as in ``mmengine.model.BaseModule``.
 
     Raises:
-        SpecError: naming the value, what is allowed and where it came from;
-            mmpretrain's ``MobileOne`` raises AssertionError, TypeError,
-            KeyError or ValueError.
+        SpecError: naming the value, what is allowed and where it came from; mmpretrain's
+            ``MobileOne`` raises AssertionError, TypeError, KeyError or ValueError.
 
     Example:
         >>> import torch
@@ -227,8 +219,8 @@ def _check_frozen(frozen_stages: int, num_stages: int) -> int:
 def online_forms(model: nn.Module, x: Tensor) -> list[dict[str, Any]]:
     """How every unit in branch form computes a batch like ``x``, and why.
 
-    Modes of the modules count: call it on a model in training mode. Running
-    statistics and gradients are left alone.
+    Modes of the modules count: call it on a model in training mode. Running statistics and
+    gradients are left alone.
 
     Returns:
         One dict a unit: ``unit``, ``input`` (shape), ``form`` (the method,

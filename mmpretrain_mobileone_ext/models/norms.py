@@ -44,14 +44,13 @@ def several_ranks(group: Any = None) -> bool:
 class CPUSyncBatchNorm(nn.BatchNorm2d):
     """What ``nn.SyncBatchNorm`` computes, for ranks on CPUs.
 
-    torch's own refuses to train there, and DDP refuses to wrap it. Mean and
-    biased variance are those of the joined batch of all ranks, in two
-    passes, and gradients flow through both reductions. In eval mode and in
-    one process it is ``nn.BatchNorm2d``; parameters, buffers and the fold
-    are the same. On GPUs ``SyncBN`` is faster.
+    torch's own refuses to train there, and DDP refuses to wrap it. Mean and biased variance are
+    those of the joined batch of all ranks, in two passes, and gradients flow through both
+    reductions. In eval mode and in one process it is ``nn.BatchNorm2d``; parameters, buffers and
+    the fold are the same. On GPUs ``SyncBN`` is faster.
 
-    Use as ``norm_cfg=dict(type='CPUSyncBN')``; ranks may have batches of
-    different size. Arguments are those of ``nn.BatchNorm2d``.
+    Use as ``norm_cfg=dict(type='CPUSyncBN')``; ranks may have batches of different size. Arguments
+    are those of ``nn.BatchNorm2d``.
 
     Raises:
         SpecError: an argument of a wrong type.
@@ -114,8 +113,7 @@ class CPUSyncBatchNorm(nn.BatchNorm2d):
 def shielded_stats(module: nn.Module):
     """Let batch norms run without touching their running statistics.
 
-    Buffers are swapped for copies rather than restored in place: autograd
-    may hold the originals.
+    Buffers are swapped for copies rather than restored in place: autograd may hold the originals.
     """
     kept = [(m, dict(m._buffers)) for m in module.modules() if isinstance(m, _BatchNorm)]
     for norm, buffers in kept:

@@ -21,10 +21,9 @@ HEIC_SUFFIXES = ('.heic', '.heif', '.hif')
 class LoadImageFromFile(_LoadImageFromFile):
     """mmcv's loader, that reads HEIC as well.
 
-    OpenCV has no decoder for HEIC. Such files are read through Pillow and
-    ``pillow-heif``, upright and to the same array (H, W, 3), BGR, uint8;
-    all others are left to mmcv. It has mmcv's name, in this package's scope
-    (``mmpretrain_mobileone_ext.LoadImageFromFile``), so that whoever reads a
+    OpenCV has no decoder for HEIC. Such files are read through Pillow and ``pillow-heif``, upright
+    and to the same array (H, W, 3), BGR, uint8; all others are left to mmcv. It has mmcv's name, in
+    this package's scope (``mmpretrain_mobileone_ext.LoadImageFromFile``), so that whoever reads a
     pipeline knows what comes out of it.
 
     Raises:
@@ -67,8 +66,8 @@ class Preprocessing:
     Attributes:
         channels: of the input, C.
         size: (H, W) in pixels.
-        mean, std: one a channel, in the network's order, in units of pixel
-            values 0 to 255; 0 and 1 where nothing is normalized.
+        mean, std: one a channel, in the network's order, in units of pixel values 0 to 255; 0 and 1
+            where nothing is normalized.
         flips: whether the data's channels are reversed for the network.
         layout: 'RGB', 'BGR' or 'GRAYSCALE'; None: not known, not an image.
     """
@@ -99,8 +98,8 @@ def read_preprocessing(
     Args:
         preprocessor: the model's.
         channels, size: C and (H, W) of the images.
-        data_order: 'RGB' or 'BGR', the order in which the test pipeline
-            yields channels; None when it is not known.
+        data_order: 'RGB' or 'BGR', the order in which the test pipeline yields channels; None when
+            it is not known.
 
     Raises:
         ExportError: something in it cannot be baked into a program.
@@ -113,9 +112,8 @@ def read_preprocessing(
     divisor = preprocessor.pad_size_divisor
     if divisor > 1 and any(side % divisor for side in size):
         raise ExportError(
-            f'data_preprocessor pads {size} images to multiples of '
-            f'pad_size_divisor={divisor}, which cannot be baked in; choose an '
-            'image size that needs no padding'
+            f'data_preprocessor pads {size} images to multiples of pad_size_divisor={divisor}, '
+            'which cannot be baked in; choose an image size that needs no padding'
         )
     mean, std = [0.0], [1.0]
     if preprocessor._enable_normalize:
@@ -175,17 +173,15 @@ def check_pipeline(steps: Sequence[Mapping[str, Any]]) -> None:
     for step in steps:
         if step_name(step) in _FLOAT_STEPS:
             raise ExportError(
-                f'the test pipeline has a {step_name(step)} step; '
-                'normalization is baked in from data_preprocessor only, so '
-                'move it there'
+                f'the test pipeline has a {step_name(step)} step; normalization is baked in from '
+                'data_preprocessor only, so move it there'
             )
 
 
 def data_order(steps: Sequence[Mapping[str, Any]], dataset_type: str = '') -> Optional[str]:
     """Channel order of color images after the test pipeline, if known.
 
-    mmcv decodes to BGR whatever the backend, unless ``channel_order`` says
-    otherwise.
+    mmcv decodes to BGR whatever the backend, unless ``channel_order`` says otherwise.
     """
     order = _ARRAY_ORDER.get(dataset_type.split('.')[-1])
     for step in steps:
@@ -245,8 +241,8 @@ class _Size(NamedTuple):
 def pipeline_size(steps: Sequence[Mapping[str, Any]]) -> Optional[tuple[int, int]]:
     """(H, W) after a test pipeline, where its steps say it.
 
-    None after a step that keeps the ratio of the sides, unless a crop
-    follows that fits into every image.
+    None after a step that keeps the ratio of the sides, unless a crop follows that fits into every
+    image.
     """
     return _after(steps).size
 

@@ -1,9 +1,9 @@
 """What a MobileOne is made of, as validated frozen data (no torch here).
 
-A network is a stem unit and stages of units, 3x3 depthwise and 1x1 pointwise
-in turn. A unit holds parallel branches that fold into one convolution (paper
-section 3.2 and table 7, arXiv 2206.04040). ``BRANCH_KINDS`` is the one place
-that says what kinds of branches there are; ``PRESETS`` holds s0 to s4.
+A network is a stem unit and stages of units, 3x3 depthwise and 1x1 pointwise in turn. A unit holds
+parallel branches that fold into one convolution (paper section 3.2 and table 7, arXiv 2206.04040).
+``BRANCH_KINDS`` is the one place that says what kinds of branches there are; ``PRESETS`` holds s0
+to s4.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ class BranchKind:
         name: as in ``branches=('conv', ...)``.
         module: its name in a block, hence its state-dict key.
         count: how many of them a unit has if the kind is asked for.
-        kernel_size: of its convolution, centred in that of the unit. None:
-            it has no convolution and normalizes the input as it is.
+        kernel_size: of its convolution, centred in that of the unit. None: it has no convolution
+            and normalizes the input as it is.
         is_list: the module is a list, as a unit can have several of them.
         apple, timm: what these code bases call the module, if they have it.
         needs: what a unit must have for one, in words.
@@ -43,8 +43,8 @@ class BranchKind:
     needs: str = ''
 
 
-#: In the order in which they are folded. Blocks register and add up branches
-#: in the reverse order, as mmpretrain does.
+#: In the order in which they are folded. Blocks register and add up branches in the reverse order,
+#: as mmpretrain does.
 BRANCH_KINDS = (
     BranchKind(
         name='conv',
@@ -80,9 +80,8 @@ _KINDS = {kind.name: kind for kind in BRANCH_KINDS}
 class UnitSpec:
     """One re-parameterizable unit: parallel branches, SE and activation.
 
-    ``name`` is the module path inside the backbone, for messages.
-    ``se_cfg`` holds ``SELayer`` arguments or None; ``act_cfg=None`` is the
-    identity. Padding keeps the size at stride 1.
+    ``name`` is the module path inside the backbone, for messages. ``se_cfg`` holds ``SELayer``
+    arguments or None; ``act_cfg=None`` is the identity. Padding keeps the size at stride 1.
     """
 
     name: str
@@ -118,11 +117,10 @@ class UnitSpec:
         if not any(map(self.count, BRANCH_KINDS)):
             needs = ', '.join(f'"{k.name}" needs {k.needs}' for k in BRANCH_KINDS if k.needs)
             raise SpecError(
-                f'{self.name}: no branch is left in this {self.kernel_size}x'
-                f'{self.kernel_size} unit ({self.in_channels} -> '
-                f'{self.out_channels} channels, stride {self.stride}) with '
-                f'num_conv_branches={self.num_conv_branches} and branches='
-                f'{self.branches}; {needs}'
+                f'{self.name}: no branch is left in this {self.kernel_size}x{self.kernel_size} '
+                f'unit ({self.in_channels} -> {self.out_channels} channels, stride {self.stride}) '
+                f'with num_conv_branches={self.num_conv_branches} and branches={self.branches}; '
+                f'{needs}'
             )
 
     def count(self, kind: BranchKind) -> int:
@@ -201,8 +199,7 @@ def resolve_arch(arch: Union[str, Mapping[str, Any]]) -> dict[str, Any]:
     """Return the settings of a preset name or an ``arch`` dict.
 
     Raises:
-        SpecError: unknown preset, unknown key, or a missing
-            ``num_blocks``/``width_factor``.
+        SpecError: unknown preset, unknown key, or a missing ``num_blocks``/``width_factor``.
     """
     if isinstance(arch, str):
         if arch not in PRESETS:
@@ -252,8 +249,7 @@ def build_network_spec(
 ) -> NetworkSpec:
     """Resolve presets and overrides into a validated :class:`NetworkSpec`.
 
-    Arguments are those of
-    :class:`~mmpretrain_mobileone_ext.models.ConfigurableMobileOne`; an
+    Arguments are those of :class:`~mmpretrain_mobileone_ext.models.ConfigurableMobileOne`; an
     explicit argument wins over the same key of ``arch``.
 
     Raises:
@@ -386,8 +382,8 @@ def _dilate(stem_stride, strides, output_stride, dilations):
     for stride in strides:
         first = rate
         if reached * stride > output_stride:
-            # A trous: the block that used to stride still samples the old
-            # grid; the ones after it see a grid that is `stride` finer.
+            # A trous: the block that used to stride still samples the old grid; the ones after it
+            # see a grid that is `stride` finer.
             rate, stride = rate * stride, 1
         reached *= stride
         new_strides.append(stride)
@@ -460,8 +456,8 @@ _SE_LAYER_KEYS = ('ratio', 'squeeze_channels', 'divisor', 'bias', 'conv_cfg', 'a
 def _split_se_cfg(se_cfg: Any) -> tuple[Optional[dict], tuple[str, ...]]:
     """Split ``se_cfg`` into SELayer arguments and the units that get one.
 
-    Returns ``(None, ())`` for None (no SE anywhere) and the paper's ratio of
-    16 on both units for ``'arch'``.
+    Returns ``(None, ())`` for None (no SE anywhere) and the paper's ratio of 16 on both units for
+    ``'arch'``.
     """
     if se_cfg is None:
         return None, ()

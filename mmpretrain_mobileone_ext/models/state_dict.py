@@ -1,12 +1,11 @@
 """What a state dict holds: whose names its weights have, and sound values.
 
-A name is read with one :class:`Layout` and written with another. Blocks,
-branches and shapes are the same everywhere (paper, arXiv 2206.04040, table
-7); stages are numbered 0 (the stem), 1, 2, ... here. Sources: mmpretrain's
-``MobileOne``; timm's ``byobnet``; apple/ml-mobileone.
+A name is read with one :class:`Layout` and written with another. Blocks, branches and shapes are
+the same everywhere (paper, arXiv 2206.04040, table 7); stages are numbered 0 (the stem), 1, 2, ...
+here. Sources: mmpretrain's ``MobileOne``; timm's ``byobnet``; apple/ml-mobileone.
 
-Values are checked because torch casts what it loads: int8 and complex numbers
-become float32 without a word, and NaN is copied as it is.
+Values are checked because torch casts what it loads: int8 and complex numbers become float32
+without a word, and NaN is copied as it is.
 """
 
 from __future__ import annotations
@@ -35,8 +34,7 @@ def _rows(kind: BranchKind) -> list[tuple[str, ...]]:
     return [tuple(map('.'.join, zip(names, own))) for own in parts]
 
 
-#: Parts of a unit that hold weights: ours, Apple's, timm's. ``*`` stands for
-#: a branch's number.
+#: Parts of a unit that hold weights: ours, Apple's, timm's. ``*`` stands for a branch's number.
 _PARTS = (
     *(row for kind in BRANCH_KINDS for row in _rows(kind)),
     ('branch_reparam', 'reparam_conv', 'reparam_conv'),
@@ -47,11 +45,11 @@ _LEAVES = ('weight', 'bias', 'running_mean', 'running_var', 'num_batches_tracked
 _STATISTICS = ('running_mean', 'running_var')
 #: What wrappers and other frameworks put before a network's keys.
 _WRAPPERS = re.compile(r'(?:(?:module|model|state_dict|state_dict_ema|timm_model)\.)*')
-#: Under these a file may hold its state dict; timm's own order: the
-#: averaged weights are the ones that its scores were measured with.
+#: Under these a file may hold its state dict; timm's own order: the averaged weights are the ones
+#: that its scores were measured with.
 _CONTAINERS = ('state_dict_ema', 'model_ema', 'state_dict', 'model')
-#: What is cast to each other. float8 is not among them: it comes with scales
-#: in tensors of their own, without which its numbers are others.
+#: What is cast to each other. float8 is not among them: it comes with scales in tensors of their
+#: own, without which its numbers are others.
 FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 _INTEGERS = (torch.int8, torch.uint8, torch.int16, torch.int32, torch.int64)
 _LARGEST = {dtype: torch.finfo(dtype).max for dtype in FLOATS}
@@ -61,8 +59,8 @@ _LARGEST = {dtype: torch.finfo(dtype).max for dtype in FLOATS}
 class Address:
     """Where a weight is, in nobody's words.
 
-    ``part`` is a row of the table of parts, or -1 for the classifier's last
-    layer; ``stage`` is 0 for the stem, which has no ``unit``.
+    ``part`` is a row of the table of parts, or -1 for the classifier's last layer; ``stage`` is 0
+    for the stem, which has no ``unit``.
     """
 
     part: int
@@ -194,8 +192,8 @@ def _in_layout(names: list[str], layout: Layout) -> Optional[Recognized]:
 def translate(state: Mapping[str, Any], found: Recognized, target: Layout) -> dict[str, Any]:
     """The state dict under the target's names, in the same order.
 
-    Names that the layout does not know stay as they are, so that whoever
-    loads them can refuse them.
+    Names that the layout does not know stay as they are, so that whoever loads them can refuse
+    them.
 
     Args:
         state: weights by name; values are not looked at.
@@ -212,8 +210,8 @@ def translate(state: Mapping[str, Any], found: Recognized, target: Layout) -> di
 def unpack(loaded: Any) -> tuple[str, Any]:
     """The state dict in a checkpoint's dict, and the key that held it.
 
-    ``''`` and the dict itself where no key of those in use holds a dict.
-    mmengine's ``state_dict`` stays where it is, EMA beside it included.
+    ``''`` and the dict itself where no key of those in use holds a dict. mmengine's ``state_dict``
+    stays where it is, EMA beside it included.
     """
     for key in _CONTAINERS:
         if isinstance(loaded.get(key), Mapping):
@@ -224,8 +222,7 @@ def unpack(loaded: Any) -> tuple[str, Any]:
 def check_dtypes(given: Mapping[str, Any], own: Mapping[str, Any], prefix: str = '') -> None:
     """Refuse tensors of another kind of number than the network's.
 
-    Floating-point dtypes from 16 to 64 bits go for each other, and so do
-    integers.
+    Floating-point dtypes from 16 to 64 bits go for each other, and so do integers.
 
     Args:
         given: tensors by key.
@@ -246,9 +243,8 @@ def check_dtypes(given: Mapping[str, Any], own: Mapping[str, Any], prefix: str =
         allowed = _kind(mine.dtype)
         if value.dtype not in allowed:
             raise CheckpointError(
-                f'{prefix}{key} is {_short(value.dtype)} in the checkpoint '
-                f'and {_short(mine.dtype)} in the model; allowed are '
-                f'{", ".join(map(_short, allowed))}'
+                f'{prefix}{key} is {_short(value.dtype)} in the checkpoint and '
+                f'{_short(mine.dtype)} in the model; allowed are {", ".join(map(_short, allowed))}'
             )
 
 
@@ -263,13 +259,12 @@ def _short(value: Any) -> str:
 def check_finite(module: nn.Module, given: Mapping[str, Any], prefix: str = '') -> None:
     """Refuse weights and running statistics that are NaN or infinite.
 
-    Finite is what is so in the module's own dtype: 1e39 is not in float32.
-    Other buffers, such as masks, may hold what they like.
+    Finite is what is so in the module's own dtype: 1e39 is not in float32. Other buffers, such as
+    masks, may hold what they like.
 
     Args:
         module: gives the names of weights and their dtypes.
-        given: tensors by key of the module, of the module's shapes, or its
-            own state dict.
+        given: tensors by key of the module, of the module's shapes, or its own state dict.
         prefix: precedes keys in the message.
 
     Raises:

@@ -1,9 +1,8 @@
 """Results for people: tables, JSON, and one page about one network.
 
-``FormResult`` and its table serve a terminal. ``ReportData`` holds all that
-a page shows; ``write_report`` draws it. ``report.assemble`` fills it for an
-export and ``report.collect`` from a work dir (imported by name: they load
-networks).
+``FormResult`` and its table serve a terminal. ``ReportData`` holds all that a page shows;
+``write_report`` draws it. ``report.assemble`` fills it for an export and ``report.collect`` from a
+work dir (imported by name: they load networks).
 """
 
 from ..utils.files import tree_bytes

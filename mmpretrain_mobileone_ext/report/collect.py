@@ -52,24 +52,23 @@ def collect(
 ) -> ReportData:
     """Find, load and score what a training and its exports left.
 
-    Scored are the network in branch form, the folded checkpoint beside it
-    and every Core ML file of the folder, in its own arithmetic and in fp32.
-    Checkpoints are read as data only. The config is a program, as for
-    ``tools/test.py``: it is executed.
+    Scored are the network in branch form, the folded checkpoint beside it and every Core ML file of
+    the folder, in its own arithmetic and in fp32. Checkpoints are read as data only. The config is
+    a program, as for ``tools/test.py``: it is executed.
 
     Args:
         work_dir: folder of the run.
         config, checkpoint: None for what :func:`look` chooses.
         images: 'test' for the whole test split, or a number of its images.
-        max_drop: percentage points of top-1 that the recommended file may
-            lose against the network, 0 to 100.
+        max_drop: percentage points of top-1 that the recommended file may lose against the network,
+            0 to 100.
         cfg_options: dotted keys to values, merged into the config.
         command: for the page, as typed; None: this process's.
         progress: report steps on stderr.
 
     Raises:
-        MobileOneExtError: the folder lacks something, or an error of its
-            kinds: an unsafe checkpoint, an unreadable split.
+        MobileOneExtError: the folder lacks something, or an error of its kinds: an unsafe
+            checkpoint, an unreadable split.
     """
     number('max_drop', max_drop, 0, 100, MobileOneExtError, also='percentage points, ')
     steps = Steps(progress)
@@ -198,8 +197,8 @@ class Found:
         checkpoint: in branch form, else any.
         deploy: the folded one made from it, if any.
         programs: Core ML files.
-        recorded: form's file name to its top-1 in percent, as
-            ``forms.json`` has it from ``tools/test.py``.
+        recorded: form's file name to its top-1 in percent, as ``forms.json`` has it from
+            ``tools/test.py``.
     """
 
     config: Path
@@ -215,9 +214,8 @@ def look(work_dir: Path, config: Optional[Path] = None, checkpoint: Optional[Pat
     Args:
         work_dir: of a training or a demo.
         config: the ``*.py`` of the folder when None.
-        checkpoint: when None, what ``last_checkpoint`` names, else the
-            highest ``epoch_*.pth`` or ``iter_*.pth``, else ``best_*.pth``,
-            else the only other one.
+        checkpoint: when None, what ``last_checkpoint`` names, else the highest ``epoch_*.pth`` or
+            ``iter_*.pth``, else ``best_*.pth``, else the only other one.
 
     Raises:
         MobileOneExtError: the folder, a config or a checkpoint is missing.
@@ -321,8 +319,8 @@ class Subject:
         flips: whether the files' channel order reverses the data's.
         size: (H, W) that the files take.
         mean, std: of the network, for files that leave them to the app.
-        baseline: of the programs, the one that accuracy is lost against;
-            None: the reference network.
+        baseline: of the programs, the one that accuracy is lost against; None: the reference
+            network.
         config, config_text: name and content.
         files: (name, SHA-256) of the checkpoints.
     """
@@ -351,8 +349,8 @@ class Subject:
 def assemble(subject: Subject, steps: Steps, command: Optional[str] = None) -> ReportData:
     """Score every form on the same images and measure the drift.
 
-    The caller adds what only it knows (candidates, operations kept in fp32,
-    warnings) with ``dataclasses.replace``.
+    The caller adds what only it knows (candidates, operations kept in fp32, warnings) with
+    ``dataclasses.replace``.
 
     Args:
         subject: what to score.

@@ -78,21 +78,18 @@ class FormRow:
 
     Attributes:
         form: what it is, unique in a report.
-        kind: 'torch', 'coreml' (computed as the file says, like a device)
-            or 'check' (a Core ML file computed in fp32, to see what the
-            rounding costs).
+        kind: 'torch', 'coreml' (computed as the file says, like a device) or 'check' (a Core ML
+            file computed in fp32, to see what the rounding costs).
         file: name of the file it was read from.
         size_bytes: of the weights (torch) or of the whole file.
-        top1, top5: percent of images with the right label first, or among
-            the first five.
+        top1, top5: percent of images with the right label first, or among the first five.
         agreement: percent of images with the reference form's top-1.
         top1_low, top1_high: interval of ``top1``, percent.
-        lost, gained: images that only the baseline form gets right, or only
-            this one; without labels, like the reference form.
-        psnr_db: of the probabilities against the reference form's; inf for
-            equal ones.
-        ops: operations of the program (Core ML), or ATen calls of one
-            forward pass without views (torch).
+        lost, gained: images that only the baseline form gets right, or only this one; without
+            labels, like the reference form.
+        psnr_db: of the probabilities against the reference form's; inf for equal ones.
+        ops: operations of the program (Core ML), or ATen calls of one forward pass without views
+            (torch).
         of: the form whose file a 'check' computes.
         note: what a reader should know about this row.
     """
@@ -133,8 +130,8 @@ class Candidate:
         fits: whether it was within the bound.
         chosen: whether the search took it.
         note: why not, or what is special.
-        kind: 'none' (the file before compression), 'fixed', 'layer' (one
-            layer alone) or 'mixed'; '' where only the scheme tells.
+        kind: 'none' (the file before compression), 'fixed', 'layer' (one layer alone) or 'mixed';
+            '' where only the scheme tells.
         lost_points: percentage points below the file before compression.
     """
 
@@ -252,25 +249,22 @@ class ReportData:
     Attributes:
         title: of the page.
         forms: in the order of the table; at least one.
-        images: what was scored, in words, e.g. 'all 540 images of the test
-            split'.
+        images: what was scored, in words, e.g. 'all 540 images of the test split'.
         num_images: how many.
         reference: ``form`` that agreement and PSNR refer to.
         baseline: ``form`` that points are lost against; '': the reference.
-        max_drop: percentage points of top-1 (of agreement, where there are
-            no labels) that the recommended form may lose against it.
-        chosen: ``form`` to recommend; None: the smallest Core ML form within
-            ``max_drop``.
-        accuracy: the verdict on ``chosen``, where its maker has one; None:
-            that of ``lost`` and ``gained`` of the recommended form.
-        chosen_on: images that candidates were scored on, in words, and
-            ``chosen_images`` how many; '' and 0: those of the forms.
-        disagreements: a choice of them, checks left out;
-            ``num_disagreements`` counts all, None where nobody looked.
-        weight_ranges: of the weights as exported, before compression; those
-            first that int8 fits worst.
-        kept_fp32: (operation, reason) that a mixed precision file keeps in
-            fp32.
+        max_drop: percentage points of top-1 (of agreement, where there are no labels) that the
+            recommended form may lose against it.
+        chosen: ``form`` to recommend; None: the smallest Core ML form within ``max_drop``.
+        accuracy: the verdict on ``chosen``, where its maker has one; None: that of ``lost`` and
+            ``gained`` of the recommended form.
+        chosen_on: images that candidates were scored on, in words, and ``chosen_images`` how many;
+            '' and 0: those of the forms.
+        disagreements: a choice of them, checks left out; ``num_disagreements`` counts all, None
+            where nobody looked.
+        weight_ranges: of the weights as exported, before compression; those first that int8 fits
+            worst.
+        kept_fp32: (operation, reason) that a mixed precision file keeps in fp32.
         warnings: what should be read before the figures.
     """
 
@@ -338,8 +332,7 @@ class ReportData:
 def plain(value: Any) -> Any:
     """Dataclasses, sequences and numbers as JSON has them.
 
-    Infinity becomes the text 'inf' (``float`` reads it), nan becomes null;
-    images are left out.
+    Infinity becomes the text 'inf' (``float`` reads it), nan becomes null; images are left out.
     """
     if hasattr(value, '__dataclass_fields__'):
         value = {k: getattr(value, k) for k in value.__dataclass_fields__}

@@ -42,8 +42,8 @@ def place_labels(
 ) -> list[Any]:
     """Name every point; returns the labels.
 
-    A name goes to the first free place around its mark, where none is free to the one that
-    covers least. After that the axes must not move.
+    A name goes to the first free place around its mark, where none is free to the one that covers
+    least. After that the axes must not move.
 
     Args:
         figure, axis: drawn to the end, but for the names.

@@ -27,8 +27,8 @@ from .data import FormRow
 Predict = Callable[[Tensor], Tensor]
 
 _WORDS = {**WORDS, 'constexpr_cast': ''}
-#: Types in fp32 whatever a program's precision: at its end, and what
-#: normalizes the pixels at its beginning.
+#: Types in fp32 whatever a program's precision: at its end, and what normalizes the pixels at its
+#: beginning.
 _EDGES = ('cast', 'classify')
 _NORMALIZING = ('add', 'cast', 'mul', 'sub')
 
@@ -39,8 +39,8 @@ class Feed:
 
     Attributes:
         flips: whether its channel order is the reverse of the data's.
-        mean, std: one a channel in the file's order, applied for files that
-            leave it to the app; empty: nothing is.
+        mean, std: one a channel in the file's order, applied for files that leave it to the app;
+            empty: nothing is.
     """
 
     flips: bool
@@ -111,8 +111,7 @@ def program_forms(path: Path, feed: Feed, note: str = '') -> list[Form]:
         note: for the first row.
 
     Raises:
-        ProgramError: it cannot be read, or has an operation that cannot be
-            executed.
+        ProgramError: it cannot be read, or has an operation that cannot be executed.
     """
     program = format_of(path).describe(path)
     precision, compression = precision_of(program), compression_of(program)

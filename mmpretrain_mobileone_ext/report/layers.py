@@ -30,8 +30,8 @@ class OperationDrift:
     Attributes:
         name, type: as in the file; MIL spelling.
         dtype: 'fp16' or 'fp32', as declared for its (first) result.
-        relative: ||fp16 - fp32|| / ||fp32|| (Frobenius, over all images and
-            results); None where a value is not finite.
+        relative: ||fp16 - fp32|| / ||fp32|| (Frobenius, over all images and results); None where a
+            value is not finite.
         peak: largest |value| in fp32.
         overflows: values that are infinite in fp16, finite in fp32.
     """
@@ -74,14 +74,12 @@ def measure_drift(
 ) -> tuple[OperationDrift, ...]:
     """Execute a file in both arithmetics and compare every operation.
 
-    An operation's figure includes what arrives from the operations before
-    it, as on a device.
+    An operation's figure includes what arrives from the operations before it, as on a device.
 
     Args:
         program: a Core ML file, as read from disk.
-        batches: inputs as of ``LoadedProgram.predict_batch``: name to
-            (N, ...); images hold values 0 to 255 in the model's own channel
-            order.
+        batches: inputs as of ``LoadedProgram.predict_batch``: name to (N, ...); images hold values
+            0 to 255 in the model's own channel order.
         advance: told the number of images done.
 
     Returns:
@@ -97,8 +95,7 @@ def measure_drift(
     sums = {name: _Sums() for name in shown}
     values = [(name, value) for name, op in shown.items() for value in _results(op)]
     for part, count in _few_at_once(batches):
-        # One image at a time: of several as one input, an inner value
-        # need not tell them apart.
+        # One image at a time: of several as one input, an inner value need not tell them apart.
         wanted, found = (p.predict_batch(part, chunk_size=1) for p in (exact, rounded))
         for name, value in values:
             sums[name].add(wanted[value], found[value])
@@ -141,12 +138,11 @@ class WeightRange:
         shape: output channels first.
         depthwise: every filter sees one input channel.
         channel_max: largest |w| of each output channel.
-        ratio: largest entry of ``channel_max`` over the median of those
-            that are not zero; 1 for a weight of zeros.
+        ratio: largest entry of ``channel_max`` over the median of those that are not zero; 1 for a
+            weight of zeros.
         dead: output channels whose weights are all zero.
-        sqnr_tensor_db: signal to quantization noise of int8 in dB with one
-            scale for the weight, the median of its channels (not counting
-            dead ones), at most 120.
+        sqnr_tensor_db: signal to quantization noise of int8 in dB with one scale for the weight,
+            the median of its channels (not counting dead ones), at most 120.
         sqnr_channel_db: the same with one scale for each output channel.
         why: one sentence on what makes the weight hard, '' if nothing does.
     """
@@ -219,17 +215,15 @@ def _why(found: WeightRange) -> str:
     if found.ratio >= _WIDE:
         lost = np.log2(found.ratio)
         return (
-            f'Its largest channel spans {found.ratio:.0f} times the '
-            'median one, as folding multiplies every channel by gamma / '
-            'sqrt(var + eps) of its own normalization: one scale for all '
-            f'leaves the median channel {max(0.0, 8 - lost):.1f} of 8 '
-            f'bits ({found.sqnr_tensor_db:.0f} dB), a scale for each '
-            f'channel gives {found.sqnr_channel_db:.0f} dB{alone}.'
+            f'Its largest channel spans {found.ratio:.0f} times the median one, as folding '
+            'multiplies every channel by gamma / sqrt(var + eps) of its own normalization: one '
+            f'scale for all leaves the median channel {max(0.0, 8 - lost):.1f} of 8 bits '
+            f'({found.sqnr_tensor_db:.0f} dB), a scale for each channel gives '
+            f'{found.sqnr_channel_db:.0f} dB{alone}.'
         )
     if found.sqnr_channel_db < _LOW_DB:
         return (
-            'Single weights are far larger than the others of their '
-            'channel, so that even a scale for each channel gives only '
-            f'{found.sqnr_channel_db:.0f} dB{alone}.'
+            'Single weights are far larger than the others of their channel, so that even a scale '
+            f'for each channel gives only {found.sqnr_channel_db:.0f} dB{alone}.'
         )
     return ''

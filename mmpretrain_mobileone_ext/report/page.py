@@ -43,8 +43,7 @@ _FILTERS: dict[str, Callable[[Any], str]] = {
 def write_report(data: ReportData, out: Path) -> Path:
     """Write ``report.html`` and ``report.json`` into ``out``.
 
-    Both hold the same figures. The page loads nothing: styles, pictures and
-    images are inside.
+    Both hold the same figures. The page loads nothing: styles, pictures and images are inside.
 
     Args:
         data: at least one form.
@@ -54,8 +53,7 @@ def write_report(data: ReportData, out: Path) -> Path:
         The page.
 
     Raises:
-        MobileOneExtError: there is no form, or the disk refuses; old files
-            are then in place.
+        MobileOneExtError: there is no form, or the disk refuses; old files are then in place.
     """
     if not data.forms:
         raise MobileOneExtError('a report needs at least one form')
@@ -209,8 +207,8 @@ def _changed(row: FormRow, data: ReportData) -> int:
 def headline(data: ReportData) -> Headline:
     """The verdict on the recommended form.
 
-    'good' only where the whole interval of what it loses is within the
-    bound; 'bad' where more is lost on the images; else 'warn'.
+    'good' only where the whole interval of what it loses is within the bound; 'bad' where more is
+    lost on the images; else 'warn'.
     """
     reference, best = data.form(data.reference), recommended(data)
     if best is None:
@@ -270,9 +268,8 @@ def _doubt(data: ReportData, name: str, found: Verdict) -> str:
             f'though it loses {points(lost.points)} points'
         )
     return (
-        f'{images} are too few to hold {name} to {found.bound:g} points: '
-        f'it loses {points(lost.points)}, but up to {lost.high:.2f} '
-        'cannot be excluded'
+        f'{images} are too few to hold {name} to {found.bound:g} points: it loses '
+        f'{points(lost.points)}, but up to {lost.high:.2f} cannot be excluded'
     )
 
 

@@ -25,8 +25,7 @@ class Point:
         label: its name.
         size_bytes: of its file.
         value: top-1, or agreement without labels, in percent.
-        kind: as of ``FormRow``, or 'tried' for a step of a search, which
-            stays without a name.
+        kind: as of ``FormRow``, or 'tried' for a step of a search, which stays without a name.
         frontier: no other is both smaller and as good.
     """
 
@@ -44,8 +43,8 @@ _Row = tuple[str, Optional[int], Optional[float], str]
 def pareto_points(data: ReportData) -> list[Point]:
     """Forms and candidates with a size and a score, smallest first.
 
-    Computing a file in fp32 changes no size: such rows are left out. So are
-    candidates that were scored on other images, see :func:`search_plot`.
+    Computing a file in fp32 changes no size: such rows are left out. So are candidates that were
+    scored on other images, see :func:`search_plot`.
     """
     labelled = data.labelled
     rows: list[_Row] = [
@@ -152,9 +151,8 @@ def _axes(
 def _span(values: Sequence[float], bound: Optional[float]) -> tuple[float, float]:
     """Limits around what is worth a look.
 
-    A form that lost most of its accuracy would press all others into a line:
-    the picture ends a few times the bound below the best, and such forms
-    stand on its lower edge.
+    A form that lost most of its accuracy would press all others into a line: the picture ends a few
+    times the bound below the best, and such forms stand on its lower edge.
     """
     best = max(values)
     loss = 0.0 if bound is None else max(best - bound, 0)

@@ -15,8 +15,8 @@ from ..utils.text import TIMES, decibel, magnitude, shown, small
 from .data import FP16_MAX, Drift
 from .layers import WeightRange
 
-#: Colours on the canvas that stand for the page's variables, so that one
-#: picture serves light and dark.
+#: Colours on the canvas that stand for the page's variables, so that one picture serves light and
+#: dark.
 _NAMES = ('ink', 'muted', 'line', 'good', 'bad', 'accent', 'other', 'paper')
 _VARIABLES = {f'#0{i}0{i}0{i}': name for i, name in enumerate(_NAMES, 1)}
 INK, MUTED, GRID, GOOD, BAD, ACCENT, OTHER, PAPER = _VARIABLES
@@ -236,8 +236,7 @@ def ranges_plot(rows: Sequence[WeightRange]) -> Optional[str]:
     if not hardest:
         return None
     alt = (
-        'Signal to noise of int8 weights, one scale for all channels and '
-        'one for each: '
+        'Signal to noise of int8 weights, one scale for all channels and one for each: '
         + '; '.join(
             f'{r.layer} {decibel(r.sqnr_tensor_db)} and {decibel(r.sqnr_channel_db)} dB'
             for r in hardest

@@ -30,8 +30,8 @@ class Scores:
     """What every form said about every image.
 
     Attributes:
-        probabilities: form name to (N, classes), in the order of the forms;
-            the first one is the reference.
+        probabilities: form name to (N, classes), in the order of the forms; the first one is the
+            reference.
         labels: (N,) or None where some image has none.
         failures: form name to why it could not be run.
     """
@@ -171,9 +171,9 @@ def disagreements(
 ) -> tuple[list[Disagreement], int]:
     """The most telling images that differ, and how many there are.
 
-    A form that differs on nearly every image says nothing about one of them:
-    each form that differs counts -log of the share of images on which it
-    does, and images with the largest sums come first.
+    A form that differs on nearly every image says nothing about one of them: each form that differs
+    counts -log of the share of images on which it does, and images with the largest sums come
+    first.
 
     Args:
         scores: of ``images``.

@@ -1,10 +1,10 @@
 """What a form of a network loses against another, and what images can say.
 
-All intervals are two-sided at :data:`CONFIDENCE`: over many draws of as many
-images, that share of them covers the value of all images there could be.
+All intervals are two-sided at :data:`CONFIDENCE`: over many draws of as many images, that share of
+them covers the value of all images there could be.
 
-A loss is paired: both forms see the same images, and only those count that
-one of them gets right and the other does not.
+A loss is paired: both forms see the same images, and only those count that one of them gets right
+and the other does not.
 """
 
 from __future__ import annotations
@@ -29,9 +29,9 @@ _HALVINGS = 60  # the width of a float64's fraction, and some
 def wilson(hits: int, total: int) -> tuple[float, float]:
     """The score interval of a share.
 
-    Its ends are the shares p with |hits/total - p| = z sqrt(p (1-p) / total)
-    (Wilson 1927, J. Am. Stat. Assoc. 22:209; Brown, Cai and DasGupta 2001,
-    Stat. Sci. 16:101, advise it for small counts).
+    Its ends are the shares p with |hits/total - p| = z sqrt(p (1-p) / total) (Wilson 1927, J. Am.
+    Stat. Assoc. 22:209; Brown, Cai and DasGupta 2001, Stat. Sci. 16:101, advise it for small
+    counts).
 
     Args:
         hits: e.g. images with the right label.
@@ -56,16 +56,15 @@ def wilson(hits: int, total: int) -> tuple[float, float]:
 def paired_difference(lost: int, gained: int, total: int) -> tuple[float, float]:
     """The score interval of a difference of two shares of the same images.
 
-    Only images on which the two forms differ carry information, as in
-    McNemar's test. The ends are the differences d with |Z(d)| = z, where
+    Only images on which the two forms differ carry information, as in McNemar's test. The ends are
+    the differences d with |Z(d)| = z, where
 
         Z(d) = (lost - gained - total d) /
                sqrt(total (2 q(d) + d (1 - d)))
 
-    and q(d) is the most likely share of gained images if the difference is
-    d: the larger root of 2 total q² + ((2 total - lost + gained) d - lost -
-    gained) q - gained d (1 - d) (Tango 1998, Stat. Med. 17:891, equation 14).
-    Unlike Wald's interval it does not shrink to a point where no image
+    and q(d) is the most likely share of gained images if the difference is d: the larger root of 2
+    total q² + ((2 total - lost + gained) d - lost - gained) q - gained d (1 - d) (Tango 1998, Stat.
+    Med. 17:891, equation 14). Unlike Wald's interval it does not shrink to a point where no image
     differs: its ends are then ± z² / (total + z²).
 
     Args:
@@ -109,8 +108,8 @@ def _crossing(above: Callable[[float], bool], low: float, high: float) -> float:
 
 #: Points of top-1 that a form may lose where nobody gave another number.
 DEFAULT_DROP = 0.5
-#: Times the bound that labels may change: where as many images are gained as
-#: lost the accuracy stays, but other images need not repeat that balance.
+#: Times the bound that labels may change: where as many images are gained as lost the accuracy
+#: stays, but other images need not repeat that balance.
 CHANGED = 2.0
 #: Differences of shares are no binary fractions.
 _ROUNDING = 1e-9

@@ -1,9 +1,8 @@
 """One check for each kind of option; whoever has options uses these.
 
-Each returns the value, or raises in one line what it is and what is allowed.
-Types are Python's own and nothing is converted: ``--cfg-options x=no`` is a
-text, and every text is true. NumPy's bool and integers are refused too: a
-config is written as text and read back, where they are other things.
+Each returns the value, or raises in one line what it is and what is allowed. Types are Python's own
+and nothing is converted: ``--cfg-options x=no`` is a text, and every text is true. NumPy's bool and
+integers are refused too: a config is written as text and read back, where they are other things.
 """
 
 from __future__ import annotations

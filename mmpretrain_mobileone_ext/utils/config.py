@@ -95,13 +95,11 @@ if MIM.name != '.mim':
 def config_text(config: Config) -> str:
     """A config as Python, formatted as mmengine does.
 
-    Dicts and sets are sorted. A path is written as its text, a class, a
-    function or a ``torch.dtype`` as its dotted name, a NumPy number as
-    Python's.
+    Dicts and sets are sorted. A path is written as its text, a class, a function or a
+    ``torch.dtype`` as its dotted name, a NumPy number as Python's.
 
     Raises:
-        SpecError: a value, or a key of the top level, that a config file
-            cannot hold.
+        SpecError: a value, or a key of the top level, that a config file cannot hold.
     """
     lines = [f'{_variable(key)}={_literal(value, key)}' for key, value in _sorted(config.to_dict())]
     text = '\n'.join(lines)
@@ -121,8 +119,8 @@ def dump_config(config: Config, file: Optional[Union[str, Path]] = None) -> Opti
 
     Args:
         config: what is written.
-        file: ``.py``, ``.json``, ``.yaml`` or ``.yml``; None returns the
-            text, in the format of the config's own file.
+        file: ``.py``, ``.json``, ``.yaml`` or ``.yml``; None returns the text, in the format of the
+            config's own file.
 
     Raises:
         SpecError: as of :func:`config_text`.
@@ -171,9 +169,8 @@ def _variable(key: Any) -> str:
     name = _is_name(key) and not key.startswith('__') and unicodedata.normalize('NFKC', key) == key
     if not name or key in (*_RESERVED, *_CALLED):
         raise SpecError(
-            f'the config has a top-level key {key!r}; allowed are names of '
-            'Python variables that neither begin with "__" nor are one of '
-            f'{", ".join((*_RESERVED, *_CALLED))}'
+            f'the config has a top-level key {key!r}; allowed are names of Python variables that '
+            f'neither begin with "__" nor are one of {", ".join((*_RESERVED, *_CALLED))}'
         )
     return key
 
@@ -228,15 +225,14 @@ def _scalar(value: Any, where: str) -> str:
         if isinstance(value, kind):
             return written(value)
     raise SpecError(
-        f'{where} is {one_line(repr(value), 80)}, a {type(value).__name__}; '
-        'a config file holds text, numbers, None, booleans, '
-        'lists, tuples, sets and dicts'
+        f'{where} is {one_line(repr(value), 80)}, a {type(value).__name__}; a config file holds '
+        'text, numbers, None, booleans, lists, tuples, sets and dicts'
     )
 
 
 def _quoted(kind: Any, text: Union[str, bytes]) -> str:
-    # A backslash in a repr stands for itself only if doubled, so that the
-    # brace behind it starts anew.
+    # A backslash in a repr stands for itself only if doubled, so that the brace behind it starts
+    # anew.
     return _OPENING.sub(r'\\x7b', kind.__repr__(text))
 
 
@@ -284,8 +280,8 @@ def types_by_name(config: Config) -> Config:
     """The config itself, or a copy in which no ``type`` is a class.
 
     Args:
-        config: is left as it is. Other values that are classes stay; so do
-            types that cannot be imported, such as a function's own.
+        config: is left as it is. Other values that are classes stay; so do types that cannot be
+            imported, such as a function's own.
     """
     values = config._cfg_dict
     if _named(values) is values:
@@ -303,8 +299,8 @@ def unwrapped(dataset: Any) -> list[Any]:
     """The configs of data sets inside wrappers, which may hold several.
 
     Args:
-        dataset: of a loader; ``ConcatDataset``, ``RepeatDataset`` and the
-            like keep theirs under ``datasets`` or ``dataset``.
+        dataset: of a loader; ``ConcatDataset``, ``RepeatDataset`` and the like keep theirs under
+            ``datasets`` or ``dataset``.
     """
     inner = [] if 'pipeline' in dataset else dataset.get('dataset') or dataset.get('datasets')
     if not inner:

@@ -1,9 +1,9 @@
 """Say in one line what a wrong argument, file, disk or machine has caused.
 
-Libraries answer those with exceptions of every type. ``explain`` tells them
-from faults of the code by type and text, and names the file that was read or
-written and the argument it came from, where the exception knows. None means
-that nothing outside is known to cause it: the traceback is then needed.
+Libraries answer those with exceptions of every type. ``explain`` tells them from faults of the code
+by type and text, and names the file that was read or written and the argument it came from, where
+the exception knows. None means that nothing outside is known to cause it: the traceback is then
+needed.
 """
 
 from __future__ import annotations
@@ -28,8 +28,7 @@ from .text import one_line
 _SHOWN = 600
 _CONFIG_TYPES = ('.py', '.yaml', '.yml', '.json')
 _READERS = ('fromfile', '_file2dict', '_parse_lazy_import')
-#: How OpenMMLab's code answers a wrong key, file or option, and others a
-#: file that is damaged.
+#: How OpenMMLab's code answers a wrong key, file or option, and others a file that is damaged.
 _ANSWERS = (
     AssertionError,
     KeyError,
@@ -183,9 +182,8 @@ def _import(error: Exception) -> Optional[str]:
     if 'petrel_client' in str(error):
         urls = dict.fromkeys(re.findall(r'\b[\w+]+://[^\s,\]]+', ' '.join(sys.argv)))
         return (
-            f'{", ".join(urls) or "a URL of another kind than http"}: '
-            'reading it needs petrel_client, which is not installed; '
-            'download the files and give their paths'
+            f'{", ".join(urls) or "a URL of another kind than http"}: reading it needs '
+            'petrel_client, which is not installed; download the files and give their paths'
         )
     return import_advice(error)
 

@@ -1,9 +1,9 @@
 """Files and packages that appear whole or not at all, and paths that may be written.
 
-What a process makes lies in a hidden folder beside the target, ``.<name>.<random>.partial``,
-until it is complete and takes the target's name. The folder belongs to the process for as long
-as that holds a lock on it. The system takes the lock back however the process ends, and the
-next process with the same target removes the folder.
+What a process makes lies in a hidden folder beside the target, ``.<name>.<random>.partial``, until
+it is complete and takes the target's name. The folder belongs to the process for as long as that
+holds a lock on it. The system takes the lock back however the process ends, and the next process
+with the same target removes the folder.
 
 The lock is flock(2) on the folder itself. ``filelock`` locks a file that would lie in the folder,
 and makes the folder anew that another process has just removed: with six processes at one target,
@@ -53,8 +53,8 @@ def write_whole(path: Path, write: Callable[[Path], Any], error: Error = MobileO
 
     Args:
         path: target; its folder must exist.
-        write: called with the path of the file to make. That has the target's name, because
-            writers choose a format by it.
+        write: called with the path of the file to make. That has the target's name, because writers
+            choose a format by it.
         error: raised where the disk refuses; an old file is then in place.
 
     Returns:
@@ -90,9 +90,9 @@ def install(
 ) -> None:
     """Rename ``made`` to ``target``; an old target goes after that.
 
-    A process that is killed meanwhile leaves the old or the new one whole.
-    Where the system cannot swap two names at once, it may leave none; the
-    next :func:`workspace` then gives the old one its name back.
+    A process that is killed meanwhile leaves the old or the new one whole. Where the system cannot
+    swap two names at once, it may leave none; the next :func:`workspace` then gives the old one its
+    name back.
 
     Args:
         made: complete file or package in a workspace.
@@ -101,8 +101,8 @@ def install(
         check: what may be replaced; :func:`check_free` when None.
 
     Raises:
-        ExportError: the target appeared meanwhile, or the disk refuses; an
-            old target is then in place.
+        ExportError: the target appeared meanwhile, or the disk refuses; an old target is then in
+            place.
     """
     (check or check_free)(target, force)
     try:
@@ -152,8 +152,8 @@ def _take_back(aside: Path, target: Path) -> None:
 def exchange(one: Path, other: Path) -> bool:
     """Give each of two things the name of the other, in one step.
 
-    Whoever looks, or is killed, sees both under the one or under the other
-    name. Both are on the same disk, each a file, a link or a folder.
+    Whoever looks, or is killed, sees both under the one or under the other name. Both are on the
+    same disk, each a file, a link or a folder.
 
     Returns:
         False where system or disk cannot; nothing has changed then.
@@ -183,8 +183,8 @@ def _call() -> Optional[Callable[[bytes, bytes], int]]:
 def workspace(target: Path, error: Error = MobileOneExtError) -> Iterator[Path]:
     """A hidden folder beside ``target``, removed however the block ends.
 
-    Beside it, because a rename is atomic on one disk only. Folders that killed processes left
-    for the same target are removed first.
+    Beside it, because a rename is atomic on one disk only. Folders that killed processes left for
+    the same target are removed first.
 
     Args:
         target: what is made in the folder; its own folder must exist.
@@ -269,14 +269,13 @@ def check_apart(
         outputs: option to what is written there; None is left out.
         inputs: option to what is read; anything but a path is left out.
         error: to raise.
-        package: the output that may be a ``.mlpackage``. All others stay out
-            of packages: those hold what was verified, and nothing else.
-        shared: outputs that are folders to which files are added; other
-            things may lie in them.
+        package: the output that may be a ``.mlpackage``. All others stay out of packages: those
+            hold what was verified, and nothing else.
+        shared: outputs that are folders to which files are added; other things may lie in them.
 
     Raises:
-        MobileOneExtError: two outputs are the same or one lies in the other,
-            an output is an input or holds it, or lies in a package.
+        MobileOneExtError: two outputs are the same or one lies in the other, an output is an input
+            or holds it, or lies in a package.
     """
     given = {name: _real(path) for name, path in outputs.items() if path is not None}
     read = {n: _real(p) for n, p in inputs.items() if isinstance(p, (str, os.PathLike))}

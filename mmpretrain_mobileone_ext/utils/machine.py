@@ -1,7 +1,7 @@
 """The machine that something runs on: what it is, its threads and memory, the random state.
 
-Memory of the process is read from ``/proc``: ``psutil`` knows neither the high-water mark of
-Linux, nor how to reset it, nor the limit of a container.
+Memory of the process is read from ``/proc``: ``psutil`` knows neither the high-water mark of Linux,
+nor how to reset it, nor the limit of a container.
 """
 
 from __future__ import annotations

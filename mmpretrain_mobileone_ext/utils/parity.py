@@ -21,8 +21,8 @@ class Tolerance:
     Attributes:
         name: quoted in messages and metadata.
         max_relative: bound of ||candidate - reference|| / ||reference||.
-        min_agreement: least share of samples with the same top-1, 0 to 1;
-            None where the outputs are no class scores.
+        min_agreement: least share of samples with the same top-1, 0 to 1; None where the outputs
+            are no class scores.
     """
 
     name: str
@@ -30,8 +30,8 @@ class Tolerance:
     min_agreement: Optional[float] = None
 
 
-#: Folding reorders sums: the bound is rounding error of the dtype, grown
-#: through some tens of layers. Exports are judged on probabilities.
+#: Folding reorders sums: the bound is rounding error of the dtype, grown through some tens of
+#: layers. Exports are judged on probabilities.
 TOLERANCES: Mapping[str, Tolerance] = {
     t.name: t
     for t in (
@@ -45,9 +45,8 @@ TOLERANCES: Mapping[str, Tolerance] = {
 }
 
 
-# Two fp32 forms are each off by a rounding error of their own: together by
-# twice that of torch, where both add up alike. A file's sums have another
-# order, which is given a factor of two.
+# Two fp32 forms are each off by a rounding error of their own: together by twice that of torch,
+# where both add up alike. A file's sums have another order, which is given a factor of two.
 _OWN_ROUNDING = 4
 
 
@@ -56,12 +55,12 @@ def widened(tolerance: Tolerance, rounding: Optional[float]) -> Tolerance:
 
     Args:
         tolerance: for networks that do not.
-        rounding: relative error of torch's own fp32 against fp64 on the
-            same samples; None where it is not known.
+        rounding: relative error of torch's own fp32 against fp64 on the same samples; None where it
+            is not known.
 
     Returns:
-        ``tolerance`` with a bound of at least four times ``rounding``, and
-        of no more than an fp16 file may differ by.
+        ``tolerance`` with a bound of at least four times ``rounding``, and of no more than an fp16
+        file may differ by.
     """
     if rounding is None:
         return tolerance
@@ -76,8 +75,7 @@ class Parity:
     Attributes:
         max_abs: largest absolute difference of any value.
         relative: ||candidate - reference|| / ||reference|| (Frobenius).
-        psnr_db: peak signal-to-noise ratio in dB, peak = max |reference|;
-            inf for equal outputs.
+        psnr_db: peak signal-to-noise ratio in dB, peak = max |reference|; inf for equal outputs.
         top1_agreement: share of samples with the same argmax, or None.
         num_samples: samples compared.
     """
@@ -96,8 +94,7 @@ class Parity:
         """Why ``tolerance`` is not met, or None."""
         if not self.relative <= tolerance.max_relative:
             return (
-                f'relative error {self.relative:.3g} exceeds '
-                f'{tolerance.max_relative:.3g} (max abs '
+                f'relative error {self.relative:.3g} exceeds {tolerance.max_relative:.3g} (max abs '
                 f'{self.max_abs:.3g})'
             )
         floor, found = tolerance.min_agreement, self.top1_agreement
@@ -142,10 +139,9 @@ def compare(reference: Any, candidate: Any, *, classes: bool = False) -> Parity:
     """Compare two outputs of the same structure.
 
     Args:
-        reference, candidate: tensors or nested sequences / dicts of them;
-            the first dimension counts samples.
-        classes: the single tensor is (N, num_classes) scores; also report
-            top-1 agreement.
+        reference, candidate: tensors or nested sequences / dicts of them; the first dimension
+            counts samples.
+        classes: the single tensor is (N, num_classes) scores; also report top-1 agreement.
 
     Raises:
         ParityError: structures or shapes differ.
@@ -207,12 +203,12 @@ Outputs = Union[Tensor, Sequence[Tensor], Mapping[str, Tensor]]
 def worst(reference: Outputs, candidate: Outputs, *, classes: bool = False) -> Parity:
     """Compare each output alone; every figure is that of the worst.
 
-    Feature maps differ in magnitude by orders: taken together, the largest
-    would hide an error in the others.
+    Feature maps differ in magnitude by orders: taken together, the largest would hide an error in
+    the others.
 
     Args:
-        reference, candidate: a tensor, or the same outputs in a sequence or
-            by name; the first dimension counts samples.
+        reference, candidate: a tensor, or the same outputs in a sequence or by name; the first
+            dimension counts samples.
         classes: an output is (N, num_classes) scores.
 
     Raises:

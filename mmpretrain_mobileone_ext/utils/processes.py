@@ -1,14 +1,13 @@
 """Child processes that end with their parent, whatever ends that.
 
-Between the two stands a guard: this file, run as a program. Its standard
-input is a pipe whose other end only the parent has, so that it is closed
-when the parent ends in any way, ``kill -9`` included, on every system. The
-guard starts the child in a process group of its own and ends all of that
-group when the pipe is closed or the child is through: data loaders,
-compilers and whatever else the child started.
+Between the two stands a guard: this file, run as a program. Its standard input is a pipe whose
+other end only the parent has, so that it is closed when the parent ends in any way, ``kill -9``
+included, on every system. The guard starts the child in a process group of its own and ends all of
+that group when the pipe is closed or the child is through: data loaders, compilers and whatever
+else the child started.
 
-Standard library only, and nothing of the package: ``doctor`` loads this file
-where the package cannot be imported.
+Standard library only, and nothing of the package: ``doctor`` loads this file where the package
+cannot be imported.
 """
 
 from __future__ import annotations
@@ -35,10 +34,9 @@ _LOOKS, _LOOK = 50, 0.01
 class ChildProcess(subprocess.Popen):
     """A ``Popen`` whose process, with all that it starts, ends with this one.
 
-    It reads nothing: its standard input is empty. A block that is left by
-    an error interrupts it, as Ctrl-C does, and kills it after ``GRACE``.
-    Whoever forks without exec hands the parent's end of the pipe on, and
-    with it the child's life.
+    It reads nothing: its standard input is empty. A block that is left by an error interrupts it,
+    as Ctrl-C does, and kills it after ``GRACE``. Whoever forks without exec hands the parent's end
+    of the pipe on, and with it the child's life.
 
     Args:
         command: program and arguments; exit code 127 if it cannot be run.

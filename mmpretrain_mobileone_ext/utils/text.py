@@ -1,9 +1,9 @@
 """Text and figures for people: safe from outside names, the same everywhere.
 
-Names of classes, files, variants, layers and options come from people who may mean no good,
-or who just like brackets. Whoever puts such text into a terminal, a table, a picture or a
-command does it through this module; configs have :mod:`config`, Swift has ``coreml.swift``.
-Numbers are written here too, and :class:`Steps` tells how far a tool has come.
+Names of classes, files, variants, layers and options come from people who may mean no good, or who
+just like brackets. Whoever puts such text into a terminal, a table, a picture or a command does it
+through this module; configs have :mod:`config`, Swift has ``coreml.swift``. Numbers are written
+here too, and :class:`Steps` tells how far a tool has come.
 """
 
 from __future__ import annotations
@@ -41,13 +41,13 @@ from .accuracy import CONFIDENCE, wilson
 DASH, TIMES, MINUS = '\u2013', '\u00d7', '\u2212'
 #: Between a number and its unit: no line ends there.
 NBSP = '\u00a0'
-#: Controls (with escape sequences), invisible marks (with those that turn
-#: the direction of writing), halves of surrogate pairs, line separators.
+#: Controls (with escape sequences), invisible marks (with those that turn the direction of
+#: writing), halves of surrogate pairs, line separators.
 _INVISIBLE = ('Cc', 'Cf', 'Cs', 'Zl', 'Zp')
 #: Joiners, without which Persian or Hindi is misspelled.
 _JOINERS = '\u200c\u200d'
-#: What a spreadsheet takes for the beginning of a formula, and the forms of
-#: them that Japanese ones take for the same.
+#: What a spreadsheet takes for the beginning of a formula, and the forms of them that Japanese ones
+#: take for the same.
 _FORMULA = ('=', '+', '-', '@', '\uff1d', '\uff0b', '\uff0d', '\uff20')
 _MARKDOWN = re.compile(r'[\\`*\[\]<>|~$&]|(?<![^\W_])_|_(?![^\W_])|:(?=//)')
 _PLAIN_CODE = re.compile(r"[\w ./,:;+=()\[\]'#%@-]+", re.ASCII)
@@ -111,8 +111,7 @@ def print_path(path: Any) -> None:
 def csv_text(rows: Iterable[Sequence[Any]]) -> str:
     """Rows as CSV, in which no spreadsheet finds a formula.
 
-    Numbers stay what they are. Text that would be one is led by a single
-    quote, as OWASP advises.
+    Numbers stay what they are. Text that would be one is led by a single quote, as OWASP advises.
     """
     text = io.StringIO()
     csv.writer(text).writerows([_csv_cell(value) for value in row] for row in rows)
@@ -180,8 +179,8 @@ def plot_label(text: Any) -> str:
 def shell_word(text: Any) -> str:
     """One word of a shell command, on one visible line.
 
-    Text with invisible characters becomes ``$'...'``, which POSIX has since
-    2024 and bash, zsh and ksh have had before.
+    Text with invisible characters becomes ``$'...'``, which POSIX has since 2024 and bash, zsh and
+    ksh have had before.
     """
     word = str(text)
     if shown(word) == word:

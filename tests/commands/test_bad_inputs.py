@@ -1,7 +1,7 @@
 """What a user can get wrong: one line, exit code 2, nothing changed.
 
-Each case calls a real tool in this process, on a folder whose every byte is
-compared before and after.
+Each case calls a real tool in this process, on a folder whose every byte is compared before and
+after.
 """
 
 import hashlib

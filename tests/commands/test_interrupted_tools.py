@@ -23,8 +23,8 @@ SOON = 2.0  # seconds
 #: More than are trained while a second process starts, on any machine.
 EPOCHS = 200
 SIGNALS = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT)
-#: Averaged weights that keep up with few epochs, and a loader of two
-#: processes, which have to end as well.
+#: Averaged weights that keep up with few epochs, and a loader of two processes, which have to end
+#: as well.
 FAST = (
     '--cfg-options',
     'custom_hooks.0.momentum=0.3',

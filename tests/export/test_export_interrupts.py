@@ -1,7 +1,7 @@
 """A real export, killed at random: old or new, whole, and a rerun succeeds.
 
-The steps of giving a file its name are few and fast, so that random points
-miss them: they are taken one by one.
+The steps of giving a file its name are few and fast, so that random points miss them: they are
+taken one by one.
 """
 
 import gc
@@ -94,8 +94,7 @@ class Scene:
 def scene(request, tmp_path_factory):
     made = Scene(tmp_path_factory.mktemp('interrupts'), request.param)
     stop_monitor()
-    # Children then need not copy every object when coremltools
-    # collects garbage.
+    # Children then need not copy every object when coremltools collects garbage.
     gc.collect()
     gc.freeze()
     yield made

@@ -272,9 +272,8 @@ def test_words_for_the_phone():
         PACK,
     ]
     assert in_words(steps, (224, 224)) == (
-        '1. resize the short edge to 256 pixels, keeping the aspect ratio '
-        '(bicubic); 2. crop the central 224 x 224 pixels; 3. '
-        'Strange(level=3); 4. give 224 x 224 (H x W) pixels, 0 to 255'
+        '1. resize the short edge to 256 pixels, keeping the aspect ratio (bicubic); 2. crop the '
+        'central 224 x 224 pixels; 3. Strange(level=3); 4. give 224 x 224 (H x W) pixels, 0 to 255'
     )
 
 

@@ -1,7 +1,7 @@
 """Whole networks, saved and read back, against torch.
 
-The relative error is that of the probabilities' norm; heads are random and
-steep, so that an error anywhere in the network moves them.
+The relative error is that of the probabilities' norm; heads are random and steep, so that an error
+anywhere in the network moves them.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ from mmpretrain_mobileone_ext.coreml.program import quiet
 SHAPE = (1, 3, 64, 64)
 BIAS = [-2.1, -2.0, -1.8]
 
-# Every op kind of MobileOne s4 (squeeze-and-excite in the last stages) at a
-# fraction of its depth and width.
+# Every op kind of MobileOne s4 (squeeze-and-excite in the last stages) at a fraction of its depth
+# and width.
 TINY_MOBILEONE = {
     'type': 'MobileOne',
     'arch': {

@@ -1,7 +1,7 @@
 """MMPretrain's transformers with windows, exported and scored.
 
-Each is a fraction of its depth and width; norms and position biases are
-random, since fresh ones hide what is exchanged.
+Each is a fraction of its depth and width; norms and position biases are random, since fresh ones
+hide what is exchanged.
 """
 
 from __future__ import annotations

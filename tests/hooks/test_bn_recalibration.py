@@ -46,8 +46,8 @@ def assert_same_stats(expected, found, tolerance):
 def oracle(model, batches, averaged=False):
     """Mean and unbiased variance of each norm's input, in float64.
 
-    Of all images together, or ``averaged`` over batches. Norms see nothing
-    but their batch; running statistics are not looked at.
+    Of all images together, or ``averaged`` over batches. Norms see nothing but their batch; running
+    statistics are not looked at.
     """
     model = copy.deepcopy(model).double().eval()
     found = {name: [] for name in norms_of(model)}

@@ -333,8 +333,7 @@ def test_building_the_hook_imports_no_coremltools():
             sys.executable,
             '-c',
             'import sys; from mmpretrain_mobileone_ext import CoreMLExportHook; '
-            'CoreMLExportHook(); '
-            'sys.exit("coremltools" in sys.modules or "jinja2" in sys.modules)',
+            'CoreMLExportHook(); sys.exit("coremltools" in sys.modules or "jinja2" in sys.modules)',
         ],
         check=False,
     )

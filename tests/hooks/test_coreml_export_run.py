@@ -18,8 +18,8 @@ REPO = Path(__file__).resolve().parents[2]
 CONFIG = REPO / 'configs/digits/mobileone-tiny_bs64_digits_coreml.py'
 #: Images of each digit that are kept.
 KEPT = dict(train=60, test=20)
-#: Long enough that no image of the test split is all but a tie: one that
-#: float16 decides the other way is a refused export (two epochs left two).
+#: Long enough that no image of the test split is all but a tie: one that float16 decides the other
+#: way is a refused export (two epochs left two).
 FAST = (
     'custom_hooks.0.momentum=0.3',
     'train_cfg.max_epochs=6',

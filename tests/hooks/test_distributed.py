@@ -1,8 +1,8 @@
 """Two processes through mmpretrain's own, unmodified ``tools/train.py``.
 
-CPU and gloo. With plain norms statistics differ between the ranks: what is
-scored has to be what is saved all the same. torch's SyncBatchNorm refuses to
-train on a CPU; ``CPUSyncBN`` is used in its place.
+CPU and gloo. With plain norms statistics differ between the ranks: what is scored has to be what is
+saved all the same. torch's SyncBatchNorm refuses to train on a CPU; ``CPUSyncBN`` is used in its
+place.
 """
 
 import json

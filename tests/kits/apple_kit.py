@@ -1,8 +1,8 @@
 """Apple's MobileOne as its published keys and shapes describe it.
 
-Written from the names alone (``stageN.M.rbr_conv.K.{conv,bn}``,
-``rbr_scale``, ``rbr_skip``, ``reparam_conv``, ``se.reduce/expand``,
-``linear``) and table 7 of the paper; nothing of the package is used.
+Written from the names alone (``stageN.M.rbr_conv.K.{conv,bn}``, ``rbr_scale``, ``rbr_skip``,
+``reparam_conv``, ``se.reduce/expand``, ``linear``) and table 7 of the paper; nothing of the package
+is used.
 """
 
 from collections import OrderedDict

@@ -1,9 +1,8 @@
 """Run in a process of its own: many files, and what each of them takes.
 
-Reads one JSON object a line, {"path": ...}, and answers with one: what came
-of it, seconds of the processor, and the growth of the process's peak memory
-in bytes. Memory beyond the limit in argv ends in MemoryError or torch's own
-error, not in the machine's.
+Reads one JSON object a line, {"path": ...}, and answers with one: what came of it, seconds of the
+processor, and the growth of the process's peak memory in bytes. Memory beyond the limit in argv
+ends in MemoryError or torch's own error, not in the machine's.
 """
 
 import json

@@ -1,8 +1,8 @@
 """Loads checkpoints one after the other, each with little memory to spare.
 
-Usage: bounded_load.py FOLDER. Each file may take 128 MiB and 256 times its
-own size on top of what the process has; the reply is a line of JSON a file:
-its name, the message (none if it loads) and the seconds of CPU.
+Usage: bounded_load.py FOLDER. Each file may take 128 MiB and 256 times its own size on top of what
+the process has; the reply is a line of JSON a file: its name, the message (none if it loads) and
+the seconds of CPU.
 """
 
 import json

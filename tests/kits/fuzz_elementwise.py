@@ -155,8 +155,8 @@ def gelu(name, rng):
         'TANH_APPROXIMATION': 0.5 * (1 + np.tanh(inner)),
         'SIGMOID_APPROXIMATION': sigma(1.702 * x),
     }[mode]
-    # 1 + erf cancels on the left; an argument that is off by a rounding
-    # moves the curve by its slope, 1 / cosh^2, times the argument.
+    # 1 + erf cancels on the left; an argument that is off by a rounding moves the curve by its
+    # slope, 1 / cosh^2, times the argument.
     moved = np.abs(inner) / np.cosh(inner) ** 2
     wanted = near(x * part, np.abs(x) * (1 + moved), 8)
     return Case(name, {'x': x.astype(np.float32)}, {'mode': mode}, wanted)

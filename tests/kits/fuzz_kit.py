@@ -1,9 +1,8 @@
 """Random MIL operations, with values that other code computes for them.
 
-A case is one operation with random parameters. What it should give is
-computed in NumPy, in fp64 or exactly, from the operation's document: none of
-the code under test takes part in it. Many cases are saved as one program,
-since a conversion takes longer than the operations do.
+A case is one operation with random parameters. What it should give is computed in NumPy, in fp64 or
+exactly, from the operation's document: none of the code under test takes part in it. Many cases are
+saved as one program, since a conversion takes longer than the operations do.
 """
 
 from __future__ import annotations
@@ -37,8 +36,8 @@ class Case(NamedTuple):
         inputs: parameters that the program is given when it runs.
         params: parameters that are constants in the file.
         wanted: a result each, in the order of the operation's results.
-        folds: whether coremltools computes the same from constants; a
-            reason where it does not, '' where it cannot.
+        folds: whether coremltools computes the same from constants; a reason where it does not, ''
+            where it cannot.
     """
 
     op: str
@@ -71,9 +70,9 @@ def exact(*values):
 def near(value, magnitude=None, roundings=4):
     """A value in fp64 that fp32 arithmetic reaches in so many roundings.
 
-    ``magnitude`` is the sum of what is added up, without signs: every
-    rounding is off by half of ``EPS`` times it at most, and a function of
-    the processor's library by 4 units in the last place.
+    ``magnitude`` is the sum of what is added up, without signs: every rounding is off by half of
+    ``EPS`` times it at most, and a function of the processor's library by 4 units in the last
+    place.
     """
     value = np.asarray(value, np.float64)
     size = np.abs(value) if magnitude is None else np.asarray(magnitude)

@@ -338,8 +338,7 @@ def topk(name, rng):
     if rng.random() < 0.3:
         params['return_indices'] = False
         wanted = wanted[:1]
-    # coremltools sorts by -x, of which the least integer is its own, and
-    # by no stable sort.
+    # coremltools sorts by -x, of which the least integer is its own, and by no stable sort.
     sorted_key = np.sort(key, axis)
     ties = np.isnan(x).any() or not np.diff(sorted_key, axis=axis).all()
     folds = not ((x == -(2**31)).any() or ties) or ''

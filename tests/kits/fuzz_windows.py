@@ -39,8 +39,8 @@ def matmul(name, rng):
     size = np.abs(left.astype(float)) @ np.abs(right.astype(float))
     (kept,) = list(inputs.values())[:1]
     if kept.dtype == np.int32:
-        # The type is that of what is no constant. Whole numbers in fp32
-        # times quarters are exact, so that the fraction is cut off alike.
+        # The type is that of what is no constant. Whole numbers in fp32 times quarters are exact,
+        # so that the fraction is cut off alike.
         quarters = np.round(np.float32(params[moved]) * 4) / 4
         params[moved] = quarters
         pairs = {**inputs, moved: quarters}
@@ -247,8 +247,8 @@ def windows(x, kernel, strides):
 def rounded_up(x, kernel, strides, pads, reduce):
     """Windows of ``ceil_mode``, one by one, as torch's document has them.
 
-    The last may begin in the input or in the pad before it, and ends with
-    the pad after it at the latest.
+    The last may begin in the input or in the pad before it, and ends with the pad after it at the
+    latest.
     """
     spans = []
     for size, k, s, p in zip(x.shape[2:], kernel, strides, pads):

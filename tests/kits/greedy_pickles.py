@@ -1,7 +1,7 @@
 """Small checkpoints that ask for much memory or time.
 
-``GREEDY`` are pickles; each names what the error must say. ``files`` wraps
-them, and others that are greedy by their container, as checkpoint files.
+``GREEDY`` are pickles; each names what the error must say. ``files`` wraps them, and others that
+are greedy by their container, as checkpoint files.
 """
 
 import io

@@ -39,8 +39,8 @@ def killed_at(step, action):
 def killed_after(seconds, action):
     """Kill the child after so much CPU time. Whether it was.
 
-    Not after a time of the clock: where other processes run, one would not
-    know how far the child came.
+    Not after a time of the clock: where other processes run, one would not know how far the child
+    came.
     """
     alarm, in_child = os.pipe()
     os.set_blocking(in_child, False)

@@ -1,7 +1,7 @@
 """Pickles that do harm, for the tests of the restricted reader.
 
-``ATTACKS`` create a marker file when the standard ``pickle`` reads them.
-``MISUSES`` use admitted names only, in ways that no checkpoint does.
+``ATTACKS`` create a marker file when the standard ``pickle`` reads them. ``MISUSES`` use admitted
+names only, in ways that no checkpoint does.
 """
 
 import io

@@ -31,8 +31,7 @@ def overflowing():
 class Drifting(nn.Module):
     """An offset that the next layer takes away, but not its rounding.
 
-    Between ``first`` and ``second`` values are near 4096, where fp16 numbers
-    lie 4 apart.
+    Between ``first`` and ``second`` values are near 4096, where fp16 numbers lie 4 apart.
     """
 
     def __init__(self, classes=3):

@@ -86,8 +86,8 @@ class Stop(Hook):
 class Die(Hook):
     """Kills its process in the middle of an epoch, on one rank.
 
-    Before an iteration, in which the others wait for it: after the last one
-    they might save the epoch first.
+    Before an iteration, in which the others wait for it: after the last one they might save the
+    epoch first.
     """
 
     def __init__(self, epoch):

@@ -1,7 +1,7 @@
 """Tiny programs, converted and saved, for the tests of the runtime.
 
-Whatever is converted here is written to disk and read back from it: the
-runtime under test never sees coremltools' in-memory program.
+Whatever is converted here is written to disk and read back from it: the runtime under test never
+sees coremltools' in-memory program.
 """
 
 from __future__ import annotations
@@ -168,9 +168,8 @@ def run(op_type, folder, inputs, target='iOS16', **params):
 def run_all(cases, folder, **inputs):
     """Save one program with many operations on the same input ``x``.
 
-    ``cases`` maps keys to (operation, parameters); ``inputs`` replaces the
-    example ``x``. Returns key to result. One conversion for all keeps the
-    suite fast.
+    ``cases`` maps keys to (operation, parameters); ``inputs`` replaces the example ``x``. Returns
+    key to result. One conversion for all keeps the suite fast.
     """
     inputs = inputs or {'x': X}
     names = {key: f'case_{i}' for i, key in enumerate(cases)}

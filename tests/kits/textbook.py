@@ -1,11 +1,10 @@
 """A unit's branches as a textbook computes them: one rounding a step.
 
-Products add one term after another, statistics add halves of their values:
-IEEE operations on single numbers, so in a given dtype the result is the same
-on every machine. A product summed in lanes and blocks, as every kernel does,
-rounds less than one summed in turn: the error of a running sum grows with
-the number of terms that follow. So the error of this one is a bound for
-kernels that depends on no processor.
+Products add one term after another, statistics add halves of their values: IEEE operations on
+single numbers, so in a given dtype the result is the same on every machine. A product summed in
+lanes and blocks, as every kernel does, rounds less than one summed in turn: the error of a running
+sum grows with the number of terms that follow. So the error of this one is a bound for kernels that
+depends on no processor.
 """
 
 import torch
@@ -71,8 +70,8 @@ def textbook_branches(block, x):
     """Sum of a unit's branches on square images (N, C, H, H).
 
     Args:
-        block: in training mode, norms with affine parameters; its running
-            statistics stay as they are.
+        block: in training mode, norms with affine parameters; its running statistics stay as they
+            are.
     """
     total = 0
     for branch in block.branches():

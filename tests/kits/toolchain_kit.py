@@ -1,9 +1,9 @@
 """Build and run a generated package with the compiler of Linux.
 
-``apple/`` has declarations of Apple's frameworks with just enough behind
-them: pixel buffers in plain memory, and a Core ML that answers with recorded
-probabilities where it gets exactly the recorded pixels. Two imports differ
-from what a Mac compiles: Darwin and XCTest's attachments are shims there.
+``apple/`` has declarations of Apple's frameworks with just enough behind them: pixel buffers in
+plain memory, and a Core ML that answers with recorded probabilities where it gets exactly the
+recorded pixels. Two imports differ from what a Mac compiles: Darwin and XCTest's attachments are
+shims there.
 """
 
 import json

@@ -1,8 +1,8 @@
 """MMPretrain's own tests of MobileOne, on our classes.
 
-Cases of its tests/test_models/test_backbones/test_mobileone.py, written down
-again for its ``MobileOneBlock`` and ``MobileOne``; what is imported is ours.
-Errors are ours too: always a ``SpecError``.
+Cases of its tests/test_models/test_backbones/test_mobileone.py, written down again for its
+``MobileOneBlock`` and ``MobileOne``; what is imported is ours. Errors are ours too: always a
+``SpecError``.
 """
 
 import pytest

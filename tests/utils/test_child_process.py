@@ -98,12 +98,8 @@ def test_a_parent_killed_while_it_starts_a_child():
 
 def test_an_error_in_the_block_lets_the_child_clean_up(tmp_path):
     code = (
-        'import signal, sys\n'
-        'try:\n'
-        '    print("up", flush=True)\n'
-        '    signal.pause()\n'
-        'finally:\n'
-        '    open(sys.argv[1], "w").close()'
+        'import signal, sys\ntry:\n    print("up", flush=True)\n    signal.pause()\nfinally:\n    '
+        'open(sys.argv[1], "w").close()'
     )
     env = marked_env()
     command = [sys.executable, '-c', code, str(tmp_path / 'cleaned')]

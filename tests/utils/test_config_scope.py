@@ -67,8 +67,7 @@ def clone(tmp_path_factory):
 
 def test_it_imports_resolves_configs_and_runs_tools(clone, tmp_path):
     configs = []
-    # One that the model index names, one that it does not, one that is not
-    # there.
+    # One that the model index names, one that it does not, one that is not there.
     for name in (
         'mobileone/mobileone-ext-s2_8xb32_in1k.py',
         'finetune/mobileone-s0_finetune_image-folder.py',

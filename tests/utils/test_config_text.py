@@ -233,10 +233,9 @@ def test_a_shipped_config_is_written_and_read_as_it_is(path, tmp_path):
 def test_a_lazy_config_keeps_its_imports_unbuilt(tmp_path):
     (tmp_path / 'base.py').write_text("name = '{{$HOME:x}}'\n")
     (tmp_path / 'lazy.py').write_text(
-        'from mmengine.config import read_base\n'
-        'with read_base():\n    from .base import *\n'
-        'from torch.optim import SGD\nfrom no_such_module import Thing\n'
-        'optimizer = dict(type=SGD, lr=0.1)\nthing = dict(type=Thing)\n'
+        'from mmengine.config import read_base\nwith read_base():\n    from .base import *\nfrom '
+        'torch.optim import SGD\nfrom no_such_module import Thing\noptimizer = dict(type=SGD, '
+        'lr=0.1)\nthing = dict(type=Thing)\n'
     )
     config = Config.fromfile(tmp_path / 'lazy.py')
     config.dump(tmp_path / 'written.py')

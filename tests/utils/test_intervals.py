@@ -97,9 +97,9 @@ def test_wilson_covers_on_average_what_it_says():
 def test_paired_intervals_cover_in_a_simulation():
     """3000 pairs of forms a case: no fewer hits than chance explains.
 
-    Tango's interval is asymptotic: up to one point below its confidence is
-    its own (Tango 1998, table II). Of what is left a binomial count falls
-    below its 1e-6 quantile once in a million runs; the seed is fixed.
+    Tango's interval is asymptotic: up to one point below its confidence is its own (Tango 1998,
+    table II). Of what is left a binomial count falls below its 1e-6 quantile once in a million
+    runs; the seed is fixed.
     """
     rng = np.random.default_rng(3)
     draws = 3000

@@ -1,7 +1,7 @@
 """Each option of everything that has some, times values of a wrong type.
 
-Options are read from signatures: one without a kind below fails, and so does
-one that takes a value of another kind.
+Options are read from signatures: one without a kind below fails, and so does one that takes a value
+of another kind.
 """
 
 import inspect

@@ -17,8 +17,8 @@ from mmpretrain_mobileone_ext.utils.config import PREFIX, register_models
 
 ROOT = Path(__file__).resolve().parents[2]
 NAMES = list_models(f'{PREFIX}*')
-#: The paper's parameters and FLOPs in millions (tables 7 and 13); its FLOPs
-#: of S4 leave squeeze-and-excitation out.
+#: The paper's parameters and FLOPs in millions (tables 7 and 13); its FLOPs of S4 leave
+#: squeeze-and-excitation out.
 PAPER = {
     's0': (2.1, 275),
     's1': (4.8, 825),

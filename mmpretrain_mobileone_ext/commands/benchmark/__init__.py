@@ -50,8 +50,8 @@ def time_in_turns(
 def paired_ratio(times: Sequence[float], reference: Sequence[float]) -> Optional[float]:
     """Median over rounds of one time by the other; None without rounds.
 
-    What ran in one round ran one after the other, so that what disturbed the machine
-    meanwhile is in both.
+    What ran in one round ran one after the other, so that what disturbed the machine meanwhile is
+    in both.
     """
     ratios = [ours / theirs for ours, theirs in zip(times, reference)]
     return median(ratios) if ratios else None

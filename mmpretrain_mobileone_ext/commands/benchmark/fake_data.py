@@ -39,9 +39,9 @@ def classifier_config(arch: str, size: int) -> dict[str, Any]:
 def build_classifier(config: dict[str, Any], size: int) -> nn.Module:
     """Random weights of seed 0, with norms that fit random images.
 
-    With fresh statistics, activations of random weights would grow from layer
-    to layer until they leave fp16. And without biases, which make the layers
-    more linear, they would multiply every rounding error.
+    With fresh statistics, activations of random weights would grow from layer to layer until they
+    leave fp16. And without biases, which make the layers more linear, they would multiply every
+    rounding error.
 
     Returns:
         In eval mode, branches not folded.
@@ -58,8 +58,8 @@ def build_classifier(config: dict[str, Any], size: int) -> nn.Module:
 def random_images(count: int, size: int, seed: int = 0) -> Tensor:
     """Pixels (N, 3, S, S), whole numbers 0 to 255 in float32.
 
-    Each image has blocks and a range of colors of its own, so that not all
-    look the same to a network.
+    Each image has blocks and a range of colors of its own, so that not all look the same to a
+    network.
     """
     rng = torch.Generator().manual_seed(seed)
     images = []
@@ -88,13 +88,12 @@ def _fit_norms(model: nn.Module, images: Tensor) -> None:
 def write_fake_imagenet(root: Union[str, Path], images: int) -> Path:
     """Write ``val/*.jpg`` (256 x 256) and ``meta/val.txt`` under ``root``.
 
-    mmpretrain's ``ImageNet(data_root=root, split='val')`` reads it. What is
-    there already is kept, if it has as many images.
+    mmpretrain's ``ImageNet(data_root=root, split='val')`` reads it. What is there already is kept,
+    if it has as many images.
 
     Args:
         root: made if missing; must not be a real ImageNet.
-        images: how many, at least 1; labels are seeded noise too, so that
-            accuracy says nothing.
+        images: how many, at least 1; labels are seeded noise too, so that accuracy says nothing.
 
     Returns:
         ``root``.

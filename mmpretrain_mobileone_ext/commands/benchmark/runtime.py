@@ -1,7 +1,7 @@
 """Throughput of the reference runtime against torch, and the time of a whole export.
 
-``tools/benchmark_runtime.py``: every form runs the same batches in turns in one process. The
-export is timed as a user calls it, in a process of its own.
+``tools/benchmark_runtime.py``: every form runs the same batches in turns in one process. The export
+is timed as a user calls it, in a process of its own.
 """
 
 from __future__ import annotations
@@ -54,9 +54,8 @@ Advance = Callable[[int], Any]
 _SIDE = 256
 _STEP = re.compile(r'^([a-z][a-z ]*): ([0-9.]+) s$', re.MULTILINE)
 _TOOL = (
-    'import sys; from mmpretrain_mobileone_ext.commands.cli import guarded; '
-    'from mmpretrain_mobileone_ext.commands.export import run; '
-    'sys.exit(guarded(run))'
+    'import sys; from mmpretrain_mobileone_ext.commands.cli import guarded; from '
+    'mmpretrain_mobileone_ext.commands.export import run; sys.exit(guarded(run))'
 )
 
 
@@ -261,8 +260,7 @@ def measure_case(
     """Time every form on one batch, round by round in turns.
 
     Raises:
-        ParityError: a form predicts otherwise, so that its time says
-            nothing.
+        ParityError: a form predicts otherwise, so that its time says nothing.
     """
     pixels = random_images(batch, options.size, seed=1)
     wanted = forms['torch'](pixels)
@@ -306,8 +304,8 @@ def run_runtime_benchmark(
         progress: report steps on stderr.
 
     Raises:
-        MobileOneExtError: a file that cannot be written, or a form that
-            predicts otherwise than torch.
+        MobileOneExtError: a file that cannot be written, or a form that predicts otherwise than
+            torch.
     """
     check_writable(options.json)
     report = RuntimeReport(machine('cpu'), sys.argv, asdict(options))

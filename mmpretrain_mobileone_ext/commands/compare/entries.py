@@ -1,7 +1,7 @@
 """Which models are compared, and what others published of them.
 
-The only figures of a comparison that are not measured in it: those of
-mmpretrain's model hub, and of the paper in ``published.json``.
+The only figures of a comparison that are not measured in it: those of mmpretrain's model hub, and
+of the paper in ``published.json``.
 """
 
 from __future__ import annotations
@@ -55,8 +55,7 @@ def from_paper(label: str) -> list[Published]:
     """What the MobileOne paper measured of an architecture.
 
     Args:
-        label: e.g. 'mobilenet-v2'; ours ('mobileone-ext-s0') have the
-            paper's architectures.
+        label: e.g. 'mobilenet-v2'; ours ('mobileone-ext-s0') have the paper's architectures.
     """
     document = json.loads(FILE.read_text(encoding='utf-8'))
     key = label.lower().replace('mobileone-ext-', 'mobileone-')
@@ -120,8 +119,8 @@ def resolve(names: Sequence[str]) -> list[Entry]:
     """Find the models.
 
     Raises:
-        SpecError: a name that is neither in the hub nor a file, a config
-            without model, or two models of the same name.
+        SpecError: a name that is neither in the hub nor a file, a config without model, or two
+            models of the same name.
     """
     entries = [_resolve(name) for name in names]
     seen = [e.name for e in entries]

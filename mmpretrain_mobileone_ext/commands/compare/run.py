@@ -60,8 +60,7 @@ def run_comparison(
         progress: report on stderr.
 
     Raises:
-        SpecError: an unknown model, a number below 1, or a bench that is of
-            none of the models.
+        SpecError: an unknown model, a number below 1, or a bench that is of none of the models.
         ExportError: a bench that is unreadable.
     """
     for name, value in (('size', size), ('threads', threads), ('rounds', rounds)):
@@ -89,10 +88,9 @@ def _add_benches(rows: Sequence[Row], benches: Sequence[BenchResult]) -> None:
         fitting = [r for r in rows if found.model.lower() in (r.name.lower(), r.label.lower())]
         if not fitting:
             raise SpecError(
-                f'{found.source}: a benchmark of {found.model!r}, which is '
-                'none of the models: '
-                f'{", ".join(r.label for r in rows)}; the exported file must '
-                'have the name of its model'
+                f'{found.source}: a benchmark of {found.model!r}, which is none of the models: '
+                f'{", ".join(r.label for r in rows)}; the exported file must have the name of its '
+                'model'
             )
         units = '' if found.compute_units == 'all' else found.compute_units
         kind = 'simulator' if found.simulator else ''
@@ -236,8 +234,7 @@ def run(argv: Optional[Sequence[str]] = None) -> None:
     """Compare as the command line says; print a table.
 
     Raises:
-        MobileOneExtError: a wrong argument; or, after everything is written,
-            models that failed.
+        MobileOneExtError: a wrong argument; or, after everything is written, models that failed.
     """
     given = vars(parser().parse_args(argv))
     out, names = given.pop('out'), given.pop('models')

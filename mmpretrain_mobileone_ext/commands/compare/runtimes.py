@@ -30,8 +30,8 @@ from ...utils.parity import TOLERANCES, Tolerance, compare, fold_tolerance
 from ...utils.text import Steps
 from ..benchmark.fake_data import CLASSES, build_classifier, random_images
 
-#: Random weights of a deep network blow float32's rounding errors up, to
-#: 4e-4 in S4; a wrong export is off by far more.
+#: Random weights of a deep network blow float32's rounding errors up, to 4e-4 in S4; a wrong export
+#: is off by far more.
 _BOUND = Tolerance('onnx', 1e-2)
 _NEEDS = ('onnxruntime', 'onnx', 'onnxscript')
 _IMAGES = 2  # that a Core ML file is compared on
@@ -47,9 +47,9 @@ class Complexity(NamedTuple):
 def deployed(config: dict[str, Any], size: int) -> nn.Module:
     """Build a classifier with random weights and fold all that folds.
 
-    Branches become one convolution, and a batch norm after a convolution
-    becomes a part of it, in every family alike. Folded and compared in
-    float64: random weights of a deep network blow rounding errors up.
+    Branches become one convolution, and a batch norm after a convolution becomes a part of it, in
+    every family alike. Folded and compared in float64: random weights of a deep network blow
+    rounding errors up.
 
     Args:
         config: of the classifier.
@@ -157,8 +157,8 @@ class CoreMLFigures(NamedTuple):
 def coreml_figures(model: nn.Module, size: int) -> CoreMLFigures:
     """Convert as ``export_coreml`` does, and compare on two images of noise.
 
-    Labels are the numbers of the classes. Scores of random weights lie too
-    close for a top-1 to mean anything: only values are compared.
+    Labels are the numbers of the classes. Scores of random weights lie too close for a top-1 to
+    mean anything: only values are compared.
 
     Raises:
         ExportError: coremltools cannot convert the network.

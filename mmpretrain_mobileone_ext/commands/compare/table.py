@@ -18,9 +18,8 @@ from ...utils.text import DASH, csv_text, figures_table, markdown, markdown_tabl
 from .entries import Published, best_top1, pick
 
 WEIGHTS_NOTE = (
-    'Weights are random (params, FLOPs, times, size and '
-    'operations do not depend on them); accuracy is that of the '
-    'cited sources.'
+    'Weights are random (params, FLOPs, times, size and operations do not depend on them); '
+    'accuracy is that of the cited sources.'
 )
 _AREA = 34  # of a bubble, square points a million parameters
 
@@ -251,10 +250,9 @@ def caption(found: Comparison) -> str:
     busy = '' if load is None else f', load {load[0]:.1f}'
     runs = max((r.torch.runs for r in found.rows if r.torch), default=0)
     return (
-        f'{found.machine["cpu"]}, {found.threads} thread(s) of '
-        f'{found.machine["cores"]} cores{busy}, torch '
-        f'{versions.get("torch")}; one image of {found.size} x '
-        f'{found.size}, folded, median of {runs} runs in turns'
+        f'{found.machine["cpu"]}, {found.threads} thread(s) of {found.machine["cores"]} '
+        f'cores{busy}, torch {versions.get("torch")}; one image of {found.size} x {found.size}, '
+        f'folded, median of {runs} runs in turns'
     )
 
 

@@ -78,9 +78,8 @@ def compare_exporters(
 ) -> tuple[DeployResult, list[ExporterRow]]:
     """Export with both, score both on the same images.
 
-    Ours is made first, so that what the first conversion of a process costs
-    is on our side, and it is removed afterwards; mmdeploy's stays at
-    ``options.out``.
+    Ours is made first, so that what the first conversion of a process costs is on our side, and it
+    is removed afterwards; mmdeploy's stays at ``options.out``.
 
     Raises:
         ExportError: as ``run_deploy``; the backend is not Core ML.

@@ -1,7 +1,6 @@
 """The one place that drives mmdeploy: from a checkpoint to a backend file.
 
-What does not work with mmdeploy 1.3.1 as it comes from PyPI, and what is
-done about it:
+What does not work with mmdeploy 1.3.1 as it comes from PyPI, and what is done about it:
 
 - Its wheel has no ``tools/deploy.py`` and no deploy configs: its API is
   called, with the configs in ``configs/mmdeploy``.
@@ -113,8 +112,7 @@ def load_network(
         cfg_options: dotted keys to values, merged into the config.
 
     Raises:
-        ExportError: no classifier, or images of another size than the deploy
-            config's.
+        ExportError: no classifier, or images of another size than the deploy config's.
         CheckpointError: the checkpoint is unsafe or does not fit.
     """
     source = load_source(config, checkpoint, cfg_options)
@@ -150,9 +148,8 @@ def _fitted(
         return deploy.with_shape(channels, options.image_size)
     if deploy.size is None and size is None:
         raise ExportError(
-            f'{deploy.name} and the test pipeline of '
-            f'{source.config_name} state no image size; give '
-            '--image-size'
+            f'{deploy.name} and the test pipeline of {source.config_name} state no image size; '
+            'give --image-size'
         )
     stated = deploy.channels or channels, deploy.size or size
     if stated != (channels, size or deploy.size):
@@ -174,9 +171,9 @@ def _input_channels(model: nn.Module) -> int:
 def mmdeploy_model_config(network: Network) -> Config:
     """The model's config as mmdeploy's API needs it.
 
-    mmdeploy builds the model with the config's own ``deploy``, looks for a
-    test pipeline and a scope at the top level, and makes its example input
-    with them; it is given an array here, so packing is the only step.
+    mmdeploy builds the model with the config's own ``deploy``, looks for a test pipeline and a
+    scope at the top level, and makes its example input with them; it is given an array here, so
+    packing is the only step.
     """
     source = network.source
     cfg = copy.deepcopy(source.config)
@@ -337,10 +334,9 @@ def _is_news(record: logging.LogRecord) -> bool:
 def quiet_mmdeploy() -> Iterator[None]:
     """Drop mmdeploy's known messages inside the block.
 
-    mmdeploy 1.3.1 reports operators that it would rewrite and that are not
-    installed (mmcv's), libraries of custom operators that no classifier
-    uses, scopes in which mmengine does not find mmdeploy's own registries,
-    and what step it is at. Whatever else it logs, warns or prints still
+    mmdeploy 1.3.1 reports operators that it would rewrite and that are not installed (mmcv's),
+    libraries of custom operators that no classifier uses, scopes in which mmengine does not find
+    mmdeploy's own registries, and what step it is at. Whatever else it logs, warns or prints still
     reaches the user.
     """
     loggers = [
@@ -355,8 +351,8 @@ def quiet_mmdeploy() -> Iterator[None]:
         stack.enter_context(warnings.catch_warnings())
         for message, category in _WARNED:
             warnings.filterwarnings('ignore', message, category)
-        # The file is compared with the network on images: a trace that is
-        # wrong for this size fails there, and not by a warning.
+        # The file is compared with the network on images: a trace that is wrong for this size fails
+        # there, and not by a warning.
         warnings.simplefilter('ignore', torch.jit.TracerWarning)
         stack.enter_context(_without_known_lines())
         yield

@@ -106,14 +106,13 @@ def run_deploy(
 ) -> DeployResult:
     """Convert a classifier with mmdeploy's own API, on any OS.
 
-    Branches are folded. The file is executed and compared with the network
-    on images; only then it gets its name. It takes normalized images, as
-    mmdeploy makes them; mean, std, channel order and class names are in its
-    metadata.
+    Branches are folded. The file is executed and compared with the network on images; only then it
+    gets its name. It takes normalized images, as mmdeploy makes them; mean, std, channel order and
+    class names are in its metadata.
 
     Args:
-        deploy: one of ``configs/mmdeploy``, or another one of mmdeploy's for
-            mmpretrain and Core ML, ONNX Runtime or ncnn.
+        deploy: one of ``configs/mmdeploy``, or another one of mmdeploy's for mmpretrain and Core
+            ML, ONNX Runtime or ncnn.
         config: config file of mmpretrain or this package.
         checkpoint: branch or deploy checkpoint.
         options: target, image size, images to compare on.
@@ -121,8 +120,7 @@ def run_deploy(
         steps: where progress is shown.
 
     Raises:
-        ExportError: mmdeploy is missing, or a config or a model that it
-            cannot convert.
+        ExportError: mmdeploy is missing, or a config or a model that it cannot convert.
         CheckpointError: the checkpoint is unsafe or does not fit.
         ParityError: the file predicts otherwise; nothing is written.
     """

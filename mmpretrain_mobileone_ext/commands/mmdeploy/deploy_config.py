@@ -31,8 +31,8 @@ class DeployConfig:
     Attributes:
         name: file name.
         backend: 'coreml', 'onnxruntime' or 'ncnn'.
-        suffix: of the output: '.mlpackage', '.mlmodel', '.onnx', or '.ncnn'
-            for a folder with ``model.param`` and ``model.bin``.
+        suffix: of the output: '.mlpackage', '.mlmodel', '.onnx', or '.ncnn' for a folder with
+            ``model.param`` and ``model.bin``.
         precision: 'fp16' or 'fp32'.
         channels: C of the input, None where the config does not say it.
         size: (H, W) of the input, None where the config does not say it.
@@ -68,12 +68,11 @@ def read_deploy_config(path: Union[str, Path]) -> DeployConfig:
     """Read a deploy config; mmdeploy itself is not needed.
 
     Args:
-        path: one of ``configs/mmdeploy`` or of mmdeploy's own for
-            mmpretrain.
+        path: one of ``configs/mmdeploy`` or of mmdeploy's own for mmpretrain.
 
     Raises:
-        ExportError: unreadable, not for classification, for another backend,
-            or with dimensions that the backend refuses.
+        ExportError: unreadable, not for classification, for another backend, or with dimensions
+            that the backend refuses.
     """
     cfg = _load(path)
     name = Path(path).name
@@ -192,10 +191,10 @@ class DeployOptions:
 
     Attributes:
         out: target; its suffix is the deploy config's.
-        image_size: (H, W) in pixels in place of the deploy config's; given
-            as one number for a square or as two.
-        verify_data: 'test' (whole test split), a number of its images, or
-            'none' (no data set is read; seeded noise is compared).
+        image_size: (H, W) in pixels in place of the deploy config's; given as one number for a
+            square or as two.
+        verify_data: 'test' (whole test split), a number of its images, or 'none' (no data set is
+            read; seeded noise is compared).
         force: replace an existing target.
 
     Raises:

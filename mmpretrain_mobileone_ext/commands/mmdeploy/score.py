@@ -36,8 +36,7 @@ class Opened:
         runtime: what executes it, in words.
         input: what it takes, in words.
         operations: operation type to count, in the file.
-        overflows: operation to count of values beyond fp16; filled by
-            ``run``, Core ML only.
+        overflows: operation to count of values beyond fp16; filled by ``run``, Core ML only.
     """
 
     run: Run
@@ -55,10 +54,10 @@ class Scored:
         parity: of the probabilities.
         tolerance: name of the bound that applies.
         images: what was compared, in words.
-        top1_reference, top1_candidate: share of correct labels, 0 to 1, of
-            the network and of the file; None without labels.
-        rounding: relative error of the network's own fp32 against fp64;
-            measured only where an fp32 file does not meet the tolerance.
+        top1_reference, top1_candidate: share of correct labels, 0 to 1, of the network and of the
+            file; None without labels.
+        rounding: relative error of the network's own fp32 against fp64; measured only where an fp32
+            file does not meet the tolerance.
     """
 
     parity: Parity
@@ -83,9 +82,8 @@ class Scored:
 def open_file(path: Path, deploy: DeployConfig) -> Opened:
     """Open what mmdeploy made, with the runtime that is here.
 
-    Core ML runs in the reference runtime of this package; ONNX in ONNX
-    Runtime, or in onnx's own reference where that is not installed; ncnn in
-    ncnn.
+    Core ML runs in the reference runtime of this package; ONNX in ONNX Runtime, or in onnx's own
+    reference where that is not installed; ncnn in ncnn.
 
     Raises:
         ProgramError: a Core ML file with an unknown operation.

@@ -40,9 +40,8 @@ CONFIGS = {
 def write_digits(root: Path, test_share: float = 0.3) -> Path:
     """Write scikit-learn's handwritten digits as an image folder.
 
-    1797 scans of 8 x 8 pixels with 17 grey levels become
-    ``root/{train,test}/<digit>/<index>.png``, 8-bit grey, split stratified
-    with a fixed seed. An existing folder is left as it is.
+    1797 scans of 8 x 8 pixels with 17 grey levels become ``root/{train,test}/<digit>/<index>.png``,
+    8-bit grey, split stratified with a fixed seed. An existing folder is left as it is.
 
     Args:
         root: folder to create, in one step.
@@ -80,8 +79,8 @@ def _write_digits(root: Path, test_share: float) -> None:
 def unpack_fashion_mnist(root: Path, source: Path = DEBIAN_FASHION_MNIST) -> Path:
     """Unpack Debian's Fashion-MNIST where mmpretrain's class looks for it.
 
-    Without the package nothing is written: mmpretrain downloads the files
-    when the data set is first used.
+    Without the package nothing is written: mmpretrain downloads the files when the data set is
+    first used.
 
     Args:
         root: ``data_root`` of the config.
@@ -137,9 +136,8 @@ def run_demo(
 ) -> list[FormResult]:
     """Train, fold, export and score on ``dataset``; print one table.
 
-    Logs, checkpoints, the Core ML package, predictions of every form and
-    ``forms.json`` stay in ``work_dir``. A run that was interrupted goes on;
-    a finished one is replaced.
+    Logs, checkpoints, the Core ML package, predictions of every form and ``forms.json`` stay in
+    ``work_dir``. A run that was interrupted goes on; a finished one is replaced.
 
     Args:
         dataset: 'digits' or 'fashion-mnist'.
@@ -147,8 +145,7 @@ def run_demo(
         work_dir: ``work_dirs/demo-<dataset>`` when None.
 
     Raises:
-        MobileOneExtError: unknown data set, ``work_dir`` is in use, or a
-            step failed.
+        MobileOneExtError: unknown data set, ``work_dir`` is in use, or a step failed.
     """
     cfg = _config(dataset, prepare(dataset, data_dir).resolve())
     work_dir = work_dir or Path('work_dirs') / f'demo-{dataset}'
@@ -168,8 +165,7 @@ def run_demo(
 def _config(dataset: str, root: Path) -> Config:
     """The recipe with its data in ``root``.
 
-    As an option of the tools the path would lose its blanks and be split at
-    its commas.
+    As an option of the tools the path would lose its blanks and be split at its commas.
     """
     cfg = Config.fromfile(MIM / 'configs' / CONFIGS[dataset])
     for split in ('train', 'val', 'test'):

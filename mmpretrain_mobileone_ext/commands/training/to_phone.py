@@ -1,8 +1,8 @@
 """Train, fold, export and score every form, in a folder that one run owns.
 
-A killed run is gone on with by the same command, so its folder has to say
-what it was asked for (``RunRecord``), where its training can go on
-(``last_checkpoint``), and that nobody else is at it (``sole_use``).
+A killed run is gone on with by the same command, so its folder has to say what it was asked for
+(``RunRecord``), where its training can go on (``last_checkpoint``), and that nobody else is at it
+(``sole_use``).
 """
 
 from __future__ import annotations
@@ -57,8 +57,7 @@ def sole_use(folder: Path, console: Console) -> Iterator[None]:
 
     Args:
         folder: what is held.
-        console: told if the disk has no locks, so that a second run cannot
-            be kept out.
+        console: told if the disk has no locks, so that a second run cannot be kept out.
 
     Raises:
         MobileOneExtError: another process holds it, or it cannot be written.
@@ -163,9 +162,8 @@ def text_hash(text: str) -> str:
 def last_checkpoint(folder: Path) -> Optional[Path]:
     """The checkpoint that a training in ``folder`` can go on from, or None.
 
-    A run that was killed while it wrote mmengine's note left that empty: the
-    newest checkpoint is taken then. Without the note there is none, because
-    what lies there may be of another run.
+    A run that was killed while it wrote mmengine's note left that empty: the newest checkpoint is
+    taken then. Without the note there is none, because what lies there may be of another run.
     """
     try:
         # Its folder's name may be in another encoding, its own is ASCII.
@@ -190,8 +188,8 @@ def _newest_checkpoint(folder: Path) -> Optional[Path]:
 def resume_option(checkpoint: Optional[Path]) -> list[str]:
     """What makes ``tools/train.py`` go on from a checkpoint.
 
-    Nothing where there is none: ``--resume`` would make it forget the
-    weights that the config starts from.
+    Nothing where there is none: ``--resume`` would make it forget the weights that the config
+    starts from.
     """
     return ['--resume', str(checkpoint.resolve())] if checkpoint else []
 
@@ -212,8 +210,7 @@ def run_tool(tool: str, args: Sequence[str], log: Path, title: str, console: Con
         Seconds that it took.
 
     Raises:
-        MobileOneExtError: it failed; with its own error line or the end of
-            its log.
+        MobileOneExtError: it failed; with its own error line or the end of its log.
     """
     start = time.monotonic()
     command = [sys.executable, str(MIM / 'tools' / tool), *args]
@@ -262,10 +259,9 @@ class TrainToPhone:
     """The steps from a config to a scored Core ML package.
 
     Attributes:
-        config: a config whose run ends with ``*_deploy.pth``
-            (``DeploySwitchHook``).
-        work_dir: takes logs, checkpoints, predictions, ``model.mlpackage``
-            and ``forms.json``; exists, and is this process's alone.
+        config: a config whose run ends with ``*_deploy.pth`` (``DeploySwitchHook``).
+        work_dir: takes logs, checkpoints, predictions, ``model.mlpackage`` and ``forms.json``;
+            exists, and is this process's alone.
         record: of the run in ``work_dir``; its steps are not done again.
         console: shows progress.
     """
@@ -307,9 +303,8 @@ class TrainToPhone:
     def _train(self) -> Path:
         """The checkpoint of the last epoch.
 
-        mmengine's Runner writes its config over one that lies in the work
-        dir. That of a training that was resumed would make every later step
-        resume as well.
+        mmengine's Runner writes its config over one that lies in the work dir. That of a training
+        that was resumed would make every later step resume as well.
         """
         note = self.work_dir / _LAST
         asked = self.config.read_bytes()

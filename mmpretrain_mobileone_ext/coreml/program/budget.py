@@ -1,9 +1,9 @@
 """What a program may cost, counted from shapes before anything is computed.
 
-A file of a kilobyte can ask for a tensor of 10^10 elements, or for a window
-of 10^10 elements at every place of a small one. So a program is first run on
-tensors without data (torch's 'meta' device): every torch operation that it
-comes down to then tells the shapes of what it would allocate.
+A file of a kilobyte can ask for a tensor of 10^10 elements, or for a window of 10^10 elements at
+every place of a small one. So a program is first run on tensors without data (torch's 'meta'
+device): every torch operation that it comes down to then tells the shapes of what it would
+allocate.
 """
 
 from __future__ import annotations
@@ -20,20 +20,20 @@ from torch.utils._pytree import tree_flatten, tree_map
 from ...errors import ProgramError
 from .package_files import package_files
 
-#: Bytes that any file may take: hundreds of images of 224 x 224 at a time
-#: through MobileOne-S4, whose values take 4 MiB each, or 20 of 1024 x 1024.
+#: Bytes that any file may take: hundreds of images of 224 x 224 at a time through MobileOne-S4,
+#: whose values take 4 MiB each, or 20 of 1024 x 1024.
 MEMORY = 2 * 2**30
-#: Multiply-adds of a convolution that any file may take: S4 for an image of
-#: 1024 x 1024 takes 1e11, for one of 224 x 224 a twentieth.
+#: Multiply-adds of a convolution that any file may take: S4 for an image of 1024 x 1024 takes 1e11,
+#: for one of 224 x 224 a twentieth.
 WORK = 1.2e11
-#: A large file may take more: weights of four bits are computed with as eight
-#: times as many bytes, and a transformer of images of 384 x 384 multiplies by
-#: each byte of its weights three hundred times.
+#: A large file may take more: weights of four bits are computed with as eight times as many bytes,
+#: and a transformer of images of 384 x 384 multiplies by each byte of its weights three hundred
+#: times.
 _MEMORY_OF_BYTE = 10
 _WORK_OF_BYTE = 1000
 
-# Work beyond a multiply-add of a large matrix product, of which a processor
-# does dozens in the time in which it fetches one number from memory.
+# Work beyond a multiply-add of a large matrix product, of which a processor does dozens in the time
+# in which it fetches one number from memory.
 _PER_NUMBER = 32
 _PER_DISTANT = 50 * _PER_NUMBER  # numbers that are not fetched in a row
 _PER_SORTED = 100 * _PER_NUMBER
@@ -42,8 +42,8 @@ _PER_NARROW = 16
 _NARROW = 8
 _ROW = 32  # numbers: to fetch a row of them is to fetch no single ones
 _PER_TRANSPOSED = 4
-# What it takes to call anything, even if there is nothing to compute; and to
-# do so in a loop, of which a file of a kilobyte can have a long one.
+# What it takes to call anything, even if there is nothing to compute; and to do so in a loop, of
+# which a file of a kilobyte can have a long one.
 _PER_CALL = 1e6
 _PER_ROUND = 5 * _PER_CALL
 _CALLS = 30  # of an operation without a loop
@@ -105,8 +105,8 @@ class Meter(TorchDispatchMode):
     Args:
         ledger: what is held all the time; its limit is that of all.
         work: limit, in multiply-adds.
-        execute: compute what has been counted. Otherwise only sizes are
-            computed, and everything else is on the meta device.
+        execute: compute what has been counted. Otherwise only sizes are computed, and everything
+            else is on the meta device.
 
     Attributes:
         live: bytes of the values that are held between operations.

@@ -1,7 +1,7 @@
 """Constants of an ``mlprogram``: element types, immediate values, and blobs in files.
 
-Read here rather than by coremltools, which evaluates every operation whose
-inputs are constants as it reads, whatever its result takes.
+Read here rather than by coremltools, which evaluates every operation whose inputs are constants as
+it reads, whatever its result takes.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from .budget import Ledger
 from .graph import Shape
 from .package_files import inside, shortened
 
-# MILBlob storage format: every blob has a 64-byte record at its offset, with
-# sentinel, data type, bytes, start of the data, bits of padding.
+# MILBlob storage format: every blob has a 64-byte record at its offset, with sentinel, data type,
+# bytes, start of the data, bits of padding.
 _RECORD = struct.Struct('<IIQQQ')
 _RECORD_BYTES = 64
 _SENTINEL = 0xDEADBEEF
@@ -121,8 +121,7 @@ class Constants:
             value: a ``MIL.Value``.
 
         Raises:
-            ProgramError: it is damaged, too large, or stored in an unknown
-                way.
+            ProgramError: it is damaged, too large, or stored in an unknown way.
         """
         immediate = value.WhichOneof('value') == 'immediateValue'
         if immediate and value.immediateValue.WhichOneof('value') == 'list':

@@ -1,9 +1,8 @@
 """Dense values of the compressed weights of an ``mlprogram``.
 
-MIL stores a compressed weight as a chain of ``constexpr_*`` operations on
-constants (coremltools ``mil.ops.defs``: ``iOS16/constexpr_ops.py``,
-``iOS18/compression.py``). They are decoded here in NumPy rather than by
-coremltools, which repeats a whole table for every single weight: half a GiB
+MIL stores a compressed weight as a chain of ``constexpr_*`` operations on constants (coremltools
+``mil.ops.defs``: ``iOS16/constexpr_ops.py``, ``iOS18/compression.py``). They are decoded here in
+NumPy rather than by coremltools, which repeats a whole table for every single weight: half a GiB
 for a 1024 x 1024 layer of 8 bits.
 """
 
@@ -40,13 +39,12 @@ def decode(kind: str, name: str, inputs: Mapping[str, Any], ledger: Ledger) -> A
         ledger (Ledger): Takes the bytes of the results.
 
     Returns:
-        tuple[np.ndarray, ...]: One array a result, in the dtype that the
-        operation declares (fp16, fp32; int8 for tables that a further
-        operation scales).
+        tuple[np.ndarray, ...]: One array a result, in the dtype that the operation declares (fp16,
+        fp32; int8 for tables that a further operation scales).
 
     Raises:
-        ProgramError: If the operation is none of the documented ones, its
-            inputs do not fit each other, or the results take too much.
+        ProgramError: If the operation is none of the documented ones, its inputs do not fit each
+            other, or the results take too much.
     """
     what = f'a weight stored as {kind!r} (named {name!r})'
     if kind not in _DECODERS:

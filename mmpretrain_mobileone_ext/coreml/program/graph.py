@@ -33,20 +33,18 @@ class Feature:
 
     Attributes:
         name (str): Name used in ``predict``'s dictionaries.
-        kind (str): ``'image'``, ``'tensor'``, ``'dictionary'`` (label to
-            probability), ``'string'`` or ``'int64'`` (class label).
-        shape (tuple[int, ...]): ``(1, C, H, W)`` for an image; the declared
-            default shape for a tensor; empty when the file states none.
-        shapes (tuple[tuple[int, ...], ...]): Every shape the input takes,
-            the default first; just the default where it takes one only, or
-            a range.
-        ranges (tuple[tuple[int, int], ...]): Least and greatest size of
-            each dimension, -1 for no limit; empty unless the file states
-            ranges instead of shapes.
-        dtype (str): ``'fp16'``, ``'fp32'``, ``'fp64'``, ``'int8'`` or
-            ``'int32'`` for a tensor; ``'uint8'`` for an image.
-        color_layout (str | None): ``'RGB'``, ``'BGR'``, ``'GRAYSCALE'`` or
-            ``'GRAYSCALE_FLOAT16'`` for an image, else None.
+        kind (str): ``'image'``, ``'tensor'``, ``'dictionary'`` (label to probability), ``'string'``
+            or ``'int64'`` (class label).
+        shape (tuple[int, ...]): ``(1, C, H, W)`` for an image; the declared default shape for a
+            tensor; empty when the file states none.
+        shapes (tuple[tuple[int, ...], ...]): Every shape the input takes, the default first; just
+            the default where it takes one only, or a range.
+        ranges (tuple[tuple[int, int], ...]): Least and greatest size of each dimension, -1 for no
+            limit; empty unless the file states ranges instead of shapes.
+        dtype (str): ``'fp16'``, ``'fp32'``, ``'fp64'``, ``'int8'`` or ``'int32'`` for a tensor;
+            ``'uint8'`` for an image.
+        color_layout (str | None): ``'RGB'``, ``'BGR'``, ``'GRAYSCALE'`` or ``'GRAYSCALE_FLOAT16'``
+            for an image, else None.
     """
 
     name: str
@@ -92,8 +90,7 @@ class Feature:
 class Block:
     """Operations inside of an operation: a branch, or a loop's body.
 
-    They read what is defined before the operation, too; what they define
-    is known inside only.
+    They read what is defined before the operation, too; what they define is known inside only.
 
     Attributes:
         inputs (tuple[str, ...]): Names of what the block is called with.
@@ -112,22 +109,20 @@ class Operation:
 
     Attributes:
         name (str): Name of the operation in the file.
-        type (str): MIL operation type, e.g. ``'conv'``. Layers of a
-            ``neuralnetwork`` are expressed in the same vocabulary.
-        inputs (Mapping[str, Any]): MIL parameter name to a :class:`Value`,
-            a tuple of them, or a constant: NumPy array or scalar, str,
-            tuple of class labels.
+        type (str): MIL operation type, e.g. ``'conv'``. Layers of a ``neuralnetwork`` are expressed
+            in the same vocabulary.
+        inputs (Mapping[str, Any]): MIL parameter name to a :class:`Value`, a tuple of them, or a
+            constant: NumPy array or scalar, str, tuple of class labels.
         outputs (tuple[str, ...]): Names of the results.
-        dtypes (tuple[str, ...]): Declared dtype of each result: ``'fp16'``,
-            ``'fp32'``, ``'int32'``, ``'bool'``, ...
-        shapes (tuple): Declared shape of each result, with None for a size
-            that depends on the input; None, or missing, for what has none.
-        attributes (Mapping[str, Any]): ``'layer'``: the layer kind this
-            operation was read from (``neuralnetwork`` only);
-            ``'compressed'``: parameter name to the ``constexpr_*``
+        dtypes (tuple[str, ...]): Declared dtype of each result: ``'fp16'``, ``'fp32'``,
+            ``'int32'``, ``'bool'``, ...
+        shapes (tuple): Declared shape of each result, with None for a size that depends on the
+            input; None, or missing, for what has none.
+        attributes (Mapping[str, Any]): ``'layer'``: the layer kind this operation was read from
+            (``neuralnetwork`` only); ``'compressed'``: parameter name to the ``constexpr_*``
             operation its weights are stored with (``mlprogram`` only).
-        blocks (tuple[Block, ...]): The two branches of ``cond``; condition
-            and body of ``while_loop``.
+        blocks (tuple[Block, ...]): The two branches of ``cond``; condition and body of
+            ``while_loop``.
     """
 
     name: str
@@ -149,15 +144,15 @@ class Program:
         format (str): ``'mlprogram'`` or ``'neuralnetwork'``.
         inputs (tuple[Feature, ...]): Model inputs.
         outputs (tuple[Feature, ...]): Model outputs.
-        operations (tuple[Operation, ...]): Operations, in execution order;
-            constants are folded into the operations that use them.
+        operations (tuple[Operation, ...]): Operations, in execution order; constants are folded
+            into the operations that use them.
         classes (tuple | None): Class labels (str or int) of a classifier.
-        predicted_feature_name (str): Output holding the predicted label;
-            empty if the model is no classifier.
-        predicted_probabilities_name (str): Output holding the label to
-            probability dictionary; empty if there is none.
-        metadata (Mapping[str, str]): User-defined entries, plus ``author``,
-            ``license``, ``version`` and ``description`` where set.
+        predicted_feature_name (str): Output holding the predicted label; empty if the model is no
+            classifier.
+        predicted_probabilities_name (str): Output holding the label to probability dictionary;
+            empty if there is none.
+        metadata (Mapping[str, str]): User-defined entries, plus ``author``, ``license``,
+            ``version`` and ``description`` where set.
         spec_version (int): Core ML specification version (6 is iOS 15).
     """
 
@@ -210,8 +205,8 @@ def _outer(block: Block) -> Iterator[str]:
 def takes_normalized(program: Program) -> bool:
     """Whether the first input is (pixels - mean) / std, not pixels.
 
-    An image is pixels 0 to 255. A tensor can be either; the files that this
-    package makes say which.
+    An image is pixels 0 to 255. A tensor can be either; the files that this package makes say
+    which.
 
     Raises:
         ProgramError: a tensor, and the file does not say which.

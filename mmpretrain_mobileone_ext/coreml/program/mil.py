@@ -30,10 +30,9 @@ def read_operations(
     """Return the operations of an ``mlprogram`` specification.
 
     Args:
-        spec (Model): Parsed ``CoreML.Specification.Model`` with an
-            ``mlProgram`` inside.
-        folder (Path): Folder of the specification file; weights are stored
-            below it (``@model_path`` in the file).
+        spec (Model): Parsed ``CoreML.Specification.Model`` with an ``mlProgram`` inside.
+        folder (Path): Folder of the specification file; weights are stored below it
+            (``@model_path`` in the file).
         ledger (Ledger): Takes the bytes of constants.
 
     Returns:
@@ -41,9 +40,8 @@ def read_operations(
         (``constexpr_*``) as dense values; and the function's interface.
 
     Raises:
-        ProgramError: If the package holds several functions or states, if
-            a weights file is missing, too short or damaged, or if a value
-            is read that nothing defines.
+        ProgramError: If the package holds several functions or states, if a weights file is
+            missing, too short or damaged, or if a value is read that nothing defines.
     """
     functions = spec.mlProgram.functions
     if len(functions) != 1:

@@ -23,12 +23,12 @@ _MAX_SPECIFICATION = 2**31 - 1
 def specification_file(source: Path) -> Path:
     """Locate the specification: the file itself, or inside the package.
 
-    ``source`` may be a link, which the user chose; links inside a package
-    came with it and must stay inside.
+    ``source`` may be a link, which the user chose; links inside a package came with it and must
+    stay inside.
 
     Raises:
-        ProgramError: there is none, or the package holds something that is
-            neither a folder nor a plain file inside of it.
+        ProgramError: there is none, or the package holds something that is neither a folder nor a
+            plain file inside of it.
     """
     if not source.exists():
         raise ProgramError(f'no such file or package: {source}')
@@ -47,9 +47,8 @@ def package_files(package: Union[str, os.PathLike[str]]) -> Iterator[Path]:
     """The plain files of a package, sorted; a file's path alone.
 
     Raises:
-        ProgramError: a link leads outside or nowhere, or something is
-            neither a folder nor a plain file (a device, a pipe), or there
-            are more than a package holds.
+        ProgramError: a link leads outside or nowhere, or something is neither a folder nor a plain
+            file (a device, a pipe), or there are more than a package holds.
     """
     root = Path(package)
     if not root.is_dir():
@@ -93,9 +92,8 @@ def _mode_inside(path: Path, root: Path) -> int:
         mode = target.lstat().st_mode
         if root not in target.parents or stat.S_ISDIR(mode):
             raise ProgramError(
-                f'{path} is a link to {target}; a package holds its own '
-                'files: links may lead to files inside of it only (copy it '
-                'with "cp -rL" if you trust them)'
+                f'{path} is a link to {target}; a package holds its own files: links may lead to '
+                'files inside of it only (copy it with "cp -rL" if you trust them)'
             )
     if not stat.S_ISDIR(mode) and not stat.S_ISREG(mode):
         raise ProgramError(f'{path} is neither a folder nor a plain file')

@@ -1,8 +1,8 @@
 """Read a saved ``.mlpackage`` or ``.mlmodel`` without trusting it.
 
-An app, and the Swift package, take sizes, channels and labels from the
-description; the program computes by its own types. Where they differ, one of
-both is wrong, and predictions are made with what the user did not mean.
+An app, and the Swift package, take sizes, channels and labels from the description; the program
+computes by its own types. Where they differ, one of both is wrong, and predictions are made with
+what the user did not mean.
 """
 
 from __future__ import annotations
@@ -45,22 +45,20 @@ def read_program(
     """Read a Core ML model as saved on disk; runs on any OS.
 
     Args:
-        path (str | PathLike): A ``.mlpackage`` folder (an ``mlprogram`` or a
-            ``neuralnetwork`` inside) or a ``.mlmodel`` file.
-        memory_budget (float | None): Most bytes that its constants may
-            take, as dense values; None for a multiple of the file's.
+        path (str | PathLike): A ``.mlpackage`` folder (an ``mlprogram`` or a ``neuralnetwork``
+            inside) or a ``.mlmodel`` file.
+        memory_budget (float | None): Most bytes that its constants may take, as dense values; None
+            for a multiple of the file's.
 
     Returns:
         Program: Interface, operations with their constants (compressed
         weights as dense values), classes and metadata.
 
     Raises:
-        ProgramError: If the path does not exist or is no Core ML model, if
-            the specification or the weights are missing, truncated or
-            damaged, if the package holds links that lead outside, if its
-            description contradicts the program, or if the model is of a
-            kind other than ``mlprogram`` and ``neuralnetwork`` (a pipeline,
-            a tree ensemble, ...).
+        ProgramError: If the path does not exist or is no Core ML model, if the specification or the
+            weights are missing, truncated or damaged, if the package holds links that lead outside,
+            if its description contradicts the program, or if the model is of a kind other than
+            ``mlprogram`` and ``neuralnetwork`` (a pipeline, a tree ensemble, ...).
     """
     if not isinstance(path, (str, os.PathLike)):
         raise ProgramError(

@@ -22,17 +22,15 @@ _COMPUTE_UNITS = ('ALL', 'CPU_ONLY', 'CPU_AND_GPU', 'CPU_AND_NE')
 class NativeProgram(LoadedProgram):
     """``coremltools.models.MLModel.predict``, macOS only.
 
-    Written against the documented interface of coremltools 9 and tested
-    against a stand-in for it; it has not been run on a Mac.
+    Written against the documented interface of coremltools 9 and tested against a stand-in for it;
+    it has not been run on a Mac.
 
     Args:
         program (Program): The program, as read from disk.
-        compute_units (str): ``'ALL'``, ``'CPU_ONLY'``, ``'CPU_AND_GPU'`` or
-            ``'CPU_AND_NE'``.
+        compute_units (str): ``'ALL'``, ``'CPU_ONLY'``, ``'CPU_AND_GPU'`` or ``'CPU_AND_NE'``.
 
     Raises:
-        ProgramError: On another OS, for unknown compute units, or if Core
-            ML cannot load the model.
+        ProgramError: On another OS, for unknown compute units, or if Core ML cannot load the model.
     """
 
     def __init__(self, program: Program, compute_units: str = 'ALL') -> None:

@@ -26,15 +26,14 @@ class Executor:
 
     Args:
         program (Program): The program to run.
-        half (bool): Round every result that the program declares fp16 to
-            fp16; inside an operation arithmetic stays fp32.
+        half (bool): Round every result that the program declares fp16 to fp16; inside an operation
+            arithmetic stays fp32.
         record_range (bool): Measure max ``|value|`` of every operation.
         device (torch.device | str): Where to keep constants and compute.
         ledger (Ledger): Takes the bytes of the constants.
 
     Raises:
-        ProgramError: If an operation is not implemented, or the constants
-            take too much.
+        ProgramError: If an operation is not implemented, or the constants take too much.
     """
 
     def __init__(
@@ -52,18 +51,16 @@ class Executor:
         """Run the program.
 
         Args:
-            inputs (Mapping[str, Tensor]): One sample, in the shapes the
-                program declares.
-            count (bool): Count overflows; otherwise only tell whether there
-                was any, which is much faster.
-            meter (Meter | None): Active; told which values are held, and
-                results are compared with what the program declares.
+            inputs (Mapping[str, Tensor]): One sample, in the shapes the program declares.
+            count (bool): Count overflows; otherwise only tell whether there was any, which is much
+                faster.
+            meter (Meter | None): Active; told which values are held, and results are compared with
+                what the program declares.
 
         Returns:
             tuple: Output name to tensor, and 0-dim statistics per operation
             name: ``'ranges'``, ``'overflows'`` (if counted), and under
-            ``'check'`` one number that is finite unless a result rounded to
-            fp16 is not.
+            ``'check'`` one number that is finite unless a result rounded to fp16 is not.
         """
         values = dict(inputs)
         run = _Run(self._half, self._record_range, count, meter)
@@ -175,8 +172,8 @@ class _Run:
             # Nobody else has a fresh result: its memory need not be found anew.
             fresh = step.kind.fresh and not self._count
             rounded = result.copy_(half) if fresh else half.float()
-            # A sum of fp16 values cannot leave fp32: it is finite unless
-            # one of them is not. Counting costs far more than this pass.
+            # A sum of fp16 values cannot leave fp32: it is finite unless one of them is not.
+            # Counting costs far more than this pass.
             _merge(self.stats['check'], '', rounded.sum(), torch.add)
         if self._count:
             self._count_infinite(step, name, result, rounded)
@@ -221,8 +218,8 @@ def _call(step: Step, values: Mapping[str, Tensor], **further: Any) -> tuple[Ten
     results = (result,) if isinstance(result, Tensor) else tuple(result)
     if len(results) != len(step.dtypes):
         return results
-    # Of an integer and a constant of floats (iOS 17) only the declaration
-    # tells the type of the result; floats become integers by truncation.
+    # Of an integer and a constant of floats (iOS 17) only the declaration tells the type of the
+    # result; floats become integers by truncation.
     return tuple(r if dtype is None else r.to(dtype) for r, dtype in zip(results, step.dtypes))
 
 

@@ -20,14 +20,12 @@ _LYING = (5, 6, 7, 8)
 def upright(image: Image.Image, mode: str) -> Image.Image:
     """A PIL image as MMPretrain's loader gives the file it was opened from.
 
-    It is turned as its EXIF data say, of 16 bits the upper 8 count, and
-    transparency is dropped, all as in OpenCV. Colors of a CMYK JPEG may
-    differ from OpenCV's by one level, and those of a transparent TIFF are
-    darker there.
+    It is turned as its EXIF data say, of 16 bits the upper 8 count, and transparency is dropped,
+    all as in OpenCV. Colors of a CMYK JPEG may differ from OpenCV's by one level, and those of a
+    transparent TIFF are darker there.
 
     Args:
-        image: of any mode but 32-bit ones, which have no range that could
-            be mapped to 0..255.
+        image: of any mode but 32-bit ones, which have no range that could be mapped to 0..255.
         mode: 'RGB', 'L' or 'F', with values 0..255; 'F' takes 'F' too.
 
     Raises:
@@ -59,10 +57,9 @@ def to_tensor(value: Any, feature: Feature) -> Tensor:
     """Convert one image to the tensor the program starts from.
 
     Args:
-        value (PIL.Image.Image | np.ndarray | Tensor): A PIL image, read as
-            by :func:`upright`; or an array (H, W, 3) in RGB order or (H, W),
-            uint8; or a tensor (1, C, H, W) with values 0..255 in the model's
-            own channel order. The size must be one that the model takes.
+        value (PIL.Image.Image | np.ndarray | Tensor): A PIL image, read as by :func:`upright`; or
+            an array (H, W, 3) in RGB order or (H, W), uint8; or a tensor (1, C, H, W) with values
+            0..255 in the model's own channel order. The size must be one that the model takes.
         feature (Feature): The image input.
 
     Returns:
@@ -70,8 +67,7 @@ def to_tensor(value: Any, feature: Feature) -> Tensor:
         order.
 
     Raises:
-        ProgramError: If the type, the mode, the dtype or the size does not
-            fit.
+        ProgramError: If the type, the mode, the dtype or the size does not fit.
     """
     shape = _shape_of(value, feature)
     if isinstance(value, Tensor):

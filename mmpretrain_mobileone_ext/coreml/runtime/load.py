@@ -38,36 +38,30 @@ def load_program(
 
     Args:
         path (str | PathLike): ``.mlpackage`` folder or ``.mlmodel`` file.
-        arithmetic (str): ``'fp32'``: weights as stored, arithmetic in fp32.
-            ``'fp16'``: in addition every result the program declares fp16
-            is rounded to fp16, sums inside an operation stay fp32, and
-            overflow is counted in :attr:`LoadedProgram.overflows`.
-        backend (str): ``'reference'`` (torch, any OS) or ``'coreml'``
-            (Apple's runtime on macOS; takes none of the other options
-            but ``compute_units``).
-        compute_units (str): For ``'coreml'``: ``'ALL'``, ``'CPU_ONLY'``,
-            ``'CPU_AND_GPU'`` or ``'CPU_AND_NE'``.
-        record_range (bool): Record max ``|value|`` of every operation's
-            result (before rounding) in :attr:`LoadedProgram.ranges`.
+        arithmetic (str): ``'fp32'``: weights as stored, arithmetic in fp32. ``'fp16'``: in addition
+            every result the program declares fp16 is rounded to fp16, sums inside an operation stay
+            fp32, and overflow is counted in :attr:`LoadedProgram.overflows`.
+        backend (str): ``'reference'`` (torch, any OS) or ``'coreml'`` (Apple's runtime on macOS;
+            takes none of the other options but ``compute_units``).
+        compute_units (str): For ``'coreml'``: ``'ALL'``, ``'CPU_ONLY'``, ``'CPU_AND_GPU'`` or
+            ``'CPU_AND_NE'``.
+        record_range (bool): Record max ``|value|`` of every operation's result (before rounding) in
+            :attr:`LoadedProgram.ranges`.
         device (str | torch.device): Where the reference backend computes.
-        memory_budget (float | None): Most bytes that constants and values
-            may take at a time (default: 2 GiB, or 10 times the file's
-            bytes). Known from shapes, before anything is allocated;
-            ``predict_batch`` computes fewer samples at a time where that is
-            enough.
-        work_budget (float | None): Most work of one prediction, in
-            multiply-adds of a convolution (default: 1.2e11, or 1000 times
-            the file's bytes). Known from shapes too; for inputs larger than
-            the default ones it grows as they do.
+        memory_budget (float | None): Most bytes that constants and values may take at a time
+            (default: 2 GiB, or 10 times the file's bytes). Known from shapes, before anything is
+            allocated; ``predict_batch`` computes fewer samples at a time where that is enough.
+        work_budget (float | None): Most work of one prediction, in multiply-adds of a convolution
+            (default: 1.2e11, or 1000 times the file's bytes). Known from shapes too; for inputs
+            larger than the default ones it grows as they do.
 
     Returns:
         LoadedProgram: Has ``predict`` and ``predict_batch``.
 
     Raises:
-        ProgramError: If the file cannot be read, an operation is not
-            implemented or fails, results have other shapes than the file
-            declares, a budget does not suffice, or an argument has none of
-            the allowed values.
+        ProgramError: If the file cannot be read, an operation is not implemented or fails, results
+            have other shapes than the file declares, a budget does not suffice, or an argument has
+            none of the allowed values.
     """
     _check_choice('arithmetic', arithmetic, ('fp32', 'fp16'))
     _check_choice('backend', backend, ('reference', 'coreml'))
@@ -102,8 +96,8 @@ class ReferenceProgram(LoadedProgram):
         self._ledger = Ledger(memory_of(program.path) if memory_budget is None else memory_budget)
         self._work = work_of(program.path) if work_budget is None else work_budget
         self._run = Executor(program, self._half, record_range, device, self._ledger)
-        #: Shapes of the inputs to the bytes that values take at most; None
-        #: where shapes depend on the numbers.
+        #: Shapes of the inputs to the bytes that values take at most; None where shapes depend on
+        #: the numbers.
         self._peaks: dict[tuple[tuple[int, ...], ...], Optional[int]] = {}
         shapes = tuple(feature.shape for feature in program.inputs)
         if all(shape and min(shape) > 0 for shape in shapes):

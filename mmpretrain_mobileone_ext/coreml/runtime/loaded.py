@@ -20,8 +20,7 @@ class Samples(NamedTuple):
     Attributes:
         rows: (N, ...), the first dimension counts samples.
         alone: shape in which the program takes a single sample.
-        together: numbers of samples, 2 or more, that the program takes as
-            one (n, ...) input.
+        together: numbers of samples, 2 or more, that the program takes as one (n, ...) input.
     """
 
     rows: Tensor
@@ -41,8 +40,8 @@ def samples(value: Tensor, feature: Feature) -> Samples:
     """Find how the program takes the samples of (N, ...).
 
     Args:
-        value (Tensor): (N, *shape) with a whole input for each sample, or
-            (N, *shape[1:]) for an input whose first dimension counts them.
+        value (Tensor): (N, *shape) with a whole input for each sample, or (N, *shape[1:]) for an
+            input whose first dimension counts them.
         feature (Feature): The input.
 
     Raises:
@@ -69,8 +68,8 @@ def samples(value: Tensor, feature: Feature) -> Samples:
 def chunks(batch: Mapping[str, Samples], limit: int) -> Iterator[Chunk]:
     """Divide a batch into what the program takes at a time.
 
-    Samples go in as one input as long as the program takes so many, the
-    most first; the rest goes in alone, ``limit`` at a time.
+    Samples go in as one input as long as the program takes so many, the most first; the rest goes
+    in alone, ``limit`` at a time.
 
     Args:
         batch (Mapping[str, Samples]): Input name to samples.
@@ -111,11 +110,11 @@ class LoadedProgram(ABC):
 
     Attributes:
         program (Program): What was read from disk.
-        overflows (dict[str, int]): Operation name to the number of values
-            that became infinite in it, summed since loading or ``reset()``;
-            only operations that overflowed. Empty in ``'fp32'``.
-        ranges (dict[str, float]): Operation name to the largest ``|value|``
-            of its results so far, if asked for.
+        overflows (dict[str, int]): Operation name to the number of values that became infinite in
+            it, summed since loading or ``reset()``; only operations that overflowed. Empty in
+            ``'fp32'``.
+        ranges (dict[str, float]): Operation name to the largest ``|value|`` of its results so far,
+            if asked for.
     """
 
     def __init__(self, program: Program) -> None:
@@ -155,19 +154,16 @@ class LoadedProgram(ABC):
         """Run one input, as Core ML does.
 
         Args:
-            inputs (Mapping[str, Any]): Input name to a value of an allowed
-                shape (``Feature.shapes``). For an image: a PIL image
-                (converted to the layout the model wants), a uint8 array
-                (H, W, 3) in RGB order or (H, W), or a tensor (1, C, H, W)
-                with values 0..255 in the model's own channel order. For a
-                tensor: an array or tensor; several samples in one where
-                such a shape is declared.
+            inputs (Mapping[str, Any]): Input name to a value of an allowed shape
+                (``Feature.shapes``). For an image: a PIL image (converted to the layout the model
+                wants), a uint8 array (H, W, 3) in RGB order or (H, W), or a tensor (1, C, H, W)
+                with values 0..255 in the model's own channel order. For a tensor: an array or
+                tensor; several samples in one where such a shape is declared.
 
         Returns:
-            dict[str, Any]: For a classifier the label and the label to
-            probability dictionary, under the names the file declares
-            (``classLabel`` and ``classLabel_probs`` unless renamed); NumPy
-            arrays for other outputs.
+            dict[str, Any]: For a classifier the label and the label to probability dictionary,
+            under the names the file declares (``classLabel`` and ``classLabel_probs`` unless
+            renamed); NumPy arrays for other outputs.
 
         Raises:
             ProgramError: If an input is missing, unknown or does not fit.
@@ -179,22 +175,20 @@ class LoadedProgram(ABC):
     ) -> dict[str, Tensor]:
         """Run N samples of one size, in the batches the program takes.
 
-        A program that declares batches of several samples gets them whole,
-        the largest first; the rest are run as single samples.
+        A program that declares batches of several samples gets them whole, the largest first; the
+        rest are run as single samples.
 
         Args:
-            inputs (Mapping[str, Tensor]): Input name to (N, C, H, W), or
-                (N, *shape) for other inputs. Images: values 0..255 in the
-                model's own channel order.
-            chunk_size (int): Most samples computed at a time; fewer where
-                memory is bounded (``memory_budget``).
+            inputs (Mapping[str, Tensor]): Input name to (N, C, H, W), or (N, *shape) for other
+                inputs. Images: values 0..255 in the model's own channel order.
+            chunk_size (int): Most samples computed at a time; fewer where memory is bounded
+                (``memory_budget``).
 
         Returns:
-            dict[str, Tensor]: Output name to a tensor (N, ...), without the
-            program's own batch dimension of 1. For a classifier: under the
-            probabilities' name (N, num_classes), in the order of
-            ``classes``; under the label's name the index of the predicted
-            class, int64 (N,).
+            dict[str, Tensor]: Output name to a tensor (N, ...), without the program's own batch
+            dimension of 1. For a classifier: under the probabilities' name (N, num_classes), in the
+            order of ``classes``; under the label's name the index of the predicted class, int64
+            (N,).
 
         Raises:
             ProgramError: If an input is missing, unknown or does not fit.

@@ -16,8 +16,8 @@ from ..program.budget import Ledger
 from ..program.graph import Block, Operation, Program, Value, sources
 from . import ops
 
-# What an mlprogram declares, as it is held here. A layer of a neuralnetwork
-# declares nothing, and 8-bit values may be held as floats.
+# What an mlprogram declares, as it is held here. A layer of a neuralnetwork declares nothing, and
+# 8-bit values may be held as floats.
 _HELD = {'fp16': torch.float32, 'fp32': torch.float32, 'int32': torch.int32, 'bool': torch.bool}
 
 
@@ -28,8 +28,8 @@ class Step(NamedTuple):
         operation: as the program has it.
         kind: what is known about operations of its type.
         function: computes it, given what ``references`` names.
-        references: parameter to the name of a value, or for a list of
-            values to names and constants.
+        references: parameter to the name of a value, or for a list of values to names and
+            constants.
         sources: names of all values it reads, its nested blocks, too.
         halves: whether each result is declared fp16.
         dtypes: what each result is held as; None where nothing is declared.
@@ -59,9 +59,8 @@ def bind(
     """Bind every operation, and free each value after its last use.
 
     Raises:
-        ProgramError: An operation is not implemented, has nested blocks that
-            it should not have, or the constants take more memory than
-            ``ledger`` allows.
+        ProgramError: An operation is not implemented, has nested blocks that it should not have, or
+            the constants take more memory than ``ledger`` allows.
     """
     inputs = [feature.name for feature in program.inputs]
     return tuple(_bound(program.operations, inputs, outputs, _Constants(device, ledger)))
@@ -161,9 +160,9 @@ class _Constants:
     def _tensor(self, array: np.ndarray, innermost: bool) -> Tensor:
         """fp32, int32 or bool.
 
-        The kernels of a 2-D convolution have channels innermost. Its result
-        then has this order in memory as well, and so have those that
-        follow: on the CPU they are computed 1.3 to 1.6 times as fast.
+        The kernels of a 2-D convolution have channels innermost. Its result then has this order in
+        memory as well, and so have those that follow: on the CPU they are computed 1.3 to 1.6 times
+        as fast.
         """
         if array.dtype.kind != 'b':
             array = array.astype(np.float32 if array.dtype.kind == 'f' else np.int32)

@@ -1,10 +1,9 @@
 """Exact online re-parameterization: many branches at the price of one.
 
-In training mode a batch norm needs no more than mean and variance of its
-input, and each branch is linear in the patches its convolution reads. So the
-sum of all branches is one convolution whose weights follow from the branches
-and from the moments of the patches, gradients included. Methods to compute
-that sum, all of them exact:
+In training mode a batch norm needs no more than mean and variance of its input, and each branch is
+linear in the patches its convolution reads. So the sum of all branches is one convolution whose
+weights follow from the branches and from the moments of the patches, gradients included. Methods to
+compute that sum, all of them exact:
 
 - ``branches``: each branch runs.
 - ``moments``: one convolution, by the patches' first two moments.

@@ -1,14 +1,12 @@
 """Fold branches by the statistics of a batch: formulas and gradients.
 
-With patches p of mean mu and covariance S, branch j with kernel w_j has, per
-output channel, ``mean_j = w_j mu`` and ``var_j = w_j S w_j^T``. The block is
-the convolution ``W = sum_j a_j w_j``, ``b = sum_j beta_j - a_j mean_j`` with
-``a_j = gamma_j / sqrt(var_j + eps_j)``, which is what its batch norms compute
-(arXiv 1502.03167, algorithm 1) as every branch is linear in p.
+With patches p of mean mu and covariance S, branch j with kernel w_j has, per output channel,
+``mean_j = w_j mu`` and ``var_j = w_j S w_j^T``. The block is the convolution ``W = sum_j a_j w_j``,
+``b = sum_j beta_j - a_j mean_j`` with ``a_j = gamma_j / sqrt(var_j + eps_j)``, which is what its
+batch norms compute (arXiv 1502.03167, algorithm 1) as every branch is linear in p.
 
-:class:`Folding` does it by torch's operators, for every unit; compiled ones
-(``by_moments``) are checked against it. Layout as in :mod:`.unit`: kernels
-(G, J, O, P), channels (G, J, O).
+:class:`Folding` does it by torch's operators, for every unit; compiled ones (``by_moments``) are
+checked against it. Layout as in :mod:`.unit`: kernels (G, J, O, P), channels (G, J, O).
 """
 
 from __future__ import annotations
@@ -26,11 +24,11 @@ from torch import Tensor
 from ..spec import UnitSpec
 from .unit import BranchParams, Unit, as_weight, stack_channels, unstack_channels, unstack_kernels
 
-#: Up to this many taps everything small is computed in float64: it costs
-#: nothing there, and a sum over many pixels deserves it.
+#: Up to this many taps everything small is computed in float64: it costs nothing there, and a sum
+#: over many pixels deserves it.
 _DOUBLE_TAPS = 64
-#: A variance smaller than this share of ``sum_t w_t^2 E[p_t^2]`` is the small
-#: difference of large float32 sums; branches compute it better.
+#: A variance smaller than this share of ``sum_t w_t^2 E[p_t^2]`` is the small difference of large
+#: float32 sums; branches compute it better.
 CANCELLATION = 1e-3
 
 
@@ -47,8 +45,7 @@ class Moments:
 
     Attributes:
         mean: (G, P), E[p], in float64.
-        cov: (G, P, P), E[p p^T] - mean mean^T (biased, as batch norm
-            normalizes).
+        cov: (G, P, P), E[p p^T] - mean mean^T (biased, as batch norm normalizes).
         power: (G, P), E[p^2].
     """
 
@@ -116,8 +113,8 @@ class UnitGrads:
 
     Attributes:
         params: to a unit's parameters.
-        products: (G, P, P) symmetric; twice the gradient to the sums of
-            products of the images at hand.
+        products: (G, P, P) symmetric; twice the gradient to the sums of products of the images at
+            hand.
         sums: (G, P), to the sums, with the covariance held fixed.
     """
 
@@ -160,8 +157,8 @@ class Folding:
         weight = as_weight(
             spec, _sum_scaled(kernels, gamma * inv_std), torch.promote_types(dtype, torch.float32)
         )
-        # Rounding changed the weight: what it makes of the patches' mean is
-        # taken off, so that the outputs' mean is the sum of betas.
+        # Rounding changed the weight: what it makes of the patches' mean is taken off, so that the
+        # outputs' mean is the sum of betas.
         rounded = weight.to(dtype).view_as(kernels[:, 0]).double()
         shift = torch.bmm(rounded, moments.mean.unsqueeze(2)).squeeze(2)
         return Folded(
@@ -233,8 +230,8 @@ def sum_by_running_stats(unit: Unit, x: Tensor) -> Tensor:
     spec, params = unit.spec, unit.parameters
     like = x.new_empty((), dtype=work_dtype(spec.taps, x.dtype))
     if torch.is_grad_enabled():
-        # Gradients through a concatenation are views of one tensor; those
-        # through a product are tensors of their own.
+        # Gradients through a concatenation are views of one tensor; those through a product are
+        # tensors of their own.
         params = BranchParams.of([None if p is None else p * 1 for p in params.flat()])
     kernels, gamma, beta = params.stacked(spec, like)
     mean = stack_channels(spec, [n.running_mean for n in unit.norms], 0, like)

@@ -1,11 +1,11 @@
 """Train a unit as one convolution, by the moments of its input's patches.
 
-Exact: outputs, running statistics and all gradients are those of the
-branches. Saved for backward are the input and what is as small as weights.
+Exact: outputs, running statistics and all gradients are those of the branches. Saved for backward
+are the input and what is as small as weights.
 
-:class:`~.batch_fold.Folding` has the formulas. Where C++ kernels are, they
-fold depthwise and pointwise units in one call each way (beside the products
-of matrices, of a pointwise unit) instead of some hundred.
+:class:`~.batch_fold.Folding` has the formulas. Where C++ kernels are, they fold depthwise and
+pointwise units in one call each way (beside the products of matrices, of a pointwise unit) instead
+of some hundred.
 """
 
 from __future__ import annotations
@@ -32,8 +32,8 @@ _OF_BRANCH = _TAPS + 2  # values of a channel that backward takes
 def sum_by_moments(unit: Unit, x: Tensor) -> Optional[Tensor]:
     """Sum of all branches of ``x`` (N, C_in, H, W), activated, or None.
 
-    None is returned, and nothing is changed, where the batch's variances
-    would lose digits to cancellation, or have too few values.
+    None is returned, and nothing is changed, where the batch's variances would lose digits to
+    cancellation, or have too few values.
     """
     plan, params = _plan(unit, x), unit.parameters
     with torch.no_grad():

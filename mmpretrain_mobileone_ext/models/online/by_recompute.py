@@ -1,11 +1,10 @@
 """Train a unit by its branches, and compute them again for backward.
 
-Exact: the operators are the branches' own. Pays where moments of the input
-cost more than the convolutions that they save, as for a pointwise unit with
-one convolution. That unit has a faster way where C++ kernels are: its norm,
-the skip branch and the ReLU are one pass over pixels, and the convolution's
-output is kept for backward ('fused') or computed again ('recompute'). With
-z = W x, and g the gradient to the sum of branches:
+Exact: the operators are the branches' own. Pays where moments of the input cost more than the
+convolutions that they save, as for a pointwise unit with one convolution. That unit has a faster
+way where C++ kernels are: its norm, the skip branch and the ReLU are one pass over pixels, and the
+convolution's output is kept for backward ('fused') or computed again ('recompute'). With z = W x,
+and g the gradient to the sum of branches:
 
     y = a (z - mean) + beta,  a = gamma / sqrt(var + eps)
     dz = a (g - E[g] - (z - mean) E[g (z - mean)] / (var + eps))
@@ -34,8 +33,8 @@ _CHUNK = 2048
 def sum_by_recomputing(unit: Unit, x: Tensor) -> Optional[Tensor]:
     """Sum of all branches of ``x`` (N, C_in, H, W), activated, or None.
 
-    None is returned, and nothing is changed, where the output has one value
-    a channel: its variance is undefined, and the branches say so.
+    None is returned, and nothing is changed, where the output has one value a channel: its variance
+    is undefined, and the branches say so.
     """
     if is_one_conv(unit, x):
         return sum_in_one_pass(unit, x, keep=False)

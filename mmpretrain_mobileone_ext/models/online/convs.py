@@ -1,8 +1,7 @@
 """Convolutions with the moments of their patches, and gradients by way of both.
 
-:class:`PatchConv` serves every unit by torch's operators and is the oracle.
-:class:`DepthwiseConv` and :class:`PointwiseConv` compute the same faster, by
-compiled kernels and by matrix products.
+:class:`PatchConv` serves every unit by torch's operators and is the oracle. :class:`DepthwiseConv`
+and :class:`PointwiseConv` compute the same faster, by compiled kernels and by matrix products.
 """
 
 from __future__ import annotations
@@ -20,16 +19,16 @@ from ..spec import UnitSpec
 from .kernels import call, has_kernels_for
 
 _TAPS = 9  # of a depthwise kernel
-#: Large temporaries are made for so many bytes at a time: fresh memory costs
-#: more than the arithmetic on it.
+#: Large temporaries are made for so many bytes at a time: fresh memory costs more than the
+#: arithmetic on it.
 _CHUNK_BYTES = 8 << 20
-#: oneDNN's convolution (torch 2.14.1, AVX2) rounds as a matrix product does
-#: up to so many channels; with 256 its error is 1.4 times as large.
+#: oneDNN's convolution (torch 2.14.1, AVX2) rounds as a matrix product does up to so many channels;
+#: with 256 its error is 1.4 times as large.
 _EXACT_CONV = 128
 #: Pixels of a chunk of a matrix.
 _CHUNK = 8192
-#: Pixels whose products are summed in the tensor's own type: with 8192 their
-#: error is three times as large.
+#: Pixels whose products are summed in the tensor's own type: with 8192 their error is three times
+#: as large.
 _SUM_CHUNK = 2048
 
 
@@ -59,8 +58,8 @@ class OutputGrad:
 class PatchConv:
     """A convolution with what batch statistics of its patches take.
 
-    Tensors are (N, C, H, W) of any strides; patches (G, P) as in
-    :class:`~.batch_fold.PatchSums`, taps ordered as in a kernel.
+    Tensors are (N, C, H, W) of any strides; patches (G, P) as in :class:`~.batch_fold.PatchSums`,
+    taps ordered as in a kernel.
 
     Args:
         spec: kernel size, stride, padding, dilation and groups.
@@ -107,8 +106,7 @@ class PatchConv:
         """Gradient to x through the convolution and through the moments.
 
         Args:
-            products: (G, P, P) symmetric; twice the gradient to the sums of
-                products.
+            products: (G, P, P) symmetric; twice the gradient to the sums of products.
             sums: (G, P), gradient to the sums.
         """
         dx, _, _ = self._conv_backward(x, grad, weight, [True, False, False])
@@ -206,9 +204,9 @@ def _pixels(x: Optional[Tensor]) -> Optional[Tensor]:
 class PointwiseConv(PatchConv):
     """1x1, stride 1, one group, on matrices (pixels, channels).
 
-    A skip branch puts one large number into each row of the weight. A
-    product would round it again with every channel that is added after it,
-    so where kernels exist diagonals are kept out of products.
+    A skip branch puts one large number into each row of the weight. A product would round it again
+    with every channel that is added after it, so where kernels exist diagonals are kept out of
+    products.
     """
 
     def sums(self, x: Tensor) -> tuple[Tensor, Tensor]:
@@ -259,8 +257,8 @@ class PointwiseConv(PatchConv):
 def pixel_rows(x: Tensor) -> Tensor:
     """Images (N, C, H, W) as (N * H * W, C); no copy in channels_last.
 
-    Contiguous in any case: one image in another layout could be viewed as a
-    matrix of strides (1, H * W).
+    Contiguous in any case: one image in another layout could be viewed as a matrix of strides (1, H
+    * W).
     """
     return x.permute(0, 2, 3, 1).reshape(-1, x.shape[1]).contiguous()
 
@@ -269,8 +267,7 @@ def chunks(*matrices: Optional[Tensor], most: int) -> list[tuple]:
     """The same pixels of all matrices; None stays None.
 
     Args:
-        most: pixels of a chunk. Chunks are of equal size, but for the last,
-            which may be smaller.
+        most: pixels of a chunk. Chunks are of equal size, but for the last, which may be smaller.
     """
     count = next(len(m) for m in matrices if m is not None)
     size = -(-count // -(-count // most))

@@ -1,8 +1,8 @@
 """Which exact method computes a unit, and its sum of branches by that method.
 
-A rule makes the same choice in every run and on every rank, so that a seed
-gives the same training. Its thresholds were measured on a CPU
-(tools/benchmark_training.py); elements are N * H * W * C of the input.
+A rule makes the same choice in every run and on every rank, so that a seed gives the same training.
+Its thresholds were measured on a CPU (tools/benchmark_training.py); elements are N * H * W * C of
+the input.
 """
 
 from __future__ import annotations
@@ -65,8 +65,7 @@ def check_preference(value: Preference) -> Preference:
 def online_sum(unit: Unit, x: Tensor, preference: Preference) -> Optional[Tensor]:
     """Sum of all branches of ``x``, or None where they have to run.
 
-    Under autocast x is brought to its type, and statistics and folding stay
-    in float32 or better.
+    Under autocast x is brought to its type, and statistics and folding stay in float32 or better.
     """
     method = _closer_look(unit, x, preference).method
     if method == 'branches':
@@ -81,8 +80,8 @@ def online_sum(unit: Unit, x: Tensor, preference: Preference) -> Optional[Tensor
 class Choice:
     """'branches' or another method, and why.
 
-    Words are put together when somebody asks: while torch.compile traces,
-    figures are symbols that have no format.
+    Words are put together when somebody asks: while torch.compile traces, figures are symbols that
+    have no format.
     """
 
     method: str
@@ -104,10 +103,9 @@ def planned_method(unit: Unit, x: Tensor, preference: Preference, training: bool
 class SmallInputs:
     """Inputs for which branches are the choice in training.
 
-    Told by shape alone: on small inputs a look at norms and hooks is a part
-    of the step that can be felt, and so is the rule itself (1 to 2 % of S1's
-    step at 1x64²), so the last answer is kept. Never so among ranks, which
-    have to choose alike.
+    Told by shape alone: on small inputs a look at norms and hooks is a part of the step that can be
+    felt, and so is the rule itself (1 to 2 % of S1's step at 1x64²), so the last answer is kept.
+    Never so among ranks, which have to choose alike.
 
     Args:
         spec: of the unit.
@@ -154,8 +152,8 @@ def _is_plain_tensor(x: Tensor) -> bool:
 def _fits(params: Iterable[Optional[Tensor]], x: Tensor, autocast: Optional[torch.dtype]) -> bool:
     """Whether parameters are where x is, in the type a convolution wants.
 
-    Not so where one, or x, stands for others (``torch.func``): the methods
-    have gradients and batches of their own.
+    Not so where one, or x, stands for others (``torch.func``): the methods have gradients and
+    batches of their own.
     """
     dtype = autocast or x.dtype
     wanted = torch.float32 if dtype in (torch.float16, torch.bfloat16) else dtype

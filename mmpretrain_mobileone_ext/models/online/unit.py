@@ -1,10 +1,10 @@
 """What the methods see of a unit: its branches as tensors and norms.
 
-One operator then does for all branches what is asked of each: on small
-inputs calls cost more than arithmetic.
+One operator then does for all branches what is asked of each: on small inputs calls cost more than
+arithmetic.
 
-Layout: kernels (G, J, O, P) for G groups, J branches, O output channels of a
-group and P taps; everything per branch and channel (G, J, O).
+Layout: kernels (G, J, O, P) for G groups, J branches, O output channels of a group and P taps;
+everything per branch and channel (G, J, O).
 """
 
 from __future__ import annotations
@@ -86,8 +86,8 @@ class Unit:
     def is_plain(self) -> bool:
         """Whether the tensors are all there is to the branches.
 
-        No method but the branches themselves sees hooks, parametrizations,
-        or norms and convolutions with arithmetic of their own.
+        No method but the branches themselves sees hooks, parametrizations, or norms and
+        convolutions with arithmetic of their own.
         """
         convs = [b.conv for b in self.branches if b.conv is not None]
         return (
@@ -213,8 +213,8 @@ def as_weight(spec: UnitSpec, kernel: Tensor, dtype: torch.dtype) -> Tensor:
 def in_own_memory(grads: Iterable[Optional[Tensor]]) -> list[Optional[Tensor]]:
     """Gradients to parameters, each in a storage of its own.
 
-    Accumulation, clipping, unscaling and optimizers write to gradients in
-    place, and autograd may hand on the tensor it was given.
+    Accumulation, clipping, unscaling and optimizers write to gradients in place, and autograd may
+    hand on the tensor it was given.
     """
     own: list[Optional[Tensor]] = []
     taken: set[int] = set()
@@ -231,9 +231,9 @@ def in_own_memory(grads: Iterable[Optional[Tensor]]) -> list[Optional[Tensor]]:
 def running_stats(norm: _BatchNorm) -> tuple[Any, Any, bool, float]:
     """Running mean and variance to update (or None), True, and the rate.
 
-    As ``norm`` itself does on a forward pass in training mode: the batch is
-    counted, and without a ``momentum`` the average is cumulative. The first
-    arguments of ``torch.native_batch_norm`` after the affine ones.
+    As ``norm`` itself does on a forward pass in training mode: the batch is counted, and without a
+    ``momentum`` the average is cumulative. The first arguments of ``torch.native_batch_norm`` after
+    the affine ones.
     """
     if not _tracks(norm):
         return None, None, True, 0.0
@@ -287,12 +287,10 @@ def _rate(norm: _BatchNorm) -> float:
 def branch_layout(x: Tensor) -> Tensor:
     """x (N, C, H, W), out of channels_last on a CPU.
 
-    There (torch 2.14.1, AVX2), in channels_last, batch norm adds up pixel by
-    pixel in float32 and is off by 2e-5 where it otherwise is by 4e-8 (32 x
-    128 x 28²); oneDNN's convolutions of 256 channels round 1.4 times as
-    much; the weight gradient of a strided 1x1 convolution with 3, 4 or 6
-    input channels corrupts the heap; and depthwise convolutions take up to
-    twice as long.
+    There (torch 2.14.1, AVX2), in channels_last, batch norm adds up pixel by pixel in float32 and
+    is off by 2e-5 where it otherwise is by 4e-8 (32 x 128 x 28²); oneDNN's convolutions of 256
+    channels round 1.4 times as much; the weight gradient of a strided 1x1 convolution with 3, 4 or
+    6 input channels corrupts the heap; and depthwise convolutions take up to twice as long.
     """
     return x.contiguous() if x.device.type == 'cpu' else x
 

@@ -1,9 +1,8 @@
 """What is installed, which known traps it holds, and what runs here.
 
-Everything in this folder uses the standard library only and imports nothing
-from the package around it, so that ``tools/doctor.py`` can load it where
-torch, mmpretrain or the package itself are missing or broken. ``rehearsal``
-is run in a process of its own.
+Everything in this folder uses the standard library only and imports nothing from the package around
+it, so that ``tools/doctor.py`` can load it where torch, mmpretrain or the package itself are
+missing or broken. ``rehearsal`` is run in a process of its own.
 """
 
 from __future__ import annotations
@@ -39,8 +38,7 @@ Row = Tuple[str, ...]
 def diagnose(announce: Callable[[Step], Any] = lambda step: None) -> Diagnosis:
     """Look at what is installed and rehearse the whole path once.
 
-    Takes about as long as importing torch, mmpretrain and coremltools does,
-    and a few seconds.
+    Takes about as long as importing torch, mmpretrain and coremltools does, and a few seconds.
 
     Args:
         announce: told each finished step of the rehearsal.
@@ -164,8 +162,7 @@ def show(found: Diagnosis, stream: TextIO) -> None:
 def version_rows(facts: Facts) -> List[Row]:
     """Every package of the tested matrix, and Python.
 
-    A package that the main job does not need is 'optional' where it is not
-    installed.
+    A package that the main job does not need is 'optional' where it is not installed.
     """
     rows: List[Row] = [
         ('python', '3.11', facts.python, 'tested' if fits(facts.python, '==3.11.*') else 'differs')

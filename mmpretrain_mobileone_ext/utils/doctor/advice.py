@@ -1,7 +1,7 @@
 """What helps where a package that this one needs cannot be imported.
 
-Uses the standard library only, and the doctor, which does too: the import of
-the package itself may be what failed.
+Uses the standard library only, and the doctor, which does too: the import of the package itself may
+be what failed.
 """
 
 from __future__ import annotations
@@ -57,8 +57,8 @@ def _said(error: BaseException) -> str:
 def stop_import(error: Exception) -> NoReturn:
     """Raise what stops the import of the package, with advice.
 
-    A program that does not catch it ends with that one line, because the
-    answer is not in the code that the traceback shows.
+    A program that does not catch it ends with that one line, because the answer is not in the code
+    that the traceback shows.
     """
     if not os.environ.get(TRACEBACK):
         _show_in_one_line()

@@ -18,8 +18,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any, Callable, Dict, Iterable, List, Mapping, Optional, Tuple
 
-#: 'error' stops the main job, 'warning' may or costs something, 'note' is
-#: worth knowing.
+#: 'error' stops the main job, 'warning' may or costs something, 'note' is worth knowing.
 LEVELS = ('error', 'warning', 'note')
 
 
@@ -139,8 +138,7 @@ _COMPARE: Mapping[str, Callable] = {
 def numbers(version: str) -> Tuple[int, ...]:
     """``'2.14.1+cpu'`` -> ``(2, 14, 1)``; () for what is no version.
 
-    What follows the numbers (rc1, +cpu, .dev0) is ignored, and so are zeros
-    at the end.
+    What follows the numbers (rc1, +cpu, .dev0) is ignored, and so are zeros at the end.
     """
     found = _NUMBERS.match(version)
     if not found:
@@ -193,8 +191,8 @@ def read_matrix(text: str) -> Dict[str, str]:
 
 
 _PACKAGE = Path(__file__).resolve().parents[2]
-#: In an install under ``.mim``, as are configs; in a clone, whose ``.mim`` may
-#: hold links that are none, in the root.
+#: In an install under ``.mim``, as are configs; in a clone, whose ``.mim`` may hold links that are
+#: none, in the root.
 MATRIX = next(
     (
         home / 'requirements-tested.txt'

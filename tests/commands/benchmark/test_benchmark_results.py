@@ -22,8 +22,8 @@ def test_a_step_is_forward_and_backward():
 
 
 def test_the_ratio_is_pairwise():
-    # A disturbance that slows a whole round leaves the ratio alone; the
-    # ratio of the medians would be 0.25.
+    # A disturbance that slows a whole round leaves the ratio alone; the ratio of the medians would
+    # be 0.25.
     quick = made_cost('auto', 5.0, 10.0, 100.0)
     slow = made_cost('branches', 10.0, 40.0, 200.0)
     assert paired_ratio(quick.step_ms, slow.step_ms) == 0.5

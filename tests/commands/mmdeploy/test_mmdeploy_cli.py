@@ -109,10 +109,9 @@ def test_an_mmdeploy_that_does_not_import_is_one_line(monkeypatch):
 
 def test_importing_the_bridge_imports_no_mmdeploy():
     code = (
-        'import sys; import mmpretrain_mobileone_ext.commands.mmdeploy; '
-        'from mmpretrain_mobileone_ext.commands.mmdeploy.compare import '
-        'compare_exporters; print([m for m in ("mmdeploy", "onnx", '
-        '"coremltools") if m in sys.modules])'
+        'import sys; import mmpretrain_mobileone_ext.commands.mmdeploy; from '
+        'mmpretrain_mobileone_ext.commands.mmdeploy.compare import compare_exporters; print([m for '
+        'm in ("mmdeploy", "onnx", "coremltools") if m in sys.modules])'
     )
     done = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, check=True)
     assert done.stdout.splitlines()[-1] == '[]'

@@ -44,8 +44,8 @@ from mmpretrain_mobileone_ext.utils.files import tree_bytes
 
 TARGETS = ('iOS16', 'iOS17', 'iOS18')
 SCHEMES = ('int8', 'palettize8', 'palettize6', 'palettize4', 'palettize2', 'prune50', 'prune75')
-#: Largest relative error of the probabilities on noise; sparsity beyond
-#: training and two bits change them as a matter of course.
+#: Largest relative error of the probabilities on noise; sparsity beyond training and two bits
+#: change them as a matter of course.
 BOUNDS = {'int8': 0.02, 'palettize8': 0.02, 'palettize6': 0.05, 'palettize4': 0.2, 'w8a8': 0.05}
 STEM, FIRST_DW, FIRST_PW, SECOND_DW, SECOND_PW, CLASSIFIER = range(6)
 
@@ -116,8 +116,8 @@ def test_which_layer_gets_which_form(sources, tmp_path):
     out = compress_file(sources['iOS16'], 'palettize4', tmp_path / 'out.mlpackage')
     stored = list(stored_of(out).values())
     affine, lut = 'constexpr_affine_dequantize', 'constexpr_lut_to_dense'
-    # 144 weights of the first depthwise layer are not worth bookkeeping,
-    # nor are the 640 of the classifier or the 432 of the stem.
+    # 144 weights of the first depthwise layer are not worth bookkeeping, nor are the 640 of the
+    # classifier or the 432 of the stem.
     assert stored == ['', '', lut, affine, lut, affine]
     values = list(dense_of(out).values())
     assert len(np.unique(values[FIRST_PW])) <= 16

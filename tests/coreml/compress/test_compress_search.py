@@ -30,8 +30,8 @@ EVALUATIONS = 8 + 6 + 12 + 16 + 8  # fixed, layers, bisection, steps, repairs
 class World:
     """Files that are a plan in JSON, with scores by a known law.
 
-    The share of wrong answers is the sum over layers of a hidden gain times
-    the layer's error, plus noise by the plan.
+    The share of wrong answers is the sum over layers of a hidden gain times the layer's error, plus
+    noise by the plan.
     """
 
     def __init__(self, source, seed, noise=0.0):

@@ -1,7 +1,7 @@
 """Every operation of the runtime with random parameters, against NumPy.
 
-What differs from coremltools' folding of constants says so at its ``folds``
-in the generators, and in the code of the operation.
+What differs from coremltools' folding of constants says so at its ``folds`` in the generators, and
+in the code of the operation.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ NAMES = sorted(GENERATORS)
 EACH = 40
 # A label is no array; the layer slice is no MIL operation.
 NOT_FUZZED = {'classify', 'slice_axis'}
-# They have oracles of their own: test_ops_control, _detection, _index, _recurrent,
-# _sampling and _scatter.
+# They have oracles of their own: test_ops_control, _detection, _index, _recurrent, _sampling and
+# _scatter.
 TESTED_ELSEWHERE = {
     *('cond', 'while_loop', 'non_maximum_suppression', 'lstm', 'gru', 'rnn'),
     *('resample', 'affine', 'crop_resize', 'space_to_batch', 'batch_to_space'),

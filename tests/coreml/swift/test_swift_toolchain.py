@@ -1,9 +1,8 @@
 """Generated packages built and run by Swift's own compiler, where it is.
 
-Apple's frameworks are stand-ins (``toolchain_kit``): what is tested is that
-everything compiles, that the pixels which Core ML gets are exactly those of
-the golden cases and of the test pipeline, and what the package makes of Core
-ML's answers.
+Apple's frameworks are stand-ins (``toolchain_kit``): what is tested is that everything compiles,
+that the pixels which Core ML gets are exactly those of the golden cases and of the test pipeline,
+and what the package makes of Core ML's answers.
 """
 
 import itertools

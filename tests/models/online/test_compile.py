@@ -55,9 +55,8 @@ def test_compiled_networks_train_alike(arch, backend, train):
     wanted = copy.deepcopy(net)
     compiled = torch.compile(net, backend=backend)
     for size in (64, 32):  # the second shape has symbols for sizes
-        # Under 'inductor' sums are taken in another order; scale invariance
-        # leaves gradients that are zero but for rounding, so all are
-        # compared as one vector.
+        # Under 'inductor' sums are taken in another order; scale invariance leaves gradients that
+        # are zero but for rounding, so all are compared as one vector.
         assert_close(outcome(wanted, wanted, size), outcome(net, compiled, size), 1e-8)
     assert_close([b.double() for b in wanted.buffers()], [b.double() for b in net.buffers()], 1e-9)
 

@@ -28,8 +28,8 @@ METHODS = dict(moments=sum_by_moments, recompute=sum_by_recomputing)
 def worst(found, wanted):
     """Largest relative error over pairs of tensors.
 
-    A gradient that is zero but for rounding (scale invariance of a batch
-    norm's input) is measured against the largest of all.
+    A gradient that is zero but for rounding (scale invariance of a batch norm's input) is measured
+    against the largest of all.
     """
     top = max(w.abs().max().item() for w in wanted)
     return max(

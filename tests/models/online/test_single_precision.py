@@ -1,8 +1,8 @@
 """Rounding of a unit's methods in float32, against that of a textbook.
 
-The oracle is a unit's branches in float64, the bound what the textbook's
-branches lose in float32 on any machine. Inputs are what a ReLU hands on:
-half of the values are zero, and some channels are almost never active.
+The oracle is a unit's branches in float64, the bound what the textbook's branches lose in float32
+on any machine. Inputs are what a ReLU hands on: half of the values are zero, and some channels are
+almost never active.
 """
 
 import copy
@@ -71,9 +71,9 @@ class Case:
         exact = copy.deepcopy(self.block).double()
         self.wanted = outcome(exact, MobileOneBlock._branch_sum, self.x.double())
         textbook = outcome(self.block, textbook_branches, self.x)
-        # Normalization, the sum of branches and the activation are some
-        # eight steps, which a kernel may take in another order. Roundings
-        # are independent: n of them add up to the square root of n.
+        # Normalization, the sum of branches and the activation are some eight steps, which a kernel
+        # may take in another order. Roundings are independent: n of them add up to the square root
+        # of n.
         terms = self.spec.kernel_size**2 * (self.spec.in_channels // self.spec.groups)
         self.bound = errors(textbook, self.wanted) * math.sqrt((terms + 8) / terms)
 

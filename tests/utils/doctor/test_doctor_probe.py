@@ -18,9 +18,8 @@ def rehearse(body, **options):
 
 def test_steps_are_followed_and_other_lines_ignored():
     found = rehearse(
-        "say(step='import torch')\nprint('[1]'); print('noise')\n"
-        "say(done='import torch', seconds=1.5)\nsay(cuda=True)\n"
-        "say(step='train')\nsay(done='train', seconds=0.5)"
+        "say(step='import torch')\nprint('[1]'); print('noise')\nsay(done='import torch', "
+        "seconds=1.5)\nsay(cuda=True)\nsay(step='train')\nsay(done='train', seconds=0.5)"
     )
     assert found.ok
     assert found.cuda

@@ -55,8 +55,8 @@ AMP_DTYPES = ('bfloat16', 'float16')
 PLOT_SUFFIXES = ('.png', '.svg', '.pdf')
 #: The network shrinks images by this.
 STRIDE = 32
-#: In a sweep an input of fewer pixels takes proportionally more steps, up to
-#: so many times as many: short steps scatter more.
+#: In a sweep an input of fewer pixels takes proportionally more steps, up to so many times as many:
+#: short steps scatter more.
 FEW_PIXELS = 2**20
 MOST_ROUNDS = 40
 _SEVERAL: dict[str, Any] = dict(nargs='+', metavar='X')
@@ -153,9 +153,8 @@ def _check_shape(batch: int, size: int, prefix: str = '') -> None:
     last = -(-size // STRIDE)
     if batch * last**2 < 2:
         raise SpecError(
-            f'{prefix}batch={batch} and {prefix}size={size} leave one value '
-            f'a channel at stride {STRIDE}, of which a batch norm cannot '
-            'take the variance; give a larger batch or size'
+            f'{prefix}batch={batch} and {prefix}size={size} leave one value a channel at stride '
+            f'{STRIDE}, of which a batch norm cannot take the variance; give a larger batch or size'
         )
 
 
@@ -211,8 +210,8 @@ def build_candidate(
     """Build a form with the given weights, in training mode.
 
     Args:
-        form: a key of ``FORMS``; timm's network gets weights of its own, it has other
-            names for them.
+        form: a key of ``FORMS``; timm's network gets weights of its own, it has other names for
+            them.
         arch: 's0' ... 's4'.
         state: as of :func:`reference_state`.
         device: where the weights are put.

@@ -96,9 +96,8 @@ def measure_case(
 ) -> Case:
     """Measure every form at one shape.
 
-    Forms take turns step by step, each round beginning with the next one, so
-    that noise hits all alike. Memory comes last: watching autograd may make
-    a compiled form compile again.
+    Forms take turns step by step, each round beginning with the next one, so that noise hits all
+    alike. Memory comes last: watching autograd may make a compiled form compile again.
 
     Args:
         options: threads are the caller's to set.

@@ -1,5 +1,5 @@
-"""What was found, as frozen data. Times are in ms, memory in bytes; tuples have one value a
-step or a seed.
+"""What was found, as frozen data. Times are in ms, memory in bytes; tuples have one value a step or
+a seed.
 """
 
 from __future__ import annotations
@@ -22,8 +22,7 @@ class Cost:
         forward_ms: forward and loss of each timed step.
         backward_ms: backward of each timed step.
         saved_bytes: what autograd keeps from forward to backward.
-        peak_bytes: growth of memory during a step; None where the system
-            does not say.
+        peak_bytes: growth of memory during a step; None where the system does not say.
         failure: why there is nothing more, or None.
     """
 
@@ -97,10 +96,9 @@ class Case:
 class Exactness:
     """How far a form is from MMPretrain's branches in float64.
 
-    The four agreements are of float64 with float64: max |a - b| by max |b|
-    of a tensor, the worst tensor, one value a seed. The errors are norms
-    over all parameter gradients together, of the difference by the float64
-    reference.
+    The four agreements are of float64 with float64: max |a - b| by max |b| of a tensor, the worst
+    tensor, one value a seed. The errors are norms over all parameter gradients together, of the
+    difference by the float64 reference.
 
     Attributes:
         form: a key of ``candidates.FORMS``.

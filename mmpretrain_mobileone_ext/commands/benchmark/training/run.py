@@ -29,9 +29,8 @@ from .table import (
 )
 
 FIRST_NOTE = (
-    'first: the first step; forms ran in the order of the rows, and '
-    'what one compiled (or an earlier run left in a cache on disk) '
-    'serves the next'
+    'first: the first step; forms ran in the order of the rows, and what one compiled (or an '
+    'earlier run left in a cache on disk) serves the next'
 )
 #: Where nobody's terminal sets one.
 _WIDTH = 120
@@ -42,8 +41,8 @@ def run_benchmark(
 ) -> Report:
     """Measure as ``options`` say, print tables, write the files asked for.
 
-    The JSON file is rewritten after every case, so that a run that is cut
-    short leaves what it had found.
+    The JSON file is rewritten after every case, so that a run that is cut short leaves what it had
+    found.
 
     Args:
         options: what to run.

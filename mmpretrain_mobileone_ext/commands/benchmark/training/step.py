@@ -22,9 +22,8 @@ ROOM = 1.5
 MAX_STEP_S = 60.0
 #: What "saved" means, for tables and files.
 SAVED_NOTE = (
-    'saved: distinct storages that autograd keeps from forward to '
-    'backward, without those of parameters, buffers, the images '
-    'and the loss weights; 1 MB = 1e6 bytes'
+    'saved: distinct storages that autograd keeps from forward to backward, without those of '
+    'parameters, buffers, the images and the loss weights; 1 MB = 1e6 bytes'
 )
 PEAK_NOTE = (
     'peak: growth of memory during a step, gradients included '
@@ -38,8 +37,8 @@ class Batch:
 
     Attributes:
         images: (N, 3, S, S), contiguous, in [0, 1).
-        probe: like the last feature map, in [-1, 1); the loss is
-            ``(last_map * probe).sum()``, in float32 or wider.
+        probe: like the last feature map, in [-1, 1); the loss is ``(last_map * probe).sum()``, in
+            float32 or wider.
     """
 
     images: Tensor
@@ -194,8 +193,8 @@ def peak_growth(step: TrainingStep) -> Optional[int]:
 class Forecast:
     """Predicts a case of an architecture from the largest one measured.
 
-    Both time and saved bytes grow with the number of pixels; fixed parts
-    make small cases predict too much, never too little.
+    Both time and saved bytes grow with the number of pixels; fixed parts make small cases predict
+    too much, never too little.
     """
 
     bytes_per_pixel: float = 0.0

@@ -35,8 +35,8 @@ class Grid:
     """Variants by name, each with the config options that make it.
 
     Attributes:
-        variants: name to options, as ``Config.merge_from_dict`` takes them:
-            dotted keys; a dict value may hold ``_delete_=True``.
+        variants: name to options, as ``Config.merge_from_dict`` takes them: dotted keys; a dict
+            value may hold ``_delete_=True``.
         seeds: of ``randomness.seed``; each variant is trained with all.
     """
 
@@ -67,10 +67,9 @@ def grid_from(
 
     Args:
         ablation: ``dict(variants={name: options}, seeds=(0, 1, 2))``.
-        vary: ``KEY=VALUES`` with the values as YAML, comma-separated, such
-            as ``model.backbone.num_conv_branches=1,2,4`` or ``...act_cfg=
-            {type: ReLU}, {type: SiLU}``. Several make the product, and with
-            the config's variants too.
+        vary: ``KEY=VALUES`` with the values as YAML, comma-separated, such as
+            ``model.backbone.num_conv_branches=1,2,4`` or ``...act_cfg= {type: ReLU}, {type:
+            SiLU}``. Several make the product, and with the config's variants too.
         seeds: win over those of the config.
 
     Raises:

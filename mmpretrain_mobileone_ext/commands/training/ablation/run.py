@@ -1,8 +1,8 @@
 """``tools/ablate.py``: train every trial of a grid, read its scores from the logs, compare.
 
-Each start of a run has a folder of its own, named by date and time. A clock may be set back
-between two starts, so what counts is the epoch (the iteration, where a run counts those) that a
-record states.
+Each start of a run has a folder of its own, named by date and time. A clock may be set back between
+two starts, so what counts is the epoch (the iteration, where a run counts those) that a record
+states.
 """
 
 from __future__ import annotations
@@ -44,8 +44,8 @@ def run_grid(
 ) -> list[TrialResult]:
     """Train every trial of ``grid`` through ``tools/train.py``.
 
-    A trial whose result is there is skipped, one that was interrupted goes
-    on from its last checkpoint. A finished one leaves ``trial.json``.
+    A trial whose result is there is skipped, one that was interrupted goes on from its last
+    checkpoint. A finished one leaves ``trial.json``.
 
     Args:
         config: what all variants share.
@@ -59,8 +59,7 @@ def run_grid(
         The results, in the order of the grid.
 
     Raises:
-        MobileOneExtError: a run failed, or ``out`` holds another config or
-            is in use.
+        MobileOneExtError: a run failed, or ``out`` holds another config or is in use.
     """
     jobs = [
         _Job(trial, _config_of(config, trial), out / trial.folder, metric)
@@ -105,8 +104,8 @@ class _Job:
     def start(self) -> Optional[Path]:
         """Where an interrupted training goes on; None for its beginning.
 
-        mmengine saves an epoch before it validates it, and does not make up
-        for that later: a last epoch without a score is trained again.
+        mmengine saves an epoch before it validates it, and does not make up for that later: a last
+        epoch without a score is trained again.
         """
         found = last_checkpoint(self.folder)
         end = self.config.train_cfg.get('max_epochs')
@@ -182,8 +181,8 @@ def last_score(work_dir: Path, metric: str) -> float:
     """A validation metric at the end of the training.
 
     Raises:
-        MobileOneExtError: the runs logged none (names what they logged), the
-            training went on after it, or two runs that ended there differ.
+        MobileOneExtError: the runs logged none (names what they logged), the training went on after
+            it, or two runs that ended there differ.
     """
     starts = [(path, list(_records(path))) for path in _files(work_dir)]
     records = [record for _, start in starts for record in start]

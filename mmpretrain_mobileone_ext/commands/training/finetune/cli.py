@@ -82,8 +82,8 @@ def run(argv: Optional[Sequence[str]] = None) -> Path:
         The Core ML package.
 
     Raises:
-        MobileOneExtError: the folder or the recipe does not fit, the work
-            dir is in use or holds another run, or a step failed.
+        MobileOneExtError: the folder or the recipe does not fit, the work dir is in use or holds
+            another run, or a step failed.
     """
     args = parser().parse_args(argv)
     recipe = read_config(args.config)
@@ -127,8 +127,8 @@ def run(argv: Optional[Sequence[str]] = None) -> Path:
 def print_folder(folder: ImageFolder, work_dir: Path, console: Console) -> None:
     """Print images by class, and by reason what is skipped.
 
-    All that is skipped is written to ``skipped.csv`` in ``work_dir``, which
-    says so with one line if nothing is.
+    All that is skipped is written to ``skipped.csv`` in ``work_dir``, which says so with one line
+    if nothing is.
     """
     console.print(_table(folder))
     rows = [('path', 'reason'), *folder.skipped]
@@ -209,8 +209,7 @@ def _check_path(path: Path) -> None:
 def _summary(folder: ImageFolder, cfg: Config) -> str:
     split = 'set aside' if folder.held_out else 'of its own'
     return (
-        f'{folder.root}: {len(folder.classes)} classes, '
-        f'{len(folder.train)} images to train on, {len(folder.test)} '
-        f'{split} to test on; {length(cfg)} from '
+        f'{folder.root}: {len(folder.classes)} classes, {len(folder.train)} images to train on, '
+        f'{len(folder.test)} {split} to test on; {length(cfg)} from '
         f'{cfg.get("load_from") or "random weights"}'
     )

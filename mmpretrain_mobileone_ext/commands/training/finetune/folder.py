@@ -1,7 +1,7 @@
 """What an image folder holds: classes, and images to train and test on.
 
-mmpretrain reads it as UTF-8, a sample a line, strips each line and takes what
-follows the last space for the label. A carriage return ends a line too.
+mmpretrain reads it as UTF-8, a sample a line, strips each line and takes what follows the last
+space for the label. A carriage return ends a line too.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ from ....models.preprocessing import HEIC_SUFFIXES
 Sample = tuple[str, int]
 #: Paths of images to the reasons why some cannot be read.
 Check = Callable[[Sequence[str]], Mapping[str, str]]
-#: Of formats that OpenCV or Pillow reads; which of them this machine can
-#: read is found out by reading.
+#: Of formats that OpenCV or Pillow reads; which of them this machine can read is found out by
+#: reading.
 SUFFIXES = (
     *('.jpg', '.jpeg', '.jpe', '.jfif', '.png', '.bmp', '.dib', '.webp', '.tif', '.tiff'),
     *('.ppm', '.pgm', '.pbm', '.pnm', '.gif', '.jp2', '.avif'),
@@ -79,19 +79,17 @@ def read_folder(
     """Read ``root/{train,test}/<class>/...`` or ``root/<class>/...``.
 
     Args:
-        root: the folder; splits may have other usual names, see
-            :func:`find_layout`, and ``val`` serves where there is
-            no ``test``.
-        holdout: share of each class that is set aside for the test where
-            ``root`` has no split; at least one image, the same ones each
-            time.
+        root: the folder; splits may have other usual names, see :func:`find_layout`, and ``val``
+            serves where there is no ``test``.
+        holdout: share of each class that is set aside for the test where ``root`` has no split; at
+            least one image, the same ones each time.
         seed: of that choice.
         check: finds the images that cannot be read; they are skipped.
 
     Raises:
-        MobileOneExtError: fewer than two classes, a class without images,
-            a test class that is not trained, folders that may be splits or
-            classes, or a name that a list of images cannot hold.
+        MobileOneExtError: fewer than two classes, a class without images, a test class that is not
+            trained, folders that may be splits or classes, or a name that a list of images cannot
+            hold.
     """
     root = Path(root)
     if not root.is_dir():
@@ -194,9 +192,8 @@ class Layout:
 def find_layout(root: Path) -> Layout:
     """Tell splits from classes, by name and by what is in them.
 
-    A folder named as a split (``train``, ``Testing``, ``val_images``, ...)
-    is one if it holds class folders; with images in it, beside folders that
-    are no splits, it is a class.
+    A folder named as a split (``train``, ``Testing``, ``val_images``, ...) is one if it holds class
+    folders; with images in it, beside folders that are no splits, it is a class.
 
     Raises:
         MobileOneExtError: it can be taken for either, or a split is missing.
@@ -216,9 +213,8 @@ def find_layout(root: Path) -> Layout:
     train, test = _pair(root, {n: roles[n] for n in splits}, bool(others))
     if others and not (train and test and set(splits[train]) & set(splits[test])):
         raise MobileOneExtError(
-            f'{root} holds {_listed(splits)}, which can be splits, beside '
-            f'{_listed(others)}, which can be classes; move one kind '
-            'elsewhere'
+            f'{root} holds {_listed(splits)}, which can be splits, beside {_listed(others)}, which '
+            'can be classes; move one kind elsewhere'
         )
     return Layout(
         root / train,

@@ -70,8 +70,8 @@ def check_images(
 ) -> Mapping[str, str]:
     """Decode images with the recipe's own loaders.
 
-    It takes as long as one epoch without augmentation would on all cores,
-    and shows a bar on a terminal.
+    It takes as long as one epoch without augmentation would on all cores, and shows a bar on a
+    terminal.
 
     Args:
         recipe: its pipelines begin with a loader.
@@ -82,8 +82,8 @@ def check_images(
         Why some cannot be read, by path.
 
     Raises:
-        MobileOneExtError: the loaders yield images of different numbers of
-            channels, which no batch can hold.
+        MobileOneExtError: the loaders yield images of different numbers of channels, which no batch
+            can hold.
     """
     with in_scope(recipe):
         loads = [TRANSFORMS.build(dict(step)) for step in loading_steps(recipe, paths)]

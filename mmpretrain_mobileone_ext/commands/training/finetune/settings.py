@@ -40,18 +40,16 @@ def finetune_config(
 ) -> Config:
     """The recipe's config, made to train on ``folder``.
 
-    Writes ``train.txt`` and ``test.txt`` into ``work_dir``: the images with
-    their labels, so that every later run sees the same split. The run ends
-    with the folded file: ``DeploySwitchHook`` is added where the recipe has
-    none.
+    Writes ``train.txt`` and ``test.txt`` into ``work_dir``: the images with their labels, so that
+    every later run sees the same split. The run ends with the folded file: ``DeploySwitchHook`` is
+    added where the recipe has none.
 
     Args:
-        recipe: any classification config with an image backbone; it is left
-            as it is.
+        recipe: any classification config with an image backbone; it is left as it is.
         folder: the data.
         work_dir: existing folder.
-        weights: checkpoint to start from, path or URL; the recipe's
-            ``load_from`` when None. Its head may have other classes.
+        weights: checkpoint to start from, path or URL; the recipe's ``load_from`` when None. Its
+            head may have other classes.
         frozen_stages: of the backbone; the recipe's when None.
         epochs: the recipe's when None; schedules are stretched with it.
 
@@ -134,9 +132,8 @@ def loading_steps(recipe: Config, paths: Iterable[str]) -> list[dict]:
 def set_data(cfg: Config, folder: ImageFolder, work_dir: Path) -> None:
     """Replace the data sets; wrappers such as ``RepeatDataset`` stay.
 
-    Writes ``train.txt`` and ``test.txt`` into ``work_dir``. A data set that
-    is one of several (``ConcatDataset``) takes the place of all, if they are
-    read alike.
+    Writes ``train.txt`` and ``test.txt`` into ``work_dir``. A data set that is one of several
+    (``ConcatDataset``) takes the place of all, if they are read alike.
 
     Raises:
         MobileOneExtError: as :func:`check_data`.
@@ -215,8 +212,7 @@ def set_classes(cfg: Config, count: int) -> None:
     """Set numbers of classes and drop ranks that so few classes lack.
 
     Args:
-        cfg: changed: its model, evaluators, and the scores that hooks and
-            schedules watch.
+        cfg: changed: its model, evaluators, and the scores that hooks and schedules watch.
         count: of classes.
     """
     _set_where_taken(cfg, count)

@@ -32,12 +32,11 @@ def read_operations(spec: Any, kind: str, ledger: Ledger) -> tuple[Operation, ..
         ledger (Ledger): Takes the bytes of the weights.
 
     Returns:
-        tuple[Operation, ...]: Image preprocessing, layers, and for a
-        classifier a final ``classify``.
+        tuple[Operation, ...]: Image preprocessing, layers, and for a classifier a final
+        ``classify``.
 
     Raises:
-        ProgramError: If a layer kind, a variant of one, or the input
-            mapping is not supported.
+        ProgramError: If a layer kind, a variant of one, or the input mapping is not supported.
     """
     network = getattr(spec, kind)
     _check_mapping(spec, network)

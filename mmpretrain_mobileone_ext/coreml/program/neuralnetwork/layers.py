@@ -1,7 +1,7 @@
 """Layers of a ``neuralnetwork`` as MIL operations.
 
-Follows Apple's ``NeuralNetwork.proto``, whose names its fields keep. A layer
-that is one operation is one line; a function translates any other.
+Follows Apple's ``NeuralNetwork.proto``, whose names its fields keep. A layer that is one operation
+is one line; a function translates any other.
 """
 
 from __future__ import annotations

@@ -20,8 +20,8 @@ class Emitter:
     """Collects the MIL operations that neural network layers stand for.
 
     Args:
-        renamed (dict[str, str]): Values that stand in for others; the
-            preprocessed image for the image.
+        renamed (dict[str, str]): Values that stand in for others; the preprocessed image for the
+            image.
         ledger (Ledger): Takes the bytes of the weights.
     """
 
@@ -41,9 +41,8 @@ class Emitter:
         self._layer = layer
         if self.kind not in LAYERS:
             raise ProgramError(
-                f'layer {layer.name!r} is of kind {self.kind!r}, which the '
-                f'reference runtime does not implement; implemented: '
-                f'{", ".join(sorted(LAYERS))}'
+                f'layer {layer.name!r} is of kind {self.kind!r}, which the reference runtime does '
+                f'not implement; implemented: {", ".join(sorted(LAYERS))}'
             )
         LAYERS[self.kind](self)
 
@@ -70,13 +69,13 @@ class Emitter:
         """Decode a ``WeightParams`` message to fp32.
 
         Args:
-            params (WeightParams): fp32, fp16, or quantized to 1..8 bits
-                (linear per first dimension, or a lookup table).
+            params (WeightParams): fp32, fp16, or quantized to 1..8 bits (linear per first
+                dimension, or a lookup table).
             shape (Sequence[int] | None): Shape of the result; None keeps 1-D.
 
         Raises:
-            ProgramError: If the weights are stored in another way, do not
-                fill the shape, or take too much.
+            ProgramError: If the weights are stored in another way, do not fill the shape, or take
+                too much.
         """
         count = len(params.floatValue) + len(params.float16Value) // 2
         if params.HasField('quantization'):

@@ -25,8 +25,8 @@ def relu(x: Tensor) -> Tensor:
 def clamped_relu(x: Tensor, alpha: float, beta: float) -> Tensor:
     """``min(beta, x)`` if ``x >= 0``, else ``min(beta, alpha * x)``.
 
-    This is MIL's document; for ``beta < 0`` coremltools folds constants to
-    another value, ``min(beta, max(x, 0)) + min(beta, alpha * min(x, 0))``.
+    This is MIL's document; for ``beta < 0`` coremltools folds constants to another value,
+    ``min(beta, max(x, 0)) + min(beta, alpha * min(x, 0))``.
     """
     return torch.clamp(torch.where(x >= 0, x, alpha * x), max=beta)
 

@@ -1,9 +1,8 @@
 """MIL control flow, and non-maximum suppression.
 
-The executor hands them each block as a function of the block's inputs.
-Which block runs, and how often, depends on numbers: unless they are
-constants, shapes are known no earlier than they are computed. Every step of
-every iteration counts as work.
+The executor hands them each block as a function of the block's inputs. Which block runs, and how
+often, depends on numbers: unless they are constants, shapes are known no earlier than they are
+computed. Every step of every iteration counts as work.
 """
 
 from __future__ import annotations
@@ -58,23 +57,20 @@ def non_maximum_suppression(
 ) -> tuple[Tensor, ...]:
     """Boxes by falling score, without those that overlap a better one.
 
-    The score of a box is that of its best class. A box whose overlap (IoU)
-    with a box before it is above ``iou_threshold`` goes; with
-    ``per_class_suppression`` only boxes of the same best class matter. If no
-    score reaches ``score_threshold``, the best box is returned, as by
-    Apple's reference. Missing boxes are 0, and their indices -1.
+    The score of a box is that of its best class. A box whose overlap (IoU) with a box before it is
+    above ``iou_threshold`` goes; with ``per_class_suppression`` only boxes of the same best class
+    matter. If no score reaches ``score_threshold``, the best box is returned, as by Apple's
+    reference. Missing boxes are 0, and their indices -1.
 
     Args:
         boxes (Tensor): (n, B, 4): center x, center y, width, height.
         scores (Tensor): (n, B, K).
-        score_threshold (float | None): None from iOS 17 on, which also has
-            (n, 4, B) and (n, K, B).
+        score_threshold (float | None): None from iOS 17 on, which also has (n, 4, B) and (n, K, B).
 
     Returns:
         tuple: boxes (n, ``max_boxes``, 4) and scores (n, ``max_boxes``, K),
-        from iOS 17 on (n, 4, ``max_boxes``) and (n, K, ``max_boxes``);
-        indices, int32 (n, ``max_boxes``); before iOS 17, their number,
-        int32 (n).
+        from iOS 17 on (n, 4, ``max_boxes``) and (n, K, ``max_boxes``); indices, int32 (n,
+        ``max_boxes``); before iOS 17, their number, int32 (n).
 
     Raises:
         ProgramError: If ``max_boxes`` is less than 1 or shapes do not fit.
@@ -84,9 +80,8 @@ def non_maximum_suppression(
         boxes, scores = boxes.transpose(1, 2), scores.transpose(1, 2)
     if max_boxes < 1 or boxes.shape[:2] != scores.shape[:2]:
         raise ProgramError(
-            f'max_boxes is {max_boxes}, boxes {tuple(boxes.shape)}, scores '
-            f'{tuple(scores.shape)}; allowed: >= 1, and as many scores as '
-            f'boxes'
+            f'max_boxes is {max_boxes}, boxes {tuple(boxes.shape)}, scores {tuple(scores.shape)}; '
+            'allowed: >= 1, and as many scores as boxes'
         )
     chosen = _chosen(
         boxes, scores, iou_threshold, max_boxes, score_threshold, per_class_suppression

@@ -34,8 +34,8 @@ def resolve_pads(
     """Turn MIL's ``pad_type`` and ``pad`` into (before, after) pairs.
 
     Args:
-        pad_type (str): ``'valid'``, ``'custom'`` (``pad``), ``'same'`` (the
-            odd element goes after) or ``'same_lower'`` (it goes before).
+        pad_type (str): ``'valid'``, ``'custom'`` (``pad``), ``'same'`` (the odd element goes after)
+            or ``'same_lower'`` (it goes before).
         sizes (Sequence[int]): Spatial input sizes.
         kernel (Sequence[int]): Effective (dilated) kernel sizes.
     """
@@ -43,9 +43,9 @@ def resolve_pads(
         return [(0, 0)] * len(sizes)
     if pad_type == 'custom':
         return pairs(pad or [0] * (2 * len(sizes)))
-    # Under ``same`` MIL's document gives the size of the result, and then
-    # pads that depend on the kernel only, which contradict it for strides.
-    # NeuralNetwork.proto (SamePadding) and the shapes in files decide.
+    # Under ``same`` MIL's document gives the size of the result, and then pads that depend on the
+    # kernel only, which contradict it for strides. NeuralNetwork.proto (SamePadding) and the shapes
+    # in files decide.
     totals = [
         max(0, (math.ceil(size / stride) - 1) * stride + k - size)
         for size, k, stride in zip(sizes, kernel, strides)
@@ -76,8 +76,8 @@ def conv(
     dilations = dilations or [1] * rank
     kernel = [(k - 1) * d + 1 for k, d in zip(weight.shape[2:], dilations)]
     pads = resolve_pads(pad_type, pad, x.shape[2:], kernel, strides)
-    # Pads as large as the kernel take torch through a slower convolution,
-    # with hidden copies of the input.
+    # Pads as large as the kernel take torch through a slower convolution, with hidden copies of the
+    # input.
     native = all(before == after and before < size for (before, after), size in zip(pads, kernel))
     if not native:
         x = padded(x, pads)
@@ -99,8 +99,8 @@ def conv_transpose(
 ) -> Tensor:
     """Gradient of ``conv``; ``weight`` is (C_in, C_out / groups, *K).
 
-    Output sizes are ``output_shape`` where given, else ``(D - 1) s + (K - 1)
-    d + 1``, less the pads (``custom``), or ``D s`` (``same``).
+    Output sizes are ``output_shape`` where given, else ``(D - 1) s + (K - 1) d + 1``, less the pads
+    (``custom``), or ``D s`` (``same``).
     """
     rank = x.dim() - 2
     strides = strides or [1] * rank
@@ -198,8 +198,8 @@ def avg_pool(
 ) -> Tensor:
     """Mean over each window; ``x`` is (N, C, *D).
 
-    With ``exclude_padding_from_average`` the divisor counts the elements
-    inside the input only, else the whole window.
+    With ``exclude_padding_from_average`` the divisor counts the elements inside the input only,
+    else the whole window.
     """
     window = kernel_sizes, strides or [1] * len(kernel_sizes)
     pads, native = _pool_pads(x, *window, pad_type, pad, ceil_mode)

@@ -207,8 +207,7 @@ _REDUCTIONS: dict[str, _Reduction] = {
     'reduce_l2_norm': lambda x, axes: _real(x).square().sum(axes, keepdim=True).sqrt(),
     'reduce_sum_square': lambda x, axes: x.square().sum(axes, keepdim=True),
     'reduce_log_sum': lambda x, axes: _real(x).sum(axes, keepdim=True).log(),
-    # Where all are -inf coremltools folds to NaN; the document's formula,
-    # like torch, says log(0).
+    # Where all are -inf coremltools folds to NaN; the document's formula, like torch, says log(0).
     'reduce_log_sum_exp': lambda x, axes: _real(x).logsumexp(axes, keepdim=True),
 }
 

@@ -62,10 +62,9 @@ def local_response_norm(
 ) -> Tensor:
     """``x / (k + alpha / size * sum(x^2 of neighbors))^beta``.
 
-    Channels are the third dimension from the end. MIL's document says
-    (N, C, *D) of rank 3 or 4, which is the same for rank 4. At rank 3 the
-    values in Apple's test of the operation (``TestNormalizationLocal
-    ResponseNorm``, measured on devices) and the layer of the same name in
+    Channels are the third dimension from the end. MIL's document says (N, C, *D) of rank 3 or 4,
+    which is the same for rank 4. At rank 3 the values in Apple's test of the operation
+    (``TestNormalizationLocal ResponseNorm``, measured on devices) and the layer of the same name in
     NeuralNetwork.proto decide: they take (C, H, W).
     """
     squares = x.square().movedim(-3, -1)

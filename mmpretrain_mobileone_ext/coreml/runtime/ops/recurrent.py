@@ -1,9 +1,8 @@
 """MIL recurrent layers (``iOS15.recurrent``, ``iOS18.recurrent``).
 
-A sequence is (s, b, I): length, batch, channels. What ``direction``
-``'reverse'`` returns is in the order of computation, the last entry of the
-sequence first, as Core ML does it; a bidirectional layer returns both
-directions in the order of the sequence, as torch does.
+A sequence is (s, b, I): length, batch, channels. What ``direction`` ``'reverse'`` returns is in the
+order of computation, the last entry of the sequence first, as Core ML does it; a bidirectional
+layer returns both directions in the order of the sequence, as torch does.
 """
 
 from __future__ import annotations
@@ -27,8 +26,8 @@ def _hard_sigmoid(x: Tensor) -> Tensor:
     return (0.2 * x + 0.5).clamp(0, 1)
 
 
-# With their default parameters: scaled_tanh is tanh. The documentation of
-# rnn has another name for hard_sigmoid.
+# With their default parameters: scaled_tanh is tanh. The documentation of rnn has another name for
+# hard_sigmoid.
 _ACTIVATIONS: dict[str, _Activation] = {
     'hard_sigmoid': _hard_sigmoid,
     'linear': lambda x: x,
@@ -73,8 +72,7 @@ def lstm(
 
     Args:
         x (Tensor): (s, b, I).
-        initial_h, initial_c (Tensor): (b, H), or (b, 2 H) for both
-            directions.
+        initial_h, initial_c (Tensor): (b, H), or (b, 2 H) for both directions.
         weight_ih, weight_hh (Tensor): (4 H, I) and (4 H, H).
         bias (Tensor | None): (4 H), the sum of both biases.
         peephole (Tensor | None): (3 H), weights of c in i, f and o.
@@ -134,16 +132,15 @@ def gru(
 ) -> tuple[Tensor, Tensor]:
     """Gated recurrent unit; gates in the order r, o, z.
 
-    The documented formula does not say whether r multiplies h before or
-    after the matrix product. Apple's own tests, which run on a device, do:
-    before it, unless ``reset_after``, which is torch's way.
+    The documented formula does not say whether r multiplies h before or after the matrix product.
+    Apple's own tests, which run on a device, do: before it, unless ``reset_after``, which is
+    torch's way.
 
     Args:
         x (Tensor): (s, b, I).
         initial_h (Tensor): (b, H).
         weight_ih, weight_hh (Tensor): (3 H, I) and (3 H, H).
-        bias (Tensor | None): (3 H); with ``reset_after``, r multiplies that
-            of o, too.
+        bias (Tensor | None): (3 H); with ``reset_after``, r multiplies that of o, too.
         input_bias (Tensor | None): (3 H), never multiplied by r.
 
     Returns:

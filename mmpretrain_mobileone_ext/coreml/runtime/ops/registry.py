@@ -22,16 +22,14 @@ class Op:
 
     Attributes:
         function: takes the operation's parameters by their MIL names.
-        selects: results are values of the inputs, or 0. Those of fp16 values
-            need no rounding.
+        selects: results are values of the inputs, or 0. Those of fp16 values need no rounding.
         fresh: results are new tensors, never views.
-        in_place: computes the same into ``x``, for an ``x`` that nothing
-            else reads.
-        channels_last: a constant parameter that is faster with channels
-            innermost where it has four dimensions.
+        in_place: computes the same into ``x``, for an ``x`` that nothing else reads.
+        channels_last: a constant parameter that is faster with channels innermost where it has four
+            dimensions.
         blocks: how many nested blocks it has.
-        untyped: it passes values on or has no fp16 form, so that its type
-            says nothing about the arithmetic of a program.
+        untyped: it passes values on or has no fp16 form, so that its type says nothing about the
+            arithmetic of a program.
     """
 
     function: Callable[..., Any]
@@ -66,10 +64,9 @@ OPS: dict[str, Op] = {}
 def op(*names: str, **facts: Any) -> Callable[[_Function], _Function]:
     """Register a function as the implementation of MIL operations.
 
-    The function takes the operation's parameters by their MIL names. Those
-    annotated as ``Tensor`` are data and arrive as such, constants or not;
-    other constants arrive as Python numbers, lists and strings. Where the
-    operation has nested blocks, ``blocks`` is a function for each. It
+    The function takes the operation's parameters by their MIL names. Those annotated as ``Tensor``
+    are data and arrive as such, constants or not; other constants arrive as Python numbers, lists
+    and strings. Where the operation has nested blocks, ``blocks`` is a function for each. It
     returns one tensor, or a tuple for several results.
 
     Args:
@@ -95,8 +92,8 @@ def lookup(op_type: str, op_name: str) -> Op:
         op_name (str): Name of the operation in the file, for the message.
 
     Raises:
-        ProgramError: If the operation is not implemented; the message names
-            it and lists the ones that are.
+        ProgramError: If the operation is not implemented; the message names it and lists the ones
+            that are.
     """
     if op_type not in OPS:
         raise ProgramError(

@@ -23,9 +23,8 @@ _BOXES = tuple(
     f'{kind}_{first}_FIRST' for kind in ('CORNERS', 'CENTER_SIZE') for first in ('HEIGHT', 'WIDTH')
 )
 
-# MIL's sampling modes: the place of pixel i of n on an axis from 0 to last.
-# One division of whole numbers each: a place on the grid, or half way between
-# two, comes out exact.
+# MIL's sampling modes: the place of pixel i of n on an axis from 0 to last. One division of whole
+# numbers each: a place on the grid, or half way between two, comes out exact.
 _SAMPLING: dict[str, Callable[[Tensor, Tensor, int], Tensor]] = {
     'STRICT_ALIGN_CORNERS': lambda i, last, n: i * last / max(n - 1, 1),
     'ALIGN_CORNERS': lambda i, last, n: i * last / (n - 1) if n > 1 else i + last / 2,
@@ -59,8 +58,8 @@ def _linear(x: Tensor, axis: int, count: int, mode: str) -> Tensor:
 
 def _rounded(x: Tensor, axis: int, count: int, mode: str) -> Tensor:
     """Resample one axis at the pixel nearest to each place."""
-    # Half way between two pixels MIL does not say which. The lower one
-    # repeats pixels evenly where a size is doubled.
+    # Half way between two pixels MIL does not say which. The lower one repeats pixels evenly where
+    # a size is doubled.
     index = torch.ceil(_places_on(x, axis, count, mode) - 0.5).long()
     return x.index_select(axis, index)
 
@@ -148,9 +147,9 @@ def resize(
 ) -> Tensor:
     """Resize the last ``resized_dims`` dimensions; size 0 keeps one.
 
-    ``NEAREST_NEIGHBOR`` takes the pixel that is nearest to a position, so 2
-    to 3 pixels are [a, b, b], as in Apple's own test of the operation;
-    ``resize_nearest_neighbor`` takes the one before it.
+    ``NEAREST_NEIGHBOR`` takes the pixel that is nearest to a position, so 2 to 3 pixels are [a, b,
+    b], as in Apple's own test of the operation; ``resize_nearest_neighbor`` takes the one before
+    it.
 
     Raises:
         ProgramError: If a mode is unknown.
@@ -178,12 +177,12 @@ def resample(
         x (Tensor): (B, C, H, W).
         coordinates (Tensor): (B, H2, W2, 2), (x, y) of every place.
         sampling_mode (str): ``'bilinear'`` or ``'nearest'``.
-        padding_mode (str): ``'constant'`` (``padding_value``), ``'border'``,
-            ``'reflection'`` (without the edge) or ``'symmetric'`` (with).
-        coordinates_mode (str): ``'unnormalized'``,
-            ``'normalized_minus_one_to_one'`` or ``'normalized_zero_to_one'``.
-        align_corners (bool): Normalized coordinates count from the centers
-            of the outer pixels, otherwise from their edges.
+        padding_mode (str): ``'constant'`` (``padding_value``), ``'border'``, ``'reflection'``
+            (without the edge) or ``'symmetric'`` (with).
+        coordinates_mode (str): ``'unnormalized'``, ``'normalized_minus_one_to_one'`` or
+            ``'normalized_zero_to_one'``.
+        align_corners (bool): Normalized coordinates count from the centers of the outer pixels,
+            otherwise from their edges.
 
     Returns:
         Tensor: (B, C, H2, W2).
@@ -220,8 +219,8 @@ def affine(
 
     Args:
         x (Tensor): (B, C, H, W).
-        transform_matrix (Tensor): (B, 6) or (1, 6), a0, a1, a2, b0, b1, b2:
-            ``x' = a0 x + a1 y + a2`` and ``y' = b0 x + b1 y + b2``.
+        transform_matrix (Tensor): (B, 6) or (1, 6), a0, a1, a2, b0, b1, b2: ``x' = a0 x + a1 y +
+            a2`` and ``y' = b0 x + b1 y + b2``.
 
     Returns:
         Tensor: (B, C, ``output_height``, ``output_width``).
@@ -267,11 +266,10 @@ def crop_resize(
 
     Args:
         x (Tensor): (B, C, H, W).
-        roi (Tensor | None): Before iOS 17. (N, 1, 4, 1, 1): every box of
-            every image; (N, 1, 5, 1, 1): the image's index comes first.
+        roi (Tensor | None): Before iOS 17. (N, 1, 4, 1, 1): every box of every image; (N, 1, 5, 1,
+            1): the image's index comes first.
         boxes (Tensor | None): From iOS 17 on, (N, 4).
-        box_indices (Tensor | None): (N), the image of each box, else
-            0, 1, ...
+        box_indices (Tensor | None): (N), the image of each box, else 0, 1, ...
         normalized_coordinates (bool): 1 is the center of the last pixel.
         pad_value (float): Value of places outside of an image.
 

@@ -1,9 +1,8 @@
 """MIL gather, scatter, order, counting and bands (``tensor_operation``).
 
-From iOS 17 on the operations have ``validate_indices``. Indices then count
-from 0 only; before that negative ones count from the end. An index beyond
-the tensor is an error in both cases: where Apple does not check, the result
-is undefined.
+From iOS 17 on the operations have ``validate_indices``. Indices then count from 0 only; before that
+negative ones count from the end. An index beyond the tensor is an error in both cases: where Apple
+does not check, the result is undefined.
 """
 
 from __future__ import annotations
@@ -56,12 +55,12 @@ def scatter(
 
     Args:
         data (Tensor): (\\*D).
-        indices (Tensor): (C), places along ``axis``. Where one occurs
-            twice, ``update`` takes the last, other modes take both.
+        indices (Tensor): (C), places along ``axis``. Where one occurs twice, ``update`` takes the
+            last, other modes take both.
         updates (Tensor): (\\*D), but C along ``axis``.
-        mode (str): ``'update'``, ``'add'``, ``'sub'``, ``'mul'``,
-            ``'div'``, ``'max'`` or ``'min'``. Converters always write it;
-            'update' is what the documentation calls the default.
+        mode (str): ``'update'``, ``'add'``, ``'sub'``, ``'mul'``, ``'div'``, ``'max'`` or
+            ``'min'``. Converters always write it; 'update' is what the documentation calls the
+            default.
 
     Raises:
         ProgramError: If ``mode`` is unknown or ``updates`` does not fit.
@@ -84,8 +83,8 @@ def scatter_along_axis(
 ) -> Tensor:
     """As ``scatter``, with an index for every element of ``updates``.
 
-    coremltools folds constants as if the mode were ``'update'``, whatever
-    it is; the documentation decides.
+    coremltools folds constants as if the mode were ``'update'``, whatever it is; the documentation
+    decides.
 
     Args:
         indices (Tensor): Shape of ``data`` but along ``axis``.
@@ -138,8 +137,8 @@ def gather_nd(
 
     Args:
         x (Tensor): (\\*B, \\*D).
-        indices (Tensor): (\\*B, \\*E, K): a place in the first K dimensions
-            of D, for each of the ``batch_dims`` dimensions B.
+        indices (Tensor): (\\*B, \\*E, K): a place in the first K dimensions of D, for each of the
+            ``batch_dims`` dimensions B.
 
     Returns:
         Tensor: (\\*B, \\*E, \\*D[K:]).
@@ -194,8 +193,8 @@ def _rows(
 ) -> Tensor:
     """Places (\\*E, K) in ``sizes`` as rows (\\*E) of the flattened tensor.
 
-    A place out of bounds becomes a row ``beyond`` all, which torch refuses:
-    flattened, it might be another place within.
+    A place out of bounds becomes a row ``beyond`` all, which torch refuses: flattened, it might be
+    another place within.
     """
     outside = math.prod(sizes) if beyond is None else beyond
     row = torch.zeros(indices.shape[:-1], dtype=torch.long, device=indices.device)
@@ -302,8 +301,7 @@ def one_hot(
 ) -> Tensor:
     """``on_value`` at each index along a new ``axis``, else ``off_value``.
 
-    An index out of bounds has no place: all are ``off_value``, as in
-    ``tf.one_hot``.
+    An index out of bounds has no place: all are ``off_value``, as in ``tf.one_hot``.
     """
     rank = indices.dim() + 1
     at = axis % rank

@@ -71,8 +71,8 @@ def promoted(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
 def counted(indices: Tensor, size: int, validate_indices: Optional[bool] = None) -> Tensor:
     """Indices along an axis, from 0 on.
 
-    Negative ones count from the end, unless the operation has
-    ``validate_indices`` (iOS 17). torch refuses those beyond the axis.
+    Negative ones count from the end, unless the operation has ``validate_indices`` (iOS 17). torch
+    refuses those beyond the axis.
     """
     index = indices.long()
     if validate_indices is not None:

@@ -35,8 +35,8 @@ def classify(probabilities: Tensor, classes: Sequence[Any]) -> Any:
 def reshape(x: Tensor, shape: Sizes) -> Tensor:
     """New shape; -1 is inferred, 0 keeps the dimension of ``x``.
 
-    Dimensions are counted from the end (iOS 17), and a 0 beyond those of
-    ``x`` is 1; before iOS 17 a 0 needs a shape of the same rank.
+    Dimensions are counted from the end (iOS 17), and a 0 beyond those of ``x`` is 1; before iOS 17
+    a 0 needs a shape of the same rank.
     """
     wanted = numbers(shape)
     ones = [1] * (len(wanted) - x.dim())
@@ -226,8 +226,8 @@ def fill_like(ref_tensor: Tensor, value: Union[float, bool] = 0.0) -> Tensor:
 def gather(x: Tensor, indices: Tensor, axis: int = 0, batch_dims: int = 0, **_: Any) -> Tensor:
     """Slices of ``x`` at ``indices`` (may be negative) along ``axis``.
 
-    The first ``batch_dims`` dimensions are those of ``indices`` as well: each
-    entry of them has indices of its own.
+    The first ``batch_dims`` dimensions are those of ``indices`` as well: each entry of them has
+    indices of its own.
 
     Raises:
         ProgramError: If ``axis`` is one of the batch dimensions.
@@ -267,11 +267,10 @@ def topk(
 ) -> Any:
     """Values and indices (int32) of the ``k`` largest, or smallest.
 
-    Of equal ones the first comes first, and NaN last. MIL's document does
-    not say; so does what coremltools folds, where its sort is stable.
+    Of equal ones the first comes first, and NaN last. MIL's document does not say; so does what
+    coremltools folds, where its sort is stable.
     """
-    # Not descending: NaN would come first. The least integer has no
-    # negative; ~x is -x - 1.
+    # Not descending: NaN would come first. The least integer has no negative; ~x is -x - 1.
     falling = -x if x.is_floating_point() else ~x
     order = torch.sort(x if ascending else falling, dim=axis, stable=True)
     first = order.indices.narrow(axis, 0, k)
@@ -329,8 +328,8 @@ def space_to_batch(
     """(n, C, H, W), padded with 0, to (n b c, C, H / b, W / c).
 
     Args:
-        block_shape (Sequence[int]): b and c. The place in a block varies
-            slowest in the new first dimension.
+        block_shape (Sequence[int]): b and c. The place in a block varies slowest in the new first
+            dimension.
         paddings (Sequence[Sequence[int]]): (before, after) for H and W.
 
     Raises:

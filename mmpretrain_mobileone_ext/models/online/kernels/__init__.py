@@ -1,12 +1,10 @@
 """Compile and load the package's C++ kernels, once per machine and version.
 
-Needs a C++ compiler (``$CXX``, ``c++``, ``g++`` or ``clang++``) and no headers
-of torch. The library is kept in ``$XDG_CACHE_HOME/mmpretrain_mobileone_ext``
-(``~/.cache``), under a name made of source, flags and processor, and of its
-own content: see ``library_cache``. Where it cannot be kept it is compiled at
-each start, and a line says so. Without a compiler one line says so and
-callers use methods that need none; ``MOBILEONE_EXT_NO_COMPILER=1`` asks for
-that.
+Needs a C++ compiler (``$CXX``, ``c++``, ``g++`` or ``clang++``) and no headers of torch. The
+library is kept in ``$XDG_CACHE_HOME/mmpretrain_mobileone_ext`` (``~/.cache``), under a name made of
+source, flags and processor, and of its own content: see ``library_cache``. Where it cannot be kept
+it is compiled at each start, and a line says so. Without a compiler one line says so and callers
+use methods that need none; ``MOBILEONE_EXT_NO_COMPILER=1`` asks for that.
 """
 
 from __future__ import annotations

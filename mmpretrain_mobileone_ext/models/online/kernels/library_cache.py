@@ -1,9 +1,8 @@
 """Compiled libraries on disk, of which nothing is loaded that is in doubt.
 
-A library that was cut short kills the process that uses it, and one that
-somebody else wrote runs as this user. So a file's name holds the SHA-256 of
-its content, folder and file must belong to this user (or root) and be
-writable by nobody else, and what is loaded are the bytes that were checked,
+A library that was cut short kills the process that uses it, and one that somebody else wrote runs
+as this user. So a file's name holds the SHA-256 of its content, folder and file must belong to this
+user (or root) and be writable by nobody else, and what is loaded are the bytes that were checked,
 not the file: that one could still be replaced or cut under a running process.
 """
 
@@ -39,8 +38,8 @@ _OPEN = getattr(os, 'O_NOFOLLOW', 0) | getattr(os, 'O_CLOEXEC', 0)
 class LibraryCache:
     """A private folder of libraries, held open and locked.
 
-    Everything is done relative to the open folder, so that renaming one of
-    its parents leads nowhere else.
+    Everything is done relative to the open folder, so that renaming one of its parents leads
+    nowhere else.
     """
 
     def __init__(self, folder: int):
@@ -135,8 +134,8 @@ def load(data: bytes) -> ctypes.CDLL:
     """Load exactly these bytes.
 
     Raises:
-        OSError: they are no library of this machine, or no place is left
-            from which one may be loaded.
+        OSError: they are no library of this machine, or no place is left from which one may be
+            loaded.
     """
     if hasattr(os, 'memfd_create'):
         # No disk that is full, read-only or forbids to execute.
@@ -153,9 +152,8 @@ def _load_from_memory(data: bytes) -> ctypes.CDLL:
     try:
         with open(file, 'wb', closefd=False) as handle:
             handle.write(data)
-        # Another number each time would be another name: the loader takes
-        # an open library of the same name for the same one, so the file
-        # stays open for as long as the process lives.
+        # Another number each time would be another name: the loader takes an open library of the
+        # same name for the same one, so the file stays open for as long as the process lives.
         return ctypes.CDLL(f'/proc/self/fd/{file}')
     except OSError:
         os.close(file)
