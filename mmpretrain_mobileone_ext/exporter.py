@@ -28,7 +28,7 @@ from .export.job import Job, load_job
 from .export.options import OPTIONS, ExportOptions, explained
 from .export.precision import choose_precision
 from .export.result import ExportResult
-from .export.verify import Judge, Made, compare_at, load, tolerance_of
+from .export.verify import Judge, VerifiedFile, compare_at, load, tolerance_of
 from .models import switch_to_deploy
 from .utils.checks import boolean, mapping, path
 from .utils.files import PathLike, install, tree_bytes, workspace
@@ -144,13 +144,13 @@ def _make(job: Job, folder: Path, steps: Steps) -> ExportResult:
     _check_shapes(job, made, steps)
     if options.compress != 'none':
         made, compression = compress(made, judge, options, folder, steps)
-    notes = options.format.notes(
+    notes = options.format.check_and_note(
         options.format.describe(made.path), options.deployment_target, options.compute_units
     )
     return ExportResult(job, made, compression, job.prepared.notes + notes)
 
 
-def _uniform(job: Job, judge: Judge, folder: Path, steps: Steps) -> Made:
+def _uniform(job: Job, judge: Judge, folder: Path, steps: Steps) -> VerifiedFile:
     """The file with one precision throughout."""
     target = folder / job.options.out.name
     with steps.step('convert'):
@@ -158,10 +158,10 @@ def _uniform(job: Job, judge: Judge, folder: Path, steps: Steps) -> Made:
     with steps.step('verify', total=len(job.images)) as advance:
         found = judge.score(target, job.options.precision, advance)
     found.require()
-    return Made(target, found)
+    return VerifiedFile(target, found)
 
 
-def _mixed(job: Job, judge: Judge, folder: Path, steps: Steps) -> Made:
+def _mixed(job: Job, judge: Judge, folder: Path, steps: Steps) -> VerifiedFile:
     """The file with the fewest operations in fp32 that is good enough."""
     numbers = itertools.count()
 
@@ -187,7 +187,7 @@ def _convert(job: Job, target: Path, keep_fp32: frozenset[str] = frozenset()) ->
     )
 
 
-def _check_shapes(job: Job, made: Made, steps: Steps) -> None:
+def _check_shapes(job: Job, made: VerifiedFile, steps: Steps) -> None:
     """Compare at all further shapes that the program accepts."""
     others = job.options.input_shapes(job.preprocessing)[1:]
     if not others:
@@ -207,12 +207,12 @@ def _described(result: ExportResult) -> ExportResult:
     compression = result.compression
     if compression is not None:
         # What it would be without compression: the ratio compares whole files.
-        plain = describe(ExportResult(result.job, compression.plain))
+        plain = write_description(ExportResult(result.job, compression.plain))
         result = replace(result, compression=replace(compression, plain=plain))
-    return replace(result, made=describe(result))
+    return replace(result, made=write_description(result))
 
 
-def describe(result: ExportResult) -> Made:
+def write_description(result: ExportResult) -> VerifiedFile:
     """Write the metadata of the file that was made, and measure it."""
     job, found = result.job, result.verification
     pre, options, source = job.preprocessing, job.options, job.source

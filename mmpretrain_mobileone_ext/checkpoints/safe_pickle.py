@@ -36,14 +36,14 @@ from .zip_records import ZipRecords, damaged, reading
 
 _MIB = 1 << 20
 #: Any file may build this much: 64 MiB.
-_FREE = 64 * _MIB
+_ALWAYS_ALLOWED = 64 * _MIB
 #: Bytes that a byte of the pickle may build. A tensor takes about 100 bytes of pickle, 3 calls and
 #: 3 kB; a history's numbers are copied three times.
 _PER_BYTE = 64
 #: No pickle builds more, storages apart, than 1 GiB, or what the histories of a long run do: so
 #: many times the file.
-_MOST = 1024 * _MIB
-_MOST_PER_BYTE = 8
+_CEILING = 1024 * _MIB
+_CEILING_PER_BYTE = 8
 #: About 35 a tensor; so many take two seconds.
 _OPERATIONS = 2_000_000
 #: How often each byte of the file may be seen by tensors; tied weights share theirs.
@@ -69,9 +69,9 @@ class Budget:
         self.size = size
         self.steps = iter(range(min(pickled, _OPERATIONS)))
         self._built = self._most = min(
-            _FREE + _PER_BYTE * pickled, max(_MOST, _MOST_PER_BYTE * size)
+            _ALWAYS_ALLOWED + _PER_BYTE * pickled, max(_CEILING, _CEILING_PER_BYTE * size)
         )
-        self._viewed = _FREE + _VIEWS * size
+        self._viewed = _ALWAYS_ALLOWED + _VIEWS * size
 
     def build(self, nbytes: int) -> None:
         """Count bytes that are built.
@@ -88,10 +88,10 @@ class Budget:
 
     def call(self, arguments: Any) -> None:
         """Count a call, which may copy each of its arguments."""
-        self.build(_OBJECT + _weight(arguments))
+        self.build(_OBJECT + _copied_bytes(arguments))
         if isinstance(arguments, (dict, tuple)):
             members = arguments.values() if isinstance(arguments, dict) else arguments
-            self.build(sum(map(_weight, members)))
+            self.build(sum(map(_copied_bytes, members)))
 
     def view(self, tensor: torch.Tensor) -> None:
         """Count the bytes of a tensor, were it copied out of its storage.
@@ -103,7 +103,8 @@ class Budget:
         if self._viewed < 0:
             raise CheckpointError(
                 f'refuses to load: the tensors up to one of shape {tuple(tensor.shape)} hold more '
-                f'than {_FREE >> 20} MiB and {_VIEWS} times the {self.size} bytes of the file'
+                f'than {_ALWAYS_ALLOWED >> 20} MiB and {_VIEWS} times the {self.size} bytes of the '
+                'file'
             )
 
     def out_of_steps(self) -> CheckpointError:
@@ -113,7 +114,7 @@ class Budget:
         )
 
 
-def _weight(value: Any) -> int:
+def _copied_bytes(value: Any) -> int:
     """Bytes of a copy of ``value``, its members not copied."""
     if type(value) in (str, bytes, bytearray):
         return len(value)

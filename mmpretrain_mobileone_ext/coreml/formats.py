@@ -101,7 +101,7 @@ class Format(ABC):
     ) -> None:
         """Set the metadata of a file, as :func:`metadata.write_metadata`."""
 
-    def notes(self, program: Program, target: str, compute_units: str) -> tuple[str, ...]:
+    def check_and_note(self, program: Program, target: str, compute_units: str) -> tuple[str, ...]:
         """What a user should know before a device runs the file.
 
         Raises:
@@ -141,7 +141,7 @@ class Format(ABC):
         """
         self._refuse('auto')
 
-    def again(self, source: Path, candidate: Candidate, out: Path) -> Path:
+    def rebuild_candidate(self, source: Path, candidate: Candidate, out: Path) -> Path:
         """Write the file of a candidate that a search has removed."""
         self._refuse(candidate.scheme)
 
@@ -184,11 +184,11 @@ class MLProgram(CoreML):
     def search(self, *args: Any, **options: Any) -> tuple[Candidate, ...]:
         return search(*args, **options)
 
-    def notes(self, program: Program, target: str, compute_units: str) -> tuple[str, ...]:
+    def check_and_note(self, program: Program, target: str, compute_units: str) -> tuple[str, ...]:
         check_target(program, target)
         return notes(program, compute_units)
 
-    def again(self, source: Path, candidate: Candidate, out: Path) -> Path:
+    def rebuild_candidate(self, source: Path, candidate: Candidate, out: Path) -> Path:
         return apply_plan(source, candidate.plan, out, Palettes())
 
 

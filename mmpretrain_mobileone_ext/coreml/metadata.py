@@ -1,4 +1,6 @@
-"""What a Core ML file says of itself: metadata and the preview in Xcode.
+"""Write metadata into a saved file, and say in words what happens to an image before it.
+
+Which entries a file gets is decided in ``exporter.write_description``.
 
 Source: coremltools' guide "Xcode Model Preview Types". An image classifier has an image input and
 outputs a dictionary and a string; its preview needs no parameters. For feature extractors no

@@ -37,10 +37,10 @@ COMPUTE_UNITS = ('ALL', 'CPU_ONLY', 'CPU_AND_GPU', 'CPU_AND_NE')
 _NEURAL_ENGINE = ('ALL', 'CPU_AND_NE')
 #: MLComputeUnits.cpuAndNeuralEngine: iOS 16, macOS 13.
 _FIRST_CPU_AND_NE = 7
-_HALF = 7  # fp16 arrays and images as inputs and outputs
+_FIRST_FP16_IO = 7  # fp16 arrays and images as inputs and outputs
 # What coremltools puts before a network with an image input, always fp32.
 _OF_AN_IMAGE = ('__scaled__', '__biased__')
-_NAMED = 3
+_NAMES_SHOWN = 3
 
 
 class Need(NamedTuple):
@@ -130,7 +130,7 @@ def needs(program: Program) -> Iterator[Need]:
     yield Need(program.spec_version, f'specification version {program.spec_version}')
     for feature in (*program.inputs, *program.outputs):
         if 'fp16' in (feature.dtype, _image_dtype(feature)):
-            yield Need(_HALF, f'{feature.name!r} is fp16')
+            yield Need(_FIRST_FP16_IO, f'{feature.name!r} is fp16')
     if program.format != 'mlprogram':
         return  # a layer's version is the file's
     for op in walk(program.operations):
@@ -146,7 +146,7 @@ def _image_dtype(feature: Feature) -> str:
     return 'fp16' if feature.color_layout == 'GRAYSCALE_FLOAT16' else ''
 
 
-def _forms(kind: str) -> dict[int, Any]:
+def _definitions(kind: str) -> dict[int, Any]:
     """Specification version to the form an operation has from it on."""
     registry = quiet.module('coremltools.converters.mil.mil.ops.registry')
     forms = registry.SSAOpRegistry.core_ops.get(kind, {})
@@ -155,12 +155,12 @@ def _forms(kind: str) -> dict[int, Any]:
 
 def _first_version(kind: str) -> int:
     # Our names for layers of other formats are in no operation set.
-    return min(_forms(kind), default=1)
+    return min(_definitions(kind), default=1)
 
 
 def _parameters_version(op: Operation) -> int:
     """First version whose form of the operation has all its parameters."""
-    for version, form in _forms(op.type).items():
+    for version, form in _definitions(op.type).items():
         if set(op.inputs) <= set(form.input_spec.input_types):
             return version
     return 1
@@ -187,5 +187,5 @@ def notes(program: Program, compute_units: str) -> tuple[str, ...]:
 
 
 def _some(names: list[str]) -> str:
-    more = f' and {len(names) - _NAMED} more' if len(names) > _NAMED else ''
-    return ', '.join(names[:_NAMED]) + more
+    more = f' and {len(names) - _NAMES_SHOWN} more' if len(names) > _NAMES_SHOWN else ''
+    return ', '.join(names[:_NAMES_SHOWN]) + more

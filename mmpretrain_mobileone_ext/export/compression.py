@@ -13,7 +13,7 @@ from ..errors import ParityError
 from ..utils.accuracy import Answers, Verdict, verdict_on
 from ..utils.text import Steps
 from .options import ExportOptions
-from .verify import Advance, Judge, Made, Verification
+from .verify import Advance, Judge, Verification, VerifiedFile
 
 _CALIBRATION = 64  # images whose values say how far activations reach
 _OTHER_HALF = slice(1, None, 2)  # of Images.every_other
@@ -34,7 +34,7 @@ class Compression:
         chosen_images: how many they are.
     """
 
-    plain: Made
+    plain: VerifiedFile
     scheme: str
     verdict: Verdict
     candidates: tuple[Candidate, ...] = ()
@@ -63,8 +63,8 @@ class Compression:
 
 
 def compress(
-    plain: Made, judge: Judge, options: ExportOptions, folder: Path, steps: Steps
-) -> tuple[Made, Compression]:
+    plain: VerifiedFile, judge: Judge, options: ExportOptions, folder: Path, steps: Steps
+) -> tuple[VerifiedFile, Compression]:
     """Compress ``plain`` as ``options`` say.
 
     Args:
@@ -101,8 +101,8 @@ def compress(
 
 
 def _searched(
-    plain: Made, judge: Judge, options: ExportOptions, folder: Path, steps: Steps
-) -> tuple[Made, Compression]:
+    plain: VerifiedFile, judge: Judge, options: ExportOptions, folder: Path, steps: Steps
+) -> tuple[VerifiedFile, Compression]:
     """Chosen on one half of the images where a half can tell the budget."""
     budget = tolerance_for('auto', options.max_drop)
     half = len(judge.images) // 2
@@ -119,13 +119,13 @@ def _searched(
         steps,
     )
 
-    def make(number: int) -> Made:
+    def make(number: int) -> VerifiedFile:
         candidate = candidates[number]
         if not candidate.plan:
             return plain
         # The search removes what it does not choose.
         again = folder / f'again-{number}{plain.path.suffix}'
-        path = candidate.path or options.format.again(plain.path, candidate, again)
+        path = candidate.path or options.format.rebuild_candidate(plain.path, candidate, again)
         return replace(plain, path=path, verification=judge.score(path, options.precision))
 
     with steps.step('verify compressed') as advance:
@@ -142,12 +142,12 @@ def _searched(
 
 
 def _kept_on_all(
-    plain: Made,
+    plain: VerifiedFile,
     candidates: Sequence[Candidate],
-    make: Callable[[int], Made],
+    make: Callable[[int], VerifiedFile],
     budget: DropTolerance,
     advance: Advance,
-) -> tuple[Made, tuple[Candidate, ...]]:
+) -> tuple[VerifiedFile, tuple[Candidate, ...]]:
     """The smallest that also keeps the budget on all images.
 
     Returns:

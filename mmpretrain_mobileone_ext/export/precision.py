@@ -29,7 +29,7 @@ from ..coreml.program.read import read_program
 from ..coreml.runtime.load import ReferenceProgram
 from ..errors import ExportError, ParityError
 from ..utils.parity import Parity, Tolerance, compare
-from .verify import Advance, KeptOp, Made, Verification
+from .verify import Advance, KeptOp, Verification, VerifiedFile
 
 #: Largest fp16 number; what rounds to no more stays finite.
 FP16_MAX = 65504
@@ -38,7 +38,7 @@ _ROUNDS_TO_INFINITY = 65520
 Convert = Callable[[frozenset[str]], Path]
 Evaluate = Callable[[Path], Verification]
 #: Operations in fp32 to a file, and why it is not accepted, or None.
-_Make = Callable[[frozenset[str]], tuple[Made, Optional[str]]]
+_Make = Callable[[frozenset[str]], tuple[VerifiedFile, Optional[str]]]
 
 
 def choose_precision(
@@ -47,7 +47,7 @@ def choose_precision(
     tolerance: Tolerance,
     inputs: Mapping[str, Tensor],
     advance: Advance = lambda count: None,
-) -> Made:
+) -> VerifiedFile:
     """Find the smallest set of operations to keep in fp32.
 
     Without any one of the operations in the set, a file is not accepted. Files decide; which ones
@@ -69,14 +69,14 @@ def choose_precision(
         ProgramError: an operation cannot be executed.
     """
 
-    def make(keep: frozenset[str]) -> tuple[Made, Optional[str]]:
+    def make(keep: frozenset[str]) -> tuple[VerifiedFile, Optional[str]]:
         path = convert(keep)
         found = evaluate(path)
         advance(1)
         failure = found.parity.failure(tolerance)
         if failure is None and found.overflows:
             failure = f'values leave fp16 in {", ".join(found.overflows)}'
-        return Made(path, found), failure
+        return VerifiedFile(path, found), failure
 
     asked = _Asked()
     half, failure = make(asked)
@@ -114,7 +114,9 @@ class _Asked(frozenset[str]):
         return False
 
 
-def _first_accepted(make: _Make, search: Search, half: Made) -> tuple[frozenset[str], Made]:
+def _first_accepted(
+    make: _Make, search: Search, half: VerifiedFile
+) -> tuple[frozenset[str], VerifiedFile]:
     """A set that the search proposes and that all images confirm."""
     search.require(_overflowing(half, search.twins))
     everything = len(search.twins.halves)
@@ -135,7 +137,7 @@ def _first_accepted(make: _Make, search: Search, half: Made) -> tuple[frozenset[
             search.tighten()
 
 
-def _overflowing(file: Made, twins: Twins) -> dict[str, str]:
+def _overflowing(file: VerifiedFile, twins: Twins) -> dict[str, str]:
     """Operations to keep because values of a file left fp16, and why.
 
     Beside what overflowed, what reads it: the cast for it would overflow.
@@ -158,8 +160,8 @@ def _overflowing(file: Made, twins: Twins) -> dict[str, str]:
 
 
 def _smallest(
-    make: _Make, search: Search, keep: frozenset[str], found: Made
-) -> tuple[frozenset[str], Made]:
+    make: _Make, search: Search, keep: frozenset[str], found: VerifiedFile
+) -> tuple[frozenset[str], VerifiedFile]:
     """Leave out operations as long as all images allow it."""
     removed = True
     while removed:

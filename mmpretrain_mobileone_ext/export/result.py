@@ -11,7 +11,7 @@ from ..utils.text import NBSP, share, size, worth
 from .compression import Compression
 from .job import Job
 from .options import ExportOptions
-from .verify import KeptOp, Made, Verification
+from .verify import KeptOp, Verification, VerifiedFile
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,7 @@ class ExportResult:
     """
 
     job: Job
-    made: Made
+    made: VerifiedFile
     compression: Optional[Compression] = None
     notes: tuple[str, ...] = ()
 

@@ -2,7 +2,7 @@
 
 A :class:`Judge` runs the network once and every file on the same images; what it finds is a
 :class:`Verification`. :func:`compare_at` does the same on noise, at one of the further shapes that
-a file promises.
+a file promises. How far a file may be from its network is a row of ``utils.parity.TOLERANCES``.
 """
 
 from __future__ import annotations
@@ -107,7 +107,7 @@ class KeptOp:
 
 
 @dataclass(frozen=True)
-class Made:
+class VerifiedFile:
     """A verified file that has no name yet.
 
     Attributes:

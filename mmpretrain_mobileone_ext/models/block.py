@@ -21,7 +21,7 @@ from .fold import Branch, fold_branches, fold_incoming, round_once
 from .norms import shielded_stats
 from .online import (
     Preference,
-    SmallInputs,
+    SmallInputRule,
     Unit,
     branch_layout,
     check_preference,
@@ -74,7 +74,7 @@ class MobileOneBlock(BaseModule):
         self.deploy = deploy
         self.with_cp = with_cp
         self.online_reparam = check_preference(online_reparam)
-        self._small_inputs = SmallInputs(spec)
+        self._small_inputs = SmallInputRule(spec)
         self.se = self._squeeze_excite()
         if deploy:
             self.branch_reparam = self._conv(spec.kernel_size, bias=True)
@@ -216,7 +216,7 @@ class MobileOneBlock(BaseModule):
     def _may_go_online(self, x: Tensor) -> bool:
         if self.deploy or self.online_reparam is False:
             return False
-        return not (self.training and self._small_inputs.contain(x, self.online_reparam))
+        return not (self.training and self._small_inputs.applies_to(x, self.online_reparam))
 
     def _is_plain_relu(self) -> bool:
         """Whether a ReLU that nobody watches directly follows the sum."""

@@ -242,7 +242,7 @@ def worth(images: int) -> str:
 
 
 def size(value: Optional[int]) -> str:
-    """Bytes with a unit that leaves at least one digit."""
+    """A size in MiB, KiB or B."""
     if value is None:
         return DASH
     for unit, scale in (('MiB', 2**20), ('KiB', 2**10)):

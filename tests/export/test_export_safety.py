@@ -106,7 +106,7 @@ def test_overflow_is_named(tmp_path):
 
 @pytest.mark.parametrize(
     ('owner', 'step'),
-    [(CoreML, 'convert'), (Judge, 'score'), (export, 'describe'), (export, 'install')],
+    [(CoreML, 'convert'), (Judge, 'score'), (export, 'write_description'), (export, 'install')],
 )
 @pytest.mark.parametrize('error', [KeyboardInterrupt, OSError])
 def test_nothing_stays_after_an_interruption(case, owner, step, error, monkeypatch):

@@ -14,7 +14,7 @@ from ..program.graph import Feature
 
 _MODES = {'RGB': 'RGB', 'BGR': 'RGB', 'GRAYSCALE': 'L', 'GRAYSCALE_FLOAT16': 'F'}
 #: Orientations in which rows and columns change places.
-_LYING = (5, 6, 7, 8)
+_SIDEWAYS = (5, 6, 7, 8)
 
 
 def upright(image: Image.Image, mode: str) -> Image.Image:
@@ -97,8 +97,8 @@ def _shape_of(value: Any, feature: Feature) -> tuple[int, ...]:
     if isinstance(value, Tensor):
         shape = tuple(value.shape)
     elif isinstance(value, Image.Image):
-        lies = value.getexif().get(ExifTags.Base.Orientation) in _LYING
-        size = value.size if lies else (value.height, value.width)
+        is_sideways = value.getexif().get(ExifTags.Base.Orientation) in _SIDEWAYS
+        size = value.size if is_sideways else (value.height, value.width)
         shape = (1, feature.shape[1], *size)
     elif isinstance(value, np.ndarray) and value.ndim in (2, 3):
         shape = (1, feature.shape[1], *value.shape[:2])

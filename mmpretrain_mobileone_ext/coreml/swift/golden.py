@@ -19,7 +19,7 @@ from ..runtime.load import load_program
 from .facts import SILENT, ModelFacts
 
 Picture = Union[np.ndarray, Image.Image]
-#: Made where no image of this kind is given.
+#: VerifiedFile where no image of this kind is given.
 _SEEDED = 3
 #: Levels of 255 that a prepared photo may differ by. OpenCV's bicubic rounds otherwise, and so may
 #: color management on a device.

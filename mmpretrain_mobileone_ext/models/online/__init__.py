@@ -13,12 +13,12 @@ compute that sum, all of them exact:
 - ``running``: one convolution, where norms use running statistics.
 """
 
-from .dispatch import Preference, SmallInputs, check_preference, online_sum, planned_method
+from .dispatch import Preference, SmallInputRule, check_preference, online_sum, planned_method
 from .unit import Unit, branch_layout, has_hooks
 
 __all__ = [
     'Preference',
-    'SmallInputs',
+    'SmallInputRule',
     'Unit',
     'branch_layout',
     'check_preference',

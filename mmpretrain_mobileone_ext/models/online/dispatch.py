@@ -1,8 +1,8 @@
 """Which exact method computes a unit, and its sum of branches by that method.
 
 A rule makes the same choice in every run and on every rank, so that a seed gives the same training.
-Its thresholds were measured on a CPU (tools/benchmark_training.py); elements are N * H * W * C of
-the input.
+Its thresholds were measured on a CPU (tools/benchmark_training.py). They count elements,
+N * H * W * C, of the input where nothing else is said.
 """
 
 from __future__ import annotations
@@ -42,8 +42,8 @@ _SMALL_POINTWISE = 20_000
 _SMALL_WITHOUT_KERNELS = 80_000
 _LARGE_DEPTHWISE = 400_000  # of the output, one conv branch
 _LARGE = 800_000
-_SMALL_ONE_CONV = 600_000
-_LARGE_ONE_CONV = 1_500_000  # above, a kept output is memory to be felt
+_SMALL_ONE_CONV = 600_000  # these two: pixels x the larger C
+_LARGE_ONE_CONV = 1_500_000  # above, a kept output costs much memory
 _MANY_PATCHES = 10_000
 _FEW_TAPS = 64
 
@@ -67,7 +67,7 @@ def online_sum(unit: Unit, x: Tensor, preference: Preference) -> Optional[Tensor
 
     Under autocast x is brought to its type, and statistics and folding stay in float32 or better.
     """
-    method = _closer_look(unit, x, preference).method
+    method = _choose_or_branches(unit, x, preference).method
     if method == 'branches':
         return None
     dtype = autocast_dtype(x)
@@ -95,12 +95,12 @@ class Choice:
 
 def planned_method(unit: Unit, x: Tensor, preference: Preference, training: bool) -> Choice:
     """What a unit in this mode does with x, and why."""
-    if training and SmallInputs(unit.spec).contain(x, preference):
+    if training and SmallInputRule(unit.spec).applies_to(x, preference):
         return Choice('branches', 'small input')
-    return _closer_look(unit, x, preference)
+    return _choose_or_branches(unit, x, preference)
 
 
-class SmallInputs:
+class SmallInputRule:
     """Inputs for which branches are the choice in training.
 
     Told by shape alone: on small inputs a look at norms and hooks is a part of the step that can be
@@ -116,22 +116,22 @@ class SmallInputs:
         self._asked: Any = None
         self._answer = False
 
-    def contain(self, x: Tensor, preference: Preference) -> bool:
+    def applies_to(self, x: Tensor, preference: Preference) -> bool:
         """Whether x (N, C, H, W) is one; only under ``'auto'``."""
         if preference != 'auto' or (dist.is_available() and dist.is_initialized()):
             return False
         if is_compiling():
-            return self._ask(x)
+            return self._compute(x)
         asked = x.shape, x.dtype, x.device
         if asked != self._asked:
-            self._asked, self._answer = asked, self._ask(x)
+            self._asked, self._answer = asked, self._compute(x)
         return self._answer
 
-    def _ask(self, x: Tensor) -> bool:
+    def _compute(self, x: Tensor) -> bool:
         return x.dim() == 4 and x.numel() > 0 and _fastest(self.spec, x).method == 'branches'
 
 
-def _closer_look(unit: Unit, x: Tensor, preference: Preference) -> Choice:
+def _choose_or_branches(unit: Unit, x: Tensor, preference: Preference) -> Choice:
     params = unit.parameters.flat()
     if _is_plain_tensor(x) and unit.is_plain() and _fits(params, x, autocast_dtype(x)):
         return _choose(unit, x, preference)

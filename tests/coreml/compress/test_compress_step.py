@@ -13,7 +13,7 @@ from mmpretrain_mobileone_ext.errors import ExportError
 from mmpretrain_mobileone_ext.export.compression import compress
 from mmpretrain_mobileone_ext.export.data import Images, TestSplit
 from mmpretrain_mobileone_ext.export.options import ExportOptions
-from mmpretrain_mobileone_ext.export.verify import Made
+from mmpretrain_mobileone_ext.export.verify import VerifiedFile
 from mmpretrain_mobileone_ext.utils.accuracy import Answers
 from mmpretrain_mobileone_ext.utils.text import Steps
 
@@ -65,7 +65,7 @@ def run(tmp_path, monkeypatch):
         judge, plain = Judge(images), tmp_path / 'plain.mlpackage'
         options = ExportOptions(out=tmp_path / 'm.mlpackage', compress='auto', max_drop=max_drop)
         made, found = compress(
-            Made(plain, judge.score(plain, 'fp16')), judge, options, tmp_path, Steps(False)
+            VerifiedFile(plain, judge.score(plain, 'fp16')), judge, options, tmp_path, Steps(False)
         )
         assert made.path == found.chosen.path
         assert found.plain.path == plain

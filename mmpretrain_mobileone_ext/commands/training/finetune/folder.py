@@ -1,7 +1,7 @@
 """What an image folder holds: classes, and images to train and test on.
 
-mmpretrain reads it as UTF-8, a sample a line, strips each line and takes what follows the last
-space for the label. A carriage return ends a line too.
+The list of images that is written from it is read by mmpretrain as UTF-8, a sample a line: each
+line is stripped, and what follows its last space is the label. A carriage return ends a line too.
 """
 
 from __future__ import annotations
@@ -31,8 +31,8 @@ SUFFIXES = (
 _NO_FOLDERS = ('__MACOSX',)
 _AFFIX = '(?:images?|imgs?|data|dataset|set|split|seg)'
 _SPLIT = re.compile(
-    rf'{_AFFIX}?[-_. ]?(?:(train|training|trainval)|(test|testing)|'
-    r'(val|valid|validation|dev|eval|evaluation))'
+    rf'{_AFFIX}?[-_. ]?(?:(?P<train>train|training|trainval)|(?P<test>test|testing)|'
+    r'(?P<val>val|valid|validation|dev|eval|evaluation))'
     rf'[-_. ]?{_AFFIX}?[-_. ]?\d*',
     re.IGNORECASE,
 )
@@ -229,7 +229,7 @@ def find_layout(root: Path) -> Layout:
 
 def _role(name: str) -> Optional[str]:
     found = _SPLIT.fullmatch(name)
-    return _ROLES[found.lastindex - 1] if found and found.lastindex else None
+    return found.lastgroup if found else None
 
 
 def _class_folders(folder: Path) -> list[str]:
