@@ -47,7 +47,7 @@ class BuildWithConfigs(build_py):
 
 def version() -> str:
     scope: dict = {}
-    exec((ROOT / PACKAGE / 'version.py').read_text('utf-8'), scope)
+    exec((ROOT / PACKAGE / 'utils/version.py').read_text('utf-8'), scope)
     return scope['__version__']
 
 

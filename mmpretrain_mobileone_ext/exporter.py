@@ -44,7 +44,7 @@ _GOLDEN = 8  # images with known outputs in the tests of a Swift package
 
 
 def _documented(function: Callable[..., Path]) -> Callable[..., Path]:
-    """Give a function the signature and the help of all options."""
+    """Give a function the signature of all options, and their help where it says "options: ..."."""
     signature = inspect.signature(function)
     given = [p for p in signature.parameters.values() if p.kind is not p.VAR_KEYWORD]
     own = {p.name for p in given}
@@ -110,6 +110,9 @@ def export_coreml(
         mapping('cfg_options', cfg_options, ExportError)
     if checkpoint is not None:
         path('checkpoint', checkpoint, ExportError)
+    for name in options:
+        if name not in OPTIONS:
+            raise TypeError(f'export_coreml() got an unexpected keyword argument {name!r}')
     asked = ExportOptions(out, **options)  # type: ignore[arg-type]
     return run_export(config, checkpoint, asked, cfg_options, progress).path
 

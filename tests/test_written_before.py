@@ -131,3 +131,18 @@ def test_public_names():
     assert HOOKS.get('DeploySwitchHook') is package.DeploySwitchHook
     for tool in ('train', 'test', 'export_coreml'):
         assert (ROOT / f'tools/{tool}.py').is_file()
+
+
+def test_modules_of_before_are_found_by_their_names(tmp_path):
+    """As ``custom_imports`` and types in configs that runs of before wrote."""
+    (tmp_path / 'config.py').write_text(
+        f'custom_imports = dict(imports=[{package.__name__!r}, '
+        f"'{package.__name__}.engine.cpu_ranks'], allow_failed_imports=False)\n"
+        f"hook = dict(type='{package.__name__}.engine.deploy_hook.DeploySwitchHook')\n"
+    )
+    config = Config.fromfile(tmp_path / 'config.py')
+    assert type(HOOKS.build(config.hook)) is package.DeploySwitchHook
+    hooks = [name for name in package.hooks.__all__ if HOOKS.get(name)]
+    assert len(hooks) == len(package.hooks.__all__)
+    with pytest.raises(ImportError):
+        importlib.import_module(f'{package.__name__}.engine.gone')

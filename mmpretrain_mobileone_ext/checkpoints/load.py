@@ -125,19 +125,20 @@ def disarm(checkpoint: dict, path: Optional[Path] = None) -> None:
     hub = _section(checkpoint, 'message_hub')
     info, resumed = _section(hub, 'runtime_info'), _section(hub, 'resumed_keys')
     for key in list(info):
-        if not _is_harmless(info, key, path):
+        if not _mend_entry(info, key, path):
             del info[key]
             resumed.pop(key, None)
 
 
-def _is_harmless(info: dict, key: Any, path: Optional[Path]) -> bool:
-    """Whether an entry may stay; one that names a file is mended."""
+def _mend_entry(info: dict, key: Any, path: Optional[Path]) -> bool:
+    """Mend an entry that names a file; whether it may stay."""
     value = info[key]
     if key == 'keep_ckpt_ids':
         return type(value) is list and all(type(step) is int for step in value)
     if type(key) is str and key.startswith((_LAST, _BEST)):
         info[key] = _beside(value, path, best=key.startswith(_BEST))
-    return key != 'cfg' and info[key] is not None
+        return info[key] is not None
+    return key != 'cfg'
 
 
 def _section(parent: dict, key: str) -> dict:

@@ -29,7 +29,7 @@ class ToolParser(argparse.ArgumentParser):
     """An ``ArgumentParser`` that raises instead of printing its usage.
 
     Args:
-        error_type: what it raises, for ``launch.guarded`` to show.
+        error_type: what it raises, for :func:`guarded` to show.
         kwargs: as of the parent.
     """
 

@@ -130,7 +130,7 @@ def filled_model(ours: dict, found: Recognized, name: Optional[str]) -> nn.Modul
     try:
         model.load_state_dict(ours)
     except RuntimeError as error:
-        raise CheckpointError(f'not the weights of {name}: {one_line(str(error))}') from error
+        raise CheckpointError(f'not the weights of {name}: {one_line(str(error), 4000)}') from error
     return model.eval()
 
 

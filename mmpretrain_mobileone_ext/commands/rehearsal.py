@@ -10,12 +10,17 @@ from __future__ import annotations
 import importlib
 import json
 import logging
+import sys
 import tempfile
 import time
 import warnings
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Iterator
+
+# The folder of this file holds modules with names that others may mean: mmdeploy, report.
+if sys.path and Path(sys.path[0]).resolve() == Path(__file__).resolve().parent:
+    del sys.path[0]
 
 _MODULES = (
     'torch',

@@ -10,7 +10,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, ClassVar, NoReturn
+from typing import TYPE_CHECKING, Any, ClassVar, NoReturn
 
 from mmengine.runner import CheckpointLoader
 
@@ -18,19 +18,13 @@ from ..checkpoints.download import load_from_coreml
 from ..errors import ExportError
 from ..models.preprocessing import Preprocessing
 from ..utils.files import PathLike
-from .compress import check_scheme, compress_file
-from .compress.activations import Batches
-from .compress.apply import apply_plan
-from .compress.kmeans import Palettes
-from .compress.search import search
-from .compress.trial import Candidate
-from .convert import convert_and_save
-from .metadata import preview_metadata, write_metadata
 from .program.graph import Program
-from .program.read import read_program
-from .runtime.load import load_program
-from .runtime.loaded import LoadedProgram
 from .targets import check_target, notes, system_of
+
+if TYPE_CHECKING:
+    from .compress.activations import Batches
+    from .compress.trial import Candidate
+    from .runtime.loaded import LoadedProgram
 
 
 class Format(ABC):
@@ -152,14 +146,26 @@ class Format(ABC):
 
 
 class CoreML(Format):
-    """What both formats of Core ML have in common."""
+    """What both formats of Core ML have in common.
 
-    convert = staticmethod(convert_and_save)
-    describe = staticmethod(read_program)
-    compress = staticmethod(compress_file)
+    What does the work is imported when it is asked for: every import of the package registers the
+    formats.
+    """
+
+    def convert(self, *args: Any, **options: Any) -> None:
+        from .convert import convert_and_save
+
+        convert_and_save(*args, **options)
 
     def load(self, path: PathLike, **options: Any) -> LoadedProgram:
+        from .runtime.load import load_program
+
         return load_program(path, **options)
+
+    def describe(self, path: PathLike) -> Program:
+        from .program.read import read_program
+
+        return read_program(path)
 
     def system(self, program: Program) -> str:
         return system_of(program.spec_version)
@@ -167,11 +173,20 @@ class CoreML(Format):
     def write_metadata(
         self, path: Path, user: Mapping[str, Any], standard: Mapping[str, str], described: str
     ) -> None:
+        from .metadata import preview_metadata, write_metadata
+
         user = {**user, **preview_metadata(self.describe(path))}
         write_metadata(path, user, standard, described)
 
     def check_scheme(self, scheme: str, target: str) -> None:
+        from .compress import check_scheme
+
         check_scheme(scheme, target, self.name)
+
+    def compress(self, source: Path, scheme: str, out: Path, calibration: Batches) -> Path:
+        from .compress import compress_file
+
+        return compress_file(source, scheme, out, calibration)
 
 
 class MLProgram(CoreML):
@@ -182,6 +197,8 @@ class MLProgram(CoreML):
     mixes_precision = True
 
     def search(self, *args: Any, **options: Any) -> tuple[Candidate, ...]:
+        from .compress.search import search
+
         return search(*args, **options)
 
     def check_and_note(self, program: Program, target: str, compute_units: str) -> tuple[str, ...]:
@@ -189,6 +206,9 @@ class MLProgram(CoreML):
         return notes(program, compute_units)
 
     def rebuild_candidate(self, source: Path, candidate: Candidate, out: Path) -> Path:
+        from .compress.apply import apply_plan
+        from .compress.kmeans import Palettes
+
         return apply_plan(source, candidate.plan, out, Palettes())
 
 

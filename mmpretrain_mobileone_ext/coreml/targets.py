@@ -13,7 +13,6 @@ from typing import Any, NamedTuple
 from ..errors import ExportError
 from .program import quiet
 from .program.graph import Feature, Operation, Program, walk
-from .runtime.ops import OPS
 
 #: Core ML specification version to the first iOS that reads it.
 SYSTEMS = {
@@ -168,6 +167,8 @@ def _parameters_version(op: Operation) -> int:
 
 def notes(program: Program, compute_units: str) -> tuple[str, ...]:
     """What a user should know about compute units, of an ``mlprogram``."""
+    from .runtime.ops import OPS  # some thousand lines that only this needs
+
     typed = [
         op
         for op in program.operations

@@ -230,7 +230,7 @@ class ExportOptions:
         default=None,
         metadata=_option(
             'images to compare on: test, the whole test split; N, so many of it; none, seeded '
-            'noise, and no data set is read (default: 100; test with compress auto)',
+            "noise, and no data set is read (default: 100; with compress 'auto', test)",
             _verify,
             metavar='test|N|none',
         ),
@@ -267,7 +267,7 @@ class ExportOptions:
     batch_sizes: Any = field(
         default=(1,),
         metadata=_option(
-            'numbers of images that it accepts at a time; more than 1 needs input tensor',
+            "numbers of images that it accepts at a time; more than 1 needs input 'tensor'",
             _batches,
             nargs='+',
             metavar='N',

@@ -22,9 +22,7 @@ from mmengine.hooks import CheckpointHook, Hook
 from mmengine.registry import HOOKS
 
 from ..checkpoints.load import load_checkpoint_file
-from ..coreml.metadata import versions
 from ..errors import ExportError, MobileOneExtError, SpecError
-from ..export.data import open_split
 from ..export.options import OPTIONS, ExportOptions, as_words
 from ..utils.checks import boolean, mapping, one_of, refuse
 from ..utils.doctor.advice import TRACEBACK
@@ -303,6 +301,8 @@ def check_exportable(cfg: Config, options: ExportOptions) -> None:
         raise ExportError('the config of the run has no model to rebuild')
     if options.verify_data != 'none' and not cfg.get('test_dataloader'):
         raise ExportError("the config has no test_dataloader; set verify_data='none' or add one")
+    from ..export.data import open_split
+
     open_split(cfg, options.image_size, read=False)
     labels = options.classes
     if isinstance(labels, (str, os.PathLike)) and not Path(labels).is_file():
@@ -351,6 +351,8 @@ def figures(result: ExportResult) -> dict[str, float]:
 
 def _request(cfg: Config, checkpoint: Path, options: ExportOptions) -> dict[str, Any]:
     """All that decides what an export writes, as plain JSON."""
+    from ..coreml.metadata import versions
+
     parts = {name: value for name, value in cfg.to_dict().items() if name in _PARTS}
     text = json.dumps(parts, sort_keys=True, default=str)
     asked = {name: value for name, value in asdict(options).items() if name not in ('out', 'force')}

@@ -23,6 +23,7 @@ their dotted names, which mmengine's registries resolve.
 
 from __future__ import annotations
 
+import copy
 import keyword
 import operator
 import os
@@ -286,7 +287,8 @@ def types_by_name(config: Config) -> Config:
     values = config._cfg_dict
     if _named(values) is values:
         return config
-    kept = {key: values[key] for key in values if key not in config._imported_names}
+    # A copy throughout: what has no class in it would be shared.
+    kept = {key: copy.deepcopy(values[key]) for key in values if key not in config._imported_names}
     return Config(
         _named(kept),
         cfg_text=config.text,

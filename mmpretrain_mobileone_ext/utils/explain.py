@@ -177,7 +177,7 @@ def _is_checkpoint(path: str) -> bool:
 def _import(error: Exception) -> Optional[str]:
     if not isinstance(error, ImportError):
         return None
-    if (error.name or '').startswith(__package__ + '.'):
+    if (error.name or '').startswith(f'{__name__.split(".")[0]}.'):
         return None
     if 'petrel_client' in str(error):
         urls = dict.fromkeys(re.findall(r'\b[\w+]+://[^\s,\]]+', ' '.join(sys.argv)))

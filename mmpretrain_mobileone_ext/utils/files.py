@@ -81,8 +81,8 @@ def write_text(path: Path, text: str, error: Error = MobileOneExtError) -> Path:
 def write_json(
     path: Path, document: Any, error: Error = MobileOneExtError, indent: int = 2
 ) -> Path:
-    """Write a document; what JSON has no word for (paths) as its ``str``."""
-    return write_text(path, json.dumps(document, indent=indent, default=str) + '\n', error)
+    """Write a document of what JSON has a word for."""
+    return write_text(path, json.dumps(document, indent=indent) + '\n', error)
 
 
 def install(

@@ -154,10 +154,10 @@ def disarmed(tmp_path, info=None, **meta):
 
 @pytest.mark.parametrize('key', ['config', 'cfg'])
 def test_config_text_is_kept_where_nothing_runs_it(tmp_path, key):
-    got = disarmed(tmp_path, {'cfg': '1 / 0', 'seed': 1}, **{key: '1 / 0'})
+    got = disarmed(tmp_path, {'cfg': '1 / 0', 'seed': 1, 'mine': None}, **{key: '1 / 0'})
     assert got['meta'] == {'config_text': '1 / 0'}
-    assert got['message_hub']['runtime_info'] == {'seed': 1}
-    assert got['message_hub']['resumed_keys'] == {'seed': True}
+    assert got['message_hub']['runtime_info'] == {'seed': 1, 'mine': None}
+    assert got['message_hub']['resumed_keys'] == {'seed': True, 'mine': True}
 
 
 @pytest.mark.parametrize(

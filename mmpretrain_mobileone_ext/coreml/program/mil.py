@@ -15,6 +15,8 @@ from .graph import Block, Operation, Shape, Value
 
 #: Far beyond any network for images; bounds what reading takes.
 MAX_OPERATIONS = 20_000
+#: Nested blocks of MIL's control flow; no other operation has any.
+_BLOCKS = {'cond': 2, 'while_loop': 2}
 
 
 class Interface(NamedTuple):
@@ -154,8 +156,16 @@ class _Reader:
             dtypes=tuple(declared.dtype for declared in types),
             attributes={'compressed': compressed} if compressed else {},
             shapes=tuple(declared.shape for declared in types),
-            blocks=tuple(self._block(block) for block in spec.blocks),
+            blocks=self._blocks(spec),
         )
+
+    def _blocks(self, spec: Any) -> tuple[Block, ...]:
+        wanted = _BLOCKS.get(spec.type, 0)
+        if len(spec.blocks) != wanted:
+            raise ProgramError(
+                f'operation {spec.type!r} has {len(spec.blocks)} nested blocks; allowed: {wanted}'
+            )
+        return tuple(self._block(block) for block in spec.blocks)
 
     def _block(self, block: Any) -> Block:
         inputs = {item.name: tensor_type(item.type) for item in block.inputs}

@@ -11,7 +11,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ...errors import ProgramError
 from ..program.budget import Ledger
 from ..program.graph import Block, Operation, Program, Value, sources
 from . import ops
@@ -59,8 +58,8 @@ def bind(
     """Bind every operation, and free each value after its last use.
 
     Raises:
-        ProgramError: An operation is not implemented, has nested blocks that it should not have, or
-            the constants take more memory than ``ledger`` allows.
+        ProgramError: An operation is not implemented, or the constants take more memory than
+            ``ledger`` allows.
     """
     inputs = [feature.name for feature in program.inputs]
     return tuple(_bound(program.operations, inputs, outputs, _Constants(device, ledger)))
@@ -82,23 +81,18 @@ def _bound(
     frees = defaultdict[int, set[str]](set)
     for name in own.difference(outputs).intersection(last_use):
         frees[last_use[name]].add(name)
-    mine: set[str] = set()
+    unshared: set[str] = set()
     for index, operation in enumerate(operations):
-        step = _step(operation, frees[index], mine, constants)
+        step = _step(operation, frees[index], unshared, constants)
         if step.kind.fresh:
             # With a second reader there may be a view of the value.
-            mine.update(name for name in operation.outputs if uses[name] == 1)
+            unshared.update(name for name in operation.outputs if uses[name] == 1)
         yield step
 
 
-def _step(operation: Operation, frees: set[str], mine: set[str], stored: _Constants) -> Step:
-    """Bind one operation; it may compute into ``x`` if that is in ``mine``."""
+def _step(operation: Operation, frees: set[str], unshared: set[str], stored: _Constants) -> Step:
+    """Bind one operation; it may overwrite ``x`` if that is unshared and freed here."""
     kind = ops.lookup(operation.type, operation.name)
-    if len(operation.blocks) != kind.blocks:
-        raise ProgramError(
-            f'operation {operation.type!r} has {len(operation.blocks)} nested blocks; '
-            f'allowed: {kind.blocks}'
-        )
     constants: dict[str, Any] = {}
     references: dict[str, Any] = {}
     for name, value in operation.inputs.items():
@@ -112,7 +106,7 @@ def _step(operation: Operation, frees: set[str], mine: set[str], stored: _Consta
             references[name] = value.name
         else:
             constants[name] = stored.of(operation, name, value, kind)
-    in_place = kind.in_place if references.get('x') in mine & frees else None
+    in_place = kind.in_place if references.get('x') in unshared & frees else None
     return Step(
         operation=operation,
         kind=kind,

@@ -1,6 +1,7 @@
 """What the doctor finds, as data: versions read from metadata.
 
-It may be missing or broken where the doctor is needed most.
+With the standard library only: even ``packaging`` may be missing or broken where the doctor is
+needed most.
 """
 
 from __future__ import annotations
@@ -281,7 +282,7 @@ def _tested(matrix: Path) -> Dict[str, str]:
 
 
 def _compiler() -> Optional[str]:
-    """As ``models.online.compiler`` looks for it."""
+    """As ``models.online.kernels.compiler`` looks for it."""
     wanted = os.environ.get('CXX', '').strip()
     names = [wanted, *_words(wanted)[:1]] if wanted else ['c++', 'g++', 'clang++']
     return next(filter(None, map(shutil.which, names)), None)

@@ -76,9 +76,9 @@ def _flags() -> List[str]:
     ]
 
 
-def _child_process() -> Any:
+def _processes() -> Any:
     """The package's module, without the package: that may be broken."""
-    spec: Any = importlib.util.spec_from_file_location('mobileone_child_process', _PROCESSES)
+    spec: Any = importlib.util.spec_from_file_location('mobileone_processes', _PROCESSES)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
@@ -92,7 +92,7 @@ def _run(
     cuda, start = False, time.monotonic()
     # Two OpenMP threads on a busy machine wait for each other.
     env = {'OMP_WAIT_POLICY': 'PASSIVE', **os.environ}
-    with _child_process().ChildProcess(
+    with _processes().ChildProcess(
         command, stdout=subprocess.PIPE, stderr=errors, env=env, encoding='utf-8', errors='replace'
     ) as child:
         timer = Timer(seconds, child.kill)

@@ -112,7 +112,7 @@ def _axis(text: str) -> list[tuple[str, dict[str, Any]]]:
         parsed = yaml.safe_load(f'[{values}]') if key and equal else None
     except yaml.YAMLError as error:
         raise SpecError(
-            f'--vary {text}: the values are no YAML list: {one_line(str(error))}'
+            f'--vary {text}: the values are no YAML list: {one_line(str(error), 1000)}'
         ) from error
     if not parsed:
         raise SpecError(f'--vary {text!r} must be KEY=VALUE,VALUE,...')

@@ -19,14 +19,14 @@ from .registry import op
 Block = Callable[..., tuple[Tensor, ...]]
 
 
-@op('cond', blocks=2)
+@op('cond')
 def cond(pred: Union[bool, Tensor], blocks: Sequence[Block]) -> tuple[Tensor, ...]:
     """Results of the first block if ``pred`` is true, else of the second."""
     when_true, when_false = blocks
     return when_true() if _truth(pred) else when_false()
 
 
-@op('while_loop', blocks=2)
+@op('while_loop')
 def while_loop(loop_vars: Sequence[Tensor], blocks: Sequence[Block]) -> tuple[Tensor, ...]:
     """``while condition(*v): v = body(*v)``; returns the last ``v``.
 

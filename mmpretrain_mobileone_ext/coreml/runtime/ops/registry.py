@@ -27,7 +27,6 @@ class Op:
         in_place: computes the same into ``x``, for an ``x`` that nothing else reads.
         channels_last: a constant parameter that is faster with channels innermost where it has four
             dimensions.
-        blocks: how many nested blocks it has.
         untyped: it passes values on or has no fp16 form, so that its type says nothing about the
             arithmetic of a program.
     """
@@ -37,7 +36,6 @@ class Op:
     fresh: bool = False
     in_place: Optional[Callable[..., Any]] = None
     channels_last: str = ''
-    blocks: int = 0
     untyped: bool = False
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
