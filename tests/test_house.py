@@ -138,8 +138,11 @@ def folders() -> list[Path]:
 
 @pytest.mark.parametrize('folder', folders(), ids=lambda f: str(f.relative_to(ROOT)))
 def test_a_folder_can_be_taken_in_at_a_glance(folder):
-    hidden = ('.', '__pycache__')
-    entries = sorted(e.name for e in folder.iterdir() if not e.name.startswith(hidden))
+    entries = {
+        file.relative_to(folder).parts[0]
+        for file in folder.rglob('*')
+        if file.is_file() and not any(p.startswith(('.', '__py')) for p in file.parts[-3:])
+    }
     assert len(entries) <= ENTRIES, entries
 
 

@@ -127,7 +127,8 @@ class MobileOneBlock(BaseModule):
         for kind in reversed(BRANCH_KINDS):
             made = [self._branch(kind) for _ in range(self.spec.count(kind))]
             whole = ModuleList(made) if kind.is_list else next(iter(made), None)
-            self.add_module(kind.module, whole)
+            # None stays a plain attribute: mmengine cannot print an empty module.
+            setattr(self, kind.module, whole)
 
     def _branch(self, kind: BranchKind) -> nn.Module:
         if kind.kernel_size is None:
@@ -189,7 +190,7 @@ class MobileOneBlock(BaseModule):
         return [b for kind in reversed(BRANCH_KINDS) for b in self._of_kind(kind)]
 
     def _of_kind(self, kind: BranchKind) -> Any:
-        found = self._modules[kind.module]
+        found = getattr(self, kind.module)
         if kind.is_list:
             return found
         return () if found is None else (found,)

@@ -18,8 +18,8 @@ TOOL = """
 import json, locale, sys
 from pathlib import Path
 sys.path.insert(0, {root!r})
-from mmpretrain_mobileone_ext import launch
-launch.MIM = Path(__file__).resolve().parents[1]
+from mmpretrain_mobileone_ext.commands import cli
+cli.MIM = Path(__file__).resolve().parents[1]
 
 def main():
     # As mmengine does, without naming an encoding.
@@ -30,7 +30,7 @@ def main():
                           out=sys.stdout.encoding)))
     print(sys.argv[1])
 
-sys.exit(launch.guarded(main))
+sys.exit(cli.guarded(main))
 """
 
 

@@ -206,7 +206,7 @@ def test_a_place_for_nothing_is_refused_before_the_work(tiny, tmp_path, monkeypa
 
 
 def test_core_ml_that_differs_fails_its_row(tiny, monkeypatch):
-    def refuse(*args):
+    def refuse(*args, **options):
         raise MobileOneExtError('differs')
 
     monkeypatch.setattr(run_module, 'coreml_figures', refuse)
