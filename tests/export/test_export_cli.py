@@ -211,6 +211,7 @@ def test_mistake_in_a_process(folder):
     assert snapshot(folder) == before
 
 
+@pytest.mark.slow
 def test_export_in_a_process(folder, tmp_path):
     target = tmp_path / 'm.mlmodel'
     done = process(['good.py', 'good.pth', '--out', str(target)], folder)

@@ -32,6 +32,9 @@ from mmpretrain_mobileone_ext.errors import ExportError, ParityError
 from mmpretrain_mobileone_ext.export.options import ExportOptions
 from mmpretrain_mobileone_ext.exporter import run_export
 
+#: The whole way for each option; `test_export.py` has the shortest one.
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope='module')
 def case(tmp_path_factory):

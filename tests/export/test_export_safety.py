@@ -9,6 +9,7 @@ from export_kit import CLASSES, build, photos, save, snapshot, switched, write_c
 
 from mmpretrain_mobileone_ext import exporter as export
 from mmpretrain_mobileone_ext.coreml import export_coreml, load_program
+from mmpretrain_mobileone_ext.coreml.convert import convert_and_save
 from mmpretrain_mobileone_ext.coreml.formats import CoreML
 from mmpretrain_mobileone_ext.errors import ExportError, ParityError
 from mmpretrain_mobileone_ext.export import job as export_job
@@ -75,14 +76,11 @@ def perturbed(prepared, *args):
     with torch.no_grad():
         next(m for m in net.modules() if isinstance(m, torch.nn.Conv2d)).weight[:4] *= 2
     object.__setattr__(prepared, 'net', net)
-    return CONVERT(prepared, *args)
-
-
-CONVERT = CoreML.convert
+    return convert_and_save(prepared, *args)
 
 
 @SUFFIXES
-@pytest.mark.parametrize('precision', ['fp16', 'fp32'])
+@pytest.mark.parametrize('precision', ['fp16', pytest.param('fp32', marks=pytest.mark.slow)])
 def test_a_wrong_program_gets_no_name(case, suffix, precision, monkeypatch):
     config, checkpoint, folder = case
     out = export_coreml(config, checkpoint, folder / f'old{suffix}')

@@ -78,6 +78,7 @@ def test_kept_operations_are_in_fp32_and_no_others(large):
     assert names <= kept
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('fixture', ['large', 'drifting'])
 def test_without_any_one_the_file_is_not_accepted(fixture, request):
     case, choice = request.getfixturevalue(fixture)
@@ -138,6 +139,7 @@ def test_an_overflow_that_the_output_forgives_is_not_shipped(tmp_path):
     assert 'conv' in [op.type for op in choice.kept]
 
 
+@pytest.mark.slow
 def test_images_beyond_the_inputs_decide(tmp_path):
     case = Case(overflowing(), tmp_path)
     # Black images reach less than fp16's end.

@@ -285,6 +285,7 @@ def test_folders_of_options_are_in_the_work_dir(tmp_path, monkeypatch):
     assert found[0].report == tmp_path / 'page'
 
 
+@pytest.mark.slow
 def test_iterations_are_the_step_of_iteration_based_runs(tmp_path):
     trained(
         tmp_path,

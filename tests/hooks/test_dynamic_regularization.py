@@ -120,6 +120,7 @@ def test_strength_0_turns_augmentation_off(images, tmp_path):
     assert [found.sizes for found in seen.values()] == [{(s, s)} for s, _ in WANTED.values()]
 
 
+@pytest.mark.slow
 def test_a_size_that_does_not_come_out_is_noticed(images, tmp_path):
     cfg = recipe(images, tmp_path)
     pipeline = cfg.train_dataloader.dataset.pipeline

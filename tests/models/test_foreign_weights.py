@@ -96,6 +96,7 @@ def test_a_bare_backbone_takes_all_but_the_head(source, prefix):
     assert len(state) == len(net.state_dict())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('source', SOURCES)
 def test_files_load_and_say_so_once(source, tmp_path, monkeypatch):
     said = []
@@ -126,6 +127,7 @@ def test_folded_weights_do_not_go_into_branches(source):
         ours('s0').load_state_dict(state)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('source', SOURCES)
 @pytest.mark.parametrize('deploy', [False, True])
 def test_what_is_missing_or_unknown_is_an_error(source, deploy):

@@ -148,6 +148,7 @@ def test_another_checkpoint_is_told(work_dir):
     assert found.disagreements[0].truth in CLASSES
 
 
+@pytest.mark.slow
 def test_a_figure_that_contradicts_the_demos_is_a_warning(work_dir):
     top1 = collect(work_dir).forms[0].top1
     for recorded, count in ((top1, 0), (top1 + 1, 1)):
@@ -176,6 +177,7 @@ def test_two_files_of_a_kind_are_told_apart(work_dir):
     assert 'Core ML fp16, computed in fp32 · model' in names
 
 
+@pytest.mark.slow
 def test_a_mixed_file_says_what_stays_in_fp32(work_dir):
     path = work_dir / 'model.mlpackage'
     for text, wanted in (
@@ -188,6 +190,7 @@ def test_a_mixed_file_says_what_stays_in_fp32(work_dir):
         assert collect(work_dir, images=1).kept_fp32 == wanted
 
 
+@pytest.mark.slow
 def test_a_tensor_is_given_as_the_file_says(work_dir):
     shutil.rmtree(work_dir / 'whole.mlpackage')
     path = export_coreml(

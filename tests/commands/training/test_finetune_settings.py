@@ -24,6 +24,7 @@ def folder(tmp_path):
     return read_folder(root)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('recipe', [IMAGENET, DIGITS])
 def test_both_data_sets_read_the_folder(recipe, folder, tmp_path):
     before = Config.fromfile(recipe)

@@ -65,6 +65,7 @@ def exploded(names, tmp_path_factory):
 
 
 @on_linux
+@pytest.mark.slow
 @pytest.mark.parametrize('name', BOMBS)
 def test_bomb(bombs, name):
     outcome, seconds, memory = bombs[name]
