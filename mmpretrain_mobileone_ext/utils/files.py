@@ -81,8 +81,8 @@ def write_text(path: Path, text: str, error: Error = MobileOneExtError) -> Path:
 def write_json(
     path: Path, document: Any, error: Error = MobileOneExtError, indent: int = 2
 ) -> Path:
-    """Write a document of what JSON has a word for."""
-    return write_text(path, json.dumps(document, indent=indent) + '\n', error)
+    """Write a document of what JSON has a word for, and paths."""
+    return write_text(path, json.dumps(document, indent=indent, default=os.fspath) + '\n', error)
 
 
 def install(

@@ -252,7 +252,7 @@ def test_blocks_that_do_not_fit(tmp_path):
 def test_a_number_of_blocks_that_no_operation_has(tmp_path):
     c = loop(always, BODIES['same'])
     c.block.operations[-1].blocks.add()
-    with pytest.raises(ProgramError, match=r'm\w*.ml\w+: .*3 nested blocks; allowed: 2'):
+    with pytest.raises(ProgramError, match=r'\.mlpackage: .*3 nested blocks; allowed: 2'):
         read_program(c.save(tmp_path))
     c = Crafted()
     c.op('relu', 'y', (1, 4, 6, 5), x='x')

@@ -14,6 +14,7 @@ from mmpretrain_mobileone_ext.errors import ProgramError
 X = noise(3, 4, 5)
 
 
+@pytest.mark.slow
 def test_saved_program(tmp_path):
     def build(mb, x, n):
         return [
