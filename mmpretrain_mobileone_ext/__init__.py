@@ -15,7 +15,7 @@ with warnings.catch_warnings():
         import mmpretrain.models  # noqa: F401
     # An incompatible version asserts, a home that is missing is an error of the runtime: any type.
     except Exception as reason:
-        from .utils.doctor.advice import stop_import
+        from .utils.doctor.failed_import import stop_import
 
         stop_import(reason)
 

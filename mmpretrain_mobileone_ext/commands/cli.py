@@ -21,7 +21,7 @@ from mmengine.config import DictAction
 
 from ..errors import MobileOneExtError, SpecError
 from ..utils.config import MIM
-from ..utils.doctor.advice import TRACEBACK
+from ..utils.doctor.failed_import import TRACEBACK
 from ..utils.explain import Explanation, explain, where
 
 

@@ -25,7 +25,7 @@ from ..checkpoints.load import load_checkpoint_file
 from ..errors import ExportError, MobileOneExtError, SpecError
 from ..export.options import OPTIONS, ExportOptions, as_words
 from ..utils.checks import boolean, mapping, one_of, refuse
-from ..utils.doctor.advice import TRACEBACK
+from ..utils.doctor.failed_import import TRACEBACK
 from ..utils.files import file_sha256, write_whole
 from ..utils.machine import untouched_rng
 from ..utils.text import shell_command

@@ -30,8 +30,8 @@ from ..utils.text import (
     worth,
 )
 from .data import FormRow, ReportData, plain
+from .page_plots import drift_plot, ranges_plot
 from .pareto import pareto_plot, search_plot
-from .plots import drift_plot, ranges_plot
 
 PAGE, FIGURES = 'report.html', 'report.json'
 _TEMPLATES = Path(__file__).with_name('templates')

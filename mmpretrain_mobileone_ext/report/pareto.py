@@ -9,7 +9,7 @@ from typing import Any, Optional
 from ..utils.text import percent, shown, size
 from .data import Candidate, ReportData
 from .figures import place_labels
-from .plots import ACCENT, BAD, INK, MUTED, OTHER, PAPER, Width, picture
+from .page_plots import ACCENT, BAD, INK, MUTED, OTHER, PAPER, Width, picture
 
 #: How many times the bound the picture goes below the best form.
 _DEPTH = 4

@@ -22,7 +22,7 @@ from typing import NamedTuple, Optional
 
 import yaml
 
-from .doctor.advice import import_advice, known_trap
+from .doctor.failed_import import import_advice, known_trap
 from .text import one_line
 
 _SHOWN = 600
