@@ -2,6 +2,8 @@
 
 Uses the standard library only, and the doctor, which does too: the import of the package itself may
 be what failed.
+
+The words about each package that may be missing or not fit are in ``traps``.
 """
 
 from __future__ import annotations
