@@ -6,7 +6,6 @@ import argparse
 from collections.abc import Sequence
 from typing import Optional
 
-from mmengine.config import DictAction
 from rich.table import Table
 
 from ..errors import ExportError
@@ -31,12 +30,7 @@ def parser() -> argparse.ArgumentParser:
         if not argument.get('required') and 'action' not in argument:
             argument['default'] = option.default
         p.add_argument(flag(name), help=explained(name).replace('%', '%%'), **argument)
-    p.add_argument(
-        '--cfg-options',
-        nargs='+',
-        action=DictAction,
-        help='key=value pairs, merged into the config',
-    )
+    p.add_cfg_options()
     return p
 
 

@@ -29,7 +29,6 @@ LABELS_FILE = 'LABELS.txt'
 _MAX_SIDE = 8192
 
 Shape = tuple[int, int, int, int]
-ImageSize = Union[None, int, str, Sequence[Union[int, str]]]
 Classes = Union[None, PathLike, Sequence[str]]
 
 

@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Optional
 
-from mmengine.config import DictAction
 from rich.table import Table
 
 from ...errors import ExportError
@@ -51,12 +50,7 @@ def parser() -> argparse.ArgumentParser:
         '--compare', action='store_true', help='export with this package too, and show both'
     )
     p.add_argument('--json', type=Path, metavar='FILE', help='write what --compare shows')
-    p.add_argument(
-        '--cfg-options',
-        nargs='+',
-        action=DictAction,
-        help='key=value pairs, merged into the config',
-    )
+    p.add_cfg_options()
     return p
 
 

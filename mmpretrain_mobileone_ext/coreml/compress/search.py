@@ -10,7 +10,7 @@ executed files; the prediction only says what to try.
 
 Scores flatter the file that is chosen by them: ``export.compression`` judges it on other images. A
 file whose top-1 holds only because about as many images are gained as lost does not fit either, see
-``accuracy.CHANGED``.
+``utils.accuracy.CHANGED``.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ def search(
 ) -> tuple[Candidate, ...]:
     """Find the smallest file whose top-1 drops by ``max_drop`` at most.
 
-    Labels may change by :data:`~..accuracy.CHANGED` times as many points.
+    Labels may change by :data:`~...utils.accuracy.CHANGED` times as many points.
 
     The result is at most as large as every fixed scheme that fits, as each of them is scored. Equal
     input gives an equal result.
