@@ -133,7 +133,8 @@ def test_a_neural_network_needs_what_its_file_states(tiny_model):
         check_target(program, target)
 
 
-def test_contradictions(tmp_path):
+@pytest.mark.parametrize('suffix', ['.mlpackage', '.mlmodel'])
+def test_contradictions(tmp_path, suffix):
     for target in TARGETS[1:]:
         check_compute_units('CPU_AND_NE', target)
     check_compute_units('ALL', 'iOS15')
@@ -141,7 +142,7 @@ def test_contradictions(tmp_path):
         ExportError, match='CPU_AND_NE, which needs iOS16, but deployment_target is iOS15'
     ):
         ExportOptions(
-            out=tmp_path / 'm.mlmodel', compute_units='CPU_AND_NE', deployment_target='iOS15'
+            out=tmp_path / f'm{suffix}', compute_units='CPU_AND_NE', deployment_target='iOS15'
         )
 
 
