@@ -5,7 +5,7 @@ With patches p of mean mu and covariance S, branch j with kernel w_j has, per ou
 ``b = sum_j beta_j - a_j mean_j`` with ``a_j = gamma_j / sqrt(var_j + eps_j)``, which is what its
 batch norms compute (arXiv 1502.03167, algorithm 1) as every branch is linear in p.
 
-:class:`Folding` does it by torch's operators, for every unit; compiled ones (``by_moments``) are
+:class:`Folding` does it by torch's operators, for every unit; compiled ones (``native_fold``) are
 checked against it. Layout as in :mod:`.unit`: kernels (G, J, O, P), channels (G, J, O).
 """
 

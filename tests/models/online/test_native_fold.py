@@ -5,8 +5,8 @@ import torch
 from helpers import generator
 
 from mmpretrain_mobileone_ext.models.online.batch_fold import Folding, PatchSums
-from mmpretrain_mobileone_ext.models.online.by_moments import DepthwiseFolding, PointwiseFolding
 from mmpretrain_mobileone_ext.models.online.kernels import compiled_kernels
+from mmpretrain_mobileone_ext.models.online.native_fold import DepthwiseFolding, PointwiseFolding
 from mmpretrain_mobileone_ext.models.online.unit import BranchParams
 from mmpretrain_mobileone_ext.models.spec import UnitSpec
 

@@ -1,5 +1,5 @@
 // Fold the branches of a depthwise 3x3 unit by the moments of its patches,
-// and hand gradients back. Called by by_moments.py; batch_fold.py has the
+// and hand gradients back. Called by native_fold.py; batch_fold.py has the
 // formulas and is the oracle. All sums are double.
 #include <algorithm>
 #include <cmath>

@@ -1,5 +1,5 @@
 // Fold the branches of a pointwise unit by the moments of its input, and hand
-// gradients back, but for the matrix products. Called by by_moments.py;
+// gradients back, but for the matrix products. Called by native_fold.py;
 // batch_fold.py has the formulas and is the oracle. Sums are double.
 #include <algorithm>
 #include <cmath>
