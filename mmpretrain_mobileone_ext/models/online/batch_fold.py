@@ -169,6 +169,17 @@ class Folding:
             (moments.mean, by_cov.view(kernels.shape), mean, inv_std),
         )
 
+    def state_like(self, x: Tensor, params: BranchParams) -> list[Tensor]:
+        """Empty tensors like a fold's ``state``, for images like x."""
+        spec, work = self.spec, work_dtype(self.spec.taps, x.dtype)
+        per_branch = (spec.groups, len(params.kernels), spec.out_channels // spec.groups)
+        return [
+            x.new_empty(spec.groups, spec.taps, dtype=torch.float64),
+            x.new_empty(*per_branch, spec.taps, dtype=work),
+            x.new_empty(per_branch, dtype=work),
+            x.new_empty(per_branch, dtype=work),
+        ]
+
     def backward(
         self,
         params: BranchParams,
@@ -236,7 +247,7 @@ def sum_by_running_stats(unit: Unit, x: Tensor) -> Tensor:
     kernels, gamma, beta = params.stacked(spec, like)
     mean = stack_channels(spec, [n.running_mean for n in unit.norms], 0, like)
     var = stack_channels(spec, [n.running_var for n in unit.norms], 0, like)
-    scale = gamma * (var + like.new_tensor(unit.eps).view(1, -1, 1)).rsqrt()
+    scale = gamma * (var + like.new_tensor([n.eps for n in unit.norms]).view(1, -1, 1)).rsqrt()
     out = F.conv2d(
         x,
         as_weight(spec, _sum_scaled(kernels, scale), x.dtype),

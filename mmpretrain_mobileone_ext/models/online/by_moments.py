@@ -8,39 +8,105 @@ are the input and what is as small as weights.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
 from typing import Any, Optional
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
-from .batch_fold import Folded, Folding, PatchSums, UnitGrads, work_dtype
+from .batch_fold import Folding, PatchSums, UnitGrads, work_dtype
 from .convs import DepthwiseConv, OutputGrad, PatchConv, PointwiseConv, has_depthwise_kernels
 from .kernels import has_kernels_for
 from .native_fold import DepthwiseFolding, PointwiseFolding
-from .unit import BranchParams, Unit, in_own_memory, track
+from .unit import BranchParams, UnitConfig
 
 
-def sum_by_moments(unit: Unit, x: Tensor) -> Optional[Tensor]:
-    """Sum of all branches of ``x`` (N, C_in, H, W), activated, or None.
+class SumByMoments:
+    """The method ``moments`` of one unit, on images like x.
 
-    None is returned, and nothing is changed, where the batch's variances would lose digits to
-    cancellation, or have too few values.
+    Args:
+        config: of the unit.
+        x: (N, C_in, H, W); its device and type decide who computes.
     """
-    plan, params = _plan(unit, x), unit.parameters
-    with torch.no_grad():
-        sums = PatchSums(
-            plan.patches.count(x), *plan.patches.sums(x.detach().to(_work(x)))
-        ).reduced(plan.group)
-        folded = plan.folding.fold(params, sums, x.dtype)
-    if folded is None or sums.count < 2:
-        return None
-    out = _SumByMoments.apply(x, plan, folded, sums.count, *params.flat())
-    with torch.no_grad():
-        track(unit.norms, folded.mean, folded.var, sums.count)
-    return out
+
+    layout = torch.channels_last
+
+    def __init__(self, config: UnitConfig, x: Tensor):
+        self.config, spec = config, config.spec
+        folding: type[Folding] = Folding
+        if spec.is_pointwise:
+            self.patches: PatchConv = PointwiseConv(spec)
+            if has_kernels_for(x) and work_dtype(spec.in_channels, x.dtype) == x.dtype:
+                folding = PointwiseFolding
+        elif has_depthwise_kernels(spec, x):
+            self.patches, folding = DepthwiseConv(spec), DepthwiseFolding
+        else:
+            self.patches = PatchConv(spec)
+        self.folding = folding(spec, config.eps)
+
+    def forward(self, x: Tensor, params: BranchParams) -> tuple[Tensor, Tensor, list[Tensor]]:
+        """The sum of branches, statistics (2, J, C_out), and what backward takes.
+
+        Statistics are means and unbiased variances of the branches, over all ranks.
+
+        Raises:
+            ValueError: there is one value a channel, of which no variance can be taken.
+        """
+        count = self.patches.count(x)
+        sums = PatchSums(count, *self.patches.sums(x.to(_work(x)))).reduced(
+            self.config.process_group()
+        )
+        if sums.count < 2:
+            raise ValueError('Expected more than 1 value per channel when training')
+        folded = self.folding.fold(params, sums, x.dtype)
+        out = self.patches.conv(x, folded.weight.to(x.dtype), folded.bias, self.config.relu)
+        unbiased = folded.var * (sums.count / (sums.count - 1))
+        stats = torch.stack([folded.mean, unbiased]).double()
+        total = torch.tensor(float(sums.count), dtype=torch.float64)
+        return out, stats, [total, folded.weight, *folded.state]
+
+    def backward(
+        self,
+        grad: OutputGrad,
+        x: Tensor,
+        params: BranchParams,
+        saved: Sequence[Tensor],
+        wants_dx: bool,
+    ) -> tuple[Optional[Tensor], BranchParams]:
+        """Gradients to x, where it is wanted, and to the parameters."""
+        total, weight, *state = saved
+        work, dtype, group = _work(x), x.dtype, self.config.process_group()
+        x, grad = x.to(work), OutputGrad(_pixels_last(grad.dy.to(work)), grad.active)
+        by_fold = self.patches.weight_grad(x, grad, weight)
+        grads = self.folding.backward(params, state, total.item(), *by_fold)
+        dx = None
+        if wants_dx:
+            dx = self.patches.input_grad(x, grad, weight, *_over_ranks(grads, group)).to(dtype)
+        return dx, grads.params
+
+    def like(self, x: Tensor, params: BranchParams) -> tuple[Tensor, Tensor, list[Tensor]]:
+        """Empty tensors like those of :meth:`forward`."""
+        spec, branches = self.config.spec, len(params.kernels)
+        return (
+            _pixels_last(x.new_empty(self.patches.output_shape(x))),
+            x.new_empty(2, branches, spec.out_channels, dtype=torch.float64),
+            [
+                torch.empty((), dtype=torch.float64),
+                x.new_empty(
+                    spec.out_channels,
+                    spec.group_width,
+                    spec.kernel_size,
+                    spec.kernel_size,
+                    dtype=_work(x),
+                ),
+                *self.folding.state_like(x, params),
+            ],
+        )
+
+
+def _pixels_last(x: Tensor) -> Tensor:
+    return x.contiguous(memory_format=torch.channels_last)
 
 
 def _work(x: Tensor) -> torch.dtype:
@@ -49,34 +115,6 @@ def _work(x: Tensor) -> torch.dtype:
     It stops at the convolution's output.
     """
     return torch.promote_types(x.dtype, torch.float32)
-
-
-class _SumByMoments(torch.autograd.Function):
-    @staticmethod
-    def forward(
-        ctx, x: Tensor, plan: _Plan, folded: Folded, count: float, *params: Optional[Tensor]
-    ):
-        out = plan.patches.conv(x, folded.weight.to(x.dtype), folded.bias, plan.relu)
-        ctx.plan, ctx.count, ctx.num_params = plan, count, len(params)
-        ctx.save_for_backward(x, out if plan.relu else None, *params, folded.weight, *folded.state)
-        return out
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx, dy: Tensor):
-        x, active, *saved = ctx.saved_tensors
-        params = BranchParams.of(saved[: ctx.num_params])
-        weight, *state = saved[ctx.num_params :]
-        plan, work = ctx.plan, _work(x)
-        dtype, x = x.dtype, x.to(work)
-        grad = OutputGrad(dy.to(work, memory_format=torch.channels_last), active)
-        grads = plan.folding.backward(
-            params, state, ctx.count, *plan.patches.weight_grad(x, grad, weight)
-        )
-        dx = None
-        if ctx.needs_input_grad[0]:
-            dx = plan.patches.input_grad(x, grad, weight, *_over_ranks(grads, plan.group)).to(dtype)
-        return dx, None, None, None, *in_own_memory(grads.params.flat())
 
 
 def _over_ranks(grads: UnitGrads, group: Any) -> tuple[Tensor, Tensor]:
@@ -91,27 +129,3 @@ def _over_ranks(grads: UnitGrads, group: Any) -> tuple[Tensor, Tensor]:
     dist.all_reduce(both, group=group)
     moved = both.split([products.numel(), sums.numel()])
     return moved[0].view_as(products), moved[1].view_as(sums)
-
-
-@dataclass(frozen=True)
-class _Plan:
-    """What forward and backward need beside tensors."""
-
-    patches: PatchConv
-    folding: Folding
-    group: Any
-    relu: bool
-
-
-def _plan(unit: Unit, x: Tensor) -> _Plan:
-    """The fastest way for this unit on these images."""
-    spec, folding = unit.spec, Folding
-    if spec.is_pointwise:
-        patches: PatchConv = PointwiseConv(spec)
-        if has_kernels_for(x) and work_dtype(spec.in_channels, x.dtype) == x.dtype:
-            folding = PointwiseFolding
-    elif has_depthwise_kernels(spec, x):
-        patches, folding = DepthwiseConv(spec), DepthwiseFolding
-    else:
-        patches = PatchConv(spec)
-    return _Plan(patches, folding(spec, unit.eps), unit.group(), unit.relu)

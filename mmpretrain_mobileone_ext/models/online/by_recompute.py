@@ -14,187 +14,190 @@ and the same with x for z in the skip branch (arXiv 1502.03167, section 3).
 
 from __future__ import annotations
 
-from typing import Any, Optional
+from collections.abc import Sequence
+from typing import Optional
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
-from ..fold import Branch
-from .convs import PatchConv, chunks, pixel_rows, size_for_kernels
+from .convs import OutputGrad, PatchConv, chunks, pixel_rows, size_for_kernels
 from .kernels import call, has_kernels_for
-from .unit import BranchParams, Unit, branch_layout, in_own_memory, running_stats, track
+from .unit import BranchParams, UnitConfig
 
 #: Pixels of a chunk, which stays in the cache from one pass to the next.
 _CHUNK = 2048
 
 
-def sum_by_recomputing(unit: Unit, x: Tensor) -> Optional[Tensor]:
-    """Sum of all branches of ``x`` (N, C_in, H, W), activated, or None.
+class SumByRecomputing:
+    """The method ``recompute`` of one unit: branches run twice, and x alone is kept.
 
-    None is returned, and nothing is changed, where the output has one value a channel: its variance
-    is undefined, and the branches say so.
+    Args:
+        config: of the unit.
+        x: (N, C_in, H, W), or another tensor of its device and type.
     """
-    if is_one_conv(unit, x):
-        return sum_in_one_pass(unit, x, keep=False)
-    if PatchConv(unit.spec).count(x) < 2:
-        return None
-    out = _SumByRecomputing.apply(branch_layout(x), unit, *unit.parameters.flat())
-    return F.relu_(out) if unit.relu else out
 
+    def __init__(self, config: UnitConfig, x: Tensor):
+        self.config = config
+        self.layout = torch.contiguous_format if x.device.type == 'cpu' else torch.channels_last
 
-def sum_fused(unit: Unit, x: Tensor) -> Optional[Tensor]:
-    """As :func:`sum_by_recomputing`, but keeps what one convolution made."""
-    if is_one_conv(unit, x):
-        return sum_in_one_pass(unit, x, keep=True)
-    return sum_by_recomputing(unit, x)
-
-
-class _SumByRecomputing(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx, x: Tensor, unit: Unit, *params: Optional[Tensor]):
-        out, stats = None, []
-        for branch, weight, gamma, beta in zip(unit.branches, *BranchParams.of(params)):
-            z = x if weight is None else F.conv2d(x, weight.to(x.dtype), **_conv(unit, branch))
-            y, *stat = torch.native_batch_norm(
-                z, gamma, beta, *running_stats(branch.norm), branch.norm.eps
-            )
+    def forward(self, x: Tensor, params: BranchParams) -> tuple[Tensor, Tensor, list[Tensor]]:
+        """As of :class:`~.by_moments.SumByMoments`."""
+        out, kept, stats = None, [], []
+        for branch, (weight, gamma, beta) in enumerate(zip(*params)):
+            z = self._conv(branch, x, weight)
+            # With a momentum of 1 they become the batch's own.
+            stat = torch.zeros(2, z.shape[1], dtype=_stats_dtype(z), device=z.device)
+            norm = (gamma, beta, *stat.unbind(), True, 1.0, self.config.eps[branch])
+            y, *inner = torch.native_batch_norm(z, *norm)
             out = y if out is None else out.add_(y)
-            stats += stat
-        ctx.unit = unit
-        ctx.save_for_backward(x, *params, *stats)
-        return out
+            stats.append(stat)
+            kept.append(torch.stack(inner))
+        assert out is not None
+        if self.config.relu:
+            out.relu_()
+        return out, torch.stack(stats, 1).double(), [torch.stack(kept)]
 
-    @staticmethod
-    @once_differentiable
-    def backward(ctx, dy: Tensor):
-        unit, n = ctx.unit, len(ctx.unit.branches)
-        x, *saved = ctx.saved_tensors
-        params, stats = BranchParams.of(saved[: 3 * n]), saved[3 * n :]
-        dy, dx, wants_dx = branch_layout(dy), None, ctx.needs_input_grad[0]
+    def like(self, x: Tensor, params: BranchParams) -> tuple[Tensor, Tensor, list[Tensor]]:
+        """Empty tensors like those of :meth:`forward`."""
+        spec, branches = self.config.spec, len(params.kernels)
+        shape = PatchConv(spec).output_shape(x)
+        return (
+            x.new_empty(shape).contiguous(memory_format=self.layout),
+            x.new_empty(2, branches, spec.out_channels, dtype=torch.float64),
+            [x.new_empty(branches, 2, spec.out_channels, dtype=_stats_dtype(x))],
+        )
+
+    def backward(
+        self,
+        grad: OutputGrad,
+        x: Tensor,
+        params: BranchParams,
+        saved: Sequence[Tensor],
+        wants_dx: bool,
+    ) -> tuple[Optional[Tensor], BranchParams]:
+        """As of :class:`~.by_moments.SumByMoments`."""
+        dy, dx = grad.masked().contiguous(memory_format=self.layout), None
         found = []
-        for j, branch in enumerate(unit.branches):
-            weight, gamma, stat = params.kernels[j], params.gammas[j], stats[2 * j : 2 * j + 2]
-            own = _branch_backward(unit, branch, x, dy, weight, gamma, stat, wants_dx)
+        for branch, stat in enumerate(saved[0]):
+            own = self._branch_backward(branch, x, dy, params, stat, wants_dx)
             found.append(own[1:])
             if own[0] is not None:
                 dx = own[0] if dx is None else dx.add_(own[0])
-        grads = [g for of_kind in zip(*found) for g in of_kind]
-        wanted = [None if p is None else g for g, p in zip(grads, params.flat())]
-        return dx, None, *in_own_memory(wanted)
+        return dx, BranchParams(*map(tuple, zip(*found)))
+
+    def _conv(self, branch: int, x: Tensor, weight: Optional[Tensor]) -> Tensor:
+        if weight is None:
+            return x
+        return F.conv2d(x, weight.to(x.dtype), **self.config.branch_conv(branch))
+
+    def _branch_backward(
+        self, branch: int, x: Tensor, dy: Tensor, params: BranchParams, stat: Tensor, wants_dx: bool
+    ) -> tuple[Optional[Tensor], ...]:
+        """Gradients to x, kernel, gamma and beta of one branch."""
+        weight, gamma = params.kernels[branch], params.gammas[branch]
+        z, wants_dz = self._conv(branch, x, weight), wants_dx or weight is not None
+        eps, wants = self.config.eps[branch], [wants_dz, True, True]
+        dz, dgamma, dbeta = torch.ops.aten.native_batch_norm_backward(
+            dy, z, gamma, None, None, *stat.unbind(), True, eps, wants
+        )
+        if weight is None:
+            return dz if wants_dx else None, None, dgamma, dbeta
+        conv = self.config.branch_conv(branch)
+        geometry = (conv['stride'], conv['padding'], conv['dilation'], False, [0, 0])
+        dx, kernel, _ = torch.ops.aten.convolution_backward(
+            dz, x, weight.to(x.dtype), None, *geometry, conv['groups'], [wants_dx, True, False]
+        )
+        return dx, kernel.to(weight.dtype), dgamma, dbeta
 
 
-def _conv(unit: Unit, branch: Branch) -> dict[str, Any]:
-    """Stride, padding, dilation and groups of a branch's convolution."""
-    conv: Any = branch.conv
-    if conv is None:
-        return {}
-    return dict(
-        stride=conv.stride, padding=conv.padding, dilation=conv.dilation, groups=unit.spec.groups
-    )
+def _stats_dtype(x: Tensor) -> torch.dtype:
+    return torch.promote_types(x.dtype, torch.float32)
 
 
-def _branch_backward(
-    unit: Unit,
-    branch: Branch,
-    x: Tensor,
-    dy: Tensor,
-    weight: Optional[Tensor],
-    gamma: Optional[Tensor],
-    stats: list,
-    wants_dx: bool,
-) -> tuple:
-    """Gradients to x, kernel, gamma and beta of one branch."""
-    conv, wants_dz = _conv(unit, branch), wants_dx or weight is not None
-    lower = None if weight is None else weight.to(x.dtype)
-    z = x if lower is None else F.conv2d(x, lower, **conv)
-    norm_args = (gamma, None, None, *stats, True, branch.norm.eps, [wants_dz, True, True])
-    dz, dgamma, dbeta = torch.ops.aten.native_batch_norm_backward(dy, z, *norm_args)
-    if weight is None:
-        return dz if wants_dx else None, None, dgamma, dbeta
-    geometry = (conv['stride'], conv['padding'], conv['dilation'], False, [0, 0], conv['groups'])
-    wants = [wants_dx, True, False]
-    dx, kernel, _ = torch.ops.aten.convolution_backward(dz, x, lower, None, *geometry, wants)
-    return dx, kernel.to(weight.dtype), dgamma, dbeta
-
-
-def is_one_conv(unit: Unit, x: Tensor) -> bool:
+def is_one_conv(config: UnitConfig, x: Tensor) -> bool:
     """Whether x can pass a unit at once: one convolution, and maybe a skip."""
-    convs = [b.conv is not None for b in unit.branches]
-    return (
-        unit.spec.is_pointwise
-        and convs in ([True], [False, True])
-        and x.numel() > x.shape[1]
-        and has_kernels_for(x)
-    )
+    return config.spec.is_pointwise and config.kernel_sizes in ((1,), (0, 1)) and has_kernels_for(x)
 
 
-def sum_in_one_pass(unit: Unit, x: Tensor, keep: bool) -> Tensor:
-    """Sum of both branches of ``x`` (N, C_in, H, W), activated.
+class SumInOnePass:
+    """The methods ``fused`` and ``recompute`` of a unit for which :func:`is_one_conv` holds.
+
+    Statistics are (branches, C) float64; the conv branch is the last.
 
     Args:
-        unit: for which :func:`is_one_conv` holds.
-        x: any layout.
+        config: of the unit.
         keep: save the convolution's output rather than compute it twice.
     """
-    out, mean, var = _SumInOnePass.apply(x, unit, keep, *unit.parameters.flat())
-    with torch.no_grad():
-        track(unit.norms, mean, var, x.numel() // x.shape[1])
-    return out
 
+    layout = torch.channels_last
 
-class _SumInOnePass(torch.autograd.Function):
-    """Statistics are (branches, C) float64; the conv branch is the last."""
+    def __init__(self, config: UnitConfig, keep: bool):
+        self.config, self.keep = config, keep
 
-    @staticmethod
-    def forward(ctx, x: Tensor, unit: Unit, keep: bool, *flat: Optional[Tensor]):
-        params, pixels, skip = BranchParams.of(flat), pixel_rows(x), len(unit.branches) > 1
+    def forward(self, x: Tensor, params: BranchParams) -> tuple[Tensor, Tensor, list[Tensor]]:
+        """As of :class:`~.by_moments.SumByMoments`."""
+        pixels, skip = pixel_rows(x), len(params.kernels) > 1
         weight = _matrix(params)
         out = x.new_empty(len(x), *x.shape[2:], len(weight))
         y = out.flatten(0, 2)
-        z = torch.empty_like(y) if keep else y
+        z = torch.empty_like(y) if self.keep else y
         mean, var = _convolve(pixels, weight, z, skip)
-        inv_std = (var + var.new_tensor(unit.eps).unsqueeze(1)).rsqrt()
+        inv_std = (var + var.new_tensor(self.config.eps).unsqueeze(1)).rsqrt()
         scale = _stack(params.gammas, 1, mean) * inv_std
         constant = _stack(params.betas, 0, mean) - scale * mean
         factors = torch.stack([scale[-1], scale[0], constant.sum(0)]).to(z.dtype)
-        given = (z, pixels if skip else None, factors, int(unit.relu))
+        given = (z, pixels if skip else None, factors, int(self.config.relu))
         call('pixel_normalize', z.dtype, *given, *size_for_kernels(z), y)
-        out = out.permute(0, 3, 1, 2)
-        ctx.save_for_backward(
-            x, out if unit.relu else None, z if keep else None, mean, inv_std, *flat
-        )
-        ctx.mark_non_differentiable(mean, var)
-        return out, mean, var
+        count = len(pixels)
+        stats = torch.stack([mean, var * (count / (count - 1))])
+        kept = [z] if self.keep else []
+        return out.permute(0, 3, 1, 2), stats, [mean, inv_std, *kept]
 
-    @staticmethod
-    @once_differentiable
-    def backward(ctx, dy: Tensor, *_):
-        x, active, z, mean, inv_std, *flat = ctx.saved_tensors
-        params, pixels = BranchParams.of(flat), pixel_rows(x)
-        weight, grad = _matrix(params), pixel_rows(dy)
-        grads = [grad, None if active is None else pixel_rows(active)]
+    def like(self, x: Tensor, params: BranchParams) -> tuple[Tensor, Tensor, list[Tensor]]:
+        """Empty tensors like those of :meth:`forward`."""
+        n, _, h, w = x.shape
+        channels, branches = self.config.spec.out_channels, len(params.kernels)
+        stats = x.new_empty(2, branches, channels, dtype=torch.float64)
+        kept = [x.new_empty(n * h * w, channels)] if self.keep else []
+        return (
+            x.new_empty(n, h, w, channels).permute(0, 3, 1, 2),
+            stats,
+            [torch.empty_like(stats[0]), torch.empty_like(stats[0]), *kept],
+        )
+
+    def backward(
+        self,
+        grad: OutputGrad,
+        x: Tensor,
+        params: BranchParams,
+        saved: Sequence[Tensor],
+        wants_dx: bool,
+    ) -> tuple[Optional[Tensor], BranchParams]:
+        """As of :class:`~.by_moments.SumByMoments`."""
+        mean, inv_std, *kept = saved
+        pixels, weight, dy = pixel_rows(x), _matrix(params), pixel_rows(grad.dy)
+        grads = [dy, None if grad.active is None else pixel_rows(grad.active)]
         dx = torch.empty_like(x, memory_format=torch.channels_last)
-        moved, again = pixel_rows(dx), weight if z is None else None
+        moved, again, z = pixel_rows(dx), None, kept[0] if kept else None
         if z is None:  # the place of dx serves until dx is known
-            z = moved if moved.shape[1] == len(weight) else torch.empty_like(grad)
+            again, z = weight, moved if moved.shape[1] == len(weight) else torch.empty_like(dy)
         sums = _gradient_sums(pixels, again, grads, z, mean)
         scale = _stack(params.gammas, 1, mean) * inv_std
         factors = _gradient_factors(scale, inv_std, mean, sums / len(z)).to(x.dtype)
         kernel = _move_gradient(pixels, weight, grads, z, factors, moved)
-        n = len(mean)
-        affine = [
-            None if p is None else g.to(p.dtype)
-            for g, p in zip([*(sums[1:] * inv_std), *[sums[0]] * n], flat[n:])
-        ]
-        return (
-            dx if ctx.needs_input_grad[0] else None,
-            None,
-            None,
-            *[None] * (n - 1),
-            kernel.view_as(flat[n - 1]),
-            *in_own_memory(affine),
+        return dx if wants_dx else None, self._of_params(kernel, sums, inv_std, params)
+
+    @staticmethod
+    def _of_params(
+        kernel: Tensor, sums: Tensor, inv_std: Tensor, params: BranchParams
+    ) -> BranchParams:
+        """Gradients to parameters, in their shapes and types."""
+        by_gamma = sums[1:] * inv_std
+        return BranchParams(
+            tuple(None if k is None else kernel.view_as(k) for k in params.kernels),
+            tuple(None if p is None else g.to(p.dtype) for g, p in zip(by_gamma, params.gammas)),
+            tuple(None if p is None else sums[0].to(p.dtype) for p in params.betas),
         )
 
 

@@ -69,10 +69,16 @@ class PatchConv:
         self.spec = spec
         self.geometry = dict(stride=spec.stride, padding=spec.padding, dilation=spec.dilation)
 
+    def output_shape(self, x: Tensor) -> tuple[int, int, int, int]:
+        """(N, C_out, H_out, W_out)."""
+        n, _, h, w = x.shape
+        spec = self.spec
+        return n, spec.out_channels, _output_size(h, spec), _output_size(w, spec)
+
     def count(self, x: Tensor) -> int:
         """Output pixels N * H_out * W_out."""
-        spec = self.spec
-        return x.shape[0] * _output_size(x.shape[2], spec) * _output_size(x.shape[3], spec)
+        n, _, h, w = self.output_shape(x)
+        return n * h * w
 
     def sums(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Sums (G, P) and sums of products (G, P, P), in float64."""

@@ -20,22 +20,16 @@ from torch._C._functorch import is_functorch_wrapped_tensor
 from ...errors import SpecError
 from ..spec import UnitSpec
 from .batch_fold import sum_by_running_stats
-from .by_moments import sum_by_moments
-from .by_recompute import sum_by_recomputing, sum_fused
 from .convs import PatchConv, has_depthwise_kernels
 from .kernels import has_kernels_for
-from .unit import Unit, autocast_dtype, is_compiling, is_exporting
+from .operators import layout, unit_sum
+from .unit import Unit, autocast_dtype, is_compiling, is_exporting, track
 
 Preference = Union[str, bool]
 PREFERENCES = ('auto', 'memory', True, False)
 
-_SUMS = {
-    'fused': sum_fused,
-    'moments': sum_by_moments,
-    'recompute': sum_by_recomputing,
-    'running': sum_by_running_stats,
-}
-
+#: Others (Apple's MPS) lack float64, in which statistics are summed.
+_DEVICES = ('cpu', 'cuda', 'meta')
 # Below so many elements calls cost more than arithmetic.
 _SMALL_DEPTHWISE = 10_000
 _SMALL_POINTWISE = 20_000
@@ -61,19 +55,28 @@ def check_preference(value: Preference) -> Preference:
     return value
 
 
-@torch.compiler.disable
 def online_sum(unit: Unit, x: Tensor, preference: Preference) -> Optional[Tensor]:
-    """Sum of all branches of ``x``, or None where they have to run.
+    """Sum of all branches of ``x``, activated if a ReLU follows, or None where they have to run."""
+    method = _choose_or_branches(unit, x, preference).method
+    return None if method == 'branches' else sum_by(method, unit, x)
+
+
+def sum_by(method: str, unit: Unit, x: Tensor) -> Tensor:
+    """Sum of all branches of ``x``, activated if a ReLU follows, by a method that is not 'branches'.
 
     Under autocast x is brought to its type, and statistics and folding stay in float32 or better.
     """
-    method = _choose_or_branches(unit, x, preference).method
-    if method == 'branches':
-        return None
     dtype = autocast_dtype(x)
-    x = x.to(dtype or x.dtype, memory_format=torch.channels_last)
-    with torch.autocast(x.device.type, enabled=False) if dtype else nullcontext():
-        return _SUMS[method](unit, x)
+    if method == 'running':
+        x = x.to(dtype or x.dtype, memory_format=torch.channels_last)
+        with torch.autocast(x.device.type, enabled=False) if dtype else nullcontext():
+            return sum_by_running_stats(unit, x)
+    config = unit.config()
+    x = x.to(dtype or x.dtype).contiguous(memory_format=layout(method, config, x))
+    out, stats = unit_sum(method, config, x, unit.parameters)
+    with torch.no_grad():
+        track(unit.norms, stats)
+    return out
 
 
 @dataclass(frozen=True)
@@ -142,6 +145,7 @@ def _is_plain_tensor(x: Tensor) -> bool:
     """Whether x is an image batch, and nobody records what runs."""
     return (
         type(x) in (Tensor, torch.nn.Parameter)
+        and x.device.type in _DEVICES
         and x.dim() == 4
         and x.numel() > 0
         and not torch.jit.is_tracing()
@@ -160,13 +164,17 @@ def _fits(params: Iterable[Optional[Tensor]], x: Tensor, autocast: Optional[torc
     return (
         wanted in (torch.float32, torch.float64)
         and (autocast is not None or dtype == wanted)
-        and not is_functorch_wrapped_tensor(x)
+        and not _stands_for_others(x)
         and all(
-            p is None
-            or (p.dtype == wanted and p.device == x.device and not is_functorch_wrapped_tensor(p))
+            p is None or (p.dtype == wanted and p.device == x.device and not _stands_for_others(p))
             for p in params
         )
     )
+
+
+def _stands_for_others(x: Tensor) -> bool:
+    """Whether a transform of ``torch.func`` wraps x."""
+    return not is_compiling() and is_functorch_wrapped_tensor(x)
 
 
 def _choose(unit: Unit, x: Tensor, preference: Preference) -> Choice:
@@ -178,6 +186,8 @@ def _choose(unit: Unit, x: Tensor, preference: Preference) -> Choice:
         return Choice('branches', 'some norms are in eval mode, some not')
     if not by_batch:
         return Choice('running', 'norms use running statistics')
+    if unit.group() is None and PatchConv(unit.spec).count(x) < 2:
+        return Choice('branches', 'one value a channel, of which there is no variance')
     if preference is True:
         return Choice('moments', 'online_reparam=True')
     if unit.group() is not None:

@@ -40,6 +40,10 @@ class DepthwiseFolding(Folding):
             return None
         return Folded(weight, bias, stats[0], stats[1], (state,))
 
+    def state_like(self, x: Tensor, params: BranchParams) -> list[Tensor]:
+        size = _TAPS + len(params.kernels) * _OF_BRANCH
+        return [x.new_empty(self.spec.out_channels, size, dtype=torch.float64)]
+
     def backward(
         self,
         params: BranchParams,
@@ -88,6 +92,14 @@ class PointwiseFolding(Folding):
         if not fine[0]:
             return None
         return Folded(weight, bias, stats[0], stats[1], (moments.mean, by_cov, kept))
+
+    def state_like(self, x: Tensor, params: BranchParams) -> list[Tensor]:
+        (out, width), convs = self._size, len(_matrices(params))
+        return [
+            x.new_empty(1, width, dtype=torch.float64),
+            x.new_empty(convs, out, width),
+            x.new_empty(out, len(params.kernels), 2, dtype=torch.float64),
+        ]
 
     def backward(
         self,

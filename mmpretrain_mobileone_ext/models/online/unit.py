@@ -18,7 +18,6 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.modules import module as torch_module
-from torch.nn.modules.batchnorm import _BatchNorm
 
 from ..fold import PLAIN_CONVS, Branch, identity_kernel, pad_kernel
 from ..norms import CPUSyncBatchNorm, several_ranks
@@ -34,35 +33,35 @@ _GLOBAL_HOOKS = (
 )
 
 
-@dataclass(frozen=True)
 class Unit:
     """A unit in branch form.
 
-    Attributes:
+    Args:
         spec: its shape.
         branches: in the order in which they are summed.
         relu: whether a ReLU comes next, which a method then applies too.
     """
 
-    spec: UnitSpec
-    branches: tuple[Branch, ...]
-    relu: bool = False
-
-    @functools.cached_property
-    def norms(self) -> list[Any]:
-        return [b.norm for b in self.branches]
-
-    @functools.cached_property
-    def parameters(self) -> BranchParams:
-        return BranchParams(
-            tuple(b.kernel for b in self.branches),
+    def __init__(self, spec: UnitSpec, branches: tuple[Branch, ...], relu: bool = False):
+        self.spec, self.branches, self.relu = spec, branches, relu
+        self.norms: list[Any] = [b.norm for b in branches]
+        self.parameters = BranchParams(
+            tuple(b.kernel for b in branches),
             tuple(n.weight for n in self.norms),
             tuple(n.bias for n in self.norms),
         )
 
-    @property
-    def eps(self) -> list[float]:
-        return [n.eps for n in self.norms]
+    def config(self) -> UnitConfig:
+        """What operators take beside tensors."""
+        group = self.group()
+        return UnitConfig(
+            self.spec,
+            tuple(0 if b.kernel is None else b.kernel.shape[-1] for b in self.branches),
+            tuple(p is not None for p in self.parameters.flat()),
+            tuple(n.eps for n in self.norms),
+            self.relu,
+            '' if group is None else group.group_name,
+        )
 
     @property
     def by_batch(self) -> Optional[bool]:
@@ -99,6 +98,92 @@ class Unit:
             and len({type(n) for n in self.norms}) == 1
             and not has_hooks([*convs, *self.norms])
         )
+
+
+@dataclass(frozen=True)
+class UnitConfig:
+    """What an operator knows of a unit beside its tensors.
+
+    Attributes:
+        spec: its shape and branches; names and activation do not count.
+        kernel_sizes: of the branches' kernels, in the order of summation; 0: no convolution.
+        given: of kernels, gammas and betas of all branches, which exist.
+        eps: of each branch's norm.
+        relu: whether a ReLU follows the sum.
+        group: name of the process group over which statistics are reduced, or ''.
+    """
+
+    spec: UnitSpec
+    kernel_sizes: tuple[int, ...]
+    given: tuple[bool, ...]
+    eps: tuple[float, ...]
+    relu: bool
+    group: str
+
+    #: How an operator's schema names what :meth:`flat` returns.
+    SCHEMA = (
+        'int[] shape, str branches, int[] kernel_sizes, bool[] given, float[] eps, bool relu, '
+        'str group'
+    )
+
+    def flat(self) -> tuple:
+        """All in numbers and names, as operators take it."""
+        spec = self.spec
+        shape = [
+            spec.in_channels,
+            spec.out_channels,
+            spec.kernel_size,
+            spec.stride,
+            spec.dilation,
+            spec.groups,
+            spec.num_conv_branches,
+        ]
+        branches = ' '.join(spec.branches)
+        lists = (list(self.kernel_sizes), list(self.given), list(self.eps))
+        return shape, branches, *lists, self.relu, self.group
+
+    @classmethod
+    def of(cls, shape, branches, kernel_sizes, given, eps, relu, group) -> UnitConfig:
+        """The inverse of :meth:`flat`."""
+        spec = _spec_of(tuple(shape), branches)
+        return cls(spec, tuple(kernel_sizes), tuple(given), tuple(eps), relu, group)
+
+    def params(self, tensors: Sequence[Tensor]) -> BranchParams:
+        """The tensors that exist, each in its place."""
+        left = iter(tensors)
+        return BranchParams.of([next(left) if given else None for given in self.given])
+
+    def branch_conv(self, branch: int) -> dict[str, Any]:
+        """Stride, padding, dilation and groups of a branch's convolution."""
+        spec, size = self.spec, self.kernel_sizes[branch]
+        return dict(
+            stride=[spec.stride] * 2,
+            padding=[spec.dilation * (size // 2)] * 2,
+            dilation=[spec.dilation if size > 1 else 1] * 2,
+            groups=spec.groups,
+        )
+
+    def process_group(self) -> Any:
+        """The group itself, or None."""
+        if not self.group:
+            return None
+        return torch._C._distributed_c10d._resolve_process_group(self.group)
+
+
+@functools.lru_cache(maxsize=512)
+def _spec_of(sizes: tuple[int, ...], branches: str) -> UnitSpec:
+    in_channels, out_channels, kernel_size, stride, dilation, groups, convs = sizes
+    return UnitSpec(
+        'unit',
+        in_channels,
+        out_channels,
+        kernel_size,
+        stride=stride,
+        dilation=dilation,
+        groups=groups,
+        num_conv_branches=convs,
+        branches=tuple(branches.split()),
+    )
 
 
 def has_hooks(modules: Sequence[nn.Module]) -> bool:
@@ -143,10 +228,10 @@ class BranchParams(NamedTuple):
 
 def stack_kernels(spec: UnitSpec, kernels: Sequence[Optional[Tensor]], like: Tensor) -> Tensor:
     """Kernels, padded to the unit's, as (G, J, O, P), in like's type."""
+    shape = (spec.out_channels, spec.groups, spec.kernel_size, like.dtype, like.device)
+    identity = identity_kernel if is_compiling() else _kept_identity
     parts = [
-        _identity(spec.out_channels, spec.groups, spec.kernel_size, like.dtype, like.device)
-        if kernel is None
-        else pad_kernel(kernel, spec.kernel_size)
+        identity(*shape) if kernel is None else pad_kernel(kernel, spec.kernel_size)
         for kernel in kernels
     ]
     # Kernels in channels_last cannot be viewed so.
@@ -155,7 +240,7 @@ def stack_kernels(spec: UnitSpec, kernels: Sequence[Optional[Tensor]], like: Ten
 
 
 @functools.lru_cache(maxsize=64)
-def _identity(*shape_and_type: Any) -> Tensor:
+def _kept_identity(*shape_and_type: Any) -> Tensor:
     with torch.inference_mode(False):  # it is kept for training too
         return identity_kernel(*shape_and_type)
 
@@ -228,60 +313,34 @@ def in_own_memory(grads: Iterable[Optional[Tensor]]) -> list[Optional[Tensor]]:
     return own
 
 
-def running_stats(norm: _BatchNorm) -> tuple[Any, Any, bool, float]:
-    """Running mean and variance to update (or None), True, and the rate.
-
-    As ``norm`` itself does on a forward pass in training mode: the batch is counted, and without a
-    ``momentum`` the average is cumulative. The first arguments of ``torch.native_batch_norm`` after
-    the affine ones.
-    """
-    if not _tracks(norm):
-        return None, None, True, 0.0
-    _count_batch([norm])
-    return norm.running_mean, norm.running_var, True, _rate(norm)
-
-
-def track(norms: Sequence[Any], mean: Tensor, var: Tensor, count: float) -> None:
+def track(norms: Sequence[Any], stats: Tensor) -> None:
     """Update running statistics as the norms themselves would.
 
+    The batch is counted; without a ``momentum`` the average is cumulative.
+
     Args:
-        mean: (len(norms), C) of the batch.
-        var: (len(norms), C) of the batch, biased.
-        count: values per channel; the running variance is unbiased.
+        stats: (2, len(norms), C), means and unbiased variances of the batch.
     """
-    _count_batch([norm for norm in norms if _tracks(norm)])
-    tracking = [
-        index for index, norm in enumerate(norms) if _tracks(norm) and norm.running_mean is not None
-    ]
-    if not tracking:
-        return
-    dtype = norms[tracking[0]].running_mean.dtype
-    values = torch.stack([mean, var * (count / (count - 1))], 1).to(dtype).unbind()
-    updates: dict[float, tuple[list, list]] = {}
-    for index in tracking:
-        norm = norms[index]
-        olds, news = updates.setdefault(_rate(norm), ([], []))
-        olds += [norm.running_mean, norm.running_var]
-        news += values[index].unbind()
-    for rate, (olds, news) in updates.items():
-        torch._foreach_lerp_(olds, news, rate)
-
-
-def _tracks(norm: _BatchNorm) -> bool:
-    return norm.training and norm.track_running_stats
-
-
-def _count_batch(norms: Sequence[_BatchNorm]) -> None:
-    counts = [norm.num_batches_tracked for norm in norms if norm.num_batches_tracked is not None]
+    tracking = [n for n in norms if n.training and n.track_running_stats]
+    counts = [n.num_batches_tracked for n in tracking if n.num_batches_tracked is not None]
     if counts:
         torch._foreach_add_(counts, 1)
-
-
-def _rate(norm: _BatchNorm) -> float:
-    """Weight of the newest batch, already counted, in running statistics."""
-    if norm.momentum is not None or norm.num_batches_tracked is None:
-        return norm.momentum or 0.0
-    return 1 / float(norm.num_batches_tracked)
+    updates: dict[Any, tuple[list, list]] = {}
+    for index, norm in enumerate(norms):
+        if norm not in tracking or norm.running_mean is None:
+            continue
+        cumulative = norm.momentum is None and norm.num_batches_tracked is not None
+        rate = index if cumulative else norm.momentum or 0.0
+        olds, news = updates.setdefault((cumulative, rate), ([], []))
+        olds += [norm.running_mean, norm.running_var]
+        news += stats[:, index].to(norm.running_mean.dtype).unbind()
+    for (cumulative, rate), (olds, news) in updates.items():
+        if cumulative:
+            share = norms[rate].num_batches_tracked.to(olds[0].dtype).reciprocal()
+            for old, new in zip(olds, news):
+                old.lerp_(new, share)
+        else:
+            torch._foreach_lerp_(olds, news, rate)
 
 
 def branch_layout(x: Tensor) -> Tensor:

@@ -98,9 +98,9 @@ def test_channels_without_a_value_get_the_default_and_no_gradient():
 
 
 def test_what_inference_built_serves_training():
-    branch_stack._identity.cache_clear()
+    branch_stack._kept_identity.cache_clear()
     spec = unit_of(3, 1, 3)
     like = torch.zeros(())
     with torch.inference_mode():
         stack_kernels(spec, [None], like)
-    assert not branch_stack._identity(3, 3, 3, like.dtype, like.device).is_inference()
+    assert not branch_stack._kept_identity(3, 3, 3, like.dtype, like.device).is_inference()

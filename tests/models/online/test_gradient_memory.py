@@ -9,17 +9,10 @@ from torch import nn
 
 from mmpretrain_mobileone_ext import ConfigurableMobileOne
 from mmpretrain_mobileone_ext.models import MobileOneBlock
-from mmpretrain_mobileone_ext.models.online.batch_fold import sum_by_running_stats
-from mmpretrain_mobileone_ext.models.online.by_moments import sum_by_moments
-from mmpretrain_mobileone_ext.models.online.by_recompute import sum_by_recomputing, sum_fused
+from mmpretrain_mobileone_ext.models.online.dispatch import sum_by
 from mmpretrain_mobileone_ext.models.spec import UnitSpec
 
-METHODS = dict(
-    moments=sum_by_moments,
-    fused=sum_fused,
-    recompute=sum_by_recomputing,
-    running=sum_by_running_stats,
-)
+METHODS = ('moments', 'fused', 'recompute', 'running')
 UNITS = dict(
     pointwise=UnitSpec('unit', 12, 12, 1, num_conv_branches=1),
     pointwise_4=UnitSpec('unit', 12, 12, 1, num_conv_branches=4),
@@ -77,7 +70,7 @@ def test_gradients_after_their_use_equal_the_branches(name, method, dtype):
             wanted.eval()
             block.eval()
         use(wanted, wanted, dtype)
-        use(lambda x, b=block: METHODS[method](b.unit(b._is_plain_relu()), x), block, dtype)
+        use(lambda x, b=block: sum_by(method, b.unit(b._is_plain_relu()), x), block, dtype)
         # float32: sums of 360 values, some of which nearly cancel.
         bound = 1e-9 if dtype == torch.float64 else 360 * 1.2e-7
         assert_close(*([p.grad for p in b.parameters()] for b in (wanted, block)), bound)
@@ -88,7 +81,7 @@ def test_gradients_after_their_use_equal_the_branches(name, method, dtype):
 @pytest.mark.parametrize('name', UNITS)
 def test_each_gradient_has_a_storage_of_its_own(name, method, dtype):
     block = unit(name, dtype)
-    METHODS[method](block.unit(), images(block, dtype)).square().sum().backward()
+    sum_by(method, block.unit(), images(block, dtype)).square().sum().backward()
     grads = [p.grad for p in block.parameters()]
     places = {g.untyped_storage().data_ptr() for g in grads}
     assert len(places) == len(grads) >= 3

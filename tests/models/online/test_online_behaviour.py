@@ -16,7 +16,6 @@ from mmpretrain_mobileone_ext import ConfigurableMobileOne
 from mmpretrain_mobileone_ext.errors import SpecError
 from mmpretrain_mobileone_ext.models import MobileOneBlock, online_forms
 from mmpretrain_mobileone_ext.models.online import kernels as native
-from mmpretrain_mobileone_ext.models.online.by_moments import sum_by_moments
 from mmpretrain_mobileone_ext.models.spec import UnitSpec
 
 DEPTHWISE = UnitSpec('dw', 16, 16, 3, groups=16, num_conv_branches=3, act_cfg=dict(type='ReLU'))
@@ -150,13 +149,6 @@ def test_float32_moments_keep_digits():
             )
         )
     assert errors[0] < 2 * errors[1]
-
-
-def test_cancellation_falls_back_to_branches():
-    block, wanted = pair(dtype=torch.float32)
-    x = images(dtype=torch.float32) * 1e-3 + 100
-    assert sum_by_moments(block.unit(), x) is None
-    assert torch.equal(block(x), wanted(x))
 
 
 def test_one_value_per_channel_raises_as_batch_norm_does():

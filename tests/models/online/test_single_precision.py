@@ -15,16 +15,15 @@ from helpers import generator, randomize_norms
 from textbook import textbook_branches
 
 from mmpretrain_mobileone_ext.models import MobileOneBlock
-from mmpretrain_mobileone_ext.models.online.by_moments import sum_by_moments
-from mmpretrain_mobileone_ext.models.online.by_recompute import sum_by_recomputing, sum_fused
+from mmpretrain_mobileone_ext.models.online.dispatch import sum_by
 from mmpretrain_mobileone_ext.models.online.kernels import compiled_kernels
 from mmpretrain_mobileone_ext.models.spec import UnitSpec
 
 METHODS = dict(
     branches=MobileOneBlock._branch_sum,
-    moments=lambda block, x: sum_by_moments(block.unit(), x),
-    fused=lambda block, x: sum_fused(block.unit(), x),
-    recompute=lambda block, x: sum_by_recomputing(block.unit(), x),
+    moments=lambda block, x: sum_by('moments', block.unit(), x),
+    fused=lambda block, x: sum_by('fused', block.unit(), x),
+    recompute=lambda block, x: sum_by('recompute', block.unit(), x),
 )
 UNITS = dict(
     pointwise=UnitSpec('unit', 128, 128, 1, num_conv_branches=4),

@@ -64,11 +64,13 @@ def compiled_kernels() -> Optional[ctypes.CDLL]:
 
 def has_kernels_for(x: Tensor) -> bool:
     """Whether the compiled kernels exist and take tensors like x."""
-    return (
-        x.device.type == 'cpu'
-        and x.dtype in (torch.float32, torch.float64)
-        and compiled_kernels() is not None
-    )
+    return x.device.type == 'cpu' and x.dtype in (torch.float32, torch.float64) and _are_compiled()
+
+
+@torch.compiler.assume_constant_result
+def _are_compiled() -> bool:
+    # torch.compile takes the answer and does not look into this function.
+    return compiled_kernels() is not None
 
 
 def call(name: str, dtype: torch.dtype, *args: _Argument) -> None:
