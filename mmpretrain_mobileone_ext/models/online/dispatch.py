@@ -62,7 +62,7 @@ def online_sum(unit: Unit, x: Tensor, preference: Preference) -> Optional[Tensor
 
 
 def sum_by(method: str, unit: Unit, x: Tensor) -> Tensor:
-    """Sum of all branches of ``x``, activated if a ReLU follows, by a method that is not 'branches'.
+    """Sum of all branches of ``x``, activated if a ReLU follows, by one of the methods.
 
     Under autocast x is brought to its type, and statistics and folding stay in float32 or better.
     """
@@ -161,20 +161,11 @@ def _fits(params: Iterable[Optional[Tensor]], x: Tensor, autocast: Optional[torc
     """
     dtype = autocast or x.dtype
     wanted = torch.float32 if dtype in (torch.float16, torch.bfloat16) else dtype
-    return (
-        wanted in (torch.float32, torch.float64)
-        and (autocast is not None or dtype == wanted)
-        and not _stands_for_others(x)
-        and all(
-            p is None or (p.dtype == wanted and p.device == x.device and not _stands_for_others(p))
-            for p in params
-        )
-    )
-
-
-def _stands_for_others(x: Tensor) -> bool:
-    """Whether a transform of ``torch.func`` wraps x."""
-    return not is_compiling() and is_functorch_wrapped_tensor(x)
+    if wanted not in (torch.float32, torch.float64) or (autocast is None and dtype != wanted):
+        return False
+    given = [p for p in params if p is not None]
+    alike = all(p.dtype == wanted and p.device == x.device for p in given)
+    return alike and (is_compiling() or not any(map(is_functorch_wrapped_tensor, (x, *given))))
 
 
 def _choose(unit: Unit, x: Tensor, preference: Preference) -> Choice:

@@ -10,6 +10,7 @@ statistics are an output, and running statistics follow by torch's own in-place 
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from typing import Any, Optional, Union
 
@@ -19,6 +20,7 @@ from torch import Tensor
 from .by_moments import SumByMoments
 from .by_recompute import SumByRecomputing, SumInOnePass, is_one_conv
 from .convs import OutputGrad
+from .kernels import has_kernels_for
 from .unit import BranchParams, UnitConfig, autocast_dtype, in_own_memory
 
 Method = Union[SumByMoments, SumByRecomputing, SumInOnePass]
@@ -67,17 +69,28 @@ def _method(name: str, config: UnitConfig, x: Tensor) -> Method:
     return SumByRecomputing(config, x)
 
 
-def _forward(x: Tensor, params: Sequence[Tensor], name: str, *flat):
-    config = UnitConfig.of(*flat)
-    method = _method(name, config, x)
+def _method_of_call(x: Tensor, name: str, call: Sequence) -> Method:
+    shape, branches, kernel_sizes, given, eps, relu, group = call
+    lists = (tuple(shape), branches, tuple(kernel_sizes), tuple(given), tuple(eps))
+    return _kept_method(x.device, x.dtype, has_kernels_for(x), name, *lists, relu, group)
+
+
+@functools.lru_cache(maxsize=1024)
+def _kept_method(device: torch.device, dtype: torch.dtype, _: bool, name: str, *flat) -> Method:
+    """A method is a few objects, which take longer to make than a small unit to compute."""
+    return _method(name, UnitConfig.of(*flat), torch.empty(0, device=device, dtype=dtype))
+
+
+def _forward(x: Tensor, params: Sequence[Tensor], name: str, *call):
+    method = _method_of_call(x, name, call)
     x = x.contiguous(memory_format=method.layout)
-    out, stats, saved = method.forward(x, config.params(params))
+    out, stats, saved = method.forward(x, method.config.params(params))
     return out.contiguous(memory_format=method.layout), stats, saved
 
 
-def _forward_like(x: Tensor, params: Sequence[Tensor], name: str, *flat):
-    config = UnitConfig.of(*flat)
-    return _method(name, config, x).like(x, config.params(params))
+def _forward_like(x: Tensor, params: Sequence[Tensor], name: str, *call):
+    method = _method(name, UnitConfig.of(*call), x)
+    return method.like(x, method.config.params(params))
 
 
 def _backward(
@@ -88,10 +101,10 @@ def _backward(
     saved: Sequence[Tensor],
     wants_dx: bool,
     name: str,
-    *flat,
+    *call,
 ):
-    config = UnitConfig.of(*flat)
-    method = _method(name, config, x)
+    method = _method_of_call(x, name, call)
+    config = method.config
     dx, grads = method.backward(
         OutputGrad(grad, active),
         x.contiguous(memory_format=method.layout),
@@ -104,11 +117,11 @@ def _backward(
     return dx, found
 
 
-def _backward_like(grad, x, active, params, saved, wants_dx, name, *flat):
-    if not wants_dx:
-        dx = x.new_empty(0)
+def _backward_like(grad, x, active, params, saved, wants_dx, name, *call):
+    if wants_dx:
+        dx = torch.empty_like(x, memory_format=_method(name, UnitConfig.of(*call), x).layout)
     else:
-        dx = torch.empty_like(x, memory_format=layout(name, UnitConfig.of(*flat), x))
+        dx = x.new_empty(0)
     return dx, [torch.empty_like(p, memory_format=torch.contiguous_format) for p in params]
 
 
@@ -156,11 +169,17 @@ class _UnitGrad(torch.autograd.Function):
 
 
 def _forward_with_gradient(x: Tensor, params: Sequence[Tensor], *call):
+    if not torch.is_grad_enabled():
+        with torch._C._AutoDispatchBelowAutograd():
+            return torch.ops.mobileone_ext.unit_forward(x, params, *call)
     out, stats, *saved = _Unit.apply(x, call, *params)
     return out, stats, saved
 
 
 def _backward_with_refusal(grad, x, active, params, *call):
+    if not torch.is_grad_enabled():
+        with torch._C._AutoDispatchBelowAutograd():
+            return torch.ops.mobileone_ext.unit_backward(grad, x, active, params, *call)
     dx, *grads = _UnitGrad.apply((active, *call), grad, x, *params)
     return dx, grads
 

@@ -321,19 +321,22 @@ def track(norms: Sequence[Any], stats: Tensor) -> None:
     Args:
         stats: (2, len(norms), C), means and unbiased variances of the batch.
     """
-    tracking = [n for n in norms if n.training and n.track_running_stats]
-    counts = [n.num_batches_tracked for n in tracking if n.num_batches_tracked is not None]
+    tracking = [i for i, n in enumerate(norms) if n.training and n.track_running_stats]
+    counts = [norms[i].num_batches_tracked for i in tracking]
+    counts = [count for count in counts if count is not None]
     if counts:
         torch._foreach_add_(counts, 1)
     updates: dict[Any, tuple[list, list]] = {}
-    for index, norm in enumerate(norms):
-        if norm not in tracking or norm.running_mean is None:
+    means, variances = (v.unbind() for v in stats.to(_running_dtype(norms)).unbind())
+    for index in tracking:
+        norm = norms[index]
+        if norm.running_mean is None:
             continue
         cumulative = norm.momentum is None and norm.num_batches_tracked is not None
         rate = index if cumulative else norm.momentum or 0.0
         olds, news = updates.setdefault((cumulative, rate), ([], []))
         olds += [norm.running_mean, norm.running_var]
-        news += stats[:, index].to(norm.running_mean.dtype).unbind()
+        news += [means[index], variances[index]]
     for (cumulative, rate), (olds, news) in updates.items():
         if cumulative:
             share = norms[rate].num_batches_tracked.to(olds[0].dtype).reciprocal()
@@ -341,6 +344,11 @@ def track(norms: Sequence[Any], stats: Tensor) -> None:
                 old.lerp_(new, share)
         else:
             torch._foreach_lerp_(olds, news, rate)
+
+
+def _running_dtype(norms: Sequence[Any]) -> torch.dtype:
+    kept = (n.running_mean.dtype for n in norms if n.running_mean is not None)
+    return next(kept, torch.float32)
 
 
 def branch_layout(x: Tensor) -> Tensor:
