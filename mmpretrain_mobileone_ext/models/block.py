@@ -26,6 +26,7 @@ from .online import (
     branch_layout,
     check_preference,
     has_hooks,
+    is_compiling,
     online_sum,
 )
 from .spec import BRANCH_KINDS, BranchKind, UnitSpec
@@ -197,14 +198,16 @@ class MobileOneBlock(BaseModule):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (N, C_in, H, W) to (N, C_out, H / stride, W / stride)."""
-        if self.with_cp and torch.is_grad_enabled() and x.requires_grad:
-            return checkpoint(
-                self._forward,
-                x,
-                use_reentrant=False,
-                context_fn=lambda: (nullcontext(), shielded_stats(self)),
-            )
-        return self._forward(x)
+        if not (self.with_cp and torch.is_grad_enabled() and x.requires_grad):
+            return self._forward(x)
+        if is_compiling():  # whose graph changes buffers at its end, once
+            return checkpoint(self._forward, x, use_reentrant=False)
+        return checkpoint(
+            self._forward,
+            x,
+            use_reentrant=False,
+            context_fn=lambda: (nullcontext(), shielded_stats(self)),
+        )
 
     def _forward(self, x: Tensor) -> Tensor:
         if self._may_go_online(x):

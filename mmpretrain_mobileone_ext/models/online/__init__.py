@@ -14,7 +14,7 @@ compute that sum, all of them exact:
 """
 
 from .dispatch import Preference, SmallInputRule, check_preference, online_sum, planned_method
-from .unit import Unit, branch_layout, has_hooks
+from .unit import Unit, branch_layout, has_hooks, is_compiling
 
 __all__ = [
     'Preference',
@@ -23,6 +23,7 @@ __all__ = [
     'branch_layout',
     'check_preference',
     'has_hooks',
+    'is_compiling',
     'online_sum',
     'planned_method',
 ]

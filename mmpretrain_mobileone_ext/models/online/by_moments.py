@@ -77,7 +77,7 @@ class SumByMoments:
         """Gradients to x, where it is wanted, and to the parameters."""
         total, weight, *state = saved
         work, dtype, group = _work(x), x.dtype, self.config.process_group()
-        x, grad = x.to(work), OutputGrad(_pixels_last(grad.dy.to(work)), grad.active)
+        x, grad = x.to(work), grad.to(work)
         by_fold = self.patches.weight_grad(x, grad, weight)
         grads = self.folding.backward(params, state, total.item(), *by_fold)
         dx = None

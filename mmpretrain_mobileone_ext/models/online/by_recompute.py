@@ -43,20 +43,22 @@ class SumByRecomputing:
 
     def forward(self, x: Tensor, params: BranchParams) -> tuple[Tensor, Tensor, list[Tensor]]:
         """As of :class:`~.by_moments.SumByMoments`."""
-        out, kept, stats = None, [], []
+        out, kept, stats, wide = None, [], [], _wide(x)
         for branch, (weight, gamma, beta) in enumerate(zip(*params)):
             z = self._conv(branch, x, weight)
             # With a momentum of 1 they become the batch's own.
-            stat = torch.zeros(2, z.shape[1], dtype=_stats_dtype(z), device=z.device)
-            norm = (gamma, beta, *stat.unbind(), True, 1.0, self.config.eps[branch])
-            y, *inner = torch.native_batch_norm(z, *norm)
-            out = y if out is None else out.add_(y)
+            stat = torch.zeros(2, z.shape[1], dtype=_wide(z), device=z.device)
+            mean, var = stat.unbind()
+            y, *inner = torch.native_batch_norm(
+                z, gamma, beta, mean, var, True, 1.0, self.config.eps[branch]
+            )
+            out = y.to(wide) if out is None else out.add_(y)
             stats.append(stat)
             kept.append(torch.stack(inner))
         assert out is not None
         if self.config.relu:
             out.relu_()
-        return out, torch.stack(stats, 1).double(), [torch.stack(kept)]
+        return out.to(x.dtype), torch.stack(stats, 1).double(), [torch.stack(kept)]
 
     def like(self, x: Tensor, params: BranchParams) -> tuple[Tensor, Tensor, list[Tensor]]:
         """Empty tensors like those of :meth:`forward`."""
@@ -65,7 +67,7 @@ class SumByRecomputing:
         return (
             x.new_empty(shape).contiguous(memory_format=self.layout),
             x.new_empty(2, branches, spec.out_channels, dtype=torch.float64),
-            [x.new_empty(branches, 2, spec.out_channels, dtype=_stats_dtype(x))],
+            [x.new_empty(branches, 2, spec.out_channels, dtype=_wide(x))],
         )
 
     def backward(
@@ -83,8 +85,8 @@ class SumByRecomputing:
             own = self._branch_backward(branch, x, dy, params, stat, wants_dx)
             found.append(own[1:])
             if own[0] is not None:
-                dx = own[0] if dx is None else dx.add_(own[0])
-        return dx, BranchParams(*map(tuple, zip(*found)))
+                dx = own[0].to(_wide(x)) if dx is None else dx.add_(own[0])
+        return None if dx is None else dx.to(x.dtype), BranchParams(*map(tuple, zip(*found)))
 
     def _conv(self, branch: int, x: Tensor, weight: Optional[Tensor]) -> Tensor:
         if weight is None:
@@ -111,7 +113,8 @@ class SumByRecomputing:
         return dx, kernel.to(weight.dtype), dgamma, dbeta
 
 
-def _stats_dtype(x: Tensor) -> torch.dtype:
+def _wide(x: Tensor) -> torch.dtype:
+    """Type of statistics, and of sums over branches."""
     return torch.promote_types(x.dtype, torch.float32)
 
 

@@ -48,6 +48,13 @@ class OutputGrad:
         """The part of some of the images."""
         return OutputGrad(self.dy[images], None if self.active is None else self.active[images])
 
+    def to(self, dtype: torch.dtype) -> OutputGrad:
+        """Both in another type, in channels_last."""
+        layout, active = torch.channels_last, self.active
+        if active is not None:
+            active = active.to(dtype, memory_format=layout)
+        return OutputGrad(self.dy.to(dtype, memory_format=layout), active)
+
     def masked(self) -> Tensor:
         """Gradient to the convolution's output."""
         if self.active is None:

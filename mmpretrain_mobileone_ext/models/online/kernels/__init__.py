@@ -80,7 +80,11 @@ def call(name: str, dtype: torch.dtype, *args: _Argument) -> None:
 
     Raises:
         ValueError: a tensor is not contiguous: kernels know no strides.
+        TypeError: a tensor is neither of ``dtype`` nor of float64.
     """
+    for arg in args:
+        if isinstance(arg, Tensor) and arg.dtype not in (dtype, torch.float64):
+            raise TypeError(f'{name} of {dtype} was given a tensor of {arg.dtype}')
     type_name = str(dtype).split('.')[1]
     kernel = getattr(compiled_kernels(), f'{name}_{type_name}')
     kernel(*map(_argument, args))

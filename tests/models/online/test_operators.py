@@ -1,0 +1,169 @@
+"""The operators keep torch's rules, and what torch offers works with them."""
+
+import copy
+import itertools
+
+import pytest
+import torch
+from helpers import TINY_BACKBONE, assert_close, generator, randomize_norms
+from torch.utils.checkpoint import checkpoint
+
+from mmpretrain_mobileone_ext import ConfigurableMobileOne
+from mmpretrain_mobileone_ext.models import MobileOneBlock
+from mmpretrain_mobileone_ext.models.online.dispatch import sum_by
+from mmpretrain_mobileone_ext.models.spec import UnitSpec
+
+SMALL = {k: v for k, v in TINY_BACKBONE.items() if k != 'type'}
+RELU = dict(type='ReLU')
+UNITS = dict(
+    depthwise=UnitSpec('unit', 8, 8, 3, groups=8, num_conv_branches=3, act_cfg=RELU),
+    strided=UnitSpec('unit', 8, 8, 3, stride=2, groups=8, num_conv_branches=2),
+    pointwise=UnitSpec('unit', 8, 8, 1, num_conv_branches=4, act_cfg=RELU),
+    wide=UnitSpec('unit', 80, 72, 1, num_conv_branches=2),
+    one_conv=UnitSpec('unit', 8, 8, 1, num_conv_branches=1, act_cfg=RELU),
+    stem=UnitSpec('unit', 3, 8, 3, stride=2, num_conv_branches=1, act_cfg=RELU),
+)
+METHODS = ('moments', 'recompute', 'fused')
+FORWARD = torch.ops.mobileone_ext.unit_forward.default
+BACKWARD = torch.ops.mobileone_ext.unit_backward.default
+
+needs_opcheck = pytest.mark.skipif(
+    not hasattr(torch.library, 'opcheck'), reason='torch < 2.4 has no opcheck'
+)
+
+
+def block_of(name, dtype=torch.float64, **options):
+    torch.manual_seed(0)
+    return randomize_norms(MobileOneBlock(UNITS[name], **options)).to(dtype)
+
+
+def images(name, dtype=torch.float64, size=8):
+    shape = (3, UNITS[name].in_channels, size, size + 1)
+    return torch.randn(shape, generator=generator(), dtype=torch.float64).to(dtype)
+
+
+def arguments(name, method, dtype):
+    """What the forward operator is called with."""
+    block = block_of(name, dtype)
+    unit = block.unit(block.spec.act_cfg is not None)
+    x = images(name, dtype).contiguous(memory_format=torch.channels_last).requires_grad_()
+    params = [p for p in unit.parameters.flat() if p is not None]
+    return x, params, method, *unit.config().flat()
+
+
+@needs_opcheck
+@pytest.mark.parametrize('dtype', [torch.float64, torch.float32])
+@pytest.mark.parametrize('method', METHODS)
+@pytest.mark.parametrize('name', UNITS)
+def test_forward_is_an_operator(name, method, dtype):
+    torch.library.opcheck(FORWARD, arguments(name, method, dtype))
+
+
+@needs_opcheck
+@pytest.mark.parametrize('wants_dx', [True, False])
+@pytest.mark.parametrize('method', METHODS)
+@pytest.mark.parametrize('name', UNITS)
+def test_backward_is_an_operator(name, method, wants_dx):
+    x, params, _, *config = arguments(name, method, torch.float64)
+    with torch.no_grad():
+        out, _, saved = FORWARD(x, params, method, *config)
+    active = out if UNITS[name].act_cfg else None
+    grad = torch.randn(out.shape, generator=generator(1), dtype=out.dtype)
+    # A gradient has no gradient: nothing may ask for one here.
+    params = [p.detach() for p in params]
+    call = (grad, x.detach(), active, params, saved, wants_dx, method, *config)
+    torch.library.opcheck(BACKWARD, call)
+
+
+def test_a_second_derivative_is_refused_in_one_line():
+    block = block_of('depthwise', online_reparam=True)
+    loss = block(images('depthwise').requires_grad_()).square().sum()
+    weight = block.branch_conv_list[0].conv.weight
+    (grad,) = torch.autograd.grad(loss, weight, create_graph=True)
+    with pytest.raises(RuntimeError, match=r'no second derivative.*online_reparam=False'):
+        grad.sum().backward()
+
+
+@pytest.mark.parametrize('name', UNITS)
+def test_no_gradient_to_images_that_want_none(name):
+    block = block_of(name, online_reparam=True)
+    wanted = copy.deepcopy(block)
+    wanted.online_reparam = False
+    x = images(name)
+    for module in (block, wanted):
+        module(x).sin().sum().backward()
+    assert x.grad is None
+    assert_close(*([p.grad for p in b.parameters()] for b in (wanted, block)), 1e-9)
+
+
+def test_frozen_parameters_get_no_gradient():
+    block = block_of('pointwise', online_reparam=True)
+    frozen = [n.weight for n in block.unit().norms]
+    for weight in frozen:
+        weight.requires_grad_(False)
+    block(images('pointwise')).sin().sum().backward()
+    assert all(w.grad is None for w in frozen)
+    assert all(p.grad is not None for p in block.parameters() if p.requires_grad)
+
+
+@pytest.mark.parametrize('method', METHODS)
+def test_an_output_that_nobody_uses(method):
+    block = block_of('depthwise')
+    unit, x = block.unit(), images('depthwise').requires_grad_()
+    (sum_by(method, unit, x) * 0 + x.sum()).sum().backward()
+    assert torch.isfinite(x.grad).all()
+
+
+def test_activation_checkpointing_around_a_network():
+    net = randomize_norms(ConfigurableMobileOne(**SMALL, online_reparam=True)).double().train()
+    wanted, x = copy.deepcopy(net), torch.rand(2, 3, 32, 32, dtype=torch.float64)
+    found = []
+    for module, run in ((wanted, wanted), (net, lambda x: checkpoint(net, x, use_reentrant=False))):
+        own = x.clone().requires_grad_()
+        run(own)[-1].sin().sum().backward()
+        found.append([own.grad, *(p.grad for p in module.parameters())])
+    assert_close(*found, 1e-10)
+
+
+@pytest.mark.parametrize('train', [True, False])
+def test_an_exported_network_needs_nothing_of_this_package(train):
+    net = randomize_norms(ConfigurableMobileOne(**SMALL)).double().train(train)
+    x = torch.rand(2, 3, 32, 32, dtype=torch.float64)
+    program = torch.export.export(copy.deepcopy(net), (x,))
+    assert 'mobileone_ext' not in str(program.graph)
+    assert_close(program.module()(x)[-1], net(x)[-1], 1e-10)
+
+
+@pytest.mark.parametrize(
+    ('dtype', 'name', 'method'),
+    itertools.product((torch.bfloat16, torch.float16), UNITS, ('moments', 'recompute')),
+)
+def test_autocast_loses_no_more_than_branches_under_it(dtype, name, method):
+    exact, own, other = (block_of(name, t) for t in (torch.float64, torch.float32, torch.float32))
+    for other_block in (own, other):
+        other_block.load_state_dict(exact.state_dict())
+
+    def outcome(block, run, x, amp):
+        x = x.clone().requires_grad_()
+        with torch.autocast('cpu', dtype=dtype, enabled=amp):
+            out = run(x)
+        (out.sin() * weight.to(out.dtype)).sum().backward()
+        grads = torch.cat([p.grad.double().flatten() for p in block.parameters()])
+        return [out.detach().double(), x.grad.double(), grads]
+
+    x = images(name, torch.float32, size=16)
+    relu = exact.spec.act_cfg is not None
+    with torch.no_grad():
+        sums = exact._branch_sum(x.double())
+    weight = torch.randn(sums.shape, generator=generator(2), dtype=torch.float64)
+    # Rounding decides on which side of a ReLU's kink a sum near 0 is: no gradient comes from there.
+    weight[sums.abs() < 32 * torch.finfo(dtype).eps] = 0
+    act = torch.nn.functional.relu if relu else lambda v: v
+    wanted = outcome(exact, lambda v: act(exact._branch_sum(v)), x.double(), False)
+    found = outcome(own, lambda v: sum_by(method, own.unit(relu), v), x, True)
+    branches = outcome(other, lambda v: act(other._branch_sum(v)), x, True)
+    # On a CPU autocast leaves the skip branch, and so the sum of branches, in float32. Ours rounds
+    # x, the output and its gradient: up to eps / 2 each, and the gradient is a function of two.
+    rounding = 2 * torch.finfo(dtype).eps
+    for f, b, w in zip(found, branches, wanted):
+        assert (f - w).norm() <= (b - w).norm() + rounding * w.norm()
