@@ -20,7 +20,7 @@ from .block import MobileOneBlock
 from .deploy import branches_only, switch_to_deploy
 from .loading import check_incoming
 from .norms import shielded_stats
-from .online import planned_method
+from .online import DEVICE_RULES, planned_method
 from .spec import build_network_spec, resolve_out_indices
 
 _INIT_CFG = [
@@ -216,16 +216,26 @@ def _check_frozen(frozen_stages: int, num_stages: int) -> int:
     return frozen_stages
 
 
-def online_forms(model: nn.Module, x: Tensor) -> list[dict[str, Any]]:
+def online_forms(model: nn.Module, x: Tensor, on: Optional[str] = None) -> list[dict[str, Any]]:
     """How every unit in branch form computes a batch like ``x``, and why.
 
     Modes of the modules count: call it on a model in training mode. Running statistics and
     gradients are left alone.
 
+    Args:
+        model: any module with units in it.
+        x: images (N, C, H, W).
+        on: a class of devices (``'cuda'``, ``'cpu'``, ...): what the rule would be there.
+
     Returns:
         One dict a unit: ``unit``, ``input`` (shape), ``form`` (the method,
         see ``models.online``), ``why``.
+
+    Raises:
+        SpecError: there is no rule for such devices.
     """
+    if on is not None and on not in DEVICE_RULES:
+        raise SpecError(f'on={on!r}; there are rules for {", ".join(map(repr, DEVICE_RULES))}')
     rows: list[dict[str, Any]] = []
     preferences = {
         b: b.online_reparam
@@ -235,7 +245,7 @@ def online_forms(model: nn.Module, x: Tensor) -> list[dict[str, Any]]:
 
     def record(block: Any, inputs: tuple) -> None:
         (x,) = inputs
-        choice = planned_method(block.unit(), x, preferences[block], block.training)
+        choice = planned_method(block.unit(), x, preferences[block], block.training, on)
         rows.append(
             dict(unit=block.spec.name, input=tuple(x.shape), form=choice.method, why=choice.why)
         )
@@ -250,9 +260,9 @@ def online_forms(model: nn.Module, x: Tensor) -> list[dict[str, Any]]:
     return rows
 
 
-def print_online_forms(model: nn.Module, x: Tensor) -> None:
+def print_online_forms(model: nn.Module, x: Tensor, on: Optional[str] = None) -> None:
     """Print :func:`online_forms` as a table."""
     table = Table('unit', 'input', 'form', 'why')
-    for row in online_forms(model, x):
+    for row in online_forms(model, x, on):
         table.add_row(row['unit'], 'x'.join(map(str, row['input'])), row['form'], row['why'])
     PlainConsole().print(table)

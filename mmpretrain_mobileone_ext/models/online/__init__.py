@@ -13,10 +13,18 @@ compute that sum, all of them exact:
 - ``running``: one convolution, where norms use running statistics.
 """
 
-from .dispatch import Preference, SmallInputRule, check_preference, online_sum, planned_method
+from .dispatch import (
+    DEVICE_RULES,
+    Preference,
+    SmallInputRule,
+    check_preference,
+    online_sum,
+    planned_method,
+)
 from .unit import Unit, branch_layout, has_hooks, is_compiling
 
 __all__ = [
+    'DEVICE_RULES',
     'Preference',
     'SmallInputRule',
     'Unit',

@@ -1,12 +1,12 @@
 """Which exact method computes a unit, and its sum of branches by that method.
 
 A rule makes the same choice in every run and on every rank, so that a seed gives the same training.
-Its thresholds were measured on a CPU (tools/benchmark_training.py). They count elements,
-N * H * W * C, of the input where nothing else is said.
+It is data, one row for each class of devices (``DEVICE_RULES``).
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -19,8 +19,9 @@ from torch._C._functorch import is_functorch_wrapped_tensor
 
 from ...errors import SpecError
 from ..spec import UnitSpec
+from . import gpu
 from .batch_fold import sum_by_running_stats
-from .convs import PatchConv, has_depthwise_kernels
+from .convs import PatchConv
 from .kernels import has_kernels_for
 from .operators import layout, unit_sum
 from .unit import Unit, autocast_dtype, is_compiling, is_exporting, track
@@ -30,16 +31,86 @@ PREFERENCES = ('auto', 'memory', True, False)
 
 #: Others (Apple's MPS) lack float64, in which statistics are summed.
 _DEVICES = ('cpu', 'cuda', 'meta')
-# Below so many elements calls cost more than arithmetic.
-_SMALL_DEPTHWISE = 10_000
-_SMALL_POINTWISE = 20_000
-_SMALL_WITHOUT_KERNELS = 80_000
-_LARGE_DEPTHWISE = 400_000  # of the output, one conv branch
-_LARGE = 800_000
-_SMALL_ONE_CONV = 600_000  # these two: pixels x the larger C
-_LARGE_ONE_CONV = 1_500_000  # above, a kept output costs much memory
-_MANY_PATCHES = 10_000
-_FEW_TAPS = 64
+_FEW_TAPS = 64  # of a kernel, more of which take moments longer than branches
+
+
+@dataclass(frozen=True)
+class DeviceRule:
+    """From which size on a method pays, on one kind of device; ``inf``: never.
+
+    Numbers count elements, N * H * W * C, of the input where nothing else is said.
+
+    Attributes:
+        source: where the numbers are from.
+        pointwise: several convolutions, by moments.
+        pointwise_pixels: these too, a channel.
+        one_conv_pixels: a pointwise unit of one convolution, by moments; pixels a channel.
+        one_conv_fused: the same in one pass; pixels times the larger C.
+        one_conv_recompute: the same with less kept, since a large output costs much memory.
+        depthwise: several convolutions, 3x3.
+        depthwise_one: of the output, one convolution.
+        depthwise_method: what then pays, by whether the stride is 1.
+        patches: an ungrouped unit of few taps, such as the stem, by moments; output pixels.
+    """
+
+    source: str
+    pointwise: float = math.inf
+    pointwise_pixels: float = 0
+    one_conv_pixels: float = math.inf
+    one_conv_fused: float = math.inf
+    one_conv_recompute: float = math.inf
+    depthwise: float = math.inf
+    depthwise_one: float = math.inf
+    depthwise_method: tuple[str, str] = ('moments', 'moments')  # stride > 1, stride 1
+    patches: float = math.inf
+
+
+#: The rule of ``'auto'``, by the class of device of :func:`device_class`.
+DEVICE_RULES = {
+    'cpu': DeviceRule(
+        'measured on CPUs with AVX2 and AVX-512',
+        pointwise=20_000,
+        pointwise_pixels=1,
+        one_conv_fused=600_000,
+        one_conv_recompute=1_500_000,
+        depthwise=10_000,
+        depthwise_one=400_000,
+        patches=10_000,
+    ),
+    'cpu without a compiler': DeviceRule(
+        'measured on CPUs with AVX2 and AVX-512',
+        pointwise=80_000,
+        pointwise_pixels=2.5,
+        one_conv_pixels=100,
+        one_conv_recompute=800_000,
+        depthwise=80_000,
+        depthwise_one=400_000,
+        # Torch's depthwise kernels of stride 1 are slower in channels_last.
+        depthwise_method=('recompute', 'branches'),
+        patches=10_000,
+    ),
+    'cuda': DeviceRule(
+        'by the traffic of memory, not measured',
+        pointwise=0,
+        one_conv_pixels=0,
+        depthwise=0,
+        depthwise_one=0,
+        patches=0,
+    ),
+    'cuda without Triton': DeviceRule(
+        'by the traffic of memory, not measured',
+        pointwise=80_000,
+        pointwise_pixels=2.5,
+        one_conv_pixels=100,
+    ),
+}
+
+
+def device_class(x: Tensor) -> str:
+    """The key of ``DEVICE_RULES`` for tensors like x."""
+    if x.device.type == 'cpu':
+        return 'cpu' if has_kernels_for(x) else 'cpu without a compiler'
+    return 'cuda' if gpu.available(x) else 'cuda without Triton'
 
 
 def check_preference(value: Preference) -> Preference:
@@ -96,11 +167,17 @@ class Choice:
         return self.reason.format(*self.figures)
 
 
-def planned_method(unit: Unit, x: Tensor, preference: Preference, training: bool) -> Choice:
-    """What a unit in this mode does with x, and why."""
-    if training and SmallInputRule(unit.spec).applies_to(x, preference):
+def planned_method(
+    unit: Unit, x: Tensor, preference: Preference, training: bool, on: Optional[str] = None
+) -> Choice:
+    """What a unit in this mode does with x, and why.
+
+    Args:
+        on: a key of ``DEVICE_RULES``: what it would do there.
+    """
+    if on is None and training and SmallInputRule(unit.spec).applies_to(x, preference):
         return Choice('branches', 'small input')
-    return _choose_or_branches(unit, x, preference)
+    return _choose_or_branches(unit, x, preference, on)
 
 
 class SmallInputRule:
@@ -134,10 +211,12 @@ class SmallInputRule:
         return x.dim() == 4 and x.numel() > 0 and _fastest(self.spec, x).method == 'branches'
 
 
-def _choose_or_branches(unit: Unit, x: Tensor, preference: Preference) -> Choice:
+def _choose_or_branches(
+    unit: Unit, x: Tensor, preference: Preference, on: Optional[str] = None
+) -> Choice:
     params = unit.parameters.flat()
     if _is_plain_tensor(x) and unit.is_plain() and _fits(params, x, autocast_dtype(x)):
-        return _choose(unit, x, preference)
+        return _choose(unit, x, preference, on)
     return Choice('branches', 'no other method is defined')
 
 
@@ -168,7 +247,7 @@ def _fits(params: Iterable[Optional[Tensor]], x: Tensor, autocast: Optional[torc
     return alike and (is_compiling() or not any(map(is_functorch_wrapped_tensor, (x, *given))))
 
 
-def _choose(unit: Unit, x: Tensor, preference: Preference) -> Choice:
+def _choose(unit: Unit, x: Tensor, preference: Preference, on: Optional[str]) -> Choice:
     """The method for a plain unit on images (N, C, H, W)."""
     if preference is False:
         return Choice('branches', 'online_reparam=False')
@@ -183,7 +262,7 @@ def _choose(unit: Unit, x: Tensor, preference: Preference) -> Choice:
         return Choice('moments', 'online_reparam=True')
     if unit.group() is not None:
         return _choose_synchronized(unit.spec)
-    choice = _fastest(unit.spec, x)
+    choice = _fastest(unit.spec, x, on)
     if preference == 'memory' and choice.method in ('branches', 'fused'):
         return Choice('recompute', f"online_reparam='memory'; {choice.reason}", choice.figures)
     return choice
@@ -196,56 +275,41 @@ def _choose_synchronized(spec: UnitSpec) -> Choice:
     return Choice('branches', 'one conv branch, synchronized norms')
 
 
-def _fastest(spec: UnitSpec, x: Tensor) -> Choice:
+def _fastest(spec: UnitSpec, x: Tensor, on: Optional[str] = None) -> Choice:
+    rule = DEVICE_RULES[on or device_class(x)]
     if spec.is_pointwise:
-        return _choose_pointwise(spec, x)
-    if x.device.type != 'cpu':
-        return Choice('branches', 'no compiled kernels on this device')
+        return _choose_pointwise(spec, x, rule)
     if spec.is_depthwise:
-        return _choose_depthwise(spec, x)
+        return _choose_depthwise(spec, x, rule)
     patches = PatchConv(spec).count(x)
-    few = spec.groups == 1 and spec.taps <= _FEW_TAPS and patches >= _MANY_PATCHES
+    few = spec.groups == 1 and spec.taps <= _FEW_TAPS and patches >= rule.patches
     return Choice('moments' if few else 'branches', '{} taps, {} patches', (spec.taps, patches))
 
 
-def _choose_pointwise(spec: UnitSpec, x: Tensor) -> Choice:
+def _choose_pointwise(spec: UnitSpec, x: Tensor, rule: DeviceRule) -> Choice:
     channels, elements = spec.in_channels, x.numel()
     pixels = elements // channels
     per_channel = '{:.1f} pixels a channel'
     figures = (pixels / channels,)
     if spec.num_convs > 1:
-        enough = (
-            pixels >= channels and elements >= _SMALL_POINTWISE
-            if has_kernels_for(x)
-            else pixels >= 2.5 * channels and elements >= _SMALL_WITHOUT_KERNELS
-        )
+        enough = pixels >= rule.pointwise_pixels * channels and elements >= rule.pointwise
         return Choice('moments' if enough else 'branches', per_channel, figures)
-    if spec.num_convs == 1 and has_kernels_for(x):
-        return _choose_one_conv(pixels * max(channels, spec.out_channels))
-    if pixels >= 100 * channels:
+    if pixels >= rule.one_conv_pixels * channels:
         return Choice('moments', per_channel, figures)
-    if elements >= _LARGE and x.device.type == 'cpu':
-        return Choice('recompute', 'one conv branch, {} elements', (elements,))
-    return Choice('branches', f'one conv branch, {per_channel}', figures)
-
-
-def _choose_one_conv(elements: int) -> Choice:
+    work = pixels * max(channels, spec.out_channels)
     method = 'branches'
-    if elements >= _SMALL_ONE_CONV:
-        method = 'fused' if elements < _LARGE_ONE_CONV else 'recompute'
-    return Choice(method, 'one conv branch, {} elements', (elements,))
+    if work >= min(rule.one_conv_fused, rule.one_conv_recompute):
+        method = 'fused' if work < rule.one_conv_recompute else 'recompute'
+    return Choice(method, 'one conv branch, {} elements', (work,))
 
 
-def _choose_depthwise(spec: UnitSpec, x: Tensor) -> Choice:
-    elements, kernels = x.numel(), has_depthwise_kernels(spec, x)
+def _choose_depthwise(spec: UnitSpec, x: Tensor, rule: DeviceRule) -> Choice:
+    elements, one = x.numel(), spec.num_convs <= 1
     why = '{} conv branches, {} elements', (spec.num_convs, elements)
-    if spec.num_convs <= 1:
-        least = _LARGE_DEPTHWISE * spec.stride**2
-    else:
-        least = _SMALL_DEPTHWISE if kernels else _SMALL_WITHOUT_KERNELS
+    if spec.kernel_size != 3 or spec.dilation != 1:  # for which there are no kernels
+        on_cpu = x.device.type == 'cpu'
+        rule = DEVICE_RULES['cpu without a compiler' if on_cpu else 'cuda without Triton']
+    least = rule.depthwise_one * spec.stride**2 if one else rule.depthwise
     if elements < least:
         return Choice('branches', *why)
-    if kernels:
-        return Choice('moments', *why)
-    # Torch's depthwise kernels of stride 1 are slower in channels_last.
-    return Choice('recompute' if spec.stride > 1 else 'branches', *why)
+    return Choice(rule.depthwise_method[spec.stride == 1], *why)

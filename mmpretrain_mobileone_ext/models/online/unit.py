@@ -167,7 +167,8 @@ class UnitConfig:
         """The group itself, or None."""
         if not self.group:
             return None
-        return torch._C._distributed_c10d._resolve_process_group(self.group)
+        resolve: Any = torch._C._distributed_c10d._resolve_process_group
+        return resolve(self.group)
 
 
 @functools.lru_cache(maxsize=512)

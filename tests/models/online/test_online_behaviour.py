@@ -257,3 +257,11 @@ def test_transforms_of_torch_func_in_eval():
     assert_close(own.grad, found[1], 1e-10)
     for name, param in wanted.named_parameters():
         assert_close(param.grad, found[0][name], 1e-9)
+
+
+def test_the_rule_of_other_devices_can_be_asked_here():
+    net = ConfigurableMobileOne('s1').train()
+    rows = online_forms(net, torch.rand(2, 3, 64, 64), on='cuda')
+    assert {r['form'] for r in rows} == {'moments'}
+    with pytest.raises(SpecError, match="on='tpu'; there are rules for 'cpu'"):
+        online_forms(net, torch.rand(2, 3, 64, 64), on='tpu')
