@@ -2,9 +2,13 @@
 
 import copy
 import itertools
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 import torch
+import torch.distributed.fsdp
 from helpers import TINY_BACKBONE, assert_close, generator, randomize_norms
 from torch.utils.checkpoint import checkpoint
 
@@ -167,3 +171,21 @@ def test_autocast_loses_no_more_than_branches_under_it(dtype, name, method):
     rounding = 2 * torch.finfo(dtype).eps
     for f, b, w in zip(found, branches, wanted):
         assert (f - w).norm() <= (b - w).norm() + rounding * w.norm()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('mode', ['eager', 'compiled'])
+@pytest.mark.parametrize('wrapper', ['ddp', 'fsdp'])
+def test_ranks_of_a_wrapped_network(wrapper, mode):
+    if wrapper == 'fsdp' and not hasattr(torch.distributed.fsdp, 'fully_shard'):
+        pytest.skip('torch < 2.6 has no FSDP2 there')
+    script = Path(__file__).parents[2] / 'kits/wrapped_ranks.py'
+    launcher = ['-m', 'torch.distributed.run', '--standalone', '--nproc_per_node', '2']
+    done = subprocess.run(
+        [sys.executable, *launcher, str(script), wrapper, mode],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert done.stdout.count('compared') == 2
