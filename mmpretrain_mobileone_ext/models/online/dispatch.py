@@ -23,7 +23,7 @@ from . import gpu
 from .batch_fold import sum_by_running_stats
 from .convs import PatchConv
 from .kernels import has_kernels_for
-from .operators import layout, unit_sum
+from .operators import HAS_SHAPES, layout, unit_sum
 from .unit import Unit, autocast_dtype, is_compiling, is_exporting, track
 
 Preference = Union[str, bool]
@@ -130,6 +130,10 @@ def online_sum(unit: Unit, x: Tensor, preference: Preference) -> Optional[Tensor
     """Sum of all branches of ``x``, activated if a ReLU follows, or None where they have to run."""
     method = _choose_or_branches(unit, x, preference).method
     return None if method == 'branches' else sum_by(method, unit, x)
+
+
+if not HAS_SHAPES:  # a break in the graph is better than none of it
+    online_sum = torch.compiler.disable(online_sum)
 
 
 def sum_by(method: str, unit: Unit, x: Tensor) -> Tensor:

@@ -27,6 +27,9 @@ Method = Union[SumByMoments, SumByRecomputing, SumInOnePass]
 _CONFIG = (
     'int[] sizes, str branches, int[] kernel_sizes, bool[] given, float[] eps, bool relu, str group'
 )
+#: Whether torch can be told an operator's shapes without data, which torch.compile asks for; older
+#: than 2.4 it cannot.
+HAS_SHAPES = hasattr(torch.library, 'register_fake')
 _LIBRARY = torch.library.Library('mobileone_ext', 'DEF')
 _LIBRARY.define(
     f'unit_forward(Tensor x, Tensor[] params, str method, {UnitConfig.SCHEMA})'
@@ -201,11 +204,8 @@ def _register(name: str, run: Any, fake: Any, autograd: Any, autocast: Any) -> N
     _LIBRARY.impl(name, autograd, 'Autograd')
     for device in ('CPU', 'CUDA'):
         _LIBRARY.impl(name, autocast, f'Autocast{device}')
-    register_fake = getattr(torch.library, 'register_fake', None)
-    if register_fake is not None:
-        register_fake(f'mobileone_ext::{name}', fake, lib=_LIBRARY)
-    elif hasattr(torch.library, 'impl_abstract'):  # torch < 2.4
-        torch.library.impl_abstract(f'mobileone_ext::{name}', fake, lib=_LIBRARY)
+    if HAS_SHAPES:
+        torch.library.register_fake(f'mobileone_ext::{name}', fake, lib=_LIBRARY)
 
 
 _register('unit_forward', _forward, _forward_like, _forward_with_gradient, _forward_under_autocast)
