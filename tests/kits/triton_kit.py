@@ -46,7 +46,8 @@ def compiled(kernel: Any, types: dict[str, str], num_warps: int = 4, **constants
 
     Args:
         kernel: as decorated.
-        types: of arguments by name, such as ``'*fp32'``; others in capitals are sizes.
+        types: of arguments by name, such as ``'*fp32'``, or a tuple of them, in which None is None;
+            others in capitals are sizes.
         constants: values of its ``tl.constexpr``.
     """
     import triton
@@ -60,6 +61,10 @@ def compiled(kernel: Any, types: dict[str, str], num_warps: int = 4, **constants
             signature[name], values[(place,)] = 'constexpr', constants[name]
         else:
             signature[name] = types.get(name, 'i32')
+            if isinstance(signature[name], tuple):
+                absent = [i for i, kind in enumerate(signature[name]) if kind is None]
+                values.update({(place, i): None for i in absent})
+                signature[name] = tuple(kind or 'constexpr' for kind in signature[name])
             assert name in types or name.isupper(), f'{name} of {function.fn.__name__} has no type'
     return triton.compile(
         ASTSource(function, signature, values),

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from ..batch_fold import CANCELLATION, Folded, Folding, UnitGrads
 from ..unit import BranchParams
-from . import fold_kernels as kernels_of
+from . import depthwise_fold_kernels as kernels_of
 from .sums import PivotedSums
 
 #: What :meth:`TritonDepthwise.direct_moments` does with kernels and marks.
@@ -49,9 +49,9 @@ class TritonDepthwiseFolding(Folding):
         given = (sums.products.contiguous(), sums.sums.contiguous())
         self._run(
             kernels_of.depthwise_measure,
-            *(_tuple(params.kernels), *given, padded, by_cov, moments, direct.view(torch.int8)),
+            *(contiguous(params.kernels), *given, padded, by_cov, moments, direct.view(torch.int8)),
             *(int(sums.count), channels),
-            SIZES=_sizes(params),
+            SIZES=branch_sizes(params),
             EPS=self.eps,
             CANCELLATION=CANCELLATION,
         )
@@ -60,7 +60,7 @@ class TritonDepthwiseFolding(Folding):
         made = (weight, bias, stats, inv_std)
         self._run(
             kernels_of.depthwise_combine,
-            *(_tuple(params.gammas), _tuple(params.betas), padded, moments),
+            *(contiguous(params.gammas), contiguous(params.betas), padded, moments),
             *(direct.view(torch.int8), look(padded, direct), given[1], sums.pivot, *made),
             *(int(sums.count), channels),
             EPS=self.eps,
@@ -86,14 +86,14 @@ class TritonDepthwiseFolding(Folding):
                 the sums of gradient times the distance from them, (J, C) in float64.
         """
         padded, by_cov, moments, inv_std, direct, sums = state
-        channels, sizes = self.spec.out_channels, _sizes(params)
-        grads = BranchParams(*(tuple(map(_empty_like, kind)) for kind in params))
+        channels, sizes = self.spec.out_channels, branch_sizes(params)
+        grads = BranchParams(*(tuple(map(empty_like, kind)) for kind in params))
         products = sums.new_empty(channels, 9, 9)
         moved = torch.empty_like(sums)
         looked = look(padded, direct, moments[0])
         self._run(
             kernels_of.depthwise_unfold,
-            *(_tuple(params.gammas), *grads, padded, by_cov, moments, inv_std),
+            *(contiguous(params.gammas), *grads, padded, by_cov, moments, inv_std),
             *(direct.view(torch.int8), looked, sums),
             *(grad_weight.double().contiguous(), grad_bias.double().contiguous()),
             *(products, moved, int(count), channels),
@@ -106,16 +106,17 @@ class TritonDepthwiseFolding(Folding):
         kernel[grid](*given, CHANNELS=_CHANNELS, **options)
 
 
-def _sizes(params: BranchParams) -> tuple[int, ...]:
+def branch_sizes(params: BranchParams) -> tuple[int, ...]:
+    """Kernel sizes; 0: no convolution."""
     return tuple(0 if kernel is None else kernel.shape[-1] for kernel in params.kernels)
 
 
-def _tuple(values: Sequence[Any]) -> tuple[Any, ...]:
+def contiguous(values: Sequence[Any]) -> tuple[Any, ...]:
     """Parameters as kernels read them."""
     return tuple(None if value is None else value.detach().contiguous() for value in values)
 
 
-def _empty_like(value: Any) -> Any:
+def empty_like(value: Any) -> Any:
     """Room for a gradient."""
     if value is None:
         return None

@@ -12,7 +12,12 @@ from torch import Tensor
 
 #: Whether kernels are run by Triton's interpreter, on CPU tensors.
 INTERPRETED = bool(triton.knobs.runtime.interpret)
-_WORK = {torch.float64: tl.float64}
+_TYPES = {
+    torch.float64: tl.float64,
+    torch.float32: tl.float32,
+    torch.bfloat16: tl.bfloat16,
+    torch.float16: tl.float16,
+}
 
 
 def tuned(configs: Sequence[triton.Config], key: Sequence[str]) -> Callable[[Any], Any]:
@@ -31,7 +36,12 @@ def tuned(configs: Sequence[triton.Config], key: Sequence[str]) -> Callable[[Any
 
 def work_type(x: Tensor) -> Any:
     """In which kernels compute: float32 or, for float64, that."""
-    return _WORK.get(x.dtype, tl.float32)
+    return _TYPES[work_dtype(x)]
+
+
+def dot_type(x: Tensor) -> Any:
+    """In which kernels multiply matrices of a tensor's type; the interpreter has no bfloat16."""
+    return work_type(x) if INTERPRETED else _TYPES[x.dtype]
 
 
 def work_dtype(x: Tensor) -> torch.dtype:

@@ -12,7 +12,12 @@ import torch.nn.functional as F
 from triton_kit import normal
 
 from mmpretrain_mobileone_ext.models.online.convs import OutputGrad
-from mmpretrain_mobileone_ext.models.online.gpu import depthwise_fold, folding, patch_conv
+from mmpretrain_mobileone_ext.models.online.gpu import (
+    depthwise_fold,
+    folding,
+    patch_conv,
+    pointwise_fold,
+)
 from mmpretrain_mobileone_ext.models.online.unit import BranchParams
 from mmpretrain_mobileone_ext.models.spec import UnitSpec
 
@@ -154,21 +159,61 @@ def test_float32_is_as_good_as_its_sums():
 
 
 def test_marks_are_where_cancellation_is():
-    """A difference of neighbours that hardly differ, in one channel of one branch."""
-    spec, x, _, params, _ = depthwise('twice', 1, shape=(2, 3, 40, 1))
-    x[:] = torch.linspace(-1, 1, 40, dtype=torch.float64).view(1, 1, 40, 1)
-    kernels = torch.zeros(3, 1, 3, 3, dtype=x.dtype, device=x.device)
-    kernels[:, 0, 1, 1] = 1
-    kernels[1, 0, 0, 1], kernels[1, 0, 1, 1], kernels[1, 0, 2, 1] = 1, -2, 1
-    x[:, 1, ::39] = 0
-    x[:, 1, 1:39] = torch.linspace(0, 1e-3, 38, dtype=x.dtype).view(1, 38, 1)
+    """One channel of 500 times its spread, around a pivot of 0."""
+    spec, x, _, params, _ = depthwise('twice', 1)
+    x[:, 5] = (x[:, 5] - 2) * 1e-2 + 5
+    x[:, 6] = 0
     conv, marks = patch_conv(spec), []
 
     def look(padded, direct):
         marks.append(direct)
-        return torch.zeros(2, *direct.shape, dtype=torch.float64, device=x.device)
+        return conv.direct_moments(x, torch.zeros_like(x[0, :, 0, 0]), padded, direct)
 
-    given = params._replace(kernels=(kernels, params.kernels[1]))
     sums = conv.sums(x, torch.zeros_like(x[0, :, 0, 0]))
-    folding(spec, [1e-9, 1e-9]).fold(given, sums, x.dtype, look)
-    assert marks[0][0].tolist() == [False, True, False]
+    folding(spec, [1e-9, 1e-9]).fold(params, sums, x.dtype, look)
+    assert marks[0][1].nonzero().tolist() == [[5]]
+
+
+def pointwise(branches, shape=(2, 7, 5, 4), out=7, **options):
+    kernels = [
+        normal(out, shape[1], 1, 1, seed=j) if conv else None for j, conv in enumerate(branches)
+    ]
+    given = ('conv', 'skip') if None in kernels else ('conv',)
+    spec = UnitSpec('pw', shape[1], out, 1, branches=given)
+    x = normal(*shape, seed=30) * 0.5 + 2
+    x[:, 0] *= 1e-2
+    dy = normal(shape[0], out, *shape[2:], seed=31)
+    return (spec, x, dy, *unit(kernels, out, **options))
+
+
+@pytest.mark.parametrize('threshold', [NEVER, ALWAYS])
+@pytest.mark.parametrize(
+    ('branches', 'shape', 'out'),
+    [
+        ((1, 1, 0), (2, 7, 5, 4), 7),
+        ((1,), (2, 3, 3, 3), 18),
+        ((0,), (2, 18, 3, 2), 18),
+        ((1, 0), (3, 1, 2, 1), 1),
+    ],
+)
+def test_a_pointwise_unit(branches, shape, out, threshold, monkeypatch):
+    monkeypatch.setattr(pointwise_fold, 'CANCELLATION', threshold)
+    given = pointwise(branches, shape, out, affine=len(branches) > 1)
+    assert_same(by_kernels(*given), by_branches(*given))
+
+
+def test_a_pointwise_unit_of_several_blocks():
+    given = pointwise((1, 0), (2, 70, 4, 6), 70)
+    assert_same(by_kernels(*given, relu=False), by_branches(*given, relu=False))
+
+
+@pytest.mark.parametrize('which', ['kernels', 'gammas', 'betas'])
+def test_another_pointwise_parameter_is_seen(which):
+    spec, x, dy, params, eps = pointwise((1, 1, 0))
+    wanted = by_branches(spec, x, dy, params, eps, relu=False)
+    moved = list(getattr(params, which))
+    moved[1] = moved[1].clone()
+    moved[1][5] *= 1 + 1e-5
+    found = by_kernels(spec, x, dy, params._replace(**{which: tuple(moved)}), eps, relu=False)
+    with pytest.raises(AssertionError, match='not close'):
+        assert_same(found, wanted)
