@@ -1,7 +1,7 @@
 """Units on NVIDIA GPUs, by Triton kernels.
 
 Importing this package imports no triton, which wheels for Windows, macOS and CPUs may lack; asking
-:func:`patch_conv` or :func:`folding` does.
+:func:`patch_conv` or :func:`folding` does. Whoever runs what these give holds :func:`on_device`.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 import importlib
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Optional
 
 import torch
@@ -32,6 +33,11 @@ def available(x: Tensor) -> bool:
         and torch.cuda.get_device_capability(x.device) >= _CAPABILITY
         and _has_triton()
     )
+
+
+def on_device(x: Tensor) -> AbstractContextManager:
+    """Kernels start on the current device; this makes x's current."""
+    return torch.cuda.device(x.device) if x.is_cuda else nullcontext()
 
 
 def patch_conv(spec: UnitSpec) -> Optional[PatchConv]:
