@@ -18,6 +18,7 @@ from torch.autograd.function import once_differentiable
 
 from .batch_fold import Folded, Folding, PatchSums, UnitGrads, work_dtype
 from .convs import DepthwiseConv, OutputGrad, PatchConv, PointwiseConv, has_depthwise_kernels
+from .direct import direct_scale_grads, fold_batch
 from .kernels import has_kernels_for
 from .native_fold import DepthwiseFolding, PointwiseFolding
 from .unit import BranchParams, Unit, in_own_memory, track
@@ -26,18 +27,16 @@ from .unit import BranchParams, Unit, in_own_memory, track
 def sum_by_moments(unit: Unit, x: Tensor) -> Optional[Tensor]:
     """Sum of all branches of ``x`` (N, C_in, H, W), activated, or None.
 
-    None is returned, and nothing is changed, where the batch's variances would lose digits to
-    cancellation, or have too few values.
+    None is returned, and nothing is changed, where the batch has one value a channel: its variance
+    is undefined, and the branches say so.
     """
     plan, params = _plan(unit, x), unit.parameters
     with torch.no_grad():
-        sums = PatchSums(
-            plan.patches.count(x), *plan.patches.sums(x.detach().to(_work(x)))
-        ).reduced(plan.group)
-        folded = plan.folding.fold(params, sums, x.dtype)
-    if folded is None or sums.count < 2:
+        own = x.detach().to(_work(x))
+        folded, sums = fold_batch(plan.patches, plan.folding, params, own, x.dtype, plan.group)
+    if sums.count < 2:
         return None
-    out = _SumByMoments.apply(x, plan, folded, sums.count, *params.flat())
+    out = _SumByMoments.apply(x, plan, folded, sums, *params.flat())
     with torch.no_grad():
         track(unit.norms, folded.mean, folded.var, sums.count)
     return out
@@ -54,11 +53,12 @@ def _work(x: Tensor) -> torch.dtype:
 class _SumByMoments(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx, x: Tensor, plan: _Plan, folded: Folded, count: float, *params: Optional[Tensor]
+        ctx, x: Tensor, plan: _Plan, folded: Folded, sums: PatchSums, *params: Optional[Tensor]
     ):
         out = plan.patches.conv(x, folded.weight.to(x.dtype), folded.bias, plan.relu)
-        ctx.plan, ctx.count, ctx.num_params = plan, count, len(params)
-        ctx.save_for_backward(x, out if plan.relu else None, *params, folded.weight, *folded.state)
+        ctx.plan, ctx.count, ctx.num_params = plan, sums.count, len(params)
+        numbers = (folded.weight, sums.pivot, folded.mean, folded.direct, *folded.state)
+        ctx.save_for_backward(x, out if plan.relu else None, *params, *numbers)
         return out
 
     @staticmethod
@@ -66,16 +66,17 @@ class _SumByMoments(torch.autograd.Function):
     def backward(ctx, dy: Tensor):
         x, active, *saved = ctx.saved_tensors
         params = BranchParams.of(saved[: ctx.num_params])
-        weight, *state = saved[ctx.num_params :]
+        weight, pivot, mean, direct, *state = saved[ctx.num_params :]
         plan, work = ctx.plan, _work(x)
         dtype, x = x.dtype, x.to(work)
         grad = OutputGrad(dy.to(work, memory_format=torch.channels_last), active)
-        grads = plan.folding.backward(
-            params, state, ctx.count, *plan.patches.weight_grad(x, grad, weight)
-        )
+        by_scale = direct_scale_grads(plan.patches, params, mean, direct, pivot, x, grad)
+        by_folded = plan.patches.weight_grad(x, grad, weight, pivot)
+        grads = plan.folding.backward(params, state, ctx.count, *by_folded, direct, by_scale)
         dx = None
         if ctx.needs_input_grad[0]:
-            dx = plan.patches.input_grad(x, grad, weight, *_over_ranks(grads, plan.group)).to(dtype)
+            moves = _over_ranks(grads, plan.group)
+            dx = plan.patches.input_grad(x, grad, weight, *moves, pivot).to(dtype)
         return dx, None, None, None, *in_own_memory(grads.params.flat())
 
 
