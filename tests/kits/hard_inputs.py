@@ -112,9 +112,7 @@ def _inputs() -> dict[str, Callable[[Noise], Tensor]]:
 
 INPUTS = _inputs()
 CASES = tuple(
-    Case(unit, name, 100 * u + i)
-    for u, unit in enumerate(UNITS)
-    for i, name in enumerate(INPUTS)
+    Case(unit, name, 100 * u + i) for u, unit in enumerate(UNITS) for i, name in enumerate(INPUTS)
 )
 
 
@@ -122,9 +120,9 @@ CASES = tuple(
 def block_of(unit: str, dtype: torch.dtype) -> MobileOneBlock:
     """One a unit and type, of the same values, its norms randomized."""
     torch.manual_seed(0)
-    return copy.deepcopy(
-        randomize_norms(MobileOneBlock(UNITS[unit], online_reparam=False))
-    ).to(dtype)
+    return copy.deepcopy(randomize_norms(MobileOneBlock(UNITS[unit], online_reparam=False))).to(
+        dtype
+    )
 
 
 def images_of(case: Case) -> Tensor:
@@ -144,3 +142,28 @@ def outcome(run, case: Case, dtype: torch.dtype) -> list[Tensor]:
 
 def errors(found: list[Tensor], wanted: list[Tensor]) -> Tensor:
     return torch.stack([(f - w).norm() / w.norm() for f, w in zip(found, wanted)])
+
+
+def floors(case: Case, wanted: list[Tensor]) -> Tensor:
+    """Errors that any method may make: roundings of the largest numbers on the way.
+
+    Of the output ``sum_j a_j (w_j p - mean_j) + beta_j`` one of each product, as if all had one
+    sign: constant channels are large numbers that a batch norm takes off, and what a convolution
+    rounds of them is the same in every pixel, so that branches lose it with the mean. Of gradients,
+    which are sums over pixels, two of the result.
+    """
+    block, x = block_of(case.unit, torch.float64), images_of(case).double()
+    size = torch.zeros_like(wanted[0])
+    for branch in block.branches():
+        norm = branch if branch is block.branch_norm else branch.norm
+        conv = None if branch is block.branch_norm else branch.conv
+        z, absolute = x, x.abs()
+        if conv is not None:
+            geometry = (None, conv.stride, conv.padding, conv.dilation, conv.groups)
+            z = F.conv2d(x, conv.weight, *geometry)
+            absolute = F.conv2d(x.abs(), conv.weight.abs(), *geometry)
+        var = z.var((0, 2, 3), unbiased=False)
+        scale = norm.weight.abs() / (var + norm.eps).sqrt()
+        size += scale.view(1, -1, 1, 1) * absolute + norm.bias.abs().view(1, -1, 1, 1)
+    unit = torch.finfo(torch.float32).eps / 2
+    return torch.stack([unit * size.norm() / wanted[0].norm(), *[size.new_tensor(2 * unit)] * 2])

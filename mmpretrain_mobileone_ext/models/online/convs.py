@@ -27,11 +27,13 @@ _CHUNK_BYTES = 8 << 20
 #: with 256 its error is 1.4 times as large.
 _EXACT_CONV = 128
 #: Pixels of a chunk of a matrix.
-_CHUNK = 8192
+_CHUNK = 2048
 #: Pixels whose products are summed in the tensor's own type.
 _SUM_CHUNK = 512
+#: The same of the depthwise kernels: kSumPixels of packed.h.
+_TILE = 32
 #: Pixels from which a typical one is taken.
-_SAMPLE = 128
+_SAMPLE = 64
 
 
 @dataclass(frozen=True)
@@ -83,10 +85,16 @@ class PatchConv:
         of few digits: its products add up without rounding, of which many alike make a bias.
         """
         pixels = pixel_rows(x)
-        some = pixels[:: -(-len(pixels) // _SAMPLE)].double()
+        step = -(-len(pixels) // _SAMPLE)
+        if has_kernels_for(x):
+            out = torch.empty_like(pixels[0])
+            call('pixel_pivot', x.dtype, pixels, *pixels.shape, step, out)
+            return out
+        some = pixels[::step].double()
         mean = some.mean(0)
-        step = ((some - mean).square().mean(0).sqrt().frexp()[1].double() - 5).exp2()
-        return torch.where((some == some[0]).all(0), mean, (mean / step).round() * step).to(x.dtype)
+        unit = ((some - mean).square().mean(0).sqrt().frexp()[1].double() - 5).exp2()
+        rounded = (mean / unit).round() * unit
+        return torch.where((some == some[0]).all(0), mean, rounded).to(x.dtype)
 
     def sums(self, x: Tensor, pivot: Tensor) -> PatchSums:
         """Sums over the patches around a pivot (C_in,) of x's type.
@@ -99,7 +107,7 @@ class PatchConv:
             sums += patches.sum(3).sum(0, dtype=torch.float64)
             for part in patches.split(_SUM_CHUNK, 3):
                 products += torch.matmul(part, part.transpose(2, 3)).sum(0, dtype=torch.float64)
-        return PatchSums(self.count(x), sums, products, pivot)
+        return PatchSums(self.count(x), sums, products, pivot, _SUM_CHUNK)
 
     def conv(self, x: Tensor, weight: Tensor, bias: Tensor, relu: bool) -> Tensor:
         """The folded convolution, and a ReLU where one follows."""
@@ -115,13 +123,12 @@ class PatchConv:
         would be more by the pivot times the bias's.
         """
         kernel = torch.zeros_like(weight)
-        bias = weight.new_zeros(len(weight))
+        bias = weight.new_zeros(len(weight), dtype=torch.float64)
         for images in image_chunks(grad.dy):
             around = padded_around(x[images], pivot, self.spec.padding)
-            given = (around, grad.of(images), weight, [False, True, True])
-            _, *own = self._conv_backward(*given, padding=0)
-            kernel += own[0]
-            bias += own[1]
+            own = OutputGrad(grad.of(images).masked())
+            kernel += self._conv_backward(around, own, weight, [False, True, False], padding=0)[1]
+            bias += own.dy.sum((0, 2, 3), dtype=torch.float64)
         return kernel, bias
 
     def input_grad(
@@ -183,8 +190,10 @@ class PatchConv:
 
 def padded_around(x: Tensor, pivot: Tensor, padding: int) -> Tensor:
     """x (N, C, H, W), padded with zeros, minus ``pivot`` (C,)."""
-    return F.pad(x, [padding] * 4).sub_(pivot[:, None, None]) if padding else (
-        x - pivot[:, None, None]
+    return (
+        F.pad(x, [padding] * 4).sub_(pivot[:, None, None])
+        if padding
+        else (x - pivot[:, None, None])
     )
 
 
@@ -213,7 +222,8 @@ class DepthwiseConv(PatchConv):
         out = torch.empty(x.shape[1], (_TAPS + 1) * _TAPS, dtype=torch.float64)
         self._call('moments', x, _pixels(x), pivot, out)
         products, sums = out.split([_TAPS**2, _TAPS], 1)
-        return PatchSums(self.count(x), sums, products.unflatten(1, (_TAPS, _TAPS)), pivot)
+        products = products.unflatten(1, (_TAPS, _TAPS))
+        return PatchSums(self.count(x), sums, products, pivot, _TILE)
 
     def weight_grad(
         self, x: Tensor, grad: OutputGrad, weight: Tensor, pivot: Tensor
@@ -268,13 +278,11 @@ class PointwiseConv(PatchConv):
         parts = chunks(rows, most=_SUM_CHUNK)
         buffer = torch.empty_like(parts[0][0])
         for (chunk,) in parts:
-            around = torch.sub(chunk, pivot, out=buffer[: len(chunk)])
-            _add_gram(gram, around)
-            _add_moments(moments, around)
+            _add_gram(gram, _around(chunk, pivot, moments, buffer[: len(chunk)]))
         half = channels // 2
         gram[half:, :half] = gram[:half, half:].t()
         gram.diagonal().copy_(moments[1])
-        return PatchSums(len(rows), moments[:1], gram[None], pivot)
+        return PatchSums(len(rows), moments[:1], gram[None], pivot, _SUM_CHUNK)
 
     def conv(self, x: Tensor, weight: Tensor, bias: Tensor, relu: bool) -> Tensor:
         if not has_kernels_for(x):
@@ -419,12 +427,14 @@ def _add_gram(gram: Tensor, rows: Tensor) -> None:
     gram[half:, half:] += right.t() @ right
 
 
-def _add_moments(moments: Tensor, rows: Tensor) -> None:
-    """Add the sums of rows and of their squares, more exact than a product.
+def _around(rows: Tensor, pivot: Tensor, moments: Tensor, out: Tensor) -> Tensor:
+    """Rows minus the pivot, in ``out``; adds their sums and those of squares to ``moments``.
 
-    A skip branch's variance is the difference of the two.
+    More exact than a product: a skip branch's variance is the difference of the two.
     """
     if has_kernels_for(rows):
-        call('pixel_moments', rows.dtype, rows, *size_for_kernels(rows), moments)
+        call('pixel_moments', rows.dtype, rows, pivot, *size_for_kernels(rows), out, moments)
     else:
-        moments += torch.stack([rows.sum(0), rows.square().sum(0)])
+        torch.sub(rows, pivot, out=out)
+        moments += torch.stack([out.sum(0), out.square().sum(0)])
+    return out

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from ..fold import identity_kernel, pad_kernel
 from ..spec import UnitSpec
-from .batch_fold import DirectStats, Folded, Folding, PatchSums, pivot_of_taps
+from .batch_fold import DirectStats, Folded, Folding, PatchSums, group_of, pivot_of_taps
 from .convs import OutputGrad, PatchConv, image_chunks, padded_around
 from .unit import BranchParams
 
@@ -75,19 +75,15 @@ class DirectRows:
     def __init__(self, spec: UnitSpec, params: BranchParams, direct: Tensor, pivot: Tensor):
         self.spec, self._pivot = spec, pivot
         self.branch, self.channel = direct.nonzero(as_tuple=True)
-        group = torch.div(
-            self.channel, spec.out_channels // spec.groups, rounding_mode='floor'
-        )
-        self._groups, place = group.unique(return_inverse=True)
+        self._group = group_of(spec, self.channel)
+        self._groups, place = self._group.unique(return_inverse=True)
         self._slots, self._slot = _slots(place, len(self._groups))
         self._rows = _rows(spec, params, direct).to(pivot.dtype)
         size = spec.kernel_size
-        weight = self._rows.new_zeros(
-            len(self._groups) * self._slots, spec.group_width, size, size
-        )
+        weight = self._rows.new_zeros(len(self._groups) * self._slots, spec.group_width, size, size)
         weight[self._slot] = self._rows
         self._weight = weight
-        width = torch.arange(spec.group_width, device=group.device)
+        width = torch.arange(spec.group_width, device=direct.device)
         self._channels = (self._groups.unsqueeze(1) * spec.group_width + width).flatten()
         self._whole = len(self._groups) == spec.groups
 
@@ -98,8 +94,7 @@ class DirectRows:
             x: (N, C_in, H, W), of this rank.
             sums: of the patches of all ranks, by which outputs are centred before they are summed.
         """
-        place = torch.div(self.channel, self.spec.out_channels // self.spec.groups, rounding_mode='floor')
-        mean = (sums.sums / sums.count)[place]
+        mean = (sums.sums / sums.count)[self._group]
         flat = self._rows.flatten(1).double()
         centre = (flat * mean).sum(1)
         total = flat.new_zeros(len(flat), 2 + flat.shape[1])
@@ -123,8 +118,7 @@ class DirectRows:
         """Sums (J, out) float64 of gradient times output minus ``mean`` (J, out)."""
         flat = self._rows.flatten(1).double()
         of_taps = pivot_of_taps(self._pivot, flat.new_empty(self.spec.groups, self.spec.taps))
-        place = torch.div(self.channel, self.spec.out_channels // self.spec.groups, rounding_mode='floor')
-        centre = mean[self.branch, self.channel].double() - (flat * of_taps[place]).sum(1)
+        centre = mean[self.branch, self.channel].double() - (flat * of_taps[self._group]).sum(1)
         found = flat.new_zeros(len(flat))
         for images, _, z in self._convolved(x):
             own = grad.of(images)
@@ -142,13 +136,18 @@ class DirectRows:
         for images in image_chunks(x):
             own = x[images] if self._whole else x[images][:, self._channels]
             around = padded_around(own.contiguous(), pivot, spec.padding)
-            z = F.conv2d(around, self._weight, None, spec.stride, 0, spec.dilation, len(self._groups))
+            z = F.conv2d(
+                around, self._weight, None, spec.stride, 0, spec.dilation, len(self._groups)
+            )
             yield images, around, z.flatten(2)[:, self._slot]
 
     def _by_patches(self, around: Tensor, z: Tensor) -> Tensor:
         """Sums (r, P) of z times the patches that it comes of."""
         spec = self.spec
-        size = [(s - spec.dilation * (spec.kernel_size - 1) - 1) // spec.stride + 1 for s in around.shape[2:]]
+        size = [
+            (s - spec.dilation * (spec.kernel_size - 1) - 1) // spec.stride + 1
+            for s in around.shape[2:]
+        ]
         spread = z.new_zeros(len(z), len(self._weight), z.shape[2])
         spread[:, self._slot] = z
         _, grad, _ = torch.ops.aten.convolution_backward(
@@ -172,7 +171,9 @@ def _slots(place: Tensor, groups: int) -> tuple[int, Tensor]:
     counts = place.bincount(minlength=groups)
     order = place.argsort(stable=True)
     rank = torch.empty_like(place)
-    rank[order] = torch.arange(len(place), device=place.device) - (counts.cumsum(0) - counts)[place[order]]
+    rank[order] = (
+        torch.arange(len(place), device=place.device) - (counts.cumsum(0) - counts)[place[order]]
+    )
     most = int(counts.max())
     return most, place * most + rank
 

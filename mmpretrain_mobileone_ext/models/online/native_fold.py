@@ -43,7 +43,8 @@ class DepthwiseFolding(Folding):
             of_row = torch.cat([given.by_cov, given.mean[:, None], given.var[:, None]], 1)
             values = given.dense(n, channels, of_row)
         direct = _marks(given, n, channels)
-        known = (*_tensors_and_sizes(params), _doubles(*self.eps), _doubles(self.least(sums.count)))
+        least = self.least_share(sums, dtype)
+        known = (*_tensors_and_sizes(params), _doubles(*self.eps), _doubles(least))
         moments = torch.cat([sums.products.flatten(1), sums.sums], 1)
         made = (weight, bias, stats, state)
         of_patches = (moments, pivot, direct, values, self._shape(n, sums.count))
@@ -103,10 +104,11 @@ class PointwiseFolding(Folding):
         weight = empty(out, width, 1, 1, dtype=dtype)
         bias = empty(out, dtype=dtype)
         stats, kept = empty(2, n, out), empty(out, n, 2)
-        known = (*_tensors_and_sizes(params), _doubles(*self.eps), _doubles(self.least(sums.count)))
+        least = self.least_share(sums, dtype)
+        known = (*_tensors_and_sizes(params), _doubles(*self.eps), _doubles(least))
         var = moments.cov[0].diagonal().contiguous()
-        pivot = sums.pivot.double()
-        inputs = (moments.mean, var, moments.power.contiguous(), pivot, by_cov, direct, values)
+        raw = moments.mean + sums.pivot
+        inputs = (moments.mean, raw, var, moments.power.contiguous(), by_cov, direct, values)
         made = (weight, bias, stats, kept)
         call('pointwise_fold', dtype, *known, *inputs, self._shape(n), *made)
         state = (moments.mean, by_cov, kept)
@@ -122,11 +124,11 @@ class PointwiseFolding(Folding):
         direct: Optional[Tensor] = None,
         by_scale: Optional[Tensor] = None,
     ) -> UnitGrads:
-        patch_mean, by_cov, _ = state
+        patch_mean, by_cov, kept = state
         n, (out, width) = len(params.kernels), self._size
         grads, scaled = _empty_like(params), torch.empty_like(by_cov)
         by_var, by_mean = by_cov.new_empty(2, n, out).unbind()
-        given = (*_tensors_and_sizes(params), *state)
+        given = (*_tensors_and_sizes(params), patch_mean, by_cov, kept)
         by_folded = (grad_weight.contiguous(), grad_bias.contiguous(), direct, by_scale)
         made = (grads.flat(), by_var, by_mean, scaled)
         call('pointwise_unfold', by_cov.dtype, *given, *by_folded, self._shape(n), *made)

@@ -83,8 +83,8 @@ void moments_by_taps(const T* x, const T* pivot, const Shape& s, double* out) {
           double* to = sums.mine() + at;
           const Band<T> band{packed.get() + at - c0, rows, pitch,
                              s.stride * L, s.wo, s.stride};
-          for_tiles(rows, s.wo, [&](int64_t r, int64_t i, int64_t high,
-                                    int64_t wide) {
+          for_tiles(rows, s.wo, kSumPixels, [&](int64_t r, int64_t i,
+                                                int64_t high, int64_t wide) {
             const Band<T> tile = band.tile(r, i, high, wide);
             for (int a = 0; a < 3; ++a)
               for (int b = a; b < 3; ++b)
@@ -192,7 +192,8 @@ template <class T>
 void band_sums(const T* x, int64_t first, int64_t rows, int64_t pitch,
                const Shape& s, double* out, int64_t live) {
   constexpr int L = Simd<T>::line;
-  for_tiles(rows, s.w, [&](int64_t r, int64_t i, int64_t high, int64_t wide) {
+  for_tiles(rows, s.w, kSumPixels, [&](int64_t r, int64_t i, int64_t high,
+                                       int64_t wide) {
     lag_sums(x + r * pitch + i * L, high, wide, pitch, out, s.c, live);
   });
   const int64_t end = (s.w - 1) * L;
@@ -212,15 +213,14 @@ int missed(int tap, int before, int after) {
   return tap == 0 ? after : tap == 2 ? before : -1;
 }
 
-// Products of taps t and u, and sums of tap t, from a channel's sums by lags;
-// `pick(k)` is the k-th.
+// Products of taps t <= u, and sums of tap t, from sums by lags; `pick(k)` is
+// the k-th, of a channel or of several.
 template <class Pick>
-double product_of_taps(int t, int u, Pick pick) {
-  if (t > u) std::swap(t, u);
+auto product_of_taps(int t, int u, Pick pick) {
   const int down = u / 3 - t / 3, right = u % 3 - t % 3;
   const int row = down ? -1 : missed(t / 3, kTop, kBottom);
   const int col = right ? -1 : missed(t % 3, kLeft, kRight);
-  double sum = pick(lag(down, right));
+  auto sum = pick(lag(down, right));
   if (row >= 0) sum -= pick(of_line(row) + 1 + right);
   if (col >= 0) sum -= pick(of_line(col) + 1 + down);
   if (row >= 0 && col >= 0) sum += pick(of_line(corner(row, col)) + 1);
@@ -228,10 +228,10 @@ double product_of_taps(int t, int u, Pick pick) {
 }
 
 template <class Pick>
-double sum_of_tap(int t, Pick pick) {
+auto sum_of_tap(int t, Pick pick) {
   const int row = missed(t / 3, kTop, kBottom);
   const int col = missed(t % 3, kLeft, kRight);
-  double sum = pick(kLags);
+  auto sum = pick(kLags);
   if (row >= 0) sum -= pick(of_line(row));
   if (col >= 0) sum -= pick(of_line(col));
   if (row >= 0 && col >= 0) sum += pick(of_line(corner(row, col)));
@@ -250,9 +250,9 @@ struct Cut {
 
 // Sum of tap t over the outputs whose tap u lies in the image too.
 template <class Pick>
-double sum_where_inside(int t, int u, Pick pick) {
+auto sum_where_inside(int t, int u, Pick pick) {
   const Cut row(t / 3, u / 3, kTop, kBottom), col(t % 3, u % 3, kLeft, kRight);
-  double sum = pick(kLags);
+  auto sum = pick(kLags);
   for (const Cut& cut : {row, col}) {
     if (cut.count > 0) sum -= pick(of_line(cut.line));
     if (cut.count > 1) sum -= pick(kSecond + cut.line);
@@ -269,26 +269,50 @@ double count_inside(int t, int u, const Shape& s) {
   return double(s.n) * (s.h - row.count) * (s.w - col.count);
 }
 
-// Of a channel, from its sums by lags, where what is outside the image counts
-// as minus the pivot instead of 0.
-template <class Pick>
-void moments_of_channel(Pick pick, double pivot, const Shape& s, double* out) {
+// Moments of a vector of channels from their sums by lags, where what is
+// outside the image counts as minus the pivot instead of 0.
+template <class V, class Pick>
+void moments_of_channels(Pick pick, const V& pivot, const Shape& s, V* out) {
   const double all = double(s.n) * s.h * s.w;
-  double sums[kTaps], inside[kTaps];
+  V sums[kTaps];
   for (int t = 0; t < kTaps; ++t) {
     sums[t] = sum_of_tap(t, pick);
-    inside[t] = count_inside(t, t, s);
-    out[kTaps * kTaps + t] = sums[t] - pivot * (all - inside[t]);
+    out[kTaps * kTaps + t] = sums[t] - pivot * (all - count_inside(t, t, s));
   }
   for (int t = 0; t < kTaps; ++t)
-    for (int u = 0; u < kTaps; ++u) {
-      const double apart = sums[t] - sum_where_inside(t, u, pick) + sums[u] -
-                           sum_where_inside(u, t, pick);
-      const double outside =
-          all - inside[t] - inside[u] + count_inside(t, u, s);
-      out[t * kTaps + u] = product_of_taps(t, u, pick) - pivot * apart +
-                           pivot * pivot * outside;
+    for (int u = t; u < kTaps; ++u) {
+      const V apart = sums[t] - sum_where_inside(t, u, pick) + sums[u] -
+                      sum_where_inside(u, t, pick);
+      const double outside = all - count_inside(t, t, s) -
+                             count_inside(u, u, s) + count_inside(t, u, s);
+      out[t * kTaps + u] = out[u * kTaps + t] =
+          product_of_taps(t, u, pick) - pivot * apart +
+          pivot * pivot * outside;
     }
+}
+
+// total (kLagSums, C) to out (C, 90).
+template <class T>
+void moments_of_lags(const std::vector<double>& total, const T* pivot,
+                     const Shape& s, double* out) {
+  using V = typename Simd<double>::V;
+  constexpr int W = Simd<double>::width;
+  for (int64_t c = 0; c < s.c; c += W) {
+    const int64_t live = std::min<int64_t>(W, s.c - c);
+    V found[kMoments], around = {};
+    for (int64_t i = 0; i < live; ++i) around[i] = pivot[c + i];
+    const auto pick = [&](int k) {
+      const double* from = total.data() + k * s.c + c;
+      if (live == W) return V(load(from));
+      V few = {};
+      for (int64_t i = 0; i < live; ++i) few[i] = from[i];
+      return few;
+    };
+    moments_of_channels(pick, around, s, found);
+    for (int64_t i = 0; i < live; ++i)
+      for (int k = 0; k < kMoments; ++k)
+        out[(c + i) * kMoments + k] = found[k][i];
+  }
 }
 
 // As `moments_by_taps`, for stride 1.
@@ -315,10 +339,7 @@ void moments_by_lags(const T* x, const T* pivot, const Shape& s, double* out) {
       }
     }
   }
-  const std::vector<double> total = sums.total();
-  for (int64_t c = 0; c < s.c; ++c)
-    moments_of_channel([&](int k) { return total[k * s.c + c]; }, pivot[c], s,
-                       out + c * kMoments);
+  moments_of_lags(sums.total(), pivot, s, out);
 }
 
 // On a line of pixels some taps are never met: their sums are 0, not what

@@ -5,6 +5,8 @@
 
 namespace {
 
+constexpr int kGradPixels = 128;  // whose products have any sign
+
 template <class T>
 void correlate(const Band<T>& x, const T* dy, int64_t gpitch, double* out,
                int64_t c, int64_t live) {
@@ -51,8 +53,8 @@ void weight_grad(const T* x, const T* pivot, const T* dy, const T* active,
         for (int64_t at = c0; at < std::min(c0 + L, s.c); at += W) {
           const Band<T> band{packed.get() + at - c0, rows, pitch,
                              s.stride * L, s.wo, s.stride};
-          for_tiles(rows, s.wo, [&](int64_t r, int64_t i, int64_t high,
-                                    int64_t wide) {
+          for_tiles(rows, s.wo, kGradPixels, [&](int64_t r, int64_t i,
+                                                 int64_t high, int64_t wide) {
             correlate(band.tile(r, i, high, wide),
                       grad.get() + (r * s.wo + i) * L + at - c0, s.wo * L,
                       sums.mine() + at, s.c, s.c - at);

@@ -22,7 +22,7 @@ namespace {
 
 constexpr int kLine = 64;  // bytes of a packed pixel
 constexpr int kBandPixels = 2048;
-constexpr int kSumPixels = 32;  // of a tile
+constexpr int kSumPixels = 32;  // of a tile whose moments are summed
 constexpr int kTaps = 9;
 // Per channel: sums of products of two taps, (9, 9), and of taps, 9.
 constexpr int kMoments = kTaps * kTaps + kTaps;
@@ -196,13 +196,13 @@ void add_to(double* out, const typename Simd<T>::V& sum, int64_t live) {
     for (int64_t i = 0; i < live; ++i) out[i] += static_cast<double>(sum[i]);
 }
 
-// Cuts (rows, columns) into tiles of kSumPixels at most; calls visit(row,
-// column, rows, columns).
+// Cuts (rows, columns) into tiles of `most` pixels; calls visit(row, column,
+// rows, columns).
 template <class Visit>
-void for_tiles(int64_t rows, int64_t columns, Visit visit) {
-  const int64_t parts = (columns + kSumPixels - 1) / kSumPixels;
+void for_tiles(int64_t rows, int64_t columns, int64_t most, Visit visit) {
+  const int64_t parts = (columns + most - 1) / most;
   const int64_t wide = (columns + parts - 1) / parts;
-  const int64_t high = std::max<int64_t>(1, kSumPixels / wide);
+  const int64_t high = std::max<int64_t>(1, most / wide);
   for (int64_t r = 0; r < rows; r += high)
     for (int64_t i = 0; i < columns; i += wide)
       visit(r, i, std::min(high, rows - r), std::min(wide, columns - i));

@@ -15,9 +15,10 @@ struct Sizes {
   int64_t out, in, branches, threads;
 };
 
-// What is known of the input's channels.
+// What is known of the input's channels; raw: means that are not around the
+// pivot.
 struct Input {
-  const double *mean, *var, *power, *pivot;
+  const double *mean, *raw, *var, *power;
 };
 
 // What backward takes of a branch's output channel.
@@ -27,26 +28,25 @@ struct Kept {
 
 // Of one output channel; w: its row of a kernel, by_cov: w times covariance.
 struct Statistics {
-  // bound: the sum that the variance is part of; shift: what the pivot adds to
-  // the mean.
-  double mean = 0, var = 0, bound = 0, shift = 0;
+  // bound: the sum that the variance is part of.
+  double mean = 0, raw = 0, var = 0, bound = 0;
 
   template <class T>
   Statistics(const T* __restrict w, const T* __restrict by_cov, const Input& x,
              int64_t in) {
-    double m = 0, v = 0, b = 0, p = 0;
-#pragma omp simd reduction(+ : m, v, b, p)
+    double m = 0, r = 0, v = 0, b = 0;
+#pragma omp simd reduction(+ : m, r, v, b)
     for (int64_t i = 0; i < in; ++i) {
       const double wi = w[i];
       m += wi * x.mean[i];
       v += wi * by_cov[i];
       b += wi * wi * x.power[i];
-      p += wi * x.pivot[i];
+      r += wi * x.raw[i];
     }
-    mean = m, var = v, bound = b, shift = p;
+    mean = m, raw = r, var = v, bound = b;
   }
   Statistics(const Input& x, int64_t o)
-      : mean(x.mean[o]), var(x.var[o]), bound(x.power[o]), shift(x.pivot[o]) {}
+      : mean(x.mean[o]), raw(x.raw[o]), var(x.var[o]), bound(x.power[o]) {}
 };
 
 // by_cov (convs, out, in): kernels times covariance. Fills weight (out, in),
@@ -79,7 +79,7 @@ void fold(const Params<T>& params, const double* eps, double least,
           direct.marks[at] = is.var + eps[j] < is.bound * least;
         const double inv_std = 1 / std::sqrt(is.var + eps[j]);
         kept[o * s.branches + j] = {is.mean, inv_std};
-        stats[at] = is.mean + is.shift;
+        stats[at] = is.raw;
         stats[all + at] = is.var;
         const double scale = params.gamma(j, o) * inv_std;
         if (w)
@@ -92,7 +92,7 @@ void fold(const Params<T>& params, const double* eps, double least,
       T* row = weight + o * s.in;
       for (int64_t i = 0; i < s.in; ++i) {
         row[i] = static_cast<T>(folded[i]);
-        shift -= row[i] * (x.mean[i] + x.pivot[i]);
+        shift -= row[i] * x.raw[i];
       }
       bias[o] = static_cast<T>(shift);
     }
@@ -153,13 +153,13 @@ void unfold(const Params<T>& params, const double* patch_mean,
 #define FOR_TYPE(T, NAME)                                                    \
   extern "C" void pointwise_fold_##NAME(                                     \
       const T* const* params, const int64_t* sizes, const double* eps,       \
-      const double* least, const double* mean, const double* var,            \
-      const double* power, const double* pivot, const T* by_cov,             \
+      const double* least, const double* mean, const double* raw,            \
+      const double* var, const double* power, const T* by_cov,               \
       uint8_t* marks, const double* values, const int64_t* s, T* weight,     \
       T* bias, double* stats, double* kept) {                                \
     const auto& shape = *reinterpret_cast<const Sizes*>(s);                  \
     fold(Params<T>(params, sizes, shape.branches), eps, *least,              \
-         Input{mean, var, power, pivot}, by_cov, Direct{marks, values},      \
+         Input{mean, raw, var, power}, by_cov, Direct{marks, values},      \
          shape, weight, bias, stats, reinterpret_cast<Kept*>(kept));         \
   }                                                                          \
   extern "C" void pointwise_unfold_##NAME(                                   \
