@@ -1,6 +1,7 @@
 """One rank of a synchronized online unit: run by torchrun."""
 
 import copy
+import itertools
 
 import torch
 import torch.distributed as dist
@@ -18,12 +19,15 @@ def main():
         UnitSpec('pw', 8, 12, 1, num_conv_branches=2),
         UnitSpec('stem', 8, 8, 3, stride=2, num_conv_branches=2),
     ]
-    for spec in specs:
+    # Around the large mean of the second, the sum of a row's weights is all that varies.
+    for spec, offset in itertools.product(specs, (0, 1e4)):
         torch.manual_seed(0)
         joined = MobileOneBlock(spec, online_reparam=False).double()
         block = MobileOneBlock(spec, norm_cfg=dict(type='CPUSyncBN'), online_reparam=True).double()
         block.load_state_dict(copy.deepcopy(joined.state_dict()))
         x = torch.randn(7, 8, 6, 5, dtype=torch.float64)
+        if offset:
+            x = x[:, :1] + 1e-4 * x + offset
         whole, mine = x.clone().requires_grad_(), x[own].requires_grad_()
         wanted, found = joined(whole), block(mine)
         wanted.sin().sum().backward()

@@ -152,11 +152,13 @@ def test_float32_moments_keep_digits():
     assert errors[0] < 2 * errors[1]
 
 
-def test_cancellation_falls_back_to_branches():
+def test_cancellation_needs_no_branches():
     block, wanted = pair(dtype=torch.float32)
     x = images(dtype=torch.float32) * 1e-3 + 100
-    assert sum_by_moments(block.unit(), x) is None
-    assert torch.equal(block(x), wanted(x))
+    exact = copy.deepcopy(wanted).double()(x.double())
+    out = sum_by_moments(block.unit(relu=True), x)
+    assert (out - exact).norm() <= 3 * (wanted(x) - exact).norm()
+    assert sum_by_moments(block.unit(), x[:1, :, :1, :1]) is None
 
 
 def test_one_value_per_channel_raises_as_batch_norm_does():

@@ -72,8 +72,10 @@ void fold(const Params<T>& params, const double* eps, double least,
         const T* w = params.size(j) ? params.kernel(j) + o * s.in : nullptr;
         Statistics is = w ? Statistics(w, by, x, s.in) : Statistics(x, o);
         if (w) by += s.out * s.in;
-        if (direct(at))
+        if (direct(at)) {
+          is.raw += direct.values[at] - is.mean;
           is.mean = direct.values[at], is.var = direct.values[all + at];
+        }
         is.var = std::max(is.var, 0.);
         if (!direct.values)
           direct.marks[at] = is.var + eps[j] < is.bound * least;
