@@ -3,7 +3,8 @@
 Exact: outputs, running statistics and all gradients are those of the branches. Saved for backward
 are the input and what is as small as weights.
 
-:class:`~.batch_fold.Folding` has the formulas.
+:class:`~.batch_fold.Folding` has the formulas; who computes them depends on device and unit:
+compiled kernels on a CPU, Triton's on a GPU, torch's operators elsewhere.
 """
 
 from __future__ import annotations
@@ -15,8 +16,10 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from .batch_fold import Folding, PatchSums, UnitGrads, work_dtype
+from . import gpu
+from .batch_fold import Folded, Folding, PatchSums, UnitGrads, work_dtype
 from .convs import DepthwiseConv, OutputGrad, PatchConv, PointwiseConv, has_depthwise_kernels
+from .direct import direct_scale_grads, fold_batch
 from .kernels import has_kernels_for
 from .native_fold import DepthwiseFolding, PointwiseFolding
 from .unit import BranchParams, UnitConfig
@@ -27,23 +30,18 @@ class SumByMoments:
 
     Args:
         config: of the unit.
-        x: (N, C_in, H, W); its device and type decide who computes.
+        x: (N, C_in, H, W), or another tensor of its device and type, which decide who computes.
     """
 
     layout = torch.channels_last
 
     def __init__(self, config: UnitConfig, x: Tensor):
         self.config, spec = config, config.spec
-        folding: type[Folding] = Folding
-        if spec.is_pointwise:
-            self.patches: PatchConv = PointwiseConv(spec)
-            if has_kernels_for(x) and work_dtype(spec.in_channels, x.dtype) == x.dtype:
-                folding = PointwiseFolding
-        elif has_depthwise_kernels(spec, x):
-            self.patches, folding = DepthwiseConv(spec), DepthwiseFolding
-        else:
-            self.patches = PatchConv(spec)
-        self.folding = folding(spec, config.eps)
+        self.patches, self.folding = _native(config, x)
+        kernels = gpu.patch_conv(spec) if gpu.available(x) else None
+        self._on_gpu = kernels is not None
+        if kernels is not None:
+            self.patches, self.folding = kernels, gpu.folding(spec, config.eps)
 
     def forward(self, x: Tensor, params: BranchParams) -> tuple[Tensor, Tensor, list[Tensor]]:
         """The sum of branches, statistics (2, J, C_out), and what backward takes.
@@ -53,18 +51,27 @@ class SumByMoments:
         Raises:
             ValueError: there is one value a channel, of which no variance can be taken.
         """
-        count = self.patches.count(x)
-        sums = PatchSums(count, *self.patches.sums(x.to(_work(x)))).reduced(
-            self.config.process_group()
-        )
+        folded, sums = self._fold(x, params)
         if sums.count < 2:
             raise ValueError('Expected more than 1 value per channel when training')
-        folded = self.folding.fold(params, sums, x.dtype)
         out = self.patches.conv(x, folded.weight.to(x.dtype), folded.bias, self.config.relu)
         unbiased = folded.var * (sums.count / (sums.count - 1))
         stats = torch.stack([folded.mean, unbiased]).double()
         total = torch.tensor(float(sums.count), dtype=torch.float64)
-        return out, stats, [total, folded.weight, *folded.state]
+        numbers = [folded.weight, sums.pivot, folded.mean.double(), folded.direct, *folded.state]
+        return out, stats, [total, *numbers]
+
+    def _fold(self, x: Tensor, params: BranchParams) -> tuple[Folded, PatchSums]:
+        group = self.config.process_group()
+        if not self._on_gpu:
+            return fold_batch(self.patches, self.folding, params, x.to(_work(x)), x.dtype, group)
+        kernels: Any = self.patches
+        sums = kernels.sums(x, kernels.pivot(x)).reduced(group)
+
+        def look(rows: Any, marks: Tensor) -> Tensor:
+            return _summed(kernels.direct_moments(x, sums.pivot, rows, marks), group)
+
+        return self.folding.fold(params, sums, x.dtype, look), sums
 
     def backward(
         self,
@@ -75,38 +82,65 @@ class SumByMoments:
         wants_dx: bool,
     ) -> tuple[Optional[Tensor], BranchParams]:
         """Gradients to x, where it is wanted, and to the parameters."""
-        total, weight, *state = saved
-        work, dtype, group = _work(x), x.dtype, self.config.process_group()
-        x, grad = x.to(work), grad.to(work)
-        by_fold = self.patches.weight_grad(x, grad, weight)
-        grads = self.folding.backward(params, state, total.item(), *by_fold)
+        total, weight, pivot, mean, direct, *state = saved
+        dtype = x.dtype
+        if self._on_gpu:
+            grads = self._on_gpu_to_params(grad, x, params, saved)
+        else:
+            x, grad = x.to(_work(x)), grad.to(_work(x))
+            by_scale = direct_scale_grads(self.patches, params, mean, direct, pivot, x, grad)
+            by_folded = self.patches.weight_grad(x, grad, weight, pivot)
+            given = (total.item(), *by_folded, direct, by_scale)
+            grads = self.folding.backward(params, state, *given)
         dx = None
         if wants_dx:
-            dx = self.patches.input_grad(x, grad, weight, *_over_ranks(grads, group)).to(dtype)
+            moves = _over_ranks(grads, self.config.process_group())
+            dx = self.patches.input_grad(x, grad, weight, *moves, pivot).to(dtype)
         return dx, grads.params
+
+    def _on_gpu_to_params(
+        self, grad: OutputGrad, x: Tensor, params: BranchParams, saved: Sequence[Tensor]
+    ) -> UnitGrads:
+        total, weight, pivot, _, direct, *state = saved
+        kernels: Any = self.patches
+
+        def look(rows: Any, marks: Tensor, mean: Tensor) -> Tensor:
+            return kernels.direct_grads(x, grad, pivot, rows, marks, mean)
+
+        by_folded = kernels.weight_grad(x, grad, weight, pivot)
+        return self.folding.backward(params, state, total.item(), *by_folded, direct, look)
 
     def like(self, x: Tensor, params: BranchParams) -> tuple[Tensor, Tensor, list[Tensor]]:
         """Empty tensors like those of :meth:`forward`."""
         spec, branches = self.config.spec, len(params.kernels)
+        kernel = (spec.out_channels, spec.group_width, spec.kernel_size, spec.kernel_size)
+        of_rows = (branches, spec.out_channels)
         return (
-            _pixels_last(x.new_empty(self.patches.output_shape(x))),
-            x.new_empty(2, branches, spec.out_channels, dtype=torch.float64),
+            x.new_empty(self.patches.output_shape(x)).contiguous(memory_format=self.layout),
+            x.new_empty(2, *of_rows, dtype=torch.float64),
             [
                 torch.empty((), dtype=torch.float64),
-                x.new_empty(
-                    spec.out_channels,
-                    spec.group_width,
-                    spec.kernel_size,
-                    spec.kernel_size,
-                    dtype=_work(x),
-                ),
+                x.new_empty(kernel, dtype=_work(x)),
+                x.new_empty(spec.in_channels, dtype=_work(x)),
+                x.new_empty(of_rows, dtype=torch.float64),
+                x.new_empty(of_rows, dtype=torch.bool),
                 *self.folding.state_like(x, params),
             ],
         )
 
 
-def _pixels_last(x: Tensor) -> Tensor:
-    return x.contiguous(memory_format=torch.channels_last)
+def _native(config: UnitConfig, x: Tensor) -> tuple[PatchConv, Any]:
+    """Convolution and folding by compiled kernels, or torch's operators."""
+    spec = config.spec
+    folding: type[Folding] = Folding
+    patches = PatchConv(spec)
+    if spec.is_pointwise:
+        patches = PointwiseConv(spec)
+        if has_kernels_for(x) and work_dtype(spec.in_channels, x.dtype) == x.dtype:
+            folding = PointwiseFolding
+    elif has_depthwise_kernels(spec, x):
+        patches, folding = DepthwiseConv(spec), DepthwiseFolding
+    return patches, folding(spec, config.eps)
 
 
 def _work(x: Tensor) -> torch.dtype:
@@ -115,6 +149,13 @@ def _work(x: Tensor) -> torch.dtype:
     It stops at the convolution's output.
     """
     return torch.promote_types(x.dtype, torch.float32)
+
+
+def _summed(values: Tensor, group: Any) -> Tensor:
+    """Over all ranks."""
+    if group is not None:
+        dist.all_reduce(values, group=group)
+    return values
 
 
 def _over_ranks(grads: UnitGrads, group: Any) -> tuple[Tensor, Tensor]:

@@ -210,7 +210,8 @@ def _convolve(pixels: Tensor, weight: Tensor, z: Tensor, skip: bool) -> tuple[Te
     for own, from_ in chunks(z, pixels, most=_CHUNK):
         torch.mm(from_, weight.t(), out=own)
         for value, total in zip([from_, own] if skip else [own], sums):
-            call('pixel_moments', z.dtype, value, *size_for_kernels(value), total)
+            sizes = size_for_kernels(value)
+            call('pixel_moments', z.dtype, value, None, *sizes, None, total)
     mean, square = (sums / len(z)).unbind(1)
     return mean.contiguous(), (square - mean.square()).clamp_(min=0)
 

@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..spec import UnitSpec
+from .batch_fold import PatchSums
 from .kernels import call, has_kernels_for
 
 _TAPS = 9  # of a depthwise kernel
@@ -26,10 +27,13 @@ _CHUNK_BYTES = 8 << 20
 #: with 256 its error is 1.4 times as large.
 _EXACT_CONV = 128
 #: Pixels of a chunk of a matrix.
-_CHUNK = 8192
-#: Pixels whose products are summed in the tensor's own type: with 8192 their error is three times
-#: as large.
-_SUM_CHUNK = 2048
+_CHUNK = 2048
+#: Pixels whose products are summed in the tensor's own type.
+_SUM_CHUNK = 512
+#: The same of the depthwise kernels: kSumPixels of packed.h.
+_TILE = 32
+#: Pixels from which a typical one is taken.
+_SAMPLE = 64
 
 
 @dataclass(frozen=True)
@@ -87,59 +91,99 @@ class PatchConv:
         n, _, h, w = self.output_shape(x)
         return n * h * w
 
-    def sums(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Sums (G, P) and sums of products (G, P, P), in float64."""
-        sums: list[Tensor] = []
-        products: list[Tensor] = []
-        for _, patches in self._patches(x):
-            sums.append(patches.sum(3).sum(0, dtype=torch.float64))
-            products.append(
-                torch.matmul(patches, patches.transpose(2, 3)).sum(0, dtype=torch.float64)
-            )
-        return torch.stack(sums).sum(0), torch.stack(products).sum(0)
+    def pivot(self, x: Tensor) -> Tensor:
+        """A value (C_in,) near each channel's mean: of some pixels spread over the batch.
+
+        It has few digits where they do, so that one value in many pixels, as a ReLU's 0, stays one
+        of few digits: its products add up without rounding, of which many alike make a bias.
+        """
+        pixels = pixel_rows(x)
+        step = -(-len(pixels) // _SAMPLE)
+        if has_kernels_for(x):
+            out = torch.empty_like(pixels[0])
+            call('pixel_pivot', x.dtype, pixels, *pixels.shape, step, out)
+            return out
+        some = pixels[::step].double()
+        mean = some.mean(0)
+        unit = ((some - mean).square().mean(0).sqrt().frexp()[1].double() - 5).exp2()
+        rounded = (mean / unit).round() * unit
+        return torch.where((some == some[0]).all(0), mean, rounded).to(x.dtype)
+
+    def sums(self, x: Tensor, pivot: Tensor) -> PatchSums:
+        """Sums over the patches around a pivot (C_in,) of x's type.
+
+        Patches are 0 outside the image, so that there minus the pivot is summed.
+        """
+        sums = x.new_zeros(self.spec.groups, self.spec.taps, dtype=torch.float64)
+        products = sums.new_zeros(*sums.shape, self.spec.taps)
+        for _, patches in self._patches(x, pivot):
+            sums += patches.sum(3).sum(0, dtype=torch.float64)
+            for part in patches.split(_SUM_CHUNK, 3):
+                products += torch.matmul(part, part.transpose(2, 3)).sum(0, dtype=torch.float64)
+        return PatchSums(self.count(x), sums, products, pivot, _SUM_CHUNK)
 
     def conv(self, x: Tensor, weight: Tensor, bias: Tensor, relu: bool) -> Tensor:
         """The folded convolution, and a ReLU where one follows."""
         out = F.conv2d(x, weight, bias, groups=self.spec.groups, **self.geometry)
         return out.relu_() if relu else out
 
-    def weight_grad(self, x: Tensor, grad: OutputGrad, weight: Tensor) -> tuple[Tensor, Tensor]:
-        """Gradients to the folded kernel, in its shape, and to the bias."""
+    def weight_grad(
+        self, x: Tensor, grad: OutputGrad, weight: Tensor, pivot: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Gradients to the folded kernel, in its shape, and to the bias.
+
+        The kernel's is that of a convolution of patches around the pivot (C_in,): plain patches'
+        would be more by the pivot times the bias's.
+        """
         kernel = torch.zeros_like(weight)
-        bias = weight.new_zeros(len(weight))
-        for images in _image_chunks(grad.dy):
-            _, *own = self._conv_backward(x[images], grad.of(images), weight, [False, True, True])
-            kernel += own[0]
-            bias += own[1]
+        bias = weight.new_zeros(len(weight), dtype=torch.float64)
+        for images in image_chunks(grad.dy):
+            around = padded_around(x[images], pivot, self.spec.padding)
+            own = OutputGrad(grad.of(images).masked())
+            kernel += self._conv_backward(around, own, weight, [False, True, False], padding=0)[1]
+            bias += own.dy.sum((0, 2, 3), dtype=torch.float64)
         return kernel, bias
 
     def input_grad(
-        self, x: Tensor, grad: OutputGrad, weight: Tensor, products: Tensor, sums: Tensor
+        self,
+        x: Tensor,
+        grad: OutputGrad,
+        weight: Tensor,
+        products: Tensor,
+        sums: Tensor,
+        pivot: Tensor,
     ) -> Tensor:
         """Gradient to x through the convolution and through the moments.
 
         Args:
             products: (G, P, P) symmetric; twice the gradient to the sums of products.
             sums: (G, P), gradient to the sums.
+            pivot: around which both are.
         """
         dx, _, _ = self._conv_backward(x, grad, weight, [True, False, False])
         products, sums = products.to(x.dtype), sums.to(x.dtype)
-        for images, patches in self._patches(x):
+        for images, patches in self._patches(x, pivot):
             moved = torch.matmul(products, patches).add_(sums.unsqueeze(2))
             dx[images] += F.fold(
                 moved.flatten(1, 2), x.shape[2:], self.spec.kernel_size, **self.geometry
             )
         return dx
 
-    def _patches(self, x: Tensor) -> Iterator[tuple[slice, Tensor]]:
-        """Chunks of images and their patches (n, G, P, H_out * W_out)."""
+    def _patches(self, x: Tensor, pivot: Tensor) -> Iterator[tuple[slice, Tensor]]:
+        """Chunks of images and their patches (n, G, P, H_out * W_out) around the pivot."""
         spec = self.spec
-        for images in _image_chunks(x, spec.kernel_size**2 / spec.stride**2):
-            unfolded = F.unfold(x[images], spec.kernel_size, **self.geometry)
+        for images in image_chunks(x, spec.kernel_size**2 / spec.stride**2):
+            around = padded_around(x[images], pivot, spec.padding)
+            unfolded = F.unfold(around, spec.kernel_size, spec.dilation, stride=spec.stride)
             yield images, unfolded.unflatten(1, (spec.groups, -1))
 
     def _conv_backward(
-        self, x: Tensor, grad: OutputGrad, weight: Tensor, mask: list[bool]
+        self,
+        x: Tensor,
+        grad: OutputGrad,
+        weight: Tensor,
+        mask: list[bool],
+        padding: Optional[int] = None,
     ) -> tuple[Tensor, Tensor, Tensor]:
         spec = self.spec
         return torch.ops.aten.convolution_backward(
@@ -148,7 +192,7 @@ class PatchConv:
             weight,
             [spec.out_channels],
             [spec.stride] * 2,
-            [spec.padding] * 2,
+            [spec.padding if padding is None else padding] * 2,
             [spec.dilation] * 2,
             False,
             [0, 0],
@@ -157,7 +201,16 @@ class PatchConv:
         )
 
 
-def _image_chunks(x: Tensor, growth: float = 1) -> Iterator[slice]:
+def padded_around(x: Tensor, pivot: Tensor, padding: int) -> Tensor:
+    """x (N, C, H, W), padded with zeros, minus ``pivot`` (C,)."""
+    return (
+        F.pad(x, [padding] * 4).sub_(pivot[:, None, None])
+        if padding
+        else (x - pivot[:, None, None])
+    )
+
+
+def image_chunks(x: Tensor, growth: float = 1) -> Iterator[slice]:
     """Cut a batch into parts that take few MB, ``growth`` times x's bytes."""
     bytes_of_image = x[0].numel() * x.element_size() * growth
     size = max(1, int(_CHUNK_BYTES / bytes_of_image))
@@ -178,25 +231,33 @@ def has_depthwise_kernels(spec: UnitSpec, x: Tensor) -> bool:
 class DepthwiseConv(PatchConv):
     """3x3, padding 1, any stride; tensors are brought to channels_last."""
 
-    def sums(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        channels = x.shape[1]
-        out = torch.empty(channels, (_TAPS + 1) * _TAPS, dtype=torch.float64)
-        self._call('moments', x, _pixels(x), out)
+    def sums(self, x: Tensor, pivot: Tensor) -> PatchSums:
+        out = torch.empty(x.shape[1], (_TAPS + 1) * _TAPS, dtype=torch.float64)
+        self._call('moments', x, _pixels(x), pivot, out)
         products, sums = out.split([_TAPS**2, _TAPS], 1)
-        return sums, products.unflatten(1, (_TAPS, _TAPS))
+        products = products.unflatten(1, (_TAPS, _TAPS))
+        return PatchSums(self.count(x), sums, products, pivot, _TILE)
 
-    def weight_grad(self, x: Tensor, grad: OutputGrad, weight: Tensor) -> tuple[Tensor, Tensor]:
+    def weight_grad(
+        self, x: Tensor, grad: OutputGrad, weight: Tensor, pivot: Tensor
+    ) -> tuple[Tensor, Tensor]:
         out = torch.empty(_TAPS + 1, x.shape[1], dtype=torch.float64)
-        self._call('weight_grad', x, _pixels(x), _pixels(grad.dy), _pixels(grad.active), out)
+        self._call('weight_grad', x, _pixels(x), pivot, _pixels(grad.dy), _pixels(grad.active), out)
         return out[:_TAPS].t().reshape(weight.shape), out[_TAPS]
 
     def input_grad(
-        self, x: Tensor, grad: OutputGrad, weight: Tensor, products: Tensor, sums: Tensor
+        self,
+        x: Tensor,
+        grad: OutputGrad,
+        weight: Tensor,
+        products: Tensor,
+        sums: Tensor,
+        pivot: Tensor,
     ) -> Tensor:
         dx = torch.empty_like(x, memory_format=torch.channels_last)
         moves = torch.cat([products.flatten(1), sums], 1).double()
-        given = (_pixels(x), _pixels(grad.dy), _pixels(grad.active), weight.contiguous(), moves)
-        self._call('input_grad', x, *given, _pixels(dx))
+        of_output = (_pixels(grad.dy), _pixels(grad.active), weight.contiguous(), moves)
+        self._call('input_grad', x, _pixels(x), pivot, *of_output, _pixels(dx))
         return dx
 
     def _call(self, name: str, x: Tensor, *args: Optional[Tensor]) -> None:
@@ -222,18 +283,19 @@ class PointwiseConv(PatchConv):
     products.
     """
 
-    def sums(self, x: Tensor) -> tuple[Tensor, Tensor]:
+    def sums(self, x: Tensor, pivot: Tensor) -> PatchSums:
         rows = pixel_rows(x)
         channels = rows.shape[1]
         gram = rows.new_zeros(channels, channels, dtype=torch.float64)
         moments = gram.new_zeros(2, channels)
-        for (chunk,) in chunks(rows, most=_SUM_CHUNK):
-            _add_gram(gram, chunk)
-            _add_moments(moments, chunk)
+        parts = chunks(rows, most=_SUM_CHUNK)
+        buffer = torch.empty_like(parts[0][0])
+        for (chunk,) in parts:
+            _add_gram(gram, _around(chunk, pivot, moments, buffer[: len(chunk)]))
         half = channels // 2
         gram[half:, :half] = gram[:half, half:].t()
         gram.diagonal().copy_(moments[1])
-        return moments[:1], gram[None]
+        return PatchSums(len(rows), moments[:1], gram[None], pivot, _SUM_CHUNK)
 
     def conv(self, x: Tensor, weight: Tensor, bias: Tensor, relu: bool) -> Tensor:
         if not has_kernels_for(x):
@@ -247,23 +309,31 @@ class PointwiseConv(PatchConv):
         call('pixel_normalize', y.dtype, *given, int(relu), *size_for_kernels(y), y)
         return y.view(len(x), *x.shape[2:], -1).permute(0, 3, 1, 2)
 
-    def weight_grad(self, x: Tensor, grad: OutputGrad, weight: Tensor) -> tuple[Tensor, Tensor]:
+    def weight_grad(
+        self, x: Tensor, grad: OutputGrad, weight: Tensor, pivot: Tensor
+    ) -> tuple[Tensor, Tensor]:
         kernel = torch.zeros_like(weight).flatten(1)
         bias = torch.zeros_like(kernel[:, 0], dtype=torch.float64)
         parts = chunks(pixel_rows(x), *_rows(grad), most=_CHUNK)
-        buffer = torch.empty_like(parts[0][1])
+        buffer, centred = torch.empty_like(parts[0][1]), torch.empty_like(parts[0][0])
         for pixels, dy, active in parts:
             dy = _masked_and_summed(dy, active, buffer, bias)
-            kernel.addmm_(dy.t(), pixels)
+            kernel.addmm_(dy.t(), torch.sub(pixels, pivot, out=centred[: len(pixels)]))
         return kernel.view_as(weight), bias.to(weight.dtype)
 
     def input_grad(
-        self, x: Tensor, grad: OutputGrad, weight: Tensor, products: Tensor, sums: Tensor
+        self,
+        x: Tensor,
+        grad: OutputGrad,
+        weight: Tensor,
+        products: Tensor,
+        sums: Tensor,
+        pivot: Tensor,
     ) -> Tensor:
         dx = torch.empty_like(x, memory_format=torch.channels_last)
         parts = chunks(pixel_rows(dx), pixel_rows(x), *_rows(grad), most=_CHUNK)
         move = _move_with_skip if self.spec.has_skip and has_kernels_for(x) else _move
-        move(parts, weight.flatten(1), products[0].to(x.dtype), sums.to(x.dtype))
+        move(parts, weight.flatten(1), products[0].to(x.dtype), sums.to(x.dtype), pivot)
         return dx
 
 
@@ -302,27 +372,32 @@ def _product(x: Tensor, matrix: Tensor) -> Tensor:
     return torch.mm(pixel_rows(x), matrix.t())
 
 
-def _move(parts: list[tuple], weight: Tensor, products: Tensor, sums: Tensor) -> None:
+def _move(
+    parts: list[tuple], weight: Tensor, products: Tensor, sums: Tensor, pivot: Tensor
+) -> None:
     """Fill the first of each of ``parts``: dx, x, dy and active."""
-    buffer = torch.empty_like(parts[0][2])
+    buffer, centred = torch.empty_like(parts[0][2]), torch.empty_like(parts[0][1])
     for dx, x, dy, active in parts:
-        torch.addmm(sums, x, products, out=dx)
+        around = torch.sub(x, pivot, out=centred[: len(x)])
+        torch.addmm(sums, around, products, out=dx)
         dx.addmm_(_masked(dy, active, buffer), weight)
 
 
-def _move_with_skip(parts: list[tuple], weight: Tensor, products: Tensor, sums: Tensor) -> None:
+def _move_with_skip(
+    parts: list[tuple], weight: Tensor, products: Tensor, sums: Tensor, pivot: Tensor
+) -> None:
     """As :func:`_move`, with diagonals apart."""
     weight, of_grad = _apart(weight)
     products, of_input = _apart(products)
     ones, zeros = torch.ones_like(of_grad), torch.zeros_like(of_grad)
     # Of gradient, input and 1, in dx and in a copy of the gradient.
     factors = torch.stack([of_grad, of_input, sums.flatten(), ones, zeros, zeros])
-    buffer = torch.empty_like(parts[0][0])
+    buffer, centred = torch.empty_like(parts[0][0]), torch.empty_like(parts[0][1])
     for dx, x, dy, active in parts:
-        masked = buffer[: len(dx)]
-        given = (dy, active, x, x, factors)
+        masked, around = buffer[: len(dx)], torch.sub(x, pivot, out=centred[: len(x)])
+        given = (dy, active, around, around, factors)
         call('pixel_input_grads', dx.dtype, *given, *size_for_kernels(dx), masked, dx)
-        dx.addmm_(x, products)
+        dx.addmm_(around, products)
         dx.addmm_(masked, weight)
 
 
@@ -365,12 +440,14 @@ def _add_gram(gram: Tensor, rows: Tensor) -> None:
     gram[half:, half:] += right.t() @ right
 
 
-def _add_moments(moments: Tensor, rows: Tensor) -> None:
-    """Add the sums of rows and of their squares, more exact than a product.
+def _around(rows: Tensor, pivot: Tensor, moments: Tensor, out: Tensor) -> Tensor:
+    """Rows minus the pivot, in ``out``; adds their sums and those of squares to ``moments``.
 
-    A skip branch's variance is the difference of the two.
+    More exact than a product: a skip branch's variance is the difference of the two.
     """
     if has_kernels_for(rows):
-        call('pixel_moments', rows.dtype, rows, *size_for_kernels(rows), moments)
+        call('pixel_moments', rows.dtype, rows, pivot, *size_for_kernels(rows), out, moments)
     else:
-        moments += torch.stack([rows.sum(0), rows.square().sum(0)])
+        torch.sub(rows, pivot, out=out)
+        moments += torch.stack([out.sum(0), out.square().sum(0)])
+    return out

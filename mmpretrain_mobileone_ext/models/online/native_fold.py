@@ -13,7 +13,7 @@ from typing import Optional
 import torch
 from torch import Tensor
 
-from .batch_fold import CANCELLATION, Folded, Folding, PatchSums, UnitGrads
+from .batch_fold import DirectStats, Folded, Folding, PatchSums, UnitGrads
 from .kernels import call
 from .unit import BranchParams
 
@@ -24,21 +24,32 @@ _OF_BRANCH = _TAPS + 2  # values of a channel that backward takes
 class DepthwiseFolding(Folding):
     """3x3, one channel a group, on a CPU, in float32 or float64."""
 
-    def fold(self, params: BranchParams, sums: PatchSums, dtype: torch.dtype) -> Optional[Folded]:
+    def fold(
+        self,
+        params: BranchParams,
+        sums: PatchSums,
+        dtype: torch.dtype,
+        given: Optional[DirectStats] = None,
+    ) -> Folded:
         n, channels = len(params.kernels), self.spec.out_channels
         empty = sums.sums.new_empty
         weight = empty(channels, 1, 3, 3, dtype=dtype)
         bias = empty(channels, dtype=dtype)
         stats = empty(2, n, channels)
         state = empty(channels, _TAPS + n * _OF_BRANCH)
-        fine = (ctypes.c_int64 * 1)()
-        given = (*_tensors_and_sizes(params), _doubles(*self.eps), _doubles(CANCELLATION))
+        pivot = sums.pivot.double()
+        values = None
+        if given is not None:
+            of_row = torch.cat([given.by_cov, given.mean[:, None], given.var[:, None]], 1)
+            values = given.dense(n, channels, of_row)
+        direct = _marks(given, n, channels)
+        least = self.least_share(sums, dtype)
+        known = (*_tensors_and_sizes(params), _doubles(*self.eps), _doubles(least))
         moments = torch.cat([sums.products.flatten(1), sums.sums], 1)
-        made = (weight, bias, stats, state, fine)
-        call('depthwise_fold', dtype, *given, moments, self._shape(n, sums.count), *made)
-        if not fine[0]:
-            return None
-        return Folded(weight, bias, stats[0], stats[1], (state,))
+        made = (weight, bias, stats, state)
+        of_patches = (moments, pivot, direct, values, self._shape(n, sums.count))
+        call('depthwise_fold', dtype, *known, *of_patches, *made)
+        return Folded(weight, bias, stats[0], stats[1], direct, (state,))
 
     def state_like(self, x: Tensor, params: BranchParams) -> list[Tensor]:
         size = _TAPS + len(params.kernels) * _OF_BRANCH
@@ -51,13 +62,15 @@ class DepthwiseFolding(Folding):
         count: float,
         grad_weight: Tensor,
         grad_bias: Tensor,
+        direct: Optional[Tensor] = None,
+        by_scale: Optional[Tensor] = None,
     ) -> UnitGrads:
         n, channels = len(params.kernels), self.spec.out_channels
         grads = _empty_like(params)
         moves = state[0].new_empty(channels, (_TAPS + 1) * _TAPS)
         dtype = next((p.dtype for p in params.flat() if p is not None), torch.float32)
-        by_weight, by_bias = (g.double().contiguous() for g in (grad_weight, grad_bias))
-        given = (*_tensors_and_sizes(params), state[0], by_weight, by_bias)
+        by_folded = (g.double().contiguous() for g in (grad_weight, grad_bias))
+        given = (*_tensors_and_sizes(params), state[0], *by_folded, direct, by_scale)
         call('depthwise_unfold', dtype, *given, self._shape(n, count), grads.flat(), moves)
         products, sums = moves.split([_TAPS**2, _TAPS], 1)
         return UnitGrads(grads, products.unflatten(1, (_TAPS, _TAPS)), sums)
@@ -71,7 +84,13 @@ class DepthwiseFolding(Folding):
 class PointwiseFolding(Folding):
     """1x1, one group, on a CPU, in the type of images and parameters."""
 
-    def fold(self, params: BranchParams, sums: PatchSums, dtype: torch.dtype) -> Optional[Folded]:
+    def fold(
+        self,
+        params: BranchParams,
+        sums: PatchSums,
+        dtype: torch.dtype,
+        given: Optional[DirectStats] = None,
+    ) -> Folded:
         moments = sums.moments(torch.float64)
         cov = moments.cov[0].to(dtype)
         n, (out, width) = len(params.kernels), self._size
@@ -80,18 +99,24 @@ class PointwiseFolding(Folding):
         by_cov = empty(len(convs), out, width, dtype=dtype)
         for kernel, by in zip(convs, by_cov):
             torch.mm(kernel, cov, out=by)
+        values = None
+        if given is not None:
+            values = given.dense(n, out, given.mean, given.var)
+            conv_of = torch.tensor([k is not None for k in params.kernels]).cumsum(0) - 1
+            by_cov[conv_of[given.branch], given.channel] = given.by_cov.to(dtype)
+        direct = _marks(given, n, out)
         weight = empty(out, width, 1, 1, dtype=dtype)
         bias = empty(out, dtype=dtype)
         stats, kept = empty(2, n, out), empty(out, n, 2)
-        fine = (ctypes.c_int64 * 1)()
-        given = (*_tensors_and_sizes(params), _doubles(*self.eps), _doubles(CANCELLATION))
+        least = self.least_share(sums, dtype)
+        known = (*_tensors_and_sizes(params), _doubles(*self.eps), _doubles(least))
         var = moments.cov[0].diagonal().contiguous()
-        inputs = (moments.mean, var, moments.power.contiguous(), by_cov)
-        made = (weight, bias, stats, kept, fine)
-        call('pointwise_fold', dtype, *given, *inputs, self._shape(n), *made)
-        if not fine[0]:
-            return None
-        return Folded(weight, bias, stats[0], stats[1], (moments.mean, by_cov, kept))
+        raw = moments.mean + sums.pivot
+        inputs = (moments.mean, raw, var, moments.power.contiguous(), by_cov, direct, values)
+        made = (weight, bias, stats, kept)
+        call('pointwise_fold', dtype, *known, *inputs, self._shape(n), *made)
+        state = (moments.mean, by_cov, kept)
+        return Folded(weight, bias, stats[0], stats[1], direct, state)
 
     def state_like(self, x: Tensor, params: BranchParams) -> list[Tensor]:
         (out, width), convs = self._size, len(_matrices(params))
@@ -108,13 +133,15 @@ class PointwiseFolding(Folding):
         count: float,
         grad_weight: Tensor,
         grad_bias: Tensor,
+        direct: Optional[Tensor] = None,
+        by_scale: Optional[Tensor] = None,
     ) -> UnitGrads:
         patch_mean, by_cov, kept = state
         n, (out, width) = len(params.kernels), self._size
         grads, scaled = _empty_like(params), torch.empty_like(by_cov)
         by_var, by_mean = by_cov.new_empty(2, n, out).unbind()
         given = (*_tensors_and_sizes(params), patch_mean, by_cov, kept)
-        by_folded = (grad_weight.contiguous(), grad_bias.contiguous())
+        by_folded = (grad_weight.contiguous(), grad_bias.contiguous(), direct, by_scale)
         made = (grads.flat(), by_var, by_mean, scaled)
         call('pointwise_unfold', by_cov.dtype, *given, *by_folded, self._shape(n), *made)
         products = by_cov.new_zeros(width, width)
@@ -138,6 +165,14 @@ class PointwiseFolding(Folding):
 
     def _shape(self, branches: int) -> ctypes.Array:
         return (ctypes.c_int64 * 4)(*self._size, branches, torch.get_num_threads())
+
+
+def _marks(given: Optional[DirectStats], branches: int, channels: int) -> Tensor:
+    """Marked rows (J, out), or memory for them."""
+    direct = torch.empty(branches, channels, dtype=torch.bool)
+    if given is not None:
+        direct.zero_()[given.branch, given.channel] = True
+    return direct
 
 
 def _matrices(params: BranchParams) -> list[Tensor]:

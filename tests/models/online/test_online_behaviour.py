@@ -16,6 +16,7 @@ from mmpretrain_mobileone_ext import ConfigurableMobileOne
 from mmpretrain_mobileone_ext.errors import SpecError
 from mmpretrain_mobileone_ext.models import MobileOneBlock, online_forms
 from mmpretrain_mobileone_ext.models.online import kernels as native
+from mmpretrain_mobileone_ext.models.online.dispatch import sum_by
 from mmpretrain_mobileone_ext.models.spec import UnitSpec
 
 DEPTHWISE = UnitSpec('dw', 16, 16, 3, groups=16, num_conv_branches=3, act_cfg=dict(type='ReLU'))
@@ -149,6 +150,14 @@ def test_float32_moments_keep_digits():
             )
         )
     assert errors[0] < 2 * errors[1]
+
+
+def test_cancellation_needs_no_branches():
+    block, wanted = pair(dtype=torch.float32)
+    x = images(dtype=torch.float32) * 1e-3 + 100
+    exact = copy.deepcopy(wanted).double()(x.double())
+    out = sum_by('moments', block.unit(relu=True), x)
+    assert (out - exact).norm() <= 3 * (wanted(x) - exact).norm()
 
 
 def test_one_value_per_channel_raises_as_batch_norm_does():

@@ -9,11 +9,12 @@ import torch
 import triton
 from torch import Tensor
 
+from ..batch_fold import PatchSums
 from ..convs import OutputGrad, PatchConv
 from . import depthwise_kernels as kernels_of
 from .depthwise_input import CLASSES, COEFFICIENTS, column_runs, input_grad, stencils
 from .launch import images, pixels, work_dtype, work_type
-from .sums import PivotedSums, sample_mean
+from .sums import sample_mean
 
 #: Output pixels whose products are summed in float32, by each of a tile's lanes: rounding grows
 #: with their number, the sums that have to be kept with its inverse.
@@ -40,12 +41,12 @@ class TritonDepthwise(PatchConv):
 
     def sums(  # type: ignore[override]
         self, x: Tensor, pivot: Tensor
-    ) -> PivotedSums:
+    ) -> PatchSums:
         """Sums (C, 9) and products (C, 9, 9) of patches around the pivot."""
         parts = self._sum_parts('moments', x, kernels_of.MOMENTS, pixels(x), pivot)
         both = parts.index_select(0, _symmetric(x.device)).t()
         products, sums = both.split([81, 9], 1)
-        return PivotedSums(self.count(x), sums, products.unflatten(1, (9, 9)), pivot)
+        return PatchSums(self.count(x), sums, products.unflatten(1, (9, 9)), pivot)
 
     def conv(self, x: Tensor, weight: Tensor, bias: Tensor, relu: bool) -> Tensor:
         sizes = self._sizes(x)

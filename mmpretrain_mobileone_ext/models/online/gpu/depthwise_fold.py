@@ -13,10 +13,10 @@ import torch
 import triton
 from torch import Tensor
 
-from ..batch_fold import CANCELLATION, Folded, Folding, UnitGrads
+from ..batch_fold import Folded, Folding, PatchSums, UnitGrads
 from ..unit import BranchParams
 from . import depthwise_fold_kernels as kernels_of
-from .sums import PivotedSums
+from .sums import CANCELLATION
 
 #: What :meth:`TritonDepthwise.direct_moments` does with kernels and marks.
 Look = Callable[[Tensor, Tensor], Tensor]
@@ -29,7 +29,7 @@ class TritonDepthwiseFolding(Folding):
     """3x3, one channel a group; everything small is in float64."""
 
     def fold(  # type: ignore[override]
-        self, params: BranchParams, sums: PivotedSums, dtype: torch.dtype, look: Look
+        self, params: BranchParams, sums: PatchSums, dtype: torch.dtype, look: Look
     ) -> Folded:
         """Fold by a batch.
 
@@ -65,8 +65,22 @@ class TritonDepthwiseFolding(Folding):
             *(int(sums.count), channels),
             EPS=self.eps,
         )
-        state = (padded, by_cov, moments, inv_std, direct, given[1])
-        return Folded(weight, bias, stats[0], stats[1], state)
+        state = (padded, by_cov, moments, inv_std, given[1])
+        return Folded(weight, bias, stats[0], stats[1], direct, state)
+
+    def state_like(self, x: Tensor, params: BranchParams) -> list[Tensor]:
+        channels, n = self.spec.out_channels, len(params.kernels)
+
+        def new(*shape: int, dtype: torch.dtype = torch.float64) -> Tensor:
+            return x.new_empty(shape, dtype=dtype)
+
+        return [
+            new(n, channels, 9, dtype=torch.promote_types(x.dtype, torch.float32)),
+            new(n, channels, 9),
+            new(2, n, channels),
+            new(n, channels),
+            new(channels, 9),
+        ]
 
     def backward(  # type: ignore[override]
         self,
@@ -75,17 +89,18 @@ class TritonDepthwiseFolding(Folding):
         count: float,
         grad_weight: Tensor,
         grad_bias: Tensor,
+        direct: Tensor,
         look: LookBack,
     ) -> UnitGrads:
         """Gradients to parameters and, around the pivot, to the sums.
 
         Args:
-            params, state, count, grad_bias: as for any folding.
+            params, state, count, grad_bias, direct: as for any folding.
             grad_weight: to the folded kernel of ``x - pivot``.
             look: makes of kernels, marks and means of outputs (J, C), around what the pivot gives,
                 the sums of gradient times the distance from them, (J, C) in float64.
         """
-        padded, by_cov, moments, inv_std, direct, sums = state
+        padded, by_cov, moments, inv_std, sums = state
         channels, sizes = self.spec.out_channels, branch_sizes(params)
         grads = BranchParams(*(tuple(map(empty_like, kind)) for kind in params))
         products = sums.new_empty(channels, 9, 9)

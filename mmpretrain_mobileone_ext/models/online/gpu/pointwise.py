@@ -9,10 +9,11 @@ import torch
 import triton
 from torch import Tensor
 
+from ..batch_fold import PatchSums
 from ..convs import OutputGrad, PatchConv
 from . import pointwise_kernels as kernels_of
 from .launch import dot_type, images, pixels, work_type
-from .sums import PivotedSums, sample_mean
+from .sums import sample_mean
 
 #: Of products over pixels: pixels added up in float32, and channels of a tile.
 _CHUNK, _BLOCK = 256, 64
@@ -40,7 +41,7 @@ class TritonPointwise(PatchConv):
 
     def sums(  # type: ignore[override]
         self, x: Tensor, pivot: Tensor
-    ) -> PivotedSums:
+    ) -> PatchSums:
         """Sums (1, C) and products (1, C, C) of pixels around the pivot."""
         rows = _rows(x)
         half = x.element_size() < 4
@@ -55,7 +56,7 @@ class TritonPointwise(PatchConv):
         gram = sums.new_empty(channels, channels)
         tiles = triton.cdiv(channels, 32)
         kernels_of.mirror[(tiles**2,)](parts, gram, len(parts), channels, BLOCK=32)
-        return PivotedSums(len(rows), sums[None], gram[None], pivot)
+        return PatchSums(len(rows), sums[None], gram[None], pivot)
 
     def conv(self, x: Tensor, weight: Tensor, bias: Tensor, relu: bool) -> Tensor:
         rows, matrix, diagonal = _rows(x), weight.flatten(1), None

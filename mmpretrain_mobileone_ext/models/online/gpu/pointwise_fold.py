@@ -13,12 +13,12 @@ import torch
 import triton
 from torch import Tensor
 
-from ..batch_fold import CANCELLATION, Folded, Folding, UnitGrads
+from ..batch_fold import Folded, Folding, PatchSums, UnitGrads
 from ..unit import BranchParams
 from . import pointwise_fold_kernels as kernels_of
 from .depthwise_fold import branch_sizes, contiguous, empty_like
 from .launch import work_type
-from .sums import PivotedSums
+from .sums import CANCELLATION
 
 #: What :meth:`TritonPointwise.direct_moments` does with kernels and marks.
 Look = Callable[[Sequence[Any], Tensor], Tensor]
@@ -32,7 +32,7 @@ class TritonPointwiseFolding(Folding):
     """1x1, one group."""
 
     def fold(  # type: ignore[override]
-        self, params: BranchParams, sums: PivotedSums, dtype: torch.dtype, look: Look
+        self, params: BranchParams, sums: PatchSums, dtype: torch.dtype, look: Look
     ) -> Folded:
         """Fold by a batch; arguments as for :class:`~.depthwise_fold.TritonDepthwiseFolding`."""
         n, (out, channels) = len(params.kernels), self._size
@@ -65,8 +65,22 @@ class TritonPointwiseFolding(Folding):
             SIZES=sizes,
             **_ROWS,
         )
-        state = (by_cov, scale, inv_std, moments, direct, centre)
-        return Folded(weight, bias, means, moments[1], state)
+        state = (by_cov, scale, inv_std, moments, centre)
+        return Folded(weight, bias, means, moments[1], direct, state)
+
+    def state_like(self, x: Tensor, params: BranchParams) -> list[Tensor]:
+        n, (out, channels) = len(params.kernels), self._size
+
+        def new(*shape: int, dtype: torch.dtype = torch.float64) -> Tensor:
+            return x.new_empty(shape, dtype=dtype)
+
+        return [
+            new(n, out, channels, dtype=torch.promote_types(x.dtype, torch.float32)),
+            new(n, out),
+            new(n, out),
+            new(2, n, out),
+            new(1, channels),
+        ]
 
     def backward(  # type: ignore[override]
         self,
@@ -75,10 +89,11 @@ class TritonPointwiseFolding(Folding):
         count: float,
         grad_weight: Tensor,
         grad_bias: Tensor,
+        direct: Tensor,
         look: LookBack,
     ) -> UnitGrads:
         """Gradients; arguments as for :class:`~.depthwise_fold.TritonDepthwiseFolding`."""
-        by_cov, scale, inv_std, moments, direct, centre = state
+        by_cov, scale, inv_std, moments, centre = state
         n, (out, channels) = len(params.kernels), self._size
         new, sizes = centre.new_empty, branch_sizes(params)
         grads = BranchParams(*(tuple(map(empty_like, kind)) for kind in params))

@@ -1,31 +1,21 @@
-"""Sums of patches around a pivot, and the pivot."""
+"""The pivot around which patches are summed, and what is left of a variance by then."""
 # ruff: noqa: N803 (Triton's language: sizes in capitals)
 
 from __future__ import annotations
-
-from dataclasses import dataclass
 
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
-from ..batch_fold import PatchSums
 from .launch import work_dtype
 
+#: A variance smaller than this share of ``sum_t w_t^2 E[p_t^2]``, p around the pivot, has lost
+#: digits. Float32 sums are of few pixels here, so what they lose is little (see ``least_share`` of
+#: batch_fold.py); a share that depends on the count would compile a kernel for each batch size.
+CANCELLATION = 1e-3
 #: Pixels that are asked for a typical value.
 _SAMPLE = 256
-
-
-@dataclass(frozen=True)
-class PivotedSums(PatchSums):
-    """Sums over patches minus the pivot; outside the image that is -pivot.
-
-    Attributes:
-        pivot: (C_in,) in float32 or wider.
-    """
-
-    pivot: Tensor
 
 
 def sample_mean(x: Tensor) -> Tensor:

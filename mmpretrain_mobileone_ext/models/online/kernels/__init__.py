@@ -80,10 +80,10 @@ def call(name: str, dtype: torch.dtype, *args: _Argument) -> None:
 
     Raises:
         ValueError: a tensor is not contiguous: kernels know no strides.
-        TypeError: a tensor is neither of ``dtype`` nor of float64.
+        TypeError: a tensor is neither of ``dtype``, nor of float64, nor of bool.
     """
     for arg in args:
-        if isinstance(arg, Tensor) and arg.dtype not in (dtype, torch.float64):
+        if isinstance(arg, Tensor) and arg.dtype not in (dtype, torch.float64, torch.bool):
             raise TypeError(f'{name} of {dtype} was given a tensor of {arg.dtype}')
     type_name = str(dtype).split('.')[1]
     kernel = getattr(compiled_kernels(), f'{name}_{type_name}')

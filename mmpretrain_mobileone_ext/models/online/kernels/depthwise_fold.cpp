@@ -1,6 +1,7 @@
 // Fold the branches of a depthwise 3x3 unit by the moments of its patches,
 // and hand gradients back. Called by native_fold.py; batch_fold.py has the
-// formulas and is the oracle. All sums are double.
+// formulas and is the oracle. All sums are double; patches, and the means that
+// are kept, are around a pivot of their channel.
 #include <algorithm>
 #include <cmath>
 #include <cstdint>
@@ -50,16 +51,17 @@ struct Patch {
   }
 };
 
-// moments (C, 90). Fills weight (C, 9), bias (C), stats (2, J, C: mean and
-// biased variance of each branch) and state (C, of patch means, then, of each
-// branch, its kernel times covariance, its mean and 1 / std). Returns whether
-// no variance is smaller than `least` times the sum that it is part of.
+// moments (C, 90) around pivot (C). Fills weight (C, 9), bias (C), stats (2,
+// J, C: mean and biased variance of each branch) and state (C, of patch means,
+// then, of each branch, its kernel times covariance, its mean and 1 / std).
+// direct (J, C), of values as in a state, but a variance for 1 / std: without
+// values it is filled, with variances that are smaller than `least` times the
+// sum that they are part of.
 template <class T>
-bool fold(const Params<T>& params, const double* eps, double least,
-          const double* moments, const Sizes& s, T* weight, T* bias,
-          double* stats, double* state) {
-  bool fine = true;
-#pragma omp parallel for num_threads(s.threads) reduction(&& : fine)
+void fold(const Params<T>& params, const double* eps, double least,
+          const double* moments, const double* pivot, const Direct& direct,
+          const Sizes& s, T* weight, T* bias, double* stats, double* state) {
+#pragma omp parallel for num_threads(s.threads)
   for (int64_t c = 0; c < s.channels; ++c) {
     const Patch patch(moments + c * kMoments, s.count);
     double* kept = state + c * s.state();
@@ -67,20 +69,27 @@ bool fold(const Params<T>& params, const double* eps, double least,
     kept += kTaps;
     double folded[kTaps] = {}, shift = 0, w[kTaps];
     for (int64_t j = 0; j < s.branches; ++j, kept += kOfBranch) {
+      const int64_t at = j * s.channels + c;
       read_kernel(params, j, c, w);
-      double bound = 0;
-      for (int t = 0; t < kTaps; ++t) {
-        kept[t] = dot(w, patch.cov[t]);
-        bound += w[t] * w[t] * patch.power[t];
+      double var, bound = 0, total = 0;
+      if (direct(at)) {
+        std::copy_n(direct.values + at * kOfBranch, kOfBranch, kept);
+        var = kept[kTaps + 1];
+      } else {
+        for (int t = 0; t < kTaps; ++t) kept[t] = dot(w, patch.cov[t]);
+        kept[kTaps] = dot(w, patch.mean);
+        var = dot(w, kept);
       }
-      const double var = std::max(0., dot(w, kept));
-      fine = fine && var + eps[j] >= bound * least;
+      for (int t = 0; t < kTaps; ++t) {
+        bound += w[t] * w[t] * patch.power[t];
+        total += w[t];
+      }
+      var = std::max(var, 0.);
+      if (!direct.values) direct.marks[at] = var + eps[j] < bound * least;
       const double inv_std = 1 / std::sqrt(var + eps[j]);
-      const double mean = dot(w, patch.mean);
-      kept[kTaps] = mean;
       kept[kTaps + 1] = inv_std;
-      stats[j * s.channels + c] = mean;
-      stats[(s.branches + j) * s.channels + c] = var;
+      stats[at] = kept[kTaps] + total * pivot[c];
+      stats[s.branches * s.channels + at] = var;
       const double scale = params.gamma(j, c) * inv_std;
       for (int t = 0; t < kTaps; ++t) folded[t] += scale * w[t];
       shift += params.beta(j, c);
@@ -89,20 +98,20 @@ bool fold(const Params<T>& params, const double* eps, double least,
     for (int t = 0; t < kTaps; ++t) {
       const T rounded = static_cast<T>(folded[t]);
       weight[c * kTaps + t] = rounded;
-      shift -= rounded * patch.mean[t];
+      shift -= rounded * (patch.mean[t] + pivot[c]);
     }
     bias[c] = static_cast<T>(shift);
   }
-  return fine;
 }
 
 // From gradients to the folded weight (C, 9) and bias (C) to those of
 // parameters, in tensors like them, and moves (C, 90): to the sums of
-// products, twice, and to the sums around the mean.
+// products, twice, and to the sums. direct: gradients to scales.
 template <class T>
 void unfold(const Params<T>& params, const double* state,
             const double* grad_weight, const double* grad_bias,
-            const Sizes& s, T* const* grads, double* moves) {
+            const Direct& direct, const Sizes& s, T* const* grads,
+            double* moves) {
 #pragma omp parallel for num_threads(s.threads)
   for (int64_t c = 0; c < s.channels; ++c) {
     const double *patch_mean = state + c * s.state(),
@@ -115,7 +124,9 @@ void unfold(const Params<T>& params, const double* state,
       read_kernel(params, j, c, w);
       const double mean = kept[kTaps], inv_std = kept[kTaps + 1];
       const double scale = params.gamma(j, c) * inv_std;
-      const double by_scale = dot(w, by_weight) - by_bias * mean;
+      const int64_t at = j * s.channels + c;
+      const double by_scale =
+          direct(at) ? direct.values[at] : dot(w, by_weight) - by_bias * mean;
       const double twice_by_var = -by_scale * scale * inv_std * inv_std;
       const double by_mean = -by_bias * scale;
       for (int t = 0; t < kTaps; ++t) {
@@ -145,19 +156,21 @@ void unfold(const Params<T>& params, const double* state,
 #define FOR_TYPE(T, NAME)                                                    \
   extern "C" void depthwise_fold_##NAME(                                     \
       const T* const* params, const int64_t* sizes, const double* eps,       \
-      const double* least, const double* moments, const int64_t* s,          \
-      T* weight, T* bias, double* stats, double* state, int64_t* fine) {     \
+      const double* least, const double* moments, const double* pivot,       \
+      uint8_t* marks, const double* values, const int64_t* s, T* weight,     \
+      T* bias, double* stats, double* state) {                               \
     const auto& shape = *reinterpret_cast<const Sizes*>(s);                  \
-    *fine = fold(Params<T>(params, sizes, shape.branches), eps, *least,      \
-                 moments, shape, weight, bias, stats, state);                \
+    fold(Params<T>(params, sizes, shape.branches), eps, *least, moments,     \
+         pivot, Direct{marks, values}, shape, weight, bias, stats, state);   \
   }                                                                          \
   extern "C" void depthwise_unfold_##NAME(                                   \
       const T* const* params, const int64_t* sizes, const double* state,     \
-      const double* grad_weight, const double* grad_bias, const int64_t* s,  \
-      T* const* grads, double* moves) {                                      \
+      const double* grad_weight, const double* grad_bias, uint8_t* marks,    \
+      const double* values, const int64_t* s, T* const* grads,               \
+      double* moves) {                                                       \
     const auto& shape = *reinterpret_cast<const Sizes*>(s);                  \
     unfold(Params<T>(params, sizes, shape.branches), state, grad_weight,     \
-           grad_bias, shape, grads, moves);                                  \
+           grad_bias, Direct{marks, values}, shape, grads, moves);           \
   }
 FOR_TYPE(float, float32)
 FOR_TYPE(double, float64)

@@ -5,7 +5,8 @@
 // Gradients by way of the moments reach an input pixel q from every pixel
 // that shares a patch with it, at most two rows and columns away: a 5x5
 // stencil that depends on which taps q serves (three of a row and a column
-// inside; fewer at borders and between strides).
+// inside; fewer at borders and between strides). Pixels are taken around a
+// pivot of their channel; outside the image they are 0, so minus the pivot.
 #include "packed.h"
 
 namespace {
@@ -147,10 +148,10 @@ class Coefficients {
   std::vector<T> stencils_, weight_;
 };
 
-// weight (C, 9); moves (C, 90) as in `fill_stencil`.
+// pivot (C); weight (C, 9); moves (C, 90) as in `fill_stencil`.
 template <class T>
-void input_grad(const T* x, const T* dy, const T* active, const T* weight,
-                const double* moves, const Shape& s, T* dx) {
+void input_grad(const T* x, const T* pivot, const T* dy, const T* active,
+                const T* weight, const double* moves, const Shape& s, T* dx) {
   constexpr int L = Simd<T>::line;
   decltype(&pixels<T, 1>) const by_count[kRun] = {
       pixels<T, 1>, pixels<T, 2>, pixels<T, 3>, pixels<T, 4>};
@@ -172,8 +173,10 @@ void input_grad(const T* x, const T* dy, const T* active, const T* weight,
       const int64_t high = std::min(s.ho - 1, (first + rows) / s.stride);
       for (int64_t block = 0; block < s.blocks(L); ++block) {
         const int64_t c0 = block * L;
+        const PivotLine<T> line(pivot, c0, s.c);
         pack<T>(x + image * s.h * s.w * s.c, nullptr, s.h, s.w, s.c, c0,
-                first - 2, rows + 4, 2, xs.get());
+                first - 2, rows + 4, 2, xs.get(),
+                {line.pivot, line.negated});
         const int64_t at_image = image * s.ho * s.wo * s.c;
         pack<T>(dy + at_image, active ? active + at_image : nullptr, s.ho,
                 s.wo, s.c, c0, low, std::max<int64_t>(0, high - low + 1), 0,
@@ -208,9 +211,9 @@ void input_grad(const T* x, const T* dy, const T* active, const T* weight,
 
 #define FOR_TYPE(T, NAME)                                                     \
   extern "C" void input_grad_##NAME(                                          \
-      const T* x, const T* dy, const T* active, const T* weight,              \
-      const double* moves, const int64_t* s, T* dx) {                         \
-    input_grad(x, dy, active, weight, moves,                                  \
+      const T* x, const T* pivot, const T* dy, const T* active,               \
+      const T* weight, const double* moves, const int64_t* s, T* dx) {        \
+    input_grad(x, pivot, dy, active, weight, moves,                           \
                *reinterpret_cast<const Shape*>(s), dx);                       \
   }
 FOR_TYPE(float, float32)

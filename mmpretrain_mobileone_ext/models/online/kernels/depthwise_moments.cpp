@@ -2,14 +2,15 @@
 // Called by convs.py, where PatchConv is the oracle. Images are (N, H, W, C)
 // contiguous.
 //
+// They are taken around a pivot of the channel. Outside the image patches are
+// 0, so minus the pivot.
+//
 // Between strides each pair of taps meets pixels of its own. With stride 1 a
 // pair meets those that any pair so far apart meets, but for a row or column
 // at the border: 13 sums over the image instead of 45.
 #include "packed.h"
 
 namespace {
-
-constexpr int kSumPixels = 128;  // of a variance, in the tensor's type
 
 // Sums of the products of tap row a with tap row b.
 template <class T>
@@ -61,11 +62,10 @@ void by_channel(const std::vector<double>& sums, int64_t channels,
 
 // out (C, 90): products (9, 9), symmetric, and 9 sums.
 template <class T>
-void moments_by_taps(const T* x, const Shape& s, double* out) {
+void moments_by_taps(const T* x, const T* pivot, const Shape& s, double* out) {
   constexpr int L = Simd<T>::line, W = Simd<T>::width;
   const Bands bands(s.n, s.ho, s.w * s.stride);
   const int64_t pitch = (s.w + 2) * L;
-  const int64_t at_once = std::max<int64_t>(1, kSumPixels / s.wo);
   Sums sums(s.threads, kMoments * s.c);
 #pragma omp parallel num_threads(s.threads)
   {
@@ -75,20 +75,22 @@ void moments_by_taps(const T* x, const Shape& s, double* out) {
       const int64_t rows = bands.size(job);
       const T* image = x + bands.image(job) * s.h * s.w * s.c;
       for (int64_t c0 = 0; c0 < s.c; c0 += L) {
+        const PivotLine<T> line(pivot, c0, s.c);
         pack<T>(image, nullptr, s.h, s.w, s.c, c0,
                 bands.first(job) * s.stride - 1, (rows - 1) * s.stride + 3, 1,
-                packed.get());
+                packed.get(), {line.pivot, line.negated});
         for (int64_t at = c0; at < std::min(c0 + L, s.c); at += W) {
           double* to = sums.mine() + at;
-          for (int64_t r = 0; r < rows; r += at_once) {
-            const Band<T> band{packed.get() + r * s.stride * pitch + at - c0,
-                               std::min(at_once, rows - r), pitch,
-                               s.stride * L, s.wo, s.stride};
+          const Band<T> band{packed.get() + at - c0, rows, pitch,
+                             s.stride * L, s.wo, s.stride};
+          for_tiles(rows, s.wo, kSumPixels, [&](int64_t r, int64_t i,
+                                                int64_t high, int64_t wide) {
+            const Band<T> tile = band.tile(r, i, high, wide);
             for (int a = 0; a < 3; ++a)
               for (int b = a; b < 3; ++b)
-                products(band, a, b, to, s.c, s.c - at);
-            tap_sums(band, to + kTaps * kTaps * s.c, s.c, s.c - at);
-          }
+                products(tile, a, b, to, s.c, s.c - at);
+            tap_sums(tile, to + kTaps * kTaps * s.c, s.c, s.c - at);
+          });
         }
       }
     }
@@ -96,12 +98,16 @@ void moments_by_taps(const T* x, const Shape& s, double* out) {
   by_channel(sums.total(), s.c, out);
 }
 
-// Sums over an image: products with the pixel at a lag (row 0: columns 0 to 2,
-// rows 1 and 2: columns -2 to 2), pixels, and the same of border lines.
+// Sums over an image, around the pivot and 0 outside: products with the pixel
+// at a lag (row 0: columns 0 to 2, rows 1 and 2: columns -2 to 2), pixels, and
+// the same of border lines; of the lines beside them and of what lies within
+// two pixels of a corner, pixels only.
 constexpr int kLags = 13;
 enum Line { kTop, kBottom, kLeft, kRight, kCorners, kLines = kCorners + 4 };
 constexpr int kOfLine = 4;  // pixels, and products at lags 0 to 2 along it
-constexpr int kLagSums = kLags + 1 + kLines * kOfLine;
+constexpr int kSecond = kLags + 1 + kLines * kOfLine;
+constexpr int kNear = kSecond + kCorners;
+constexpr int kLagSums = kNear + 4 * 4;
 
 int lag(int down, int right) {
   return down ? 3 + (down - 1) * 5 + right + 2 : right;
@@ -109,6 +115,10 @@ int lag(int down, int right) {
 int of_line(int line) { return kLags + 1 + line * kOfLine; }
 int corner(int row_line, int col_line) {
   return kCorners + (row_line - kTop) * 2 + col_line - kLeft;
+}
+// The pixel at a corner, `down` rows and `right` columns from it.
+int near(int corner, int down, int right) {
+  return kNear + (corner - kCorners) * 4 + down * 2 + right;
 }
 
 // x: the first of `rows` rows of `w` pixels, two more rows and two columns on
@@ -145,28 +155,56 @@ void line_sums(const T* x, int64_t count, int64_t step, double* out,
   for (int k = 0; k < kOfLine; ++k) add_to<T>(out + k * c, sum[k], live);
 }
 
+template <class T>
+void add_pixels(const T* x, int64_t count, int64_t step, double* out,
+                int64_t live) {
+  typename Simd<T>::V sum = {};
+  for (int64_t i = 0; i < count; ++i, x += step) sum += load(x);
+  add_to<T>(out, sum, live);
+}
+
+// Border rows of a band as below: `row` is -1 where it lies elsewhere.
+template <class T>
+void border_row(const T* x, int64_t row, int64_t rows, int64_t pitch,
+                int name, int second, const Shape& s, double* out,
+                int64_t live) {
+  constexpr int L = Simd<T>::line;
+  if (row < 0 || row >= rows) return;
+  const T* from = x + row * pitch;
+  if (second)
+    add_pixels(from, s.w, L, out + (kSecond + name) * s.c, live);
+  else
+    line_sums(from, s.w, L, out + of_line(name) * s.c, s.c, live);
+  for (int side : {kLeft, kRight}) {
+    const int64_t end = side == kLeft ? 0 : s.w - 1, in = side == kLeft ? 1 : -1;
+    const int at = corner(name, side);
+    if (!second)
+      line_sums(from + end * L, 1, L, out + of_line(at) * s.c, s.c, live);
+    for (int right = 0; right < 2; ++right)
+      add_pixels(from + (end + in * right) * L, 1, L,
+                 out + near(at, second, right) * s.c, live);
+  }
+}
+
 // Sums of a band, rows [first, first + rows) of an image, into out (kLagSums,
 // c).
 template <class T>
 void band_sums(const T* x, int64_t first, int64_t rows, int64_t pitch,
                const Shape& s, double* out, int64_t live) {
   constexpr int L = Simd<T>::line;
-  const int64_t at_once = std::max<int64_t>(1, kSumPixels / s.w);
-  const auto line = [&](int name, const T* from, int64_t count, int64_t step) {
-    line_sums(from, count, step, out + of_line(name) * s.c, s.c, live);
-  };
+  for_tiles(rows, s.w, kSumPixels, [&](int64_t r, int64_t i, int64_t high,
+                                       int64_t wide) {
+    lag_sums(x + r * pitch + i * L, high, wide, pitch, out, s.c, live);
+  });
   const int64_t end = (s.w - 1) * L;
-  for (int64_t r = 0; r < rows; r += at_once)
-    lag_sums(x + r * pitch, std::min(at_once, rows - r), s.w, pitch, out, s.c,
-             live);
-  line(kLeft, x, rows, pitch);
-  line(kRight, x + end, rows, pitch);
-  for (int name : {kTop, kBottom}) {
-    const int64_t row = (name == kTop ? 0 : s.h - 1) - first;
-    if (row < 0 || row >= rows) continue;
-    line(name, x + row * pitch, s.w, L);
-    line(corner(name, kLeft), x + row * pitch, 1, L);
-    line(corner(name, kRight), x + row * pitch + end, 1, L);
+  line_sums(x, rows, pitch, out + of_line(kLeft) * s.c, s.c, live);
+  line_sums(x + end, rows, pitch, out + of_line(kRight) * s.c, s.c, live);
+  add_pixels(x + L, rows, pitch, out + (kSecond + kLeft) * s.c, live);
+  add_pixels(x + end - L, rows, pitch, out + (kSecond + kRight) * s.c, live);
+  for (int second = 0; second < 2; ++second) {
+    border_row(x, second - first, rows, pitch, kTop, second, s, out, live);
+    border_row(x, s.h - 1 - second - first, rows, pitch, kBottom, second, s,
+               out, live);
   }
 }
 
@@ -175,15 +213,14 @@ int missed(int tap, int before, int after) {
   return tap == 0 ? after : tap == 2 ? before : -1;
 }
 
-// Products of taps t and u, and sums of tap t, from a channel's sums by lags;
-// `pick(k)` is the k-th.
+// Products of taps t <= u, and sums of tap t, from sums by lags; `pick(k)` is
+// the k-th, of a channel or of several.
 template <class Pick>
-double product_of_taps(int t, int u, Pick pick) {
-  if (t > u) std::swap(t, u);
+auto product_of_taps(int t, int u, Pick pick) {
   const int down = u / 3 - t / 3, right = u % 3 - t % 3;
   const int row = down ? -1 : missed(t / 3, kTop, kBottom);
   const int col = right ? -1 : missed(t % 3, kLeft, kRight);
-  double sum = pick(lag(down, right));
+  auto sum = pick(lag(down, right));
   if (row >= 0) sum -= pick(of_line(row) + 1 + right);
   if (col >= 0) sum -= pick(of_line(col) + 1 + down);
   if (row >= 0 && col >= 0) sum += pick(of_line(corner(row, col)) + 1);
@@ -191,19 +228,96 @@ double product_of_taps(int t, int u, Pick pick) {
 }
 
 template <class Pick>
-double sum_of_tap(int t, Pick pick) {
+auto sum_of_tap(int t, Pick pick) {
   const int row = missed(t / 3, kTop, kBottom);
   const int col = missed(t % 3, kLeft, kRight);
-  double sum = pick(kLags);
+  auto sum = pick(kLags);
   if (row >= 0) sum -= pick(of_line(row));
   if (col >= 0) sum -= pick(of_line(col));
   if (row >= 0 && col >= 0) sum += pick(of_line(corner(row, col)));
   return sum;
 }
 
+// Lines at the start (kTop or kLeft) and at the end of an axis that output
+// pixels leave out whose taps t and u lie in the image, as seen from tap t.
+struct Cut {
+  int line, count;
+
+  Cut(int t, int u, int before, int after)
+      : line(t == 2 || u < t ? before : after),
+        count(std::max({0, t - 1, t - u, 1 - t, u - t})) {}
+};
+
+// Sum of tap t over the outputs whose tap u lies in the image too.
+template <class Pick>
+auto sum_where_inside(int t, int u, Pick pick) {
+  const Cut row(t / 3, u / 3, kTop, kBottom), col(t % 3, u % 3, kLeft, kRight);
+  auto sum = pick(kLags);
+  for (const Cut& cut : {row, col}) {
+    if (cut.count > 0) sum -= pick(of_line(cut.line));
+    if (cut.count > 1) sum -= pick(kSecond + cut.line);
+  }
+  for (int down = 0; down < row.count; ++down)
+    for (int right = 0; right < col.count; ++right)
+      sum += pick(near(corner(row.line, col.line), down, right));
+  return sum;
+}
+
+// Outputs whose taps t and u both lie in the image.
+double count_inside(int t, int u, const Shape& s) {
+  const Cut row(t / 3, u / 3, kTop, kBottom), col(t % 3, u % 3, kLeft, kRight);
+  return double(s.n) * (s.h - row.count) * (s.w - col.count);
+}
+
+// Moments of a vector of channels from their sums by lags, where what is
+// outside the image counts as minus the pivot instead of 0.
+template <class V, class Pick>
+void moments_of_channels(Pick pick, const V& pivot, const Shape& s, V* out) {
+  const double all = double(s.n) * s.h * s.w;
+  V sums[kTaps];
+  for (int t = 0; t < kTaps; ++t) {
+    sums[t] = sum_of_tap(t, pick);
+    out[kTaps * kTaps + t] = sums[t] - pivot * (all - count_inside(t, t, s));
+  }
+  for (int t = 0; t < kTaps; ++t)
+    for (int u = t; u < kTaps; ++u) {
+      const V apart = sums[t] - sum_where_inside(t, u, pick) + sums[u] -
+                      sum_where_inside(u, t, pick);
+      const double outside = all - count_inside(t, t, s) -
+                             count_inside(u, u, s) + count_inside(t, u, s);
+      out[t * kTaps + u] = out[u * kTaps + t] =
+          product_of_taps(t, u, pick) - pivot * apart +
+          pivot * pivot * outside;
+    }
+}
+
+// total (kLagSums, C) to out (C, 90).
+template <class T>
+void moments_of_lags(const std::vector<double>& total, const T* pivot,
+                     const Shape& s, double* out) {
+  using V = typename Simd<double>::V;
+  constexpr int W = Simd<double>::width;
+  for (int64_t c = 0; c < s.c; c += W) {
+    const int64_t live = std::min<int64_t>(W, s.c - c);
+    V found[kMoments], around = {};
+    for (int64_t i = 0; i < live; ++i) around[i] = pivot[c + i];
+    const auto pick = [&](int k) {
+      const double* from = total.data() + k * s.c + c;
+      if (live == W) return V(load(from));
+      V few = {};
+      for (int64_t i = 0; i < live; ++i) few[i] = from[i];
+      return few;
+    };
+    moments_of_channels(pick, around, s, found);
+    for (int64_t i = 0; i < live; ++i)
+      for (int k = 0; k < kMoments; ++k)
+        out[(c + i) * kMoments + k] = found[k][i];
+  }
+}
+
 // As `moments_by_taps`, for stride 1.
 template <class T>
-void moments_by_lags(const T* x, const Shape& s, double* out) {
+void moments_by_lags(const T* x, const T* pivot, const Shape& s, double* out) {
   constexpr int L = Simd<T>::line, W = Simd<T>::width;
   const Bands bands(s.n, s.h, s.w);
   const int64_t pitch = (s.w + 4) * L;
@@ -216,40 +330,34 @@ void moments_by_lags(const T* x, const Shape& s, double* out) {
       const int64_t first = bands.first(job), rows = bands.size(job);
       const T* image = x + bands.image(job) * s.h * s.w * s.c;
       for (int64_t c0 = 0; c0 < s.c; c0 += L) {
+        const PivotLine<T> line(pivot, c0, s.c);
         pack<T>(image, nullptr, s.h, s.w, s.c, c0, first, rows + 2, 2,
-                packed.get());
+                packed.get(), {line.pivot, nullptr});
         for (int64_t at = c0; at < std::min(c0 + L, s.c); at += W)
           band_sums(packed.get() + 2 * L + at - c0, first, rows, pitch, s,
                     sums.mine() + at, s.c - at);
       }
     }
   }
-  const std::vector<double> total = sums.total();
-  for (int64_t c = 0; c < s.c; ++c, out += kMoments) {
-    const auto pick = [&](int k) { return total[k * s.c + c]; };
-    for (int t = 0; t < kTaps; ++t) {
-      for (int u = 0; u < kTaps; ++u)
-        out[t * kTaps + u] = product_of_taps(t, u, pick);
-      out[kTaps * kTaps + t] = sum_of_tap(t, pick);
-    }
-  }
+  moments_of_lags(sums.total(), pivot, s, out);
 }
 
 // On a line of pixels some taps are never met: their sums are 0, not what
 // rounding leaves of a difference.
 template <class T>
-void moments(const T* x, const Shape& s, double* out) {
+void moments(const T* x, const T* pivot, const Shape& s, double* out) {
   if (s.stride == 1 && s.h > 1 && s.w > 1)
-    moments_by_lags(x, s, out);
+    moments_by_lags(x, pivot, s, out);
   else
-    moments_by_taps(x, s, out);
+    moments_by_taps(x, pivot, s, out);
 }
 
 }  // namespace
 
-#define FOR_TYPE(T, NAME)                                                     \
-  extern "C" void moments_##NAME(const T* x, const int64_t* s, double* out) { \
-    moments(x, *reinterpret_cast<const Shape*>(s), out);                      \
+#define FOR_TYPE(T, NAME)                                                  \
+  extern "C" void moments_##NAME(const T* x, const T* pivot,               \
+                                 const int64_t* s, double* out) {          \
+    moments(x, pivot, *reinterpret_cast<const Shape*>(s), out);            \
   }
 FOR_TYPE(float, float32)
 FOR_TYPE(double, float64)

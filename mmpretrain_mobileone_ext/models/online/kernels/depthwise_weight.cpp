@@ -5,15 +5,17 @@
 
 namespace {
 
+constexpr int kGradPixels = 128;  // whose products have any sign
+
 template <class T>
-void correlate(const Band<T>& x, const T* dy, double* out, int64_t c,
-               int64_t live) {
+void correlate(const Band<T>& x, const T* dy, int64_t gpitch, double* out,
+               int64_t c, int64_t live) {
   constexpr int L = Simd<T>::line;
   typename Simd<T>::V sum[kTaps + 1] = {};
-  for (int64_t r = 0; r < x.rows; ++r) {
-    const T* p[3] = {x.row(r, 0), x.row(r, 1), x.row(r, 2)};
-    for (int64_t i = 0; i < x.wo * x.step; i += x.step, dy += L) {
-      const auto g = load(dy);
+  for (int64_t r = 0; r < x.rows; ++r, dy += gpitch) {
+    const T *p[3] = {x.row(r, 0), x.row(r, 1), x.row(r, 2)}, *d = dy;
+    for (int64_t i = 0; i < x.wo * x.step; i += x.step, d += L) {
+      const auto g = load(d);
       for (int t = 0; t < kTaps; ++t)
         sum[t] += g * load(p[t / 3] + i + t % 3 * L);
       sum[kTaps] += g;
@@ -22,11 +24,12 @@ void correlate(const Band<T>& x, const T* dy, double* out, int64_t c,
   for (int t = 0; t <= kTaps; ++t) add_to<T>(out + t * c, sum[t], live);
 }
 
-// out (10, C): gradient to the 9 taps of the weight, and to the bias. dy
-// counts where `active` (like dy, or null) is above 0: a ReLU's gradient.
+// out (10, C): gradient to the 9 taps of the weight, which see x minus pivot
+// (C), 0 outside the image before that, and to the bias. dy counts where
+// `active` (like dy, or null) is above 0: a ReLU's gradient.
 template <class T>
-void weight_grad(const T* x, const T* dy, const T* active, const Shape& s,
-                 double* out) {
+void weight_grad(const T* x, const T* pivot, const T* dy, const T* active,
+                 const Shape& s, double* out) {
   constexpr int L = Simd<T>::line, W = Simd<T>::width;
   const Bands bands(s.n, s.ho, s.w * s.stride);
   const int64_t pitch = (s.w + 2) * L;
@@ -40,17 +43,22 @@ void weight_grad(const T* x, const T* dy, const T* active, const Shape& s,
       const int64_t image = bands.image(job), first = bands.first(job);
       const int64_t rows = bands.size(job);
       for (int64_t c0 = 0; c0 < s.c; c0 += L) {
+        const PivotLine<T> line(pivot, c0, s.c);
         pack<T>(x + image * s.h * s.w * s.c, nullptr, s.h, s.w, s.c, c0,
                 first * s.stride - 1, (rows - 1) * s.stride + 3, 1,
-                packed.get());
+                packed.get(), {line.pivot, line.negated});
         const int64_t at_image = image * s.ho * s.wo * s.c;
         pack<T>(dy + at_image, active ? active + at_image : nullptr, s.ho,
                 s.wo, s.c, c0, first, rows, 0, grad.get());
         for (int64_t at = c0; at < std::min(c0 + L, s.c); at += W) {
           const Band<T> band{packed.get() + at - c0, rows, pitch,
                              s.stride * L, s.wo, s.stride};
-          correlate(band, grad.get() + at - c0, sums.mine() + at, s.c,
-                    s.c - at);
+          for_tiles(rows, s.wo, kGradPixels, [&](int64_t r, int64_t i,
+                                                 int64_t high, int64_t wide) {
+            correlate(band.tile(r, i, high, wide),
+                      grad.get() + (r * s.wo + i) * L + at - c0, s.wo * L,
+                      sums.mine() + at, s.c, s.c - at);
+          });
         }
       }
     }
@@ -62,10 +70,11 @@ void weight_grad(const T* x, const T* dy, const T* active, const Shape& s,
 }  // namespace
 
 #define FOR_TYPE(T, NAME)                                                 \
-  extern "C" void weight_grad_##NAME(const T* x, const T* dy,             \
-                                     const T* active, const int64_t* s,   \
-                                     double* out) {                       \
-    weight_grad(x, dy, active, *reinterpret_cast<const Shape*>(s), out);  \
+  extern "C" void weight_grad_##NAME(const T* x, const T* pivot,          \
+                                     const T* dy, const T* active,        \
+                                     const int64_t* s, double* out) {     \
+    weight_grad(x, pivot, dy, active, *reinterpret_cast<const Shape*>(s), \
+                out);                                                     \
   }
 FOR_TYPE(float, float32)
 FOR_TYPE(double, float64)

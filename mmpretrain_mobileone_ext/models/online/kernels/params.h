@@ -26,4 +26,13 @@ class Params {
   int64_t n_;
 };
 
+// Of branches (J, channels) whose statistics do not come from moments: which
+// they are, and what is known of them. Null: none are known.
+struct Direct {
+  uint8_t* marks;
+  const double* values;
+
+  bool operator()(int64_t at) const { return values && marks[at]; }
+};
+
 }  // namespace

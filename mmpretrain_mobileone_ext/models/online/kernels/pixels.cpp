@@ -6,6 +6,7 @@
 // tensor unless it says otherwise, sums over blocks are double; the order
 // depends on the number of threads only.
 #include <algorithm>
+#include <cmath>
 #include <cstdint>
 #include <limits>
 #include <type_traits>
@@ -40,21 +41,50 @@ void add_sums(int64_t pixels, int64_t size, int64_t threads, double* out,
   for (int64_t i = 0; i < threads * size; ++i) out[i % size] += parts[i];
 }
 
-// out (2, C): sums of v and of its square, all in double: a variance is
-// their difference, and an average need not be small beside it.
-template <class T>
-void moments(const T* v, int64_t pixels, int64_t c, int64_t threads,
-             double* out) {
+// around: v minus pivot (C), both null for v itself; out (2, C): its sums and
+// those of its square, all in double: a variance is their difference, and an
+// average need not be small beside it.
+template <class T, bool Pivot>
+void moments(const T* v, const T* pivot, int64_t pixels, int64_t c,
+             int64_t threads, T* around, double* out) {
   add_sums<double>(pixels, 2 * c, threads, out,
                    [=](int64_t first, int64_t last, double* sums) {
     double *__restrict sum = sums, *__restrict square = sums + c;
+    T* __restrict to = around;
     for (int64_t p = first; p < last; ++p)
       for (int64_t i = 0; i < c; ++i) {
-        const double d = v[p * c + i];
+        const T value = Pivot ? v[p * c + i] - pivot[i] : v[p * c + i];
+        if (Pivot) to[p * c + i] = value;
+        const double d = value;
         sum[i] += d;
         square[i] += d * d;
       }
   });
+}
+
+// out (C): near the mean of every `step`-th pixel, with few digits beside
+// their spread. PatchConv.pivot says why.
+template <class T>
+void pivot(const T* v, int64_t pixels, int64_t c, int64_t step, T* out) {
+  std::vector<double> sums(2 * c, 0.);
+  double *__restrict sum = sums.data(), *__restrict square = sum + c;
+  int64_t count = 0;
+  for (int64_t p = 0; p < pixels; p += step, ++count)
+#pragma GCC ivdep
+    for (int64_t i = 0; i < c; ++i) {
+      const double d = v[p * c + i];
+      sum[i] += d;
+      square[i] += d * d;
+    }
+  for (int64_t i = 0; i < c; ++i) {
+    const double mean = sum[i] / count;
+    const double var = square[i] / count - mean * mean;
+    int exponent = 0;
+    std::frexp(std::sqrt(std::max(var, 0.)), &exponent);
+    const double unit = std::ldexp(1., exponent - 5);
+    out[i] = static_cast<T>(var > 0 ? std::nearbyint(mean / unit) * unit
+                                    : mean);
+  }
 }
 
 // y = scale z + skip x + constant, and its ReLU. y may be z, x null.
@@ -153,10 +183,15 @@ void with_constants(bool first, bool second, F f) {
 }  // namespace
 
 #define FOR_TYPE(T, NAME)                                                   \
-  extern "C" void pixel_moments_##NAME(const T* v, int64_t pixels,          \
-                                       int64_t c, int64_t threads,          \
-                                       double* out) {                       \
-    moments(v, pixels, c, threads, out);                                    \
+  extern "C" void pixel_moments_##NAME(                                     \
+      const T* v, const T* pivot, int64_t pixels, int64_t c,                \
+      int64_t threads, T* around, double* out) {                            \
+    pivot ? moments<T, true>(v, pivot, pixels, c, threads, around, out)     \
+          : moments<T, false>(v, pivot, pixels, c, threads, around, out);   \
+  }                                                                         \
+  extern "C" void pixel_pivot_##NAME(const T* v, int64_t pixels, int64_t c, \
+                                     int64_t step, T* out) {                \
+    pivot(v, pixels, c, step, out);                                         \
   }                                                                         \
   extern "C" void pixel_mask_##NAME(                                        \
       const T* dy, const T* active, int64_t pixels, int64_t c,              \

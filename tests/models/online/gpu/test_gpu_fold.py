@@ -64,7 +64,7 @@ def by_kernels(spec, x, dy, params, eps, relu=True):
     grad = OutputGrad(dy, out if relu else None)
     by_folded = conv.weight_grad(x, grad, folded.weight, pivot)
     grads = fold.backward(
-        *(params, folded.state, sums.count, *by_folded),
+        *(params, folded.state, sums.count, *by_folded, folded.direct),
         lambda *a: conv.direct_grads(x, grad, pivot, *a),
     )
     dx = conv.input_grad(x, grad, folded.weight, grads.products, grads.sums, pivot)

@@ -1,0 +1,76 @@
+"""Units folded by moments, against their branches, where float32 loses digits."""
+
+import functools
+
+import pytest
+import torch
+from hard_inputs import CASES, INPUTS, UNITS, errors, floors, outcome
+
+from mmpretrain_mobileone_ext.models import MobileOneBlock
+from mmpretrain_mobileone_ext.models.online import batch_fold, convs
+from mmpretrain_mobileone_ext.models.online.by_moments import sum_by_moments
+
+
+def by_moments(block, x):
+    out = sum_by_moments(block.unit(), x)
+    assert out is not None
+    return out
+
+
+@functools.cache
+def bounds(case):
+    """What is exact, and the errors of branches in float32."""
+    wanted = outcome(MobileOneBlock._branch_sum, case, torch.float64)
+    found = errors(outcome(MobileOneBlock._branch_sum, case, torch.float32), wanted)
+    return wanted, torch.maximum(found, floors(case, wanted))
+
+
+def ratios(cases):
+    """Errors over those of branches, (cases, 3)."""
+    found = []
+    for case in cases:
+        wanted, bound = bounds(case)
+        found.append(errors(outcome(by_moments, case, torch.float32), wanted) / bound)
+    return torch.stack(found)
+
+
+def cases_of(unit):
+    return [case for case in CASES if case.unit == unit]
+
+
+@pytest.mark.parametrize('unit', UNITS)
+def test_errors_are_at_most_three_times_those_of_branches(unit):
+    found = ratios(cases_of(unit))
+    worst = found.max(0)
+    names = [cases_of(unit)[i].input for i in worst.indices.tolist()]
+    assert (found <= 3).all(), list(zip(names, worst.values.tolist()))
+
+
+def test_most_errors_are_those_of_branches():
+    assert len(CASES) >= 400
+    assert len({case.input for case in CASES}) == len(INPUTS)
+    assert (ratios(CASES).median(0).values <= 1.1).all()
+
+
+@pytest.fixture
+def without_pivot(monkeypatch):
+    monkeypatch.setattr(convs.PatchConv, 'pivot', lambda self, x: torch.zeros_like(x[0, :, 0, 0]))
+
+
+@pytest.fixture
+def without_direct_rows(monkeypatch):
+    monkeypatch.setattr(batch_fold, 'least_share', lambda *_: 0.0)
+
+
+@pytest.mark.usefixtures('without_pivot', 'without_direct_rows')
+@pytest.mark.parametrize('unit', UNITS)
+def test_plain_moments_fail(unit):
+    found = ratios(cases_of(unit)).nan_to_num(torch.inf)
+    assert (found > 3).any(1).double().mean() > 0.1
+
+
+@pytest.mark.usefixtures('without_direct_rows')
+@pytest.mark.parametrize('unit', ['pointwise', 'wide', 'stem', 'grouped'])
+def test_a_pivot_alone_is_not_enough(unit):
+    cases = [case for case in cases_of(unit) if 'correlated' in case.input]
+    assert (ratios(cases).nan_to_num(torch.inf) > 3).any()
