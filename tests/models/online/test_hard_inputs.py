@@ -8,13 +8,11 @@ from hard_inputs import CASES, INPUTS, UNITS, errors, floors, outcome
 
 from mmpretrain_mobileone_ext.models import MobileOneBlock
 from mmpretrain_mobileone_ext.models.online import batch_fold, convs
-from mmpretrain_mobileone_ext.models.online.by_moments import sum_by_moments
+from mmpretrain_mobileone_ext.models.online.dispatch import sum_by
 
 
 def by_moments(block, x):
-    out = sum_by_moments(block.unit(), x)
-    assert out is not None
-    return out
+    return sum_by('moments', block.unit(), x)
 
 
 @functools.cache

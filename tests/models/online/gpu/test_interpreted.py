@@ -13,8 +13,10 @@ FILES = ('test_depthwise_kernels.py', 'test_pointwise_kernels.py', 'test_gpu_fol
 
 
 @pytest.mark.skipif(not importlib.util.find_spec('triton'), reason='triton is not installed')
+@pytest.mark.parametrize('share', [5, pytest.param(1, marks=pytest.mark.slow)])
 @pytest.mark.parametrize('file', FILES)
-def test_kernels(file):
+def test_kernels(file, share):
+    settings = dict(TRITON_INTERPRET='1', OMP_NUM_THREADS='1', KERNEL_CASES_SHARE=str(share))
     child = subprocess.run(
         [
             sys.executable,
@@ -28,7 +30,7 @@ def test_kernels(file):
             'no:cacheprovider',
             file,
         ],
-        env={**os.environ, 'TRITON_INTERPRET': '1', 'OMP_NUM_THREADS': '1'},
+        env={**os.environ, **settings},
         cwd=HERE,
         capture_output=True,
         text=True,
