@@ -110,14 +110,17 @@ class PatchSums:
         if group is None:
             return self
         own = self.moved(torch.zeros_like(self.pivot))
-        parts = [self.pivot.new_tensor([1]), self.pivot, own.sums, own.products]
-        parts[0:2] = [p.double() * self.count for p in parts[0:2]]
+        shared = torch.cat([own.sums.new_tensor([1, self.run]), self.pivot.double()])
+        parts = [shared * self.count, own.sums, own.products]
         flat = torch.cat([part.flatten() for part in parts])
         dist.all_reduce(flat, group=group)
-        count, pivots, *rest = flat.split([part.numel() for part in parts])
-        sums, products = (r.view_as(like) for r, like in zip(rest, parts[2:]))
-        total = PatchSums(round(count.item()), sums, products, own.pivot, self.run)
-        return total.moved((pivots / count).to(self.pivot.dtype))
+        shared, sums, products = (
+            of_all.view_as(part)
+            for of_all, part in zip(flat.split([part.numel() for part in parts]), parts)
+        )
+        count, run = round(shared[0].item()), round((shared[1] / shared[0]).item())
+        total = PatchSums(count, sums, products, own.pivot, run)
+        return total.moved((shared[2:] / shared[0]).to(self.pivot.dtype))
 
     def moments(self, dtype: torch.dtype) -> Moments:
         """Moments in ``dtype``; ``mean`` stays in float64."""

@@ -7,6 +7,7 @@ and :class:`PointwiseConv` compute the same faster, by compiled kernels and by m
 from __future__ import annotations
 
 import ctypes
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Optional
@@ -28,8 +29,9 @@ _CHUNK_BYTES = 8 << 20
 _EXACT_CONV = 128
 #: Pixels of a chunk of a matrix.
 _CHUNK = 2048
-#: Pixels whose products are summed in the tensor's own type.
-_SUM_CHUNK = 512
+#: Pixels whose products are summed in the tensor's own type: so many, and more of many pixels,
+#: where errors average.
+_SUM_CHUNK, _MOST_SUM_CHUNK = 512, 2048
 #: The same of the depthwise kernels: kSumPixels of packed.h.
 _TILE = 32
 #: Pixels from which a typical one is taken.
@@ -288,14 +290,15 @@ class PointwiseConv(PatchConv):
         channels = rows.shape[1]
         gram = rows.new_zeros(channels, channels, dtype=torch.float64)
         moments = gram.new_zeros(2, channels)
-        parts = chunks(rows, most=_SUM_CHUNK)
+        run = min(max(_SUM_CHUNK, 8 * math.isqrt(len(rows))), _MOST_SUM_CHUNK)
+        parts = chunks(rows, most=run)
         buffer = torch.empty_like(parts[0][0])
         for (chunk,) in parts:
             _add_gram(gram, _around(chunk, pivot, moments, buffer[: len(chunk)]))
         half = channels // 2
         gram[half:, :half] = gram[:half, half:].t()
         gram.diagonal().copy_(moments[1])
-        return PatchSums(len(rows), moments[:1], gram[None], pivot, _SUM_CHUNK)
+        return PatchSums(len(rows), moments[:1], gram[None], pivot, run)
 
     def conv(self, x: Tensor, weight: Tensor, bias: Tensor, relu: bool) -> Tensor:
         if not has_kernels_for(x):

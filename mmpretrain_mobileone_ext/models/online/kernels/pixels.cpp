@@ -52,6 +52,7 @@ void moments(const T* v, const T* pivot, int64_t pixels, int64_t c,
     double *__restrict sum = sums, *__restrict square = sums + c;
     T* __restrict to = around;
     for (int64_t p = first; p < last; ++p)
+#pragma GCC ivdep
       for (int64_t i = 0; i < c; ++i) {
         const T value = Pivot ? v[p * c + i] - pivot[i] : v[p * c + i];
         if (Pivot) to[p * c + i] = value;
