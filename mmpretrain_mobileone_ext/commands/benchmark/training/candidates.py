@@ -230,7 +230,7 @@ def reference_state(arch: str, seed: int) -> dict[str, Tensor]:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         net = MobileOne(arch)
-        _randomize_norms(net)
+        randomize_norms(net)
     return net.state_dict()
 
 
@@ -297,12 +297,12 @@ def _timm_net(arch: str) -> Any:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         net = create(f'mobileone_{arch}', num_classes=0)
-        _randomize_norms(net)
+        randomize_norms(net)
     return net
 
 
 @torch.no_grad()
-def _randomize_norms(net: nn.Module) -> None:
+def randomize_norms(net: nn.Module) -> None:
     """Fresh norms would hide errors in their gradients and statistics."""
     norms = (m for m in net.modules() if isinstance(m, _BatchNorm))
     for norm in norms:

@@ -125,15 +125,17 @@ class _Run:
         with self.steps.step(title, total) as advance:
             return measure_case(self.options, self.forms, arch, batch, size, advance, together)
 
+    def _measure_fitting(self, arch: str, batch: int, size: int) -> Case:
+        def measure(taken: int) -> Case:
+            return self._measure(arch, taken, size, together=True)
+
+        return measure_fitting(measure, batch)
+
     def _cases(self) -> Iterator[Case]:
-        for arch, batch, size in self.options.cases():
-            if self.options.device == 'cpu':
-                case = self._measure(arch, batch, size)
-            else:
-                case = measure_fitting(
-                    lambda taken, a=arch, s=size: self._measure(a, taken, s, together=True), batch
-                )
-            yield self._stored(case)
+        # A CPU's memory is that of all programs: there a form fails for itself.
+        measure = self._measure if self.options.device == 'cpu' else self._measure_fitting
+        for case in self.options.cases():
+            yield self._stored(measure(*case))
 
     def _sweep(self) -> Iterator[Case]:
         for case in sweep_cases(self.options, self._measure):
