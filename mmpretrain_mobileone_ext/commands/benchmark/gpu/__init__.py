@@ -1,1 +1,1 @@
-"""The check behind ``tools/check_gpu.py``: whether a GPU's kernels are right, and how fast they are."""
+"""The check behind ``tools/check_gpu.py``: are a GPU's kernels right, and how fast are they?"""

@@ -6,7 +6,6 @@ the branches lose in the same arithmetic. So no bound depends on a processor or 
 
 from __future__ import annotations
 
-import copy
 import math
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
@@ -217,26 +216,33 @@ class UnitCase:
         x = INPUTS[self.given](self.shape, torch.Generator().manual_seed(1))
         return x.to(self.device, PRECISIONS[self.precision].autocast or x.dtype)
 
-    def findings(self, methods: dict[str, Any] = METHODS) -> Iterator[Finding]:
-        """One for each method and quantity; one for a method that raises."""
+    def findings(
+        self, methods: dict[str, Any] = METHODS, wrapped: Callable[[Any], Any] = lambda block: block
+    ) -> Iterator[Finding]:
+        """One for each method and quantity; one for a method that raises.
+
+        Args:
+            methods: name to ``online_reparam``.
+            wrapped: makes what is called of the unit that is compared.
+        """
         exact = self.block().double()
         x = self.images()
         # Where a sign is uncertain, so is what a ReLU's gradient is: nothing is asked there.
         probe = self._probe(exact, x)
-        wanted = outcome(exact, x.double(), probe.double(), nullcontext())
+        wanted = outcome(exact, exact, x.double(), probe.double(), nullcontext())
         branches = self._errors(self.block(), x, probe, wanted)
         bounds = [self._bound(error) for error in branches]
         for method, preference in methods.items():
             known = Finding(self.unit, self.given, self.shape, self.precision, method, '')
             try:
-                errors = self._errors(self.block(preference), x, probe, wanted)
+                block = self.block(preference)
+                errors = self._errors(block, x, probe, wanted, wrapped(block))
             except Exception as error:  # whatever a compiler or a driver raises
                 yield replace(known, failure=one_line(error))
                 continue
             for name, *values in zip(QUANTITIES, errors, branches, bounds):
-                yield replace(
-                    known, quantity=name, **dict(zip(('error', 'branches', 'bound'), values))
-                )
+                found, own, bound = values
+                yield replace(known, quantity=name, error=found, branches=own, bound=bound)
 
     def _probe(self, exact: MobileOneBlock, x: Tensor) -> Tensor:
         """What outputs are weighted with; a sum over all pixels stays near one."""
@@ -249,13 +255,18 @@ class UnitCase:
         return weights * certain / math.sqrt(out[:, 0].numel())
 
     def _errors(
-        self, block: MobileOneBlock, x: Tensor, probe: Tensor, wanted: list[Tensor]
+        self,
+        block: MobileOneBlock,
+        x: Tensor,
+        probe: Tensor,
+        wanted: list[Tensor],
+        run: Optional[Callable[[Tensor], Tensor]] = None,
     ) -> list[float]:
         precision = PRECISIONS[self.precision]
         cast = precision.autocast
         around = nullcontext() if cast is None else torch.autocast(self.device, cast)
         with tf32(precision.tf32):
-            found = outcome(block, x, probe, around)
+            found = outcome(block, block if run is None else run, x, probe, around)
         return [relative_error(f, w) for f, w in zip(found, wanted)]
 
     def _bound(self, branches: float) -> float:
@@ -273,13 +284,23 @@ class UnitCase:
 
 
 def outcome(
-    block: MobileOneBlock, x: Tensor, probe: Tensor, around: AbstractContextManager
+    block: MobileOneBlock,
+    run: Callable[[Tensor], Tensor],
+    x: Tensor,
+    probe: Tensor,
+    around: AbstractContextManager,
 ) -> list[Tensor]:
-    """A training step's ``QUANTITIES``, each as one tensor; ``block`` is left alone."""
-    block = copy.deepcopy(block)
+    """A training step's ``QUANTITIES``, each as one tensor.
+
+    Args:
+        block: whose parameters and statistics they are.
+        run: computes it.
+        x, probe: images, and what outputs are weighted with.
+        around: autocast, or nothing.
+    """
     x = x.clone().requires_grad_()
     with around:
-        out = block(x)
+        out = run(x)
     (out.to(probe.dtype) * probe).sum().backward()
     assert x.grad is not None
     gradients = [p.grad.flatten() for p in block.parameters() if p.grad is not None]

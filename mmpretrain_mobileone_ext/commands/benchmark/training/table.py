@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
@@ -22,20 +22,31 @@ ABSENT = '-'
 def setting(options: BenchmarkOptions, machine: dict[str, Any]) -> str:
     """One line on where and how it was measured."""
     where = machine['gpu'] or machine['cpu']
+    numbers = arithmetic(
+        options.device, options.amp, options.channels_last, machine.get('tf32', {})
+    )
     return (
         f'{where}, {machine["cores"]} cores, {options.threads} threads, '
         f'torch {machine["versions"].get("torch")}, {options.device}, '
-        f'{_arithmetic(options, machine)}, median of {options.steps} steps in turns'
+        f'{numbers}, median of {options.steps} steps in turns'
         + (', more for small inputs' if options.sweep else '')
     )
 
 
-def _arithmetic(options: BenchmarkOptions, machine: dict[str, Any]) -> str:
-    words = [f'autocast {options.amp}' if options.amp else 'float32']
-    if options.device == 'cuda':
-        on = [name for name, allowed in machine['tf32'].items() if allowed]
+def arithmetic(
+    device: str, amp: Optional[str], channels_last: bool, tf32: Mapping[str, bool]
+) -> str:
+    """Types of numbers and their layout, in words.
+
+    Args:
+        device, amp, channels_last: options of a run.
+        tf32: as of ``utils.machine.tf32``.
+    """
+    words = [f'autocast {amp}' if amp else 'float32']
+    if device == 'cuda':
+        on = [name for name, allowed in tf32.items() if allowed]
         words.append(f'TF32 in {" and ".join(on)}' if on else 'no TF32')
-    if options.channels_last:
+    if channels_last:
         words.append('channels_last')
     return ', '.join(words)
 
