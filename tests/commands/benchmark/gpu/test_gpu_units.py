@@ -98,7 +98,7 @@ def test_a_wrong_weight_is_found(unit):
 
     def wrong(block):
         with torch.no_grad():
-            block.branch_conv_list[0].conv.weight[1] *= 1 + 1e-4
+            block.branch_conv_list[0].conv.weight[1, 0, 0, 0] += 1e-3
         return block
 
     found = list(UnitCase(unit, 'normal', 'fp32', ODD, 'cpu').findings({'moments': True}, wrong))
@@ -151,7 +151,7 @@ def test_a_summary_counts_and_compares():
     group = [finding(1e-6), finding(2e-6), finding(9e-6), finding(1e-6, branches=0.0)]
     assert summary(group) == ['4', '1', '2.00', '9.00']
     assert summary([finding(math.nan)]) == ['1', '1', '-', '-']
-    assert findings_table(group + [finding(1e-6, quantity='statistics')]).row_count == 2
+    assert findings_table([*group, finding(1e-6, quantity='statistics')]).row_count == 2
 
 
 def test_errors_are_relative_where_they_can_be():
