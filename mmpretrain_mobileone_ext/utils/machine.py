@@ -70,6 +70,26 @@ def torch_threads(count: int) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
+@contextmanager
+def tf32(allowed: Optional[bool] = None) -> Iterator[dict[str, bool]]:
+    """Let CUDA round float32 products and convolutions to TF32, or not, for a while.
+
+    Args:
+        allowed: for both; None leaves them as they are.
+
+    Yields:
+        Whether each of them may.
+    """
+    matmul, cudnn = torch.backends.cuda.matmul, torch.backends.cudnn
+    before = matmul.allow_tf32, cudnn.allow_tf32
+    if allowed is not None:
+        matmul.allow_tf32 = cudnn.allow_tf32 = allowed
+    try:
+        yield dict(products=matmul.allow_tf32, convolutions=cudnn.allow_tf32)
+    finally:
+        matmul.allow_tf32, cudnn.allow_tf32 = before
+
+
 def _cpu_model() -> str:
     try:
         lines = Path('/proc/cpuinfo').read_text('utf-8', errors='replace').splitlines()

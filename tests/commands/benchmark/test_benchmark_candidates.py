@@ -15,8 +15,10 @@ from mmpretrain_mobileone_ext.commands.benchmark.training.candidates import (
     build_candidate,
     build_candidates,
     choose_forms,
+    plain_form,
     reference_state,
 )
+from mmpretrain_mobileone_ext.commands.benchmark.training.step import make_batch
 from mmpretrain_mobileone_ext.errors import SpecError
 
 
@@ -112,3 +114,48 @@ def test_timm_is_used_up_to_its_last_map(monkeypatch, state):
     candidate = build_candidate('timm', 's3', state)
     assert asked == {'mobileone_s3': 0}
     assert candidate.last_map(torch.rand(1, 3, 2, 2)).shape == (1, 7, 2, 2)
+
+
+def test_each_form_comes_before_its_compiled_one():
+    forms, _ = choose_forms(BenchmarkOptions(forms=('folded', 'auto'), compile=True))
+    assert forms == ('folded', 'folded compiled', 'auto', 'auto compiled')
+    assert list(map(plain_form, forms)) == ['folded', 'folded', 'auto', 'auto']
+
+
+@pytest.mark.usefixtures('tiny_s0')
+@pytest.mark.parametrize('form', ['mmpretrain', 'auto', 'folded'])
+def test_a_compiled_form_is_the_same_network(monkeypatch, form):
+    seen = []
+
+    def backend(graph, _):
+        seen.append(graph)
+        return graph
+
+    make = torch.compile
+    monkeypatch.setattr(torch, 'compile', lambda net, **given: make(net, backend=backend, **given))
+    state = reference_state('s0', seed=0)
+    images = torch.rand(4, 3, 32, 32)
+    maps, gradients = [], []
+    for name in (form, f'{form} compiled'):
+        candidate = build_candidate(name, 's0', state)
+        assert candidate.form == name
+        maps.append(candidate.last_map(images))
+        maps[-1].square().mean().backward()
+        gradients.append([p.grad for p in candidate.net.parameters()])
+    torch._dynamo.reset()
+    assert seen  # something was compiled
+    # The same operators, one by one.
+    assert torch.equal(*maps)
+    assert all(torch.equal(a, b) for a, b in zip(*gradients))
+
+
+@pytest.mark.usefixtures('tiny_s0')
+def test_weights_and_images_in_channels_last():
+    candidates = build_candidates(['mmpretrain', 'folded'], 's0', 'cpu', channels_last=True)
+    for candidate in candidates:
+        for p in candidate.net.parameters():
+            assert p.dim() < 4 or p.is_contiguous(memory_format=torch.channels_last)
+    plain, other = (make_batch(candidates[0], 2, 32, 0, 'cpu', last) for last in (False, True))
+    assert not plain.images.is_contiguous(memory_format=torch.channels_last)
+    assert other.images.is_contiguous(memory_format=torch.channels_last)
+    assert torch.equal(plain.images, other.images)

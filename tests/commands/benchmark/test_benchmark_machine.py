@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from mmpretrain_mobileone_ext.errors import SpecError
-from mmpretrain_mobileone_ext.utils.machine import check_device, machine, torch_threads
+from mmpretrain_mobileone_ext.utils.machine import check_device, machine, tf32, torch_threads
 
 
 def test_the_machine_is_described():
@@ -33,3 +33,16 @@ def test_no_gpu_is_said_in_one_line(monkeypatch):
     monkeypatch.setattr(torch.cuda, 'is_available', lambda: False)
     with pytest.raises(SpecError, match='no usable GPU'):
         check_device('cuda')
+
+
+@pytest.mark.parametrize('allowed', [True, False])
+def test_tf32_is_given_back(allowed):
+    def state():
+        return torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
+
+    before = state()
+    with tf32(allowed) as told:
+        assert state() == tuple(told.values()) == (allowed, allowed)
+    assert state() == before
+    with tf32() as told:
+        assert state() == tuple(told.values()) == before

@@ -52,6 +52,9 @@ def test_what_is_given_wins_in_a_sweep():
         (dict(plot=Path('chart.txt')), "'.txt' is not one of ['.png'"),
         (dict(sweep=True, forms=('auto',)), 'compares two different forms'),
         (dict(sweep=True, forms=('auto', 'auto')), 'compares two different'),
+        (dict(sweep=True, compile=True), 'leave out compile or sweep'),
+        (dict(tf32=True), "tf32 is a setting of CUDA, and the device is 'cpu'"),
+        (dict(tf32=False), "tf32 is a setting of CUDA, and the device is 'cpu'"),
     ],
 )
 def test_refusals_name_the_value(given, text):
@@ -67,3 +70,16 @@ def test_refusals_name_the_value(given, text):
 def test_small_inputs_of_a_sweep_take_more_steps(batch, size, steps):
     assert BenchmarkOptions(sweep=True).steps_for(batch, size) == steps
     assert BenchmarkOptions().steps_for(batch, size) == 5
+
+
+@pytest.mark.parametrize(
+    ('given', 'dtype'),
+    [('bf16', 'bfloat16'), ('bfloat16', 'bfloat16'), ('fp16', 'float16'), ('float16', 'float16')],
+)
+def test_types_have_short_names(given, dtype):
+    assert BenchmarkOptions(amp=given).amp == dtype
+
+
+def test_tf32_of_a_gpu():
+    assert BenchmarkOptions(device='cuda').tf32 is None
+    assert BenchmarkOptions(device='cuda', tf32=False).tf32 is False

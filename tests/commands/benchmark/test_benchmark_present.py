@@ -118,3 +118,25 @@ def test_the_setting_is_one_line():
     )
     text = present.setting(BenchmarkOptions(sweep=True), machine)
     assert text.endswith('median of 5 steps in turns, more for small inputs')
+
+
+@pytest.mark.parametrize(
+    ('tf32', 'text'),
+    [
+        (dict(products=False, convolutions=True), 'float32, TF32 in convolutions, channels_last'),
+        (dict(products=True, convolutions=True), 'float32, TF32 in products and convolutions'),
+        (dict(products=False, convolutions=False), 'float32, no TF32, channels_last'),
+    ],
+)
+def test_the_setting_says_what_a_gpu_rounds(tf32, text):
+    machine = dict(cpu='A CPU', cores=2, gpu='A GPU', versions=dict(torch='2.9'), tf32=tf32)
+    options = BenchmarkOptions(device='cuda', channels_last=True)
+    assert f'torch 2.9, cuda, {text}' in present.setting(options, machine)
+    assert present.setting(options, machine).startswith('A GPU, ')
+
+
+def test_a_long_failure_is_short_in_a_cell():
+    failed = Cost('auto compiled', failure='does not compile: Unsupported: a long story')
+    case = Case('s0', 1, 64, (made_cost('auto', 10.0), failed))
+    assert rows(present.costs_table(case))['auto compiled'][0] == 'does not compile'
+    assert case.notes == [f's0, 1x3x64x64: auto compiled {failed.failure}']

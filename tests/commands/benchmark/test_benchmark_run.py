@@ -1,5 +1,6 @@
 """Whole runs through the tool, on shapes of a fraction of a second."""
 
+import io
 import json
 import runpy
 import sys
@@ -11,6 +12,8 @@ from rich.console import Console
 
 from mmpretrain_mobileone_ext.commands.benchmark.training import run
 from mmpretrain_mobileone_ext.commands.benchmark.training.candidates import BenchmarkOptions
+from mmpretrain_mobileone_ext.commands.benchmark.training.case import OUT_OF_MEMORY
+from mmpretrain_mobileone_ext.commands.benchmark.training.results import Case
 
 pytestmark = pytest.mark.usefixtures('tiny_s0')
 TOOL = Path(__file__).resolve().parents[3] / 'tools/benchmark_training.py'
@@ -121,10 +124,10 @@ def test_no_gpu(tool, monkeypatch):
 def test_what_was_found_survives_an_interruption(monkeypatch, tmp_path):
     measure = run.measure_case
 
-    def interrupted(options, forms, arch, batch, size, advance):
+    def interrupted(options, forms, arch, batch, size, advance, together):
         if batch == 3:
             raise KeyboardInterrupt
-        return measure(options, forms, arch, batch, size, advance)
+        return measure(options, forms, arch, batch, size, advance, together)
 
     monkeypatch.setattr(run, 'measure_case', interrupted)
     options = BenchmarkOptions(
@@ -140,3 +143,46 @@ def test_what_was_found_survives_an_interruption(monkeypatch, tmp_path):
         run.run_benchmark(options, Console(quiet=True), progress=False)
     cases = json.loads(options.json.read_text())['cases']
     assert [c['batch'] for c in cases] == [2]
+
+
+def test_compiled_forms_have_rows_of_their_own(tool, monkeypatch, tmp_path):
+    make = torch.compile
+    monkeypatch.setattr(torch, 'compile', lambda net, **given: make(net, backend='eager', **given))
+    found, chart = tmp_path / 'found.json', tmp_path / 'chart.png'
+    code, out, err = tool(
+        *TINY, '--forms', 'auto', 'folded', '--compile', '--channels-last', '--amp', 'bf16'
+        ,'--json', found, '--plot', chart
+    )  # fmt: skip
+    assert code == 0, err
+    assert 'autocast bfloat16, channels_last, median of 1 steps' in out
+    assert 'auto compiled' in out
+    document = json.loads(found.read_text())
+    costs = document['cases'][0]['costs']
+    assert [c['form'] for c in costs] == ['auto', 'auto compiled', 'folded', 'folded compiled']
+    assert all(c['failure'] is None and c['saved_bytes'] for c in costs)
+    assert all(c['first_ms'] > 0 for c in costs)
+    assert set(document['machine']['tf32']) == {'products', 'convolutions'}
+    # Compiled forms are not checked again.
+    assert [f['form'] for f in document['exactness'][0]['forms']] == ['auto']
+    assert chart.stat().st_size > 0
+
+
+def test_a_gpu_without_memory_takes_smaller_batches(monkeypatch, tmp_path):
+    asked = []
+
+    def measure(options, forms, arch, batch, size, advance, together):
+        asked.append((batch, together))
+        return Case(arch, batch, size, skipped=OUT_OF_MEMORY if batch > 2 else None)
+
+    monkeypatch.setattr(run, 'measure_case', measure)
+    monkeypatch.setattr(run, 'check_device', lambda device: None)
+    monkeypatch.setattr(run, 'machine', lambda device: dict(gpu='A GPU', cores=1, versions={}))
+    options = BenchmarkOptions(
+        batch=(8,), size=(32,), device='cuda', check=False, plot=tmp_path / 'chart.png'
+    )
+    console = Console(width=200, record=True, file=io.StringIO())
+    report = run.run_benchmark(options, console, progress=False)
+    assert asked == [(8, True), (4, True), (2, True)]
+    assert report.document()['cases'][0]['asked'] == 8
+    assert 's0, 2x3x32x32: 8 images need more memory than there is' in console.export_text()
+    assert not options.plot.exists()  # there is nothing to draw

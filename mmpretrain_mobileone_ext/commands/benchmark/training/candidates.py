@@ -50,8 +50,11 @@ _DEFAULTS: dict[str, tuple[Any, Any]] = dict(
     size=((64, 128, 224), (224,)),
     check=(False, True),
 )
+#: Added to a form's name where it runs under ``torch.compile``.
+COMPILED = ' compiled'
 DEVICES = ('cpu', 'cuda')
-AMP_DTYPES = ('bfloat16', 'float16')
+_SHORT_DTYPES = {'bf16': 'bfloat16', 'fp16': 'float16'}
+AMP_DTYPES = (*_SHORT_DTYPES.values(), *_SHORT_DTYPES)
 PLOT_SUFFIXES = ('.png', '.svg', '.pdf')
 #: The network shrinks images by this.
 STRIDE = 32
@@ -97,6 +100,19 @@ class BenchmarkOptions:
     amp: Optional[str] = option(
         None, f'autocast to {" or ".join(AMP_DTYPES)}', allowed=AMP_DTYPES, metavar='DTYPE'
     )
+    compile: bool = option(
+        False,
+        'run every form a second time under torch.compile (inductor, static shapes), in turns with '
+        'the others; its first step, which compiles, has a column of its own',
+        action='store_true',
+    )
+    channels_last: bool = option(False, 'images and weights in channels_last', action='store_true')
+    tf32: Optional[bool] = option(
+        None,
+        'let CUDA round fp32 products and convolutions to TF32, or forbid it (default: as torch '
+        'is set, which is stated)',
+        action=argparse.BooleanOptionalAction,
+    )
     device: str = option(
         'cpu', f'{" or ".join(DEVICES)} (default: cpu)', allowed=DEVICES, metavar='X'
     )
@@ -118,21 +134,35 @@ class BenchmarkOptions:
     )
 
     def __post_init__(self):
-        for name, (in_sweep, otherwise) in _DEFAULTS.items():
-            if getattr(self, name) is None:
-                object.__setattr__(self, name, in_sweep if self.sweep else otherwise)
+        self._complete()
         for name in ('arch', 'batch', 'size', 'forms'):
             if getattr(self, name) == ():
                 raise SpecError(f'{name} is empty')
         check_fields(self)
+        if self.tf32 is not None and self.device != 'cuda':
+            raise SpecError(f'tf32 is a setting of CUDA, and the device is {self.device!r}')
         if self.plot and self.plot.suffix not in PLOT_SUFFIXES:
             suffix = self.plot.suffix
             raise SpecError(f'suffix of the plot {suffix!r} is not one of {list(PLOT_SUFFIXES)}')
         for _, batch, size in self.cases():
-            _check_shape(batch, size)
-        _check_shape(self.check_batch, self.check_size, 'check_')
-        if self.sweep and len(set(self.forms or SWEEP_FORMS)) != 2:
+            check_shape(batch, size)
+        check_shape(self.check_batch, self.check_size, 'check_')
+        if self.sweep:
+            self._check_sweep()
+
+    def _complete(self) -> None:
+        """Defaults of the kind of run, and whole names."""
+        for name, (in_sweep, otherwise) in _DEFAULTS.items():
+            if getattr(self, name) is None:
+                object.__setattr__(self, name, in_sweep if self.sweep else otherwise)
+        if self.amp in _SHORT_DTYPES:
+            object.__setattr__(self, 'amp', _SHORT_DTYPES[self.amp])
+
+    def _check_sweep(self) -> None:
+        if len(set(self.forms or SWEEP_FORMS)) != 2:
             raise SpecError(f'a sweep compares two different forms, got {list(self.forms or ())}')
+        if self.compile:
+            raise SpecError('a sweep compares two forms as they are; leave out compile or sweep')
 
     def steps_for(self, batch: int, size: int) -> int:
         """Timed steps of every form for a batch of such images."""
@@ -149,7 +179,12 @@ class BenchmarkOptions:
                 yield arch, batch, size
 
 
-def _check_shape(batch: int, size: int, prefix: str = '') -> None:
+def check_shape(batch: int, size: int, prefix: str = '') -> None:
+    """Refuse a batch of images with which the last norms cannot be trained.
+
+    Raises:
+        SpecError: it leaves one value a channel.
+    """
     last = -(-size // STRIDE)
     if batch * last**2 < 2:
         raise SpecError(
@@ -163,7 +198,7 @@ class Candidate:
     """One form of the network, in training mode.
 
     Attributes:
-        form: a key of ``FORMS``.
+        form: a key of ``FORMS``, and ``COMPILED`` where torch.compile made it.
         net: the module whose parameters are trained.
         last_map: maps images (N, 3, S, S) to the last feature map.
     """
@@ -174,21 +209,20 @@ class Candidate:
 
 
 def choose_forms(options: BenchmarkOptions) -> tuple[tuple[str, ...], Optional[str]]:
-    """The forms to run, and a note on what is missing.
+    """The forms to run, each before its compiled one, and a note on what is missing.
 
     Raises:
         SpecError: a form was named whose package is not installed.
     """
     default = SWEEP_FORMS if options.sweep else tuple(FORMS)
-    forms = tuple(dict.fromkeys(options.forms or default))
-    if 'timm' not in forms or find_spec('timm'):
-        return forms, None
-    if options.forms:
-        raise SpecError("form 'timm' needs timm, which is not installed")
-    return (
-        tuple(f for f in forms if f != 'timm'),
-        'timm is not installed, so its MobileOne is not in the table',
-    )
+    forms, note = tuple(dict.fromkeys(options.forms or default)), None
+    if 'timm' in forms and not find_spec('timm'):
+        if options.forms:
+            raise SpecError("form 'timm' needs timm, which is not installed")
+        forms = tuple(f for f in forms if f != 'timm')
+        note = 'timm is not installed, so its MobileOne is not in the table'
+    ways = ('', COMPILED) if options.compile else ('',)
+    return tuple(f'{form}{way}' for form in forms for way in ways), note
 
 
 def reference_state(arch: str, seed: int) -> dict[str, Tensor]:
@@ -196,7 +230,7 @@ def reference_state(arch: str, seed: int) -> dict[str, Tensor]:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         net = MobileOne(arch)
-        _randomize_norms(net)
+        randomize_norms(net)
     return net.state_dict()
 
 
@@ -206,37 +240,56 @@ def build_candidate(
     state: dict[str, Tensor],
     device: str = 'cpu',
     dtype: torch.dtype = torch.float32,
+    channels_last: bool = False,
 ) -> Candidate:
     """Build a form with the given weights, in training mode.
 
     Args:
-        form: a key of ``FORMS``; timm's network gets weights of its own, it has other names for
-            them.
+        form: a key of ``FORMS``, and ``COMPILED`` for it under torch.compile; timm's network gets
+            weights of its own, it has other names for them.
         arch: 's0' ... 's4'.
         state: as of :func:`reference_state`.
         device: where the weights are put.
         dtype: what they are cast to.
+        channels_last: the layout of the weights.
     """
-    if form == 'timm':
+    kind = plain_form(form)
+    if kind == 'timm':
         net: Any = _timm_net(arch)
-        last_map = net.forward_features
     else:
-        ours = form != 'mmpretrain'
-        net = ConfigurableMobileOne(arch=arch, **_OURS[form]) if ours else MobileOne(arch)
+        ours = kind != 'mmpretrain'
+        net = ConfigurableMobileOne(arch=arch, **_OURS[kind]) if ours else MobileOne(arch)
         net.load_state_dict(state)
-
-        def last_map(images: Tensor) -> Tensor:
-            return net(images)[-1]
-
-    net.to(device=device, dtype=dtype)
+    net.to(device=device, dtype=dtype, memory_format=_layout(channels_last))
     net.train()  # MMPretrain's returns None
+    run = net.forward_features if kind == 'timm' else net
+    if form != kind:
+        run = torch.compile(run, dynamic=False)
+
+    def last_map(images: Tensor) -> Tensor:
+        maps = run(images)
+        return maps if isinstance(maps, Tensor) else maps[-1]
+
     return Candidate(form, net, last_map)
 
 
-def build_candidates(forms: Sequence[str], arch: str, device: str) -> list[Candidate]:
+def plain_form(form: str) -> str:
+    """The key of ``FORMS`` in a form's name."""
+    return form[: -len(COMPILED)] if form.endswith(COMPILED) else form
+
+
+def _layout(channels_last: bool) -> torch.memory_format:
+    return torch.channels_last if channels_last else torch.contiguous_format
+
+
+def build_candidates(
+    forms: Sequence[str], arch: str, device: str, channels_last: bool = False
+) -> list[Candidate]:
     """All forms with the weights of seed 0, in float32."""
     state = reference_state(arch, seed=0)
-    return [build_candidate(form, arch, state, device) for form in forms]
+    return [
+        build_candidate(form, arch, state, device, channels_last=channels_last) for form in forms
+    ]
 
 
 def _timm_net(arch: str) -> Any:
@@ -244,12 +297,12 @@ def _timm_net(arch: str) -> Any:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         net = create(f'mobileone_{arch}', num_classes=0)
-        _randomize_norms(net)
+        randomize_norms(net)
     return net
 
 
 @torch.no_grad()
-def _randomize_norms(net: nn.Module) -> None:
+def randomize_norms(net: nn.Module) -> None:
     """Fresh norms would hide errors in their gradients and statistics."""
     norms = (m for m in net.modules() if isinstance(m, _BatchNorm))
     for norm in norms:

@@ -3,27 +3,37 @@
 from __future__ import annotations
 
 import gc
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
 from typing import Any, Optional
 
 import torch
 from torch import Tensor
+from torch._dynamo.exc import TorchDynamoException
 
+from ....errors import SpecError
 from ....utils.explain import is_out_of_memory
+from ....utils.text import one_line
 from .. import in_turns
 from .candidates import (
+    COMPILED,
     MULTI_BRANCH,
     BenchmarkOptions,
     Candidate,
     build_candidate,
     build_candidates,
+    check_shape,
     reference_state,
 )
 from .results import ArchExactness, Case, Cost, Exactness
 from .step import Batch, Lap, TrainingStep, make_batch, peak_growth, saved_bytes, weighted_sum
 
 OUT_OF_MEMORY = 'out of memory'
+NOT_COMPILED = 'does not compile'
+#: More than what one case can ask of dynamo, which runs eagerly, and says so to nobody, past its
+#: limit.
+_RECOMPILATIONS = 64
 EXACTNESS_NOTE = (
     "fp64: against MMPretrain's branches, max |a - b| / max |b| of a tensor, "
     'the worst tensor and seed; gradient error: |g - g64| / |g64| over all '
@@ -50,9 +60,9 @@ class Trial:
         try:
             action(self)
         except Exception as error:
-            if not is_out_of_memory(error):
+            self.failure = _failure(error)
+            if self.failure is None:
                 raise
-            self.failure = OUT_OF_MEMORY
         if self.failure:  # after the traceback let go of the tensors
             self.step.clear()
             gc.collect()
@@ -80,6 +90,15 @@ class Trial:
         )
 
 
+def _failure(error: Exception) -> Optional[str]:
+    """Why a form cannot be measured, None for a bug."""
+    if is_out_of_memory(error):
+        return OUT_OF_MEMORY
+    if isinstance(error, TorchDynamoException):
+        return f'{NOT_COMPILED}: {one_line(error)}'
+    return None
+
+
 def steps_of_case(options: BenchmarkOptions, forms: Sequence[str], batch: int, size: int) -> int:
     """How often :func:`measure_case` reports progress."""
     # The first step, and two for memory.
@@ -93,6 +112,7 @@ def measure_case(
     batch: int,
     size: int,
     advance: Callable[[int], None] = lambda count: None,
+    together: bool = False,
 ) -> Case:
     """Measure every form at one shape.
 
@@ -104,9 +124,40 @@ def measure_case(
         forms: keys of ``FORMS``.
         arch, batch, size: the case.
         advance: called with 1 after every step.
+        together: leave the case out where memory does not suffice for the first step of every form.
     """
-    candidates = build_candidates(forms, arch, options.device)
-    data = make_batch(candidates[0], batch, size, 0, options.device)
+    with _compiler_from_scratch(any(form.endswith(COMPILED) for form in forms)):
+        return _measure_case(options, forms, Case(arch, batch, size), advance, together)
+
+
+@contextmanager
+def _compiler_from_scratch(needed: bool) -> Iterator[None]:
+    """Let nothing that was compiled before, and no limit, change how forms are compiled."""
+    if not needed:
+        yield
+        return
+    from torch._dynamo import config
+
+    torch._dynamo.reset()
+    # torch < 2.7 names it otherwise.
+    name = 'recompile_limit' if hasattr(config, 'recompile_limit') else 'cache_size_limit'
+    try:
+        with config.patch({name: _RECOMPILATIONS}):
+            yield
+    finally:
+        torch._dynamo.reset()
+
+
+def _measure_case(
+    options: BenchmarkOptions,
+    forms: Sequence[str],
+    case: Case,
+    advance: Callable[[int], None],
+    together: bool,
+) -> Case:
+    layout = options.channels_last
+    candidates = build_candidates(forms, case.arch, options.device, layout)
+    data = make_batch(candidates[0], case.batch, case.size, 0, options.device, layout)
     trials = [Trial(TrainingStep(c, data, options.amp)) for c in candidates]
 
     def everyone(action: Callable[[Trial], Any], rounds: int = 1) -> None:
@@ -115,12 +166,39 @@ def measure_case(
             advance(1)
 
     everyone(Trial.start)
+    if together and any(t.failure == OUT_OF_MEMORY for t in trials):
+        return replace(case, skipped=OUT_OF_MEMORY)
     everyone(lambda t: t.step.run(), options.warmup)
     gc.collect()
-    everyone(lambda t: t.laps.append(t.step.run()), options.steps_for(batch, size))
+    everyone(lambda t: t.laps.append(t.step.run()), options.steps_for(case.batch, case.size))
     everyone(Trial.measure_peak)
     everyone(Trial.measure_saved)
-    return Case(arch, batch, size, tuple(t.cost() for t in trials))
+    return replace(case, costs=tuple(t.cost() for t in trials))
+
+
+def measure_fitting(measure: Callable[[int], Case], batch: int) -> Case:
+    """Halve a batch, for all forms alike, until memory suffices for it.
+
+    Args:
+        measure: measures a batch; ``skipped`` is ``OUT_OF_MEMORY`` where memory does not suffice.
+        batch: the one asked for.
+
+    Returns:
+        The case with the largest batch that fits, or one that says that none does.
+    """
+    taken = batch
+    while True:
+        case = measure(taken)
+        if case.skipped != OUT_OF_MEMORY:
+            return replace(case, asked=batch)
+        taken //= 2
+        try:
+            check_shape(taken, case.size)
+        except SpecError:
+            return replace(case, asked=batch, skipped=f'{OUT_OF_MEMORY}, {case.batch} images too')
+        gc.collect()
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
 
 
 @dataclass(frozen=True)
@@ -214,14 +292,16 @@ class _Trial:
         return gradient_error(single.gradients, self.reference.gradients)
 
     def _built(self, form: str, dtype: torch.dtype) -> Candidate:
-        return build_candidate(form, self.arch, self.state, self.options.device, dtype)
+        layout = self.options.channels_last
+        return build_candidate(form, self.arch, self.state, self.options.device, dtype, layout)
 
 
 def _trial(options: BenchmarkOptions, arch: str, seed: int) -> _Trial:
     state = reference_state(arch, seed)
     device = options.device
     reference = build_candidate('mmpretrain', arch, state, device, torch.float64)
-    data = make_batch(reference, options.check_batch, options.check_size, seed, device)
+    shape = options.check_batch, options.check_size
+    data = make_batch(reference, *shape, seed, device, options.channels_last)
     outcome = training_outcome(reference, data.to(torch.float64))
     return _Trial(arch, state, data, outcome, options)
 

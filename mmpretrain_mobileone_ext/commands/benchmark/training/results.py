@@ -5,7 +5,7 @@ a seed.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from statistics import median
 from typing import Any, Optional
 
@@ -63,6 +63,7 @@ class Case:
         size: their height and width in pixels.
         costs: one a form; empty where skipped.
         skipped: why it was not run, or None.
+        asked: images asked for, where memory may have allowed fewer.
     """
 
     arch: str
@@ -70,10 +71,24 @@ class Case:
     size: int
     costs: tuple[Cost, ...] = ()
     skipped: Optional[str] = None
+    asked: Optional[int] = None
 
     @property
     def title(self) -> str:
         return f'{self.arch}, {self.batch}x3x{self.size}x{self.size}'
+
+    @property
+    def notes(self) -> list[str]:
+        """A line on what was not measured as asked, for each such thing."""
+        if self.skipped:
+            return [
+                f'left out {replace(self, batch=self.asked or self.batch).title}: {self.skipped}'
+            ]
+        failures = [(c.form, c.failure) for c in self.costs if c.failure and ':' in c.failure]
+        lines = [f'{self.title}: {form} {failure}' for form, failure in failures]
+        if self.asked not in (None, self.batch):
+            lines.append(f'{self.title}: {self.asked} images need more memory than there is')
+        return lines
 
     @property
     def pixels(self) -> int:

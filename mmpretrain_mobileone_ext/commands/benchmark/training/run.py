@@ -11,11 +11,18 @@ from rich.console import Console
 
 from ....errors import SpecError
 from ....utils.files import check_apart, check_writable, write_json, write_whole
-from ....utils.machine import check_device, machine, torch_threads
+from ....utils.machine import check_device, machine, tf32, torch_threads
 from ....utils.text import PlainConsole, Steps
 from ...cli import ToolParser
 from .candidates import BenchmarkOptions, choose_forms
-from .case import EXACTNESS_NOTE, check_arch, checked_forms, measure_case, steps_of_case
+from .case import (
+    EXACTNESS_NOTE,
+    check_arch,
+    checked_forms,
+    measure_case,
+    measure_fitting,
+    steps_of_case,
+)
 from .results import ArchExactness, Case, Report
 from .step import PEAK_NOTE, SAVED_NOTE, sweep_cases
 from .table import (
@@ -29,8 +36,8 @@ from .table import (
 )
 
 FIRST_NOTE = (
-    'first: the first step; forms ran in the order of the rows, and what one compiled (or an '
-    'earlier run left in a cache on disk) serves the next'
+    'first: the first step, with what it compiles and chooses; forms ran in the order of the '
+    'rows, and what one compiled (or an earlier run left in a cache on disk) serves the next'
 )
 #: Where nobody's terminal sets one.
 _WIDTH = 120
@@ -57,11 +64,10 @@ def run_benchmark(
     for path in (options.json, options.plot):
         check_writable(path)
     forms, note = choose_forms(options)
-    report = Report(
-        machine(options.device), sys.argv, asdict(options), [note] if note else [], [], []
-    )
-    run = _Run(options, forms, report, console or _console(), Steps(progress))
-    with torch_threads(options.threads):
+    with torch_threads(options.threads), tf32(options.tf32) as allowed:
+        where = dict(machine(options.device), tf32=allowed)
+        report = Report(where, sys.argv, asdict(options), [note] if note else [], [], [])
+        run = _Run(options, forms, report, console or _console(), Steps(progress))
         run.sweep() if options.sweep else run.compare()
     return report
 
@@ -87,7 +93,9 @@ class _Run:
         """All forms at the cases asked for; a table a case."""
         self._head()
         for case in self._cases():
-            self.console.print(costs_table(case))
+            if case.costs:
+                self.console.print(costs_table(case))
+            self._lines(case.notes)
         self._lines([SAVED_NOTE, PEAK_NOTE, FIRST_NOTE])
         for found in self._exactness():
             self.console.print(exactness_table(found, self.options.amp))
@@ -111,15 +119,23 @@ class _Run:
         for line in lines:
             self.console.print(line, soft_wrap=True)
 
-    def _measure(self, arch: str, batch: int, size: int) -> Case:
+    def _measure(self, arch: str, batch: int, size: int, together: bool = False) -> Case:
         title = Case(arch, batch, size).title
         total = steps_of_case(self.options, self.forms, batch, size)
         with self.steps.step(title, total) as advance:
-            return measure_case(self.options, self.forms, arch, batch, size, advance)
+            return measure_case(self.options, self.forms, arch, batch, size, advance, together)
+
+    def _measure_fitting(self, arch: str, batch: int, size: int) -> Case:
+        def measure(taken: int) -> Case:
+            return self._measure(arch, taken, size, together=True)
+
+        return measure_fitting(measure, batch)
 
     def _cases(self) -> Iterator[Case]:
+        # A CPU's memory is that of all programs: there a form fails for itself.
+        measure = self._measure if self.options.device == 'cpu' else self._measure_fitting
         for case in self.options.cases():
-            yield self._stored(self._measure(*case))
+            yield self._stored(measure(*case))
 
     def _sweep(self) -> Iterator[Case]:
         for case in sweep_cases(self.options, self._measure):
@@ -149,7 +165,7 @@ class _Run:
 
     def _plot(self) -> None:
         path, cases = self.options.plot, self.report.cases
-        if path is None:
+        if path is None or not any(case.costs for case in cases):
             return
         caption = setting(self.options, self.report.machine)
         if self.options.sweep:

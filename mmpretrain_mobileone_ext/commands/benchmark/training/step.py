@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass
-from typing import Optional
+from typing import Any, Optional
 
 import torch
 from torch import Tensor
@@ -36,7 +36,7 @@ class Batch:
     """Images and what their last feature maps are weighted with.
 
     Attributes:
-        images: (N, 3, S, S), contiguous, in [0, 1).
+        images: (N, 3, S, S), in [0, 1).
         probe: like the last feature map, in [-1, 1); the loss is ``(last_map * probe).sum()``, in
             float32 or wider.
     """
@@ -44,12 +44,14 @@ class Batch:
     images: Tensor
     probe: Tensor
 
-    def to(self, *args) -> Batch:
+    def to(self, *args: Any, **kwargs: Any) -> Batch:
         """As of ``torch.Tensor.to``."""
-        return Batch(self.images.to(*args), self.probe.to(*args))
+        return Batch(self.images.to(*args, **kwargs), self.probe.to(*args, **kwargs))
 
 
-def make_batch(candidate: Candidate, batch: int, size: int, seed: int, device: str) -> Batch:
+def make_batch(
+    candidate: Candidate, batch: int, size: int, seed: int, device: str, channels_last: bool = False
+) -> Batch:
     """A batch from a seed, float32; the same on every device.
 
     ``candidate`` tells the channels of the last feature map.
@@ -58,7 +60,8 @@ def make_batch(candidate: Candidate, batch: int, size: int, seed: int, device: s
     images = torch.rand(batch, 3, size, size, generator=rng)
     shape = _map_shape(candidate, images)
     probe = torch.rand(shape, generator=rng) * 2 - 1
-    return Batch(images, probe).to(device)
+    data = Batch(images, probe).to(device)
+    return data.to(memory_format=torch.channels_last) if channels_last else data
 
 
 @torch.no_grad()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
@@ -12,7 +12,7 @@ from rich.table import Table
 
 from ....report.figures import BLUE, GREEN, ORANGE, PINK, SKY, VERMILION, new_figure, save_figure
 from ....utils.text import figures_table, plot_label
-from .candidates import BenchmarkOptions
+from .candidates import BenchmarkOptions, plain_form
 from .results import ArchExactness, Case, Cost, Exactness
 from .step import rated
 
@@ -22,13 +22,33 @@ ABSENT = '-'
 def setting(options: BenchmarkOptions, machine: dict[str, Any]) -> str:
     """One line on where and how it was measured."""
     where = machine['gpu'] or machine['cpu']
-    precision = f'autocast {options.amp}' if options.amp else 'float32'
+    numbers = arithmetic(
+        options.device, options.amp, options.channels_last, machine.get('tf32', {})
+    )
     return (
         f'{where}, {machine["cores"]} cores, {options.threads} threads, '
         f'torch {machine["versions"].get("torch")}, {options.device}, '
-        f'{precision}, median of {options.steps} steps in turns'
+        f'{numbers}, median of {options.steps} steps in turns'
         + (', more for small inputs' if options.sweep else '')
     )
+
+
+def arithmetic(
+    device: str, amp: Optional[str], channels_last: bool, tf32: Mapping[str, bool]
+) -> str:
+    """Types of numbers and their layout, in words.
+
+    Args:
+        device, amp, channels_last: options of a run.
+        tf32: as of ``utils.machine.tf32``.
+    """
+    words = [f'autocast {amp}' if amp else 'float32']
+    if device == 'cuda':
+        on = [name for name, allowed in tf32.items() if allowed]
+        words.append(f'TF32 in {" and ".join(on)}' if on else 'no TF32')
+    if channels_last:
+        words.append('channels_last')
+    return ', '.join(words)
 
 
 def milliseconds(value: Optional[float]) -> str:
@@ -69,7 +89,7 @@ def costs_table(case: Case) -> Table:
 
 def _cost_cells(case: Case, cost: Cost, reference: Optional[str]) -> list[str]:
     if cost.failure:
-        return [cost.failure, *[ABSENT] * 7]
+        return [_in_short(cost.failure), *[ABSENT] * 7]
     ratio = case.ratio(reference, cost.form) if reference else None
     return [
         milliseconds(cost.median_ms),
@@ -81,6 +101,11 @@ def _cost_cells(case: Case, cost: Cost, reference: Optional[str]) -> list[str]:
         megabytes(cost.saved_bytes),
         megabytes(cost.peak_bytes),
     ]
+
+
+def _in_short(failure: str) -> str:
+    """For a cell; the rest is one of the case's notes."""
+    return failure.partition(':')[0]
 
 
 def exactness_table(found: ArchExactness, amp: Optional[str]) -> Table:
@@ -139,7 +164,7 @@ def _sweep_cells(case: Case, form: str, reference: str) -> list[str]:
     if case.skipped:
         return ['skipped', *[ABSENT] * 4]
     costs = [case.cost(reference), case.cost(form)]
-    times = [c.failure or milliseconds(c.median_ms) for c in costs if c]
+    times = [_in_short(c.failure or milliseconds(c.median_ms)) for c in costs if c]
     ratio = case.ratio(form, reference)
     return [
         *times,
@@ -246,9 +271,9 @@ def _draw_panel(axis: Any, panel: _Panel, bars: Sequence[_Bar]) -> None:
     values = [panel.value(b.cost) or 0.0 for b in bars]
     for bar, value in zip(bars, values):
         form = bar.cost.form
-        style = _FLOOR if form == 'folded' else _PLAIN
-        axis.barh(bar.y, value, height=0.78, color=COLOURS[form], **style)
-        text = plot_label(bar.cost.failure or panel.label(bar.cost))
+        style = _FLOOR if plain_form(form) == 'folded' else _PLAIN
+        axis.barh(bar.y, value, height=0.78, color=COLOURS[plain_form(form)], **style)
+        text = plot_label(_in_short(bar.cost.failure or panel.label(bar.cost)))
         axis.annotate(
             text, (value, bar.y), (3, 0), va='center', fontsize=8, textcoords='offset points'
         )
