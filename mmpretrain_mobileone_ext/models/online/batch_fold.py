@@ -38,6 +38,11 @@ def work_dtype(taps: int, dtype: torch.dtype) -> torch.dtype:
     return torch.promote_types(dtype, torch.float32)
 
 
+def is_half(dtype: torch.dtype) -> bool:
+    """Whether images in this type are convolved around the pivot."""
+    return dtype in (torch.float16, torch.bfloat16)
+
+
 def least_share(sums: PatchSums, taps: int, dtype: torch.dtype) -> float:
     """Share of ``B = sum_t w_t^2 E[p_t^2]`` below which a variance has lost digits.
 
@@ -170,7 +175,7 @@ class Folded:
 
     Attributes:
         weight: (out, in / groups, k, k), in float32 or float64.
-        bias: (out,), in the images' type.
+        bias: (out,), in the images' type; of images around the pivot in half precision.
         mean: (J, out) of each branch's output.
         var: (J, out), biased.
         direct: (J, out) bool, where a variance from moments has lost digits.
@@ -250,7 +255,8 @@ class Folding:
         # outputs' mean is the sum of betas.
         rounded = weight.to(dtype).view_as(kernels[:, 0]).double()
         pivot = sums.pivot_of_taps
-        shift = torch.bmm(rounded, (moments.mean + pivot).unsqueeze(2)).squeeze(2)
+        seen = moments.mean if is_half(dtype) else moments.mean + pivot
+        shift = torch.bmm(rounded, seen.unsqueeze(2)).squeeze(2)
         of_pivot = torch.bmm(flat.double(), pivot.unsqueeze(2)).view(shape)
         return Folded(
             weight,

@@ -54,11 +54,13 @@ class SumByMoments:
         folded, sums = self._fold(x, params)
         if sums.count < 2:
             raise ValueError('Expected more than 1 value per channel when training')
-        out = self.patches.conv(x, folded.weight.to(x.dtype), folded.bias, self.config.relu)
+        given = (x, folded.weight.to(x.dtype), folded.bias, self.config.relu)
+        out = self.patches.conv(*given, *([] if self._on_gpu else [sums.pivot]))
         unbiased = folded.var * (sums.count / (sums.count - 1))
         stats = torch.stack([folded.mean, unbiased]).double()
         total = torch.tensor(float(sums.count), dtype=torch.float64)
-        numbers = [folded.weight, sums.pivot, folded.mean.double(), folded.direct, *folded.state]
+        of_rows = (folded.mean.double().contiguous(), folded.direct.contiguous())
+        numbers = [folded.weight, sums.pivot, *of_rows, *folded.state]
         return out, stats, [total, *numbers]
 
     def _fold(self, x: Tensor, params: BranchParams) -> tuple[Folded, PatchSums]:

@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..spec import UnitSpec
-from .batch_fold import PatchSums
+from .batch_fold import PatchSums, is_half
 from .kernels import call, has_kernels_for
 
 _TAPS = 9  # of a depthwise kernel
@@ -78,6 +78,10 @@ class PatchConv:
         spec: kernel size, stride, padding, dilation and groups.
     """
 
+    #: Whether the pivot is 0 where a mean is no larger than the values' spread: there is little to
+    #: gain, and to move images takes a pass over them.
+    sparing = False
+
     def __init__(self, spec: UnitSpec):
         self.spec = spec
         self.geometry = dict(stride=spec.stride, padding=spec.padding, dilation=spec.dilation)
@@ -103,13 +107,16 @@ class PatchConv:
         step = -(-len(pixels) // _SAMPLE)
         if has_kernels_for(x):
             out = torch.empty_like(pixels[0])
-            call('pixel_pivot', x.dtype, pixels, *pixels.shape, step, out)
+            call('pixel_pivot', x.dtype, pixels, *pixels.shape, step, int(self.sparing), out)
             return out
         some = pixels[::step].double()
         mean = some.mean(0)
-        unit = ((some - mean).square().mean(0).sqrt().frexp()[1].double() - 5).exp2()
-        rounded = (mean / unit).round() * unit
-        return torch.where((some == some[0]).all(0), mean, rounded).to(x.dtype)
+        var = (some - mean).square().mean(0)
+        unit = (var.sqrt().frexp()[1].double() - 5).exp2()
+        rounded = torch.where((some == some[0]).all(0), mean, (mean / unit).round() * unit)
+        if self.sparing:
+            rounded = torch.where(mean.square() <= var, 0, rounded)
+        return rounded.to(x.dtype)
 
     def sums(self, x: Tensor, pivot: Tensor) -> PatchSums:
         """Sums over the patches around a pivot (C_in,) of x's type.
@@ -124,9 +131,17 @@ class PatchConv:
                 products += torch.matmul(part, part.transpose(2, 3)).sum(0, dtype=torch.float64)
         return PatchSums(self.count(x), sums, products, pivot, _SUM_CHUNK)
 
-    def conv(self, x: Tensor, weight: Tensor, bias: Tensor, relu: bool) -> Tensor:
-        """The folded convolution, and a ReLU where one follows."""
-        out = F.conv2d(x, weight, bias, groups=self.spec.groups, **self.geometry)
+    def conv(self, x: Tensor, weight: Tensor, bias: Tensor, relu: bool, pivot: Tensor) -> Tensor:
+        """The folded convolution, and a ReLU where one follows.
+
+        In half precision of x minus the pivot, to which the bias then belongs: in few digits a
+        large mean leaves nothing of small differences.
+        """
+        geometry = dict(self.geometry, groups=self.spec.groups)
+        if is_half(x.dtype):
+            x = padded_around(x.to(pivot.dtype), pivot, self.spec.padding).to(x.dtype)
+            geometry['padding'] = 0
+        out = F.conv2d(x, weight, bias, **geometry)
         return out.relu_() if relu else out
 
     def weight_grad(
@@ -285,6 +300,8 @@ class PointwiseConv(PatchConv):
     products.
     """
 
+    sparing = True
+
     def sums(self, x: Tensor, pivot: Tensor) -> PatchSums:
         rows = pixel_rows(x)
         channels = rows.shape[1]
@@ -292,17 +309,17 @@ class PointwiseConv(PatchConv):
         moments = gram.new_zeros(2, channels)
         run = min(max(_SUM_CHUNK, 8 * math.isqrt(len(rows))), _MOST_SUM_CHUNK)
         parts = chunks(rows, most=run)
-        buffer = torch.empty_like(parts[0][0])
+        centred = _Centred(parts[0][0], pivot)
         for (chunk,) in parts:
-            _add_gram(gram, _around(chunk, pivot, moments, buffer[: len(chunk)]))
+            _add_gram(gram, centred.summed(chunk, moments))
         half = channels // 2
         gram[half:, :half] = gram[:half, half:].t()
         gram.diagonal().copy_(moments[1])
         return PatchSums(len(rows), moments[:1], gram[None], pivot, run)
 
-    def conv(self, x: Tensor, weight: Tensor, bias: Tensor, relu: bool) -> Tensor:
+    def conv(self, x: Tensor, weight: Tensor, bias: Tensor, relu: bool, pivot: Tensor) -> Tensor:
         if not has_kernels_for(x):
-            return super().conv(x, weight, bias, relu)
+            return super().conv(x, weight, bias, relu, pivot)
         rows, skip = pixel_rows(x), self.spec.has_skip
         matrix, diagonal = weight.flatten(1), torch.zeros_like(bias)
         if skip:
@@ -318,10 +335,10 @@ class PointwiseConv(PatchConv):
         kernel = torch.zeros_like(weight).flatten(1)
         bias = torch.zeros_like(kernel[:, 0], dtype=torch.float64)
         parts = chunks(pixel_rows(x), *_rows(grad), most=_CHUNK)
-        buffer, centred = torch.empty_like(parts[0][1]), torch.empty_like(parts[0][0])
+        buffer, centred = torch.empty_like(parts[0][1]), _Centred(parts[0][0], pivot)
         for pixels, dy, active in parts:
             dy = _masked_and_summed(dy, active, buffer, bias)
-            kernel.addmm_(dy.t(), torch.sub(pixels, pivot, out=centred[: len(pixels)]))
+            kernel.addmm_(dy.t(), centred.of(pixels))
         return kernel.view_as(weight), bias.to(weight.dtype)
 
     def input_grad(
@@ -338,6 +355,39 @@ class PointwiseConv(PatchConv):
         move = _move_with_skip if self.spec.has_skip and has_kernels_for(x) else _move
         move(parts, weight.flatten(1), products[0].to(x.dtype), sums.to(x.dtype), pivot)
         return dx
+
+
+class _Centred:
+    """Chunks of pixels minus a pivot, in memory that the next chunk uses again.
+
+    Args:
+        like: the largest chunk.
+        pivot: (C,).
+    """
+
+    def __init__(self, like: Tensor, pivot: Tensor):
+        self._pivot = pivot if bool(pivot.any()) else None
+        self._buffer = like if self._pivot is None else torch.empty_like(like)
+
+    def of(self, rows: Tensor) -> Tensor:
+        """Rows themselves where the pivot is 0."""
+        if self._pivot is None:
+            return rows
+        return torch.sub(rows, self._pivot, out=self._buffer[: len(rows)])
+
+    def summed(self, rows: Tensor, moments: Tensor) -> Tensor:
+        """As :meth:`of`; adds the sums of what is returned, and of its squares, to ``moments``.
+
+        More exact than a product: a skip branch's variance is the difference of the two.
+        """
+        if not has_kernels_for(rows):
+            out = self.of(rows)
+            moments += torch.stack([out.sum(0), out.square().sum(0)])
+            return out
+        out = rows if self._pivot is None else self._buffer[: len(rows)]
+        given = (rows, self._pivot, *size_for_kernels(rows))
+        call('pixel_moments', rows.dtype, *given, out, moments)
+        return out
 
 
 def pixel_rows(x: Tensor) -> Tensor:
@@ -379,10 +429,9 @@ def _move(
     parts: list[tuple], weight: Tensor, products: Tensor, sums: Tensor, pivot: Tensor
 ) -> None:
     """Fill the first of each of ``parts``: dx, x, dy and active."""
-    buffer, centred = torch.empty_like(parts[0][2]), torch.empty_like(parts[0][1])
+    buffer, centred = torch.empty_like(parts[0][2]), _Centred(parts[0][1], pivot)
     for dx, x, dy, active in parts:
-        around = torch.sub(x, pivot, out=centred[: len(x)])
-        torch.addmm(sums, around, products, out=dx)
+        torch.addmm(sums, centred.of(x), products, out=dx)
         dx.addmm_(_masked(dy, active, buffer), weight)
 
 
@@ -395,9 +444,9 @@ def _move_with_skip(
     ones, zeros = torch.ones_like(of_grad), torch.zeros_like(of_grad)
     # Of gradient, input and 1, in dx and in a copy of the gradient.
     factors = torch.stack([of_grad, of_input, sums.flatten(), ones, zeros, zeros])
-    buffer, centred = torch.empty_like(parts[0][0]), torch.empty_like(parts[0][1])
+    buffer, centred = torch.empty_like(parts[0][0]), _Centred(parts[0][1], pivot)
     for dx, x, dy, active in parts:
-        masked, around = buffer[: len(dx)], torch.sub(x, pivot, out=centred[: len(x)])
+        masked, around = buffer[: len(dx)], centred.of(x)
         given = (dy, active, around, around, factors)
         call('pixel_input_grads', dx.dtype, *given, *size_for_kernels(dx), masked, dx)
         dx.addmm_(around, products)
@@ -441,16 +490,3 @@ def _add_gram(gram: Tensor, rows: Tensor) -> None:
     left, right = rows[:, :half], rows[:, half:]
     gram[:half] += left.t() @ rows
     gram[half:, half:] += right.t() @ right
-
-
-def _around(rows: Tensor, pivot: Tensor, moments: Tensor, out: Tensor) -> Tensor:
-    """Rows minus the pivot, in ``out``; adds their sums and those of squares to ``moments``.
-
-    More exact than a product: a skip branch's variance is the difference of the two.
-    """
-    if has_kernels_for(rows):
-        call('pixel_moments', rows.dtype, rows, pivot, *size_for_kernels(rows), out, moments)
-    else:
-        torch.sub(rows, pivot, out=out)
-        moments += torch.stack([out.sum(0), out.square().sum(0)])
-    return out

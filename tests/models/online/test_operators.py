@@ -49,7 +49,9 @@ def images(name, dtype=torch.float64, size=8):
 
 def arguments(name, method, dtype):
     """What the forward operator is called with."""
-    block = block_of(name, dtype)
+    # Autocast gives images in half precision to parameters in float32.
+    half = dtype in (torch.float16, torch.bfloat16)
+    block = block_of(name, torch.float32 if half else dtype)
     unit = block.unit(block.spec.act_cfg is not None)
     x = images(name, dtype).contiguous(memory_format=torch.channels_last).requires_grad_()
     params = [p for p in unit.parameters.flat() if p is not None]
@@ -57,7 +59,7 @@ def arguments(name, method, dtype):
 
 
 @needs_opcheck
-@pytest.mark.parametrize('dtype', [torch.float64, torch.float32])
+@pytest.mark.parametrize('dtype', [torch.float64, torch.float32, torch.bfloat16])
 @pytest.mark.parametrize('method', METHODS)
 @pytest.mark.parametrize('name', UNITS)
 def test_forward_is_an_operator(name, method, dtype):

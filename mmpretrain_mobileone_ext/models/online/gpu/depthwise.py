@@ -48,7 +48,9 @@ class TritonDepthwise(PatchConv):
         products, sums = both.split([81, 9], 1)
         return PatchSums(self.count(x), sums, products.unflatten(1, (9, 9)), pivot)
 
-    def conv(self, x: Tensor, weight: Tensor, bias: Tensor, relu: bool) -> Tensor:
+    def conv(  # type: ignore[override]
+        self, x: Tensor, weight: Tensor, bias: Tensor, relu: bool
+    ) -> Tensor:
         sizes = self._sizes(x)
         out = torch.empty(len(x), *sizes[4:6], x.shape[1], dtype=x.dtype, device=x.device)
         strips = triton.cdiv(sizes[5], _COLUMNS)

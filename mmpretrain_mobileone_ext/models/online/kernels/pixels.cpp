@@ -64,9 +64,10 @@ void moments(const T* v, const T* pivot, int64_t pixels, int64_t c,
 }
 
 // out (C): near the mean of every `step`-th pixel, with few digits beside
-// their spread. PatchConv.pivot says why.
+// their spread; sparing: 0 where it is no larger. PatchConv.pivot says why.
 template <class T>
-void pivot(const T* v, int64_t pixels, int64_t c, int64_t step, T* out) {
+void pivot(const T* v, int64_t pixels, int64_t c, int64_t step, int64_t sparing,
+           T* out) {
   std::vector<double> sums(2 * c, 0.);
   double *__restrict sum = sums.data(), *__restrict square = sum + c;
   int64_t count = 0;
@@ -83,8 +84,11 @@ void pivot(const T* v, int64_t pixels, int64_t c, int64_t step, T* out) {
     int exponent = 0;
     std::frexp(std::sqrt(std::max(var, 0.)), &exponent);
     const double unit = std::ldexp(1., exponent - 5);
-    out[i] = static_cast<T>(var > 0 ? std::nearbyint(mean / unit) * unit
-                                    : mean);
+    if (sparing && mean * mean <= var)
+      out[i] = 0;
+    else
+      out[i] = static_cast<T>(var > 0 ? std::nearbyint(mean / unit) * unit
+                                      : mean);
   }
 }
 
@@ -191,8 +195,9 @@ void with_constants(bool first, bool second, F f) {
           : moments<T, false>(v, pivot, pixels, c, threads, around, out);   \
   }                                                                         \
   extern "C" void pixel_pivot_##NAME(const T* v, int64_t pixels, int64_t c, \
-                                     int64_t step, T* out) {                \
-    pivot(v, pixels, c, step, out);                                         \
+                                     int64_t step, int64_t sparing,         \
+                                     T* out) {                              \
+    pivot(v, pixels, c, step, sparing, out);                                \
   }                                                                         \
   extern "C" void pixel_mask_##NAME(                                        \
       const T* dy, const T* active, int64_t pixels, int64_t c,              \
