@@ -24,7 +24,8 @@ from mmpretrain_mobileone_ext.commands.benchmark.gpu.units import (
 from mmpretrain_mobileone_ext.models.online import planned_method
 
 SHAPE = (8, 24, 16, 16)
-EASY = ('normal', 'rectified')
+#: Of correlated channels half precision still loses more than branches do: up to twice as much.
+HARD_IN_HALF = ('correlated',)
 
 
 def made(given):
@@ -85,7 +86,9 @@ def test_methods_are_those_that_they_say():
 @pytest.mark.parametrize('precision', ['fp32', 'bf16', 'fp16'])
 @pytest.mark.parametrize('unit', UNITS)
 def test_units_are_right_here(unit, precision):
-    for given in EASY:
+    for given in INPUTS:
+        if precision != 'fp32' and given in HARD_IN_HALF:
+            continue
         found = list(UnitCase(unit, given, precision, ODD, 'cpu').findings())
         assert [f.quantity for f in found] == 3 * list(QUANTITIES)
         assert [f.line for f in found if not f.passed] == []
