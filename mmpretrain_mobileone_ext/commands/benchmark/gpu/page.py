@@ -13,7 +13,8 @@ from ..training.table import arithmetic
 Document = Mapping[str, Any]
 _HEADS = (
     *('', 'images', 'mmpretrain ms', 'branches ms', '`auto` ms', 'speed', 'folded, speed'),
-    *('`auto` compiled ms', 'speed', 'peak MB, mmpretrain', 'peak MB, `auto`'),
+    *('mmpretrain compiled ms', '`auto` compiled ms', 'speed'),
+    *('peak MB, mmpretrain', 'peak MB, `auto`'),
 )
 
 
@@ -80,18 +81,23 @@ def _times(precision: str, speed: Sequence[Document]) -> str:
 def _row(arch: str, cases: Sequence[Document]) -> list[str]:
     # A compiled form's case measures fewer forms, maybe with another batch.
     first = cases[0]
-    compiled = next((c for c in cases if _cost(c, 'auto compiled')), None)
-    same = compiled is not None and compiled['batch'] == first['batch']
+    alike = [c for c in cases if c['batch'] == first['batch']]
+    twice = _case_of(cases, 'auto compiled')
     return [
         arch.upper(),
         str(first['batch']),
         *(_ms(first, form) for form in ('mmpretrain', 'branches', 'auto')),
         _speed(first, 'auto', 'mmpretrain'),
         _speed(first, 'folded', 'mmpretrain'),
-        _ms(compiled, 'auto compiled') if compiled and same else DASH,
-        _speed(compiled, 'auto compiled', 'auto') if compiled else DASH,
+        *(_ms(_case_of(alike, f), f) for f in ('mmpretrain compiled', 'auto compiled')),
+        _speed(twice, 'auto compiled', 'auto'),
         *(_peak(first, form) for form in ('mmpretrain', 'auto')),
     ]
+
+
+def _case_of(cases: Sequence[Document], form: str) -> Document:
+    """The first case in which a form ran; an empty one if none."""
+    return next((c for c in cases if _cost(c, form)), dict(costs=()))
 
 
 def _cost(case: Document, form: str) -> Optional[Document]:
