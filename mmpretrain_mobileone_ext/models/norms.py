@@ -1,7 +1,8 @@
-"""Batch norms: synchronized on any device, and run without a trace."""
+"""Batch norms: their running statistics, synchronized norms, and norms that leave no trace."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import contextmanager
 from typing import Any, Optional
 
@@ -107,6 +108,44 @@ class CPUSyncBatchNorm(nn.BatchNorm2d):
         unbiased = var * count / (count - 1)
         self.running_mean.lerp_(mean.to(self.running_mean), rate)
         self.running_var.lerp_(unbiased.to(self.running_var), rate)
+
+
+def track(norms: Sequence[Any], stats: Tensor) -> None:
+    """Update running statistics as the norms themselves would.
+
+    The batch is counted; without a ``momentum`` the average is cumulative.
+
+    Args:
+        stats: (2, len(norms), C), means and unbiased variances of the batch.
+    """
+    tracking = [i for i, n in enumerate(norms) if n.training and n.track_running_stats]
+    counts = [norms[i].num_batches_tracked for i in tracking]
+    counts = [count for count in counts if count is not None]
+    if counts:
+        torch._foreach_add_(counts, 1)
+    updates: dict[Any, tuple[list, list]] = {}
+    means, variances = (v.unbind() for v in stats.to(_running_dtype(norms)).unbind())
+    for index in tracking:
+        norm = norms[index]
+        if norm.running_mean is None:
+            continue
+        cumulative = norm.momentum is None and norm.num_batches_tracked is not None
+        rate = index if cumulative else norm.momentum or 0.0
+        olds, news = updates.setdefault((cumulative, rate), ([], []))
+        olds += [norm.running_mean, norm.running_var]
+        news += [means[index], variances[index]]
+    for (cumulative, rate), (olds, news) in updates.items():
+        if cumulative:
+            share = norms[rate].num_batches_tracked.to(olds[0].dtype).reciprocal()
+            for old, new in zip(olds, news):
+                old.lerp_(new, share)
+        else:
+            torch._foreach_lerp_(olds, news, rate)
+
+
+def _running_dtype(norms: Sequence[Any]) -> torch.dtype:
+    kept = (n.running_mean.dtype for n in norms if n.running_mean is not None)
+    return next(kept, torch.float32)
 
 
 @contextmanager

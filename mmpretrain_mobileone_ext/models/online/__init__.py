@@ -11,6 +11,8 @@ compute that sum, all of them exact:
 - ``fused``: the same in one pass over pixels, and the convolution's output
   is kept too. For pointwise units with one convolution.
 - ``running``: one convolution, where norms use running statistics.
+
+Running statistics are updated by ``track`` in ``models/norms.py``.
 """
 
 from .dispatch import (

@@ -18,13 +18,14 @@ from torch import Tensor
 from torch._C._functorch import is_functorch_wrapped_tensor
 
 from ...errors import SpecError
+from ..norms import track
 from ..spec import UnitSpec
 from . import gpu
 from .batch_fold import sum_by_running_stats
 from .convs import PatchConv
 from .kernels import has_kernels_for
 from .operators import HAS_SHAPES, layout, unit_sum
-from .unit import Unit, autocast_dtype, is_compiling, is_exporting, track
+from .unit import Unit, autocast_dtype, is_compiling, is_exporting
 
 Preference = Union[str, bool]
 PREFERENCES = ('auto', 'memory', True, False)

@@ -5,7 +5,7 @@ gradient. They have all that torch asks of an operator (shapes without data, gra
 autocast), so that torch.compile, torch.export, AMP and activation checkpointing see one operator
 where a Python function would break their graphs. They change none of their inputs: the batch's
 statistics are an output, and running statistics follow by torch's own in-place operators (see
-:func:`~.unit.track`), which say themselves what they change.
+:func:`~..norms.track`), which say themselves what they change.
 """
 
 from __future__ import annotations

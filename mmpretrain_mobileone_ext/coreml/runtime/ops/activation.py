@@ -21,6 +21,36 @@ def relu(x: Tensor) -> Tensor:
     return torch.relu(x)
 
 
+@op('relu6', fresh=True)
+def relu6(x: Tensor) -> Tensor:
+    """``min(max(x, 0), 6)``."""
+    return x.clamp(0.0, 6.0)
+
+
+@op('sigmoid', fresh=True)
+def sigmoid(x: Tensor) -> Tensor:
+    """``1 / (1 + exp(-x))``."""
+    return torch.sigmoid(x)
+
+
+@op('silu', fresh=True)
+def silu(x: Tensor) -> Tensor:
+    """``x * sigmoid(x)``."""
+    return F.silu(x)
+
+
+@op('softsign', fresh=True)
+def softsign(x: Tensor) -> Tensor:
+    """``x / (1 + |x|)``."""
+    return F.softsign(x)
+
+
+@op('tanh', fresh=True)
+def tanh(x: Tensor) -> Tensor:
+    """Hyperbolic tangent."""
+    return torch.tanh(x)
+
+
 @op('clamped_relu')
 def clamped_relu(x: Tensor, alpha: float, beta: float) -> Tensor:
     """``min(beta, x)`` if ``x >= 0``, else ``min(beta, alpha * x)``.

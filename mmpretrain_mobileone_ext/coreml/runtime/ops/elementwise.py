@@ -1,4 +1,4 @@
-"""MIL elementwise operations and reductions."""
+"""MIL elementwise operations and reductions; ``activation`` has what networks activate with."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from typing import Any, Callable, Optional
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from .registry import op
@@ -25,17 +24,12 @@ _UNARY: dict[str, Callable[[Tensor], Tensor]] = {
     'exp': torch.exp,
     'floor': torch.floor,
     'logical_not': torch.logical_not,
-    'relu6': lambda x: x.clamp(0.0, 6.0),
     'round': torch.round,
-    'sigmoid': torch.sigmoid,
-    'silu': F.silu,
     'sin': torch.sin,
     'sinh': torch.sinh,
-    'softsign': F.softsign,
     'sqrt': torch.sqrt,
     'square': torch.square,
     'tan': torch.tan,
-    'tanh': torch.tanh,
 }
 
 _BINARY: dict[str, Callable[[Tensor, Tensor], Tensor]] = {

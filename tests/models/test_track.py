@@ -6,7 +6,7 @@ import torch
 from helpers import generator
 from torch import nn
 
-from mmpretrain_mobileone_ext.models.online.unit import track
+from mmpretrain_mobileone_ext.models.norms import track
 
 
 def norms():
