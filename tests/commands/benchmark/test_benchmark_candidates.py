@@ -119,6 +119,12 @@ def test_timm_is_used_up_to_its_last_map(monkeypatch, state):
 def test_each_form_comes_before_its_compiled_one():
     forms, _ = choose_forms(BenchmarkOptions(forms=('folded', 'auto'), compile=True))
     assert forms == ('folded', 'folded compiled', 'auto', 'auto compiled')
+
+
+def test_what_would_end_the_process_is_left_out_and_said():
+    forms, note = choose_forms(BenchmarkOptions(forms=('mmpretrain', 'auto'), compile=True))
+    assert forms == ('mmpretrain', 'auto', 'auto compiled')
+    assert note.startswith('mmpretrain compiled left out: ')
     assert list(map(plain_form, forms)) == ['folded', 'folded', 'auto', 'auto']
 
 

@@ -41,6 +41,8 @@ _OURS: dict[str, dict[str, Any]] = {
 }
 #: Forms that compute what MMPretrain's branches compute while training.
 MULTI_BRANCH = ('mmpretrain', 'branches', 'auto', 'moments', 'memory')
+#: Forms of which every branch runs, whatever the shape.
+_ALL_BRANCHES = ('mmpretrain', 'timm', 'branches')
 #: What a sweep compares: a reference and a candidate.
 SWEEP_FORMS = ('branches', 'auto')
 #: Defaults of a sweep and of another run.
@@ -215,14 +217,22 @@ def choose_forms(options: BenchmarkOptions) -> tuple[tuple[str, ...], Optional[s
         SpecError: a form was named whose package is not installed.
     """
     default = SWEEP_FORMS if options.sweep else tuple(FORMS)
-    forms, note = tuple(dict.fromkeys(options.forms or default)), None
+    forms, notes = tuple(dict.fromkeys(options.forms or default)), []
     if 'timm' in forms and not find_spec('timm'):
         if options.forms:
             raise SpecError("form 'timm' needs timm, which is not installed")
         forms = tuple(f for f in forms if f != 'timm')
-        note = 'timm is not installed, so its MobileOne is not in the table'
+        notes.append('timm is not installed, so its MobileOne is not in the table')
     ways = ('', COMPILED) if options.compile else ('',)
-    return tuple(f'{form}{way}' for form in forms for way in ways), note
+    chosen = [f'{form}{way}' for form in forms for way in ways]
+    fatal = [form + COMPILED for form in _ALL_BRANCHES if options.device == 'cpu']
+    left_out = [form for form in chosen if form in fatal]
+    if left_out:
+        notes.append(
+            f'{", ".join(left_out)} left out: compiled for a CPU (torch 2.14.1), the gradient of a '
+            'strided 1x1 branch of three channels ends the process'
+        )
+    return tuple(f for f in chosen if f not in left_out), '; '.join(notes) or None
 
 
 def reference_state(arch: str, seed: int) -> dict[str, Tensor]:
