@@ -119,13 +119,13 @@ def test_timm_is_used_up_to_its_last_map(monkeypatch, state):
 def test_each_form_comes_before_its_compiled_one():
     forms, _ = choose_forms(BenchmarkOptions(forms=('folded', 'auto'), compile=True))
     assert forms == ('folded', 'folded compiled', 'auto', 'auto compiled')
+    assert list(map(plain_form, forms)) == ['folded', 'folded', 'auto', 'auto']
 
 
 def test_what_would_end_the_process_is_left_out_and_said():
     forms, note = choose_forms(BenchmarkOptions(forms=('mmpretrain', 'auto'), compile=True))
     assert forms == ('mmpretrain', 'auto', 'auto compiled')
     assert note.startswith('mmpretrain compiled left out: ')
-    assert list(map(plain_form, forms)) == ['folded', 'folded', 'auto', 'auto']
 
 
 @pytest.mark.usefixtures('tiny_s0')
@@ -140,19 +140,20 @@ def test_a_compiled_form_is_the_same_network(monkeypatch, form):
     make = torch.compile
     monkeypatch.setattr(torch, 'compile', lambda net, **given: make(net, backend=backend, **given))
     state = reference_state('s0', seed=0)
-    images = torch.rand(4, 3, 32, 32)
+    images = torch.rand(4, 3, 32, 32, dtype=torch.float64)
     maps, gradients = [], []
     for name in (form, f'{form} compiled'):
-        candidate = build_candidate(name, 's0', state)
+        candidate = build_candidate(name, 's0', state, dtype=torch.float64)
         assert candidate.form == name
         maps.append(candidate.last_map(images))
         maps[-1].square().mean().backward()
         gradients.append([p.grad for p in candidate.net.parameters()])
     torch._dynamo.reset()
     assert seen  # something was compiled
-    # The same operators, one by one.
-    assert torch.equal(*maps)
-    assert all(torch.equal(a, b) for a, b in zip(*gradients))
+    # The same operators, one by one, but for the stem, which a compiled 'auto' never runs by
+    # branches: float64 tells its methods from other networks.
+    assert_close(*maps, 1e-9)
+    assert_close(*gradients, 1e-9)
 
 
 @pytest.mark.usefixtures('tiny_s0')
