@@ -17,6 +17,7 @@ from typing import Any, Optional, Union
 import torch
 from torch import Tensor
 
+from . import gpu
 from .by_moments import SumByMoments
 from .by_recompute import SumByRecomputing, SumInOnePass, is_one_conv
 from .convs import OutputGrad
@@ -87,7 +88,8 @@ def _kept_method(device: torch.device, dtype: torch.dtype, _: bool, name: str, *
 def _forward(x: Tensor, params: Sequence[Tensor], name: str, *call):
     method = _method_of_call(x, name, call)
     x = x.contiguous(memory_format=method.layout)
-    out, stats, saved = method.forward(x, method.config.params(params))
+    with gpu.on_device(x):
+        out, stats, saved = method.forward(x, method.config.params(params))
     return out.contiguous(memory_format=method.layout), stats, saved
 
 
@@ -108,13 +110,11 @@ def _backward(
 ):
     method = _method_of_call(x, name, call)
     config = method.config
-    dx, grads = method.backward(
-        OutputGrad(grad, active),
-        x.contiguous(memory_format=method.layout),
-        config.params(params),
-        saved,
-        wants_dx,
-    )
+    x = x.contiguous(memory_format=method.layout)
+    with gpu.on_device(x):
+        dx, grads = method.backward(
+            OutputGrad(grad, active), x, config.params(params), saved, wants_dx
+        )
     found = in_own_memory(g for g, given in zip(grads.flat(), config.given) if given)
     dx = x.new_empty(0) if dx is None else dx.contiguous(memory_format=method.layout)
     return dx, found

@@ -14,7 +14,12 @@ SHARE = int(os.environ.get('KERNEL_CASES_SHARE', '1'))
 INTERPRETED = os.environ.get('TRITON_INTERPRET') == '1'
 collect_ignore = []
 if not INTERPRETED and not torch.cuda.is_available():
-    collect_ignore = ['test_depthwise_kernels.py', 'test_pointwise_kernels.py', 'test_gpu_fold.py']
+    collect_ignore = [
+        'test_depthwise_kernels.py',
+        'test_pointwise_kernels.py',
+        'test_gpu_fold.py',
+        'test_triton_units.py',
+    ]
 elif INTERPRETED:
     collect_ignore = ['test_interpreted.py', 'test_compiled.py']
 

@@ -9,7 +9,12 @@ from pathlib import Path
 import pytest
 
 HERE = Path(__file__).parent
-FILES = ('test_depthwise_kernels.py', 'test_pointwise_kernels.py', 'test_gpu_fold.py')
+FILES = (
+    'test_depthwise_kernels.py',
+    'test_pointwise_kernels.py',
+    'test_gpu_fold.py',
+    'test_triton_units.py',
+)
 
 
 @pytest.mark.skipif(not importlib.util.find_spec('triton'), reason='triton is not installed')
