@@ -102,8 +102,10 @@ class PointwiseFolding(Folding):
         values = None
         if given is not None:
             values = given.dense(n, out, given.mean, given.var)
-            conv_of = torch.tensor([k is not None for k in params.kernels]).cumsum(0) - 1
-            by_cov[conv_of[given.branch], given.channel] = given.by_cov.to(dtype)
+            has_kernel = torch.tensor([k is not None for k in params.kernels])
+            rows = has_kernel[given.branch]  # the skip branch has no place there
+            place = (has_kernel.cumsum(0) - 1)[given.branch[rows]], given.channel[rows]
+            by_cov[place] = given.by_cov[rows].to(dtype)
         direct = _marks(given, n, out)
         weight = empty(out, width, 1, 1, dtype=dtype)
         bias = empty(out, dtype=dtype)

@@ -5,10 +5,14 @@ import functools
 import pytest
 import torch
 from hard_inputs import CASES, INPUTS, UNITS, errors, floors, outcome
+from helpers import assert_close, generator, randomize_norms
 
 from mmpretrain_mobileone_ext.models import MobileOneBlock
 from mmpretrain_mobileone_ext.models.online import batch_fold, convs
+from mmpretrain_mobileone_ext.models.online.batch_fold import Folding
 from mmpretrain_mobileone_ext.models.online.dispatch import sum_by
+from mmpretrain_mobileone_ext.models.online.native_fold import DepthwiseFolding, PointwiseFolding
+from mmpretrain_mobileone_ext.models.spec import UnitSpec
 
 
 def by_moments(block, x):
@@ -72,3 +76,38 @@ def test_plain_moments_fail(unit):
 def test_a_pivot_alone_is_not_enough(unit):
     cases = [case for case in cases_of(unit) if 'correlated' in case.input]
     assert (ratios(cases).nan_to_num(torch.inf) > 3).any()
+
+
+@pytest.mark.parametrize('branch', [0, 1, 2])
+@pytest.mark.parametrize(
+    ('folding', 'options'),
+    [
+        (PointwiseFolding, dict(kernel_size=1)),
+        (DepthwiseFolding, dict(kernel_size=3, groups=80)),
+        (Folding, dict(kernel_size=3, groups=40)),
+        (Folding, dict(kernel_size=3)),
+    ],
+)
+def test_any_row_can_be_taken_directly(folding, options, branch, monkeypatch):
+    """A skip branch's too, which has no kernel: its row is no other branch's."""
+    torch.manual_seed(0)
+    spec = UnitSpec('unit', 80, 80, **options, num_conv_branches=2)
+    block = randomize_norms(MobileOneBlock(spec, online_reparam=False)).double()
+    x = torch.randn(4, 80, 6, 5, generator=generator(), dtype=torch.float64) + 1
+    first = folding.fold
+
+    def marking(self, params, sums, dtype, given=None):
+        folded = first(self, params, sums, dtype, given)
+        if given is None:
+            folded.direct.zero_()[branch, 7] = True
+        return folded
+
+    monkeypatch.setattr(folding, 'fold', marking)
+    found = []
+    for run in (MobileOneBlock._branch_sum, by_moments):
+        own = x.clone().requires_grad_()
+        block.zero_grad()
+        out = run(block, own)
+        out.sin().sum().backward()
+        found.append([out, own.grad, *(p.grad.clone() for p in block.parameters())])
+    assert_close(*found, 1e-9)
