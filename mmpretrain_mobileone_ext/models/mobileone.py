@@ -20,7 +20,7 @@ from .block import MobileOneBlock
 from .deploy import branches_only, switch_to_deploy
 from .loading import check_incoming
 from .norms import shielded_stats
-from .online import DEVICE_RULES, planned_method
+from .online import DEVICE_RULES, device_class, planned_method
 from .spec import build_network_spec, resolve_out_indices
 
 _INIT_CFG = [
@@ -261,8 +261,10 @@ def online_forms(model: nn.Module, x: Tensor, on: Optional[str] = None) -> list[
 
 
 def print_online_forms(model: nn.Module, x: Tensor, on: Optional[str] = None) -> None:
-    """Print :func:`online_forms` as a table."""
+    """Print :func:`online_forms` as a table, and where the rule behind ``'auto'`` is from."""
+    rows, rule = online_forms(model, x, on), on or device_class(x)
     table = Table('unit', 'input', 'form', 'why')
-    for row in online_forms(model, x, on):
+    table.caption = f"'auto' on {rule}: {DEVICE_RULES[rule].source}"
+    for row in rows:
         table.add_row(row['unit'], 'x'.join(map(str, row['input'])), row['form'], row['why'])
     PlainConsole().print(table)

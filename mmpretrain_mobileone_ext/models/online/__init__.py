@@ -20,6 +20,7 @@ from .dispatch import (
     Preference,
     SmallInputRule,
     check_preference,
+    device_class,
     online_sum,
     planned_method,
 )
@@ -32,6 +33,7 @@ __all__ = [
     'Unit',
     'branch_layout',
     'check_preference',
+    'device_class',
     'has_hooks',
     'is_compiling',
     'online_sum',

@@ -28,6 +28,7 @@ from .unit import BranchParams, Unit, as_weight, stack_channels, unstack_channel
 #: Up to this many taps everything small is computed in float64: it costs nothing there, and a sum
 #: over many pixels deserves it.
 _DOUBLE_TAPS = 64
+#: Below it a variance that was folded in float32 has lost digits.
 _SINGLE_SHARE = 0.1
 
 
@@ -279,7 +280,7 @@ class Folding:
         ]
 
     def least_share(self, sums: PatchSums, dtype: torch.dtype) -> float:
-        """See the function."""
+        """Share of its terms below which a variance of this unit has lost digits."""
         return least_share(sums, self.spec.taps, dtype)
 
     def _place(self, rows: DirectStats) -> tuple[Tensor, Tensor, Tensor]:

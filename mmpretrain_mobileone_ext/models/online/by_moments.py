@@ -33,8 +33,6 @@ class SumByMoments:
         x: (N, C_in, H, W), or another tensor of its device and type, which decide who computes.
     """
 
-    layout = torch.channels_last
-
     def __init__(self, config: UnitConfig, x: Tensor):
         self.config, spec = config, config.spec
         self.patches, self.folding = _native(config, x)
@@ -42,6 +40,11 @@ class SumByMoments:
         self._on_gpu = kernels is not None
         if kernels is not None:
             self.patches, self.folding = kernels, gpu.folding(spec, config.eps)
+
+    @staticmethod
+    def layout(x: Tensor) -> torch.memory_format:
+        """In which x is wanted, and the output comes."""
+        return torch.channels_last
 
     def forward(self, x: Tensor, params: BranchParams) -> tuple[Tensor, Tensor, list[Tensor]]:
         """The sum of branches, statistics (2, J, C_out), and what backward takes.
@@ -54,8 +57,8 @@ class SumByMoments:
         folded, sums = self._fold(x, params)
         if sums.count < 2:
             raise ValueError('Expected more than 1 value per channel when training')
-        given = (x, folded.weight.to(x.dtype), folded.bias, self.config.relu)
-        out = self.patches.conv(*given, *([] if self._on_gpu else [sums.pivot]))
+        weight = folded.weight.to(x.dtype)
+        out = self.patches.conv(x, weight, folded.bias, self.config.relu, sums.pivot)
         unbiased = folded.var * (sums.count / (sums.count - 1))
         stats = torch.stack([folded.mean, unbiased]).double()
         total = torch.tensor(float(sums.count), dtype=torch.float64)
@@ -86,31 +89,22 @@ class SumByMoments:
         """Gradients to x, where it is wanted, and to the parameters."""
         total, weight, pivot, mean, direct, *state = saved
         dtype = x.dtype
-        if self._on_gpu:
-            grads = self._on_gpu_to_params(grad, x, params, saved)
+        if self._on_gpu:  # kernels decide there which rows want a look
+            by_scale = self._direct_grads(x, grad, pivot)
         else:
             x, grad = x.to(_work(x)), grad.to(_work(x))
             by_scale = direct_scale_grads(self.patches, params, mean, direct, pivot, x, grad)
-            by_folded = self.patches.weight_grad(x, grad, weight, pivot)
-            given = (total.item(), *by_folded, direct, by_scale)
-            grads = self.folding.backward(params, state, *given)
+        by_folded = self.patches.weight_grad(x, grad, weight, pivot)
+        grads = self.folding.backward(params, state, total.item(), *by_folded, direct, by_scale)
         dx = None
         if wants_dx:
             moves = _over_ranks(grads, self.config.process_group())
             dx = self.patches.input_grad(x, grad, weight, *moves, pivot).to(dtype)
         return dx, grads.params
 
-    def _on_gpu_to_params(
-        self, grad: OutputGrad, x: Tensor, params: BranchParams, saved: Sequence[Tensor]
-    ) -> UnitGrads:
-        total, weight, pivot, _, direct, *state = saved
+    def _direct_grads(self, x: Tensor, grad: OutputGrad, pivot: Tensor) -> Any:
         kernels: Any = self.patches
-
-        def look(rows: Any, marks: Tensor, mean: Tensor) -> Tensor:
-            return kernels.direct_grads(x, grad, pivot, rows, marks, mean)
-
-        by_folded = kernels.weight_grad(x, grad, weight, pivot)
-        return self.folding.backward(params, state, total.item(), *by_folded, direct, look)
+        return lambda rows, marks, mean: kernels.direct_grads(x, grad, pivot, rows, marks, mean)
 
     def like(self, x: Tensor, params: BranchParams) -> tuple[Tensor, Tensor, list[Tensor]]:
         """Empty tensors like those of :meth:`forward`."""
@@ -118,7 +112,7 @@ class SumByMoments:
         kernel = (spec.out_channels, spec.group_width, spec.kernel_size, spec.kernel_size)
         of_rows = (branches, spec.out_channels)
         return (
-            x.new_empty(self.patches.output_shape(x)).contiguous(memory_format=self.layout),
+            x.new_empty(self.patches.output_shape(x)).contiguous(memory_format=self.layout(x)),
             x.new_empty(2, *of_rows, dtype=torch.float64),
             [
                 torch.empty((), dtype=torch.float64),

@@ -34,12 +34,15 @@ class SumByRecomputing:
 
     Args:
         config: of the unit.
-        x: (N, C_in, H, W), or another tensor of its device and type.
     """
 
-    def __init__(self, config: UnitConfig, x: Tensor):
+    def __init__(self, config: UnitConfig):
         self.config = config
-        self.layout = torch.contiguous_format if x.device.type == 'cpu' else torch.channels_last
+
+    @staticmethod
+    def layout(x: Tensor) -> torch.memory_format:
+        """In which x is wanted, and the output comes; ``branch_layout`` says why."""
+        return torch.contiguous_format if x.device.type == 'cpu' else torch.channels_last
 
     def forward(self, x: Tensor, params: BranchParams) -> tuple[Tensor, Tensor, list[Tensor]]:
         """As of :class:`~.by_moments.SumByMoments`."""
@@ -65,7 +68,7 @@ class SumByRecomputing:
         spec, branches = self.config.spec, len(params.kernels)
         shape = PatchConv(spec).output_shape(x)
         return (
-            x.new_empty(shape).contiguous(memory_format=self.layout),
+            x.new_empty(shape).contiguous(memory_format=self.layout(x)),
             x.new_empty(2, branches, spec.out_channels, dtype=torch.float64),
             [x.new_empty(branches, 2, spec.out_channels, dtype=_wide(x))],
         )
@@ -79,7 +82,7 @@ class SumByRecomputing:
         wants_dx: bool,
     ) -> tuple[Optional[Tensor], BranchParams]:
         """As of :class:`~.by_moments.SumByMoments`."""
-        dy, dx = grad.masked().contiguous(memory_format=self.layout), None
+        dy, dx = grad.masked().contiguous(memory_format=self.layout(x)), None
         found = []
         for branch, stat in enumerate(saved[0]):
             own = self._branch_backward(branch, x, dy, params, stat, wants_dx)
@@ -133,10 +136,13 @@ class SumInOnePass:
         keep: save the convolution's output rather than compute it twice.
     """
 
-    layout = torch.channels_last
-
     def __init__(self, config: UnitConfig, keep: bool):
         self.config, self.keep = config, keep
+
+    @staticmethod
+    def layout(x: Tensor) -> torch.memory_format:
+        """In which x is wanted, and the output comes."""
+        return torch.channels_last
 
     def forward(self, x: Tensor, params: BranchParams) -> tuple[Tensor, Tensor, list[Tensor]]:
         """As of :class:`~.by_moments.SumByMoments`."""

@@ -220,11 +220,9 @@ class PatchConv:
 
 def padded_around(x: Tensor, pivot: Tensor, padding: int) -> Tensor:
     """x (N, C, H, W), padded with zeros, minus ``pivot`` (C,)."""
-    return (
-        F.pad(x, [padding] * 4).sub_(pivot[:, None, None])
-        if padding
-        else (x - pivot[:, None, None])
-    )
+    if padding:
+        return F.pad(x, [padding] * 4).sub_(pivot[:, None, None])
+    return x - pivot[:, None, None]
 
 
 def image_chunks(x: Tensor, growth: float = 1) -> Iterator[slice]:

@@ -261,11 +261,12 @@ def _choose(unit: Unit, x: Tensor, preference: Preference, on: Optional[str]) ->
         return Choice('branches', 'some norms are in eval mode, some not')
     if not by_batch:
         return Choice('running', 'norms use running statistics')
-    if unit.group() is None and PatchConv(unit.spec).count(x) < 2:
+    group = unit.group()
+    if group is None and PatchConv(unit.spec).count(x) < 2:
         return Choice('branches', 'one value a channel, of which there is no variance')
     if preference is True:
         return Choice('moments', 'online_reparam=True')
-    if unit.group() is not None:
+    if group is not None:
         return _choose_synchronized(unit.spec)
     choice = _fastest(unit.spec, x, on)
     if preference == 'memory' and choice.method in ('branches', 'fused'):
@@ -287,8 +288,8 @@ def _fastest(spec: UnitSpec, x: Tensor, on: Optional[str] = None) -> Choice:
     if spec.is_depthwise:
         return _choose_depthwise(spec, x, rule)
     patches = PatchConv(spec).count(x)
-    # Compiled for a CPU (torch 2.14.1), the weight gradient of a strided 1x1 branch of 3, 4 or 6
-    # input channels corrupts the heap: see branch_layout, which a compiler may undo.
+    # Compiled for a CPU (torch 2.14.1), MMPretrain's S0, whose stem runs by branches, ended the
+    # process in backward. branch_layout knows of such a kernel, and a compiler may undo a layout.
     least = 0 if is_compiling() and x.device.type == 'cpu' else rule.patches
     few = spec.groups == 1 and spec.taps <= _FEW_TAPS and patches >= least
     return Choice('moments' if few else 'branches', '{} taps, {} patches', (spec.taps, patches))

@@ -25,9 +25,6 @@ from .kernels import has_kernels_for
 from .unit import BranchParams, UnitConfig, autocast_dtype, in_own_memory
 
 Method = Union[SumByMoments, SumByRecomputing, SumInOnePass]
-_CONFIG = (
-    'int[] sizes, str branches, int[] kernel_sizes, bool[] given, float[] eps, bool relu, str group'
-)
 #: Whether torch can be told an operator's shapes without data, which torch.compile asks for; older
 #: than 2.4 it cannot.
 HAS_SHAPES = hasattr(torch.library, 'register_fake')
@@ -44,7 +41,7 @@ _LIBRARY.define(
 
 def layout(method: str, config: UnitConfig, x: Tensor) -> torch.memory_format:
     """In which layout a method wants x."""
-    return _method(method, config, x).layout
+    return _kind(method, config, x).layout(x)
 
 
 def unit_sum(method: str, config: UnitConfig, x: Tensor, params: BranchParams):
@@ -65,12 +62,16 @@ def unit_sum(method: str, config: UnitConfig, x: Tensor, params: BranchParams):
     return out, stats
 
 
-def _method(name: str, config: UnitConfig, x: Tensor) -> Method:
+def _kind(name: str, config: UnitConfig, x: Tensor) -> type[Method]:
     if name == 'moments':
-        return SumByMoments(config, x)
-    if is_one_conv(config, x):
-        return SumInOnePass(config, keep=name == 'fused')
-    return SumByRecomputing(config, x)
+        return SumByMoments
+    return SumInOnePass if is_one_conv(config, x) else SumByRecomputing
+
+
+def _method(name: str, config: UnitConfig, x: Tensor) -> Method:
+    kind: Any = _kind(name, config, x)
+    wants = {SumByMoments: (x,), SumInOnePass: (name == 'fused',)}
+    return kind(config, *wants.get(kind, ()))
 
 
 def _method_of_call(x: Tensor, name: str, call: Sequence) -> Method:
@@ -87,10 +88,11 @@ def _kept_method(device: torch.device, dtype: torch.dtype, _: bool, name: str, *
 
 def _forward(x: Tensor, params: Sequence[Tensor], name: str, *call):
     method = _method_of_call(x, name, call)
-    x = x.contiguous(memory_format=method.layout)
+    layout = method.layout(x)
+    x = x.contiguous(memory_format=layout)
     with gpu.on_device(x):
         out, stats, saved = method.forward(x, method.config.params(params))
-    return out.contiguous(memory_format=method.layout), stats, saved
+    return out.contiguous(memory_format=layout), stats, saved
 
 
 def _forward_like(x: Tensor, params: Sequence[Tensor], name: str, *call):
@@ -109,20 +111,20 @@ def _backward(
     *call,
 ):
     method = _method_of_call(x, name, call)
-    config = method.config
-    x = x.contiguous(memory_format=method.layout)
+    config, layout = method.config, method.layout(x)
+    x = x.contiguous(memory_format=layout)
     with gpu.on_device(x):
         dx, grads = method.backward(
             OutputGrad(grad, active), x, config.params(params), saved, wants_dx
         )
     found = in_own_memory(g for g, given in zip(grads.flat(), config.given) if given)
-    dx = x.new_empty(0) if dx is None else dx.contiguous(memory_format=method.layout)
+    dx = x.new_empty(0) if dx is None else dx.contiguous(memory_format=layout)
     return dx, found
 
 
 def _backward_like(grad, x, active, params, saved, wants_dx, name, *call):
     if wants_dx:
-        dx = torch.empty_like(x, memory_format=_method(name, UnitConfig.of(*call), x).layout)
+        dx = torch.empty_like(x, memory_format=layout(name, UnitConfig.of(*call), x))
     else:
         dx = x.new_empty(0)
     return dx, [torch.empty_like(p, memory_format=torch.contiguous_format) for p in params]

@@ -147,7 +147,7 @@ def test_parameters_in_channels_last(arch, train, preference):
 
 @pytest.mark.usefixtures('_forgetting')
 def test_no_small_stem_is_compiled_as_branches():
-    """They kill the process: torch 2.14.1, inductor, weight gradient of a strided 1x1 branch."""
+    """MMPretrain's S0 so compiled (inductor, torch 2.14.1) ended the process in backward."""
     stem = network('small').float().train().stage0
     x = torch.rand(2, 3, 8, 8)
     graphs = []

@@ -14,7 +14,7 @@ from torch import nn
 
 from mmpretrain_mobileone_ext import ConfigurableMobileOne
 from mmpretrain_mobileone_ext.errors import SpecError
-from mmpretrain_mobileone_ext.models import MobileOneBlock, online_forms
+from mmpretrain_mobileone_ext.models import MobileOneBlock, online_forms, print_online_forms
 from mmpretrain_mobileone_ext.models.online import kernels as native
 from mmpretrain_mobileone_ext.models.online.dispatch import sum_by
 from mmpretrain_mobileone_ext.models.spec import UnitSpec
@@ -268,9 +268,11 @@ def test_transforms_of_torch_func_in_eval():
         assert_close(param.grad, found[0][name], 1e-9)
 
 
-def test_the_rule_of_other_devices_can_be_asked_here():
+def test_the_rule_of_other_devices_can_be_asked_here(capsys):
     net = ConfigurableMobileOne('s1').train()
     rows = online_forms(net, torch.rand(2, 3, 64, 64), on='cuda')
     assert {r['form'] for r in rows} == {'moments'}
+    print_online_forms(net, torch.rand(2, 3, 64, 64), on='cuda')
+    assert 'not measured' in capsys.readouterr().out
     with pytest.raises(SpecError, match="on='tpu'; there are rules for 'cpu'"):
         online_forms(net, torch.rand(2, 3, 64, 64), on='tpu')

@@ -229,8 +229,8 @@ def choose_forms(options: BenchmarkOptions) -> tuple[tuple[str, ...], Optional[s
     left_out = [form for form in chosen if form in fatal]
     if left_out:
         notes.append(
-            f'{", ".join(left_out)} left out: compiled for a CPU (torch 2.14.1), the gradient of a '
-            'strided 1x1 branch of three channels ends the process'
+            f'{", ".join(left_out)} left out: compiled for a CPU (torch 2.14.1), a stem that runs '
+            "by branches, as MMPretrain's S0 has it, can end the process"
         )
     return tuple(f for f in chosen if f not in left_out), '; '.join(notes) or None
 

@@ -48,9 +48,10 @@ class TritonDepthwise(PatchConv):
         products, sums = both.split([81, 9], 1)
         return PatchSums(self.count(x), sums, products.unflatten(1, (9, 9)), pivot)
 
-    def conv(  # type: ignore[override]
-        self, x: Tensor, weight: Tensor, bias: Tensor, relu: bool
+    def conv(
+        self, x: Tensor, weight: Tensor, bias: Tensor, relu: bool, pivot: Optional[Tensor] = None
     ) -> Tensor:
+        """The folded convolution of x itself, whatever the pivot, and a ReLU where one follows."""
         sizes = self._sizes(x)
         out = torch.empty(len(x), *sizes[4:6], x.shape[1], dtype=x.dtype, device=x.device)
         strips = triton.cdiv(sizes[5], _COLUMNS)

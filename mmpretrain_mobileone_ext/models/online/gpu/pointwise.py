@@ -58,9 +58,10 @@ class TritonPointwise(PatchConv):
         kernels_of.mirror[(tiles**2,)](parts, gram, len(parts), channels, BLOCK=32)
         return PatchSums(len(rows), sums[None], gram[None], pivot)
 
-    def conv(  # type: ignore[override]
-        self, x: Tensor, weight: Tensor, bias: Tensor, relu: bool
+    def conv(
+        self, x: Tensor, weight: Tensor, bias: Tensor, relu: bool, pivot: Optional[Tensor] = None
     ) -> Tensor:
+        """The folded convolution of x itself, whatever the pivot, and a ReLU where one follows."""
         rows, matrix, diagonal = _rows(x), weight.flatten(1), None
         if self.spec.has_skip:
             matrix, diagonal = matrix.clone(), matrix.diagonal().contiguous()
