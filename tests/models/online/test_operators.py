@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 import torch.distributed.fsdp
+from half_precision import roundings
 from helpers import TINY_BACKBONE, assert_close, generator, randomize_norms
 from torch.utils.checkpoint import checkpoint
 
@@ -144,25 +145,6 @@ def test_an_exported_network_needs_nothing_of_this_package(train):
     assert_close(program.module()(x)[-1], net(x)[-1], 1e-10)
 
 
-class Rounding(torch.autograd.Function):
-    """A value, and its gradient, as a number of ``eps`` may hold them: off by up to eps / 2."""
-
-    @staticmethod
-    def forward(ctx, value, eps, draws):
-        ctx.eps, ctx.draws = eps, draws
-        return Rounding.rounded(value, eps, draws)
-
-    @staticmethod
-    def backward(ctx, grad):
-        return Rounding.rounded(grad, ctx.eps, ctx.draws), None, None
-
-    @staticmethod
-    def rounded(value, eps, draws):
-        return value * (
-            1 + eps * (torch.rand(value.shape, generator=draws, dtype=value.dtype) - 0.5)
-        )
-
-
 def outcome(run, parameters, x, cotangent):
     """Output, gradient to ``x`` and gradients to all parameters, in float64."""
     x = x.clone().requires_grad_()
@@ -170,29 +152,6 @@ def outcome(run, parameters, x, cotangent):
     grads = torch.autograd.grad((out.sin() * cotangent.to(out.dtype)).sum(), [x, *parameters])
     flat = torch.cat([g.double().flatten() for g in grads[1:]])
     return [out.detach().double(), grads[0].double(), flat]
-
-
-def error_of_half_precision(block, act, x, cotangent, dtype, wanted, draws=16):
-    """What branches under autocast lose, as root mean squares: random roundings in float64.
-
-    Autocast rounds a unit's images, the output of each convolution and what leaves the unit, and
-    the gradients of all these. The error of one run is one draw of this: where a single gradient
-    is larger than all others, that of the branches at hand may be a lucky one.
-    """
-    eps, noise = torch.finfo(dtype).eps, generator(3)
-    block = copy.deepcopy(block)
-    for module in block.modules():
-        if isinstance(module, torch.nn.Conv2d):
-            module.register_forward_hook(lambda _, __, out: Rounding.apply(out, eps, noise))
-
-    def rounding(x):
-        sums = block._branch_sum(Rounding.apply(x, eps, noise))
-        return Rounding.apply(act(sums), eps, noise)
-
-    params = list(block.parameters())
-    runs = [outcome(rounding, params, x.double(), cotangent) for _ in range(draws)]
-    norms = [[(f - w).norm() for f, w in zip(run, wanted)] for run in runs]
-    return torch.tensor(norms).square().mean(0).sqrt()
 
 
 @pytest.mark.parametrize(
@@ -222,12 +181,17 @@ def test_autocast_loses_no_more_than_branches_under_it(dtype, name, method):
 
     wanted = outcome(by_branches, list(exact.parameters()), x.double(), cotangent)
     found = outcome(by_method, list(own.parameters()), x, cotangent)
-    typical = error_of_half_precision(exact, act, x, cotangent, dtype, wanted)
+    draws = [
+        outcome(lambda v, run=run: act(run(v)), list(block.parameters()), x.double(), cotangent)
+        for block, run in roundings(exact, dtype, 16)
+    ]
+    lost = [[(f - w).norm() for f, w in zip(draw, wanted)] for draw in draws]
+    typical = torch.tensor(lost).square().mean(0).sqrt()
     # Four standard deviations: even where one gradient is all of the norm, one in 16 000 is over.
-    for f, w, lost in zip(found, wanted, typical):
-        assert (f - w).norm() <= 4 * lost
+    for f, w, loss in zip(found, wanted, typical):
+        assert (f - w).norm() <= 4 * loss
         # A fault of 1.6 % in float16 and of 12.5 % in bfloat16 would be seen.
-        assert (f * (1 + 16 * torch.finfo(dtype).eps) - w).norm() > 4 * lost
+        assert (f * (1 + 16 * torch.finfo(dtype).eps) - w).norm() > 4 * loss
 
 
 @pytest.mark.slow
