@@ -37,9 +37,7 @@ def example_project(name: str, example: str, ios: str, files: Sequence[str]) -> 
         sourceTree='BUILT_PRODUCTS_DIR',
     )
     group = project.add(isa='PBXGroup', children=sources, path=example, sourceTree='<group>')
-    products = project.add(
-        isa='PBXGroup', children=[app], name='Products', sourceTree='<group>'
-    )
+    products = project.add(isa='PBXGroup', children=[app], name='Products', sourceTree='<group>')
     package = project.add(isa='XCLocalSwiftPackageReference', relativePath='..')
     library = project.add(isa='XCSwiftPackageProductDependency', productName=name)
     target = project.add(
@@ -62,9 +60,7 @@ def example_project(name: str, example: str, ios: str, files: Sequence[str]) -> 
         developmentRegion='en',
         hasScannedForEncodings='0',
         knownRegions=['en', 'Base'],
-        mainGroup=project.add(
-            isa='PBXGroup', children=[group, products], sourceTree='<group>'
-        ),
+        mainGroup=project.add(isa='PBXGroup', children=[group, products], sourceTree='<group>'),
         packageReferences=[package],
         productRefGroup=products,
         projectDirPath='',
