@@ -112,8 +112,8 @@ def test_gray_and_color(kernels):
     assert np.array_equal(found, np.stack([gray, gray, gray, np.full(999, 255)], 1))
     back = np.zeros(999, np.uint8)
     kernels.pixel_color_to_gray(pointer(color), SIZE(999), pointer(back))
-    # Its reader has other weights than its cvtColor.
-    _, file = cv2.imencode('.png', np.ascontiguousarray(color[None, :, :3]))
+    # Its reader has other weights than its cvtColor; those of PNG and JPEG are their libraries'.
+    _, file = cv2.imencode('.bmp', np.ascontiguousarray(color[None, :, :3]))
     wanted = cv2.imdecode(file, cv2.IMREAD_GRAYSCALE)
     assert np.array_equal(back, wanted[0])
 
