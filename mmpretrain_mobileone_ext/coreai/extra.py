@@ -32,7 +32,7 @@ def require(purpose: str, packages: dict[str, str] = RUN, error: Any = ProgramEr
     old = sys.version_info < (3, 11)
     how = 'Python 3.11 or later and ' if old else ''
     raise error(
-        f"{', '.join(missing)} is missing; {purpose} takes {how}"
+        f'{", ".join(missing)} is missing; {purpose} takes {how}'
         "pip install 'mmpretrain-mobileone-ext[coreai]'"
     )
 

@@ -10,7 +10,7 @@ import contextlib
 import hashlib
 import hmac
 import json
-import os
+import re
 import signal
 import socket
 import subprocess
@@ -51,6 +51,8 @@ _MAX_ANSWER = 2**31
 #: Of addresses, in bytes: the interpreter's libraries and threads reserve much that they never use.
 _LEAST_MEMORY = 2**33
 _LOOK = 0.2
+#: A null outside of quotes, or a word that only looks like one: text does for it as well.
+_NULL = re.compile(r'\bnull\b')
 
 
 class InterpretedAsset(LoadedProgram):
@@ -97,9 +99,10 @@ class InterpreterProcess:
         self._path = path
         size = (path / PROGRAM).stat().st_size
         memory = max((free_bytes('cpu') or 0) // 2, _LEAST_MEMORY)
-        with tempfile.TemporaryDirectory(prefix='aimodel-') as folder, socket.socket(
-            socket.AF_UNIX
-        ) as server:
+        with (
+            tempfile.TemporaryDirectory(prefix='aimodel-') as folder,
+            socket.socket(socket.AF_UNIX) as server,
+        ):
             address = str(Path(folder, 'socket'))
             server.bind(address)
             server.listen(1)
@@ -226,9 +229,7 @@ def checked(path: PathLike) -> Path:
         if part.is_symlink() or not part.is_file():
             raise ProgramError(f'{folder}: {name} is missing, or no plain file')
         if part.stat().st_size > most:
-            raise ProgramError(
-                f'{part}: {part.stat().st_size} bytes; at most {most} are read'
-            )
+            raise ProgramError(f'{part}: {part.stat().st_size} bytes; at most {most} are read')
     read_metadata(folder)
     digest = hashlib.sha256()
     with (folder / PROGRAM).open('rb') as file:
@@ -263,9 +264,16 @@ def write_metadata(folder: Path, own: Mapping[str, Any], standard: Mapping[str, 
     """
     found = read_metadata(folder)
     found.update(standard)
-    found.setdefault(_OWN, {}).update(plain(own))
+    entries = {k: _entry(v) for k, v in plain(own).items() if v is not None}
+    found.setdefault(_OWN, {}).update(entries)
     text = json.dumps(found, indent=2, ensure_ascii=False, allow_nan=False)
     (folder / METADATA).write_text(text, 'utf-8')
+
+
+def _entry(value: Any) -> Any:
+    """A JSON value; as text where it holds a null, which Apple's reader refuses."""
+    text = json.dumps(value, ensure_ascii=False)
+    return text if _NULL.search(text) else value
 
 
 def _program(path: Path, said: Mapping[str, Any]) -> Program:
@@ -307,4 +315,3 @@ def _feature(said: Mapping[str, Any]) -> Feature:
     if not all(isinstance(side, int) and side > 0 for side in shape):
         raise ValueError(f'{said["name"]} is {shape}; sizes must be known')
     return Feature(str(said['name']), 'tensor', shape, _DTYPES.get(said['dtype'], said['dtype']))
-

@@ -111,7 +111,10 @@ class ExportResult:
             ('input', f'image, {height} x {width}, {layout}'),
             ('normalization', self.job.prepared.normalization),
             ('classes', f'{len(labels.names)} ({labels.origin})'),
-            ('operations', f'{sum(ops.values())}, of them {ops.get("conv", ops.get("conv2d", 0))} conv'),
+            (
+                'operations',
+                f'{sum(ops.values())}, of them {ops.get("conv", ops.get("conv2d", 0))} conv',
+            ),
         ]
 
     def _parity_rows(self) -> list[tuple[str, str]]:

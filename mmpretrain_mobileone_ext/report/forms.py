@@ -30,7 +30,15 @@ _WORDS = {**WORDS, 'constexpr_cast': ''}
 #: Types in fp32 whatever a program's precision: at its end, and what normalizes the pixels at its
 #: beginning.
 _EDGES = ('cast', 'classify')
-_NORMALIZING = ('add', 'cast', 'mul', 'sub', 'broadcasting_add', 'broadcasting_mul', 'broadcasting_sub')
+_NORMALIZING = (
+    'add',
+    'cast',
+    'mul',
+    'sub',
+    'broadcasting_add',
+    'broadcasting_mul',
+    'broadcasting_sub',
+)
 
 
 @dataclass(frozen=True)
@@ -132,9 +140,10 @@ def program_forms(path: Path, feed: Feed, note: str = '') -> list[Form]:
     return [*forms, Form(check, _predict(program, 'fp32', feed))]
 
 
-def opens(form: Form) -> bool:
-    """Whether a form is of a file whose operations and weights can be read."""
-    return form.program is not None and format_of(form.program.path).opens
+def opened(form: Form) -> Optional[Program]:
+    """The program of a file whose operations and weights can be read; else None."""
+    program = form.program
+    return program if program is not None and format_of(program.path).opens else None
 
 
 def precision_of(program: Program) -> str:
