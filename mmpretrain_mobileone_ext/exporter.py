@@ -26,7 +26,7 @@ from .errors import ExportError, MobileOneExtError
 from .export.compression import compress
 from .export.job import Job, load_job
 from .export.options import OPTIONS, ExportOptions, explained
-from .export.precision import choose_precision
+from .export.precision import choose_precision, first_that_passes
 from .export.result import ExportResult
 from .export.verify import Judge, VerifiedFile, compare_at, load, tolerance_of
 from .models import switch_to_deploy
@@ -175,11 +175,18 @@ def _mixed(job: Job, judge: Judge, folder: Path, steps: Steps) -> VerifiedFile:
         _convert(job, target, keep)
         return target
 
+    format, tolerance = job.options.format, tolerance_of('auto')
     with steps.step('convert and verify, precision auto') as advance:
+        if not format.opens:
+            sample = judge.sample(_SAMPLES)
+            return first_that_passes(
+                lambda keep: VerifiedFile(made := convert(keep), judge.score(made, 'auto')),
+                format.fp32_proposals(job.prepared, job.preprocessing, sample, tolerance),
+            )
         return choose_precision(
             convert,
             lambda made: judge.score(made, 'auto'),
-            tolerance_of('auto'),
+            tolerance,
             {INPUT: judge.sample(_SAMPLES)},
             advance,
         )

@@ -106,16 +106,16 @@ def _json(value: Any) -> str:
 
     Half of a surrogate pair, which no protobuf holds, stays an escape.
     """
-    text = json.dumps(_plain(value), default=str, ensure_ascii=False)
+    text = json.dumps(plain(value), default=str, ensure_ascii=False)
     return ''.join(f'\\u{ord(c):04x}' if '\ud800' <= c <= '\udfff' else c for c in text)
 
 
-def _plain(value: Any) -> Any:
-    """JSON has no infinity: a PSNR of equal outputs becomes null."""
+def plain(value: Any) -> Any:
+    """A value as JSON has it: JSON has no infinity: a PSNR of equal outputs becomes null."""
     if isinstance(value, Mapping):
-        return {str(k): _plain(v) for k, v in value.items()}
+        return {str(k): plain(v) for k, v in value.items()}
     if isinstance(value, (list, tuple)):
-        return [_plain(v) for v in value]
+        return [plain(v) for v in value]
     if isinstance(value, float) and not math.isfinite(value):
         return None
     return value
