@@ -3,6 +3,7 @@
 import argparse
 import ast
 import importlib
+import importlib.util
 import json
 import os
 import runpy
