@@ -226,7 +226,8 @@ def test_the_package_is_whole_when_a_command_runs():
         'sys.argv = ["mobileone-ext", "demo"]\n'
         'sys.exit(mobileone_ext.main())\n',
     )
-    assert (done.returncode, done.stdout) == (0, 'whole\n'), done.stderr
+    # OneDL's mmpretrain prints a line of its own when it is imported.
+    assert (done.returncode, done.stdout.splitlines()[-1:]) == (0, ['whole']), done.stderr
 
 
 def test_the_doctor_needs_nothing_else():
