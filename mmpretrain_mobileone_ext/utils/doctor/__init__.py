@@ -13,7 +13,7 @@ import sys
 from contextlib import contextmanager
 from typing import Any, Callable, Iterator, List, Optional, Sequence, TextIO, Tuple
 
-from .facts import Ability, Diagnosis, Facts, Rehearsal, Step, fits, gather
+from .facts import OWNERS, Ability, Diagnosis, Facts, Rehearsal, Step, fits, gather, uses_onedl
 from .probe import rehearse
 from .traps import MAIN_JOB, find_traps
 
@@ -53,20 +53,26 @@ def diagnose(announce: Callable[[Step], Any] = lambda step: None) -> Diagnosis:
     )
 
 
+def make_parser() -> argparse.ArgumentParser:
+    """The arguments."""
+    parser = argparse.ArgumentParser(
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        description='Compare what is installed with the tested versions, look for known traps,\n'
+        'and rehearse training, folding, exporting and scoring on a tiny network. The\n'
+        'exit code is 0 only if all of that can run here.',
+        epilog='example:\n  mobileone-ext doctor',
+    )
+    parser.add_argument('--json', action='store_true', help='print JSON instead of text')
+    return parser
+
+
 def main(argv: Optional[Sequence[str]] = None) -> int:
     """Print a diagnosis.
 
     Returns:
         0 if the main job (train, fold, export, score) can run here, else 1.
     """
-    parser = argparse.ArgumentParser(
-        description='Compare what is installed with the tested versions, look '
-        'for known traps, and rehearse training, folding, exporting and '
-        'scoring on a tiny network. The exit code is 0 only if all of that '
-        'can run here.'
-    )
-    parser.add_argument('--json', action='store_true', help='print JSON instead of text')
-    given = parser.parse_args(argv)
+    given = make_parser().parse_args(argv)
     if given.json:
         found = diagnose()
         print(json.dumps(found.to_dict(), indent=2))
@@ -162,7 +168,8 @@ def show(found: Diagnosis, stream: TextIO) -> None:
 def version_rows(facts: Facts) -> List[Row]:
     """Every package of the tested matrix, and Python.
 
-    A package that the main job does not need is 'optional' where it is not installed.
+    A package that the main job does not need is 'optional' where it is not installed. Of packages
+    that own the same module those are listed that are installed.
     """
     rows: List[Row] = [
         ('python', '3.11', facts.python, 'tested' if fits(facts.python, '==3.11.*') else 'differs')
@@ -171,11 +178,18 @@ def version_rows(facts: Facts) -> List[Row]:
         version = facts.installed.get(name)
         if version is None and name == 'mmcv-lite' and 'mmcv' in facts.installed:
             rows.append(('mmcv', wanted, facts.installed['mmcv'], 'differs'))
-            continue
-        absent = 'missing' if name in MAIN_JOB else 'optional'
-        state = absent if version is None else 'tested' if fits(version, wanted) else 'differs'
-        rows.append((name, wanted, version or '', state))
+        elif version or not _is_replaced(name, facts):
+            absent = 'missing' if name in MAIN_JOB else 'optional'
+            state = absent if version is None else 'tested' if fits(version, wanted) else 'differs'
+            rows.append((name, wanted, version or '', state))
     return rows
+
+
+def _is_replaced(name: str, facts: Facts) -> bool:
+    """Whether another package owns its module here; OneDL's packages are no part of OpenMMLab's."""
+    others = next((owners for owners in OWNERS.values() if name in owners), ())
+    is_fork = name.startswith('onedl-')
+    return any(o in facts.installed for o in others) or (is_fork and not uses_onedl(facts))
 
 
 def verdict(found: Diagnosis) -> str:
