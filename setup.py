@@ -21,6 +21,12 @@ OPENMMLAB = ['mmengine>=0.10.3', 'mmpretrain>=1.2.0', 'setuptools<81']
 MMCV_LITE = [*OPENMMLAB, 'mmcv-lite>=2.0.0,<2.4.0']
 ONEDL = ['onedl-mmengine>=0.10.8', 'onedl-mmpretrain>=1.3.2', 'onedl-mmcv>=2.3.0,<2.4.0']
 COREML = ['coremltools>=9,<10', 'numpy<2.4']  # apple/coremltools#2633
+#: Betas, pinned to what was tried; a newer one may write other files.
+CORE_AI = [
+    f'{package}; python_version >= "3.11"'
+    for package in ('coreai-core==1.0.0b3', 'coreai-torch==0.4.3', 'coreai-opt==0.4.0')
+]
+DOCS = ['sphinx>=7', 'myst-parser>=2', 'furo', 'sphinx-copybutton']
 HEIC = ['pillow-heif>=0.16']
 ONNX = ['onnx', 'onnxruntime', 'onnxscript']
 DEMO = [*COREML, 'scikit-learn>=1.0']
@@ -121,6 +127,7 @@ setup(
         'all': [
             *MMCV_LITE,
             *DEMO,
+            *CORE_AI,
             *HEIC,
             *ONNX,
             *BENCH,
@@ -132,13 +139,14 @@ setup(
         'ncnn': ['ncnn', 'pnnx'],
         'onnx': ONNX,
         'coreml': COREML,
+        'coreai': CORE_AI,
         'heic': HEIC,
         'demo': DEMO,
         'bench': BENCH,
         'notebook': NOTEBOOK,
-        'docs': ['sphinx>=7', 'myst-parser>=2', 'furo', 'sphinx-copybutton'],
-        'test': [*COREML, *TEST, *NOTEBOOK],
-        'dev': [*COREML, *TEST, *NOTEBOOK, 'ruff==0.17.6', 'mypy==2.4.1'],
+        'docs': DOCS,
+        'test': [*COREML, *CORE_AI, *TEST, *NOTEBOOK],
+        'dev': [*COREML, *CORE_AI, *DOCS, *TEST, *NOTEBOOK, 'ruff==0.17.6', 'mypy==2.4.1'],
     },
     classifiers=[
         'Development Status :: 4 - Beta',

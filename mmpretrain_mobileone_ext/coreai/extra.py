@@ -8,6 +8,7 @@ from importlib import import_module
 from importlib.util import find_spec
 from typing import Any
 
+from ..coreml.program.quiet import importing_torchao
 from ..errors import ExportError, ProgramError
 
 #: Module to package; what each is for decides which are asked for.
@@ -44,7 +45,7 @@ def converter() -> Any:
         ExportError: it is missing; names the extra.
     """
     require('to write an .aimodel', CONVERT, ExportError)
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), importing_torchao():
         # Every file is compared with its network, whatever torch made it.
         warnings.filterwarnings('ignore', 'coreai-torch has only been validated')
         return import_module('coreai_torch')

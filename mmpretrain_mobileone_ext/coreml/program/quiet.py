@@ -27,6 +27,9 @@ from ...errors import ExportError, ProgramError
 from ...utils.text import one_line
 
 _LOGGER = 'coremltools'
+#: Where torch says that torchao, which coremltools and Core AI's packages import, still registers
+#: its enums.
+_PYTREE = 'torch.utils._pytree'
 
 _IMPORT_NOISE = re.compile(
     r'^Failed to load _(ML\w+Proxy): No module named'
@@ -34,6 +37,8 @@ _IMPORT_NOISE = re.compile(
     r'|^scikit-learn version \S+ is not supported\.'
     r'|^(Torch|TensorFlow|XGBoost) version \S+ has not been tested with'
 )
+
+_ENUM_NOISE = re.compile(r'is an Enum subclass and is now natively supported by torch\.compile')
 
 _LOGGED_NOISE = re.compile(
     r'^Saving value type of \S+ into a builtin type of \S+, '
@@ -78,14 +83,19 @@ class _Drop(logging.Filter):
 
 
 @contextlib.contextmanager
-def _without_records(pattern: re.Pattern[str]) -> Iterator[None]:
-    """Drop matching records of coremltools' logger inside the block."""
-    logger, drop = logging.getLogger(_LOGGER), _Drop(pattern)
+def _without_records(pattern: re.Pattern[str], logger_name: str = _LOGGER) -> Iterator[None]:
+    """Drop matching records of a logger inside the block."""
+    logger, drop = logging.getLogger(logger_name), _Drop(pattern)
     logger.addFilter(drop)
     try:
         yield
     finally:
         logger.removeFilter(drop)
+
+
+def importing_torchao() -> contextlib.AbstractContextManager[None]:
+    """Without what torch says when torchao is imported."""
+    return _without_records(_ENUM_NOISE, _PYTREE)
 
 
 def module(name: str) -> ModuleType:
@@ -100,7 +110,7 @@ def module(name: str) -> ModuleType:
     if name in sys.modules:
         return sys.modules[name]
     try:
-        with _without_records(_IMPORT_NOISE):
+        with _without_records(_IMPORT_NOISE), importing_torchao():
             return importlib.import_module(name)
     except ImportError as error:
         raise ProgramError(
