@@ -18,6 +18,8 @@ extensions = [
     'sphinx.ext.mathjax',
     'sphinx.ext.napoleon',
     'sphinx_copybutton',
+    'command_options',
+    'messages',
     'notebook_page',
     'op_table',
 ]
