@@ -2,14 +2,7 @@
 
 import sys
 
-from mmpretrain_mobileone_ext.commands.cli import guarded
-
-
-def main() -> None:
-    from mmpretrain_mobileone_ext.commands.benchmark.runtime import run
-
-    run()
-
+from mobileone_ext import main
 
 if __name__ == '__main__':
-    sys.exit(guarded(main))
+    sys.exit(main('benchmark-runtime'))

@@ -2,15 +2,7 @@
 
 import sys
 
-from mmpretrain_mobileone_ext.commands.cli import guarded
-
-
-def main() -> None:
-    from mmpretrain_mobileone_ext.commands.training.finetune.cli import run
-    from mmpretrain_mobileone_ext.utils.text import print_path
-
-    print_path(run())
-
+from mobileone_ext import main
 
 if __name__ == '__main__':
-    sys.exit(guarded(main))
+    sys.exit(main('finetune'))

@@ -2,7 +2,7 @@
 
 import sys
 
-from mmpretrain_mobileone_ext.commands.cli import run_mmpretrain_tool
+from mobileone_ext import main
 
 if __name__ == '__main__':
-    sys.exit(run_mmpretrain_tool('test.py'))
+    sys.exit(main('test'))

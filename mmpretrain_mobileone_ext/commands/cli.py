@@ -17,12 +17,37 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NoReturn, Optional
 
-from mmengine.config import DictAction
-
 from ..errors import MobileOneExtError, SpecError
-from ..utils.config import MIM
 from ..utils.doctor.failed_import import TRACEBACK
 from ..utils.explain import Explanation, explain, where
+from ..utils.files import MIM
+
+
+class _Help(argparse.HelpFormatter):
+    """Adds defaults that the words do not tell; keeps the lines of examples and lists."""
+
+    def _fill_text(self, text: str, width: int, indent: str) -> str:
+        if '\n' in text:
+            return text
+        return super()._fill_text(text, width, indent)
+
+    def _get_help_string(self, action: argparse.Action) -> str:
+        words = action.help or ''
+        is_given = action.default not in (None, False, '', [], (), argparse.SUPPRESS)
+        if not action.option_strings or not is_given or 'default' in words:
+            return words
+        if isinstance(action.default, (list, tuple)):
+            return f'{words} (default: {" ".join(map(str, action.default))})'
+        return f'{words} (default: %(default)s)'
+
+
+class _Pairs(argparse.Action):
+    """mmengine's ``DictAction``, which is imported when there are pairs to read."""
+
+    def __call__(self, *given: Any, **more: Any) -> None:
+        from mmengine.config import DictAction
+
+        DictAction(self.option_strings, self.dest, nargs='+')(*given, **more)
 
 
 class ToolParser(argparse.ArgumentParser):
@@ -34,7 +59,7 @@ class ToolParser(argparse.ArgumentParser):
     """
 
     def __init__(self, *, error_type: type[MobileOneExtError] = MobileOneExtError, **kwargs: Any):
-        super().__init__(**kwargs)
+        super().__init__(formatter_class=_Help, **kwargs)
         self._error_type = error_type
 
     def error(self, message: str) -> NoReturn:
@@ -52,7 +77,7 @@ class ToolParser(argparse.ArgumentParser):
 
     def add_cfg_options(self, what: str = 'key=value pairs, merged into the config') -> None:
         """mmengine's ``--cfg-options``."""
-        self.add_argument('--cfg-options', nargs='+', action=DictAction, help=what)
+        self.add_argument('--cfg-options', nargs='+', action=_Pairs, metavar='KEY=VALUE', help=what)
 
 
 def option(
@@ -168,8 +193,10 @@ def _use_utf8() -> None:
 
 
 def _is_tool() -> bool:
-    file = getattr(sys.modules['__main__'], '__file__', None)
-    return file is not None and Path(file).resolve().parent == (MIM / 'tools').resolve()
+    """Whether the program is one of ours: a file of ``tools/``, or the console script."""
+    file = Path(getattr(sys.modules['__main__'], '__file__', None) or '')
+    is_script = file.stem.replace('-', '_') == 'mobileone_ext'
+    return is_script or file.resolve().parent == (MIM / 'tools').resolve()
 
 
 def _fail(error: object, code: int = 2) -> int:
@@ -206,18 +233,6 @@ def mmpretrain_tool(name: str) -> Path:
     raise MobileOneExtError(f'mmpretrain in {root} has no tools/{name}')
 
 
-def run_mmpretrain_tool(name: str) -> int:
-    """Run mmpretrain's own tool with this package registered.
-
-    Arguments are those on the command line.
-
-    Returns:
-        Exit code.
-    """
-
-    def main() -> None:
-        import mmpretrain_mobileone_ext  # noqa: F401  (registers)
-
-        runpy.run_path(str(mmpretrain_tool(name)), run_name='__main__')
-
-    return guarded(main)
+def run_mmpretrain_tool(name: str) -> None:
+    """Run mmpretrain's own tool; its arguments are those on the command line."""
+    runpy.run_path(str(mmpretrain_tool(name)), run_name='__main__')

@@ -12,15 +12,17 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import MISSING, dataclass, field, fields
 from functools import partial
 from pathlib import Path
-from typing import Any, Optional, Union
+from typing import TYPE_CHECKING, Any, Optional, Union
 
-from ..coreml.formats import FORMATS, Format
 from ..coreml.targets import COMPUTE_UNITS, DEFAULT_TARGET, TARGETS, check_compute_units
 from ..errors import ExportError
-from ..models.preprocessing import Preprocessing
 from ..utils import checks
 from ..utils.accuracy import DEFAULT_DROP
 from ..utils.files import PathLike, check_apart, check_free
+
+if TYPE_CHECKING:
+    from ..coreml.formats import Format
+    from ..models.preprocessing import Preprocessing
 
 #: What coremltools documents for ``EnumeratedShapes``.
 MAX_SHAPES = 128
@@ -80,12 +82,20 @@ _boolean = partial(checks.boolean, error=ExportError)
 _text = partial(checks.text, error=ExportError)
 
 
+def _formats() -> dict[str, Format]:
+    """By suffix. Their code needs torch, which the list of options does not."""
+    from ..coreml.formats import FORMATS
+
+    return FORMATS
+
+
 def _target(name: str, out: Any) -> Path:
+    formats = _formats()
     if out is None or str(out) == '':
-        raise ExportError(f'no output is given; name a {" or ".join(FORMATS)}')
+        raise ExportError(f'no output is given; name a {" or ".join(formats)}')
     target = Path(checks.path(name, out, ExportError)).expanduser()
-    if target.suffix not in FORMATS:
-        allowed = ', '.join(f'{f.suffix} ({f.name})' for f in FORMATS.values())
+    if target.suffix not in formats:
+        allowed = ', '.join(f'{f.suffix} ({f.name})' for f in formats.values())
         raise ExportError(f'{target}: unknown suffix {target.suffix!r}; allowed: {allowed}')
     if not target.parent.is_dir():
         raise ExportError(f'{target}: the folder {target.parent} does not exist; make it first')
@@ -342,7 +352,7 @@ class ExportOptions:
     @property
     def format(self) -> Format:
         """What is written, by the suffix."""
-        return FORMATS[self.out.suffix]
+        return _formats()[self.out.suffix]
 
     @property
     def is_classifier(self) -> bool:

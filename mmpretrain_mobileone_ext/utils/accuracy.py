@@ -13,12 +13,12 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from math import sqrt
 from statistics import NormalDist
-from typing import Any, Optional
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING, Any, Optional
 
 from ..errors import MobileOneExtError
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 #: Of every interval that the package states.
 CONFIDENCE = 0.95
@@ -297,7 +297,7 @@ def verdict_on(
 
 
 def _changed(answers: Answers) -> int:
-    return int(torch.ne(answers.candidate, answers.reference).sum())
+    return int(answers.candidate.ne(answers.reference).sum())
 
 
 def _signed(points: float) -> str:

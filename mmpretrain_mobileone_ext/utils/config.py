@@ -45,10 +45,10 @@ from mmpretrain.apis.model import ModelHub
 from yapf.yapflib.yapf_api import FormatCode
 
 from ..errors import SpecError
+from .files import MIM
 from .text import one_line
 
 _NAME = 'mmpretrain_mobileone_ext'
-_PACKAGE = Path(__file__).resolve().parents[1]
 #: What every name of ours begins with.
 PREFIX = 'mobileone-ext-'
 _OPENING = re.compile(r'\{(?=\{)')
@@ -66,12 +66,6 @@ _CALLED = ('bytearray', 'complex', 'dict', 'float', 'frozenset', 'range', 'set',
 utils.MODULE2PACKAGE.setdefault(_NAME, f'{_NAME}.registry')
 
 
-def _home(package: Path) -> Path:
-    """``.mim``, or a clone's root where links are no links."""
-    installed = package / '.mim'
-    return installed if (installed / 'configs').is_dir() else package.parent
-
-
 def _find_in(home: Path) -> None:
     """Let mmengine find our bases under ``home``, others as ever."""
     known = Config._get_cfg_path
@@ -87,8 +81,6 @@ def _find_in(home: Path) -> None:
     setattr(Config, '_get_cfg_path', staticmethod(find))  # noqa: B010
 
 
-#: Where configs, tools, the model index and the tested versions lie.
-MIM = _home(_PACKAGE)
 if MIM.name != '.mim':
     _find_in(MIM)
 

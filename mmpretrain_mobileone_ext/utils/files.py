@@ -38,6 +38,16 @@ try:
 except ImportError:  # Windows: abandoned folders stay
     fcntl = None  # type: ignore[assignment]
 
+
+def _home(package: Path) -> Path:
+    """``.mim``, or a clone's root where links are no links."""
+    installed = package / '.mim'
+    return installed if (installed / 'configs').is_dir() else package.parent
+
+
+#: Where configs, tools, the model index and the tested versions lie.
+MIM = _home(Path(__file__).resolve().parents[1])
+
 PathLike = Union[str, os.PathLike[str]]
 Error = type[MobileOneExtError]
 #: Suffix of an old target in a workspace, until the new one has its name.

@@ -40,7 +40,7 @@ def parsed(command):
     """What the tool makes of a command line of a POSIX shell."""
     python, tool, *words = shlex.split(command)
     assert (python, tool) == ('python', 'tools/export_coreml.py')
-    return vars(export_cli.parser().parse_args(words))
+    return vars(export_cli.export_parser().parse_args(words))
 
 
 @pytest.mark.parametrize('given', GIVEN, ids=str)
@@ -84,7 +84,7 @@ def test_labels_in_a_list_become_a_file_to_make():
 def test_every_option_is_in_every_place():
     """The tool, Python's help and the hook are made from one list."""
     signature = inspect.signature(export_coreml).parameters
-    helped = ' '.join(export_cli.parser().format_help().split())
+    helped = ' '.join(export_cli.export_parser().format_help().split())
     explained_in_python = ' '.join(export_coreml.__doc__.split())
     hook = CoreMLExportHook()
     for name, option in OPTIONS.items():

@@ -27,19 +27,19 @@ from torch import Tensor, nn
 
 from ...coreml.convert import INPUT, PROBABILITIES
 from ...coreml.runtime.load import LoadedProgram, load_program
-from ...errors import ExportError, SpecError
+from ...errors import ExportError
 from ...export.network import prepare
 from ...exporter import export_coreml
 from ...models.preprocessing import Preprocessing, read_preprocessing
-from ...models.spec import PRESETS
 from ...utils.files import check_writable, write_json
 from ...utils.machine import machine, torch_threads
 from ...utils.parity import TOLERANCES, compare
 from ...utils.processes import run_child
 from ...utils.text import PlainConsole, Steps, figures_table
-from ..cli import ToolParser, check_fields, option
+from ..console.benchmarks import runtime_parser
 from . import paired_ratio, time_in_turns
 from .fake_data import CLASSES, build_classifier, classifier_config, random_images
+from .runtime_options import RuntimeOptions
 
 #: What is timed, for people; the first is what the others are divided by.
 FORMS = {
@@ -57,35 +57,6 @@ _TOOL = (
     'import sys; from mmpretrain_mobileone_ext.commands.cli import guarded; from '
     'mmpretrain_mobileone_ext.commands.export import run; sys.exit(guarded(run))'
 )
-
-
-@dataclass(frozen=True)
-class RuntimeOptions:
-    """A checked request; the arguments of ``tools/benchmark_runtime.py``.
-
-    Raises:
-        SpecError: a value that cannot be run.
-    """
-
-    arch: str = option('s0', 's0 ... s4 (default: s0)', allowed=PRESETS, metavar='X')
-    batch: tuple[int, ...] = option(
-        (1, 8, 32), 'images at a time (default: 1 8 32)', type=int, nargs='+', metavar='N'
-    )
-    size: int = option(224, 'height and width in pixels', least=32)
-    threads: int = option(2, "torch's threads", least=1)
-    rounds: int = option(9, 'timed runs of each form', least=1)
-    warmup: int = option(2, 'rounds before them', least=0)
-    images: int = option(100, 'images of the timed export, 0 for none', least=0)
-    json: Optional[Path] = option(  # noqa: RUF009
-        None, 'write everything that was measured', type=Path, metavar='FILE'
-    )
-
-    def __post_init__(self) -> None:
-        check_fields(self)
-        if not self.batch or min(self.batch) < 1:
-            raise SpecError(
-                f'batch={list(self.batch)}; at least one number, each at least 1, is needed'
-            )
 
 
 @dataclass(frozen=True)
@@ -271,25 +242,13 @@ def measure_case(
     return RuntimeCase(batch, time_in_turns(calls, options.rounds, options.warmup, advance))
 
 
-def parser() -> ToolParser:
-    """The arguments; values are checked by ``RuntimeOptions``."""
-    p = ToolParser(
-        error_type=SpecError,
-        description='Throughput of the reference runtime against '
-        'the folded torch network, in turns in one process, and '
-        'the time of a whole export with its verification.',
-    )
-    p.add_fields(RuntimeOptions)
-    return p
-
-
 def run(argv: Optional[Sequence[str]] = None) -> RuntimeReport:
     """Measure as the command line says, with progress on stderr.
 
     Raises:
         MobileOneExtError: one line that says what is wrong.
     """
-    given = vars(parser().parse_args(argv))
+    given = vars(runtime_parser().parse_args(argv))
     given['batch'] = tuple(given['batch'])
     return run_runtime_benchmark(RuntimeOptions(**given))
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -17,7 +16,7 @@ from ...utils.files import check_folder
 from ...utils.machine import machine, torch_threads
 from ...utils.text import PlainConsole, Steps, one_line
 from ..benchmark import time_in_turns
-from ..cli import ToolParser
+from ..console.scoring import compare_parser
 from .entries import DEFAULT, Entry, resolve
 from .runtimes import complexity, coreml_figures, deployed, example, missing, onnx_call
 from .table import (
@@ -182,61 +181,13 @@ def _convert(nets: dict[str, nn.Module], rows: Sequence[Row], size: int, steps: 
             row.coreml_bytes, row.coreml_ops, row.coreml_relative = found[row.name]
 
 
-def parser() -> argparse.ArgumentParser:
-    """The arguments; values are checked by ``run_comparison``."""
-    p = ToolParser(
-        error_type=SpecError,
-        description='Compare classifiers with random weights: '
-        'parameters, FLOPs, latency of the folded network on this '
-        'CPU, size and operations of a real Core ML file, and '
-        'accuracy as published.',
-    )
-    p.add_argument(
-        'models',
-        nargs='*',
-        metavar='MODEL',
-        help='names of mmpretrain.list_models() or config files '
-        '(default: MobileOne S0-S4 and six peers)',
-    )
-    p.add_argument('--out', type=Path, metavar='DIR', help='write compare.md, .csv, .json and .png')
-    p.add_argument(
-        '--bench',
-        type=Path,
-        nargs='+',
-        default=[],
-        metavar='FILE',
-        help="JSON of a Swift package's bench; its model has the name of one of the models",
-    )
-    for name, default, text in (
-        ('--size', 224, 'pixels'),
-        ('--threads', 1, "torch's threads"),
-        ('--rounds', 30, 'timed runs of each'),
-    ):
-        p.add_argument(
-            name, type=int, default=default, metavar='N', help=f'{text} (default: {default})'
-        )
-    p.add_argument(
-        '--coreml',
-        action=argparse.BooleanOptionalAction,
-        default=True,
-        help='convert to Core ML (default: yes)',
-    )
-    p.add_argument(
-        '--onnx',
-        action=argparse.BooleanOptionalAction,
-        default=True,
-        help='time ONNX Runtime, where it is installed (default: yes)',
-    )
-    return p
-
-
 def run(argv: Optional[Sequence[str]] = None) -> None:
     """Compare as the command line says; print a table.
 
     Raises:
         MobileOneExtError: a wrong argument; or, after everything is written, models that failed.
     """
-    given = vars(parser().parse_args(argv))
+    given = vars(compare_parser().parse_args(argv))
     out, names = given.pop('out'), given.pop('models')
     check_folder(out)
     found = run_comparison(names or DEFAULT, **given)

@@ -53,20 +53,26 @@ def diagnose(announce: Callable[[Step], Any] = lambda step: None) -> Diagnosis:
     )
 
 
+def make_parser() -> argparse.ArgumentParser:
+    """The arguments."""
+    parser = argparse.ArgumentParser(
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        description='Compare what is installed with the tested versions, look for known traps,\n'
+        'and rehearse training, folding, exporting and scoring on a tiny network. The\n'
+        'exit code is 0 only if all of that can run here.',
+        epilog='example:\n  mobileone-ext doctor',
+    )
+    parser.add_argument('--json', action='store_true', help='print JSON instead of text')
+    return parser
+
+
 def main(argv: Optional[Sequence[str]] = None) -> int:
     """Print a diagnosis.
 
     Returns:
         0 if the main job (train, fold, export, score) can run here, else 1.
     """
-    parser = argparse.ArgumentParser(
-        description='Compare what is installed with the tested versions, look '
-        'for known traps, and rehearse training, folding, exporting and '
-        'scoring on a tiny network. The exit code is 0 only if all of that '
-        'can run here.'
-    )
-    parser.add_argument('--json', action='store_true', help='print JSON instead of text')
-    given = parser.parse_args(argv)
+    given = make_parser().parse_args(argv)
     if given.json:
         found = diagnose()
         print(json.dumps(found.to_dict(), indent=2))

@@ -7,7 +7,6 @@ from torch import nn
 from torch._dynamo.exc import Unsupported
 
 from mmpretrain_mobileone_ext.commands.benchmark.training import case as case_module
-from mmpretrain_mobileone_ext.commands.benchmark.training.candidates import BenchmarkOptions
 from mmpretrain_mobileone_ext.commands.benchmark.training.case import (
     NOT_COMPILED,
     OUT_OF_MEMORY,
@@ -15,6 +14,7 @@ from mmpretrain_mobileone_ext.commands.benchmark.training.case import (
     measure_fitting,
     steps_of_case,
 )
+from mmpretrain_mobileone_ext.commands.benchmark.training.options import BenchmarkOptions
 from mmpretrain_mobileone_ext.commands.benchmark.training.results import Case
 from mmpretrain_mobileone_ext.utils.explain import is_out_of_memory
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from mmpretrain_mobileone_ext.commands.benchmark.training.candidates import BenchmarkOptions
+from mmpretrain_mobileone_ext.commands.benchmark.training.options import BenchmarkOptions
 from mmpretrain_mobileone_ext.errors import SpecError
 from mmpretrain_mobileone_ext.models.spec import PRESETS
 

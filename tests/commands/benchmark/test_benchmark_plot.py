@@ -6,7 +6,7 @@ import pytest
 from benchmark_kit import made_cost
 
 from mmpretrain_mobileone_ext.commands.benchmark.training import table as plot
-from mmpretrain_mobileone_ext.commands.benchmark.training.candidates import FORMS
+from mmpretrain_mobileone_ext.commands.benchmark.training.options import FORMS
 from mmpretrain_mobileone_ext.commands.benchmark.training.results import Case, Cost
 
 PNG = b'\x89PNG\r\n'

@@ -5,7 +5,7 @@ from benchmark_kit import made_case, made_cost
 from rich.console import Console
 
 from mmpretrain_mobileone_ext.commands.benchmark.training import table as present
-from mmpretrain_mobileone_ext.commands.benchmark.training.candidates import BenchmarkOptions
+from mmpretrain_mobileone_ext.commands.benchmark.training.options import BenchmarkOptions
 from mmpretrain_mobileone_ext.commands.benchmark.training.results import (
     ArchExactness,
     Case,

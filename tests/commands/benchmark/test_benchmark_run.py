@@ -11,8 +11,8 @@ import torch
 from rich.console import Console
 
 from mmpretrain_mobileone_ext.commands.benchmark.training import run
-from mmpretrain_mobileone_ext.commands.benchmark.training.candidates import BenchmarkOptions
 from mmpretrain_mobileone_ext.commands.benchmark.training.case import OUT_OF_MEMORY
+from mmpretrain_mobileone_ext.commands.benchmark.training.options import BenchmarkOptions
 from mmpretrain_mobileone_ext.commands.benchmark.training.results import Case
 
 pytestmark = pytest.mark.usefixtures('tiny_s0')

@@ -4,7 +4,7 @@ import pytest
 from benchmark_kit import made_case
 
 from mmpretrain_mobileone_ext.commands.benchmark.training import step as sweep
-from mmpretrain_mobileone_ext.commands.benchmark.training.candidates import BenchmarkOptions
+from mmpretrain_mobileone_ext.commands.benchmark.training.options import BenchmarkOptions
 from mmpretrain_mobileone_ext.commands.benchmark.training.results import Case
 from mmpretrain_mobileone_ext.commands.benchmark.training.step import (
     MAX_STEP_S,

@@ -15,7 +15,7 @@ from typing import Any, Optional, Union
 from ....utils.files import write_json
 from ....utils.text import PlainConsole, Steps
 from ...cli import ToolParser, check_fields, option
-from ..training.candidates import DEVICES
+from ..training.options import DEVICES
 from .operators import OperatorFinding, compiled_units, operator_checks
 from .units import Finding, findings_table, unit_cases
 

@@ -12,14 +12,12 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple, Optional
 
-from ....errors import SpecError
-from ....models.spec import PRESETS
 from ....utils.files import check_apart, check_writable, write_json, write_text
 from ....utils.machine import check_device, machine
 from ....utils.processes import ChildProcess
 from ....utils.text import PlainConsole
-from ...cli import ToolParser, check_fields, option
-from ..training.candidates import DEVICES, check_shape
+from ...console.benchmarks import gpu_parser
+from .options import GpuOptions
 from .page import page
 
 #: How a part can end, as its state begins.
@@ -38,48 +36,6 @@ _CHILD = (
     'import sys; from mmpretrain_mobileone_ext.commands.cli import guarded; from '
     'mmpretrain_mobileone_ext.commands.benchmark.{} import run; sys.exit(guarded(run))'
 )
-
-
-@dataclass(frozen=True)
-class GpuOptions:
-    """The arguments of ``tools/check_gpu.py``.
-
-    Raises:
-        SpecError: a value that cannot be run.
-    """
-
-    device: str = option(
-        'cuda',
-        f'{" or ".join(DEVICES)} (default: cuda; a CPU shows that the check itself runs)',
-        allowed=DEVICES,
-        metavar='X',
-    )
-    arch: tuple[str, ...] = option(
-        tuple(PRESETS), 's0 ... s4 (default: all)', allowed=PRESETS, nargs='+', metavar='X'
-    )
-    batch: int = option(256, 'images a step; halved where memory does not suffice', least=1)
-    size: int = option(224, 'their pixels', least=1)
-    steps: int = option(10, 'timed steps of each form', least=1)
-    warmup: int = option(3, 'steps before them', least=0)
-    minutes: int = option(8, 'after which all ends; what did not fit is said', least=1)
-    json: Path = option(  # noqa: RUF009
-        Path('check_gpu.json'),
-        'everything that was found, rewritten after each part (default: check_gpu.json)',
-        type=Path,
-        metavar='FILE',
-    )
-    markdown: Path = option(  # noqa: RUF009
-        Path('check_gpu.md'),
-        'its tables as Markdown (default: check_gpu.md)',
-        type=Path,
-        metavar='FILE',
-    )
-
-    def __post_init__(self):
-        if not self.arch:
-            raise SpecError('arch is empty')
-        check_fields(self)
-        check_shape(self.batch, self.size)
 
 
 class Part(NamedTuple):
@@ -257,15 +213,7 @@ def run(argv: Optional[Sequence[str]] = None) -> None:
         MobileOneExtError: one line that says what is wrong.
         SystemExit: with code 1: a comparison failed.
     """
-    parser = ToolParser(
-        error_type=SpecError,
-        description='Check on this GPU, in a few minutes, that units train there as their branches '
-        'do in float64, and how long a training step of every network takes in every form. Each '
-        'part is a process of its own. Exit code: 0, 1 where a comparison failed, 2 where nothing '
-        'could be run.',
-    )
-    parser.add_fields(GpuOptions)
-    given = vars(parser.parse_args(argv))
+    given = vars(gpu_parser().parse_args(argv))
     check_apart({'--json': given['json'], '--markdown': given['markdown']}, {})
     if run_check(GpuOptions(**{**given, 'arch': tuple(given['arch'])})).failures:
         raise SystemExit(1)

@@ -19,13 +19,12 @@ from .. import in_turns
 from .candidates import (
     COMPILED,
     MULTI_BRANCH,
-    BenchmarkOptions,
     Candidate,
     build_candidate,
     build_candidates,
-    check_shape,
     reference_state,
 )
+from .options import BenchmarkOptions, check_shape
 from .results import ArchExactness, Case, Cost, Exactness
 from .step import Batch, Lap, TrainingStep, make_batch, peak_growth, saved_bytes, weighted_sum
 

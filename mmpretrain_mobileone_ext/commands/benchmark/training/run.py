@@ -9,12 +9,11 @@ from typing import Optional
 
 from rich.console import Console
 
-from ....errors import SpecError
 from ....utils.files import check_apart, check_writable, write_json, write_whole
 from ....utils.machine import check_device, machine, tf32, torch_threads
 from ....utils.text import PlainConsole, Steps
-from ...cli import ToolParser
-from .candidates import BenchmarkOptions, choose_forms
+from ...console.benchmarks import training_parser
+from .candidates import choose_forms
 from .case import (
     EXACTNESS_NOTE,
     check_arch,
@@ -23,6 +22,7 @@ from .case import (
     measure_fitting,
     steps_of_case,
 )
+from .options import BenchmarkOptions
 from .results import ArchExactness, Case, Report
 from .step import PEAK_NOTE, SAVED_NOTE, sweep_cases
 from .table import (
@@ -175,25 +175,13 @@ class _Run:
             write_whole(path, lambda made: write_cost_plot(made, cases, caption))
 
 
-def parser() -> ToolParser:
-    """The arguments; values are checked by ``BenchmarkOptions``."""
-    p = ToolParser(
-        error_type=SpecError,
-        description='What a training step (forward, loss, '
-        'backward) costs in every form of MobileOne, step by step '
-        'in turns in one process, and how exactly the forms agree.',
-    )
-    p.add_fields(BenchmarkOptions)
-    return p
-
-
 def run(argv: Optional[Sequence[str]] = None) -> Report:
     """Measure as the command line says, with progress on stderr.
 
     Raises:
         MobileOneExtError: one line that says what is wrong.
     """
-    given = vars(parser().parse_args(argv))
+    given = vars(training_parser().parse_args(argv))
     check_apart({'--json': given['json'], '--plot': given['plot']}, {})
     listed = {name: tuple(value) for name, value in given.items() if isinstance(value, list)}
     return run_benchmark(BenchmarkOptions(**{**given, **listed}))

@@ -13,7 +13,8 @@ import torch
 from torch import Tensor
 
 from ....utils.machine import free_bytes, peak_bytes, reset_peak, used_bytes
-from .candidates import BenchmarkOptions, Candidate
+from .candidates import Candidate
+from .options import BenchmarkOptions
 from .results import Case
 
 #: A step needs more than what is saved: gradients and working space.

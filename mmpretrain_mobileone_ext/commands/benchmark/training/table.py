@@ -12,7 +12,8 @@ from rich.table import Table
 
 from ....report.figures import BLUE, GREEN, ORANGE, PINK, SKY, VERMILION, new_figure, save_figure
 from ....utils.text import figures_table, plot_label
-from .candidates import BenchmarkOptions, plain_form
+from .candidates import plain_form
+from .options import BenchmarkOptions
 from .results import ArchExactness, Case, Cost, Exactness
 from .step import rated
 

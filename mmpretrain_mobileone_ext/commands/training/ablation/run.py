@@ -25,7 +25,7 @@ from ....models import switch_to_deploy
 from ....utils.config import read_config
 from ....utils.files import write_text, write_whole
 from ....utils.text import PlainConsole, shown
-from ...cli import ToolParser
+from ...console.training import ablate_parser
 from ..to_phone import last_checkpoint, resume_option, run_tool, sole_use
 from .grid import Grid, Trial, grid_from
 from .table import TrialResult, summarize, summary_table, write_results
@@ -253,36 +253,6 @@ def _records(path: Path) -> Iterator[dict[str, Any]]:
             yield record
 
 
-def parser() -> ToolParser:
-    """The arguments; their values are checked by ``grid_from``."""
-    p = ToolParser(
-        description='Train variants of one config with several seeds, one '
-        'after another, and compare them: a table, CSV and a plot. Run it '
-        'again to go on: what is done is skipped, what was interrupted '
-        'resumes.'
-    )
-    p.add_argument(
-        'config',
-        help='what the variants share; its '
-        'ablation = dict(variants={name: options}, seeds=...) '
-        'says what differs',
-    )
-    p.add_argument(
-        '--vary',
-        action='append',
-        default=[],
-        metavar='KEY=V,V',
-        help='values of an option, as YAML; several make a product',
-    )
-    p.add_argument('--seeds', nargs='+', type=int, metavar='N', help="default: the config's, or 0")
-    p.add_argument('--out', type=Path, metavar='DIR', help='default: work_dirs/ablate-<config>')
-    p.add_argument(
-        '--metric', default='accuracy/top1', help='validation metric (default: %(default)s)'
-    )
-    p.add_cfg_options('options that all variants share, as of train.py')
-    return p
-
-
 def run(argv: Optional[Sequence[str]] = None) -> Path:
     """Train and compare as the command line says.
 
@@ -292,7 +262,7 @@ def run(argv: Optional[Sequence[str]] = None) -> Path:
     Raises:
         MobileOneExtError: see ``grid_from`` and ``run_grid``.
     """
-    args = parser().parse_args(argv)
+    args = ablate_parser().parse_args(argv)
     config = read_config(args.config)
     grid = grid_from(config.get('ablation'), args.vary, args.seeds)
     if args.cfg_options:

@@ -1,4 +1,4 @@
-"""Command line of ``tools/finetune.py``."""
+"""Command line of ``mobileone-ext finetune``."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from rich.table import Table
 
 from ....errors import MobileOneExtError
 from ....report import forms_table
-from ....utils.config import MIM, read_config
+from ....utils.config import read_config
 from ....utils.files import write_text, write_whole
 from ....utils.text import PlainConsole, csv_text, figures_table
-from ...cli import ToolParser
+from ...console.training import finetune_parser
 from ..to_phone import RunRecord, TrainToPhone, sole_use, text_hash
 from .folder import ImageFolder, read_folder
 from .rehearsal import check_images, rehearse
@@ -27,52 +27,7 @@ from .settings import check_recipe, finetune_config, has_switch, length
 CONFIG = 'finetune.py'
 #: The list of what is not used, in the work dir.
 SKIPPED = 'skipped.csv'
-_RECIPE = MIM / 'configs/finetune/mobileone-s0_finetune_image-folder.py'
 _CLASSES, _FILES = 40, 5  # that are printed
-
-
-def parser() -> ToolParser:
-    """The arguments."""
-    p = ToolParser(
-        description='Fine-tune on a folder of images, fold, export to Core '
-        'ML and score every form on the test images. Run it again to go on '
-        'after an interruption: what is done is skipped.'
-    )
-    p.add_argument('data', type=Path, help='<class>/<image>, or {train,test}/<class>/<image>')
-    p.add_argument(
-        '--config',
-        default=str(_RECIPE),
-        help="recipe (default: MobileOne S0 at 224 pixels from OpenMMLab's ImageNet weights)",
-    )
-    p.add_argument(
-        '--weights',
-        metavar='FILE|URL',
-        help="checkpoint to start from (default: the recipe's "
-        'load_from); its head may have other classes',
-    )
-    p.add_argument(
-        '--frozen-stages',
-        type=int,
-        metavar='N',
-        help="stages that stay as they are, 0 the stem alone, -1 none (default: the recipe's)",
-    )
-    p.add_argument('--epochs', type=int, metavar='N', help="default: the recipe's")
-    p.add_argument(
-        '--holdout',
-        type=float,
-        default=0.2,
-        metavar='SHARE',
-        help='of each class set aside for the test where the '
-        'folder has no split (default: %(default)s)',
-    )
-    p.add_argument('--work-dir', type=Path, help='default: work_dirs/finetune-<folder>')
-    p.add_argument(
-        '--force',
-        action='store_true',
-        help='replace what an earlier run left there, and start anew',
-    )
-    p.add_cfg_options('key=value pairs, merged into the recipe')
-    return p
 
 
 def run(argv: Optional[Sequence[str]] = None) -> Path:
@@ -85,7 +40,7 @@ def run(argv: Optional[Sequence[str]] = None) -> Path:
         MobileOneExtError: the folder or the recipe does not fit, the work dir is in use or holds
             another run, or a step failed.
     """
-    args = parser().parse_args(argv)
+    args = finetune_parser().parse_args(argv)
     recipe = read_config(args.config)
     if args.cfg_options:
         recipe.merge_from_dict(args.cfg_options)

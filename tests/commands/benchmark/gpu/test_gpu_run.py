@@ -14,7 +14,7 @@ from mmpretrain_mobileone_ext.commands.benchmark.gpu import run as gpu_run
 from mmpretrain_mobileone_ext.commands.benchmark.gpu.page import page
 from mmpretrain_mobileone_ext.commands.benchmark.gpu.run import GpuOptions, launch, plan, run_check
 from mmpretrain_mobileone_ext.commands.benchmark.training.results import Case
-from mmpretrain_mobileone_ext.commands.benchmark.training.run import parser as training_parser
+from mmpretrain_mobileone_ext.commands.console.benchmarks import training_parser
 from mmpretrain_mobileone_ext.errors import SpecError
 from mmpretrain_mobileone_ext.models.spec import PRESETS
 from mmpretrain_mobileone_ext.utils.text import DASH

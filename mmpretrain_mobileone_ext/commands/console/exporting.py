@@ -1,0 +1,63 @@
+"""Parsers of the commands that write files for a phone."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from ...errors import ExportError
+from ...export.options import OPTIONS, explained, flag
+from ..cli import ToolParser
+
+
+def export_parser() -> ToolParser:
+    """The arguments; values are checked by ``ExportOptions``."""
+    p = ToolParser(
+        error_type=ExportError,
+        description='Export an image classifier to Core ML: '
+        'folded, normalization baked in, and compared with torch before the file gets its name.',
+    )
+    p.add_argument('config', help='config of mmpretrain or this package')
+    p.add_argument('checkpoint', help='branch or deploy checkpoint')
+    for name, option in OPTIONS.items():
+        argument = dict(option.metadata['argument'])
+        if not argument.get('required') and 'action' not in argument:
+            argument['default'] = option.default
+        p.add_argument(flag(name), help=explained(name).replace('%', '%%'), **argument)
+    p.add_cfg_options()
+    return p
+
+
+def deploy_parser() -> ToolParser:
+    """The arguments; values are checked by ``DeployOptions``."""
+    p = ToolParser(
+        error_type=ExportError,
+        description="Convert a classifier with mmdeploy's own API "
+        'to Core ML, ONNX Runtime or ncnn, on any OS, and compare '
+        'the file with torch before it gets its name.',
+    )
+    p.add_argument('deploy_cfg', help='deploy config, configs/mmdeploy/...')
+    p.add_argument('config', help='config of mmpretrain or this package')
+    p.add_argument('checkpoint', help='branch or deploy checkpoint')
+    p.add_argument(
+        '--out', required=True, help='.mlpackage or .mlmodel, .onnx, or .ncnn (a folder)'
+    )
+    p.add_argument(
+        '--image-size',
+        nargs='+',
+        type=int,
+        metavar='N',
+        help="H or H W (default: the deploy config's)",
+    )
+    p.add_argument(
+        '--verify-data',
+        default='100',
+        metavar='test|N|none',
+        help='whole test split, N of its images, or seeded noise (default: 100)',
+    )
+    p.add_argument('--force', action='store_true', help='replace an existing file')
+    p.add_argument(
+        '--compare', action='store_true', help='export with this package too, and show both'
+    )
+    p.add_argument('--json', type=Path, metavar='FILE', help='write what --compare shows')
+    p.add_cfg_options()
+    return p
