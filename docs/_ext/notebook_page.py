@@ -10,7 +10,7 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
-from myst_parser.sphinx_ import MystParser
+from myst_parser.parsers.sphinx_ import MystParser
 from sphinx.application import Sphinx
 
 _IMAGES = '_build/notebook'
@@ -67,7 +67,7 @@ class NotebookParser(MystParser):
     supported = ('notebook',)
 
     def parse(self, inputstring: str, document: Any) -> None:
-        here = Path(self.env.srcdir)
+        here = Path(document.settings.env.srcdir)
         super().parse(page(json.loads(inputstring), here), document)
 
 
