@@ -4,6 +4,7 @@
 symbolic links, in a wheel copies.
 """
 
+import re
 import shutil
 from pathlib import Path
 
@@ -12,7 +13,19 @@ from setuptools.command.build_py import build_py
 
 ROOT = Path(__file__).resolve().parent
 PACKAGE = 'mmpretrain_mobileone_ext'
+URL = f'https://github.com/mmpretrain-mobileone-ext/{PACKAGE}'
+# OpenMMLab's own packages, or those of OneDL, the maintained fork with the same modules: one of
+# the extras mmcv-lite, mmcv and onedl is to be chosen, so that neither is required by name.
+# mmengine 0.10 resolves `package::config` through pkg_resources.
+OPENMMLAB = ['mmengine>=0.10.3', 'mmpretrain>=1.2.0', 'setuptools<81']
+MMCV_LITE = [*OPENMMLAB, 'mmcv-lite>=2.0.0,<2.4.0']
+ONEDL = ['onedl-mmengine>=0.10.8', 'onedl-mmpretrain>=1.3.2', 'onedl-mmcv>=2.3.0,<2.4.0']
 COREML = ['coremltools>=9,<10', 'numpy<2.4']  # apple/coremltools#2633
+HEIC = ['pillow-heif>=0.16']
+ONNX = ['onnx', 'onnxruntime', 'onnxscript']
+DEMO = [*COREML, 'scikit-learn>=1.0']
+BENCH = ['jsonschema>=4']
+NOTEBOOK = ['nbclient>=0.8', 'ipykernel', 'nbformat', 'ipywidgets']
 TEST = [
     'pytest>=7',
     'pytest-xdist>=3',
@@ -51,13 +64,33 @@ def version() -> str:
     return scope['__version__']
 
 
+def long_description() -> str:
+    """The README; a page elsewhere has no files beside it, so that links lead to the repository."""
+    text = (ROOT / 'README.md').read_text(encoding='utf-8')
+    text = re.sub(r'(!\[[^\]]*\]\(|<img[^>]* src=")(?!https?:)', rf'\g<1>{URL}/raw/main/', text)
+    return re.sub(r'((?<!!)\[[^\]]*\]\()(?!https?:|#|mailto:)', rf'\g<1>{URL}/blob/main/', text)
+
+
 setup(
     name='mmpretrain-mobileone-ext',
     version=version(),
     description='Configurable MobileOne for MMPretrain, verified down to the Core ML file',
-    long_description=(ROOT / 'README.md').read_text(encoding='utf-8'),
+    long_description=long_description(),
     long_description_content_type='text/markdown',
+    author=f'{PACKAGE} contributors',
+    url=URL,
+    project_urls={
+        'Source': URL,
+        'Issues': f'{URL}/issues',
+        'Changelog': f'{URL}/blob/main/CHANGELOG.md',
+    },
+    keywords=[
+        *('mobileone', 'mmpretrain', 'openmmlab', 'onedl', 'coreml', 'ios', 'pytorch'),
+        *('re-parameterization', 'image classification', 'model compression'),
+    ],
     license='Apache-2.0',
+    py_modules=['mobileone_ext'],
+    entry_points={'console_scripts': ['mobileone-ext = mobileone_ext:main']},
     packages=find_packages(include=[PACKAGE, f'{PACKAGE}.*']),
     package_data={
         PACKAGE: [
@@ -76,31 +109,51 @@ setup(
         'torch>=2.1',
         'torchvision',
         'filelock>=3.4',
-        'mmengine>=0.10.3',
-        'mmpretrain>=1.2.0',
         'jinja2>=3',
         'matplotlib',
         'pyyaml',
         'rich>=12',
-        # mmengine 0.10 resolves `package::config` through pkg_resources.
-        'setuptools<81',
     ],
     extras_require={
-        'mmcv': ['mmcv>=2.0.0,<2.4.0'],
+        'openmmlab': OPENMMLAB,
+        'mmcv-lite': MMCV_LITE,
+        'mmcv': [*OPENMMLAB, 'mmcv>=2.0.0,<2.4.0'],
+        'onedl': ONEDL,
+        'all': [
+            *MMCV_LITE,
+            *DEMO,
+            *HEIC,
+            *ONNX,
+            *BENCH,
+            *NOTEBOOK,
+            'timm>=1.0',
+            'safetensors>=0.4',
+        ],
         'mmdeploy': [*COREML, 'mmdeploy>=1.3.1,<1.4', 'onnxruntime<1.27'],
         'ncnn': ['ncnn', 'pnnx'],
-        'onnx': ['onnx', 'onnxruntime', 'onnxscript'],
-        'mmcv-lite': ['mmcv-lite>=2.0.0,<2.4.0'],
+        'onnx': ONNX,
         'coreml': COREML,
-        'heic': ['pillow-heif>=0.16'],
-        'demo': [*COREML, 'scikit-learn>=1.0'],
-        'bench': ['jsonschema>=4'],
-        'test': [*COREML, *TEST],
-        'dev': [*COREML, *TEST, 'ruff==0.17.6', 'mypy==2.4.1'],
+        'heic': HEIC,
+        'demo': DEMO,
+        'bench': BENCH,
+        'notebook': NOTEBOOK,
+        'docs': ['sphinx>=7', 'myst-parser>=2', 'furo', 'sphinx-copybutton'],
+        'test': [*COREML, *TEST, *NOTEBOOK],
+        'dev': [*COREML, *TEST, *NOTEBOOK, 'ruff==0.17.6', 'mypy==2.4.1'],
     },
     classifiers=[
         'Development Status :: 4 - Beta',
+        'Environment :: Console',
+        'Intended Audience :: Developers',
+        'Intended Audience :: Science/Research',
         'License :: OSI Approved :: Apache Software License',
+        'Operating System :: MacOS',
+        'Operating System :: POSIX :: Linux',
+        'Programming Language :: C++',
         'Programming Language :: Python :: 3',
+        *(f'Programming Language :: Python :: 3.{minor}' for minor in range(9, 14)),
+        'Programming Language :: Swift',
+        'Topic :: Scientific/Engineering :: Artificial Intelligence',
+        'Topic :: Scientific/Engineering :: Image Recognition',
     ],
 )

@@ -10,6 +10,9 @@ TESTED = {
     'mmengine': '==0.10.7',
     'mmcv-lite': '==2.2.0',
     'mmpretrain': '==1.2.0',
+    'onedl-mmengine': '==0.10.12',
+    'onedl-mmcv': '==2.3.6',
+    'onedl-mmpretrain': '==1.3.6',
     'coremltools': '==9.0',
     'numpy': '==2.3.5',
     'setuptools': '<81',
@@ -31,6 +34,18 @@ GOOD = Facts(
         'mmpretrain-mobileone-ext': '1.0',
     },
     compiler='/usr/bin/c++',
+)
+
+#: The same with the maintained fork, which needs no pkg_resources.
+ONEDL = replace(
+    GOOD,
+    installed={
+        **{k: v for k, v in GOOD.installed.items() if not k.startswith(('mm', 'setup'))},
+        'onedl-mmengine': '0.10.12',
+        'onedl-mmcv': '2.3.6',
+        'onedl-mmpretrain': '1.3.6',
+        'mmpretrain-mobileone-ext': '1.0',
+    },
 )
 
 

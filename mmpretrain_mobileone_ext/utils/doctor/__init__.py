@@ -13,7 +13,7 @@ import sys
 from contextlib import contextmanager
 from typing import Any, Callable, Iterator, List, Optional, Sequence, TextIO, Tuple
 
-from .facts import Ability, Diagnosis, Facts, Rehearsal, Step, fits, gather
+from .facts import OWNERS, Ability, Diagnosis, Facts, Rehearsal, Step, fits, gather, uses_onedl
 from .probe import rehearse
 from .traps import MAIN_JOB, find_traps
 
@@ -168,7 +168,8 @@ def show(found: Diagnosis, stream: TextIO) -> None:
 def version_rows(facts: Facts) -> List[Row]:
     """Every package of the tested matrix, and Python.
 
-    A package that the main job does not need is 'optional' where it is not installed.
+    A package that the main job does not need is 'optional' where it is not installed. Of packages
+    that own the same module those are listed that are installed.
     """
     rows: List[Row] = [
         ('python', '3.11', facts.python, 'tested' if fits(facts.python, '==3.11.*') else 'differs')
@@ -177,11 +178,18 @@ def version_rows(facts: Facts) -> List[Row]:
         version = facts.installed.get(name)
         if version is None and name == 'mmcv-lite' and 'mmcv' in facts.installed:
             rows.append(('mmcv', wanted, facts.installed['mmcv'], 'differs'))
-            continue
-        absent = 'missing' if name in MAIN_JOB else 'optional'
-        state = absent if version is None else 'tested' if fits(version, wanted) else 'differs'
-        rows.append((name, wanted, version or '', state))
+        elif version or not _is_replaced(name, facts):
+            absent = 'missing' if name in MAIN_JOB else 'optional'
+            state = absent if version is None else 'tested' if fits(version, wanted) else 'differs'
+            rows.append((name, wanted, version or '', state))
     return rows
+
+
+def _is_replaced(name: str, facts: Facts) -> bool:
+    """Whether another package owns its module here; OneDL's packages are no part of OpenMMLab's."""
+    others = next((owners for owners in OWNERS.values() if name in owners), ())
+    is_fork = name.startswith('onedl-')
+    return any(o in facts.installed for o in others) or (is_fork and not uses_onedl(facts))
 
 
 def verdict(found: Diagnosis) -> str:

@@ -202,9 +202,19 @@ MATRIX = next(
     ),
     _PACKAGE / '.mim/requirements-tested.txt',
 )
-#: Both own the module ``mmcv``.
-MMCV = ('mmcv', 'mmcv-lite')
-_CHECKED = (*MMCV, 'mmengine', 'mmpretrain')
+#: The packages that own a module: OpenMMLab's own, and OneDL's, the maintained fork of them.
+OWNERS = {
+    'mmcv': ('mmcv', 'mmcv-lite', 'onedl-mmcv'),
+    'mmengine': ('mmengine', 'onedl-mmengine'),
+    'mmpretrain': ('mmpretrain', 'onedl-mmpretrain'),
+}
+MMCV = OWNERS['mmcv']
+_CHECKED = tuple(name for owners in OWNERS.values() for name in owners)
+
+
+def uses_onedl(facts: Facts) -> bool:
+    """Whether something of the maintained fork is installed."""
+    return any(name.startswith('onedl-') for name in facts.installed)
 
 
 def gather(path: Optional[List[str]] = None, matrix: Path = MATRIX) -> Facts:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import partial
 from typing import Callable, Iterator, List
 
-from .facts import LEVELS, MMCV, Facts, Finding, fits, numbers
+from .facts import LEVELS, MMCV, OWNERS, Facts, Finding, fits, numbers, uses_onedl
 
 _NEEDED = (
     'torch',
@@ -23,6 +23,18 @@ _OPENCV = (
     'opencv-contrib-python',
     'opencv-contrib-python-headless',
 )
+_OURS = 'mmpretrain-mobileone-ext'
+#: The extra of this package that brings a package and what goes with it.
+_EXTRAS = {
+    'mmengine': 'mmcv-lite',
+    'mmpretrain': 'mmcv-lite',
+    'mmcv-lite': 'mmcv-lite',
+    'mmcv': 'mmcv',
+    'coremltools': 'coreml',
+    'onedl-mmengine': 'onedl',
+    'onedl-mmpretrain': 'onedl',
+    'onedl-mmcv': 'onedl',
+}
 _PYTHON = '>=3.9'
 _PYTHON_TESTED = '<3.14'
 _MMCV_RANGE = '>=2.0.0,<2.4.0'
@@ -65,7 +77,7 @@ def _python(facts: Facts) -> Iterator[Finding]:
 @_trap
 def _missing(facts: Facts) -> Iterator[Finding]:
     for name in _NEEDED:
-        if name not in facts.installed:
+        if not any(owner in facts.installed for owner in OWNERS.get(name, (name,))):
             yield _error(
                 f'{name} is not installed',
                 'training, exporting and scoring need it',
@@ -73,7 +85,7 @@ def _missing(facts: Facts) -> Iterator[Finding]:
             )
     if not any(name in facts.installed for name in MMCV):
         yield _error(
-            'neither mmcv nor mmcv-lite is installed',
+            'neither mmcv nor mmcv-lite is installed, nor onedl-mmcv',
             'mmpretrain needs one of them',
             _install('mmcv-lite', facts),
         )
@@ -82,20 +94,27 @@ def _missing(facts: Facts) -> Iterator[Finding]:
 def _install(name: str, facts: Facts) -> str:
     if name == 'mmpretrain-mobileone-ext':
         return "pip install -e '.[mmcv-lite,coreml]'"
-    return f"pip install '{name}{facts.tested.get(name, '')}'"
+    fork = f'onedl-{"mmcv" if name in MMCV else name}'
+    if uses_onedl(facts) and (name in OWNERS or name in MMCV):
+        name = fork
+    extra = _EXTRAS.get(name)
+    more = f'; all that goes with it: pip install {_OURS}[{extra}]' if extra else ''
+    return f"pip install '{name}{facts.tested.get(name, '')}'{more}"
 
 
 @_trap
-def _two_mmcv(facts: Facts) -> Iterator[Finding]:
-    both = [name for name in MMCV if name in facts.installed]
-    if len(both) > 1:
-        yield _warning(
-            'mmcv and mmcv-lite are both installed',
-            'both own the module mmcv: the later one overwrote files of the '
-            'earlier one, and removing either breaks the other',
-            "pip uninstall -y mmcv mmcv-lite && pip install 'mmcv-lite"
-            f"{facts.tested.get('mmcv-lite', '')}'",
-        )
+def _two_owners(facts: Facts) -> Iterator[Finding]:
+    for module, owners in OWNERS.items():
+        both = [name for name in owners if name in facts.installed]
+        if len(both) > 1:
+            kept = both[-1] if module == 'mmcv' else both[0]
+            yield _warning(
+                f'{" and ".join(both)} are {"both" if len(both) == 2 else "all"} installed',
+                f'both own the module {module}: the later one overwrote files of the '
+                'earlier one, and removing either breaks the other',
+                f'pip uninstall -y {" ".join(both)} && pip install '
+                f"'{kept}{facts.tested.get(kept, '')}'",
+            )
 
 
 @_trap
@@ -110,7 +129,8 @@ def _damaged(facts: Facts) -> Iterator[Finding]:
 
 @_trap
 def _mmcv_without_ops(facts: Facts) -> Iterator[Finding]:
-    if 'mmcv' in facts.installed and not facts.compiled_ops and 'mmcv-lite' not in facts.installed:
+    alone = sum(name in facts.installed for name in MMCV) == 1
+    if 'mmcv' in facts.installed and not facts.compiled_ops and alone:
         yield _warning(
             f'mmcv {facts.installed["mmcv"]} without compiled operators',
             'it was built from source without them, so mmcv.ops '

@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from doctor_kit import GOOD, with_installed
+from doctor_kit import GOOD, ONEDL, with_installed
 
 import mmpretrain_mobileone_ext
 from mmpretrain_mobileone_ext.utils import doctor
@@ -98,6 +98,13 @@ def test_steps_are_shown_as_they_end_where_somebody_watches():
 def test_mmcv_stands_in_for_mmcv_lite():
     rows = version_rows(with_installed(mmcv_lite=None, mmcv='2.1.0'))
     assert ('mmcv', '==2.2.0', '2.1.0', 'differs') in rows
+
+
+def test_the_fork_is_listed_where_it_is_installed():
+    names = [row[0] for row in version_rows(ONEDL)]
+    assert ('onedl-mmcv', '==2.3.6', '2.3.6', 'tested') in version_rows(ONEDL)
+    assert not {'mmcv-lite', 'mmengine', 'mmpretrain'} & set(names)
+    assert not [row for row in version_rows(GOOD) if row[0].startswith('onedl')]
 
 
 def test_the_verdict_names_what_is_wrong():

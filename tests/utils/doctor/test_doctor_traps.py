@@ -3,7 +3,7 @@
 from dataclasses import replace
 
 import pytest
-from doctor_kit import GOOD, TESTED, with_installed
+from doctor_kit import GOOD, ONEDL, TESTED, with_installed
 
 from mmpretrain_mobileone_ext.utils.doctor.traps import find_traps
 
@@ -19,9 +19,38 @@ def test_the_tested_installation_holds_none():
     assert 'loads weights only' in note.what
 
 
+def test_the_maintained_fork_holds_none():
+    assert list(find_traps(ONEDL)) == []
+
+
 @pytest.mark.parametrize(
     ('facts', 'level', 'words', 'fix'),
     [
+        (
+            with_installed(ONEDL, onedl_mmcv=None),
+            'error',
+            'nor onedl-mmcv',
+            "pip install 'onedl-mmcv==2.3.6'; all that goes with it: pip install "
+            'mmpretrain-mobileone-ext[onedl]',
+        ),
+        (
+            with_installed(ONEDL, onedl_mmpretrain=None),
+            'error',
+            'mmpretrain is not installed',
+            "pip install 'onedl-mmpretrain==1.3.6'",
+        ),
+        (
+            with_installed(ONEDL, mmengine='0.10.7', setuptools='80.9.0'),
+            'warning',
+            'both own the module mmengine',
+            "pip uninstall -y mmengine onedl-mmengine && pip install 'mmengine==0.10.7'",
+        ),
+        (
+            with_installed(coremltools=None),
+            'error',
+            'coremltools is not installed',
+            'mmpretrain-mobileone-ext[coreml]',
+        ),
         (
             with_installed(mmcv='2.2.0'),
             'warning',
