@@ -11,7 +11,7 @@ READY := $(VENV)/.mobileone-ext-ready
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 PIN := $(addprefix -c ,$(CONSTRAINTS))
 
-.PHONY: demo test test-slow test-kernels lint check clean
+.PHONY: demo test test-slow test-kernels lint check docs clean
 
 demo: $(READY)
 	$(BIN)/python tools/demo.py --dataset $(DATASET)
@@ -37,6 +37,12 @@ lint: $(READY)
 	$(BIN)/mypy
 
 check: lint test test-slow test-kernels
+
+# A warning is an error: a link that leads nowhere, a docstring that does not parse.
+docs: $(READY)
+	$(PIP) install -q $(PIN) -e '.[dev,docs]'
+	$(BIN)/python docs/tables.py --check
+	$(BIN)/sphinx-build -W --keep-going -q -b html docs docs/_build/html
 
 $(READY): setup.py $(CONSTRAINTS)
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)

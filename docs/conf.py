@@ -28,8 +28,10 @@ source_suffix = {'.md': 'markdown', '.ipynb': 'notebook'}
 myst_enable_extensions = ['dollarmath', 'colon_fence']
 myst_heading_anchors = 3
 
+smartquotes = False  # options begin with two hyphens
+
 html_theme = 'furo'
-html_title = f'{project} {release}'
+html_title = 'MobileOne for MMPretrain'
 html_show_sphinx = False
 html_theme_options = {'navigation_with_keys': True}
 

@@ -27,7 +27,10 @@ def errors() -> frozenset[str]:
 def texts(tree: ast.AST) -> Iterator[str]:
     """All texts of a module that are no docstrings, what is computed replaced by an ellipsis."""
     inner = {
-        id(part) for node in ast.walk(tree) if isinstance(node, ast.JoinedStr) for part in node.values
+        id(part)
+        for node in ast.walk(tree)
+        if isinstance(node, ast.JoinedStr)
+        for part in node.values
     }
     for node in ast.walk(tree):
         if isinstance(node, ast.JoinedStr):

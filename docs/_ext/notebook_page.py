@@ -14,6 +14,7 @@ from myst_parser.parsers.sphinx_ import MystParser
 from sphinx.application import Sphinx
 
 _IMAGES = '_build/notebook'
+_SHELL = '%%sh\n'
 #: Colours and cursor moves of a terminal.
 _ESCAPES = re.compile(r'\x1b\[[0-9;?]*[A-Za-z]')
 
@@ -33,8 +34,8 @@ def _cell(cell: Mapping[str, Any], here: Path) -> Iterator[str]:
     if cell['cell_type'] != 'code':
         yield text
         return
-    language = 'sh' if text.startswith('!') else 'python'
-    yield _fence(text.lstrip('!') if language == 'sh' else text, language)
+    shell = text.startswith(_SHELL)
+    yield _fence(text[len(_SHELL) :] if shell else text, 'sh' if shell else 'python')
     for output in cell['outputs']:
         yield from _output(output, here)
 
