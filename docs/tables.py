@@ -214,7 +214,7 @@ def _scheme(candidate: Mapping[str, Any]) -> str:
 
 @figure('search-result')
 def search_result(folder: Path) -> str:
-    """'59 to 33 KiB at 0.37 points less top-1': what the search gained and lost."""
+    """'59 to 33 KiB, for 0.37 points of top-1': what the search gained and lost."""
     return _gained(read(folder, 'compression'))
 
 
@@ -231,7 +231,8 @@ def _gained(data: Mapping[str, Any]) -> str:
         for name in (data['baseline'], data['chosen'])
     )
     sizes = ' to '.join(f'{form["size_bytes"] / 1024:.0f}' for form in (before, after))
-    return f'{sizes} KiB at {before["top1"] - after["top1"]:.2f} points less top-1'
+    lost = before['top1'] - after['top1']
+    return f'{sizes} KiB, ' + (f'for {lost:.2f} points of top-1' if lost else 'at the same top-1')
 
 
 # JSON of tools/compare.py.

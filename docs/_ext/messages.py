@@ -26,18 +26,11 @@ def errors() -> frozenset[str]:
 
 def texts(tree: ast.AST) -> Iterator[str]:
     """All texts of a module that are no docstrings, what is computed replaced by an ellipsis."""
-    inner = {
-        id(part)
-        for node in ast.walk(tree)
-        if isinstance(node, ast.JoinedStr)
-        for part in node.values
-    }
+    joined = [node for node in ast.walk(tree) if isinstance(node, ast.JoinedStr)]
+    inside = {id(part) for node in joined for part in node.values}
     for node in ast.walk(tree):
-        if isinstance(node, ast.JoinedStr):
+        if id(node) not in inside and template(node):
             yield template(node)
-        elif isinstance(node, ast.Constant) and isinstance(node.value, str):
-            if id(node) not in inner:
-                yield node.value
 
 
 def template(node: ast.AST) -> str:

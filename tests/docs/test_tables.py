@@ -62,7 +62,8 @@ def test_every_file_says_where_it_is_from(path):
     words = command if isinstance(command, str) else ' '.join(command)
     assert 'tools/' in words or words.startswith('make ')
     assert 'AMD EPYC' in str(machine)
-    assert versions['torch'] and versions['mmpretrain']
+    assert versions['torch']
+    assert versions['mmpretrain']
 
 
 def benchmark(folder, ours=(10.0, 20.0)):
