@@ -96,10 +96,9 @@ setup(
         PACKAGE: [
             'models/online/kernels/*.cpp',
             'models/online/kernels/*.h',
-            'report/templates/*',
+            'report/templates/**/*',
             'coreml/swift/bench.schema.json',
-            'coreml/swift/templates/*',
-            'coreml/swift/templates/*/*',
+            'coreml/swift/templates/**/*',
             'commands/compare/published.json',
         ]
     },

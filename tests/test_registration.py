@@ -117,3 +117,14 @@ def test_a_wheel_holds_configs_and_tools(tmp_path):
     assert (mim / 'model-index.yml').is_file()
     assert not any(p.is_symlink() for p in mim.rglob('*'))
     assert not list(mim.rglob('__pycache__'))
+    # Whatever else lies among the modules: templates, kernels, schemas.
+    source = ROOT / package.__name__
+    tracked = subprocess.run(
+        ['git', 'ls-files', package.__name__], capture_output=True, text=True, check=True, cwd=ROOT
+    ).stdout.split()
+    wanted = {ROOT / name for name in tracked if '/.mim/' not in name}
+    built = tmp_path / package.__name__
+    made = {source / p.relative_to(built) for p in built.rglob('*')}
+    assert len(wanted) > 200
+    assert wanted <= made
+    assert (tmp_path / 'mobileone_ext.py').is_file()

@@ -63,7 +63,7 @@ _BARS = (
     ('coremltools.optimize.coreml._post_training_quantization', 'tqdm'),
 )
 
-_INSTALL = "pip install 'coremltools>=9,<10' 'numpy<2.4'"
+_INSTALL = "pip install 'mmpretrain-mobileone-ext[coreml]'"
 
 
 class _Drop(logging.Filter):

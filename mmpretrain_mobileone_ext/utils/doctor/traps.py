@@ -98,7 +98,7 @@ def _install(name: str, facts: Facts) -> str:
     if uses_onedl(facts) and (name in OWNERS or name in MMCV):
         name = fork
     extra = _EXTRAS.get(name)
-    more = f'; all that goes with it: pip install {_OURS}[{extra}]' if extra else ''
+    more = f"; all that goes with it: pip install '{_OURS}[{extra}]'" if extra else ''
     return f"pip install '{name}{facts.tested.get(name, '')}'{more}"
 
 

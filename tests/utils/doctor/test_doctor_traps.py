@@ -31,7 +31,7 @@ def test_the_maintained_fork_holds_none():
             'error',
             'nor onedl-mmcv',
             "pip install 'onedl-mmcv==2.3.6'; all that goes with it: pip install "
-            'mmpretrain-mobileone-ext[onedl]',
+            "'mmpretrain-mobileone-ext[onedl]'",
         ),
         (
             with_installed(ONEDL, onedl_mmpretrain=None),
