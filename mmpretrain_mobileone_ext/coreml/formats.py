@@ -91,7 +91,12 @@ class Format(ABC):
 
     @abstractmethod
     def write_metadata(
-        self, path: Path, user: Mapping[str, Any], standard: Mapping[str, str], described: str
+        self,
+        path: Path,
+        user: Mapping[str, Any],
+        standard: Mapping[str, str],
+        described: str,
+        outputs: Mapping[str, str],
     ) -> None:
         """Set the metadata of a file, as :func:`metadata.write_metadata`."""
 
@@ -171,12 +176,17 @@ class CoreML(Format):
         return system_of(program.spec_version)
 
     def write_metadata(
-        self, path: Path, user: Mapping[str, Any], standard: Mapping[str, str], described: str
+        self,
+        path: Path,
+        user: Mapping[str, Any],
+        standard: Mapping[str, str],
+        described: str,
+        outputs: Mapping[str, str],
     ) -> None:
         from .metadata import preview_metadata, write_metadata
 
         user = {**user, **preview_metadata(self.describe(path))}
-        write_metadata(path, user, standard, described)
+        write_metadata(path, user, standard, described, outputs)
 
     def check_scheme(self, scheme: str, target: str) -> None:
         from .compress import check_scheme

@@ -295,8 +295,26 @@ class ExportOptions:
     force: bool = field(
         default=False, metadata=_option('replace an existing file', _boolean, action='store_true')
     )
-    author: str = field(default='', metadata=_option('for the metadata', _text))
-    license: str = field(default='', metadata=_option('for the metadata', _text))
+    author: str = field(default='', metadata=_option("the file's author, as Xcode shows it", _text))
+    license: str = field(
+        default='', metadata=_option("the file's license, as Xcode shows it", _text)
+    )
+    model_version: str = field(
+        default='',
+        metadata=_option(
+            "the file's version, as Xcode shows it (default: the beginning of the checkpoint's "
+            'SHA-256)',
+            _text,
+        ),
+    )
+    description: str = field(
+        default='',
+        metadata=_option(
+            "the file's description, as Xcode shows it (default: classes, input size, and the "
+            'accuracy with its 95 % interval where images with labels were verified)',
+            _text,
+        ),
+    )
 
     def __post_init__(self) -> None:
         for option in fields(self):

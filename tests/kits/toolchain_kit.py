@@ -22,6 +22,7 @@ MODULES = (
     'CoreVideo',
     'CoreGraphics',
     'ImageIO',
+    'UIKit',
     'CoreML',
     'DarwinShims',
     'XCTestShims',
@@ -35,6 +36,7 @@ def build_modules(folder):
         _run(
             [
                 'swiftc',
+                '-O',  # as Apple's frameworks are, whatever the package is
                 '-emit-library',
                 '-emit-module',
                 '-module-name',
@@ -67,8 +69,12 @@ def copy_package(package, folder):
     return copied
 
 
-def swift(package, modules, command, *arguments):
-    """Run ``swift COMMAND`` in a package; returns the finished process."""
+def swift(package, modules, command, *arguments, language=5):
+    """Run ``swift COMMAND`` in a package; returns the finished process.
+
+    Args:
+        language: mode of Swift, 5 or 6.
+    """
     flags = [
         '-Xswiftc',
         f'-I{modules}',
@@ -80,6 +86,10 @@ def swift(package, modules, command, *arguments):
         str(modules),
         '-Xswiftc',
         '-strict-concurrency=complete',
+        '-Xswiftc',
+        '-swift-version',
+        '-Xswiftc',
+        str(language),
     ]
     return subprocess.run(
         [
@@ -128,9 +138,9 @@ def _record(package):
         answers[_fnv(pixels.tobytes())] = case['probabilities']
     for photo in golden['photos']:
         pixels = np.array(Image.open(folder / photo['file']))
-        kind = 3 if pixels.ndim == 3 else 1
-        head = f'{pixels.shape[1]} {pixels.shape[0]} {kind}\n'.encode()
-        (folder / photo['file']).with_suffix('.pixels').write_bytes(head + pixels.tobytes())
+        kind = pixels.shape[2] if pixels.ndim == 3 else 1
+        head = f'{pixels.shape[1]} {pixels.shape[0]} {kind} 1\n'.encode()
+        (folder / photo['file']).write_bytes(head + pixels.tobytes())
     (package / 'recorded.json').write_text(
         json.dumps(
             dict(

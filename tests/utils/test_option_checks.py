@@ -89,6 +89,8 @@ EXPORT = {
     'force': SWITCH,
     'author': TEXT,
     'license': TEXT,
+    'model_version': TEXT,
+    'description': TEXT,
 }
 STAGES = (*COUNT, [], ['x', 'y'])
 

@@ -34,13 +34,17 @@ def render_package(facts: ModelFacts, name: str, folder: Path) -> None:
     values = _values(facts, name)
     folders = {
         'library': f'Sources/{name}',
+        'kernels': f'Sources/{values["kernels"]}',
         'bench': f'Sources/{values["bench"]}',
         'tool': f'Sources/{values["tool"]}',
         'tests': f'Tests/{values["tests"]}',
     }
     for source in sorted(p for p in _TEMPLATES.rglob('*') if p.is_file()):
         inside = source.relative_to(_TEMPLATES)
-        target = folder / folders.get(inside.parts[0], '.') / _file_name(inside.name, values)
+        place = folder / folders.get(inside.parts[0], '.')
+        if source.suffix == '.h':
+            place /= 'include'  # where SwiftPM looks for a module's headers
+        target = place / _file_name(inside.name, values)
         target.parent.mkdir(parents=True, exist_ok=True)
         text = source.read_text(encoding='utf-8')
         if source.suffix == '.jinja':
@@ -77,6 +81,7 @@ def _values(facts: ModelFacts, name: str) -> dict[str, Any]:
         mark=MARK,
         name=name,
         predictor=f'{name}Predictor',
+        kernels=f'{name}Kernels',
         bench=f'{name}Bench',
         tool=f'{name.lower()}-bench',
         tests=f'{name}Tests',
