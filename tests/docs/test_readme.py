@@ -181,7 +181,7 @@ def test_the_lines_of_swift_call_what_a_package_has(clone):
         (kind,) = re.findall(r'(\w+Predictor)\.', text)
         assert re.search(rf'(class|struct|actor) {kind}\b', code)
         functions = re.findall(r'\.(\w+)\((\w+:)?', text)
-        assert {name for name, _ in functions} >= {'load', 'prediction', 'top'}
+        assert {name for name, _ in functions} >= {'load', 'prediction', 'data', 'top'}
         for name, label in functions:
             assert name == 'map' or re.search(rf'func {name}\(\s*{label}', code), name
         for name in ('label', 'probability'):
