@@ -180,10 +180,11 @@ def test_the_lines_of_swift_call_what_a_package_has(clone):
         assert (clone / 'DigitsKit/Sources' / re.search(r'import (\w+)', text)[1]).is_dir()
         (kind,) = re.findall(r'(\w+Predictor)\.', text)
         assert re.search(rf'(class|struct|actor) {kind}\b', code)
-        functions = re.findall(r'\.(\w+)\((\w+:)?', text)
-        assert {name for name, _ in functions} >= {'load', 'prediction', 'data', 'top'}
-        for name, label in functions:
-            assert name == 'map' or re.search(rf'func {name}\(\s*{label}', code), name
+        calls = re.findall(r'\.(\w+)\((?:(\w+):|(\)|))', text)
+        assert {name for name, *_ in calls} >= {'load', 'prediction', 'data', 'top'}
+        for name, label, end in calls:
+            first = '' if end else rf'{label or "_"}\b'
+            assert re.search(rf'func {name}\(\s*{first}', code), name
         for name in ('label', 'probability'):
             assert f'.{name}' in text
             assert re.search(rf'\b(let|var) {name}\b', code)
