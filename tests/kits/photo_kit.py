@@ -1,8 +1,8 @@
 """A folder of photos as people have them: sizes, formats, names and faults of every kind.
 
-Four classes that differ in what is seen, not in how it is stored: crops of scikit-learn's two photos,
-its digits on coloured paper, and woven patterns; each under its own light, scale, turn and blur. Run
-as a program it writes ``python photo_kit.py FOLDER [IMAGES]``.
+Four classes that differ in what is seen, not in how it is stored: crops of scikit-learn's two
+photos, its digits on coloured paper, and woven patterns; each under its own light, scale, turn and
+blur. As a program: ``python photo_kit.py FOLDER [IMAGES]``.
 """
 
 from __future__ import annotations
@@ -20,7 +20,11 @@ from sklearn.datasets import load_digits, load_sample_images
 SHARES = {'Blüten': 0.4, 'alte Tempel': 0.3, 'Ziffern': 0.2, 'Muster & Stoffe': 0.1}
 _EXIF_ORIENTATION = 0x0112
 #: Orientation to what a viewer does with it, undone before it is stored.
-_TURNED = {3: Image.Transpose.ROTATE_180, 6: Image.Transpose.ROTATE_90, 8: Image.Transpose.ROTATE_270}
+_TURNED = {
+    3: Image.Transpose.ROTATE_180,
+    6: Image.Transpose.ROTATE_90,
+    8: Image.Transpose.ROTATE_270,
+}
 _SIZES = ((640, 480), (480, 640), (800, 800), (1280, 720), (300, 400), (97, 131))
 _LARGE = (4032, 3024)  # 12 megapixels
 
@@ -72,7 +76,9 @@ def _subjects(rng: random.Random) -> dict[str, Callable[[], Image.Image]]:
     def pattern() -> Image.Image:
         y, x = np.mgrid[:240, :240] / rng.uniform(4, 14)
         turn = rng.uniform(0, np.pi)
-        wave = np.sin(x * np.cos(turn) + y * np.sin(turn)) * np.sin(y * np.cos(turn) - x * np.sin(turn))
+        wave = np.sin(x * np.cos(turn) + y * np.sin(turn)) * np.sin(
+            y * np.cos(turn) - x * np.sin(turn)
+        )
         weave = Image.fromarray(np.uint8(127 + 127 * np.sign(wave)))
         return ImageOps.colorize(weave, _color(rng, 0, 130), _color(rng, 100, 255))
 

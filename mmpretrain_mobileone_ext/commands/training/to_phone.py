@@ -32,6 +32,7 @@ from rich.console import Console
 from ...checkpoints.deploy_file import deploy_path
 from ...checkpoints.load import load_checkpoint_file
 from ...errors import MobileOneExtError
+from ...hooks.divergence import DIVERGED
 from ...report import FormResult, tree_bytes, write_forms_json
 from ...utils.config import MIM
 from ...utils.files import write_json, write_whole
@@ -267,12 +268,29 @@ class TrainToPhone:
             exists, and is this process's alone.
         record: of the run in ``work_dir``; its steps are not done again.
         console: shows progress.
+        folds: whether the network has branches to fold; the run of one that has none ends without
+            ``*_deploy.pth``.
+        export: further words of ``tools/export_coreml.py``.
+        report: images to score for ``report/report.html``, 'test' for all; None: no report.
     """
 
     config: Path
     work_dir: Path
     record: RunRecord
     console: Console
+    folds: bool = True
+    export: Sequence[str] = ()
+    report: Optional[str] = None
+
+    @property
+    def checkpoint(self) -> Path:
+        """The last epoch's, of a training that is done."""
+        return Path((self.work_dir / _LAST).read_text('utf-8').strip())
+
+    @property
+    def page(self) -> Path:
+        """Where the report is put."""
+        return self.work_dir / 'report' / 'report.html'
 
     @property
     def package(self) -> Path:
@@ -286,22 +304,29 @@ class TrainToPhone:
             MobileOneExtError: a step failed; with the end of its log.
         """
         last = self._train()
-        branches = self._score('branches', last)
-        folded = self._score('folded', deploy_path(last), 'model.backbone.deploy=True')
+        first = 'branches' if self.folds else 'network'
+        reference = self._score(first, last)
+        forms = [(f'{first} (torch, fp32)', reference, _weight_bytes(last), last)]
+        if self.folds:
+            file = deploy_path(last)
+            folded = self._score('folded', file, 'model.backbone.deploy=True')
+            forms.append(('folded (torch, fp32)', folded, _weight_bytes(file), file))
         out = self.package
-        words = (self.config, last, '--out', out, '--verify-data', 'test', '--force')
+        words = (self.config, last, '--out', out, '--verify-data', 'test', '--force', *self.export)
         self._call('export', 'export_coreml.py', *words, makes=out)
-        coreml = self._score('coreml', self.package)
-        folded_file = deploy_path(last)
-        forms = [
-            ('branches (torch, fp32)', branches, _weight_bytes(last), last),
-            ('folded (torch, fp32)', folded, _weight_bytes(folded_file), folded_file),
-            ('Core ML (.mlpackage, fp16)', coreml, tree_bytes(out), out),
-        ]
-        results = [_result(name, p, branches, size, file) for name, p, size, file in forms]
+        coreml = self.predictions()
+        forms.append(('Core ML (.mlpackage, fp16)', coreml, tree_bytes(out), out))
+        results = [_result(name, p, reference, size, file) for name, p, size, file in forms]
         write_forms_json(results, self.work_dir / 'forms.json')
+        if self.report is not None:
+            words = (self.work_dir, '--config', self.config, '--images', self.report)
+            self._call('report', 'report.py', *words, makes=self.page)
         self.record = self.record.as_finished()
         return results
+
+    def predictions(self) -> list[dict]:
+        """What the Core ML file says of the test images, scored where it is not yet."""
+        return self._score('coreml', self.package)
 
     def _train(self) -> Path:
         """The checkpoint of the last epoch.
@@ -314,10 +339,16 @@ class TrainToPhone:
         going_on = resume_option(last_checkpoint(self.work_dir))
         words = (self.config, '--work-dir', self.work_dir, *going_on)
         epochs = Config.fromfile(self.config).get('train_cfg', {}).get('max_epochs')
-        self._call('train', 'train.py', *words, makes=note, epochs=epochs)
+        try:
+            self._call('train', 'train.py', *words, makes=note, epochs=epochs)
+        except MobileOneExtError as error:
+            # What such a run saved is nothing to go on with.
+            if DIVERGED in str(error):
+                note.unlink(missing_ok=True)
+            raise
         if self.config.read_bytes() != asked:
             write_whole(self.config, lambda made: made.write_bytes(asked))
-        return Path(note.read_text('utf-8').strip())
+        return self.checkpoint
 
     def _score(self, name: str, checkpoint: Path, *options: str) -> list[dict]:
         """Predictions of ``tools/test.py`` on the whole test split."""
