@@ -50,7 +50,7 @@ _SPANS = 10
 def averaged_over(hook: Hook) -> Optional[float]:
     """Iterations that an ``EMAHook`` averages over, 1 / momentum; None for others.
 
-    One whose momentum falls from 1 on (``ExpMomentumEMA``) keeps up with any run.
+    One whose momentum falls from 1 on (``MomentumAnnealingEMA``) keeps up with any run.
     """
     average = getattr(hook, 'ema_model', None) if isinstance(hook, EMAHook) else None
     if type(average) is not ExponentialMovingAverage or not average.momentum:

@@ -80,8 +80,9 @@ def _matched(program: Program, modules: Mapping[str, np.ndarray]) -> dict[str, s
         if best is not None and _likeness(values, free[best]) > _SAME:
             found[op] = best
             del free[best]
-    # Mean and std, or the order of channels, may be inside of the first: nothing else is left then.
-    for op in [name for name in rows if name not in found]:
+    # Mean, std or the order of channels may be inside of the first: little else is left then.
+    unknown = [name for name in rows if name not in found]
+    for op in unknown if len(unknown) <= len(found) else ():
         same = [name for name, other in free.items() if other.shape == rows[op].shape]
         if len(same) == 1:
             found[op] = same[0]
@@ -149,12 +150,13 @@ def _plain(parts: Sequence[str]) -> list[str]:
 
 def _with_followers(program: Program, known: Mapping[str, str]) -> dict[str, str]:
     """Add the operations without weights, in execution order."""
-    if not known:
-        return {}
     of_value: dict[str, str] = {}  # result to the module that it comes from
     names: dict[str, str] = {}
     order = {words: place for place, words in enumerate(known.values())}
-    for op in program.operations:
+    unknown = {w.name for w in find_weights(program)} - set(known)
+    for op in program.operations if known else ():
+        if op.name in unknown:
+            continue
         before = [of_value[v] for v in _read(op) if v in of_value]
         origin = known.get(op.name) or max(before, key=lambda w: order.get(w, -1), default=_BEFORE)
         names[op.name] = origin if op.name in known else f'{origin}{_DOT}{op.type}'

@@ -41,9 +41,8 @@ _PIXELS = {
 }
 _TORCHVISION_PIXELS = ('size', 'padding')
 #: Iterations that random weights need and that an epoch has, at least, and images of a batch.
-_FROM_NOTHING, _AN_EPOCH, _LEAST_BATCH = 1500, 16, 16
+_FROM_NOTHING, _AN_EPOCH, _LEAST_BATCH = 600, 16, 16
 _MOST_EPOCHS = 100
-_SMALL = 96  # pixels below which a stem that halves them leaves too few
 _LOGGED, _VALIDATED = 5, 10  # times an epoch, and times a run, at least
 _EMA, _WATCH = 'EMAHook', 'DivergenceHook'
 #: Where a config states its learning rate.
@@ -153,14 +152,10 @@ def _scale(step: dict, factor: float) -> None:
 
 
 def start_from_nothing(recipe: Config) -> None:
-    """Random weights: nothing is loaded or frozen, and a small image keeps its size in the stem."""
+    """Random weights: nothing is loaded, and nothing stays as it is."""
     recipe.load_from = None
-    backbone = recipe.model.backbone
-    backbone.pop('frozen_stages', None)
-    backbone.pop('init_cfg', None)
-    side = _side(recipe)
-    if step_name(backbone) == _OURS and side is not None and side < _SMALL:
-        backbone.setdefault('stem_stride', 1)
+    for name in ('frozen_stages', 'init_cfg'):
+        recipe.model.backbone.pop(name, None)
 
 
 def fit_training(
@@ -290,8 +285,9 @@ def _set_rate(cfg: Config, share: float, tuned_before: bool, lr: Optional[float]
         # Steps of a smaller batch are as much smaller (arXiv 1706.02677, section 2.1).
         optimizer.lr = float(f'{optimizer.lr * change * share:.3g}')
     if tunes:
-        paramwise = cfg.optim_wrapper.setdefault('paramwise_cfg', {})
-        paramwise.setdefault('custom_keys', {}).setdefault('head', dict(lr_mult=1 / _TUNING))
+        by_name = dict(cfg.optim_wrapper.get('paramwise_cfg') or {})
+        keys = {'head': dict(lr_mult=1 / _TUNING), **by_name.get('custom_keys', {})}
+        cfg.optim_wrapper.paramwise_cfg = dict(by_name, custom_keys=keys)
 
 
 def _checked_rate(lr: float) -> float:
