@@ -25,7 +25,7 @@ def run(tmp_path, monkeypatch):
     def go(dies_before=None):
         seen = []
 
-        def run_tool(tool, args, log, title, console):
+        def run_tool(tool, args, log, title, console, epochs=None):
             if title == dies_before:
                 raise KilledError
             seen.append((title, '--resume' in args))
