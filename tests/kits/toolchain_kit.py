@@ -23,6 +23,9 @@ MODULES = (
     'CoreGraphics',
     'ImageIO',
     'UIKit',
+    'SwiftUI',
+    'PhotosUI',
+    'AVFoundation',
     'CoreML',
     'DarwinShims',
     'XCTestShims',
@@ -54,8 +57,12 @@ def build_modules(folder):
     return folder
 
 
-def copy_package(package, folder):
-    """A copy whose imports Linux can resolve, and the recorded answers."""
+def copy_package(package, folder, language=5):
+    """A copy whose imports Linux can resolve, the example as a target, and the recorded answers.
+
+    Args:
+        language: mode of Swift that all of it is compiled in, 5 or 6.
+    """
     copied = folder / package.name.replace(' ', '-')
     shutil.copytree(package, copied)
     machine = next(copied.rglob('Machine.swift'))
@@ -65,16 +72,24 @@ def copy_package(package, folder):
         'import XCTest\n',
         'import XCTest\nimport XCTestShims\n',
     )
+    manifest = copied / 'Package.swift'
+    example = next((copied / 'Example').glob('*Example')).name
+    library = example[: -len('Example')]
+    _replace(
+        manifest,
+        '        .testTarget(',
+        f'        .executableTarget(name: "{example}", dependencies: ["{library}"], '
+        f'path: "Example/{example}"),\n        .testTarget(',
+    )
+    if language == 6:
+        _replace(manifest, 'swift-tools-version: 5.9', 'swift-tools-version: 6.0')
+        _replace(manifest, '    ]\n)\n', '    ],\n    swiftLanguageModes: [.v6]\n)\n')
     _record(copied)
     return copied
 
 
-def swift(package, modules, command, *arguments, language=5):
-    """Run ``swift COMMAND`` in a package; returns the finished process.
-
-    Args:
-        language: mode of Swift, 5 or 6.
-    """
+def swift(package, modules, command, *arguments):
+    """Run ``swift COMMAND`` in a package; returns the finished process."""
     flags = [
         '-Xswiftc',
         f'-I{modules}',
@@ -86,10 +101,6 @@ def swift(package, modules, command, *arguments, language=5):
         str(modules),
         '-Xswiftc',
         '-strict-concurrency=complete',
-        '-Xswiftc',
-        '-swift-version',
-        '-Xswiftc',
-        str(language),
     ]
     return subprocess.run(
         [

@@ -145,6 +145,16 @@ def built(packages, modules, tmp_path_factory):
     return package, done.stdout + done.stderr
 
 
+@pytest.fixture(scope='module')
+def strict(packages, modules, tmp_path_factory):
+    """The same in Swift 6 mode."""
+    package = copy_package(packages['rgb'], tmp_path_factory.mktemp('swift6'), language=6)
+    write_steps(package, 'MyRgb')
+    done = swift(package, modules, 'build', '--build-tests')
+    assert done.returncode == 0, done.stdout + done.stderr
+    return package, done.stdout + done.stderr
+
+
 def executed(done):
     """Tests run and failed, of the whole run."""
     found = re.findall(r'Executed (\d+) tests?, with (\d+) failure', done.stdout + done.stderr)
@@ -165,6 +175,33 @@ def test_own_tests_pass(built, modules):
     assert (found.model, found.device) == ('Rgb', 'Fake1,1')
     assert found.thermal == ('fair', 'fair')
     assert found.footprint_mib == 64
+
+
+def test_swift_6_has_no_warning_and_passes(strict, modules):
+    assert 'warning:' not in strict[1]
+    done = swift(strict[0], modules, 'test')
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert executed(done) == (18, 0)
+
+
+def test_swift_6_refuses_a_frame_that_somebody_keeps(strict, modules):
+    """Otherwise it would say nothing that all else compiles."""
+    file = strict[0] / 'Example/MyRgbExample/ClassifierModel.swift'
+    before = file.read_text()
+    kept = """
+        private var kept: CVPixelBuffer?
+
+        func classifyKept() async {
+            guard let kept = kept else { return }
+            await classify(.frame(kept))
+        }
+    """
+    changed = before.replace('    func load() async', f'{kept}\n    func load() async', 1)
+    file.write_text(changed.replace('import SwiftUI', 'import CoreVideo\nimport SwiftUI', 1))
+    done = swift(strict[0], modules, 'build', '--target', 'MyRgbExample')
+    file.write_text(before)
+    assert done.returncode != 0
+    assert re.search("error: sending .*'kept'", done.stdout + done.stderr)
 
 
 def test_command(built, modules):

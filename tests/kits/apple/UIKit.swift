@@ -20,3 +20,18 @@ public final class UIImage: Sendable {
         imageOrientation = .up
     }
 }
+
+extension UIImage {
+    public convenience init?(data: Data) { return nil }
+}
+
+open class CALayer {
+    public init() {}
+}
+
+@MainActor
+open class UIView {
+    open class var layerClass: AnyClass { CALayer.self }
+    public let layer = CALayer()
+    public init() {}
+}

@@ -273,7 +273,8 @@ PIXEL_KERNEL void pixel_gray_to_color(const uint8_t *old, ptrdiff_t count, uint8
     }
 }
 
-/// B G R A to gray with OpenCV's weights: ITU-R BT.601 in 14-bit fixed point.
+/// B G R A to gray with the weights of OpenCV's reader: ITU-R BT.601 in 14-bit
+/// fixed point.
 PIXEL_KERNEL void pixel_color_to_gray(const uint8_t *old, ptrdiff_t count, uint8_t *found) {
     for (uint8_t *end = found + count; found < end; found++, old += 4) {
         *found = (uint8_t)((1868 * old[0] + 9617 * old[1] + 4899 * old[2] + (1 << 13)) >> 14);

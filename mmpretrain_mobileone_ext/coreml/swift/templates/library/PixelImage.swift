@@ -107,9 +107,9 @@ public struct PixelImage: Equatable, Sendable {
         }
     }
 
-    private static func locked<Result>(
-        _ pixelBuffer: CVPixelBuffer, readOnly: Bool, body: () throws -> Result
-    ) throws -> Result {
+    private static func locked<Value>(
+        _ pixelBuffer: CVPixelBuffer, readOnly: Bool, body: () throws -> Value
+    ) throws -> Value {
         let flags: CVPixelBufferLockFlags = readOnly ? .readOnly : []
         let code = CVPixelBufferLockBaseAddress(pixelBuffer, flags)
         guard code == kCVReturnSuccess else {
