@@ -14,9 +14,12 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 PIN := $(addprefix -c ,$(CONSTRAINTS))
 # What touches OpenMMLab's packages most, in a few minutes.
 ONEDL_TESTS := tests/test_registration.py tests/test_written_before.py \
-	tests/hooks tests/checkpoints/test_runner_checkpoints.py \
+	tests/checkpoints/test_runner_checkpoints.py \
+	tests/hooks/test_ema_load_hook.py tests/hooks/test_deploy_hook.py \
+	tests/hooks/test_run_checkpoints.py tests/hooks/test_coreml_export_hook.py \
 	tests/commands/test_console.py tests/commands/test_mmpretrain_tools.py \
-	tests/commands/training tests/utils/doctor
+	tests/commands/test_recalibrated_file.py tests/export/test_export_command.py \
+	tests/utils/test_zoo.py tests/utils/doctor
 
 .PHONY: demo test test-slow test-kernels test-onedl run-onedl lint check docs dist clean
 

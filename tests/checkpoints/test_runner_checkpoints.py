@@ -1,5 +1,7 @@
 """Files of a real mmengine Runner: loaded, resumed, and never executed."""
 
+from contextlib import nullcontext
+
 import numpy as np
 import pytest
 import torch
@@ -9,6 +11,7 @@ from mmengine.model import BaseModel
 from mmengine.runner import CheckpointLoader, Runner
 from mmengine.runner.checkpoint import load_state_dict
 from same_values import assert_same
+from stack import is_onedl
 from torch.utils.data import Dataset
 
 from mmpretrain_mobileone_ext.checkpoints import download as schemes
@@ -168,13 +171,15 @@ def test_resume_deletes_nothing_it_did_not_write(run, tmp_path, monkeypatch, is_
     tuple(int(n) for n in torch.__version__.split('.')[:2]) < (2, 6),
     reason='torch < 2.6 unpickles everything by default',
 )
-def test_stock_mmengine_cannot_read_its_own_file(run, monkeypatch):
+def test_mmengine_alone_unpickles_its_own_file_or_none(run, monkeypatch):
+    """OpenMMLab's fails since torch loads weights only; OneDL's lets the pickle run."""
     from mmengine.runner.checkpoint import load_from_local
 
     path = str(run / 'epoch_2.pth')
     assert CheckpointLoader.load_checkpoint(path)
     monkeypatch.setitem(CheckpointLoader._schemes, '', load_from_local)
-    with pytest.raises(Exception, match='Weights only load failed'):
+    fails = pytest.raises(Exception, match='Weights only load failed')
+    with nullcontext() if is_onedl() else fails:
         CheckpointLoader.load_checkpoint(path)
 
 

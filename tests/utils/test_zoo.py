@@ -88,7 +88,8 @@ def test_micro_variants_are_within_3_percent_of_the_papers(variant):
 def test_published_weights_are_those_of_an_equal_network(variant):
     ours = ModelHub.get(in1k(variant))
     theirs = ModelHub.get(f'mobileone-{variant}_8xb32_in1k')
-    assert ours.weights == theirs.weights
+    # Each stack has a server of its own; the name holds a part of the file's hash.
+    assert ours.weights.rpartition('/')[2] == theirs.weights.rpartition('/')[2]
     assert ours.results[0].metrics == theirs.results[0].metrics
 
 

@@ -148,7 +148,7 @@ COMMANDS = {
             'time and memory of a training step in every form',
             'commands.console.benchmarks:training_parser',
             'commands.benchmark.training.run:run',
-            '--arch s0 --batch 2 --size 64 --steps 3 --forms branches auto folded',
+            '--arch s0 --batch 2 --size 64 --steps 3 --forms branches auto folded --no-check',
         ),
         Command(
             'benchmark-runtime',

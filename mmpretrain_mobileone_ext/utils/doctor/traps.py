@@ -249,6 +249,12 @@ def _torch_load(facts: Facts) -> Iterator[Finding]:
             "a Runner's own checkpoints then fail under mmengine alone; with "
             'this package imported they load, as data',
         )
+    if 'onedl-mmengine' in facts.installed:
+        yield _note(
+            f'onedl-mmengine {facts.installed["onedl-mmengine"]} may run a checkpoint',
+            'it does so where torch would load weights only; with this package imported '
+            'checkpoints load as data',
+        )
 
 
 @_trap
