@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Optional
+from typing import Any, Optional
 
 from mmengine.hooks import EMAHook, Hook
 from mmengine.model import ExponentialMovingAverage
@@ -52,7 +52,7 @@ def averaged_over(hook: Hook) -> Optional[float]:
 
     One whose momentum falls from 1 on (``MomentumAnnealingEMA``) keeps up with any run.
     """
-    average = getattr(hook, 'ema_model', None) if isinstance(hook, EMAHook) else None
+    average: Any = getattr(hook, 'ema_model', None) if isinstance(hook, EMAHook) else None
     if type(average) is not ExponentialMovingAverage or not average.momentum:
         return None
     return average.interval / average.momentum

@@ -61,6 +61,7 @@ def test_an_image_size_reaches_crops_and_margins_of_every_split():
     cfg = recipe()
     set_image_size(cfg, 112)
     assert pipeline(cfg, 'train')[1].scale == 112
+    assert pipeline(cfg, 'train')[1].crop_ratio_range == (0.16, 1.0)
     for split in ('val', 'test'):
         _, edge, crop, _ = pipeline(cfg, split)
         assert (edge.scale, crop.crop_size) == (128, 112)

@@ -18,6 +18,7 @@ from ....errors import MobileOneExtError
 from ....models import MobileOneBlock
 from ....models.preprocessing import HEIC_SUFFIXES, step_name
 from ....utils.config import in_scope
+from ....utils.machine import untouched_rng
 from .folder import ImageFolder, image_list
 
 SPLITS = ('train', 'val', 'test')
@@ -299,7 +300,7 @@ def has_blocks(cfg: Config) -> bool:
 
     The rehearsal says what is wrong with such a one.
     """
-    with in_scope(cfg):
+    with untouched_rng(), in_scope(cfg):
         try:
             model = MODELS.build(copy.deepcopy(cfg.model))
         # Networks of any package are built here.

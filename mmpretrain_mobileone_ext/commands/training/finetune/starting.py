@@ -39,6 +39,8 @@ _PIXELS = {
     'CenterCrop': ('crop_size',),
     'EfficientNetCenterCrop': ('crop_size',),
 }
+#: A step whose crops have these shares of the image's area, unless it says otherwise.
+_CROP, _CROPPED = 'RandomResizedCrop', (0.08, 1.0)
 _TORCHVISION_PIXELS = ('size', 'padding')
 #: Iterations that random weights need and that an epoch has, at least, and images of a batch.
 _FROM_NOTHING, _AN_EPOCH, _LEAST_BATCH = 600, 16, 16
@@ -114,6 +116,8 @@ def _from_hub(name: str) -> Any:
 def set_image_size(recipe: Config, side: int) -> None:
     """Let all pipelines yield square images of another size; crops and margins go with it.
 
+    Random crops of smaller images take larger shares of them.
+
     Raises:
         MobileOneExtError: a size below 1, or the recipe's own cannot be told.
     """
@@ -127,6 +131,10 @@ def set_image_size(recipe: Config, side: int) -> None:
     for split in SPLITS:
         for step in list(_steps(recipe, split)):
             _scale(step, side / before)
+            if step_name(step) == _CROP and side < before and 'torchvision' not in type_name(step):
+                least, most = step.get('crop_ratio_range', _CROPPED)
+                # Of a small image a small part is a few pixels, of which nobody learns anything.
+                step['crop_ratio_range'] = (round(min(most, least * before / side), 3), most)
 
 
 def _side(cfg: Config) -> Optional[int]:
@@ -272,7 +280,7 @@ def _fit_batch(cfg: Config, images: int) -> float:
 
 
 def _set_rate(cfg: Config, share: float, tuned_before: bool, lr: Optional[float]) -> None:
-    optimizer = (cfg.get('optim_wrapper') or {}).get('optimizer') or {}
+    optimizer: Any = (cfg.get('optim_wrapper') or {}).get('optimizer') or {}
     if not isinstance(optimizer.get('lr'), (int, float)):
         if lr is None:
             return
