@@ -21,7 +21,7 @@ ONEDL_TESTS := tests/test_registration.py tests/test_written_before.py \
 	tests/commands/test_recalibrated_file.py tests/export/test_export_command.py \
 	tests/utils/test_zoo.py tests/utils/doctor
 
-.PHONY: demo test test-slow test-kernels test-onedl run-onedl lint check dist clean
+.PHONY: demo test test-slow test-kernels test-onedl run-onedl lint check docs dist clean
 
 demo: $(READY)
 	$(BIN)/python tools/demo.py --dataset $(DATASET)
@@ -61,6 +61,12 @@ dist:
 	build/venv/bin/python -m pip install -q build twine
 	build/venv/bin/python -m build
 	build/venv/bin/python -m twine check --strict dist/*
+
+# A warning is an error: a link that leads nowhere, a docstring that does not parse.
+docs: $(READY)
+	$(PIP) install -q $(PIN) -e '.[dev,docs]'
+	$(BIN)/python docs/tables.py --check
+	$(BIN)/sphinx-build -W --keep-going -q -b html docs docs/_build/html
 
 $(READY): setup.py $(CONSTRAINTS)
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)

@@ -39,3 +39,7 @@ class ParityError(MobileOneExtError, RuntimeError):
 
 class KernelError(MobileOneExtError, RuntimeError):
     """Compiled kernels that cannot be built on this machine."""
+
+
+class DivergedError(MobileOneExtError, RuntimeError):
+    """A training whose loss is no number any more, or stays far above where it began."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Optional, Union
@@ -200,6 +201,12 @@ class Images:
             raise ExportError(f'{self.origin} cannot be halved')
         half = self.indices[::2]
         return replace(self, indices=half, origin=f'every other one of {self.origin}')
+
+    def file_name(self, index: int) -> str:
+        """Of the image at a position in the split; '' where it comes from no file."""
+        read = getattr(getattr(self.split, 'dataset', None), 'get_data_info', None)
+        info = read(index) if read else {}
+        return os.path.basename(str(info.get('img_path') or ''))
 
     def chunks(self) -> Iterator[tuple[Tensor, Optional[Tensor]]]:
         """Yield (N, C, H, W) uint8 in data order, and labels (N,) or None.

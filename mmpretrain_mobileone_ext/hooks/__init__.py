@@ -17,6 +17,7 @@ from .bn_recalibration import BNRecalibrationHook
 from .class_names import ClassNamesHook
 from .coreml_export import CoreMLExportHook
 from .deploy import DeploySwitchHook
+from .divergence import DivergenceHook
 from .dynamic_regularization import DynamicRegularizationHook
 from .ema_load import EMALoadHook
 from .epoch_seed import EpochSeedHook
@@ -27,6 +28,7 @@ __all__ = [
     'ClassNamesHook',
     'CoreMLExportHook',
     'DeploySwitchHook',
+    'DivergenceHook',
     'DynamicRegularizationHook',
     'EMALoadHook',
     'EpochSeedHook',

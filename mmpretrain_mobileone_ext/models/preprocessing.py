@@ -7,38 +7,89 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Optional
 
+import cv2
+import numpy as np
 from mmcv.transforms import LoadImageFromFile as _LoadImageFromFile
 from mmpretrain.models.utils import ClsDataPreprocessor
 from torch import nn
 
 from ..errors import ExportError, MobileOneExtError
 from ..registry import CHILDREN
+from ..utils.checks import integer
 
 HEIC_SUFFIXES = ('.heic', '.heif', '.hif')
 
 
 @CHILDREN['TRANSFORMS'].register_module()
 class LoadImageFromFile(_LoadImageFromFile):
-    """mmcv's loader, that reads HEIC as well.
+    """mmcv's loader, that reads HEIC as well and can keep what it has decoded.
 
     OpenCV has no decoder for HEIC. Such files are read through Pillow and ``pillow-heif``, upright
     and to the same array (H, W, 3), BGR, uint8; all others are left to mmcv. It has mmcv's name, in
     this package's scope (``mmpretrain_mobileone_ext.LoadImageFromFile``), so that whoever reads a
     pipeline knows what comes out of it.
 
+    Args:
+        short_edge: larger images are shrunk until their shorter side has so many pixels, by
+            averaging areas; None: as they are. It is the same whether an image was kept or not.
+        keep_bytes: of decoded images that each process keeps in memory; what is beyond them is
+            decoded each time.
+        kwargs: of mmcv's loader.
+
     Raises:
+        SpecError: a wrong argument.
         MobileOneExtError: a HEIC file, and ``pillow-heif`` is not installed.
     """
+
+    def __init__(self, *, short_edge: Optional[int] = None, keep_bytes: int = 0, **kwargs: Any):
+        super().__init__(**kwargs)
+        if short_edge is not None:
+            integer('LoadImageFromFile: short_edge', short_edge, 1)
+        self.short_edge = short_edge
+        self.keep_bytes = integer('LoadImageFromFile: keep_bytes', keep_bytes)
+        self._kept: dict[str, np.ndarray] = {}
+        self._kept_bytes = 0
 
     def transform(self, results: dict) -> Optional[dict]:
         """Load ``results['img_path']``, as mmcv's loader does."""
         path = str(results['img_path'])
+        if path not in self._kept:
+            found = self._load(results, path)
+            if found is None or not (self.short_edge or self.keep_bytes):
+                return found
+            image = _shrunk(found['img'], self.short_edge)
+            self._keep(path, image)
+            if path not in self._kept:
+                return _with_image(found, image)
+        # What follows may write into it.
+        return _with_image(results, self._kept[path].copy())
+
+    def _load(self, results: dict, path: str) -> Optional[dict]:
         if not path.lower().endswith(HEIC_SUFFIXES):
             return super().transform(results)
         _open_heic()
         reader = copy.copy(self)
         reader.imdecode_backend = 'pillow'
         return super(LoadImageFromFile, reader).transform(results)
+
+    def _keep(self, path: str, image: np.ndarray) -> None:
+        if self._kept_bytes + image.nbytes <= self.keep_bytes:
+            self._kept[path] = image
+            self._kept_bytes += image.nbytes
+
+
+def _shrunk(image: np.ndarray, short_edge: Optional[int]) -> np.ndarray:
+    height, width = image.shape[:2]
+    if short_edge is None or min(height, width) <= short_edge:
+        return image
+    factor = short_edge / min(height, width)
+    size = (max(1, round(width * factor)), max(1, round(height * factor)))
+    return cv2.resize(image, size, interpolation=cv2.INTER_AREA)
+
+
+def _with_image(results: dict, image: np.ndarray) -> dict:
+    results.update(img=image, img_shape=image.shape[:2], ori_shape=image.shape[:2])
+    return results
 
 
 def _open_heic() -> None:

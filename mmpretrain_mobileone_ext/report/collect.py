@@ -31,10 +31,22 @@ from ..utils.machine import machine
 from ..utils.text import Steps, shell_command
 from .data import FormRow, Provenance, ReportData
 from .forms import Feed, Form, program_forms, torch_form
-from .score import Scores, disagreements, drifts, parity_checks, ranges, score, scored_rows
+from .names import layer_names
+from .score import (
+    Scores,
+    confusion_of,
+    disagreements,
+    drifts,
+    parity_checks,
+    ranges,
+    score,
+    scored_rows,
+    worst_mistakes,
+)
 
 _EPOCH = re.compile(r'(?:epoch|iter)_(\d+)\.pth')
 _SHOWN = 12  # images that differ
+_MISTAKES = 10
 #: Percent by which two figures of the same file may differ.
 _SAME = 1e-3
 
@@ -372,7 +384,8 @@ def assemble(subject: Subject, steps: Steps, command: Optional[str] = None) -> R
         odd, count = disagreements(
             scores, rows, subject.images, subject.classes, subject.split.data_order, _SHOWN
         )
-    return ReportData(
+    judged = _judged(rows, scores)
+    data = ReportData(
         title=subject.title,
         forms=rows,
         images=subject.images.origin,
@@ -381,10 +394,39 @@ def assemble(subject: Subject, steps: Steps, command: Optional[str] = None) -> R
         baseline=baseline,
         disagreements=odd,
         num_disagreements=count,
+        mistakes=worst_mistakes(
+            scores, judged, subject.images, subject.classes, subject.split.data_order, _MISTAKES
+        ),
+        confusion=confusion_of(scores, judged, subject.classes),
+        judged=judged,
         drift=drifts(running, subject.images, subject.feed, steps),
         weight_ranges=ranges(forms),
         parity=parity_checks(forms, scores),
         provenance=_provenance(subject, forms, command),
+    )
+    return _with_places(data, subject, running)
+
+
+def _judged(rows: Sequence[FormRow], scores: Scores) -> str:
+    """The form whose mistakes are shown: what a phone gets, where it could be scored."""
+    files = [r.form for r in rows if r.kind == 'coreml' and r.form in scores.probabilities]
+    return next(iter(files), scores.reference)
+
+
+def _with_places(data: ReportData, subject: Subject, forms: Sequence[Form]) -> ReportData:
+    """Say of each layer and operation where in the network it is."""
+    places: dict[str, str] = {}
+    for form in forms:
+        if form.program is not None and form.tolerance:
+            places.update(layer_names(form.program, subject.networks[0].model))
+    return replace(
+        data,
+        places=places,
+        drift=[
+            replace(d, rows=tuple(replace(r, place=places.get(r.name, '')) for r in d.rows))
+            for d in data.drift
+        ],
+        weight_ranges=[replace(r, place=places.get(r.layer, '')) for r in data.weight_ranges],
     )
 
 

@@ -10,7 +10,7 @@ from typing import Any, Optional
 
 from rich.table import Table
 
-from ..utils.accuracy import DEFAULT_DROP, Verdict
+from ..utils.accuracy import DEFAULT_DROP, Confusion, Verdict
 from ..utils.files import write_whole
 from ..utils.text import interval_of, share
 from .layers import OperationDrift, WeightRange
@@ -197,6 +197,28 @@ class Disagreement:
 
 
 @dataclass(frozen=True)
+class Mistake:
+    """An image that gets a wrong label; probabilities in percent.
+
+    Attributes:
+        index: position in the split.
+        file: its name, '' where the data set has no files.
+        truth: its label.
+        label: what is said of it, with ``probability``.
+        truth_probability: what is left for its own label.
+        png: the image after the test pipeline's resizing.
+    """
+
+    index: int
+    file: str
+    truth: str
+    label: str
+    probability: float
+    truth_probability: float
+    png: bytes = field(default=b'', repr=False)
+
+
+@dataclass(frozen=True)
 class ParityCheck:
     """One named bound and what was found.
 
@@ -262,8 +284,12 @@ class ReportData:
             '' and 0: those of the forms.
         disagreements: a choice of them, checks left out; ``num_disagreements`` counts all, None
             where nobody looked.
+        mistakes: the worst ones of ``judged``, those first that it is surest of; ``confusion``
+            counts all of them, None without labels.
+        judged: ``form`` whose mistakes are shown.
         weight_ranges: of the weights as exported, before compression; those first that int8 fits
             worst.
+        places: operation to what it is in the network, in words, where that is known.
         kept_fp32: (operation, reason) that a mixed precision file keeps in fp32.
         warnings: what should be read before the figures.
     """
@@ -281,7 +307,11 @@ class ReportData:
     chosen_images: int = 0
     disagreements: Sequence[Disagreement] = ()
     num_disagreements: Optional[int] = None
+    mistakes: Sequence[Mistake] = ()
+    confusion: Optional[Confusion] = None
+    judged: str = ''
     candidates: Sequence[Candidate] = ()
+    places: Mapping[str, str] = field(default_factory=dict)
     kept_fp32: Sequence[tuple[str, str]] = ()
     drift: Sequence[Drift] = ()
     weight_ranges: Sequence[WeightRange] = ()
@@ -308,6 +338,10 @@ class ReportData:
     def tried(self) -> list[Candidate]:
         """All files that a search made."""
         return [c for c in self.candidates if c.is_compressed]
+
+    def place(self, name: str) -> str:
+        """What people call an operation."""
+        return self.places.get(name, name)
 
     @property
     def searched_apart(self) -> bool:

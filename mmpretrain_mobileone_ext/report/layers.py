@@ -34,6 +34,7 @@ class OperationDrift:
             value is not finite.
         peak: largest |value| in fp32.
         overflows: values that are infinite in fp16, finite in fp32.
+        place: what it is in the network, in words; '' where nobody knows.
     """
 
     name: str
@@ -42,6 +43,12 @@ class OperationDrift:
     relative: Optional[float]
     peak: float
     overflows: int
+    place: str = ''
+
+    @property
+    def called(self) -> str:
+        """What people call it."""
+        return self.place or self.name
 
 
 class _Sums:
@@ -145,6 +152,7 @@ class WeightRange:
             the median of its channels (not counting dead ones), at most 120.
         sqnr_channel_db: the same with one scale for each output channel.
         why: one sentence on what makes the weight hard, '' if nothing does.
+        place: what the layer is in the network, in words; '' where nobody knows.
     """
 
     layer: str
@@ -157,6 +165,12 @@ class WeightRange:
     sqnr_tensor_db: float
     sqnr_channel_db: float
     why: str
+    place: str = ''
+
+    @property
+    def called(self) -> str:
+        """What people call it."""
+        return self.place or self.layer
 
 
 def weight_ranges(program: Program) -> tuple[WeightRange, ...]:

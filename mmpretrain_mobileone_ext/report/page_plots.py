@@ -223,11 +223,11 @@ def _limit(axis: Any, drifts: Sequence[Drift]) -> None:
 
 
 def _worst_words(drift: Drift) -> str:
-    lost = [r.name for r in drift.rows if r.relative is None]
+    lost = [r.called for r in drift.rows if r.relative is None]
     if lost:
         return f'{len(lost)} operations are not finite, first {lost[0]}'
     worst = max(drift.rows, key=lambda r: r.relative or 0)
-    return f'largest {small(worst.relative)} in {worst.name} ({worst.type})'
+    return f'largest {small(worst.relative)} in {worst.called} ({worst.type})'
 
 
 def ranges_plot(rows: Sequence[WeightRange]) -> Optional[str]:
@@ -238,7 +238,7 @@ def ranges_plot(rows: Sequence[WeightRange]) -> Optional[str]:
     alt = (
         'Signal to noise of int8 weights, one scale for all channels and one for each: '
         + '; '.join(
-            f'{r.layer} {decibel(r.sqnr_tensor_db)} and {decibel(r.sqnr_channel_db)} dB'
+            f'{r.called} {decibel(r.sqnr_tensor_db)} and {decibel(r.sqnr_channel_db)} dB'
             for r in hardest
         )
     )
@@ -267,7 +267,7 @@ def _draw_range(axis: Any, at: int, row: WeightRange, middle: float) -> None:
     axis.plot(row.sqnr_channel_db, at, 'o', color=ACCENT, markersize=5.5)
     axis.plot(row.sqnr_tensor_db, at, 'o', markersize=5.5, color=BAD if row.why else OTHER)
     axis.annotate(
-        f'{shown(row.layer)}  {magnitude(row.ratio)} {TIMES}',
+        f'{shown(row.called)}  {magnitude(row.ratio)} {TIMES}',
         (ends[0] if left else ends[1], at - 0.4),
         (-3 if left else 3, 0),
         textcoords='offset points',

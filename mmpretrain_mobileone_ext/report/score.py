@@ -13,10 +13,10 @@ from torch import Tensor
 
 from ..errors import MobileOneExtError, ProgramError
 from ..export.data import Images
-from ..utils.accuracy import Answers, loss_between
+from ..utils.accuracy import Answers, Confusion, confusion, loss_between
 from ..utils.parity import TOLERANCES, Parity, compare
 from ..utils.text import Steps, interval_of
-from .data import Disagreement, Drift, FormRow, Guess, ParityCheck
+from .data import Disagreement, Drift, FormRow, Guess, Mistake, ParityCheck
 from .forms import Feed, Form, Predict, opened
 from .layers import WeightRange, measure_drift, weight_ranges
 
@@ -202,6 +202,53 @@ def disagreements(
         for place, pixels in zip(chosen, _shown_pixels(images, chosen))
     ]
     return found, int(differs.sum())
+
+
+def worst_mistakes(
+    scores: Scores,
+    form: str,
+    images: Images,
+    names: Sequence[str],
+    data_order: Optional[str],
+    most: int,
+) -> list[Mistake]:
+    """The images with a wrong label, those first that a form is surest of.
+
+    Args:
+        scores: of ``images``.
+        form: whose mistakes they are.
+        images: as scored.
+        names: class names; a class without one is shown by its number.
+        data_order: 'RGB' or 'BGR', of the pixels; None counts as RGB.
+        most: how many are returned; none without labels.
+    """
+    if scores.labels is None:
+        return []
+    found = scores.probabilities[form]
+    sure, said = found.max(1)
+    order = torch.where(said != scores.labels, sure, -1.0).argsort(descending=True, stable=True)
+    count = min(most, int((said != scores.labels).sum()))
+    chosen = order[:count].tolist()
+    return [
+        Mistake(
+            index=index,
+            file=images.file_name(index),
+            truth=_name(names, int(scores.labels[place])),
+            label=_name(names, int(said[place])),
+            probability=100 * float(sure[place]),
+            truth_probability=100 * float(found[place, int(scores.labels[place])]),
+            png=_png(pixels, data_order),
+        )
+        for place, pixels in zip(chosen, _shown_pixels(images, chosen))
+        for index in [images.indices[place] if images.split else place]
+    ]
+
+
+def confusion_of(scores: Scores, form: str, names: Sequence[str]) -> Optional[Confusion]:
+    """What a form says of the images of each class; None without labels."""
+    if scores.labels is None:
+        return None
+    return confusion(scores.labels, scores.probabilities[form].argmax(1), names)
 
 
 def _shown_pixels(images: Images, places: Sequence[int]) -> Iterator[Tensor]:

@@ -9,7 +9,7 @@ and the other does not.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from math import sqrt
 from statistics import NormalDist
@@ -303,3 +303,72 @@ def _changed(answers: Answers) -> int:
 def _signed(points: float) -> str:
     """Two digits, and no minus before zero."""
     return f'{round(points, 2) + 0.0:.2f}'
+
+
+@dataclass(frozen=True)
+class ClassScore:
+    """How well one class is told from the others.
+
+    Attributes:
+        name: of the class.
+        images: that are of it.
+        precision: percent of the images that are said to be of it that are; None where none is.
+        recall: percent of its images that are said to be of it; None where it has none.
+    """
+
+    name: str
+    images: int
+    precision: Optional[float]
+    recall: Optional[float]
+
+
+@dataclass(frozen=True)
+class Confusion:
+    """What images are, and what is said of them.
+
+    Attributes:
+        names: of the classes.
+        counts: images by true class and by what was said, in the order of ``names``.
+    """
+
+    names: tuple[str, ...]
+    counts: tuple[tuple[int, ...], ...]
+
+    @property
+    def scores(self) -> list[ClassScore]:
+        """One a class, in the order of ``names``."""
+        said = [sum(column) for column in zip(*self.counts)]
+        return [
+            ClassScore(name, sum(row), _percent(row[i], said[i]), _percent(row[i], sum(row)))
+            for i, (name, row) in enumerate(zip(self.names, self.counts))
+        ]
+
+    @property
+    def mixed_up(self) -> list[tuple[int, str, str]]:
+        """(images, true class, what was said), the most frequent first."""
+        found = [
+            (count, self.names[truth], self.names[said])
+            for truth, row in enumerate(self.counts)
+            for said, count in enumerate(row)
+            if count and truth != said
+        ]
+        return sorted(found, key=lambda one: -one[0])
+
+
+def _percent(part: int, whole: int) -> Optional[float]:
+    return 100 * part / whole if whole else None
+
+
+def confusion(truth: Tensor, said: Tensor, names: Sequence[str]) -> Confusion:
+    """Count images by true class and by what was said.
+
+    Args:
+        truth, said: (N,), class numbers.
+        names: of the classes; one without a name is called by its number.
+    """
+    import torch
+
+    total = max(len(names), 1 + int(torch.cat([truth, said]).max()))
+    named = (*names, *map(str, range(len(names), total)))
+    counts = torch.bincount(truth * total + said, minlength=total**2).view(total, total)
+    return Confusion(named, tuple(map(tuple, counts.tolist())))

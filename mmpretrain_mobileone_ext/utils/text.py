@@ -8,6 +8,7 @@ here too, and :class:`Steps` tells how far a tool has come.
 
 from __future__ import annotations
 
+import builtins
 import csv
 import io
 import math
@@ -85,9 +86,17 @@ def one_line(said: Any, limit: int = 300) -> str:
 
 
 class PlainConsole(Console):
-    """A console to which markup, emoji codes and escapes are just text."""
+    """A console to which markup, emoji codes and escapes are just text.
+
+    A pipe gets plain lines, though ``FORCE_COLOR`` is set, as Jupyter sets it for what it starts:
+    lines that are drawn again and again would fill its page.
+    """
 
     def __init__(self, **options: Any):
+        stream = options.get('file') or (sys.stderr if options.get('stderr') else sys.stdout)
+        # Within a notebook rich draws by widgets.
+        if not hasattr(builtins, '__IPYTHON__') and not (stream and stream.isatty()):
+            options.setdefault('force_terminal', False)
         super().__init__(**{**options, 'markup': False, 'emoji': False})
 
     def render_str(self, text: str, **options: Any) -> Text:

@@ -8,6 +8,7 @@ from toy_runner import toy_cfg, toy_runner
 
 from mmpretrain_mobileone_ext import EMALoadHook
 from mmpretrain_mobileone_ext.checkpoints.load import load_checkpoint_file
+from mmpretrain_mobileone_ext.hooks.ema_load import fitting_momentum
 
 EMA = dict(type='EMAHook', momentum=0.3, priority='ABOVE_NORMAL')
 LOAD = dict(type='EMALoadHook')
@@ -94,3 +95,30 @@ def test_the_other_weights_are_scored_as_they_are(tmp_path):
 
 def test_the_hook_is_registered_under_its_name():
     assert HOOKS.get('EMALoadHook') is EMALoadHook
+
+
+@pytest.mark.parametrize(
+    ('ema', 'warned'),
+    [
+        (dict(momentum=0.01), True),  # 100 iterations, and the run has 6
+        (dict(momentum=0.3), False),
+        (dict(momentum=0.3, interval=3), True),
+        (dict(momentum=0.01, ema_type='MomentumAnnealingEMA'), False),
+    ],
+)
+def test_an_average_that_is_longer_than_the_run_is_warned_of(ema, warned, tmp_path):
+    runner = toy_runner(tmp_path, {**EMA, **ema}, LOAD)
+    said = []
+    runner.logger.warning = lambda text, *args: said.append(text)
+    runner.train()
+    found = [text for text in said if 'averages over' in text]
+    assert bool(found) is warned
+    if warned:
+        assert 'the run has 6: ' in found[0]
+
+
+def test_a_momentum_follows_the_number_of_iterations():
+    assert fitting_momentum(5e-4, 200) == pytest.approx(0.05)
+    assert fitting_momentum(5e-4, 10**6) == 5e-4
+    assert fitting_momentum(0.3, 200) == 0.3
+    assert fitting_momentum(5e-4, 3) == 0.5

@@ -14,11 +14,13 @@ from mmpretrain_mobileone_ext.report import (
     Drift,
     FormRow,
     Guess,
+    Mistake,
     ParityCheck,
     Provenance,
     ReportData,
 )
 from mmpretrain_mobileone_ext.report.layers import OperationDrift, WeightRange
+from mmpretrain_mobileone_ext.utils.accuracy import Confusion
 
 HOSTILE = '<script>alert("x")</script> & \' onload=" $x_1$'
 PNG = bytes.fromhex(
@@ -135,6 +137,9 @@ def sample(**changes):
         reference=forms[0].form,
         disagreements=(Disagreement(17, HOSTILE, guesses, PNG),),
         num_disagreements=10,
+        mistakes=(Mistake(3, HOSTILE, HOSTILE, 'ant', 97.25, 1.5, PNG),),
+        confusion=Confusion((HOSTILE, 'ant'), ((170, 20), (10, 200))),
+        judged='Core ML fp16',
         candidates=(
             Candidate('int8', 41_002, 92.5, 99.5, True, note=HOSTILE),
             Candidate('palettize2', 21_000, 40.25, 41.5, False),
@@ -147,7 +152,7 @@ def sample(**changes):
                 (
                     OperationDrift('conv<0>', 'conv', 'fp16', 2e-4, 26.5, 0),
                     OperationDrift('mul_0', 'mul', 'fp16', None, 7e4, 12),
-                    OperationDrift('soft', 'softmax', 'fp16', 1e-4, 1.0, 0),
+                    OperationDrift('soft', 'softmax', 'fp16', 1e-4, 1.0, 0, 'head · softmax'),
                 ),
             ),
         ),

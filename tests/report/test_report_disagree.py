@@ -9,7 +9,13 @@ from PIL import Image
 
 from mmpretrain_mobileone_ext.export.data import Images
 from mmpretrain_mobileone_ext.report import FormRow
-from mmpretrain_mobileone_ext.report.score import Scores, _png, disagreements
+from mmpretrain_mobileone_ext.report.score import (
+    Scores,
+    _png,
+    confusion_of,
+    disagreements,
+    worst_mistakes,
+)
 
 NOISE = Images('noise', (1, 3, 8, 8))
 COUNT = 16
@@ -105,3 +111,30 @@ def test_colours_are_those_of_the_file():
     assert image.getpixel((0, 0)) == (200, 0, 0)
     assert Image.open(io.BytesIO(_png(red[:1], None))).mode == 'L'
     assert Image.open(io.BytesIO(_png(red[:2], None))).mode == 'L'
+
+
+def sure(*rows):
+    """Scores of one form, all images of class 0."""
+    return Scores({'a': torch.tensor(rows)}, torch.zeros(len(rows), dtype=torch.long))
+
+
+def mistakes(scores, most=10):
+    return worst_mistakes(scores, 'a', NOISE, NAMES, 'RGB', most)
+
+
+def test_the_surest_mistakes_come_first_and_right_labels_never():
+    rows = [[0.9, 0.1, 0.0], [0.3, 0.6, 0.1], [0.0, 0.05, 0.95], [0.4, 0.5, 0.1]]
+    rows += [[1.0, 0.0, 0.0]] * (COUNT - len(rows))
+    found = mistakes(sure(*rows))
+    assert [m.index for m in found] == [2, 1, 3]
+    assert [(m.truth, m.label) for m in found] == [('ant', 'cat'), ('ant', 'bee'), ('ant', 'bee')]
+    assert math.isclose(found[0].probability, 95, rel_tol=1e-6)
+    assert math.isclose(found[1].truth_probability, 30, rel_tol=1e-6)
+    assert all(m.png.startswith(b'\x89PNG') for m in found)
+    assert [m.index for m in mistakes(sure(*rows), most=1)] == [2]
+
+
+def test_without_labels_there_are_no_mistakes():
+    scores = Scores({'a': torch.eye(3)}, None)
+    assert mistakes(scores) == []
+    assert confusion_of(scores, 'a', NAMES) is None

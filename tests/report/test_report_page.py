@@ -12,6 +12,7 @@ from report_kit import HOSTILE, PNG, Page, bare, sample
 from mmpretrain_mobileone_ext.errors import MobileOneExtError
 from mmpretrain_mobileone_ext.report import FormRow, write_report
 from mmpretrain_mobileone_ext.report.page import render
+from mmpretrain_mobileone_ext.utils.accuracy import Confusion
 
 NO_LABELS = sample(
     forms=tuple(replace(f, top1=None, top5=None) for f in sample().forms),
@@ -184,13 +185,47 @@ def test_of_a_long_search_the_settings_are_shown_and_the_rest_folded():
 def test_the_drift_table_names_every_operation():
     page = Page(rendered('full'))
     rows = page.all('code')
-    assert {'conv<0>', 'mul_0', 'soft'} <= {e['text'] for e in rows}
+    assert {'conv<0>', 'mul_0'} <= {e['text'] for e in rows}
+    (placed,) = page.all('span', title='soft')
+    assert placed['text'].strip() == 'head · softmax'
     assert 'not finite' in [e['text'] for e in page.all('td')]
 
 
 def test_parts_without_data_are_left_out():
     page = Page(rendered('one_form'))
     assert [e['attrs']['id'] for e in page.all('h2')] == ['forms', 'origin']
+
+
+def test_the_page_begins_with_the_mistakes():
+    page = Page(rendered('full'))
+    assert page.all('h2')[0]['attrs']['id'] == 'mistakes'
+    section = ' '.join(page.all('section')[0]['text'].split())
+    assert '30 of 400 images get a wrong label from Core ML fp16' in section
+    assert 'Shown are the 1 that it is surest of' in section
+    assert 'ant wrong 97.2\xa0%' in section or 'ant wrong 97.2 %' in section
+    scores = page.rows('Core')[1:]
+    assert [row[1:] for row in scores] == [['190', '94.44', '89.47'], ['210', '90.91', '95.24']]
+    matrix = page.rows('Rows:')[1:]
+    assert [row[1:] for row in matrix] == [['170', '20'], ['10', '200']]
+
+
+def test_many_classes_are_folded_and_the_worst_pairs_listed():
+    names = tuple(f'class {i}' for i in range(15))
+    counts = [[0] * 15 for _ in names]
+    for i in range(15):
+        counts[i][i] = 9
+    counts[3][4] = 7
+    page = Page(render(sample(confusion=Confusion(names, tuple(map(tuple, counts))))))
+    assert any('Scores of 15 classes' in e['text'] for e in page.all('summary'))
+    assert any(e['text'].strip() == '7 of class 3 taken for class 4' for e in page.all('li'))
+    assert not page.unbalanced
+
+
+def test_no_mistake_is_said():
+    page = Page(render(sample(mistakes=(), confusion=Confusion(('a', 'b'), ((9, 0), (0, 9))))))
+    assert 'gives every one of the 400 images its label' in ' '.join(
+        page.all('section')[0]['text'].split()
+    )
 
 
 def test_no_disagreement_is_said():

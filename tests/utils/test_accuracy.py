@@ -4,11 +4,13 @@ import json
 
 import pytest
 import torch
+from sklearn import metrics
 
 from mmpretrain_mobileone_ext.utils.accuracy import (
     Answers,
     Loss,
     Verdict,
+    confusion,
     loss_between,
     too_many_changed,
     verdict_on,
@@ -102,3 +104,26 @@ def test_words():
     assert share(None, 56) == '\u2013'
     assert interval_of(50.0, 0) is None
     assert Loss(0, 0, 540).words == '0.00 points (95 % interval -0.71 to 0.71)'
+
+
+def test_classes_against_scikit_learn():
+    generator = torch.Generator().manual_seed(0)
+    truth, said = (torch.randint(0, 5, (300,), generator=generator) for _ in range(2))
+    found = confusion(truth, said, 'abcde')
+    assert found.counts == tuple(map(tuple, metrics.confusion_matrix(truth, said).tolist()))
+    precision, recall, _, images = metrics.precision_recall_fscore_support(truth, said)
+    for row, p, r, n in zip(found.scores, precision, recall, images):
+        assert (row.precision, row.recall, row.images) == pytest.approx((100 * p, 100 * r, n))
+    counts = [count for count, _, _ in found.mixed_up]
+    assert counts == sorted(counts, reverse=True)
+    assert sum(counts) == int((truth != said).sum())
+
+
+def test_a_class_that_nobody_has_or_says_has_no_score():
+    found = confusion(torch.tensor([0, 0]), torch.tensor([0, 3]), ['a', 'b'])
+    assert found.names == ('a', 'b', '2', '3')
+    a, b, _, last = found.scores
+    assert (a.precision, a.recall) == (100, 50)
+    assert (b.precision, b.recall, b.images) == (None, None, 0)
+    assert (last.precision, last.recall) == (0, None)
+    assert found.mixed_up == [(1, 'a', '3')]

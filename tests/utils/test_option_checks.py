@@ -31,6 +31,7 @@ from mmpretrain_mobileone_ext.hooks import (
     BNRecalibrationHook,
     CoreMLExportHook,
     DeploySwitchHook,
+    DivergenceHook,
     DynamicRegularizationHook,
     ThroughputHook,
 )
@@ -175,6 +176,7 @@ OWNERS = {
     ThroughputHook: {'warmup': COUNT, 'when': NAMES},
     TrainThroughputHook: {'interval': (*COUNT, 0), 'warmup': COUNT},
     EMALoadHook: {},
+    DivergenceHook: {'factor': (*NUMBER, 0.5), 'patience': (*COUNT, 0), 'floor': NUMBER},
     EpochSeedHook: {},
     Phase: {
         'begin': ('x', -1, math.nan, 1.5, True, None, [], THING),

@@ -16,8 +16,7 @@ def finetune_parser() -> ToolParser:
     """The arguments."""
     p = ToolParser(
         description='Fine-tune on a folder of images, fold, export to Core '
-        'ML and score every form on the test images. Run it again to go on '
-        'after an interruption: what is done is skipped.'
+        'ML, score every form on the test images, and show the mistakes on one page.'
     )
     p.add_argument('data', type=Path, help='<class>/<image>, or {train,test}/<class>/<image>')
     p.add_argument(
@@ -25,11 +24,35 @@ def finetune_parser() -> ToolParser:
         default=str(RECIPE),
         help="recipe (default: MobileOne S0 at 224 pixels from OpenMMLab's ImageNet weights)",
     )
+    _add_network(p)
+    _add_training(p)
+    _add_output(p)
+    p.add_cfg_options('key=value pairs, merged into the recipe')
+    return p
+
+
+def _add_network(p: ToolParser) -> None:
     p.add_argument(
+        '--arch',
+        metavar='NAME',
+        help="s0 to s4, or a name of mmpretrain's list_models(), each from its ImageNet weights "
+        "(default: the recipe's)",
+    )
+    p.add_argument(
+        '--image-size',
+        type=int,
+        metavar='N',
+        help="sides of the square that the network sees, pixels (default: the recipe's)",
+    )
+    start = p.add_mutually_exclusive_group()
+    start.add_argument(
         '--weights',
         metavar='FILE|URL',
         help="checkpoint to start from (default: the recipe's "
         'load_from); its head may have other classes',
+    )
+    start.add_argument(
+        '--from-scratch', action='store_true', help='start from random weights, and freeze nothing'
     )
     p.add_argument(
         '--frozen-stages',
@@ -37,7 +60,22 @@ def finetune_parser() -> ToolParser:
         metavar='N',
         help="stages that stay as they are, 0 the stem alone, -1 none (default: the recipe's)",
     )
-    p.add_argument('--epochs', type=int, metavar='N', help="default: the recipe's")
+
+
+def _add_training(p: ToolParser) -> None:
+    p.add_argument(
+        '--epochs',
+        type=int,
+        metavar='N',
+        help="default: the recipe's; more for random weights and few images",
+    )
+    p.add_argument(
+        '--lr',
+        type=float,
+        metavar='RATE',
+        help="learning rate; a new head has ten times as much (default: the recipe's, fitted to "
+        'the weights and the batch)',
+    )
     p.add_argument(
         '--holdout',
         type=float,
@@ -46,14 +84,33 @@ def finetune_parser() -> ToolParser:
         help='of each class set aside for the test where the '
         'folder has no split (default: %(default)s)',
     )
-    p.add_argument('--work-dir', type=Path, help='default: work_dirs/finetune-<folder>')
+
+
+def _add_output(p: ToolParser) -> None:
     p.add_argument(
+        '--compress',
+        metavar='SCHEME',
+        help='make the Core ML file smaller: int8, palettize4, auto, ...; see export_coreml --help',
+    )
+    p.add_argument(
+        '--swift',
+        nargs='?',
+        const='',
+        metavar='DIR',
+        help='write a Swift package with the model in it (DIR: <work dir>/swift)',
+    )
+    p.add_argument('--work-dir', type=Path, help='default: work_dirs/finetune-<folder>')
+    end = p.add_mutually_exclusive_group()
+    end.add_argument(
+        '--resume',
+        action='store_true',
+        help='go on with an interrupted run of the same options; what is done is skipped',
+    )
+    end.add_argument(
         '--force',
         action='store_true',
         help='replace what an earlier run left there, and start anew',
     )
-    p.add_cfg_options('key=value pairs, merged into the recipe')
-    return p
 
 
 def ablate_parser() -> ToolParser:

@@ -26,16 +26,18 @@ from typing import Optional
 import mmengine
 import torch
 from filelock import FileLock, Timeout
+from mmengine.config import Config
 from rich.console import Console
-from rich.progress import Progress, TextColumn, TimeElapsedColumn
 
 from ...checkpoints.deploy_file import deploy_path
 from ...checkpoints.load import load_checkpoint_file
 from ...errors import MobileOneExtError
+from ...hooks.divergence import DIVERGED
 from ...report import FormResult, tree_bytes, write_forms_json
 from ...utils.config import MIM
 from ...utils.files import write_json, write_whole
 from ...utils.processes import ChildProcess
+from .progress import TrainingProgress
 
 _LOCK, _HOLDER = '.lock', '.lock-holder'
 _RECORD = 'run.json'
@@ -46,7 +48,6 @@ _NUMBERED = re.compile(r'(?:epoch|iter)_(\d+)\.pth')
 _ENV = {'OMP_WAIT_POLICY': 'PASSIVE', 'PYTHONUNBUFFERED': '1'}
 #: As the log is read, whatever this process's terminal can show.
 _PRINTED = {'PYTHONIOENCODING': 'utf-8:backslashreplace'}
-_EPOCH = re.compile(r'(?:Epoch|Iter)\((train|test)\) +\[(\d+)?\]?\[? *(\d+)/ *(\d+)\]')
 
 
 @contextlib.contextmanager
@@ -194,7 +195,14 @@ def resume_option(checkpoint: Optional[Path]) -> list[str]:
     return ['--resume', str(checkpoint.resolve())] if checkpoint else []
 
 
-def run_tool(tool: str, args: Sequence[str], log: Path, title: str, console: Console) -> float:
+def run_tool(
+    tool: str,
+    args: Sequence[str],
+    log: Path,
+    title: str,
+    console: Console,
+    epochs: Optional[int] = None,
+) -> float:
     """Run ``python tools/<tool>``; its output goes into ``log``.
 
     It ends with this process, see ``child_process``.
@@ -204,7 +212,8 @@ def run_tool(tool: str, args: Sequence[str], log: Path, title: str, console: Con
         args: command-line arguments.
         log: file that is replaced.
         title: what the progress and an error call this step.
-        console: a terminal sees the epochs that go by.
+        console: shows how far it is, see :mod:`.progress`.
+        epochs: that it trains; None where it trains none, or counts iterations.
 
     Returns:
         Seconds that it took.
@@ -214,7 +223,8 @@ def run_tool(tool: str, args: Sequence[str], log: Path, title: str, console: Con
     """
     start = time.monotonic()
     command = [sys.executable, str(MIM / 'tools' / tool), *args]
-    code = _stream(command, log, title, console)
+    with TrainingProgress(title, console, epochs) as progress:
+        code = _stream(command, log, progress)
     if code:
         raise MobileOneExtError(
             f'{title} failed with exit code {code}: {_reason(log)} (all of it is in {log})'
@@ -229,12 +239,9 @@ def _reason(log: Path) -> str:
     return errors[-1][len('error: ') :] if errors else ' '.join(lines[-3:]) or 'it said nothing'
 
 
-def _stream(command: Sequence[str], log: Path, title: str, console: Console) -> int:
-    """Run a command, its output into ``log``; show epochs on a terminal."""
-    columns = (TextColumn('{task.description}', markup=False), TimeElapsedColumn())
-    bar = Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
+def _stream(command: Sequence[str], log: Path, progress: TrainingProgress) -> int:
+    """Run a command, its output into ``log`` and what it says of its progress to people."""
     with (
-        bar,
         open(log, 'w', buffering=1, encoding='utf-8') as file,
         ChildProcess(
             command,
@@ -245,12 +252,9 @@ def _stream(command: Sequence[str], log: Path, title: str, console: Console) -> 
             env={**_ENV, **os.environ, **_PRINTED},
         ) as process,
     ):
-        task = bar.add_task(title)
         for line in process.stdout or ():
             file.write(line)
-            found = _EPOCH.search(line)
-            if found:
-                bar.update(task, description=f'{title} {found.group(0)}')
+            progress.read(line)
         return process.wait()
 
 
@@ -264,12 +268,29 @@ class TrainToPhone:
             exists, and is this process's alone.
         record: of the run in ``work_dir``; its steps are not done again.
         console: shows progress.
+        folds: whether the network has branches to fold; the run of one that has none ends without
+            ``*_deploy.pth``.
+        export: further words of ``tools/export_coreml.py``.
+        report: images to score for ``report/report.html``, 'test' for all; None: no report.
     """
 
     config: Path
     work_dir: Path
     record: RunRecord
     console: Console
+    folds: bool = True
+    export: Sequence[str] = ()
+    report: Optional[str] = None
+
+    @property
+    def checkpoint(self) -> Path:
+        """The last epoch's, of a training that is done."""
+        return Path((self.work_dir / _LAST).read_text('utf-8').strip())
+
+    @property
+    def page(self) -> Path:
+        """Where the report is put."""
+        return self.work_dir / 'report' / 'report.html'
 
     @property
     def package(self) -> Path:
@@ -283,22 +304,29 @@ class TrainToPhone:
             MobileOneExtError: a step failed; with the end of its log.
         """
         last = self._train()
-        branches = self._score('branches', last)
-        folded = self._score('folded', deploy_path(last), 'model.backbone.deploy=True')
+        first = 'branches' if self.folds else 'network'
+        reference = self._score(first, last)
+        forms = [(f'{first} (torch, fp32)', reference, _weight_bytes(last), last)]
+        if self.folds:
+            file = deploy_path(last)
+            folded = self._score('folded', file, 'model.backbone.deploy=True')
+            forms.append(('folded (torch, fp32)', folded, _weight_bytes(file), file))
         out = self.package
-        words = (self.config, last, '--out', out, '--verify-data', 'test', '--force')
+        words = (self.config, last, '--out', out, '--verify-data', 'test', '--force', *self.export)
         self._call('export', 'export_coreml.py', *words, makes=out)
-        coreml = self._score('coreml', self.package)
-        folded_file = deploy_path(last)
-        forms = [
-            ('branches (torch, fp32)', branches, _weight_bytes(last), last),
-            ('folded (torch, fp32)', folded, _weight_bytes(folded_file), folded_file),
-            ('Core ML (.mlpackage, fp16)', coreml, tree_bytes(out), out),
-        ]
-        results = [_result(name, p, branches, size, file) for name, p, size, file in forms]
+        coreml = self.predictions()
+        forms.append(('Core ML (.mlpackage, fp16)', coreml, tree_bytes(out), out))
+        results = [_result(name, p, reference, size, file) for name, p, size, file in forms]
         write_forms_json(results, self.work_dir / 'forms.json')
+        if self.report is not None:
+            words = (self.work_dir, '--config', self.config, '--images', self.report)
+            self._call('report', 'report.py', *words, makes=self.page)
         self.record = self.record.as_finished()
         return results
+
+    def predictions(self) -> list[dict]:
+        """What the Core ML file says of the test images, scored where it is not yet."""
+        return self._score('coreml', self.package)
 
     def _train(self) -> Path:
         """The checkpoint of the last epoch.
@@ -310,10 +338,17 @@ class TrainToPhone:
         asked = self.config.read_bytes()
         going_on = resume_option(last_checkpoint(self.work_dir))
         words = (self.config, '--work-dir', self.work_dir, *going_on)
-        self._call('train', 'train.py', *words, makes=note)
+        epochs = Config.fromfile(self.config).get('train_cfg', {}).get('max_epochs')
+        try:
+            self._call('train', 'train.py', *words, makes=note, epochs=epochs)
+        except MobileOneExtError as error:
+            # What such a run saved is nothing to go on with.
+            if DIVERGED in str(error):
+                note.unlink(missing_ok=True)
+            raise
         if self.config.read_bytes() != asked:
             write_whole(self.config, lambda made: made.write_bytes(asked))
-        return Path(note.read_text('utf-8').strip())
+        return self.checkpoint
 
     def _score(self, name: str, checkpoint: Path, *options: str) -> list[dict]:
         """Predictions of ``tools/test.py`` on the whole test split."""
@@ -323,7 +358,13 @@ class TrainToPhone:
         return mmengine.load(out)
 
     def _call(
-        self, title: str, tool: str, *args: object, makes: Path, options: Sequence[str] = ()
+        self,
+        title: str,
+        tool: str,
+        *args: object,
+        makes: Path,
+        options: Sequence[str] = (),
+        epochs: Optional[int] = None,
     ) -> None:
         if title in self.record.done and makes.exists():
             self.console.print(f'{title}: done before')
@@ -331,7 +372,7 @@ class TrainToPhone:
         log = self.work_dir / f'{title.replace(" ", "-")}.log'
         cfg_options = ['--cfg-options', *options] if options else []
         words = [*map(str, args), *cfg_options]
-        seconds = run_tool(tool, words, log, title, self.console)
+        seconds = run_tool(tool, words, log, title, self.console, epochs)
         self.record = self.record.with_step(title)
         self.console.print(f'{title}: {seconds:.0f} s')
 

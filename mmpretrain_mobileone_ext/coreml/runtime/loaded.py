@@ -179,7 +179,7 @@ class LoadedProgram(ABC):
         rest are run as single samples.
 
         Args:
-            inputs (Mapping[str, Tensor]): Input name to (N, C, H, W), or (N, *shape) for other
+            inputs (Mapping[str, Tensor]): Input name to (N, C, H, W), or ``(N, *shape)`` for other
                 inputs. Images: values 0..255 in the model's own channel order.
             chunk_size (int): Most samples computed at a time; fewer where memory is bounded
                 (``memory_budget``).

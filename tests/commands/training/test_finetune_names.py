@@ -93,6 +93,7 @@ def test_an_image_that_no_list_holds_is_refused(tmp_path):
 def test_the_tool_writes_such_a_config(tmp_path, monkeypatch, capsys):
     """Up to the training, which is replaced."""
     monkeypatch.setattr(cli.TrainToPhone, 'run', lambda self: [])
+    monkeypatch.setattr(cli, 'print_results', lambda *given: None)
     folder_of(tmp_path / 'x[/b]{{$HOME:}}', [RUNS, '\x1b[31m', ' cat'])
     package = cli.run(
         ['x[/b]{{$HOME:}}', '--config', str(DIGITS), '--cfg-options', 'load_from={{$HOME:}}']

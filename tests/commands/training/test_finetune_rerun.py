@@ -1,6 +1,7 @@
-"""The same command goes on with an interrupted run, and with no other."""
+"""An interrupted run is gone on with where that is asked for, and no other run is."""
 
 import pytest
+import torch
 from PIL import Image
 
 from mmpretrain_mobileone_ext.commands.training.finetune import cli
@@ -29,6 +30,7 @@ class Scene:
             self.add(path)
         self.seen = []
         self.do = self.kill
+        monkeypatch.setattr(cli, 'print_results', lambda *given: None)
         monkeypatch.setattr(TrainToPhone, 'run', lambda steps: self.do(steps))
         self.rehearsed = 0
         monkeypatch.setattr(cli, 'rehearse', self.rehearse)
@@ -67,7 +69,7 @@ def interrupt(scene, *args):
 
 def test_an_interrupted_run_goes_on(scene):
     interrupt(scene, '--epochs', '3')
-    interrupt(scene, '--epochs', '3')
+    interrupt(scene, '--epochs', '3', '--resume')
     assert scene.seen == [(), ('step 1',)]
     assert scene.rehearsed == 1
 
@@ -75,13 +77,49 @@ def test_an_interrupted_run_goes_on(scene):
 def test_mmengine_writes_a_config_over_ours(scene):
     interrupt(scene)
     (scene.work / 'finetune.py').write_text('launcher = "none"')
-    interrupt(scene)
+    interrupt(scene, '--resume')
     assert scene.seen[1] == ('step 1',)
+
+
+def test_going_on_is_asked_for(scene):
+    interrupt(scene)
+    scene.refused('holds this run, interrupted; give --resume to go on with it, or --force')
+    assert scene.seen == [()]
+
+
+def test_what_failed_before_anything_was_trained_forces_nobody(scene, monkeypatch):
+    """A download that fails, say: the next command, with other options too, begins anew."""
+
+    def fail(steps):
+        raise MobileOneExtError('train failed: no such host')
+
+    scene.do = fail
+    with pytest.raises(MobileOneExtError, match='no such host'):
+        scene.go('--weights', 'https://nowhere.invalid/a.pth')
+    scene.do = scene.kill
+    interrupt(scene, '--weights', 'b.pth')
+    assert scene.seen == [()]
+
+
+def test_a_run_with_a_checkpoint_is_worth_being_asked_for(scene, tmp_path):
+    scene.do = lambda steps: torch.save({}, scene.work / 'epoch_1.pth')
+    scene.go()
+    (scene.work / 'last_checkpoint').write_text(str(scene.work / 'epoch_1.pth'))
+    scene.refused('give --resume')
+
+
+def test_resume_begins_where_there_is_nothing(scene):
+    interrupt(scene, '--resume')
+    assert scene.seen == [()]
 
 
 def test_another_run_is_not_mixed_in(scene):
     interrupt(scene)
     for args, words in (
+        (['--lr', '0.5'], 'lr'),
+        (['--image-size', '48'], 'recipe, image_size'),
+        (['--compress', 'int8'], 'compress'),
+        (['--swift'], 'swift'),
         (['--epochs', '4'], 'epochs'),
         (['--frozen-stages', '2'], 'frozen_stages'),
         (['--weights', 'x.pth'], 'weights'),

@@ -5,11 +5,13 @@ import os
 import re
 import subprocess
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
 import torch
 from hostile_text import RUNS
+from photo_kit import SHARES, write_photos
 from PIL import Image
 
 from mmpretrain_mobileone_ext.commands.training.demo import write_digits
@@ -78,6 +80,51 @@ def test_digits_from_the_stem_of_another_run(tmp_path):
     # a second run does not mix with the first
     again = tool('finetune.py', few, '--config', CONFIG, '--work-dir', tmp_path / 'work', code=2)
     assert re.search(r'error: .*holds an earlier run', again)
+
+
+@pytest.mark.slow
+def test_photos_as_people_have_them_become_a_package_an_app_and_a_page(tmp_path):
+    """Of every size and format, one corrupt, four uneven classes; from random weights."""
+    photos = write_photos(
+        tmp_path / 'photos', 60, large=1, heic=find_spec('pillow_heif') is not None
+    )
+    work = tmp_path / 'work'
+    words = (photos, '--from-scratch', '--image-size', 32, '--swift', '--work-dir', work)
+    tiny = ('--config', CONFIG, '--epochs', 12)
+    out = tool('finetune.py', *words, *tiny)
+    assert 'uneven: Blüten has' in out
+    assert re.search(r'Blüten/abgebrochen\.jpg: damaged, cut off', out)
+    assert 'train: 12 epochs' in out
+    assert len(re.findall(r'train: epoch \d+/12, loss \d', out)) == 12
+    assert re.search(r'decoded once, to 64 pixels or less', ' '.join(out.split()))
+    assert 'the worst mistakes, as pictures' in out
+    assert 'next: open the Swift package' in out
+    program = load_program(work / 'model.mlpackage')
+    assert list(program.classes) == sorted(SHARES)
+    assert (work / 'swift/Package.swift').is_file()
+    figures = json.loads((work / 'report/report.json').read_text('utf-8'))
+    assert sum(map(sum, figures['confusion']['counts'])) == figures['num_images'] == 12
+    assert 'stem' in figures['places'].values()
+    page = (work / 'report/report.html').read_text('utf-8')
+    assert page.index('id="mistakes"') < page.index('id="forms"')
+    # What is there is neither overwritten nor gone on with unasked.
+    again = tool('finetune.py', *words, *tiny, code=2)
+    assert re.search(r'error: .*holds an earlier run, which is finished', again)
+
+
+@pytest.mark.slow
+def test_a_rate_that_is_too_large_ends_with_one_line_and_the_next_command_is_free(tmp_path):
+    digits = write_digits(tmp_path / 'digits')
+    few = tmp_path / 'few'
+    for name in '01':
+        (few / name).mkdir(parents=True)
+        for source in sorted((digits / 'train' / name).iterdir())[:20]:
+            (few / name / source.name).symlink_to(source)
+    words = (few, '--config', CONFIG, '--work-dir', tmp_path / 'work', '--epochs', 2)
+    out = tool('finetune.py', *words, '--lr', 1e30, code=2)
+    assert re.search(r'error: train failed.*the loss is \w+ in iteration \d+ at a .* diverged', out)
+    assert not list((tmp_path / 'work').glob('*.mlpackage'))
+    assert 'by class' in tool('finetune.py', *words)
 
 
 #: In iterations, on two data sets, one of them repeated, and unfolded.

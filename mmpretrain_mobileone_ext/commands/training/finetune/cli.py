@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Optional
 
@@ -13,21 +13,32 @@ from rich.console import Console
 from rich.table import Table
 
 from ....errors import MobileOneExtError
-from ....report import forms_table
 from ....utils.config import read_config
 from ....utils.files import write_text, write_whole
 from ....utils.text import PlainConsole, csv_text, figures_table
 from ...console.training import finetune_parser
-from ..to_phone import RunRecord, TrainToPhone, sole_use, text_hash
+from ..to_phone import RunRecord, TrainToPhone, last_checkpoint, sole_use, text_hash
 from .folder import ImageFolder, read_folder
 from .rehearsal import check_images, rehearse
+from .results import print_results
 from .settings import check_recipe, finetune_config, has_switch, length
+from .starting import (
+    RATE,
+    fit_training,
+    keep_decoded,
+    rate_of,
+    set_arch,
+    set_image_size,
+    start_from_nothing,
+)
 
 #: The config of a run, in its work dir.
 CONFIG = 'finetune.py'
 #: The list of what is not used, in the work dir.
 SKIPPED = 'skipped.csv'
 _CLASSES, _FILES = 40, 5  # that are printed
+_UNEVEN = 3  # times as many images of the largest class as of the smallest that are worth a word
+_REPORTED = 1000  # test images that the report scores at most
 
 
 def run(argv: Optional[Sequence[str]] = None) -> Path:
@@ -41,9 +52,7 @@ def run(argv: Optional[Sequence[str]] = None) -> Path:
             another run, or a step failed.
     """
     args = finetune_parser().parse_args(argv)
-    recipe = read_config(args.config)
-    if args.cfg_options:
-        recipe.merge_from_dict(args.cfg_options)
+    recipe, tuned_before = _recipe(args)
     work_dir = args.work_dir or Path('work_dirs') / f'finetune-{args.data.resolve().name}'
     for path in (args.data.resolve(), work_dir.resolve()):
         _check_path(path)
@@ -56,27 +65,84 @@ def run(argv: Optional[Sequence[str]] = None) -> Path:
     )
     with sole_use(work_dir, console):
         asked = _asked(args, recipe, folder)
-        record = None if args.force else _interrupted(work_dir, asked)
-        config = work_dir / CONFIG
-        cfg = finetune_config(
-            recipe,
-            folder,
-            work_dir,
-            weights=args.weights,
-            frozen_stages=args.frozen_stages,
-            epochs=args.epochs,
-        )
+        record = None if args.force else _interrupted(work_dir, asked, args.resume)
+        cfg, decoding = _config(args, recipe, folder, work_dir, tuned_before)
         print_folder(folder, work_dir, console)
         console.print(_summary(folder, cfg))
-        if not has_switch(recipe):
+        console.print(decoding)
+        folds = has_switch(cfg)
+        if folds and not has_switch(recipe):
             console.print('the recipe does not fold its network: DeploySwitchHook is added')
         if record is None:
             rehearse(cfg, work_dir / 'model.mlpackage')
         record = record or RunRecord.begin(work_dir, asked)
-        write_whole(config, cfg.dump)
-        steps = TrainToPhone(config, work_dir, record, console)
-        console.print(forms_table(steps.run(), f'{args.data}: test images'))
+        write_whole(work_dir / CONFIG, cfg.dump)
+        steps = TrainToPhone(
+            config=work_dir / CONFIG,
+            work_dir=work_dir,
+            record=record,
+            console=console,
+            folds=folds,
+            export=_export_words(args, work_dir),
+            report=_reported(len(folder.test)),
+        )
+        results = steps.run()
+        print_results(steps, results, folder, args.swift is not None)
     return steps.package
+
+
+def _recipe(args: argparse.Namespace) -> tuple[Config, bool]:
+    """The recipe as it is asked for, and whether its rate is one for trained weights."""
+    recipe = read_config(args.config)
+    tuned_before = bool(recipe.get('load_from'))
+    if args.arch or args.image_size or args.from_scratch:
+        check_recipe(recipe)
+    if args.arch:
+        set_arch(recipe, args.arch)
+    if args.image_size:
+        set_image_size(recipe, args.image_size)
+    if args.from_scratch:
+        start_from_nothing(recipe)
+    if args.cfg_options:
+        recipe.merge_from_dict(args.cfg_options)
+    return recipe, tuned_before
+
+
+def _config(
+    args: argparse.Namespace, recipe: Config, folder: ImageFolder, work_dir: Path, tuned: bool
+) -> tuple[Config, str]:
+    """The config of the run, and how it reads its images in words."""
+    cfg = finetune_config(
+        recipe,
+        folder,
+        work_dir,
+        weights=args.weights,
+        frozen_stages=args.frozen_stages,
+        epochs=args.epochs,
+    )
+    given = args.cfg_options or {}
+    fit_training(
+        cfg,
+        len(folder.train),
+        len(folder.classes),
+        tuned_before=tuned,
+        lr=given.get(RATE) if args.lr is None else args.lr,
+        epochs=given.get('train_cfg.max_epochs') if args.epochs is None else args.epochs,
+        keep_batch='train_dataloader.batch_size' in given,
+    )
+    return cfg, keep_decoded(cfg, len(folder.train))
+
+
+def _export_words(args: argparse.Namespace, work_dir: Path) -> list[str]:
+    words = ['--compress', args.compress] if args.compress else []
+    if args.swift is not None:
+        words += ['--swift', args.swift or str(work_dir / 'swift')]
+    return words
+
+
+def _reported(images: int) -> str:
+    """All test images, or as many as the runtime scores within minutes."""
+    return 'test' if images <= _REPORTED else str(_REPORTED)
 
 
 def print_folder(folder: ImageFolder, work_dir: Path, console: Console) -> None:
@@ -86,6 +152,9 @@ def print_folder(folder: ImageFolder, work_dir: Path, console: Console) -> None:
     if nothing is.
     """
     console.print(_table(folder))
+    uneven = _uneven(folder)
+    if uneven:
+        console.print(uneven)
     rows = [('path', 'reason'), *folder.skipped]
     write_text(work_dir / SKIPPED, csv_text(rows))
     if not folder.skipped:
@@ -101,13 +170,31 @@ def print_folder(folder: ImageFolder, work_dir: Path, console: Console) -> None:
 
 def _table(folder: ImageFolder) -> Table:
     counts = [Counter(label for _, label in samples) for samples in (folder.train, folder.test)]
-    table = figures_table(['class'], ['train', 'test'], title=f'images in {folder.root}')
+    heads = ['train', 'share %', 'test']
+    table = figures_table(['class'], heads, title=f'images in {folder.root}')
+
+    def add(name: str, labels: Iterable[int]) -> None:
+        train, test = (sum(c[i] for i in labels) for c in counts)
+        table.add_row(name, str(train), f'{100 * train / len(folder.train):.1f}', str(test))
+
     for label, name in enumerate(folder.classes[:_CLASSES]):
-        table.add_row(name, *(str(c[label]) for c in counts))
+        add(name, [label])
     if len(folder.classes) > _CLASSES:
         rest = range(_CLASSES, len(folder.classes))
-        table.add_row(f'{len(rest)} more classes', *(str(sum(c[i] for i in rest)) for c in counts))
+        add(f'{len(rest)} more classes', rest)
     return table
+
+
+def _uneven(folder: ImageFolder) -> str:
+    """A line on classes of very different sizes; '' where they are alike."""
+    counts = Counter(folder.classes[label] for _, label in folder.train)
+    (most, many), *_, (least, few) = counts.most_common()
+    if many < _UNEVEN * few:
+        return ''
+    return (
+        f'uneven: {most} has {many / few:.1f} times the training images of {least}, so that top-1 '
+        'is mostly its own; look at the scores of each class below'
+    )
 
 
 def _asked(args: argparse.Namespace, recipe: Config, folder: ImageFolder) -> dict[str, str]:
@@ -120,19 +207,32 @@ def _asked(args: argparse.Namespace, recipe: Config, folder: ImageFolder) -> dic
         weights=str(args.weights),
         frozen_stages=str(args.frozen_stages),
         epochs=str(args.epochs),
+        lr=str(args.lr),
+        arch=str(args.arch),
+        image_size=str(args.image_size),
+        from_scratch=str(args.from_scratch),
+        compress=str(args.compress),
+        swift=str(args.swift),
     )
 
 
-def _interrupted(work_dir: Path, asked: dict[str, str]) -> Optional[RunRecord]:
-    """The run to go on with; None where there is none.
+def _interrupted(work_dir: Path, asked: dict[str, str], resume: bool) -> Optional[RunRecord]:
+    """The run to go on with; None where there is none, or nothing came of it.
 
     Raises:
-        MobileOneExtError: another or a finished run is there.
+        MobileOneExtError: another or a finished run is there, or one that was not asked for.
     """
     _refuse_finished(work_dir)
     found = RunRecord.read(work_dir)
-    if found and not found.goes_on(asked):
+    if found is None or not (found.done or last_checkpoint(work_dir)):
+        return None
+    if not found.goes_on(asked):
         raise _holds(work_dir, found.differs_by(asked))
+    if not resume:
+        raise MobileOneExtError(
+            f'{work_dir} holds this run, interrupted; give --resume to go on with it, or --force '
+            'to start anew'
+        )
     return found
 
 
@@ -166,5 +266,5 @@ def _summary(folder: ImageFolder, cfg: Config) -> str:
     return (
         f'{folder.root}: {len(folder.classes)} classes, {len(folder.train)} images to train on, '
         f'{len(folder.test)} {split} to test on; {length(cfg)} from '
-        f'{cfg.get("load_from") or "random weights"}'
+        f'{cfg.get("load_from") or "random weights"}, {rate_of(cfg)}'
     )

@@ -26,7 +26,6 @@ from ....coreml.program import quiet
 from ....errors import MobileOneExtError
 from ....export.job import load_job
 from ....export.options import ExportOptions
-from ....models import MobileOneBlock
 from ....utils.config import in_scope
 from ....utils.machine import untouched_rng
 from ....utils.text import Steps, one_line
@@ -186,7 +185,6 @@ def rehearse(cfg: Config, package: Path) -> None:
     with untouched_rng(), in_scope(cfg):
         with _step(cfg, 'the model cannot be built'):
             model = _built(cfg)
-        _check_foldable(cfg, model)
         # First, since it says best what is wrong with a network.
         with _step(cfg, 'the network could not be exported'):
             _prepare_export(cfg, model, package)
@@ -213,15 +211,6 @@ def _built(cfg: Config) -> nn.Module:
     if cfg.get('data_preprocessor') is not None:
         model.setdefault('data_preprocessor', copy.deepcopy(cfg.data_preprocessor))
     return MODELS.build(model)
-
-
-def _check_foldable(cfg: Config, model: nn.Module) -> None:
-    if not any(isinstance(m, MobileOneBlock) for m in model.modules()):
-        kind = type(getattr(model, 'backbone', model)).__name__
-        raise MobileOneExtError(
-            f'{cfg.filename}: {kind} has no block that can be folded; '
-            'choose a recipe with ConfigurableMobileOne as the backbone'
-        )
 
 
 def _batch(cfg: Config, split: str) -> Any:

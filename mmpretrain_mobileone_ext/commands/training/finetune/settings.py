@@ -15,13 +15,16 @@ from mmpretrain.models.utils import ClsDataPreprocessor
 from mmpretrain.registry import MODELS
 
 from ....errors import MobileOneExtError
+from ....models import MobileOneBlock
 from ....models.preprocessing import HEIC_SUFFIXES, step_name
 from ....utils.config import in_scope
+from ....utils.machine import untouched_rng
 from .folder import ImageFolder, image_list
 
 SPLITS = ('train', 'val', 'test')
 _LOADER = 'LoadImageFromFile'
-_LOADER_HEIC = 'mmpretrain_mobileone_ext.LoadImageFromFile'
+#: Reads HEIC, and can keep what is decoded.
+LOADER = 'mmpretrain_mobileone_ext.LoadImageFromFile'
 
 _COUNT, _RANKS = 'num_classes', 'topk'
 _RANK_OF_SCORE = re.compile(r'(.*/top)(\d+)')
@@ -42,7 +45,7 @@ def finetune_config(
 
     Writes ``train.txt`` and ``test.txt`` into ``work_dir``: the images with their labels, so that
     every later run sees the same split. The run ends with the folded file: ``DeploySwitchHook`` is
-    added where the recipe has none.
+    added where the recipe has none, and taken out where the network has nothing to fold.
 
     Args:
         recipe: any classification config with an image backbone; it is left as it is.
@@ -60,13 +63,13 @@ def finetune_config(
     check_recipe(cfg)
     set_data(cfg, folder, work_dir)
     set_classes(cfg, len(folder.classes))
-    _set_switch(cfg)
+    _set_switch(cfg, has_blocks(cfg))
     if weights is not None:
         cfg.load_from = weights
     if frozen_stages is not None:
         cfg.model.backbone.frozen_stages = frozen_stages
     if epochs is not None:
-        _set_epochs(cfg, epochs)
+        set_epochs(cfg, epochs)
     return cfg
 
 
@@ -167,7 +170,7 @@ def _has_heic(paths: Iterable[str]) -> bool:
 def _reading(steps: Steps, reads_heic: bool) -> Steps:
     if not reads_heic:
         return steps
-    return [dict(s, type=_LOADER_HEIC) if step_name(s) == _LOADER else s for s in steps]
+    return [dict(s, type=LOADER) if step_name(s) == _LOADER else s for s in steps]
 
 
 def _replaced(cfg: Config, split: str, new: Callable[[Steps], dict]) -> dict:
@@ -292,9 +295,27 @@ def _folds(hook: Any) -> bool:
     return _LAST_STAGE in hook.get('when', (_LAST_STAGE,))
 
 
-def _set_switch(cfg: Config) -> None:
+def has_blocks(cfg: Config) -> bool:
+    """Whether a config's network has blocks to fold; True where it cannot be built.
+
+    The rehearsal says what is wrong with such a one.
+    """
+    with untouched_rng(), in_scope(cfg):
+        try:
+            model = MODELS.build(copy.deepcopy(cfg.model))
+        # Networks of any package are built here.
+        except Exception:
+            return True
+    return any(isinstance(m, MobileOneBlock) for m in model.modules())
+
+
+def _set_switch(cfg: Config, folds: bool) -> None:
     found = _switches(cfg)
-    if not found:
+    if not folds:
+        cfg.custom_hooks = [
+            hook for hook in cfg.get('custom_hooks') or () if step_name(hook) != _SWITCH
+        ]
+    elif not found:
         cfg.custom_hooks = [
             *(cfg.get('custom_hooks') or ()),
             dict(type=_SWITCH, when=('val', _LAST_STAGE)),
@@ -303,7 +324,12 @@ def _set_switch(cfg: Config) -> None:
         found[0]['when'] = (*found[0]['when'], _LAST_STAGE)
 
 
-def _set_epochs(cfg: Config, epochs: int) -> None:
+def set_epochs(cfg: Config, epochs: int) -> None:
+    """Train so many epochs; schedules are stretched with them.
+
+    Raises:
+        MobileOneExtError: fewer than one, or a recipe that counts iterations.
+    """
     before = cfg.train_cfg.get('max_epochs')
     if before is None or epochs < 1:
         raise MobileOneExtError(

@@ -74,6 +74,7 @@ def _unary(function: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
     def unary(x: Tensor) -> Tensor:
         return function(x)
 
+    unary.__doc__ = f'``torch.{function.__name__}(x)``.'
     return unary
 
 
@@ -81,6 +82,7 @@ def _binary(function: Callable[[Tensor, Tensor], Tensor]) -> Callable[[Tensor, T
     def binary(x: Tensor, y: Tensor) -> Tensor:
         return function(x, y)
 
+    binary.__doc__ = f'``torch.{function.__name__}(x, y)``.'
     return binary
 
 
@@ -88,6 +90,7 @@ def _shifted(function: Callable[[Tensor], Tensor], default: float) -> Callable[.
     def shifted(x: Tensor, epsilon: float = default) -> Tensor:
         return function(x + epsilon)
 
+    shifted.__doc__ = f'``torch.{function.__name__}(x + epsilon)``.'
     return shifted
 
 

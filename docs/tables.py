@@ -1,0 +1,328 @@
+"""Write measured figures into README.md and the pages of docs/.
+
+A page names a figure by a pair of comments, and this script writes what stands between them::
+
+    <!--measured:compare-->
+    ...
+    <!--/measured-->
+
+Each figure is made from one file of ``docs/measured``, which a tool wrote; what was measured before
+the tools wrote JSON is a *record* there: heads and rows, with its command, machine and versions.
+
+``python docs/tables.py`` writes all pages, ``--check`` says which ones are stale.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Optional
+
+from mmpretrain_mobileone_ext.commands.benchmark import paired_ratio
+from mmpretrain_mobileone_ext.utils.text import markdown_code, markdown_table, share
+
+ROOT = Path(__file__).resolve().parents[1]
+MEASURED = ROOT / 'docs/measured'
+_BLOCK = re.compile(r'(<!--measured:([\w-]+)-->)(.*?)(<!--/measured-->)', re.DOTALL)
+_SHOWN_VERSIONS = ('torch', 'mmpretrain', 'coremltools')
+_ABSENT = '\u2013'
+
+Figure = Callable[[Path], str]
+FIGURES: dict[str, Figure] = {}
+
+
+def figure(*names: str) -> Callable[[Figure], Figure]:
+    """Register what writes the figures of these names."""
+
+    def register(function: Figure) -> Figure:
+        FIGURES.update(dict.fromkeys(names, function))
+        return function
+
+    return register
+
+
+def read(folder: Path, name: str) -> dict[str, Any]:
+    """A file of ``docs/measured``, by its name without suffix."""
+    return json.loads((folder / f'{name}.json').read_text('utf-8'))
+
+
+def caption(command: Any, machine: Any, versions: Mapping[str, str], note: str = '') -> str:
+    """One line on where a table is from."""
+    words = command if isinstance(command, str) else ' '.join(map(str, ['python', *command]))
+    parts = [_machine_in_words(machine)]
+    parts += [f'{name} {versions[name]}' for name in _SHOWN_VERSIONS if name in versions]
+    return f'{markdown_code(words)}: {", ".join(parts)}.' + (f' {note}' if note else '')
+
+
+def _machine_in_words(machine: Any) -> str:
+    if isinstance(machine, str):
+        # A report's ends with the system.
+        return ', '.join(machine.split(', ')[:2])
+    return machine.get('gpu') or f'{machine["cores"]} cores of {machine["cpu"]}'
+
+
+def block(heads: Sequence[str], rows: Sequence[Sequence[Any]], align: str, below: str) -> str:
+    """A table and the line below it."""
+    return f'{markdown_table(heads, rows, align)}\n{below}'
+
+
+def recorded(data: Mapping[str, Any]) -> str:
+    """The table of a record."""
+    below = caption(data['command'], data['machine'], data['versions'], data.get('note', ''))
+    return block(data['heads'], data['rows'], data['align'], below)
+
+
+def _record_figure(name: str) -> Figure:
+    return lambda folder: recorded(read(folder, name))
+
+
+for _name in ('branches', 'fashion', 'mmdeploy', 'runtime', 'sweep', 'longer'):
+    FIGURES[_name] = _record_figure(_name)
+
+
+# Training steps: JSON of tools/benchmark_training.py, or a record.
+
+_TRAINING = ('mmpretrain', 'auto', 'folded')
+
+
+def _costs(case: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
+    return {cost['form']: cost for cost in case['costs']}
+
+
+def _training_row(case: Mapping[str, Any]) -> list[str]:
+    costs = _costs(case)
+    theirs, ours, floor = (costs[form] for form in _TRAINING)
+    saved = [cost['saved_bytes'] / 1e6 for cost in (theirs, ours)]
+    return [
+        case['arch'].upper(),
+        *(f'{cost["median_ms"]:.0f}' for cost in (theirs, ours)),
+        *(f'{paired_ratio(theirs["step_ms"], c["step_ms"]):.2f}' for c in (ours, floor)),
+        *(f'{megabytes:.0f}' for megabytes in saved),
+        f'{saved[1] / saved[0]:.2f}',
+    ]
+
+
+_TRAINING_HEADS = (
+    '',
+    "MMPretrain's, ms",
+    'ours, ms',
+    'times faster',
+    'folded, times faster',
+    "MMPretrain's, saved MB",
+    'ours, saved MB',
+    'share',
+)
+
+
+def _training_rows(data: Mapping[str, Any]) -> Sequence[Sequence[str]]:
+    if 'rows' in data:
+        return data['rows']
+    return [_training_row(case) for case in data['cases'] if case['costs']]
+
+
+@figure('training')
+def training(folder: Path) -> str:
+    """Step time and memory of S0 to S4."""
+    data = read(folder, 'training')
+    machine, versions = data['machine'], data.get('versions')
+    below = caption(data['command'], machine, versions or machine['versions'])
+    rows = _training_rows(data)
+    return block(_TRAINING_HEADS, rows, 'l' + 'r' * (len(_TRAINING_HEADS) - 1), below)
+
+
+@figure('training-speed')
+def training_speed(folder: Path) -> str:
+    """'1.58 to 5.46': how many times faster a step is."""
+    speeds = [float(row[3]) for row in _training_rows(read(folder, 'training'))]
+    return f'{min(speeds):.2f} to {max(speeds):.2f}'
+
+
+@figure('training-memory')
+def training_memory(folder: Path) -> str:
+    """'21 to 44': percent of the activations that are still saved."""
+    shares = [100 * float(row[-1]) for row in _training_rows(read(folder, 'training'))]
+    return f'{min(shares):.0f} to {max(shares):.0f}'
+
+
+# JSON of a report: the forms of a network, and what a search for compression tried.
+
+
+def _report_caption(data: Mapping[str, Any], note: str = '') -> str:
+    made = data['provenance']
+    return caption(made['command'], made['machine'], made['versions'], note)
+
+
+def _kib(size: Optional[int]) -> str:
+    return _ABSENT if size is None else f'{size / 1024:.1f}'
+
+
+@figure('digits')
+def digits(folder: Path) -> str:
+    """Every form that the demo leaves, scored."""
+    data = read(folder, 'digits')
+    rows = [
+        [
+            form['form'],
+            share(form['top1'], data['num_images']),
+            _kib(form['size_bytes']),
+            f'{form["agreement"]:.2f}',
+        ]
+        for form in data['forms']
+        if form['kind'] != 'check'
+    ]
+    heads = ('form', 'top-1 % [95 % interval]', 'size KiB', 'same top-1 as branches %')
+    return block(heads, rows, 'lrrr', _report_caption(data, f'Scored on {data["images"]}.'))
+
+
+@figure('digits-top1')
+def digits_top1(folder: Path) -> str:
+    """Top-1 of the Core ML file of the demo."""
+    data = read(folder, 'digits')
+    found = [f for f in data['forms'] if f['kind'] == 'coreml']
+    return f'{found[0]["top1"]:.1f} %'
+
+
+@figure('compression')
+def compression(folder: Path) -> str:
+    """Fixed schemes, and what the search chose."""
+    data = read(folder, 'compression')
+    shown = [c for c in data['candidates'] if c['kind'] in ('none', 'fixed') or c['chosen']]
+    rows = [
+        [
+            _scheme(candidate),
+            _kib(candidate['size_bytes']),
+            f'{candidate["top1"]:.2f}',
+            f'{candidate["agreement"]:.2f}',
+        ]
+        for candidate in shown
+    ]
+    note = f'{len(data["candidates"])} files; scored on {data["chosen_on"] or data["images"]}.'
+    heads = ('scheme', 'size KiB', 'top-1 %', 'same top-1 as torch %')
+    return block(heads, rows, 'lrrr', _report_caption(data, note))
+
+
+def _scheme(candidate: Mapping[str, Any]) -> str:
+    name = 'fp16' if candidate['kind'] == 'none' else candidate['scheme']
+    if candidate['chosen']:
+        return f'chosen: {name}'
+    return name if candidate['fits'] else f'{name} (refused)'
+
+
+@figure('search-result')
+def search_result(folder: Path) -> str:
+    """'59 to 33 KiB, for 0.37 points of top-1': what the search gained and lost."""
+    return _gained(read(folder, 'compression'))
+
+
+@figure('palettize6-result')
+def palettize6_result(folder: Path) -> str:
+    """The same of a fixed scheme."""
+    return _gained(read(folder, 'palettize6'))
+
+
+def _gained(data: Mapping[str, Any]) -> str:
+    """On all images, against the file before compression."""
+    before, after = (
+        next(form for form in data['forms'] if form['form'] == name)
+        for name in (data['baseline'], data['chosen'])
+    )
+    sizes = ' to '.join(f'{form["size_bytes"] / 1024:.0f}' for form in (before, after))
+    lost = before['top1'] - after['top1']
+    return f'{sizes} KiB, ' + (f'for {lost:.2f} points of top-1' if lost else 'at the same top-1')
+
+
+# JSON of tools/compare.py.
+
+
+def _by_source(row: Mapping[str, Any], key: str) -> Optional[float]:
+    values = [p[key] for p in row['published'] if p.get(key) is not None]
+    return values[0] if values else None
+
+
+@figure('compare')
+def compare(folder: Path) -> str:
+    """MobileOne and its peers."""
+    data = read(folder, 'compare')
+    rows = [
+        [
+            row['label'],
+            f'{row["params"] / 1e6:.2f}',
+            f'{row["flops"] / 1e6:.0f}',
+            f'{row["coreml_bytes"] / 2**20:.2f}',
+            row['coreml_ops'],
+            _known(_by_source(row, 'top1')),
+            _known(_by_source(row, 'mobile_ms')),
+        ]
+        for row in data['rows']
+    ]
+    heads = (
+        'model',
+        'params M',
+        'FLOPs M',
+        'Core ML MiB (fp16)',
+        'operations',
+        'top-1 %, published',
+        'iPhone 12 ms, published',
+    )
+    machine = data['machine']
+    below = caption('mobileone-ext compare', machine, machine['versions'])
+    return block(heads, rows, 'lrrrrrr', below)
+
+
+def _known(value: Optional[float]) -> str:
+    return _ABSENT if value is None else f'{value:.2f}'
+
+
+# The pages.
+
+
+def pages(root: Path = ROOT) -> list[Path]:
+    """README.md and every page of docs/ that has a figure."""
+    found = [root / 'README.md', *sorted((root / 'docs').rglob('*.md'))]
+    return [page for page in found if _BLOCK.search(page.read_text('utf-8'))]
+
+
+def filled(text: str, folder: Path = MEASURED, where: str = '') -> str:
+    """A page with all its figures as measured.
+
+    Raises:
+        SystemExit: it names a figure that nobody writes.
+    """
+
+    def written(match: re.Match[str]) -> str:
+        start, name, old, end = match.groups()
+        if name not in FIGURES:
+            raise SystemExit(f'{where}: no figure {name!r}; known: {", ".join(sorted(FIGURES))}')
+        made = FIGURES[name](folder)
+        around = '\n' if '\n' in old or '\n' in made else ''
+        return f'{start}{around}{made}{around}{end}'
+
+    return _BLOCK.sub(written, text)
+
+
+def stale(root: Path = ROOT, folder: Path = MEASURED) -> dict[Path, str]:
+    """Pages that differ from what was measured, with what they should be."""
+    texts = {page: page.read_text('utf-8') for page in pages(root)}
+    wanted = {page: filled(text, folder, page.name) for page, text in texts.items()}
+    return {page: text for page, text in wanted.items() if text != texts[page]}
+
+
+def main(argv: Optional[Sequence[str]] = None) -> int:
+    """Write or check all pages; 1 if a checked one is stale."""
+    p = argparse.ArgumentParser(description='Write measured figures into README.md and docs/.')
+    p.add_argument('--check', action='store_true', help='only say which pages are stale')
+    check = p.parse_args(argv).check
+    found = stale()
+    for page, text in found.items():
+        print(f'{page.relative_to(ROOT)}: {"stale" if check else "written"}')
+        if not check:
+            page.write_text(text, encoding='utf-8')
+    return int(check and bool(found))
+
+
+if __name__ == '__main__':
+    sys.exit(main())

@@ -1,0 +1,114 @@
+"""Figures in README.md and docs/ are those of the JSON that tools wrote."""
+
+import json
+import re
+import shutil
+
+import pytest
+from docs_kit import DOCS, module, pages
+
+from mmpretrain_mobileone_ext.commands.benchmark.training.results import Case, Cost, Report
+
+tables = module(DOCS / 'tables.py')
+NAMED = re.findall(r'<!--measured:([\w-]+)-->', '\n'.join(p.read_text('utf-8') for p in pages()))
+
+
+@pytest.fixture
+def measured(tmp_path):
+    """A copy of what was measured, to be changed."""
+    return shutil.copytree(tables.MEASURED, tmp_path / 'measured')
+
+
+def change(folder, name, edit):
+    path = folder / f'{name}.json'
+    data = json.loads(path.read_text('utf-8'))
+    edit(data)
+    path.write_text(json.dumps(data), 'utf-8')
+
+
+def test_no_page_is_stale():
+    stale = [str(page.relative_to(tables.ROOT)) for page in tables.stale()]
+    assert not stale, f'python docs/tables.py writes {stale}'
+
+
+def test_another_measurement_makes_pages_stale(measured):
+    change(measured, 'palettize6', lambda data: data['forms'][-2].update(size_bytes=1))
+    change(measured, 'branches', lambda data: data['rows'][0].__setitem__(1, '12.34'))
+    found = tables.stale(folder=measured)
+    assert {'README.md', 'guide.md', 'compression.md'} <= {page.name for page in found}
+    assert '12.34' in found[DOCS / 'research/guide.md']
+
+
+def test_every_figure_is_shown_somewhere():
+    assert set(NAMED) <= set(tables.FIGURES)
+    assert set(tables.FIGURES) - {'digits-top1'} <= set(NAMED)
+
+
+def test_an_unknown_figure_is_named():
+    with pytest.raises(SystemExit, match=r"here: no figure 'cats'; known: branches, "):
+        tables.filled('<!--measured:cats--><!--/measured-->', where='here')
+
+
+def where_from(data):
+    """Command, machine and versions of a file of any of the tools."""
+    made = data.get('provenance', data)
+    versions = made.get('versions') or made['machine']['versions']
+    return made.get('command', 'tools/compare.py'), made['machine'], versions
+
+
+@pytest.mark.parametrize('path', sorted(tables.MEASURED.glob('*.json')), ids=lambda p: p.stem)
+def test_every_file_says_where_it_is_from(path):
+    command, machine, versions = where_from(json.loads(path.read_text('utf-8')))
+    words = command if isinstance(command, str) else ' '.join(command)
+    assert 'tools/' in words or words.startswith('make ')
+    assert 'AMD EPYC' in str(machine)
+    assert versions['torch']
+    assert versions['mmpretrain']
+
+
+def benchmark(folder, ours=(10.0, 20.0)):
+    """What ``benchmark_training.py --json`` writes, with made-up times."""
+    costs = tuple(
+        Cost(form, 1.0, forward, (0.0, 0.0), saved)
+        for form, forward, saved in (
+            ('mmpretrain', (30.0, 80.0), 4_000_000),
+            ('auto', ours, 1_000_000),
+            ('folded', (5.0, 10.0), 1_000_000),
+        )
+    )
+    machine = dict(cpu='AMD EPYC', cores=2, gpu=None, versions={'torch': '9.9'})
+    report = Report(machine, ['tools/x.py', '--a'], {}, [], [Case('s0', 32, 224, costs)], [])
+    (folder / 'training.json').write_text(json.dumps(report.document()), 'utf-8')
+
+
+def test_the_benchmark_of_training_is_read_as_the_tool_writes_it(measured):
+    benchmark(measured)
+    lines = tables.training(measured).splitlines()
+    # Ratios in each turn are 3 and 4 for ours, 6 and 8 for the floor.
+    assert lines[2] == '| S0 | 55 | 15 | 3.50 | 7.00 | 4 | 1 | 0.25 |'
+    assert lines[-1] == '`python tools/x.py --a`: 2 cores of AMD EPYC, torch 9.9.'
+    assert tables.training_speed(measured) == '3.50 to 3.50'
+    assert tables.training_memory(measured) == '25 to 25'
+
+
+def test_of_a_search_the_fixed_schemes_and_the_chosen_file_are_shown():
+    data = tables.read(tables.MEASURED, 'compression')
+    rows = tables.compression(tables.MEASURED).splitlines()[2:-2]
+    assert rows[0].startswith('| fp16 |')
+    assert sum('chosen: ' in row for row in rows) == 1
+    refused = [c['scheme'] for c in data['candidates'] if c['kind'] == 'fixed' and not c['fits']]
+    assert refused
+    assert all(any(f'| {name} (refused) |' in row for row in rows) for name in refused)
+
+
+def test_pages_are_written_and_checked(tmp_path, monkeypatch, capsys):
+    page = tmp_path / 'README.md'
+    (tmp_path / 'docs').mkdir()
+    page.write_text('faster: <!--measured:training-speed-->?<!--/measured-->', 'utf-8')
+    monkeypatch.setattr(tables, 'ROOT', tmp_path)
+    monkeypatch.setattr(tables.stale, '__defaults__', (tmp_path, tables.MEASURED))
+    assert tables.main(['--check']) == 1
+    assert capsys.readouterr().out == 'README.md: stale\n'
+    assert tables.main([]) == 0
+    assert tables.training_speed(tables.MEASURED) in page.read_text('utf-8')
+    assert tables.main(['--check']) == 0
