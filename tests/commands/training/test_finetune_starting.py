@@ -103,7 +103,7 @@ def head_factor(cfg):
     ('path', 'load_from', 'wanted', 'head'),
     [
         (IMAGENET, 'a.pth', 0.01, 10),  # a tenth for what is trained, all of it for the head
-        (IMAGENET, None, 0.025, 1),
+        (IMAGENET, None, 0.1, 1),
         (DIGITS, None, 0.1, 1),
         (DIGITS, 'a.pth', 0.01, 10),
     ],
@@ -125,7 +125,7 @@ def test_a_given_rate_is_kept_and_a_wrong_one_refused():
 def test_few_images_get_smaller_batches_smaller_steps_and_more_of_them():
     cfg = fitted(IMAGENET, images=240, load_from=None)
     assert cfg.train_dataloader.batch_size == 16
-    assert rate(cfg) == pytest.approx(0.025 * 16 / 64, rel=1e-2)
+    assert rate(cfg) == pytest.approx(0.1 * 16 / 64)
     assert cfg.train_cfg.max_epochs == 40  # of 15 iterations
     assert cfg.param_scheduler[-1].end == 40
     assert fitted(IMAGENET, images=240, load_from=None, epochs=7).train_cfg.max_epochs == 20

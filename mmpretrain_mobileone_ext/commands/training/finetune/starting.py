@@ -27,9 +27,6 @@ from .settings import LOADER, SPLITS, set_epochs
 
 #: Of a new head's rate, for weights that are trained already.
 _TUNING = 0.1
-#: Of the rate that tunes, for random weights: MobileOne's own rate for those is 0.1 for batches of
-#: 256 (configs/mobileone), and 0.01 for batches of 64 tunes it.
-_TRAINING = 2.5
 _HUB_NAME = 'mobileone-{}_8xb32_in1k'
 _OURS = 'ConfigurableMobileOne'
 #: Arguments in pixels by the step that takes them; torchvision's have names of their own.
@@ -295,7 +292,7 @@ def _set_rate(cfg: Config, share: float, tuned_before: bool, lr: Optional[float]
     if lr is not None:
         optimizer.lr = _checked_rate(lr)
     else:
-        change = {(True, False): _TUNING, (False, True): _TRAINING}.get((tunes, tuned_before), 1)
+        change = {(True, False): _TUNING, (False, True): 1 / _TUNING}.get((tunes, tuned_before), 1)
         # Steps of a smaller batch are as much smaller (arXiv 1706.02677, section 2.1).
         optimizer.lr = float(f'{optimizer.lr * change * share:.3g}')
     if tunes:
