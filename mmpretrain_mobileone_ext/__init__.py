@@ -21,6 +21,7 @@ with warnings.catch_warnings():
 
 from . import hooks
 from .checkpoints import download as _safe_loading  # noqa: F401
+from .coreai import format as _core_ai  # noqa: F401
 from .coreml.classifier import CoreMLClassifier
 from .hooks import *  # noqa: F403
 from .models import (

@@ -19,14 +19,14 @@ import numpy as np
 from mmengine.config import Config
 from torch import nn
 
-from .coreml.convert import INPUT
-from .coreml.metadata import in_words, versions
+from .coreml.convert import INPUT, LABEL, PROBABILITIES
+from .coreml.metadata import accuracy_in_words, classes_in_words, in_words, versions
 from .coreml.program import quiet
 from .errors import ExportError, MobileOneExtError
 from .export.compression import compress
 from .export.job import Job, load_job
 from .export.options import OPTIONS, ExportOptions, explained
-from .export.precision import choose_precision
+from .export.precision import choose_precision, first_that_passes
 from .export.result import ExportResult
 from .export.verify import Judge, VerifiedFile, compare_at, load, tolerance_of
 from .models import switch_to_deploy
@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from .report.data import Candidate
 
 _SAMPLES = 16  # images on which sets of fp32 operations are proposed
+_DIGEST = 12  # hexadecimal digits of a checkpoint's digest that name its weights
 _GOLDEN = 8  # images with known outputs in the tests of a Swift package
 
 
@@ -174,11 +175,18 @@ def _mixed(job: Job, judge: Judge, folder: Path, steps: Steps) -> VerifiedFile:
         _convert(job, target, keep)
         return target
 
+    format, tolerance = job.options.format, tolerance_of('auto')
     with steps.step('convert and verify, precision auto') as advance:
+        if not format.opens:
+            sample = judge.sample(_SAMPLES)
+            return first_that_passes(
+                lambda keep: VerifiedFile(made := convert(keep), judge.score(made, 'auto')),
+                format.fp32_proposals(job.prepared, job.preprocessing, sample, tolerance),
+            )
         return choose_precision(
             convert,
             lambda made: judge.score(made, 'auto'),
-            tolerance_of('auto'),
+            tolerance,
             {INPUT: judge.sample(_SAMPLES)},
             advance,
         )
@@ -245,19 +253,52 @@ def write_description(result: ExportResult) -> VerifiedFile:
         user['accuracy'] = result.verdict.to_dict()
     if result.compression is not None:
         user['compression'] = result.compression.scheme
-    kind = f'image classifier with {len(job.labels.names)} classes'
-    if options.outputs == 'features':
-        kind = f'features {", ".join(job.prepared.features)} of a backbone'
-    standard = dict(
-        author=options.author or 'mmpretrain_mobileone_ext',
-        license=options.license or 'not stated',
-        versionString=versions()['mmpretrain_mobileone_ext'],
-        shortDescription=f'{source.config_name}: {kind}',
-    )
     made = result.made
     described = f'{layout}, {pre.size[0]} x {pre.size[1]} (H x W), pixels 0 to 255. {words}'
-    options.format.write_metadata(made.path, user, standard, described)
+    options.format.write_metadata(
+        made.path, user, _shown_by_xcode(result), described, _outputs_in_words(result)
+    )
     return replace(made, size_bytes=tree_bytes(made.path))
+
+
+def _shown_by_xcode(result: ExportResult) -> dict[str, str]:
+    """Author, license, version and description: as asked for, else what is known."""
+    options, source = result.options, result.job.source
+    weights = f'weights {source.sha256[:_DIGEST]}' if source.sha256 else 'not stated'
+    return dict(
+        author=options.author or 'exported by mmpretrain_mobileone_ext',
+        license=options.license or 'not stated',
+        versionString=options.model_version or weights,
+        shortDescription=options.description or _in_sentences(result),
+    )
+
+
+def _in_sentences(result: ExportResult) -> str:
+    job, found = result.job, result.verification
+    height, width = job.preprocessing.size
+    if result.options.outputs == 'features':
+        kind = f'features {", ".join(job.prepared.features)} of a backbone'
+    else:
+        kind = f'image classifier with {classes_in_words(job.labels.names)}'
+    size = f'Input {height} x {width} pixels (H x W).'
+    accuracy = accuracy_in_words(found.answers, found.images)
+    return ' '.join(filter(None, (f'{job.source.config_name}: {kind}.', size, accuracy)))
+
+
+def _outputs_in_words(result: ExportResult) -> dict[str, str]:
+    """What each output holds, by its name."""
+    job, options = result.job, result.options
+    if options.outputs == 'features':
+        text = 'Feature map of the backbone, float32 (N, C, H, W)'
+        return dict.fromkeys(job.prepared.features, text)
+    count = len(job.labels.names)
+    if not options.is_classifier:
+        text = f'Probability of each of {count} classes, 0 to 1, (N, classes), in their order'
+        return {PROBABILITIES: text}
+    return {
+        LABEL: f'The likeliest of {count} classes',
+        PROBABILITIES: f'Probability of each of {count} classes, 0 to 1, by its label; sum 1',
+    }
 
 
 def _write_extras(result: ExportResult, steps: Steps) -> None:

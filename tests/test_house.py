@@ -21,6 +21,7 @@ FLOORS = (
     ('coreml.compress',),
     ('coreml.metadata', 'coreml.swift'),
     ('coreml',),  # convert, formats, classifier
+    ('coreai',),
     ('export',),
     ('report',),
     ('exporter',),
@@ -29,6 +30,8 @@ FLOORS = (
     ('commands',),
 )
 ENTRIES = 12
+#: Where mmengine looks for a scope's registries: no choice of ours.
+DEMANDED = {'registry.py'}
 
 
 def modules(root: Path = PACKAGE) -> dict[str, Path]:
@@ -143,7 +146,7 @@ def test_a_folder_can_be_taken_in_at_a_glance(folder):
         for file in folder.rglob('*')
         if file.is_file() and not any(p.startswith(('.', '__py')) for p in file.parts[-3:])
     }
-    assert len(entries) <= ENTRIES, entries
+    assert len(entries - DEMANDED) <= ENTRIES, entries
 
 
 def test_recipes_name_files_that_exist():

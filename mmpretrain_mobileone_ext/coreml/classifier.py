@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from typing import Any, NoReturn, Optional, Union
 
+from mmengine.logging import print_log
 from mmengine.model import BaseModel
 from mmpretrain.registry import MODELS
 from mmpretrain.structures import DataSample
@@ -38,6 +39,8 @@ class CoreMLClassifier(BaseModel):
         backend: 'reference' runs anywhere; 'coreml' is Apple's runtime, on macOS (written against
             its documentation, not run in this project's tests).
         compute_units: of 'coreml': 'ALL', 'CPU_ONLY', 'CPU_AND_GPU' or 'CPU_AND_NE'.
+        sample: in mode 'predict' every ``sample``-th image is executed, counted from the first one,
+            and the others get no prediction: for interpreters that take seconds an image.
         data_preprocessor: config or module of the network it was made from.
 
     Raises:
@@ -51,6 +54,7 @@ class CoreMLClassifier(BaseModel):
         arithmetic: str = 'fp16',
         backend: str = 'reference',
         compute_units: str = 'ALL',
+        sample: int = 1,
         data_preprocessor: Union[dict, nn.Module, None] = None,
         **network: Any,
     ):
@@ -72,6 +76,8 @@ class CoreMLClassifier(BaseModel):
         ):
             checks.one_of(f'{owner} {name}', value, allowed, ProgramError)
         self.path = path
+        self._sample = checks.integer(f'{owner} sample', sample, 1, ProgramError)
+        self._seen = 0
         self._normalize = normalize
         self._options: dict[str, Any] = dict(
             arithmetic=arithmetic, backend=backend, compute_units=compute_units
@@ -110,6 +116,10 @@ class CoreMLClassifier(BaseModel):
         """
         if mode not in ('tensor', 'predict'):
             raise ProgramError(f'a Core ML program cannot run mode={mode!r}; it only predicts')
+        if mode == 'predict' and self._sample > 1:
+            inputs, data_samples = self._chosen(inputs, data_samples)
+            if not len(inputs):
+                return []
         program = self.program
         images = self._as_taken(inputs.cpu(), program.program)
         outputs = program.predict_batch({program.input_name: images})
@@ -156,6 +166,15 @@ class CoreMLClassifier(BaseModel):
         if self.path is not None:
             refuse(self.path, 'state_dict()')
         return super().state_dict(*args, **kwargs)
+
+    def _chosen(self, inputs: Tensor, data_samples: Optional[list]) -> tuple[Tensor, Any]:
+        """The images of a batch that are executed, and their samples."""
+        if not self._seen:
+            print_log(f'{self.path}: one image of {self._sample} is executed', 'current')
+        first = -self._seen % self._sample
+        self._seen += len(inputs)
+        chosen = slice(first, None, self._sample)
+        return inputs[chosen], data_samples and data_samples[chosen]
 
     def _as_taken(self, pixels: Tensor, program: Any) -> Tensor:
         """The pixels, normalized where the file leaves that to the app."""

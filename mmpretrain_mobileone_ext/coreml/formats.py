@@ -8,7 +8,7 @@ are the first two. A third one is a subclass in a folder of its own, given to :f
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, NoReturn
 
@@ -22,6 +22,9 @@ from .program.graph import Program
 from .targets import check_target, notes, system_of
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
+    from ..utils.parity import Tolerance
     from .compress.activations import Batches
     from .compress.trial import Candidate
     from .runtime.loaded import LoadedProgram
@@ -33,12 +36,22 @@ class Format(ABC):
     Attributes:
         suffix: of its files or packages, with the dot.
         name: in messages and summaries.
+        title: of the forms that its files are, in tables.
+        opens: whether a file's operations and weights can be read one by one, and executed so.
+        inputs: kinds of input that its files can have, the default first.
+        has_shapes: whether a file can take several sizes and batch sizes.
+        has_swift: whether there is a Swift package for it.
         mixes_precision: whether a file can keep single operations in fp32, as precision 'auto'
             needs it.
     """
 
     suffix: ClassVar[str]
     name: ClassVar[str]
+    inputs: ClassVar[tuple[str, ...]] = ('image', 'tensor')
+    title: ClassVar[str] = 'Core ML'
+    opens: ClassVar[bool] = True
+    has_shapes: ClassVar[bool] = True
+    has_swift: ClassVar[bool] = True
     mixes_precision: ClassVar[bool] = False
 
     @abstractmethod
@@ -64,6 +77,22 @@ class Format(ABC):
         Raises:
             ExportError: the network cannot be converted.
         """
+
+    def fp32_proposals(
+        self, network: Any, preprocessing: Preprocessing, images: Tensor, tolerance: Tolerance
+    ) -> Iterator[dict[str, str]]:
+        """Sets of operations to keep in fp32 with their reasons, the smallest first.
+
+        Of formats whose files cannot be opened; the last set is that of all operations. Names are
+        those that :meth:`convert` takes.
+
+        Args:
+            network: an ``export.network.Prepared``.
+            preprocessing: what is baked in.
+            images: (N, C, H, W), pixels 0 to 255 in the program's order.
+            tolerance: what outputs may differ by.
+        """
+        raise NotImplementedError
 
     @abstractmethod
     def load(self, path: PathLike, **options: Any) -> LoadedProgram:
@@ -91,7 +120,12 @@ class Format(ABC):
 
     @abstractmethod
     def write_metadata(
-        self, path: Path, user: Mapping[str, Any], standard: Mapping[str, str], described: str
+        self,
+        path: Path,
+        user: Mapping[str, Any],
+        standard: Mapping[str, str],
+        described: str,
+        outputs: Mapping[str, str],
     ) -> None:
         """Set the metadata of a file, as :func:`metadata.write_metadata`."""
 
@@ -171,12 +205,17 @@ class CoreML(Format):
         return system_of(program.spec_version)
 
     def write_metadata(
-        self, path: Path, user: Mapping[str, Any], standard: Mapping[str, str], described: str
+        self,
+        path: Path,
+        user: Mapping[str, Any],
+        standard: Mapping[str, str],
+        described: str,
+        outputs: Mapping[str, str],
     ) -> None:
         from .metadata import preview_metadata, write_metadata
 
         user = {**user, **preview_metadata(self.describe(path))}
-        write_metadata(path, user, standard, described)
+        write_metadata(path, user, standard, described, outputs)
 
     def check_scheme(self, scheme: str, target: str) -> None:
         from .compress import check_scheme

@@ -15,9 +15,11 @@ import platform
 from collections.abc import Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from types import MappingProxyType
+from typing import Any, Optional
 
 from ..models.preprocessing import step_name
+from ..utils.accuracy import CONFIDENCE, Answers, wilson
 from ..utils.version import __version__
 from .program import quiet
 from .program.graph import Program
@@ -25,6 +27,8 @@ from .program.graph import Program
 PREVIEW_TYPE = 'com.apple.coreml.model.preview.type'
 _IMAGE_CLASSIFIER = 'imageClassifier'
 _LABELS = ('string', 'int64')
+#: Labels that a description lists; the rest is counted.
+_NAMED_CLASSES = 10
 _PACKAGES = ('coremltools', 'torch', 'mmengine', 'mmpretrain')
 #: Steps of a pipeline that an app has no part in.
 _SILENT = (
@@ -55,7 +59,11 @@ def preview_metadata(program: Program) -> dict[str, str]:
 
 
 def write_metadata(
-    path: Path, user: Mapping[str, Any], standard: Mapping[str, str], described: str
+    path: Path,
+    user: Mapping[str, Any],
+    standard: Mapping[str, str],
+    described: str,
+    outputs: Mapping[str, str] = MappingProxyType({}),
 ) -> None:
     """Set metadata in a saved model; weights are not touched.
 
@@ -64,6 +72,7 @@ def write_metadata(
         user: user-defined entries; values that are no str become JSON.
         standard: 'author', 'license', 'versionString', 'shortDescription'.
         described: description of the first input.
+        outputs: names of outputs to their descriptions; others keep theirs.
     """
     file = path if path.is_file() else next(path.rglob('*.mlmodel'))
     spec = quiet.coremltools().proto.Model_pb2.Model()
@@ -72,10 +81,10 @@ def write_metadata(
     for name, value in standard.items():
         setattr(target, name, value)
     for name, value in user.items():
-        target.userDefined[name] = (
-            value if isinstance(value, str) else json.dumps(_plain(value), default=str)
-        )
+        target.userDefined[name] = value if isinstance(value, str) else _json(value)
     spec.description.input[0].shortDescription = described
+    for feature in spec.description.output:
+        feature.shortDescription = outputs.get(feature.name, feature.shortDescription)
     file.write_bytes(spec.SerializeToString())
 
 
@@ -92,12 +101,21 @@ def _version(package: str) -> str:
         return 'unknown'  # a source tree on the path, never installed
 
 
-def _plain(value: Any) -> Any:
-    """JSON has no infinity: a PSNR of equal outputs becomes null."""
+def _json(value: Any) -> str:
+    """As people write it: 'Schürzen' is no row of escapes.
+
+    Half of a surrogate pair, which no protobuf holds, stays an escape.
+    """
+    text = json.dumps(plain(value), default=str, ensure_ascii=False)
+    return ''.join(f'\\u{ord(c):04x}' if '\ud800' <= c <= '\udfff' else c for c in text)
+
+
+def plain(value: Any) -> Any:
+    """A value as JSON has it: JSON has no infinity: a PSNR of equal outputs becomes null."""
     if isinstance(value, Mapping):
-        return {str(k): _plain(v) for k, v in value.items()}
+        return {str(k): plain(v) for k, v in value.items()}
     if isinstance(value, (list, tuple)):
-        return [_plain(v) for v in value]
+        return [plain(v) for v in value]
     if isinstance(value, float) and not math.isfinite(value):
         return None
     return value
@@ -138,3 +156,28 @@ def _step_words(step: Mapping[str, Any]) -> str:
 def _sides(value: Any) -> tuple[Any, Any]:
     """(W, H), as mmcv states sizes."""
     return (value[0], value[1]) if isinstance(value, (list, tuple)) else (value, value)
+
+
+def classes_in_words(classes: Sequence[str]) -> str:
+    """'3 classes: ant, bee, cat'; of many the first ones."""
+    named = ', '.join(classes[:_NAMED_CLASSES])
+    rest = len(classes) - _NAMED_CLASSES
+    more = f' and {rest} more' if rest > 0 else ''
+    return f'{len(classes)} classes: {named}{more}'
+
+
+def accuracy_in_words(answers: Optional[Answers], images: str) -> str:
+    """Top-1 accuracy with its interval, as a sentence; empty without true labels.
+
+    Args:
+        answers: of the file itself; None for features.
+        images: what they were given for, in words.
+    """
+    if answers is None or answers.labels is None:
+        return ''
+    hits, total = int(answers.right.sum()), len(answers.right)
+    low, high = (100 * end for end in wilson(hits, total))
+    return (
+        f'Top-1 accuracy {100 * hits / total:.1f} % ({100 * CONFIDENCE:g} % interval {low:.1f} to '
+        f'{high:.1f}) on {images}, measured on this file.'
+    )

@@ -148,8 +148,12 @@ def _option(
     return dict(help=help, check=check, spell=spell, argument=argument)
 
 
-def _choice(allowed: tuple[str, ...], help: str) -> dict[str, Any]:
-    check = partial(checks.one_of, allowed=allowed, error=ExportError)
+def _choice(allowed: tuple[str, ...], help: str, optional: bool = False) -> dict[str, Any]:
+    def check(name: str, value: Any) -> Optional[str]:
+        if optional and value is None:
+            return None
+        return checks.one_of(name, value, allowed, ExportError)
+
     return _option(f'{", ".join(allowed)}; {help}', check, metavar='X')
 
 
@@ -168,7 +172,8 @@ class ExportOptions:
 
     out: Path = field(
         metadata=_option(
-            'the file to write: .mlpackage (mlprogram) or .mlmodel (neuralnetwork)',
+            'the file to write: .mlpackage (mlprogram), .mlmodel (neuralnetwork) or .aimodel '
+            '(Core AI, with the extra [coreai])',
             _target,
             required=True,
         )
@@ -192,11 +197,13 @@ class ExportOptions:
             "a file cannot enforce it: it is metadata for the app's MLModelConfiguration",
         ),
     )
-    input: str = field(
-        default='image',
+    input: Any = field(
+        default=None,
         metadata=_choice(
             ('image', 'tensor'),
-            "tensor: float32 (1, C, H, W) with the same pixels in the network's channel order",
+            "tensor: float32 (1, C, H, W) with the same pixels in the network's channel order "
+            '(default: image; of an .aimodel, which has no images, tensor)',
+            optional=True,
         ),
     )
     outputs: str = field(
@@ -285,13 +292,33 @@ class ExportOptions:
     force: bool = field(
         default=False, metadata=_option('replace an existing file', _boolean, action='store_true')
     )
-    author: str = field(default='', metadata=_option('for the metadata', _text))
-    license: str = field(default='', metadata=_option('for the metadata', _text))
+    author: str = field(default='', metadata=_option("the file's author, as Xcode shows it", _text))
+    license: str = field(
+        default='', metadata=_option("the file's license, as Xcode shows it", _text)
+    )
+    model_version: str = field(
+        default='',
+        metadata=_option(
+            "the file's version, as Xcode shows it (default: the beginning of the checkpoint's "
+            'SHA-256)',
+            _text,
+        ),
+    )
+    description: str = field(
+        default='',
+        metadata=_option(
+            "the file's description, as Xcode shows it (default: classes, input size, and the "
+            'accuracy with its 95 % interval where images with labels were verified)',
+            _text,
+        ),
+    )
 
     def __post_init__(self) -> None:
         for option in fields(self):
             value = option.metadata['check'](option.name, getattr(self, option.name))
             self._set(option.name, value)
+        if self.input is None:
+            self._set('input', self.format.inputs[0])
         self._check_together()
         auto = self.compress == 'auto'
         if self.verify_data is None:
@@ -306,6 +333,7 @@ class ExportOptions:
         check_compute_units(self.compute_units, self.deployment_target)
         check_free(self.out, self.force)
         self.format.check_scheme(self.compress, self.deployment_target)
+        self._check_format()
         if self.precision == 'auto' and not self.format.mixes_precision:
             raise ExportError(
                 f'{self.out}: precision auto chooses by '
@@ -326,6 +354,24 @@ class ExportOptions:
                     f'{name}: {folder} exists; give --force (force=True) to replace it'
                 )
         self.check_apart_from(classes=self.classes)
+
+    def _check_format(self) -> None:
+        """Refuse what files of the format cannot be."""
+        if self.input not in self.format.inputs:
+            raise ExportError(
+                f'input is {self.input!r}; allowed for {self.format.suffix}: '
+                f'{", ".join(self.format.inputs)}'
+            )
+        for name, needs in (
+            ('extra_sizes', self.format.has_shapes),
+            ('batch_sizes', self.format.has_shapes),
+            ('swift', self.format.has_swift),
+        ):
+            if not needs and getattr(self, name) != OPTIONS[name].default:
+                raise ExportError(
+                    f'{name}: not for {self.format.suffix} files; leave it out, or write a '
+                    '.mlpackage'
+                )
 
     def check_apart_from(self, **inputs: Any) -> None:
         """Refuse to write over what is read, or two things to one place.

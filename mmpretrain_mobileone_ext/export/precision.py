@@ -15,7 +15,7 @@ does so again at the cast. So an operation is kept together with those that read
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Optional
@@ -97,6 +97,29 @@ def choose_precision(
     keep, found = _smallest(make, search, keep, found)
     kept = [op for op in twins.whole.operations if op.name in keep]
     return replace(found, kept=tuple(KeptOp(op.name, op.type, search.why(op.name)) for op in kept))
+
+
+def first_that_passes(
+    make: Callable[[frozenset[str]], VerifiedFile], proposals: Iterable[Mapping[str, str]]
+) -> VerifiedFile:
+    """The first file that meets its tolerance.
+
+    Args:
+        make: converts with the named operations in fp32, and compares with the network.
+        proposals: operations to reasons, the smallest set first; at least one.
+
+    Raises:
+        ParityError: none does.
+    """
+    for kept in proposals:
+        found = make(frozenset(kept))
+        if found.verification.failure is None:
+            ops = tuple(KeptOp(name, name.rstrip('_0123456789'), why) for name, why in kept.items())
+            return replace(found, kept=ops)
+    raise ParityError(
+        'precision auto: nothing is written, even with all operations in fp32 '
+        f'{found.verification.failure}'
+    )
 
 
 class _Asked(frozenset[str]):

@@ -111,7 +111,10 @@ class ExportResult:
             ('input', f'image, {height} x {width}, {layout}'),
             ('normalization', self.job.prepared.normalization),
             ('classes', f'{len(labels.names)} ({labels.origin})'),
-            ('operations', f'{sum(ops.values())}, of them {ops.get("conv", 0)} conv'),
+            (
+                'operations',
+                f'{sum(ops.values())}, of them {ops.get("conv", ops.get("conv2d", 0))} conv',
+            ),
         ]
 
     def _parity_rows(self) -> list[tuple[str, str]]:
@@ -123,7 +126,7 @@ class ExportResult:
         if found.top1_reference is not None:
             top1 = (
                 f'torch {_percent(found.top1_reference, images)}, '
-                f'Core ML {_percent(found.top1_candidate, images)}'
+                f'{self.options.format.title} {_percent(found.top1_candidate, images)}'
             )
         return [
             (

@@ -11,6 +11,7 @@ from mmpretrain.models.classifiers import ImageClassifier
 from mmpretrain.registry import MODELS
 
 from ..errors import CheckpointError
+from ..utils.checks import integer
 from .deploy import switch_to_deploy
 from .loading import ReplacedPart, check_incoming, refuse, take_program
 
@@ -50,14 +51,17 @@ class DeployableClassifier(ImageClassifier):
       no network then: what needs one is refused by name, until a checkpoint
       is loaded again.
 
-    Arguments are those of ``mmpretrain.models.ImageClassifier``.
+    Arguments are those of ``mmpretrain.models.ImageClassifier``, and ``sample``, of
+    ``CoreMLClassifier``: how many images of a file's test set are executed.
     """
 
     #: What torch asks a module in its constructor needs no file.
     _artifact: tuple = ()
 
-    def __init__(self, *args: Any, **kwargs: Any):
+    def __init__(self, *args: Any, sample: int = 1, **kwargs: Any):
+        integer('DeployableClassifier: sample', sample, 1)
         super().__init__(*args, **kwargs)
+        self._sample = sample
         self._network: tuple = ()
         self._untrained: list[str] = []
         self._hub_entry: Optional[Any] = None
@@ -173,7 +177,12 @@ class DeployableClassifier(ImageClassifier):
         # A tuple keeps it out of the module tree: it has no parameters to average, move or save.
         self._artifact = (
             MODELS.build(
-                dict(type='CoreMLClassifier', path=path, data_preprocessor=self.data_preprocessor)
+                dict(
+                    type='CoreMLClassifier',
+                    path=path,
+                    sample=self._sample,
+                    data_preprocessor=self.data_preprocessor,
+                )
             ),
         )
         self._replace_network(path)

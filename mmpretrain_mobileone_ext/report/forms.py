@@ -30,7 +30,15 @@ _WORDS = {**WORDS, 'constexpr_cast': ''}
 #: Types in fp32 whatever a program's precision: at its end, and what normalizes the pixels at its
 #: beginning.
 _EDGES = ('cast', 'classify')
-_NORMALIZING = ('add', 'cast', 'mul', 'sub')
+_NORMALIZING = (
+    'add',
+    'cast',
+    'mul',
+    'sub',
+    'broadcasting_add',
+    'broadcasting_mul',
+    'broadcasting_sub',
+)
 
 
 @dataclass(frozen=True)
@@ -106,16 +114,17 @@ def program_forms(path: Path, feed: Feed, note: str = '') -> list[Form]:
     """A Core ML file as a device computes it, and in fp32 where it differs.
 
     Args:
-        path: ``.mlpackage`` or ``.mlmodel``.
+        path: of a known format.
         feed: makes its input.
         note: for the first row.
 
     Raises:
         ProgramError: it cannot be read, or has an operation that cannot be executed.
     """
-    program = format_of(path).describe(path)
+    format = format_of(path)
+    program = format.describe(path)
     precision, compression = precision_of(program), compression_of(program)
-    name = ', '.join([f'Core ML {precision}', *compression])
+    name = ', '.join([f'{format.title} {precision}', *compression])
     row = FormRow(
         form=name,
         file=path.name,
@@ -125,10 +134,16 @@ def program_forms(path: Path, feed: Feed, note: str = '') -> list[Form]:
     )
     tolerance = None if compression else f'export-{"fp32" if precision == "fp32" else "fp16"}'
     forms = [Form(row, _predict(program, 'fp16', feed), tolerance, program)]
-    if precision == 'fp32':
+    if precision == 'fp32' or not format.opens:
         return forms
     check = replace(row, form=f'{name}, computed in fp32', kind='check', of=name, note='')
     return [*forms, Form(check, _predict(program, 'fp32', feed))]
+
+
+def opened(form: Form) -> Optional[Program]:
+    """The program of a file whose operations and weights can be read; else None."""
+    program = form.program
+    return program if program is not None and format_of(program.path).opens else None
 
 
 def precision_of(program: Program) -> str:

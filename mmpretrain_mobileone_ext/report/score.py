@@ -17,7 +17,7 @@ from ..utils.accuracy import Answers, Confusion, confusion, loss_between
 from ..utils.parity import TOLERANCES, Parity, compare
 from ..utils.text import Steps, interval_of
 from .data import Disagreement, Drift, FormRow, Guess, Mistake, ParityCheck
-from .forms import Feed, Form, Predict
+from .forms import Feed, Form, Predict, opened
 from .layers import WeightRange, measure_drift, weight_ranges
 
 _TOP = 5
@@ -306,7 +306,7 @@ def drifts(forms: Sequence[Form], images: Images, feed: Feed, steps: Steps) -> t
     """
     found = []
     count = min(_IMAGES, len(images))
-    halves = [(f, f.program) for f in forms if f.tolerance == 'export-fp16' and f.program]
+    halves = [(f, p) for f in forms if f.tolerance == 'export-fp16' and (p := opened(f))]
     for form, program in halves[:_FILES]:
         with steps.step(f'drift of {form.row.file}', total=count) as advance:
             rows = measure_drift(
@@ -332,6 +332,6 @@ def _pixels(images: Images, count: int) -> Iterator[Tensor]:
 
 def ranges(forms: Sequence[Form]) -> tuple[WeightRange, ...]:
     """Of the first file whose weights are not compressed, hardest first."""
-    dense = [f.program for f in forms if f.tolerance and f.program]
+    dense = [p for f in forms if f.tolerance and (p := opened(f))]
     # A thousand channels are no reading matter: the ratio stands for them.
     return tuple(replace(r, channel_max=()) for r in (weight_ranges(dense[0]) if dense else ()))

@@ -33,6 +33,24 @@ def test_every_size_the_file_takes(tmp_path, suffix, options):
         model.test_step({'inputs': pixels(3, (40, 48))})
 
 
+@pytest.mark.parametrize(('sample', 'batches'), [(1, (4, 3)), (3, (4, 4, 1, 3)), (5, (2, 2, 2, 2))])
+def test_a_sample_is_spread_over_the_batches(tmp_path, sample, batches):
+    path, images = convert(network(), tmp_path / 'm.mlmodel'), pixels(sum(batches))
+    every = scorer(path).test_step({'inputs': images})
+    model = CoreMLClassifier(
+        path=str(path),
+        normalize=False,
+        arithmetic='fp32',
+        sample=sample,
+        data_preprocessor=dict(to_rgb=True),
+    )
+    found = [s for batch in images.split(batches) for s in model.test_step({'inputs': batch})]
+    wanted = every[::sample]
+    assert len(found) == len(wanted)
+    for one, other in zip(found, wanted):
+        assert torch.allclose(one.pred_score, other.pred_score)
+
+
 @pytest.mark.parametrize('indices', [(0, 1), (1,)])
 def test_features_are_no_class_scores(tmp_path, indices):
     net = network()

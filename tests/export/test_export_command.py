@@ -32,6 +32,7 @@ GIVEN = [
     dict(verify_data='none'),
     dict(compress='auto', max_drop=0.25),
     dict(author="A. O'Neill & daughter", license='CC BY 4.0', force=True),
+    dict(model_version='2.1 beta', description="Aprons, 'Schürzen'"),
     dict(classes='my labels.txt'),
 ]
 

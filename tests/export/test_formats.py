@@ -78,7 +78,7 @@ class Toy(Format):
     def system(self, program):
         return 'iOS99'
 
-    def write_metadata(self, path, user, standard, described):
+    def write_metadata(self, path, user, standard, described, outputs):
         network, about = saved(path)
         plain = {k: v if isinstance(v, str) else json.dumps(v) for k, v in user.items()}
         about['metadata'] = {**plain, **standard}

@@ -130,12 +130,16 @@ def images_of(case: Case) -> Tensor:
     return INPUTS[case.input](noise).float()
 
 
-def outcome(run, case: Case, dtype: torch.dtype) -> list[Tensor]:
-    """Output, gradient to the images, and gradient to all parameters."""
-    block, x = block_of(case.unit, dtype), images_of(case).to(dtype)
+def outcome(run, case: Case, dtype: torch.dtype, block=None) -> list[Tensor]:
+    """Output, gradient to the images, and gradient to all parameters.
+
+    ``run(block, x)`` is of the case's block in ``dtype``, or of another that is given.
+    """
+    block = block or block_of(case.unit, dtype)
+    x = images_of(case).to(dtype)
     x = x.contiguous(memory_format=torch.channels_last).requires_grad_()
     out = run(block, x)
-    grad = torch.randn(out.shape, generator=generator(case.seed + 1)).to(dtype)
+    grad = torch.randn(out.shape, generator=generator(case.seed + 1)).to(out.dtype)
     by_x, *grads = torch.autograd.grad(out, [x, *block.parameters()], grad)
     return [v.double() for v in (out.detach(), by_x, torch.cat([g.flatten() for g in grads]))]
 

@@ -46,7 +46,8 @@ def read_literal(literal):
 
 def sources(package):
     """Every Swift file of a package but its manifest."""
-    return sorted(f for folder in ('Sources', 'Tests') for f in (package / folder).rglob('*.swift'))
+    folders = ('Sources', 'Tests', 'Example')
+    return sorted(f for folder in folders for f in (package / folder).rglob('*.swift'))
 
 
 def constants(text):

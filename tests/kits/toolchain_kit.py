@@ -22,6 +22,10 @@ MODULES = (
     'CoreVideo',
     'CoreGraphics',
     'ImageIO',
+    'UIKit',
+    'SwiftUI',
+    'PhotosUI',
+    'AVFoundation',
     'CoreML',
     'DarwinShims',
     'XCTestShims',
@@ -35,6 +39,7 @@ def build_modules(folder):
         _run(
             [
                 'swiftc',
+                '-O',  # as Apple's frameworks are, whatever the package is
                 '-emit-library',
                 '-emit-module',
                 '-module-name',
@@ -52,8 +57,12 @@ def build_modules(folder):
     return folder
 
 
-def copy_package(package, folder):
-    """A copy whose imports Linux can resolve, and the recorded answers."""
+def copy_package(package, folder, language=5):
+    """A copy whose imports Linux can resolve, the example as a target, and the recorded answers.
+
+    Args:
+        language: mode of Swift that all of it is compiled in, 5 or 6.
+    """
     copied = folder / package.name.replace(' ', '-')
     shutil.copytree(package, copied)
     machine = next(copied.rglob('Machine.swift'))
@@ -63,6 +72,18 @@ def copy_package(package, folder):
         'import XCTest\n',
         'import XCTest\nimport XCTestShims\n',
     )
+    manifest = copied / 'Package.swift'
+    example = next((copied / 'Example').glob('*Example')).name
+    library = example[: -len('Example')]
+    _replace(
+        manifest,
+        '        .testTarget(',
+        f'        .executableTarget(name: "{example}", dependencies: ["{library}"], '
+        f'path: "Example/{example}"),\n        .testTarget(',
+    )
+    if language == 6:
+        _replace(manifest, 'swift-tools-version: 5.9', 'swift-tools-version: 6.0')
+        _replace(manifest, '    ]\n)\n', '    ],\n    swiftLanguageModes: [.v6]\n)\n')
     _record(copied)
     return copied
 
@@ -128,9 +149,9 @@ def _record(package):
         answers[_fnv(pixels.tobytes())] = case['probabilities']
     for photo in golden['photos']:
         pixels = np.array(Image.open(folder / photo['file']))
-        kind = 3 if pixels.ndim == 3 else 1
-        head = f'{pixels.shape[1]} {pixels.shape[0]} {kind}\n'.encode()
-        (folder / photo['file']).with_suffix('.pixels').write_bytes(head + pixels.tobytes())
+        kind = pixels.shape[2] if pixels.ndim == 3 else 1
+        head = f'{pixels.shape[1]} {pixels.shape[0]} {kind} 1\n'.encode()
+        (folder / photo['file']).write_bytes(head + pixels.tobytes())
     (package / 'recorded.json').write_text(
         json.dumps(
             dict(

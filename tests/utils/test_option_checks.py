@@ -90,6 +90,8 @@ EXPORT = {
     'force': SWITCH,
     'author': TEXT,
     'license': TEXT,
+    'model_version': TEXT,
+    'description': TEXT,
 }
 STAGES = (*COUNT, [], ['x', 'y'])
 
@@ -157,11 +159,12 @@ OWNERS = {
         'arithmetic': NAME,
         'backend': NAME,
         'compute_units': NAME,
+        'sample': (*COUNT, 0),
         'data_preprocessor': CFG,
         'network': FOREIGN,
     },
     # mmpretrain's arguments, which are configs of modules.
-    DeployableClassifier: {'args': FOREIGN, 'kwargs': FOREIGN},
+    DeployableClassifier: {'args': FOREIGN, 'sample': (*COUNT, 0), 'kwargs': FOREIGN},
     ClassNamesHook: {},
     DeploySwitchHook: {'when': NAMES, 'tolerance': NUMBER},
     CoreMLExportHook: HOOK_EXPORT,

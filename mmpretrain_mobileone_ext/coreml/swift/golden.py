@@ -35,7 +35,8 @@ class Golden:
 
     Attributes:
         ready: images (H, W, 3) RGB or (H, W) gray, uint8, of the model's size.
-        photos: pairs of an image of any size and what the test pipeline makes of it.
+        photos: pairs of an image of any size, its channels followed by alpha where it has some,
+            and what the test pipeline makes of it.
     """
 
     ready: tuple[np.ndarray, ...]
@@ -66,6 +67,8 @@ def choose_images(facts: ModelFacts, images: Optional[Sequence[Picture]]) -> Gol
         # A size that the pipeline can make the model's of.
         size = (2 * height + 3, 3 * width + 1) if facts.steps.expressions else facts.size
         photos = [_photo(_blocks(facts, size, _SEEDED), facts, 'a made-up photo')]
+    if facts.steps.missing is None:
+        photos.append(_transparent(*photos[0]))
     return Golden(tuple(ready), tuple(photos))
 
 
@@ -145,6 +148,14 @@ def _photo(pixels: np.ndarray, facts: ModelFacts, what: str) -> tuple[np.ndarray
     return pixels, prepared
 
 
+def _transparent(pixels: np.ndarray, prepared: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The same photo with every degree of transparency, which the loader drops."""
+    height, width = pixels.shape[:2]
+    alpha = np.arange(height * width).reshape(height, width, 1) % 256
+    colors = pixels.reshape(height, width, -1)
+    return np.concatenate([colors, alpha.astype(np.uint8)], 2), prepared
+
+
 def prepare_photo(pixels: np.ndarray, pipeline: Sequence[Mapping[str, Any]]) -> np.ndarray:
     """What the pipeline makes of a decoded image.
 
@@ -197,6 +208,6 @@ def _blocks(facts: ModelFacts, size: tuple[int, int], seed: int) -> np.ndarray:
 def _write_png(path: Path, pixels: np.ndarray) -> None:
     """With a mark that its colors are sRGB, so that nothing converts them."""
     info = PngImagePlugin.PngInfo()
-    if pixels.ndim == 3:
+    if pixels.ndim == 3 and pixels.shape[2] > 2:
         info.add(b'sRGB', b'\0')
     Image.fromarray(pixels).save(path, pnginfo=info)

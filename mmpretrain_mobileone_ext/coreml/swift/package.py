@@ -24,13 +24,14 @@ _MAX_LENGTH = 60
 #: Modules that the package imports or apps commonly do, words of the language, and types: a module
 #: of the same name hides or breaks them.
 _WORDS = (
-    'Accelerate AppKit AVFoundation Combine CoreFoundation CoreGraphics CoreImage CoreML CoreMedia '
-    'CoreVideo Darwin Dispatch Foundation ImageIO Metal ObjectiveC Observation PackageDescription '
-    'QuartzCore Swift SwiftUI System Testing UIKit Vision XCTest Any Protocol Self Type Array Bool '
-    'Bundle Character Codable Data Date Dictionary Double Error Float Int Never Optional Range '
-    'Result Sendable Sequence Set String Task URL UUID Void Classification ColorLayout '
-    'ComputeUnits ModelInfo ModelStore OpenCVFilter PillowFilter PixelBufferPool PixelImage '
-    'Prediction PredictorError PreprocessingStep Resampling ResizedEdge Samples Stopwatch Taps'
+    'Accelerate AppKit AVFoundation Combine CoreFoundation CoreGraphics CoreImage CoreML '
+    'CoreMedia PhotosUI CoreVideo Darwin Dispatch Foundation ImageIO Metal ObjectiveC Observation '
+    'PackageDescription QuartzCore Swift SwiftUI System Testing UIKit Vision XCTest Any Protocol '
+    'Self Type Array Bool Bundle Camera CameraError Character ClassifierModel Codable ColorMatrix '
+    'ContentView Data Date Dictionary Double Error Float Int Never Optional Range Result Sendable '
+    'Sequence Set String Task URL UUID Void Classification ColorLayout ComputeUnits InputImage '
+    'ModelInfo ModelStore OpenCVFilter PillowFilter PixelBufferPool PixelImage Prediction '
+    'PredictorError PreprocessingStep Resampling ResizedEdge Samples Stopwatch Taps'
 )
 _TAKEN = frozenset(_WORDS.casefold().split())
 

@@ -5,6 +5,7 @@ import re
 
 import numpy as np
 import pytest
+from mmcv.transforms import LoadImageFromFile
 from PIL import Image
 from swift_kit import constants, read_literal, sources, strings, syntax_errors
 from swift_models import KINDS, LABELS, NAMES
@@ -16,6 +17,7 @@ from mmpretrain_mobileone_ext.coreml.swift.bench import SCHEMA
 LIBRARY = dict(rgb='MyRgb', bgr='MyBgr', gray='MyGray')
 LAYOUT = dict(rgb='rgb', bgr='bgr', gray='grayscale')
 APPLE = {
+    'AVFoundation',
     'CoreGraphics',
     'CoreML',
     'CoreVideo',
@@ -24,6 +26,9 @@ APPLE = {
     'Foundation',
     'ImageIO',
     'PackageDescription',
+    'PhotosUI',
+    'SwiftUI',
+    'UIKit',
     'XCTest',
 }
 
@@ -123,10 +128,11 @@ def test_labels_are_those_of_the_model(packages, kind):
 def test_targets_and_resources_exist(packages, kind):
     package, library = packages[kind], LIBRARY[kind]
     names = manifest_names(package)
-    assert names == {library, f'{library}Bench', f'{library.lower()}-bench', f'{library}Tests'}
+    kinds = ('', 'Kernels', 'Bench', 'Tests')
+    assert names == {f'{library.lower()}-bench', *(f'{library}{kind}' for kind in kinds)}
     folders = {f.name for parent in ('Sources', 'Tests') for f in (package / parent).iterdir()}
     assert names == folders
-    assert len({name.casefold() for name in names}) == 4
+    assert len({name.casefold() for name in names}) == 5
     found = info(package, kind)
     resource = (
         package
@@ -147,7 +153,8 @@ def test_targets_and_resources_exist(packages, kind):
 def test_imports_are_declared(packages, kind):
     package, library = packages[kind], LIBRARY[kind]
     allowed = {
-        library: set(),
+        library: {f'{library}Kernels'},
+        f'{library}Example': {library},
         f'{library}Bench': {library},
         f'{library.lower()}-bench': {library, f'{library}Bench'},
         f'{library}Tests': {library, f'{library}Bench'},
@@ -176,7 +183,7 @@ def test_golden_values_equal_the_runtimes(packages, models, kind):
     shape = (height, width) if kind == 'gray' else (height, width, 3)
     cases = found['cases'] + [p['prepared'] for p in found['photos']]
     assert len(found['cases']) == 3
-    assert len(found['photos']) == 1
+    assert len(found['photos']) == 2
     for case in cases:
         raw = np.frombuffer((folder / case['pixels']).read_bytes(), np.uint8)
         wanted = program.predict({'image': raw.reshape(shape)})
@@ -203,6 +210,21 @@ def test_golden_photo_is_what_the_pipeline_makes_of_it(packages):
     raw = (folder / found['photos'][0]['prepared']['pixels']).read_bytes()
     assert raw == wanted.tobytes()
     assert 'srgb' in photo.info
+
+
+@pytest.mark.parametrize('kind', KINDS)
+def test_a_transparent_photo_gives_what_the_loader_makes_of_it(packages, kind):
+    folder, found = golden(packages[kind], kind)
+    solid, transparent = (folder / photo['file'] for photo in found['photos'])
+    modes = ('L', 'LA') if kind == 'gray' else ('RGB', 'RGBA')
+    assert tuple(Image.open(p).mode for p in (solid, transparent)) == modes
+    alpha = np.array(Image.open(transparent))[..., -1]
+    assert set(np.unique(alpha)) == set(range(256))
+    load = LoadImageFromFile(color_type='grayscale' if kind == 'gray' else 'color')
+    first, second = (load(dict(img_path=str(p)))['img'] for p in (solid, transparent))
+    assert np.array_equal(first, second)
+    raw = [(folder / photo['prepared']['pixels']).read_bytes() for photo in found['photos']]
+    assert raw[0] == raw[1]
 
 
 @pytest.mark.parametrize(

@@ -41,6 +41,10 @@ STEPS = [
         for backend in ('cv2', 'pillow')
     ),
 ]
+#: What of red and blue is in Y', after ITU-R BT.601, 709 and 2020.
+MATRICES = {'601': (0.299, 0.114), '709': (0.2126, 0.0722), '2020': (0.2627, 0.0593)}
+#: Black, and steps from it to white and over the range of Cb and Cr.
+RANGES = dict(video=(16, 219, 224), full=(0, 255, 255))
 TEST_FILE = Path(__file__).with_name('StepTests.swift')
 
 
@@ -77,6 +81,7 @@ def write_steps(package, library):
         (folder / f'Golden/{index}.out').write_bytes(wanted.tobytes())
     (folder / 'Golden/steps.json').write_text(json.dumps(sizes))
     _write_turned(folder / 'Golden', rng)
+    _write_cameras(folder / 'Golden', rng)
     expressions = [swift_steps([step]).expressions for step in STEPS]
     assert all(expressions)
     lines = ',\n        '.join(f'[{e}]' for (e,) in expressions)
@@ -95,6 +100,34 @@ def _write_turned(folder, rng):
         image.getexif()[0x0112] = turn
         upright = np.array(ImageOps.exif_transpose(image))
         (folder / f'turned-{turn}.out').write_bytes(upright.tobytes())
+        head = f'53 37 3 {turn}\n'.encode()
+        (folder / f'turned-{turn}.pixels').write_bytes(head + pixels.tobytes())
+
+
+def _write_cameras(folder, rng):
+    """A frame of 5 x 3 pixels: Y', then pairs of Cb and Cr, and its colors in float64."""
+    luma = rng.integers(0, 256, (3, 5), np.uint8)
+    pairs = rng.integers(0, 256, (2, 3, 2), np.uint8)
+    (folder / 'camera.in').write_bytes(luma.tobytes() + pairs.tobytes())
+    for standard, (red, blue) in MATRICES.items():
+        for name, (black, gray, color) in RANGES.items():
+            wanted = from_camera(luma, pairs, red, blue, black, gray, color)
+            (folder / f'camera-{name}-{standard}.out').write_bytes(wanted.tobytes())
+
+
+def from_camera(luma, pairs, red, blue, black, gray, color):
+    """(H, W, 3) uint8 by the inverse of the matrix that makes Y' Cb Cr of R' G' B'."""
+    green = 1 - red - blue
+    y = np.array([red, green, blue])
+    cb = (np.array([0, 0, 1]) - y) / (2 * (1 - blue))
+    cr = (np.array([1, 0, 0]) - y) / (2 * (1 - red))
+    height, width = luma.shape
+    chroma = pairs.repeat(2, 0).repeat(2, 1)[:height, :width].astype(np.float64)
+    scaled = np.concatenate(
+        [(luma[..., None].astype(np.float64) - black) / gray, (chroma - 128) / color], 2
+    )
+    colors = scaled @ np.linalg.inv(np.stack([y, cb, cr])).T
+    return np.clip(np.round(255 * colors), 0, 255).astype(np.uint8)
 
 
 @pytest.fixture(scope='module')
@@ -106,6 +139,16 @@ def modules(tmp_path_factory):
 def built(packages, modules, tmp_path_factory):
     """A copy of the color package, built with its tests."""
     package = copy_package(packages['rgb'], tmp_path_factory.mktemp('swift'))
+    write_steps(package, 'MyRgb')
+    done = swift(package, modules, 'build', '--build-tests')
+    assert done.returncode == 0, done.stdout + done.stderr
+    return package, done.stdout + done.stderr
+
+
+@pytest.fixture(scope='module')
+def strict(packages, modules, tmp_path_factory):
+    """The same in Swift 6 mode."""
+    package = copy_package(packages['rgb'], tmp_path_factory.mktemp('swift6'), language=6)
     write_steps(package, 'MyRgb')
     done = swift(package, modules, 'build', '--build-tests')
     assert done.returncode == 0, done.stdout + done.stderr
@@ -125,13 +168,40 @@ def test_builds_without_a_warning(built):
 def test_own_tests_pass(built, modules):
     done = swift(built[0], modules, 'test')
     assert done.returncode == 0, done.stdout + done.stderr
-    assert executed(done) == (13, 0)
+    assert executed(done) == (18, 0)
     found = read_bench_json(built[0] / 'bench.json')
     assert (found.iterations, found.warmup, found.build) == (20, 5, 'debug')
     assert found.plan == dict(cpu=2, gpu=1, neural_engine=2, none=1)
     assert (found.model, found.device) == ('Rgb', 'Fake1,1')
     assert found.thermal == ('fair', 'fair')
     assert found.footprint_mib == 64
+
+
+def test_swift_6_has_no_warning_and_passes(strict, modules):
+    assert 'warning:' not in strict[1]
+    done = swift(strict[0], modules, 'test')
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert executed(done) == (18, 0)
+
+
+def test_swift_6_refuses_a_frame_that_somebody_keeps(strict, modules):
+    """Otherwise it would say nothing that all else compiles."""
+    file = strict[0] / 'Example/MyRgbExample/ClassifierModel.swift'
+    before = file.read_text()
+    kept = """
+        private var kept: CVPixelBuffer?
+
+        func classifyKept() async {
+            guard let kept = kept else { return }
+            await classify(.frame(kept))
+        }
+    """
+    changed = before.replace('    func load() async', f'{kept}\n    func load() async', 1)
+    file.write_text(changed.replace('import SwiftUI', 'import CoreVideo\nimport SwiftUI', 1))
+    done = swift(strict[0], modules, 'build', '--target', 'MyRgbExample')
+    file.write_text(before)
+    assert done.returncode != 0
+    assert re.search("error: sending .*'kept'", done.stdout + done.stderr)
 
 
 def test_command(built, modules):
@@ -182,4 +252,4 @@ def test_gray_package(packages, modules, tmp_path):
     package = copy_package(packages['gray'], tmp_path)
     done = swift(package, modules, 'test')
     assert done.returncode == 0, done.stdout + done.stderr
-    assert executed(done) == (11, 0)
+    assert executed(done) == (13, 0)

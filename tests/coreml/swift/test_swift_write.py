@@ -119,7 +119,7 @@ def test_given_images_of_the_models_size(models, tmp_path):
     raw = [(folder / c['pixels']).read_bytes() for c in found['cases']]
     gray = np.ascontiguousarray(PIXELS[..., :1].repeat(3, 2))
     assert raw == [PIXELS.tobytes(), PIXELS[::-1].tobytes(), gray.tobytes()]
-    assert len(found['photos']) == 1
+    assert len(found['photos']) == 2
 
 
 def test_given_photos(models, tmp_path):
@@ -127,7 +127,7 @@ def test_given_photos(models, tmp_path):
     out = write_swift_package(models['gray'], tmp_path / 'Out', images=[photo])
     folder, found = golden(out, 'Out')
     assert len(found['cases']) == 3
-    assert len(found['photos']) == 1
+    assert len(found['photos']) == 2
     with Image.open(folder / found['photos'][0]['file']) as image:
         assert image.size == (128, 72)
         assert image.mode == 'L'

@@ -5,6 +5,7 @@
 public typealias CFString = String
 public typealias CFDictionary = [String: Any]
 public typealias CFURL = URL
+public typealias CFData = Data
 public typealias OSType = UInt32
 
 public final class CFAllocator {}

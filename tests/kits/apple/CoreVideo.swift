@@ -7,6 +7,13 @@ public let kCVReturnInvalidArgument: CVReturn = -6661
 
 public let kCVPixelFormatType_32BGRA: OSType = 0x4247_5241
 public let kCVPixelFormatType_OneComponent8: OSType = 0x4C30_3038
+public let kCVPixelFormatType_420YpCbCr8BiPlanarVideoRange: OSType = 0x3432_3076
+public let kCVPixelFormatType_420YpCbCr8BiPlanarFullRange: OSType = 0x3432_3066
+
+public let kCVImageBufferYCbCrMatrixKey: CFString = "CVImageBufferYCbCrMatrix"
+public let kCVImageBufferYCbCrMatrix_ITU_R_601_4: CFString = "ITU_R_601_4"
+public let kCVImageBufferYCbCrMatrix_ITU_R_709_2: CFString = "ITU_R_709_2"
+public let kCVImageBufferYCbCrMatrix_ITU_R_2020: CFString = "ITU_R_2020"
 
 public let kCVPixelBufferPixelFormatTypeKey: CFString = "PixelFormatType"
 public let kCVPixelBufferWidthKey: CFString = "Width"
@@ -20,22 +27,63 @@ public final class CVBuffer {
     let format: OSType
     let bytesPerRow: Int
     let memory: UnsafeMutableRawPointer
+    /// Of a camera's buffer: Cb and Cr, a pair for four pixels.
+    let pairs: UnsafeMutableRawPointer?
     var locks = 0
+    var attachments: [String: Any] = [:]
 
     init(_ width: Int, _ height: Int, _ format: OSType, _ alignment: Int) {
         let row = width * (format == kCVPixelFormatType_32BGRA ? 4 : 1)
+        let planar =
+            format == kCVPixelFormatType_420YpCbCr8BiPlanarVideoRange
+            || format == kCVPixelFormatType_420YpCbCr8BiPlanarFullRange
         self.width = width
         self.height = height
         self.format = format
         bytesPerRow = (row + alignment - 1) / alignment * alignment
         memory = .allocate(byteCount: bytesPerRow * height, alignment: 64)
         memory.initializeMemory(as: UInt8.self, repeating: 7, count: bytesPerRow * height)
+        let half = bytesPerRow * ((height + 1) / 2)
+        pairs = planar ? .allocate(byteCount: half, alignment: 64) : nil
+        pairs?.initializeMemory(as: UInt8.self, repeating: 7, count: half)
     }
 
     deinit {
         precondition(locks == 0, "a pixel buffer went while it was locked")
         memory.deallocate()
+        pairs?.deallocate()
     }
+}
+
+public struct CVAttachmentMode: RawRepresentable, Sendable {
+    public let rawValue: UInt32
+    public init(rawValue: UInt32) { self.rawValue = rawValue }
+    public static let shouldPropagate = CVAttachmentMode(rawValue: 1)
+}
+
+public func CVBufferSetAttachment(
+    _ buffer: CVBuffer, _ key: CFString, _ value: Any, _ attachmentMode: CVAttachmentMode
+) {
+    buffer.attachments[key] = value
+}
+
+public func CVBufferCopyAttachment(
+    _ buffer: CVBuffer, _ key: CFString, _ attachmentMode: UnsafeMutablePointer<CVAttachmentMode>?
+) -> Any? {
+    buffer.attachments[key]
+}
+
+public func CVPixelBufferGetBaseAddressOfPlane(
+    _ pixelBuffer: CVPixelBuffer, _ planeIndex: Int
+) -> UnsafeMutableRawPointer? {
+    guard pixelBuffer.locks > 0, let pairs = pixelBuffer.pairs else { return nil }
+    return planeIndex == 0 ? pixelBuffer.memory : pairs
+}
+
+public func CVPixelBufferGetBytesPerRowOfPlane(
+    _ pixelBuffer: CVPixelBuffer, _ planeIndex: Int
+) -> Int {
+    pixelBuffer.bytesPerRow
 }
 
 public typealias CVImageBuffer = CVBuffer

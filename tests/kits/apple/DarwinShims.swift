@@ -18,13 +18,13 @@ public typealias task_vm_info_data_t = task_vm_info
 
 public let KERN_SUCCESS: Int32 = 0
 public let TASK_VM_INFO: Int32 = 22
-nonisolated(unsafe) public var mach_task_self_: mach_port_t = 1
+public func task_self_trap() -> mach_port_t { 1 }
 
 public func task_info(
     _ target_task: mach_port_t, _ flavor: task_flavor_t, _ task_info_out: task_info_t!,
     _ task_info_outCnt: UnsafeMutablePointer<mach_msg_type_number_t>!
 ) -> kern_return_t {
-    guard target_task == mach_task_self_, flavor == task_flavor_t(TASK_VM_INFO),
+    guard target_task == task_self_trap(), flavor == task_flavor_t(TASK_VM_INFO),
         Int(task_info_outCnt.pointee) * 4 >= MemoryLayout<task_vm_info>.size
     else {
         return 4

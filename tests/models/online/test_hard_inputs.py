@@ -4,7 +4,8 @@ import functools
 
 import pytest
 import torch
-from hard_inputs import CASES, INPUTS, UNITS, errors, floors, outcome
+from half_precision import roundings
+from hard_inputs import CASES, INPUTS, UNITS, block_of, errors, floors, outcome
 from helpers import assert_close, generator, randomize_norms
 
 from mmpretrain_mobileone_ext.models import MobileOneBlock
@@ -12,6 +13,7 @@ from mmpretrain_mobileone_ext.models.online import batch_fold, convs
 from mmpretrain_mobileone_ext.models.online.batch_fold import Folding
 from mmpretrain_mobileone_ext.models.online.dispatch import sum_by
 from mmpretrain_mobileone_ext.models.online.native_fold import DepthwiseFolding, PointwiseFolding
+from mmpretrain_mobileone_ext.models.online.operators import HAS_SHAPES
 from mmpretrain_mobileone_ext.models.spec import UnitSpec
 
 
@@ -52,6 +54,43 @@ def test_most_errors_are_those_of_branches():
     assert len(CASES) >= 400
     assert len({case.input for case in CASES}) == len(INPUTS)
     assert (ratios(CASES).median(0).values <= 1.1).all()
+
+
+def half_precision_ratios(cases, dtype, run):
+    """Errors under autocast over those that branches make on average, (cases, 3).
+
+    Where the images themselves lose what differs between their pixels, there is nothing to hold.
+    """
+
+    def under_autocast(block, x):
+        with torch.autocast('cpu', dtype=dtype):
+            return run(block, x)
+
+    found = []
+    for case in cases:
+        wanted, _ = bounds(case)
+        draws = [
+            errors(outcome(lambda _, x, own=own: own(x), case, torch.float64, block), wanted)
+            for block, own in roundings(block_of(case.unit, torch.float64), dtype, 6)
+        ]
+        typical = torch.stack(draws).square().mean(0).sqrt()
+        if typical.isfinite().all() and typical[1] < 0.1:
+            found.append(errors(outcome(under_autocast, case, torch.float32), wanted) / typical)
+    return torch.stack(found)
+
+
+@pytest.mark.skipif(not HAS_SHAPES, reason='torch < 2.4: autocast on a CPU takes bfloat16 only')
+@pytest.mark.parametrize(
+    'share', [pytest.param(8, id='eighth'), pytest.param(1, id='all', marks=pytest.mark.slow)]
+)
+@pytest.mark.parametrize('dtype', [torch.bfloat16, torch.float16])
+def test_autocast_loses_what_branches_lose_under_it(dtype, share):
+    cases = CASES[::share]
+    found = half_precision_ratios(cases, dtype, by_moments)
+    assert len(found) > len(cases) / 2
+    assert (found.median(0).values <= 1).all()
+    # Four standard deviations, where one number is most of a norm.
+    assert (found <= 4).all()
 
 
 @pytest.fixture

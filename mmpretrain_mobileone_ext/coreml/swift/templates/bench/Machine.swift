@@ -34,7 +34,7 @@ enum Machine {
         var count = mach_msg_type_number_t(words)
         let result = withUnsafeMutablePointer(to: &info) { pointer in
             pointer.withMemoryRebound(to: integer_t.self, capacity: words) { rebound in
-                task_info(mach_task_self_, task_flavor_t(TASK_VM_INFO), rebound, &count)
+                task_info(task_self_trap(), task_flavor_t(TASK_VM_INFO), rebound, &count)
             }
         }
         return result == KERN_SUCCESS ? Double(info.phys_footprint) / 1_048_576 : nil

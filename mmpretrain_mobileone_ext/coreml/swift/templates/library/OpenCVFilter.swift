@@ -24,9 +24,11 @@ public enum OpenCVFilter: String, Sendable {
     }
 
     /// - Parameter atEdge: beyond the first and the last pixel take that one.
-    private func samples(from size: Int, to count: Int, atEdge: Bool) -> [Samples] {
+    private func samples(from size: Int, to count: Int, atEdge: Bool) -> Samples {
         let scale = 1 / (Double(count) / Double(size))
-        return (0..<count).map { index in
+        let before = self == .cubic ? 1 : 0
+        var found = Samples(length: self == .cubic ? 4 : 2)
+        for index in 0..<count {
             let position = Float((Double(index) + 0.5) * scale - 0.5)
             var first = Int(position.rounded(.down))
             var part = position - Float(first)
@@ -34,11 +36,11 @@ public enum OpenCVFilter: String, Sendable {
                 (first, part) = (first < 0 ? 0 : size - 1, 0)
             }
             let weights = self == .cubic ? Self.cubic(part) : [1 - part, part]
-            let before = self == .cubic ? 1 : 0
-            return Samples(
+            found.append(
                 pixels: weights.indices.map { min(size - 1, max(0, first - before + $0)) },
-                weights: weights.map { Int(($0 * 2048).rounded(.toNearestOrEven)) })
+                weights: weights.map { Int32(($0 * 2048).rounded(.toNearestOrEven)) })
         }
+        return found
     }
 
     /// Keys' kernel with A = -0.75.
@@ -52,48 +54,22 @@ public enum OpenCVFilter: String, Sendable {
     }
 }
 
-/// The pixels that make one new pixel.
+/// For each new pixel the old ones that it is made of, and their weights.
 struct Samples: Sendable {
-    let pixels: [Int]
+    /// Old pixels of each new one.
+    let length: Int
+    private(set) var count = 0
+    private(set) var pixels: [Int] = []
     /// In units of 1 / 2048.
-    let weights: [Int]
-}
+    private(set) var weights: [Int32] = []
 
-extension PixelImage {
-    /// - Parameter truncates: round as OpenCV's linear pass over columns does.
-    func interpolated(columns: [Samples], rows: [Samples], truncates: Bool) -> PixelImage {
-        var found: [UInt8] = []
-        found.reserveCapacity(columns.count * rows.count * channels)
-        var kept: [Int: [Int]] = [:]
-        for row in rows {
-            // Neighbouring new rows read the same old ones.
-            kept = kept.filter { row.pixels.contains($0.key) }
-            for pixel in row.pixels where kept[pixel] == nil {
-                kept[pixel] = line(pixel, columns)
-            }
-            let lines = row.pixels.compactMap { kept[$0] }
-            for index in 0..<(columns.count * channels) {
-                var sum = truncates ? 2 : 1 << 21
-                for (line, weight) in zip(lines, row.weights) {
-                    sum += truncates ? (weight * (line[index] >> 4)) >> 16 : weight * line[index]
-                }
-                found.append(UInt8(min(255, max(0, truncates ? sum >> 2 : sum >> 22))))
-            }
-        }
-        return PixelImage(
-            width: columns.count, height: rows.count, channels: channels, bytes: found)
+    init(length: Int) {
+        self.length = length
     }
 
-    private func line(_ row: Int, _ columns: [Samples]) -> [Int] {
-        var sums = [Int](repeating: 0, count: columns.count * channels)
-        for (index, sample) in columns.enumerated() {
-            for (pixel, weight) in zip(sample.pixels, sample.weights) {
-                let start = (row * width + pixel) * channels
-                for channel in 0..<channels {
-                    sums[index * channels + channel] += weight * Int(bytes[start + channel])
-                }
-            }
-        }
-        return sums
+    mutating func append(pixels newPixels: [Int], weights newWeights: [Int32]) {
+        count += 1
+        pixels += newPixels
+        weights += newWeights
     }
 }

@@ -109,11 +109,4 @@ struct Taps: Sendable {
         }
         starts.append(weights.count)
     }
-
-    /// A weighted sum, which starts at a half, as 8 bits.
-    static func byte(_ sum: Int32) -> UInt8 {
-        UInt8(min(255, max(0, sum >> bits)))
-    }
-
-    static let half: Int32 = 1 << (bits - 1)
 }

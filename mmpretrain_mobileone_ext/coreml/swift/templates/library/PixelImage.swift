@@ -25,65 +25,77 @@ public struct PixelImage: Equatable, Sendable {
                 "\(raw.count) bytes are not \(width) x \(height) pixels of "
                     + "\(layout.rawChannels) bytes")
         }
-        var bytes = raw
         if layout.channels == 4 {
-            bytes = [UInt8](repeating: 255, count: width * height * 4)
-            for pixel in 0..<(width * height) {
-                bytes[4 * pixel] = raw[3 * pixel + 2]
-                bytes[4 * pixel + 1] = raw[3 * pixel + 1]
-                bytes[4 * pixel + 2] = raw[3 * pixel]
-            }
+            self.init(red: raw, width: width, height: height)
+        } else {
+            self.init(width: width, height: height, channels: 1, bytes: raw)
         }
-        self.init(width: width, height: height, channels: layout.channels, bytes: bytes)
     }
 
     /// The pixels as `init(raw:width:height:)` takes them.
     public var raw: [UInt8] {
-        guard channels == 4 else { return bytes }
-        var raw = [UInt8](repeating: 0, count: width * height * 3)
-        for pixel in 0..<(width * height) {
-            raw[3 * pixel] = bytes[4 * pixel + 2]
-            raw[3 * pixel + 1] = bytes[4 * pixel + 1]
-            raw[3 * pixel + 2] = bytes[4 * pixel]
-        }
-        return raw
+        channels == 4 ? red : bytes
     }
 
-    /// A copy of a BGRA or one-component buffer, converted to the model's
-    /// channels.
+    /// A copy of a buffer, converted to the model's channels.
+    ///
+    /// Read are BGRA, one gray component, and the two 8-bit formats of cameras
+    /// (`420v`, `420f`): their colors by the matrix that the buffer states.
     public init(pixelBuffer: CVPixelBuffer) throws {
-        let format = CVPixelBufferGetPixelFormatType(pixelBuffer)
-        let channels: Int
-        switch format {
+        let found: PixelImage
+        switch CVPixelBufferGetPixelFormatType(pixelBuffer) {
         case kCVPixelFormatType_32BGRA:
-            channels = 4
+            found = try Self.interleaved(pixelBuffer, channels: 4)
         case kCVPixelFormatType_OneComponent8:
-            channels = 1
-        default:
+            found = try Self.interleaved(pixelBuffer, channels: 1)
+        case kCVPixelFormatType_420YpCbCr8BiPlanarVideoRange:
+            found = try Self.planes(pixelBuffer, isFull: false)
+        case kCVPixelFormatType_420YpCbCr8BiPlanarFullRange:
+            found = try Self.planes(pixelBuffer, isFull: true)
+        case let format:
             throw PredictorError.unsupportedPixelFormat(format)
         }
-        let (width, height) = (
-            CVPixelBufferGetWidth(pixelBuffer), CVPixelBufferGetHeight(pixelBuffer)
-        )
-        let row = width * channels
-        var bytes = [UInt8](repeating: 0, count: row * height)
-        try Self.rows(of: pixelBuffer, readOnly: true) { base, stride in
-            bytes.withUnsafeMutableBytes { target in
+        self = found.converted(to: ModelInfo.colorLayout.channels)
+    }
+
+    private static func interleaved(
+        _ pixelBuffer: CVPixelBuffer, channels: Int
+    ) throws -> PixelImage {
+        let width = CVPixelBufferGetWidth(pixelBuffer)
+        let height = CVPixelBufferGetHeight(pixelBuffer)
+        return try locked(pixelBuffer, readOnly: true) {
+            let base = try address(CVPixelBufferGetBaseAddress(pixelBuffer))
+            let stride = CVPixelBufferGetBytesPerRow(pixelBuffer)
+            return PixelImage(width: width, height: height, channels: channels) { target in
                 for y in 0..<height {
-                    let source = UnsafeRawBufferPointer(start: base + y * stride, count: row)
-                    UnsafeMutableRawBufferPointer(rebasing: target[(y * row)..<((y + 1) * row)])
-                        .copyMemory(from: source)
+                    UnsafeMutableRawPointer(target + y * width * channels)
+                        .copyMemory(from: base + y * stride, byteCount: width * channels)
                 }
             }
         }
-        self = PixelImage(width: width, height: height, channels: channels, bytes: bytes)
-            .converted(to: ModelInfo.colorLayout.channels)
+    }
+
+    private static func planes(_ pixelBuffer: CVPixelBuffer, isFull: Bool) throws -> PixelImage {
+        try locked(pixelBuffer, readOnly: true) {
+            let luma = try address(CVPixelBufferGetBaseAddressOfPlane(pixelBuffer, 0))
+            let chroma = try address(CVPixelBufferGetBaseAddressOfPlane(pixelBuffer, 1))
+            return PixelImage(
+                luma: UnsafePointer(luma.assumingMemoryBound(to: UInt8.self)),
+                lumaRow: CVPixelBufferGetBytesPerRowOfPlane(pixelBuffer, 0),
+                chroma: UnsafePointer(chroma.assumingMemoryBound(to: UInt8.self)),
+                chromaRow: CVPixelBufferGetBytesPerRowOfPlane(pixelBuffer, 1),
+                width: CVPixelBufferGetWidth(pixelBuffer),
+                height: CVPixelBufferGetHeight(pixelBuffer),
+                matrix: ColorMatrix(of: pixelBuffer, isFull: isFull))
+        }
     }
 
     /// Copies the pixels into a buffer of the same size and format.
     func write(to pixelBuffer: CVPixelBuffer) throws {
         let row = width * channels
-        try Self.rows(of: pixelBuffer, readOnly: false) { base, stride in
+        try Self.locked(pixelBuffer, readOnly: false) {
+            let base = try Self.address(CVPixelBufferGetBaseAddress(pixelBuffer))
+            let stride = CVPixelBufferGetBytesPerRow(pixelBuffer)
             bytes.withUnsafeBytes { source in
                 for y in 0..<height {
                     UnsafeMutableRawBufferPointer(start: base + y * stride, count: row)
@@ -95,41 +107,25 @@ public struct PixelImage: Equatable, Sendable {
         }
     }
 
-    private static func rows(
-        of pixelBuffer: CVPixelBuffer, readOnly: Bool,
-        body: (_ base: UnsafeMutableRawPointer, _ stride: Int) -> Void
-    ) throws {
+    private static func locked<Value>(
+        _ pixelBuffer: CVPixelBuffer, readOnly: Bool, body: () throws -> Value
+    ) throws -> Value {
         let flags: CVPixelBufferLockFlags = readOnly ? .readOnly : []
         let code = CVPixelBufferLockBaseAddress(pixelBuffer, flags)
         guard code == kCVReturnSuccess else {
             throw PredictorError.pixelBuffer("locking a pixel buffer", code)
         }
         defer { CVPixelBufferUnlockBaseAddress(pixelBuffer, flags) }
-        guard let base = CVPixelBufferGetBaseAddress(pixelBuffer) else {
-            throw PredictorError.pixelBuffer("finding a pixel buffer's memory", code)
-        }
-        body(base, CVPixelBufferGetBytesPerRow(pixelBuffer))
+        return try body()
     }
-}
 
-extension PixelImage {
-    /// Gray to B G R A or back, with OpenCV's weights: ITU-R BT.601 in 14-bit
-    /// fixed point.
-    func converted(to count: Int) -> PixelImage {
-        guard count != channels else { return self }
-        var found = [UInt8](repeating: 255, count: width * height * count)
-        for pixel in 0..<(width * height) {
-            if count == 4 {
-                for channel in 0..<3 {
-                    found[4 * pixel + channel] = bytes[pixel]
-                }
-            } else {
-                let blue = 1868 * Int(bytes[4 * pixel])
-                let green = 9617 * Int(bytes[4 * pixel + 1])
-                let red = 4899 * Int(bytes[4 * pixel + 2])
-                found[pixel] = UInt8((blue + green + red + (1 << 13)) >> 14)
-            }
+    private static func address(
+        _ found: UnsafeMutableRawPointer?
+    ) throws -> UnsafeMutableRawPointer {
+        guard let found = found else {
+            throw PredictorError.pixelBuffer(
+                "finding a pixel buffer's memory", kCVReturnInvalidArgument)
         }
-        return PixelImage(width: width, height: height, channels: count, bytes: found)
+        return found
     }
 }

@@ -35,7 +35,8 @@ extension PredictorError: LocalizedError {
             return "\(what) failed with Core Video result \(code)"
         case .unsupportedPixelFormat(let code):
             return "pixel format \(Self.name(of: code)) is not read; allowed: BGRA "
-                + "(kCVPixelFormatType_32BGRA) and one 8-bit component"
+                + "(kCVPixelFormatType_32BGRA) and one 8-bit component, for a camera's frame "
+                + "also 420v and 420f"
         case .wrongSize(let width, let height, let expected):
             return "the image is \(width) x \(height) (W x H); \(expected)"
         case .unreadableImage(let what):

@@ -49,7 +49,7 @@ struct Golden: Decodable {
         return try XCTUnwrap(CGImageSourceCreateImageAtIndex(source, 0, nil))
     }
 
-    private static func url(_ name: String) throws -> URL {
+    static func url(_ name: String) throws -> URL {
         try XCTUnwrap(
             Bundle.module.url(forResource: name, withExtension: nil, subdirectory: "Golden"),
             "\(name) is not among the resources")

@@ -1,0 +1,77 @@
+"""``.aimodel`` as a format of exports."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from ..coreml.formats import Format, register
+from ..coreml.program.graph import Program
+from ..coreml.runtime.loaded import LoadedProgram
+from ..errors import ProgramError
+from ..utils.files import PathLike
+
+_SYSTEM = 'iOS27'
+
+
+class CoreAI(Format):
+    """The format of iOS 27 and later: a program of tensors.
+
+    What does the work is imported when it is asked for.
+    """
+
+    suffix = '.aimodel'
+    name = 'Core AI'
+    title = 'Core AI'
+    opens = False
+    mixes_precision = True
+    inputs = ('tensor',)
+    has_shapes = False
+    has_swift = False
+
+    def convert(self, *args: Any, **options: Any) -> None:
+        from .convert import convert_and_save
+
+        convert_and_save(*args, **options)
+
+    def fp32_proposals(self, *args: Any) -> Iterator[dict[str, str]]:
+        from .search import proposals
+
+        return proposals(*args)
+
+    def load(self, path: PathLike, **options: Any) -> LoadedProgram:
+        from .interpreter import InterpretedAsset
+
+        if options.get('backend', 'reference') != 'reference':
+            raise ProgramError(f"{path}: an .aimodel is executed with backend='reference' only")
+        return InterpretedAsset(path)
+
+    def describe(self, path: PathLike) -> Program:
+        from .interpreter import describe
+
+        return describe(path)
+
+    def system(self, program: Program) -> str:
+        return _SYSTEM
+
+    def write_metadata(
+        self,
+        path: Path,
+        user: Mapping[str, Any],
+        standard: Mapping[str, str],
+        described: str,
+        outputs: Mapping[str, str],
+    ) -> None:
+        from .interpreter import write_metadata
+
+        own = dict(user, version=standard['versionString'], input=described, outputs=outputs)
+        known = dict(
+            author=standard['author'],
+            license=standard['license'],
+            modelDescription=standard['shortDescription'],
+        )
+        write_metadata(path, own, known)
+
+
+register(CoreAI())

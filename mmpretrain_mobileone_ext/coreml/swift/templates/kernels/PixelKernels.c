@@ -1,0 +1,2 @@
+// A target of C needs a source; the functions are in the header.
+#include "PixelKernels.h"
