@@ -70,7 +70,7 @@ class DivergenceHook(Hook):
 
 def _loss(outputs: Any) -> Optional[float]:
     loss = outputs.get('loss') if isinstance(outputs, dict) else None
-    return None if loss is None else float(torch.as_tensor(loss))
+    return None if loss is None else float(torch.as_tensor(loss).detach())
 
 
 def _where(runner) -> str:

@@ -198,7 +198,7 @@ def _name_worst(axis: Any, drift: Drift) -> None:
         return
     value, at = max(rows)
     left = at > len(drift.rows) / 2
-    name = shown(drift.rows[at].type)
+    name = shown(drift.rows[at].place or drift.rows[at].type)
     axis.annotate(
         f'{name}, {small(value)}',
         (at, value),

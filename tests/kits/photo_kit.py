@@ -62,7 +62,8 @@ def _subjects(rng: random.Random) -> dict[str, Callable[[], Image.Image]]:
 
     def crop(photo: Image.Image) -> Image.Image:
         side = rng.randint(140, 300)
-        left, top = (rng.randint(0, length - side) for length in photo.size)
+        # The upper part of both is empty: sky, and leaves out of focus.
+        left, top = rng.randint(0, photo.width - side), rng.randint(100, photo.height - side)
         cut = photo.crop((left, top, left + side, top + side))
         return ImageOps.mirror(cut) if rng.random() < 0.5 else cut
 
@@ -70,7 +71,7 @@ def _subjects(rng: random.Random) -> dict[str, Callable[[], Image.Image]]:
         ink = Image.fromarray((digits[rng.randrange(len(digits))] * 15).astype(np.uint8))
         ink = ink.resize((160, 160), Image.Resampling.BICUBIC).rotate(rng.uniform(-20, 20))
         paper = Image.new('RGB', (240, 240), _color(rng, 120, 255))
-        paper.paste(_color(rng, 0, 110), (rng.randint(0, 80), rng.randint(0, 80)), ink)
+        paper.paste(_color(rng, 0, 110), (rng.randint(20, 60), rng.randint(20, 60)), ink)
         return paper
 
     def pattern() -> Image.Image:

@@ -67,7 +67,7 @@ def _add_training(p: ToolParser) -> None:
         '--epochs',
         type=int,
         metavar='N',
-        help="default: the recipe's; more for random weights and few images",
+        help="default: the recipe's, or more where there are few images",
     )
     p.add_argument(
         '--lr',

@@ -314,7 +314,7 @@ class TrainToPhone:
         out = self.package
         words = (self.config, last, '--out', out, '--verify-data', 'test', '--force', *self.export)
         self._call('export', 'export_coreml.py', *words, makes=out)
-        coreml = self.predictions()
+        coreml = self._score('coreml', out)
         forms.append(('Core ML (.mlpackage, fp16)', coreml, tree_bytes(out), out))
         results = [_result(name, p, reference, size, file) for name, p, size, file in forms]
         write_forms_json(results, self.work_dir / 'forms.json')
@@ -325,8 +325,8 @@ class TrainToPhone:
         return results
 
     def predictions(self) -> list[dict]:
-        """What the Core ML file says of the test images, scored where it is not yet."""
-        return self._score('coreml', self.package)
+        """What the Core ML file says of the test images, in a run that is done."""
+        return mmengine.load(self.work_dir / 'predictions-coreml.pkl')
 
     def _train(self) -> Path:
         """The checkpoint of the last epoch.

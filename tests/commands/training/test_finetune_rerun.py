@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from mmengine.config import Config
 from PIL import Image
 
 from mmpretrain_mobileone_ext.commands.training.finetune import cli
@@ -178,3 +179,39 @@ def test_two_at_once(scene):
 
     scene.do = second
     interrupt(scene)
+
+
+def test_options_reach_the_steps_and_the_config(scene):
+    def look(steps):
+        scene.steps = steps
+        return scene.finish(steps)
+
+    scene.do = look
+    scene.go('--from-scratch', '--image-size', '48', '--swift', '--compress', 'int8', '--lr', '0.5')
+    cfg = Config.fromfile(scene.steps.config)
+    assert cfg.optim_wrapper.optimizer.lr == 0.5
+    assert cfg.test_dataloader.dataset.pipeline[1].scale == 48
+    assert scene.steps.folds
+    assert scene.steps.export == ['--compress', 'int8', '--swift', str(scene.work / 'swift')]
+    assert scene.steps.report == 'test'
+
+
+def test_a_network_of_the_hub_is_trained_without_being_folded(scene):
+    def look(steps):
+        scene.steps = steps
+        return scene.finish(steps)
+
+    scene.do = look
+    scene.go('--arch', 'resnet18_8xb32_in1k', '--from-scratch')
+    cfg = Config.fromfile(scene.steps.config)
+    assert (cfg.model.backbone.type, cfg.model.head.num_classes) == ('ResNet', 2)
+    assert not any(hook.type == 'DeploySwitchHook' for hook in cfg.custom_hooks)
+    assert not scene.steps.folds
+    assert cfg.load_from is None
+
+
+def test_weights_and_none_are_no_pair(scene):
+    with pytest.raises(MobileOneExtError, match='not allowed with'):
+        scene.go('--weights', 'a.pth', '--from-scratch')
+    with pytest.raises(MobileOneExtError, match='not allowed with'):
+        scene.go('--resume', '--force')

@@ -130,12 +130,15 @@ def test_few_images_get_smaller_batches_smaller_steps_and_more_of_them():
     assert cfg.param_scheduler[-1].end == 40
     assert fitted(IMAGENET, images=240, load_from=None, epochs=7).train_cfg.max_epochs == 20
     assert fitted(IMAGENET, images=240).train_cfg.max_epochs == 20
+    assert fitted(IMAGENET, images=100).train_cfg.max_epochs == 29  # of 7 iterations
     many = fitted(IMAGENET, images=100_000, load_from=None)
     assert (many.train_dataloader.batch_size, many.train_cfg.max_epochs) == (64, 20)
 
 
 def test_averages_follow_the_number_of_iterations():
-    momentum = {n: fitted(IMAGENET, images=n).custom_hooks[0].momentum for n in (100, 10_000)}
+    momentum = {
+        n: fitted(IMAGENET, images=n, epochs=20).custom_hooks[0].momentum for n in (100, 10_000)
+    }
     assert momentum[100] == pytest.approx(10 / (7 * 20))
     assert momentum[10_000] == 0.05
 

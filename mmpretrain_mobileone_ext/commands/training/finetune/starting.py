@@ -42,8 +42,10 @@ _PIXELS = {
 #: A step whose crops have these shares of the image's area, unless it says otherwise.
 _CROP, _CROPPED = 'RandomResizedCrop', (0.08, 1.0)
 _TORCHVISION_PIXELS = ('size', 'padding')
-#: Iterations that random weights need and that an epoch has, at least, and images of a batch.
-_FROM_NOTHING, _AN_EPOCH, _LEAST_BATCH = 600, 16, 16
+#: Iterations that random weights and trained ones need, at least.
+_FROM_NOTHING, _FROM_WEIGHTS = 600, 200
+#: Iterations that an epoch has, and images of a batch, at least.
+_AN_EPOCH, _LEAST_BATCH = 16, 16
 _MOST_EPOCHS = 100
 _LOGGED, _VALIDATED = 5, 10  # times an epoch, and times a run, at least
 _EMA, _WATCH = 'EMAHook', 'DivergenceHook'
@@ -178,8 +180,8 @@ def fit_training(
 ) -> None:
     """Fit rate, batches, length, averaging and what is logged to weights and images.
 
-    Batches are halved until an epoch has some iterations, and random weights get more epochs where
-    the recipe's are too few. A run that counts iterations keeps its batches and its length.
+    Batches are halved until an epoch has some iterations, and there are more epochs where the
+    recipe's are too few of them. A run that counts iterations keeps its batches and its length.
 
     Args:
         cfg: of a run, its ``load_from`` and classes set; is changed.
@@ -196,8 +198,9 @@ def fit_training(
     by_epoch = cfg.train_cfg.get('max_epochs') is not None
     share = _fit_batch(cfg, images) if by_epoch and not keep_batch else 1.0
     _set_rate(cfg, share, tuned_before, lr)
-    if by_epoch and epochs is None and not cfg.get('load_from'):
-        needed = min(_MOST_EPOCHS, math.ceil(_FROM_NOTHING / _iterations(cfg, images)))
+    if by_epoch and epochs is None:
+        least = _FROM_WEIGHTS if cfg.get('load_from') else _FROM_NOTHING
+        needed = min(_MOST_EPOCHS, math.ceil(least / _iterations(cfg, images)))
         set_epochs(cfg, max(needed, cfg.train_cfg.max_epochs))
     _fit_hooks(cfg, images, classes)
 
