@@ -53,7 +53,7 @@ lint: $(READY)
 		mmpretrain_mobileone_ext mobileone_ext.py tools setup.py noxfile.py
 	$(BIN)/mypy
 
-check: lint test test-slow test-kernels test-onedl
+check: lint docs test test-slow test-kernels test-onedl
 
 # Files for a package index, and whether it would take them.
 dist:
@@ -64,7 +64,6 @@ dist:
 
 # A warning is an error: a link that leads nowhere, a docstring that does not parse.
 docs: $(READY)
-	$(PIP) install -q $(PIN) -e '.[dev,docs]'
 	$(BIN)/python docs/tables.py --check
 	$(BIN)/sphinx-build -W --keep-going -q -b html docs docs/_build/html
 
