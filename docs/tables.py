@@ -30,6 +30,11 @@ MEASURED = ROOT / 'docs/measured'
 _BLOCK = re.compile(r'(<!--measured:([\w-]+)-->)(.*?)(<!--/measured-->)', re.DOTALL)
 _SHOWN_VERSIONS = ('torch', 'mmpretrain', 'coremltools')
 _ABSENT = '\u2013'
+_EXECUTED_BY = {
+    '.mlpackage': 'the reference runtime',
+    '.mlmodel': 'the reference runtime',
+    '.aimodel': "Apple's interpreter",
+}
 
 Figure = Callable[[Path], str]
 FIGURES: dict[str, Figure] = {}
@@ -52,7 +57,7 @@ def read(folder: Path, name: str) -> dict[str, Any]:
 
 def caption(command: Any, machine: Any, versions: Mapping[str, str], note: str = '') -> str:
     """One line on where a table is from."""
-    words = command if isinstance(command, str) else ' '.join(map(str, ['python', *command]))
+    words = command if isinstance(command, str) else ' '.join(map(str, command))
     parts = [_machine_in_words(machine)]
     parts += [f'{name} {versions[name]}' for name in _SHOWN_VERSIONS if name in versions]
     return f'{markdown_code(words)}: {", ".join(parts)}.' + (f' {note}' if note else '')
@@ -176,6 +181,29 @@ def digits(folder: Path) -> str:
     ]
     heads = ('form', 'top-1 % [95 % interval]', 'size KiB', 'same top-1 as branches %')
     return block(heads, rows, 'lrrr', _report_caption(data, f'Scored on {data["images"]}.'))
+
+
+@figure('formats')
+def formats(folder: Path) -> str:
+    """One network in both of Apple's formats, and what executed each file."""
+    data = read(folder, 'formats')
+    rows = [
+        [
+            form['file'],
+            form['form'],
+            _EXECUTED_BY.get(Path(form['file']).suffix, 'torch'),
+            _kib(form['size_bytes']),
+            share(form['top1'], data['num_images']),
+            f'{form["agreement"]:.2f}',
+        ]
+        for form in data['forms']
+        if form['kind'] != 'check'
+    ]
+    heads = (
+        *('file', 'form', 'executed by', 'size KiB'),
+        *('top-1 % [95 % interval]', 'same top-1 as branches %'),
+    )
+    return block(heads, rows, 'lllrrr', _report_caption(data, f'Scored on {data["images"]}.'))
 
 
 @figure('digits-top1')

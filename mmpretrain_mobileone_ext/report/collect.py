@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import sys
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -28,7 +27,7 @@ from ..utils.accuracy import DEFAULT_DROP
 from ..utils.checks import number
 from ..utils.files import file_sha256, tree_bytes
 from ..utils.machine import machine
-from ..utils.text import Steps, shell_command
+from ..utils.text import Steps, own_command, shell_command
 from .data import FormRow, Provenance, ReportData
 from .forms import Feed, Form, program_forms, torch_form
 from .names import layer_names
@@ -475,7 +474,7 @@ def _provenance(subject: Subject, forms: Sequence[Form], command: Optional[str])
     here = machine('cpu')
     inputs, outputs = _interface(forms)
     return Provenance(
-        command=command or shell_command(['python', *(a for a in sys.argv if a)]),
+        command=command or shell_command(own_command()),
         created=datetime.now().astimezone().isoformat(timespec='seconds'),
         config=subject.config,
         config_text=subject.config_text,

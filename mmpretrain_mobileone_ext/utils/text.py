@@ -210,6 +210,14 @@ def shell_command(words: Iterable[Any]) -> str:
     return ' '.join(map(shell_word, words))
 
 
+def own_command() -> list[str]:
+    """The words that this program was started with, as one would type them again."""
+    first, *words = (word for word in sys.argv if word)
+    if first.startswith('mobileone-ext '):  # the command, and its sub-command
+        return [*first.split(), *words]
+    return ['python', first, *words]
+
+
 def percent(value: Optional[float]) -> str:
     """Percent with two digits, as the tools print it."""
     return DASH if value is None else f'{value:.2f}'

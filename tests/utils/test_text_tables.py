@@ -1,8 +1,9 @@
 """Tables, and errors in one line."""
 
+import pytest
 from rich.console import Console
 
-from mmpretrain_mobileone_ext.utils.text import figures_table, markdown_table, one_line
+from mmpretrain_mobileone_ext.utils.text import figures_table, markdown_table, one_line, own_command
 
 
 def test_an_error_is_one_line_with_its_type():
@@ -33,3 +34,16 @@ def test_figures_stand_on_the_right():
     lines = capture.get().splitlines()
     assert lines[0].startswith('t')
     assert any(line.split('│')[1:-1] == [' a    ', '   1 '] for line in lines)
+
+
+@pytest.mark.parametrize(
+    ('argv', 'words'),
+    [
+        (['mobileone-ext report', 'runs/a'], ['mobileone-ext', 'report', 'runs/a']),
+        (['tools/report.py', 'runs/a b'], ['python', 'tools/report.py', 'runs/a b']),
+        (['tools/report.py', ''], ['python', 'tools/report.py']),
+    ],
+)
+def test_a_program_knows_how_it_was_started(monkeypatch, argv, words):
+    monkeypatch.setattr('sys.argv', argv)
+    assert own_command() == words

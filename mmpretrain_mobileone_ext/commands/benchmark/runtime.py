@@ -35,7 +35,7 @@ from ...utils.files import check_writable, write_json
 from ...utils.machine import machine, torch_threads
 from ...utils.parity import TOLERANCES, compare
 from ...utils.processes import run_child
-from ...utils.text import PlainConsole, Steps, figures_table
+from ...utils.text import PlainConsole, Steps, figures_table, own_command
 from ..console.benchmarks import runtime_parser
 from . import paired_ratio, time_in_turns
 from .fake_data import CLASSES, build_classifier, classifier_config, random_images
@@ -267,7 +267,7 @@ def run_runtime_benchmark(
             torch.
     """
     check_writable(options.json)
-    report = RuntimeReport(machine('cpu'), sys.argv, asdict(options))
+    report = RuntimeReport(machine('cpu'), own_command(), asdict(options))
     with torch_threads(options.threads):
         _measure(options, report, Steps(progress))
     console = console or PlainConsole(highlight=False)

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple, Optional
 from ....utils.files import check_apart, check_writable, write_json, write_text
 from ....utils.machine import check_device, machine
 from ....utils.processes import ChildProcess
-from ....utils.text import PlainConsole
+from ....utils.text import PlainConsole, own_command
 from ...console.benchmarks import gpu_parser
 from .options import GpuOptions
 from .page import page
@@ -161,7 +161,7 @@ def run_check(options: GpuOptions, start_child: Launch = launch) -> GpuReport:
     check_device(options.device)
     for path in (options.json, options.markdown):
         check_writable(path)
-    report = GpuReport(machine(options.device), sys.argv, asdict(options))
+    report = GpuReport(machine(options.device), own_command(), asdict(options))
     end = time.monotonic() + 60 * options.minutes
     with tempfile.TemporaryDirectory() as folder:
         for index, part in enumerate(plan(options)):

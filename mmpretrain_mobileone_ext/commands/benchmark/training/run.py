@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Optional
@@ -11,7 +10,7 @@ from rich.console import Console
 
 from ....utils.files import check_apart, check_writable, write_json, write_whole
 from ....utils.machine import check_device, machine, tf32, torch_threads
-from ....utils.text import PlainConsole, Steps
+from ....utils.text import PlainConsole, Steps, own_command
 from ...console.benchmarks import training_parser
 from .candidates import choose_forms
 from .case import (
@@ -66,7 +65,7 @@ def run_benchmark(
     forms, note = choose_forms(options)
     with torch_threads(options.threads), tf32(options.tf32) as allowed:
         where = dict(machine(options.device), tf32=allowed)
-        report = Report(where, sys.argv, asdict(options), [note] if note else [], [], [])
+        report = Report(where, own_command(), asdict(options), [note] if note else [], [], [])
         run = _Run(options, forms, report, console or _console(), Steps(progress))
         run.sweep() if options.sweep else run.compare()
     return report
