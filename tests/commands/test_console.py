@@ -140,6 +140,7 @@ def test_tools_and_commands_are_the_same():
 @pytest.mark.parametrize('name', ['train', 'test'])
 def test_options_are_those_of_mmpretrains_tool(name, monkeypatch):
     tool = runpy.run_path(str(mmpretrain_tool(f'{name}.py')))
+    monkeypatch.delenv('LOCAL_RANK', raising=False)  # else it asks nothing of the arguments
     found = []
     monkeypatch.setattr(argparse.ArgumentParser, 'parse_args', lambda self: found.append(self))
     with pytest.raises(AttributeError):

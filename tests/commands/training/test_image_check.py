@@ -139,7 +139,7 @@ def test_counts_reasons_and_files_are_shown(root, tmp_path):
         rows = list(csv.reader(file))
     assert rows[0] == ['path', 'reason']
     assert len(rows) == 9
-    assert re.search(r'cat\D+7\D+2\D+dog\D+7\D+2\D+', shown)
+    assert re.search(r'cat\D+7\D+50\.0\D+2\D+dog\D+7\D+50\.0\D+2\D+', shown)
 
 
 def test_without_the_decoder_heic_is_skipped_by_name(root, monkeypatch):

@@ -18,7 +18,7 @@ FILES = (
 
 
 @pytest.mark.skipif(not importlib.util.find_spec('triton'), reason='triton is not installed')
-@pytest.mark.parametrize('share', [5, pytest.param(1, marks=pytest.mark.slow)])
+@pytest.mark.parametrize('share', [12, pytest.param(1, marks=pytest.mark.slow)])
 @pytest.mark.parametrize('file', FILES)
 def test_kernels(file, share):
     settings = dict(TRITON_INTERPRET='1', OMP_NUM_THREADS='1', KERNEL_CASES_SHARE=str(share))
