@@ -23,13 +23,12 @@ from typing import Optional
 
 from ...errors import ExportError
 from ...utils.text import Steps
-from ..program.read import read_program
-from ..targets import target_of
+from .apply import MLPACKAGE, Store
 from .kmeans import Palettes
-from .scheme import AUTO, NAMED, SEARCHED, check_scheme, plan_for
+from .scheme import NAMED, SEARCHED, plan_for
 from .storage import DENSE, Palette, Storage
 from .trial import Candidate, Scores, Trial
-from .weights import Weight, find_weights, output_error
+from .weights import Weight, output_error
 
 _PROBE = Palette(4)
 _NEAR = 2.0  # times the budget: a file that may be repaired
@@ -49,6 +48,7 @@ def search(
     target: str,
     progress: Optional[Steps] = None,
     *,
+    store: Store = MLPACKAGE,
     max_probes: int = 32,
     max_repairs: int = 8,
     max_steps: int = 16,
@@ -61,13 +61,14 @@ def search(
     input gives an equal result.
 
     Args:
-        source: uncompressed ``.mlpackage``.
+        source: uncompressed file.
         folder: for candidates; only the best one is left in it.
         evaluate: scores a file on the evaluation images.
         baseline: what it says of ``source``.
         max_drop: percentage points, 0 to 100.
         target: deployment target of ``source``.
         progress: reports steps; None reports nothing.
+        store: how files of the format hold weights.
         max_probes: layers that are compressed alone, the largest ones.
         max_repairs: steps back from the smallest file that just fails.
         max_steps: steps on from the smallest file that fits.
@@ -81,9 +82,11 @@ def search(
             that have no top-1.
         ProgramError: a file cannot be executed.
     """
-    weights = _weights_of(source, target)
+    weights = store.read(source, target)
+    if not weights:
+        raise ExportError(f'{source} has no convolution or linear weights')
     steps = progress or Steps(False)
-    trial = Trial(source, folder, evaluate, baseline, max_drop)
+    trial = Trial(source, folder, evaluate, baseline, max_drop, store)
     _fixed_schemes(trial, weights, target, steps)
     with steps.step('compress: forms', total=len(weights)) as advance:
         choices = {}
@@ -104,17 +107,6 @@ def search(
         repair(trial, choices, gains, advance, max_repairs)
         _descend(trial, choices, gains, advance, max_steps)
     return trial.all()
-
-
-def _weights_of(source: Path, target: str) -> tuple[Weight, ...]:
-    check_scheme(AUTO, target, 'mlprogram')
-    program = read_program(source)
-    if target_of(program) != target:
-        raise ExportError(f'{source} is for {target_of(program)}, not for {target}')
-    weights = find_weights(program)
-    if not weights:
-        raise ExportError(f'{source} has no convolution or linear weights')
-    return weights
 
 
 def _fixed_schemes(trial: Trial, weights: tuple[Weight, ...], target: str, steps: Steps) -> None:

@@ -16,6 +16,7 @@ from typing import Any, ClassVar, Optional
 import numpy as np
 
 from ..program import quiet
+from .codes import Encoded, Indices, Integers, Masked, integers
 from .kmeans import Found, palettize
 
 #: Finds a table of 2**bits entries for numbers, as :class:`.kmeans.Palettes`.
@@ -29,6 +30,8 @@ PASSES = ('prune_weights', 'palettize_weights', 'linear_quantize_weights')
 _RECORD = 64
 _SMALLEST_GROUP = 8  # output channels that share a table
 _TABLE_SHARE = 16
+#: The first system that reads several tables for one weight.
+_GROUPED = 'iOS18'
 
 
 class Scheme(ABC):
@@ -101,6 +104,13 @@ class Storage(Scheme):
         """
 
     @abstractmethod
+    def encode(self, values: np.ndarray, target: str, palettes: Cluster) -> Encoded:
+        """What a weight is stored as in a file that is no Core ML package.
+
+        The arguments are those of :meth:`approximate`.
+        """
+
+    @abstractmethod
     def passes(self, values: np.ndarray, target: str, palettes: Cluster) -> Passes:
         """What makes it of a weight in a package."""
 
@@ -140,6 +150,9 @@ class Dense(Storage):
     def approximate(self, values: np.ndarray, target: str, palettes: Cluster) -> np.ndarray:
         return values.astype(np.float64)
 
+    def encode(self, values: np.ndarray, target: str, palettes: Cluster) -> Encoded:
+        return values
+
     def passes(self, values: np.ndarray, target: str, palettes: Cluster) -> Passes:
         return {}
 
@@ -155,6 +168,10 @@ class Code(Storage):
 
     #: ``overhead`` of a weight that is pruned, too.
     joint_overhead: int
+
+    def encode_kept(self, values: np.ndarray, target: str, palettes: Cluster) -> Encoded:
+        """As :meth:`encode`, of a weight whose zeros are not stored."""
+        return self.encode(values, target, palettes)
 
     def for_weight(self, small: bool, last: bool) -> Code:
         return INT8 if small else self
@@ -175,6 +192,13 @@ class Int8(Code):
 
     def approximate(self, values: np.ndarray, target: str, palettes: Cluster) -> np.ndarray:
         return int8(values)
+
+    def encode(self, values: np.ndarray, target: str, palettes: Cluster) -> Integers:
+        return integers(values, 8, values.shape[1], symmetric=False)
+
+    def encode_kept(self, values: np.ndarray, target: str, palettes: Cluster) -> Integers:
+        # What is not stored is code 0, and has to be 0.
+        return integers(values, 8, values.shape[1], symmetric=True)
 
     def passes(self, values: np.ndarray, target: str, palettes: Cluster) -> Passes:
         config = _config('OpLinearQuantizerConfig', mode='linear', dtype='int8')
@@ -216,10 +240,13 @@ class Palette(Code):
         return tuple(map(cls, cls.POINTS))
 
     def approximate(self, values: np.ndarray, target: str, palettes: Cluster) -> np.ndarray:
+        return self.encode(values, target, palettes).values()
+
+    def encode(self, values: np.ndarray, target: str, palettes: Cluster) -> Indices:
         size = self.group_size(values.shape, target)
         groups = [values[start : start + size] for start in range(0, len(values), size)]
-        tables = (palettes(group, self.bits) for group in groups)
-        return np.concatenate([table[indices].astype(float) for table, indices in tables])
+        tables, indices = zip(*(palettes(group, self.bits) for group in groups))
+        return Indices(np.concatenate(indices), np.stack(tables), self.bits)
 
     def passes(self, values: np.ndarray, target: str, palettes: Cluster) -> Passes:
         def table_of(group: np.ndarray) -> Found:
@@ -229,7 +256,7 @@ class Palette(Code):
         size = self.group_size(values.shape, target)
         groups = dict(granularity='per_grouped_channel', group_size=size)
         options = dict(
-            mode='custom', lut_function=table_of, **(groups if target == 'iOS18' else {})
+            mode='custom', lut_function=table_of, **(groups if target >= _GROUPED else {})
         )
         return {'palettize_weights': _config('OpPalettizerConfig', **options)}
 
@@ -250,7 +277,7 @@ class Palette(Code):
         channels, and only while all tables together stay under 1/16 of the indices.
         """
         channels = shape[0]
-        if target != 'iOS18':
+        if target < _GROUPED:
             return channels
         indices = int(np.prod(shape)) * self.bits / 8
         most = max(1, int(indices / _TABLE_SHARE / (2 * 2**self.bits)))
@@ -312,6 +339,13 @@ class Sparse(Storage):
         left = np.where(kept, values, 0).astype(values.dtype)
         return np.where(kept, kept_as.approximate(left, target, palettes), 0)
 
+    def encode(
+        self, values: np.ndarray, target: str, palettes: Cluster, kept_as: Optional[Code] = None
+    ) -> Masked:
+        kept = np.abs(values.astype(np.float64)) > self.threshold(values)
+        left = np.where(kept, values, 0).astype(values.dtype)
+        return Masked(kept, kept_as.encode_kept(left, target, palettes) if kept_as else left)
+
     def passes(self, values: np.ndarray, target: str, palettes: Cluster) -> Passes:
         options = dict(threshold=self.threshold(values), minimum_sparsity_percentile=0.0)
         return {'prune_weights': _config('OpThresholdPrunerConfig', **options)}
@@ -357,6 +391,10 @@ class Joint(Storage):
         # Zeros are not stored, and need no entry of a table.
         clusters = functools.partial(palettes, sparse=True)
         return self.sparse.approximate(values, target, clusters, self.code)
+
+    def encode(self, values: np.ndarray, target: str, palettes: Cluster) -> Masked:
+        clusters = functools.partial(palettes, sparse=True)
+        return self.sparse.encode(values, target, clusters, self.code)
 
     def passes(self, values: np.ndarray, target: str, palettes: Cluster) -> Passes:
         clusters = functools.partial(palettes, sparse=True)
