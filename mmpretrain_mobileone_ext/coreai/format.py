@@ -72,7 +72,9 @@ class CoreAI(Format):
     def search(self, *args: Any, **options: Any) -> tuple[Candidate, ...]:
         from .compress import search_smallest
 
-        return search_smallest(*args, **options)
+        # Of targets there is one.
+        *given, _, progress = args
+        return search_smallest(*given, progress, **options)
 
     def rebuild_candidate(self, source: Path, candidate: Candidate, out: Path) -> Path:
         from ..coreml.compress.kmeans import Palettes

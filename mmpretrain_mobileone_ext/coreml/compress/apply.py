@@ -35,10 +35,12 @@ class Store:
             target that cannot hold others.
         write: a copy of the first file to a new one with weights stored by a plan, as
             :func:`apply_plan`.
+        size: bytes of a weight stored one way, for a deployment target.
     """
 
     read: Callable[[Path, str], tuple[Weight, ...]]
     write: Callable[[Path, Plan, Path, Palettes], Path]
+    size: Callable[[Storage, np.ndarray, str], int] = Storage.size
 
 
 def apply_plan(source: Path, plan: Plan, out: Path, palettes: Palettes) -> Path:

@@ -21,6 +21,8 @@ from pathlib import Path
 from statistics import median
 from typing import Optional
 
+import numpy as np
+
 from ...errors import ExportError
 from ...utils.text import Steps
 from .apply import MLPACKAGE, Store
@@ -87,11 +89,11 @@ def search(
         raise ExportError(f'{source} has no convolution or linear weights')
     steps = progress or Steps(False)
     trial = Trial(source, folder, evaluate, baseline, max_drop, store)
-    _fixed_schemes(trial, weights, target, steps)
+    _fixed_schemes(trial, weights, target, steps, store)
     with steps.step('compress: forms', total=len(weights)) as advance:
         choices = {}
         for weight in weights:
-            choices[weight.name] = choices_of(weight, target, trial.palettes)
+            choices[weight.name] = choices_of(weight, target, trial.palettes, store.size)
             advance(1)
     probed = _worth_probing(weights, choices)[:max_probes]
     found: dict[str, float] = {}
@@ -109,9 +111,11 @@ def search(
     return trial.all()
 
 
-def _fixed_schemes(trial: Trial, weights: tuple[Weight, ...], target: str, steps: Steps) -> None:
+def _fixed_schemes(
+    trial: Trial, weights: tuple[Weight, ...], target: str, steps: Steps, store: Store
+) -> None:
     plans = {
-        name: plan_for(scheme, weights, target)
+        name: plan_for(scheme, weights, target, store.size)
         for name, scheme in NAMED.items()
         if isinstance(scheme, Storage) and scheme.oldest <= target
     }
@@ -245,12 +249,17 @@ class Step:
     damage: float
 
 
-def choices_of(weight: Weight, target: str, palettes: Palettes) -> Choices:
+def choices_of(
+    weight: Weight,
+    target: str,
+    palettes: Palettes,
+    size_of: Callable[[Storage, np.ndarray, str], int] = Storage.size,
+) -> Choices:
     """The ways to store a weight that the target reads, with size and error."""
-    dense = DENSE.size(weight.values, target)
+    dense = size_of(DENSE, weight.values, target)
     every: dict[Storage, Choice] = {DENSE: Choice(DENSE, dense, 0.0)}
     for storage in SEARCHED:
-        size = storage.size(weight.values, target)
+        size = size_of(storage, weight.values, target)
         if storage.oldest <= target and size < dense:
             values = storage.approximate(weight.values, target, palettes)
             every[storage] = Choice(storage, size, output_error(weight.values, values))
