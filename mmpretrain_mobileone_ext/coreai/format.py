@@ -72,9 +72,9 @@ class CoreAI(Format):
     def search(self, *args: Any, **options: Any) -> tuple[Candidate, ...]:
         from .compress import search_smallest
 
-        # Of targets there is one.
-        *given, _, progress = args
-        return search_smallest(*given, progress, **options)
+        # All files are for one target.
+        source, folder, evaluate, baseline, max_drop, _, *progress = args
+        return search_smallest(source, folder, evaluate, baseline, max_drop, *progress, **options)
 
     def rebuild_candidate(self, source: Path, candidate: Candidate, out: Path) -> Path:
         from ..coreml.compress.kmeans import Palettes

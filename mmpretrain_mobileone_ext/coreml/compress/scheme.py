@@ -118,7 +118,7 @@ def check_scheme(name: str, target: str, format: str) -> None:
 
     Args:
         name: 'none', 'auto' or a fixed scheme.
-        target: deployment target, 'iOS15' to 'iOS18'.
+        target: deployment target, 'iOS15' to 'iOS26'.
         format: 'mlprogram' or 'neuralnetwork'.
 
     Raises:

@@ -43,7 +43,7 @@ from mmpretrain_mobileone_ext.coreml.program.read import read_program
 from mmpretrain_mobileone_ext.errors import ExportError
 from mmpretrain_mobileone_ext.utils.files import tree_bytes
 
-TARGETS = ('iOS16', 'iOS17', 'iOS18')
+TARGETS = ('iOS16', 'iOS17', 'iOS18', 'iOS26')
 SCHEMES = ('int8', 'palettize8', 'palettize6', 'palettize4', 'palettize2', 'prune50', 'prune75')
 #: Largest relative error of the probabilities on noise; sparsity beyond training and two bits
 #: change them as a matter of course.
@@ -66,6 +66,10 @@ CASES = [
     *itertools.product(('iOS16', 'iOS18'), SCHEMES),
     ('iOS17', 'palettize4'),
     ('iOS17', 'w8a8'),
+    ('iOS26', 'int4'),
+    ('iOS26', 'palettize4'),
+    ('iOS26', 'joint'),
+    ('iOS26', 'w8a8'),
     ('iOS18', 'w8a8'),
     ('iOS18', 'joint'),
     ('iOS18', 'palettize3'),

@@ -48,6 +48,7 @@ def weight(name, shape, role='', depthwise=False):
 )
 def test_all_are_held_by_ios18(scheme):
     check_scheme(scheme, 'iOS18', PACKAGE)
+    check_scheme(scheme, 'iOS26', PACKAGE)
 
 
 OLDEST = {
