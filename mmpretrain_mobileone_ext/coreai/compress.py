@@ -7,6 +7,7 @@ each weight has its own form, and what is compressed is the file that was verifi
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable, Iterator
 from importlib import import_module
 from pathlib import Path
@@ -25,7 +26,7 @@ from ..coreml.compress.weights import Weight
 from ..errors import ExportError
 from ..utils.text import Steps, one_line
 from .extra import require
-from .interpreter import checked
+from .interpreter import METADATA, checked
 
 SYSTEM = 'iOS27'
 _CONV, _CONSTANT = 'coreai.conv2d', 'coreai.constant'
@@ -118,6 +119,8 @@ def read_weights(source: Path, target: str = SYSTEM) -> tuple[Weight, ...]:
 def apply_plan(source: Path, plan: Plan, out: Path, palettes: Palettes) -> Path:
     """Write a copy of ``source`` to ``out`` with weights stored by ``plan``.
 
+    Interface and metadata stay.
+
     Args:
         source: ``.aimodel`` whose weights in the plan are dense.
         plan: name of a weight to storage.
@@ -149,6 +152,8 @@ def apply_plan(source: Path, plan: Plan, out: Path, palettes: Palettes) -> Path:
         raise ExportError(
             f'{source}: coreai-core cannot store its weights so ({one_line(error, 500)})'
         ) from error
+    # As it is: coreai-core reads and writes numbers and booleans as other ones.
+    shutil.copyfile(source / METADATA, out / METADATA)
     return out
 
 

@@ -184,6 +184,19 @@ def test_which_layer_gets_which_form(sources, tmp_path):
 
 
 @needs_core_ai
+def test_interface_and_metadata_stay(sources, tmp_path):
+    before = format_of(sources['fp16']).describe(sources['fp16'])
+    out = compress_file(sources['fp16'], 'int8', tmp_path / 'm.aimodel')
+    after = format_of(out).describe(out)
+    assert after.classes == before.classes == tuple(CLASSES)
+    assert after.inputs == before.inputs
+    assert after.outputs == before.outputs
+    assert after.metadata == before.metadata
+    assert 'author' in after.metadata
+    assert after.count_operations() == before.count_operations()
+
+
+@needs_core_ai
 def test_bytes_as_on_disk(sources, tmp_path):
     source = apply_plan(sources['fp16'], {}, tmp_path / 'source.aimodel', Palettes())
     weights = read_weights(source)
