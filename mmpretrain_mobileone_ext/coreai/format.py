@@ -4,13 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..coreml.formats import Format, register
 from ..coreml.program.graph import Program
 from ..coreml.runtime.loaded import LoadedProgram
 from ..errors import ProgramError
 from ..utils.files import PathLike
+
+if TYPE_CHECKING:
+    from ..coreml.compress.activations import Batches
+    from ..coreml.compress.trial import Candidate
 
 _SYSTEM = 'iOS27'
 
@@ -54,6 +58,29 @@ class CoreAI(Format):
 
     def system(self, program: Program) -> str:
         return _SYSTEM
+
+    def check_scheme(self, scheme: str, target: str) -> None:
+        from .compress import check_scheme
+
+        check_scheme(scheme)
+
+    def compress(self, source: Path, scheme: str, out: Path, calibration: Batches) -> Path:
+        from .compress import compress_file
+
+        return compress_file(source, scheme, out)
+
+    def search(self, *args: Any, **options: Any) -> tuple[Candidate, ...]:
+        from .compress import search_smallest
+
+        # All files are for one target.
+        source, folder, evaluate, baseline, max_drop, _, *progress = args
+        return search_smallest(source, folder, evaluate, baseline, max_drop, *progress, **options)
+
+    def rebuild_candidate(self, source: Path, candidate: Candidate, out: Path) -> Path:
+        from ..coreml.compress.kmeans import Palettes
+        from .compress import apply_plan
+
+        return apply_plan(source, candidate.plan, out, Palettes())
 
     def write_metadata(
         self,

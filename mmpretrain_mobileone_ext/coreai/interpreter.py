@@ -293,8 +293,15 @@ def _program(path: Path, said: Mapping[str, Any]) -> Program:
     standard = dict(author='author', license='license', description='modelDescription')
     words.update({k: str(metadata[v]) for k, v in standard.items() if v in metadata})
     operations = tuple(
-        Operation(f'{kind}_{i}', str(kind), {}, (), tuple(_DTYPES.get(d, str(d)) for d in dtypes))
-        for i, (kind, dtypes) in enumerate(said['operations'])
+        Operation(
+            f'{kind}_{i}',
+            str(kind),
+            {},
+            (),
+            tuple(_DTYPES.get(d, str(d)) for d in dtypes),
+            {'compressed': {'weight': str(stored[0])}} if stored else {},
+        )
+        for i, (kind, dtypes, stored) in enumerate(said['operations'])
     )
     return Program(
         path,

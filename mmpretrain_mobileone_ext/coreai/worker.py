@@ -24,6 +24,15 @@ import sys
 LENGTH = struct.Struct('>Q')
 DESCRIPTION, OUTPUTS, ERROR = b'D', b'O', b'E'
 _MAIN = 'main'
+_NO_OPERATIONS = ('module', 'graph', 'constant', 'output', 'return')
+#: What a stored weight passes on its way, as ``constexpr`` operations of Core ML.
+_STORING = (
+    'lut_to_dense',
+    'blockwise_shift_scale',
+    'build_sparse_with_bitmask',
+    'lut_to_sparse_with_bitmask',
+    'sparse_with_bitmask_to_dense',
+)
 
 
 def receive(channel, limit):
@@ -80,7 +89,7 @@ def _exactly(channel, length):
 
 
 def _operations(asset):
-    """[type, dtypes of results] of every operation, in order."""
+    """[type, dtypes of results, what made its weights dense] of every operation, in order."""
     program = asset.program  # its operations live as long as this
     todo, found = [program._module._mlir_module.operation], []
     while todo:
@@ -88,9 +97,17 @@ def _operations(asset):
         inner = [o.operation for r in op.regions for b in r.blocks for o in b.operations]
         todo.extend(reversed(inner))
         kind = op.name.rpartition('.')[2]
-        if kind not in ('module', 'graph', 'constant', 'output', 'return'):
-            found.append([kind, [_dtype(str(result.type)) for result in op.results]])
+        if kind not in (*_NO_OPERATIONS, *_STORING):
+            dtypes = [_dtype(str(result.type)) for result in op.results]
+            found.append([kind, dtypes, _stored(op)])
     return found
+
+
+def _stored(op):
+    """Operations that make a weight of this one dense."""
+    # The owner of a graph's input has no name.
+    owners = [getattr(value.owner, 'name', '').rpartition('.')[2] for value in op.operands]
+    return [name for name in owners if name in _STORING]
 
 
 def _dtype(type_):

@@ -28,7 +28,7 @@ SYSTEMS = {
     10: 'iOS26',
 }
 #: Those that a program can be converted for.
-TARGETS = ('iOS15', 'iOS16', 'iOS17', 'iOS18')
+TARGETS = ('iOS15', 'iOS16', 'iOS17', 'iOS18', 'iOS26')
 #: The first that reads compressed (palettized, int8) weights.
 DEFAULT_TARGET = 'iOS16'
 #: Names of ``MLComputeUnits`` as coremltools spells them.

@@ -254,7 +254,7 @@ class ExportOptions:
     compress: str = field(
         default='none',
         metadata=_option(
-            'none, int8, palettize8, 6, 4 or 2, prune<percent>, joint, or auto: the smallest '
+            'none, int8, int4, palettize8, 6, 4 or 2, prune<percent>, joint, or auto: the smallest '
             'file within max-drop',
             _text,
             metavar='SCHEME',

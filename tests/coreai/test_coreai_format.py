@@ -92,7 +92,7 @@ def test_operations_beyond_fp16_stay_in_fp32(tmp_path):
         (dict(extra_sizes=[48]), 'extra_sizes: not for .aimodel'),
         (dict(batch_sizes=[4]), 'batch_sizes: not for .aimodel'),
         (dict(swift='Swift'), 'swift: not for .aimodel'),
-        (dict(compress='int8'), 'stores its weights as they are'),
+        (dict(compress='w8a8'), 'compressed in its weights only'),
     ],
 )
 def test_what_it_cannot_be_is_said_before_any_work(tmp_path, options, words):

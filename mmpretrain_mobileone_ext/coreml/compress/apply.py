@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import io
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +18,29 @@ from ..program.quiet import graph_pass, run_passes
 from ..program.read import read_program
 from ..targets import target_of
 from .kmeans import Palettes
-from .scheme import storage_for
+from .scheme import AUTO, check_scheme, storage_for
 from .storage import DENSE, PASSES, Joint, Storage
 from .weights import Weight, find_weights
 
 #: Operation name to how its weight is stored; others stay as they are.
 Plan = Mapping[str, Storage]
+
+
+@dataclass(frozen=True)
+class Store:
+    """How files of one format hold weights.
+
+    Attributes:
+        read: the dense weights of a file for a deployment target, in execution order; refuses a
+            target that cannot hold others.
+        write: a copy of the first file to a new one with weights stored by a plan, as
+            :func:`apply_plan`.
+        size: bytes of a weight stored one way, for a deployment target.
+    """
+
+    read: Callable[[Path, str], tuple[Weight, ...]]
+    write: Callable[[Path, Plan, Path, Palettes], Path]
+    size: Callable[[Storage, np.ndarray, str], int] = Storage.size
 
 
 def apply_plan(source: Path, plan: Plan, out: Path, palettes: Palettes) -> Path:
@@ -98,6 +116,17 @@ def _passes(
                 config=optimize.OptimizationConfig(op_name_configs=found),
                 joint_compression=joint and step != PASSES[0],
             )
+
+
+def _read(source: Path, target: str) -> tuple[Weight, ...]:
+    check_scheme(AUTO, target, 'mlprogram')
+    program = read_program(source)
+    if target_of(program) != target:
+        raise ExportError(f'{source} is for {target_of(program)}, not for {target}')
+    return find_weights(program)
+
+
+MLPACKAGE = Store(_read, apply_plan)
 
 
 def compress_network(source: Path, storage: Storage, out: Path) -> Path:

@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Optional
 
+import numpy as np
+
 from ...errors import ExportError
 from .activations import W8A8
-from .storage import DENSE, Int8, Joint, Palette, Scheme, Sparse, Storage
+from .storage import DENSE, Int4, Int8, Joint, Palette, Scheme, Sparse, Storage
 from .weights import Weight
 
 #: Every kind of scheme; a new one needs a row here and nothing else.
-KINDS: tuple[type[Scheme], ...] = (Int8, Palette, Sparse, Joint, W8A8)
+KINDS: tuple[type[Scheme], ...] = (Int8, Int4, Palette, Sparse, Joint, W8A8)
 #: The schemes that have a place in help texts and in every search. In 'joint' 40 % of the weights
 #: are zero and are not stored, the others have an index of 6 bits. The mask has one bit for each
 #: weight, and pays as soon as a sixth of them is zero.
 NAMED: Mapping[str, Scheme] = {
     'int8': Int8(),
+    'int4': Int4(),
     'palettize8': Palette(8),
     'palettize6': Palette(6),
     'palettize4': Palette(4),
@@ -71,8 +74,8 @@ class DropTolerance:
 def tolerance_for(scheme: str, max_drop: Optional[float] = None) -> DropTolerance:
     """The bound of a scheme, or ``max_drop`` points where they are given.
 
-    int8 and palettize8 0.2, palettize6 0.5, palettize4 1.0, palettize3 2.0, palettize2 3.0,
-    palettize1 5.0, w8a8 0.5 points; pruning 1.0 more up to 50 %, 2.0 beyond.
+    int8 and palettize8 0.2, palettize6 0.5, int4 and palettize4 1.0, palettize3 2.0, palettize2
+    3.0, palettize1 5.0, w8a8 0.5 points; pruning 1.0 more up to 50 %, 2.0 beyond.
 
     Args:
         scheme: a fixed scheme or 'auto'.
@@ -115,7 +118,7 @@ def check_scheme(name: str, target: str, format: str) -> None:
 
     Args:
         name: 'none', 'auto' or a fixed scheme.
-        target: deployment target, 'iOS15' to 'iOS18'.
+        target: deployment target, 'iOS15' to 'iOS26'.
         format: 'mlprogram' or 'neuralnetwork'.
 
     Raises:
@@ -155,10 +158,21 @@ def storage_for(wanted: Storage, role: str, depthwise: bool, count: int) -> Stor
     return wanted.for_weight(role == 'first' or depthwise or count < SMALL, role == 'last')
 
 
-def plan_for(wanted: Storage, weights: Sequence[Weight], target: str) -> dict[str, Storage]:
+def plan_for(
+    wanted: Storage,
+    weights: Sequence[Weight],
+    target: str,
+    size: Callable[[Storage, np.ndarray, str], int] = Storage.size,
+) -> dict[str, Storage]:
     """How every weight is stored under a fixed scheme, see :func:`storage_for`.
 
     A way that would not make a weight smaller is not used.
+
+    Args:
+        wanted: the scheme.
+        weights: of a file.
+        target: deployment target.
+        size: bytes of a weight in files of the format.
 
     Returns:
         Operation name to storage; weights that stay dense are left out.
@@ -167,5 +181,5 @@ def plan_for(wanted: Storage, weights: Sequence[Weight], target: str) -> dict[st
     return {
         w.name: plan[w.name]
         for w in weights
-        if plan[w.name].size(w.values, target) < DENSE.size(w.values, target)
+        if size(plan[w.name], w.values, target) < size(DENSE, w.values, target)
     }

@@ -21,15 +21,16 @@ from pathlib import Path
 from statistics import median
 from typing import Optional
 
+import numpy as np
+
 from ...errors import ExportError
 from ...utils.text import Steps
-from ..program.read import read_program
-from ..targets import target_of
+from .apply import MLPACKAGE, Store
 from .kmeans import Palettes
-from .scheme import AUTO, NAMED, SEARCHED, check_scheme, plan_for
+from .scheme import NAMED, SEARCHED, plan_for
 from .storage import DENSE, Palette, Storage
 from .trial import Candidate, Scores, Trial
-from .weights import Weight, find_weights, output_error
+from .weights import Weight, output_error
 
 _PROBE = Palette(4)
 _NEAR = 2.0  # times the budget: a file that may be repaired
@@ -49,6 +50,7 @@ def search(
     target: str,
     progress: Optional[Steps] = None,
     *,
+    store: Store = MLPACKAGE,
     max_probes: int = 32,
     max_repairs: int = 8,
     max_steps: int = 16,
@@ -61,13 +63,14 @@ def search(
     input gives an equal result.
 
     Args:
-        source: uncompressed ``.mlpackage``.
+        source: uncompressed file.
         folder: for candidates; only the best one is left in it.
         evaluate: scores a file on the evaluation images.
         baseline: what it says of ``source``.
         max_drop: percentage points, 0 to 100.
         target: deployment target of ``source``.
         progress: reports steps; None reports nothing.
+        store: how files of the format hold weights.
         max_probes: layers that are compressed alone, the largest ones.
         max_repairs: steps back from the smallest file that just fails.
         max_steps: steps on from the smallest file that fits.
@@ -81,14 +84,16 @@ def search(
             that have no top-1.
         ProgramError: a file cannot be executed.
     """
-    weights = _weights_of(source, target)
+    weights = store.read(source, target)
+    if not weights:
+        raise ExportError(f'{source} has no convolution or linear weights')
     steps = progress or Steps(False)
-    trial = Trial(source, folder, evaluate, baseline, max_drop)
-    _fixed_schemes(trial, weights, target, steps)
+    trial = Trial(source, folder, evaluate, baseline, max_drop, store)
+    _fixed_schemes(trial, weights, target, steps, store)
     with steps.step('compress: forms', total=len(weights)) as advance:
         choices = {}
         for weight in weights:
-            choices[weight.name] = choices_of(weight, target, trial.palettes)
+            choices[weight.name] = choices_of(weight, target, trial.palettes, store.size)
             advance(1)
     probed = _worth_probing(weights, choices)[:max_probes]
     found: dict[str, float] = {}
@@ -106,20 +111,11 @@ def search(
     return trial.all()
 
 
-def _weights_of(source: Path, target: str) -> tuple[Weight, ...]:
-    check_scheme(AUTO, target, 'mlprogram')
-    program = read_program(source)
-    if target_of(program) != target:
-        raise ExportError(f'{source} is for {target_of(program)}, not for {target}')
-    weights = find_weights(program)
-    if not weights:
-        raise ExportError(f'{source} has no convolution or linear weights')
-    return weights
-
-
-def _fixed_schemes(trial: Trial, weights: tuple[Weight, ...], target: str, steps: Steps) -> None:
+def _fixed_schemes(
+    trial: Trial, weights: tuple[Weight, ...], target: str, steps: Steps, store: Store
+) -> None:
     plans = {
-        name: plan_for(scheme, weights, target)
+        name: plan_for(scheme, weights, target, store.size)
         for name, scheme in NAMED.items()
         if isinstance(scheme, Storage) and scheme.oldest <= target
     }
@@ -253,12 +249,17 @@ class Step:
     damage: float
 
 
-def choices_of(weight: Weight, target: str, palettes: Palettes) -> Choices:
+def choices_of(
+    weight: Weight,
+    target: str,
+    palettes: Palettes,
+    size_of: Callable[[Storage, np.ndarray, str], int] = Storage.size,
+) -> Choices:
     """The ways to store a weight that the target reads, with size and error."""
-    dense = DENSE.size(weight.values, target)
+    dense = size_of(DENSE, weight.values, target)
     every: dict[Storage, Choice] = {DENSE: Choice(DENSE, dense, 0.0)}
     for storage in SEARCHED:
-        size = storage.size(weight.values, target)
+        size = size_of(storage, weight.values, target)
         if storage.oldest <= target and size < dense:
             values = storage.approximate(weight.values, target, palettes)
             every[storage] = Choice(storage, size, output_error(weight.values, values))

@@ -16,6 +16,7 @@ from typing import Any, ClassVar, Optional
 import numpy as np
 
 from ..program import quiet
+from .codes import Encoded, Indices, Integers, Masked, integers
 from .kmeans import Found, palettize
 
 #: Finds a table of 2**bits entries for numbers, as :class:`.kmeans.Palettes`.
@@ -29,6 +30,9 @@ PASSES = ('prune_weights', 'palettize_weights', 'linear_quantize_weights')
 _RECORD = 64
 _SMALLEST_GROUP = 8  # output channels that share a table
 _TABLE_SHARE = 16
+_INT4_BLOCK = 32
+#: The first system that reads several tables for one weight.
+_GROUPED = 'iOS18'
 
 
 class Scheme(ABC):
@@ -70,7 +74,8 @@ class Storage(Scheme):
     """One way to store a weight.
 
     Attributes:
-        words: ``constexpr`` operations that hold such weights, to what people call them.
+        words: operations that hold such weights in a file, to what people call them: Core ML's
+            ``constexpr`` ones and those of Core AI.
         overhead: bytes of the operation in the specification beyond a constant's, on average as
             measured; MobileOne's names are about 50 letters.
     """
@@ -101,6 +106,13 @@ class Storage(Scheme):
         """
 
     @abstractmethod
+    def encode(self, values: np.ndarray, target: str, palettes: Cluster) -> Encoded:
+        """What a weight is stored as in a file that is no Core ML package.
+
+        The arguments are those of :meth:`approximate`.
+        """
+
+    @abstractmethod
     def passes(self, values: np.ndarray, target: str, palettes: Cluster) -> Passes:
         """What makes it of a weight in a package."""
 
@@ -123,12 +135,12 @@ class Storage(Scheme):
         Counted as MILBlob stores arrays, plus what the operation adds to the specification. That
         makes small weights not worth some ways.
         """
-        arrays = self._arrays(values.size, values, target)
+        arrays = self.arrays(values.size, values, target)
         return self.overhead + sum(_RECORD + _up(n, _RECORD) * _RECORD for n in arrays)
 
     @abstractmethod
-    def _arrays(self, count: int, values: np.ndarray, target: str) -> list[int]:
-        """Bytes of each array, where ``count`` of the values are stored."""
+    def arrays(self, count: int, values: np.ndarray, target: str) -> list[int]:
+        """Bytes of each array that is stored, where ``count`` of the values are stored."""
 
 
 class Dense(Storage):
@@ -140,10 +152,13 @@ class Dense(Storage):
     def approximate(self, values: np.ndarray, target: str, palettes: Cluster) -> np.ndarray:
         return values.astype(np.float64)
 
+    def encode(self, values: np.ndarray, target: str, palettes: Cluster) -> Encoded:
+        return values
+
     def passes(self, values: np.ndarray, target: str, palettes: Cluster) -> Passes:
         return {}
 
-    def _arrays(self, count: int, values: np.ndarray, target: str) -> list[int]:
+    def arrays(self, count: int, values: np.ndarray, target: str) -> list[int]:
         return [count * values.itemsize]
 
 
@@ -156,6 +171,10 @@ class Code(Storage):
     #: ``overhead`` of a weight that is pruned, too.
     joint_overhead: int
 
+    def encode_kept(self, values: np.ndarray, target: str, palettes: Cluster) -> Encoded:
+        """As :meth:`encode`, of a weight whose zeros are not stored."""
+        return self.encode(values, target, palettes)
+
     def for_weight(self, small: bool, last: bool) -> Code:
         return INT8 if small else self
 
@@ -165,7 +184,11 @@ class Int8(Code):
 
     name = 'int8'
     max_drop = 0.2
-    words = {'constexpr_affine_dequantize': 'int8', 'constexpr_blockwise_shift_scale': 'int8'}
+    words = {
+        'constexpr_affine_dequantize': 'int8',
+        'constexpr_blockwise_shift_scale': 'int8',
+        'blockwise_shift_scale': 'int8',
+    }
     overhead = 200
     joint_overhead = 700
 
@@ -176,6 +199,13 @@ class Int8(Code):
     def approximate(self, values: np.ndarray, target: str, palettes: Cluster) -> np.ndarray:
         return int8(values)
 
+    def encode(self, values: np.ndarray, target: str, palettes: Cluster) -> Integers:
+        return integers(values, 8, values.shape[1], symmetric=False)
+
+    def encode_kept(self, values: np.ndarray, target: str, palettes: Cluster) -> Integers:
+        # What is not stored is code 0, and has to be 0.
+        return integers(values, 8, values.shape[1], symmetric=True)
+
     def passes(self, values: np.ndarray, target: str, palettes: Cluster) -> Passes:
         config = _config('OpLinearQuantizerConfig', mode='linear', dtype='int8')
         return {'linear_quantize_weights': config}
@@ -183,11 +213,54 @@ class Int8(Code):
     def quantizer(self) -> dict[str, Any]:
         return dict(nbits=8, quantization_mode='linear')
 
-    def _arrays(self, count: int, values: np.ndarray, target: str) -> list[int]:
+    def arrays(self, count: int, values: np.ndarray, target: str) -> list[int]:
         return [count, len(values) * values.itemsize, len(values)]
 
 
 INT8 = Int8()
+
+
+class Int4(Code):
+    """Scaled integers of 4 bits, with a scale for every 32 input channels of an output channel."""
+
+    name = 'int4'
+    max_drop = 1.0
+    oldest = 'iOS18'
+    reads = 'integers of 4 bits'
+    no_network = 'a .mlmodel has no integers of 4 bits'
+    overhead = 200
+
+    @classmethod
+    def searched(cls) -> tuple[Storage, ...]:
+        return (cls(),)
+
+    def approximate(self, values: np.ndarray, target: str, palettes: Cluster) -> np.ndarray:
+        return self.encode(values, target, palettes).values()
+
+    def encode(self, values: np.ndarray, target: str, palettes: Cluster) -> Integers:
+        return integers(values, 4, self._block(values), symmetric=True)
+
+    def passes(self, values: np.ndarray, target: str, palettes: Cluster) -> Passes:
+        block = self._block(values)
+        blocks = dict(granularity='per_block', block_size=block)
+        options = blocks if block < values.shape[1] else dict(granularity='per_channel')
+        config = _config(
+            'OpLinearQuantizerConfig', mode='linear_symmetric', dtype='int4', **options
+        )
+        return {'linear_quantize_weights': config}
+
+    def for_weight(self, small: bool, last: bool) -> Code:
+        return INT8 if small or last else self
+
+    @staticmethod
+    def _block(values: np.ndarray) -> int:
+        """Input channels that share a scale: 32, or all where 32 do not divide them."""
+        channels = values.shape[1]
+        return channels if channels % _INT4_BLOCK else _INT4_BLOCK
+
+    def arrays(self, count: int, values: np.ndarray, target: str) -> list[int]:
+        scales = len(values) * values.shape[1] // self._block(values)
+        return [_up(count, 2), scales * values.itemsize]
 
 
 class Palette(Code):
@@ -200,7 +273,7 @@ class Palette(Code):
     #: Bits of an index to ``max_drop``.
     POINTS: ClassVar[Mapping[int, float]] = {8: 0.2, 6: 0.5, 4: 1.0, 3: 2.0, 2: 3.0, 1: 5.0}
     spelling = 'palettize<bits>'
-    words = {'constexpr_lut_to_dense': 'palettized'}
+    words = {'constexpr_lut_to_dense': 'palettized', 'lut_to_dense': 'palettized'}
     overhead = 130
     joint_overhead = 660
 
@@ -216,10 +289,13 @@ class Palette(Code):
         return tuple(map(cls, cls.POINTS))
 
     def approximate(self, values: np.ndarray, target: str, palettes: Cluster) -> np.ndarray:
+        return self.encode(values, target, palettes).values()
+
+    def encode(self, values: np.ndarray, target: str, palettes: Cluster) -> Indices:
         size = self.group_size(values.shape, target)
         groups = [values[start : start + size] for start in range(0, len(values), size)]
-        tables = (palettes(group, self.bits) for group in groups)
-        return np.concatenate([table[indices].astype(float) for table, indices in tables])
+        tables, indices = zip(*(palettes(group, self.bits) for group in groups))
+        return Indices(np.concatenate(indices), np.stack(tables), self.bits)
 
     def passes(self, values: np.ndarray, target: str, palettes: Cluster) -> Passes:
         def table_of(group: np.ndarray) -> Found:
@@ -229,7 +305,7 @@ class Palette(Code):
         size = self.group_size(values.shape, target)
         groups = dict(granularity='per_grouped_channel', group_size=size)
         options = dict(
-            mode='custom', lut_function=table_of, **(groups if target == 'iOS18' else {})
+            mode='custom', lut_function=table_of, **(groups if target >= _GROUPED else {})
         )
         return {'palettize_weights': _config('OpPalettizerConfig', **options)}
 
@@ -250,7 +326,7 @@ class Palette(Code):
         channels, and only while all tables together stay under 1/16 of the indices.
         """
         channels = shape[0]
-        if target != 'iOS18':
+        if target < _GROUPED:
             return channels
         indices = int(np.prod(shape)) * self.bits / 8
         most = max(1, int(indices / _TABLE_SHARE / (2 * 2**self.bits)))
@@ -261,7 +337,7 @@ class Palette(Code):
             and (size == channels or (size >= _SMALLEST_GROUP and channels // size <= most))
         )
 
-    def _arrays(self, count: int, values: np.ndarray, target: str) -> list[int]:
+    def arrays(self, count: int, values: np.ndarray, target: str) -> list[int]:
         entries = len(values) // self.group_size(values.shape, target) * 2**self.bits
         # Arrays of fewer than 10 numbers stand in the specification.
         table = [entries * values.itemsize] if entries >= 10 else []
@@ -276,7 +352,7 @@ class Sparse(Storage):
     """
 
     spelling = 'prune<percent>'
-    words = {'constexpr_sparse_to_dense': 'pruned'}
+    words = {'constexpr_sparse_to_dense': 'pruned', 'sparse_with_bitmask_to_dense': 'pruned'}
     no_network = 'a .mlmodel has no sparse weights'
     overhead = 130
 
@@ -312,16 +388,23 @@ class Sparse(Storage):
         left = np.where(kept, values, 0).astype(values.dtype)
         return np.where(kept, kept_as.approximate(left, target, palettes), 0)
 
+    def encode(
+        self, values: np.ndarray, target: str, palettes: Cluster, kept_as: Optional[Code] = None
+    ) -> Masked:
+        kept = np.abs(values.astype(np.float64)) > self.threshold(values)
+        left = np.where(kept, values, 0).astype(values.dtype)
+        return Masked(kept, kept_as.encode_kept(left, target, palettes) if kept_as else left)
+
     def passes(self, values: np.ndarray, target: str, palettes: Cluster) -> Passes:
         options = dict(threshold=self.threshold(values), minimum_sparsity_percentile=0.0)
         return {'prune_weights': _config('OpThresholdPrunerConfig', **options)}
 
-    def _arrays(
+    def arrays(
         self, count: int, values: np.ndarray, target: str, kept_as: Storage = DENSE
     ) -> list[int]:
         """A mask of one bit for each weight, and those that stay."""
         kept = count - count * self.percent // 100
-        return [_up(count, 8), *kept_as._arrays(kept, values, target)]
+        return [_up(count, 8), *kept_as.arrays(kept, values, target)]
 
 
 class Joint(Storage):
@@ -358,6 +441,10 @@ class Joint(Storage):
         clusters = functools.partial(palettes, sparse=True)
         return self.sparse.approximate(values, target, clusters, self.code)
 
+    def encode(self, values: np.ndarray, target: str, palettes: Cluster) -> Masked:
+        clusters = functools.partial(palettes, sparse=True)
+        return self.sparse.encode(values, target, clusters, self.code)
+
     def passes(self, values: np.ndarray, target: str, palettes: Cluster) -> Passes:
         clusters = functools.partial(palettes, sparse=True)
         code = self.code.passes(values, target, clusters)
@@ -367,8 +454,8 @@ class Joint(Storage):
         code = self.code.for_weight(small, last)
         return code if small else Joint(self.sparse, code)
 
-    def _arrays(self, count: int, values: np.ndarray, target: str) -> list[int]:
-        return self.sparse._arrays(count, values, target, self.code)
+    def arrays(self, count: int, values: np.ndarray, target: str) -> list[int]:
+        return self.sparse.arrays(count, values, target, self.code)
 
 
 def int8(values: np.ndarray, per_channel: bool = True) -> np.ndarray:

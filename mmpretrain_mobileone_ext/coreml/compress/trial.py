@@ -13,7 +13,7 @@ from ...errors import ExportError
 from ...utils.accuracy import too_many_changed
 from ...utils.files import tree_bytes
 from ...utils.parity import Parity
-from .apply import apply_plan
+from .apply import MLPACKAGE, Store
 from .kmeans import Palettes
 from .storage import DENSE, Storage
 
@@ -66,11 +66,12 @@ class Trial:
     """Makes candidates, scores them, and keeps the best one's file.
 
     Args:
-        source: uncompressed ``.mlpackage``.
+        source: uncompressed file.
         folder: for the candidates.
         evaluate: scores a file.
         baseline: the scores of ``source``.
         max_drop: budget in percentage points.
+        store: how files of the format hold weights.
 
     Attributes:
         best: the smallest candidate that fits.
@@ -89,8 +90,10 @@ class Trial:
         evaluate: Callable[[Path], Scores],
         baseline: Scores,
         max_drop: float,
+        store: Store = MLPACKAGE,
     ):
         self.palettes = Palettes()
+        self._store = store
         self._source, self._folder = source, folder
         self._evaluate, self.budget = evaluate, max_drop
         self._known: dict[frozenset[tuple[str, Storage]], Candidate] = {}
@@ -105,8 +108,8 @@ class Trial:
         key = frozenset(stored.items())
         if key in self._known:
             return self._known[key]
-        path = self._folder / f'candidate-{len(self.candidates)}.mlpackage'
-        apply_plan(self._source, stored, path, self.palettes)
+        path = self._folder / f'candidate-{len(self.candidates)}{self._source.suffix}'
+        self._store.write(self._source, stored, path, self.palettes)
         found = self._judge(self._evaluate(path), kind, words or in_words(stored), stored, path)
         if found.fits and found.size_bytes < self.best.size_bytes:
             self._remove(self.best)

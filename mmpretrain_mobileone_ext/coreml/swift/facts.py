@@ -16,6 +16,7 @@ from ..program.graph import Feature, Program, walk
 from ..program.package_files import package_files
 from ..targets import TARGETS, system_of, version_of
 
+_SAME_NUMBERS = 26  # of iOS and macOS, since then
 _LAYOUTS = {'RGB': 'rgb', 'BGR': 'bgr', 'GRAYSCALE': 'grayscale'}
 _UNITS = {
     'ALL': 'all',
@@ -143,8 +144,8 @@ def _systems(program: Program) -> tuple[str, str]:
             f'knows versions up to {version_of(newest)} (iOS {_number(newest)})'
         )
     ios = _number(system_of(version))
-    # macOS 12 came with iOS 15, and so on until macOS 15 with iOS 18.
-    return f'{ios}.0', f'{ios - 3}.0'
+    # macOS 12 came with iOS 15, and so on until macOS 15 with iOS 18; then both are 26.
+    return f'{ios}.0', f'{ios if ios >= _SAME_NUMBERS else ios - 3}.0'
 
 
 def _number(target: str) -> int:

@@ -13,7 +13,14 @@ from mmpretrain_mobileone_ext.coreml.compress.scheme import (
     storage_for,
     tolerance_for,
 )
-from mmpretrain_mobileone_ext.coreml.compress.storage import DENSE, INT8, Joint, Palette, Sparse
+from mmpretrain_mobileone_ext.coreml.compress.storage import (
+    DENSE,
+    INT8,
+    Int4,
+    Joint,
+    Palette,
+    Sparse,
+)
 from mmpretrain_mobileone_ext.coreml.compress.weights import Weight
 from mmpretrain_mobileone_ext.errors import ExportError
 
@@ -41,6 +48,7 @@ def weight(name, shape, role='', depthwise=False):
 )
 def test_all_are_held_by_ios18(scheme):
     check_scheme(scheme, 'iOS18', PACKAGE)
+    check_scheme(scheme, 'iOS26', PACKAGE)
 
 
 OLDEST = {
@@ -71,7 +79,7 @@ def test_oldest_ios(scheme):
 
 
 @pytest.mark.parametrize(
-    'scheme', ['zip', 'int4', 'prune0', 'prune100', 'palettize5', 'dense', '', 'JOINT']
+    'scheme', ['zip', 'int3', 'prune0', 'prune100', 'palettize5', 'dense', '', 'JOINT']
 )
 def test_unknown(scheme):
     for kind in (PACKAGE, NETWORK):
@@ -100,6 +108,7 @@ def test_tolerances():
         'int8': 0.2,
         'palettize8': 0.2,
         'palettize6': 0.5,
+        'int4': 1.0,
         'palettize4': 1.0,
         'palettize2': 3.0,
         'prune50': 1.0,
@@ -143,6 +152,9 @@ def test_wrong_budgets():
 @pytest.mark.parametrize(
     ('scheme', 'role', 'depthwise', 'count', 'wanted'),
     [
+        ('int4', '', False, 4096, Int4()),
+        ('int4', 'last', False, 4096, INT8),
+        ('int4', '', True, 4096, INT8),
         ('palettize4', '', False, 4096, Palette(4)),
         ('palettize4', '', False, 2047, INT8),
         ('palettize4', 'first', False, 4096, INT8),

@@ -6,6 +6,7 @@ The tests with real files and real accuracy are in test_compress_digits.py.
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -14,6 +15,7 @@ import torch
 from compress_kit import save_small, verified
 
 from mmpretrain_mobileone_ext.coreml.compress import trial as compress_trial
+from mmpretrain_mobileone_ext.coreml.compress.apply import MLPACKAGE
 from mmpretrain_mobileone_ext.coreml.compress.kmeans import Palettes
 from mmpretrain_mobileone_ext.coreml.compress.scheme import fixed_scheme
 from mmpretrain_mobileone_ext.coreml.compress.search import Choice, Choices, repair, search
@@ -89,10 +91,9 @@ def source(tmp_path_factory):
 
 
 @pytest.fixture
-def run(source, tmp_path, monkeypatch):
+def run(source, tmp_path):
     def run(seed=0, budget=0.5, noise=0.0, evaluate=None, baseline=None, **budgets):
         world = World(source, seed, noise)
-        monkeypatch.setattr(compress_trial, 'apply_plan', world.apply)
         folder = tmp_path / f'{len(list(tmp_path.iterdir()))}'
         folder.mkdir()
         world.folder = folder
@@ -103,6 +104,7 @@ def run(source, tmp_path, monkeypatch):
             baseline or world.evaluate(source),
             budget,
             'iOS16',
+            store=replace(MLPACKAGE, write=world.apply),
             **budgets,
         )
         (best,) = (c for c in found if c.path)

@@ -14,6 +14,7 @@ from mmpretrain_mobileone_ext.coreml.compress.scheme import KINDS, fixed_scheme
 from mmpretrain_mobileone_ext.coreml.compress.storage import (
     DENSE,
     INT8,
+    Int4,
     Joint,
     Palette,
     Sparse,
@@ -26,6 +27,7 @@ from mmpretrain_mobileone_ext.utils.files import tree_bytes
 
 NAMES = {
     'int8': INT8,
+    'int4': Int4(),
     'palettize4': Palette(4),
     'prune50': Sparse(50),
     'prune5': Sparse(5),
@@ -58,7 +60,7 @@ def test_no_two_kinds_share_a_name_or_an_operation():
     'name',
     [
         '',
-        'int4',
+        'int3',
         'palettize',
         'palettize5',
         'palettize16',
@@ -134,6 +136,7 @@ def test_groups_of_known_shapes():
             'iOS18',
             (
                 'int8',
+                'int4',
                 'palettize4',
                 'palettize3',
                 'palettize2',

@@ -2,6 +2,7 @@
 
 import json
 import re
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -12,7 +13,9 @@ from swift_models import KINDS, LABELS, NAMES
 
 from mmpretrain_mobileone_ext.coreml import load_program
 from mmpretrain_mobileone_ext.coreml.program import quiet
+from mmpretrain_mobileone_ext.coreml.program.read import read_program
 from mmpretrain_mobileone_ext.coreml.swift.bench import SCHEMA
+from mmpretrain_mobileone_ext.coreml.swift.facts import _systems
 
 LIBRARY = dict(rgb='MyRgb', bgr='MyBgr', gray='MyGray')
 LAYOUT = dict(rgb='rgb', bgr='bgr', gray='grayscale')
@@ -172,6 +175,11 @@ def test_imports_are_declared(packages, kind):
 def test_platforms_read_the_model(packages, kind, ios, macos):
     manifest = (packages[kind] / 'Package.swift').read_text()
     assert f'platforms: [.iOS("{ios}"), .macOS("{macos}")]' in manifest
+
+
+@pytest.mark.parametrize(('version', 'systems'), [(9, ('18.0', '15.0')), (10, ('26.0', '26.0'))])
+def test_since_26_both_systems_have_one_number(models, version, systems):
+    assert _systems(replace(read_program(models['rgb']), spec_version=version)) == systems
 
 
 @pytest.mark.parametrize('kind', KINDS)
