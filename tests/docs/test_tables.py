@@ -77,7 +77,9 @@ def benchmark(folder, ours=(10.0, 20.0)):
         )
     )
     machine = dict(cpu='AMD EPYC', cores=2, gpu=None, versions={'torch': '9.9'})
-    report = Report(machine, ['python', 'tools/x.py', '--a'], {}, [], [Case('s0', 32, 224, costs)], [])
+    report = Report(
+        machine, ['python', 'tools/x.py', '--a'], {}, [], [Case('s0', 32, 224, costs)], []
+    )
     (folder / 'training.json').write_text(json.dumps(report.document()), 'utf-8')
 
 
