@@ -145,6 +145,7 @@ def _axes(
     axis.xaxis.set_minor_locator(_nothing())
     axis.set_xlabel('size on disk')
     axis.set_ylim(*_span([p.value for p in points], bound))
+    axis.yaxis.set_major_locator(_even())
     axis.set_title(what, loc='left', fontsize=9, color=MUTED)
 
 
@@ -160,6 +161,13 @@ def _span(values: Sequence[float], bound: Optional[float]) -> tuple[float, float
     low = min(v for v in [*values, best if bound is None else bound] if v >= floor)
     room = max((best - low) * 0.3, 0.2)
     return low - room, best + room
+
+
+def _even() -> Any:
+    """A handful of values in equal steps."""
+    from matplotlib.ticker import MaxNLocator
+
+    return MaxNLocator(nbins=6, steps=(1, 2, 5, 10))
 
 
 def _nothing() -> Any:
