@@ -288,7 +288,10 @@ class TrainToPhone:
     @property
     def checkpoint(self) -> Path:
         """The last epoch's, of a training that is done."""
-        return Path((self.work_dir / _LAST).read_text('utf-8').strip())
+        noted = Path((self.work_dir / _LAST).read_text('utf-8').strip())
+        # As the work dir is spelled, which may be relative: commands are printed with it.
+        here = self.work_dir / noted.name
+        return here if here.exists() else noted
 
     @property
     def page(self) -> Path:

@@ -123,5 +123,5 @@ def test_the_folder_of_one_class_is_told_from_one_of_classes(tmp_path):
         read_folder(tmp_path / 'photos/pears')
     # The folder above holds two folders with images here too, but a hidden one is no class.
     touch(tmp_path, 'alone/.git/1.png', 'alone/only/1.png')
-    with pytest.raises(MobileOneExtError, match='sort the images into such folders$'):
+    with pytest.raises(MobileOneExtError, match=r'sort the images into such folders$'):
         read_folder(tmp_path / 'alone/only')

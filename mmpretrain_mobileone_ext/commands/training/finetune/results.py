@@ -95,7 +95,10 @@ def _why(steps: TrainToPhone) -> str:
     cfg = Config.fromfile(steps.config)
     averaged = any(step_name(hook) == 'EMAHook' for hook in cfg.get('custom_hooks') or ())
     weights = ', its weights averaged over iterations (EMA)' if averaged else ''
-    return f'the last one{weights}: none is chosen by its score, which would flatter the score'
+    return (
+        f'the last one{weights}; one that was chosen by its score on the test images, as best_* '
+        'is, would be flattered by it'
+    )
 
 
 def _next(steps: TrainToPhone, swift: Optional[Path]) -> str:
