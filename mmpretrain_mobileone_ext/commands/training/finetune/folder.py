@@ -155,7 +155,8 @@ def _refuse_images_alone(root: Path) -> None:
     images = [p for p in root.iterdir() if _no_image(p) is None]
     if not images:
         return
-    parent = root.resolve().parent
+    # As it was spelled, where that names a folder above.
+    parent = root.parent if root.parent.name else root.resolve().parent
     meant = f'did you mean {parent}?' if len(_class_folders(parent)) > 1 else ''
     raise MobileOneExtError(
         f'{root} holds {counted(len(images), "image")} and no folder, but a folder for each class '
