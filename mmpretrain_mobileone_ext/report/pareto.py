@@ -145,7 +145,7 @@ def _axes(
     axis.xaxis.set_minor_locator(_nothing())
     axis.set_xlabel('size on disk')
     axis.set_ylim(*_span([p.value for p in points], bound))
-    axis.yaxis.set_major_locator(_even())
+    axis.set_yticks(_shares(*axis.get_ylim()))
     axis.set_title(what, loc='left', fontsize=9, color=MUTED)
 
 
@@ -163,11 +163,12 @@ def _span(values: Sequence[float], bound: Optional[float]) -> tuple[float, float
     return low - room, best + room
 
 
-def _even() -> Any:
-    """A handful of values in equal steps."""
+def _shares(low: float, high: float) -> list[float]:
+    """A handful of percents in equal steps; none beyond 0 and 100."""
     from matplotlib.ticker import MaxNLocator
 
-    return MaxNLocator(nbins=6, steps=(1, 2, 5, 10))
+    found = MaxNLocator(nbins=6, steps=(1, 2, 5, 10)).tick_values(low, high)
+    return [float(v) for v in found if max(low, 0) <= v <= min(high, 100)]
 
 
 def _nothing() -> Any:
