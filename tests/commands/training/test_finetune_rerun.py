@@ -8,6 +8,7 @@ from PIL import Image
 from mmpretrain_mobileone_ext.commands.training.finetune import cli
 from mmpretrain_mobileone_ext.commands.training.finetune.starting import fetch_weights
 from mmpretrain_mobileone_ext.commands.training.to_phone import TrainToPhone
+from mmpretrain_mobileone_ext.coreml.swift.render import MARK
 from mmpretrain_mobileone_ext.errors import CheckpointError, MobileOneExtError
 from mmpretrain_mobileone_ext.utils.config import MIM
 
@@ -173,6 +174,20 @@ def test_another_folder_is_no_swift_package_to_replace(scene, tmp_path):
     for more in ((), ('--force',)):
         with pytest.raises(MobileOneExtError, match='exists'):
             scene.go('--swift', str(tmp_path / 'kit'), *more)
+
+
+def test_a_package_of_the_run_itself_hides_no_word_on_how_to_go_on(scene, tmp_path):
+    kit = tmp_path / 'Kit'
+
+    def export(steps):
+        (scene.work / 'last_checkpoint').write_text(str(scene.work / 'epoch_1.pth'))
+        torch.save({}, scene.work / 'epoch_1.pth')
+        kit.mkdir()
+        (kit / 'Package.swift').write_text(MARK)
+
+    scene.do = export
+    scene.go('--swift', str(kit))
+    scene.refused('give --resume', '--swift', str(kit))
 
 
 def failed_export(scene, *args):

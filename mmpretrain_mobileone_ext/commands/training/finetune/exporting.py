@@ -8,6 +8,7 @@ from typing import Optional
 
 from ....coreml.swift.package import check_target, derived_name
 from ....export.options import ExportOptions
+from ..to_phone import last_checkpoint
 
 #: Options of the command line that change what is exported, and nothing of the training.
 EXPORTED = ('compress', 'swift')
@@ -32,7 +33,9 @@ def check_export(args: argparse.Namespace, work_dir: Path) -> None:
     )
     options.check_apart_from(data=args.data)
     if options.swift is not None:
-        check_target(options.swift, force=args.force or args.resume)
+        # A run that is there is told of by itself, with what to give.
+        goes_on = args.resume or last_checkpoint(work_dir) is not None
+        check_target(options.swift, force=args.force or goes_on)
 
 
 def swift_folder(args: argparse.Namespace, work_dir: Path) -> Optional[Path]:
