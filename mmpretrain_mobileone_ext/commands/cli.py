@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import codecs
 import contextlib
+import difflib
 import locale
 import os
 import runpy
@@ -59,8 +60,25 @@ class ToolParser(argparse.ArgumentParser):
     """
 
     def __init__(self, *, error_type: type[MobileOneExtError] = MobileOneExtError, **kwargs: Any):
-        super().__init__(formatter_class=_Help, **kwargs)
+        super().__init__(formatter_class=_Help, allow_abbrev=False, **kwargs)
         self._error_type = error_type
+
+    def parse_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """As the parent's; an unknown option is told with those that look like it."""
+        found, unknown = self.parse_known_args(args, namespace)
+        if unknown:
+            near = [n for word in unknown for n in self._near(word)]
+            meant = f'; did you mean {" or ".join(near)}?' if near else ''
+            self.error(f'unrecognized arguments: {" ".join(unknown)}{meant}')
+        return found
+
+    def _near(self, word: str) -> list[str]:
+        name = word.partition('=')[0]
+        if not name.startswith('--'):
+            return []
+        known = [o for o in self._option_string_actions if o.startswith('--')]
+        begun = [o for o in known if o.startswith(name)]
+        return begun or difflib.get_close_matches(name, known, 1)
 
     def error(self, message: str) -> NoReturn:
         """Raise ``error_type``."""
@@ -138,12 +156,16 @@ def silence_known_noise() -> None:
         warnings.filterwarnings('ignore', message=start)
 
 
-def guarded(main: Callable[[], Any]) -> int:
+def guarded(main: Callable[[], Any], stopped: str = 'stopped') -> int:
     """Run a tool; turn mistakes into one line on stderr.
 
     With ``MOBILEONE_EXT_TRACEBACK`` set in the environment, errors of other libraries keep their
     traceback. So does what no argument, file, disk or machine is known to cause (see ``explain``):
     that is a bug.
+
+    Args:
+        main: the tool.
+        stopped: what is said after Ctrl-C: how to go on.
 
     Returns:
         Exit code: 0, 2 after an error of this package, or one that is known
@@ -159,6 +181,7 @@ def guarded(main: Callable[[], Any]) -> int:
     except MobileOneExtError as error:
         return _fail(error)
     except KeyboardInterrupt:
+        print(stopped, file=sys.stderr)
         return 128 + signal.SIGINT
     except Exception as error:
         explained = None if os.environ.get(TRACEBACK) else explain(error)

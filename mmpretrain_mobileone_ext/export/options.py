@@ -361,7 +361,7 @@ class ExportOptions:
             folder = getattr(self, name)
             if folder is not None and os.path.lexists(folder) and not self.force:
                 raise ExportError(
-                    f'{name}: {folder} exists; give --force (force=True) to replace it'
+                    f'{name}: {folder} exists; give --force (in Python force=True) to replace it'
                 )
         self.check_apart_from(classes=self.classes)
 
@@ -424,7 +424,7 @@ class ExportOptions:
             raise ExportError(
                 f'batch_sizes is {self.batch_sizes}, but an image input takes '
                 'one image at a time (apps batch them with '
-                "MLArrayBatchProvider); give input='tensor' (--input tensor) "
+                "MLArrayBatchProvider); give --input tensor (in Python input='tensor') "
                 'or batch size 1'
             )
         sizes = dict.fromkeys([pre.size, *self.extra_sizes])

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from ..export.result import ExportResult
 
 _OWN = 'CoreMLExportHook'
-_TOOL = 'python tools/export_coreml.py'
+_TOOL = 'mobileone-ext export'
 #: In the work dir of a run: file name to what was asked for and the figures.
 RECORD = 'coreml_export.json'
 #: Parts of a config that an export depends on.

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Optional
 
 from ..errors import MobileOneExtError
-from ..utils.accuracy import Loss, Verdict
+from ..utils.accuracy import DEFAULT_DROP, Loss, Verdict
 from ..utils.files import write_whole
 from ..utils.text import (
     NBSP,
@@ -18,6 +18,7 @@ from ..utils.text import (
     bracket,
     confidence,
     count,
+    counted,
     decibel,
     interval_of,
     magnitude,
@@ -225,12 +226,29 @@ def headline(data: ReportData) -> Headline:
     if level == 'good' and (unmet or data.warnings):
         level = 'warn'
     return Headline(
-        level,
-        _sentence(data, best, found),
-        _detail(data, best, found),
-        _tiles(best, reference, found, data),
-        best.form,
-        found,
+        level, *_in_words(data, best, found), _tiles(best, reference, found, data), best.form, found
+    )
+
+
+def _in_words(data: ReportData, best: FormRow, found: Optional[Verdict]) -> tuple[str, str]:
+    """The verdict, and what it rests on.
+
+    Where nobody asked for a bound, the accuracy comes first, unless too much of it is lost.
+    """
+    said, detail = _sentence(data, best, found), _detail(data, best, found)
+    asked = data.accuracy is not None or data.max_drop != DEFAULT_DROP
+    if asked or found is None or found.beyond or best.top1 is None:
+        return said, detail
+    return _accuracy(best, data.num_images), f'{said}. {detail}'
+
+
+def _accuracy(row: FormRow, images: int) -> str:
+    """How many images a form gets right, for people."""
+    value = row.top1 or 0.0
+    low, high = interval_of(value, images) or (0.0, 100.0)
+    return (
+        f'{count(round(value / 100 * images))} of {counted(images, "test image")} right '
+        f'({value:.1f}{NBSP}%), {confidence()} interval {low:.1f} to {high:.1f}{NBSP}%'
     )
 
 
@@ -274,13 +292,10 @@ def _doubt(data: ReportData, name: str, found: Verdict) -> str:
 
 
 def _detail(data: ReportData, best: FormRow, found: Optional[Verdict]) -> str:
-    if data.chosen is not None:
-        rule = 'chosen by the export'
-    else:
-        rule = f'the smallest Core ML file that loses at most {data.max_drop:g} points'
+    rule = _rule(data, found)
     base = data.baseline_form
     against = '' if base is None or base.form == best.form else f', against {base.form}'
-    said = f'{best.form}, {rule}; scored on {data.images}{against}; {worth(data.num_images)}.'
+    said = f'{best.form}{rule}; scored on {data.images}{against}; {worth(data.num_images)}.'
     if found is None or not data.candidates:
         return said
     if found.judged_apart:
@@ -294,6 +309,17 @@ def _detail(data: ReportData, best: FormRow, found: Optional[Verdict]) -> str:
         f'{said} It was chosen on the images that judge it, which '
         'flatters it: there are too few to judge it on others.'
     )
+
+
+def _rule(data: ReportData, found: Optional[Verdict]) -> str:
+    """Why this file of several; nothing where it is the only one."""
+    if data.chosen is not None:
+        return ', chosen by the export'
+    if sum(form.kind == 'coreml' for form in data.forms) < 2:
+        return ''
+    if found is not None and found.beyond:
+        return ', the Core ML file that loses least'
+    return f', the smallest Core ML file that loses at most {data.max_drop:g} points'
 
 
 def _tiles(

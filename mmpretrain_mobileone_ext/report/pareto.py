@@ -145,6 +145,7 @@ def _axes(
     axis.xaxis.set_minor_locator(_nothing())
     axis.set_xlabel('size on disk')
     axis.set_ylim(*_span([p.value for p in points], bound))
+    axis.set_yticks(_shares(*axis.get_ylim()))
     axis.set_title(what, loc='left', fontsize=9, color=MUTED)
 
 
@@ -160,6 +161,14 @@ def _span(values: Sequence[float], bound: Optional[float]) -> tuple[float, float
     low = min(v for v in [*values, best if bound is None else bound] if v >= floor)
     room = max((best - low) * 0.3, 0.2)
     return low - room, best + room
+
+
+def _shares(low: float, high: float) -> list[float]:
+    """A handful of percents in equal steps; none beyond 0 and 100."""
+    from matplotlib.ticker import MaxNLocator
+
+    found = MaxNLocator(nbins=6, steps=(1, 2, 5, 10)).tick_values(low, high)
+    return [float(v) for v in found if max(low, 0) <= v <= min(high, 100)]
 
 
 def _nothing() -> Any:

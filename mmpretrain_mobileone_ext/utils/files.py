@@ -361,7 +361,7 @@ def check_free(path: Path, force: bool) -> None:
     if not os.path.lexists(path):
         return
     if not force:
-        raise ExportError(f'{path} exists; give --force (force=True) to replace it')
+        raise ExportError(f'{path} exists; give --force (in Python force=True) to replace it')
     is_package = path.is_dir() and (path / 'Manifest.json').is_file()
     fits = is_package if path.suffix == '.mlpackage' else path.is_file()
     if not fits and not path.is_symlink():

@@ -292,6 +292,12 @@ def count(value: Optional[int]) -> str:
     return DASH if value is None else f'{value:,}'.replace(',', '\u2009')
 
 
+def counted(number: int, what: str) -> str:
+    """A number of things: '1 epoch', '2 epochs', '2 classes'."""
+    plural = f'{what}es' if what.endswith('s') else f'{what}s'
+    return f'{number} {what if number == 1 else plural}'
+
+
 def small(value: Optional[float]) -> str:
     """A share far below one, or a dash where it is not finite."""
     return 'not finite' if value is None else f'{value:.1e}'

@@ -21,7 +21,9 @@ from test_bad_inputs import call
 from torch.utils.data import DataLoader
 
 from mmpretrain_mobileone_ext.commands.cli import guarded
-from mmpretrain_mobileone_ext.errors import SpecError
+from mmpretrain_mobileone_ext.commands.console.launch import launch
+from mmpretrain_mobileone_ext.commands.console.table import COMMANDS
+from mmpretrain_mobileone_ext.errors import MobileOneExtError, SpecError
 
 REPO = Path(__file__).resolve().parents[2]
 CONFIG = REPO / 'configs/digits/mobileone-tiny_bs64_digits.py'
@@ -481,3 +483,41 @@ def test_whoever_reads_the_output_stops():
     assert done.returncode == 2
     (line,) = done.stderr.splitlines()
     assert 'stopped' in line
+
+
+@pytest.mark.parametrize('stopped', [c.stopped for c in COMMANDS.values()])
+def test_ctrl_c_says_how_to_go_on(stopped, capsys):
+    assert guarded(fails_with(KeyboardInterrupt()), stopped) == 130
+    assert capsys.readouterr().err == f'{stopped}\n'
+    assert stopped.startswith('stopped')
+
+
+def test_what_can_be_gone_on_with_says_so(monkeypatch, capsys):
+    command = COMMANDS['finetune']
+    monkeypatch.setattr(type(command), '__call__', fails_with_words(KeyboardInterrupt()))
+    assert launch(['finetune', 'photos'], lambda: None) == 130
+    assert '--resume' in capsys.readouterr().err
+    for name in ('train', 'ablate', 'demo'):
+        assert COMMANDS[name].stopped != 'stopped'
+
+
+def fails_with_words(error):
+    def call(command, words):
+        raise error
+
+    return call
+
+
+@pytest.mark.parametrize(
+    ('word', 'meant'),
+    [
+        ('--from', '; did you mean --from-scratch?'),
+        ('--from-scrach', '; did you mean --from-scratch?'),
+        ('--epoch=3', '; did you mean --epochs?'),
+        ('--zzz', ';'),
+    ],
+)
+def test_no_option_is_guessed_but_those_like_it_are_named(word, meant):
+    with pytest.raises(MobileOneExtError) as caught:
+        COMMANDS['finetune'].build_parser().parse_args(['photos', word])
+    assert str(caught.value).startswith(f'unrecognized arguments: {word}{meant}')

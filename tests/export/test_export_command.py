@@ -39,8 +39,8 @@ GIVEN = [
 
 def parsed(command):
     """What the tool makes of a command line of a POSIX shell."""
-    python, tool, *words = shlex.split(command)
-    assert (python, tool) == ('python', 'tools/export_coreml.py')
+    program, tool, *words = shlex.split(command)
+    assert (program, tool) == ('mobileone-ext', 'export')
     return vars(export_cli.export_parser().parse_args(words))
 
 

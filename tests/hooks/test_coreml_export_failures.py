@@ -111,7 +111,7 @@ def test_the_command_exports_by_hand(tmp_path, monkeypatch):
         patch.setattr(export, 'run_export', fail_with(ParityError('x')))
         trained(tmp_path / 'my run', dict(NOISE, precision='fp32'))
     words = shlex.split(assert_lost_nothing(tmp_path / 'my run', 'x'))
-    assert words[:2] == ['python', 'tools/export_coreml.py']
+    assert words[:2] == ['mobileone-ext', 'export']
     result = export_cli.run(words[2:])
     assert result.options.precision == 'fp32'
     assert packages(tmp_path / 'my run') == [result.path]

@@ -230,15 +230,16 @@ class Page(HTMLParser):
         ]
 
     def rows(self, caption):
-        """Cell texts of every row of the table whose caption starts so."""
+        """Cell texts of every row of the table whose caption, or words above it, start so."""
         at = next(
             i
             for i, e in enumerate(self.elements)
-            if e['tag'] == 'caption' and e['text'].split()[:1] == caption.split()[:1]
+            if (e['tag'] == 'caption' or e['attrs'].get('id') == 'matrix')
+            and e['text'].split()[:1] == caption.split()[:1]
         )
         rows = []
         for element in self.elements[at:]:
-            if element['tag'] == 'table':
+            if element['tag'] == 'table' and rows:
                 break
             if element['tag'] == 'tr':
                 rows.append([])

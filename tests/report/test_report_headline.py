@@ -79,14 +79,33 @@ def test_torch_and_checks_are_never_recommended():
 def test_gain_loss_and_failure_are_said():
     kept = headline(data(form('fp16', 2048, 90.25)))
     assert kept.level == 'good'
-    assert 'keeps the accuracy: 90.25' in kept.sentence
-    assert '2 KiB' in kept.sentence.replace('\u00a0', ' ')
+    assert 'keeps the accuracy: 90.25' in kept.detail
+    assert '2 KiB' in kept.detail.replace('\u00a0', ' ')
     lost = headline(data(form('fp16', 2048, 89.75)))
     assert lost.level == 'good'
-    assert 'gives up 0.25 points' in lost.sentence
+    assert 'gives up 0.25 points' in lost.detail
     bad = headline(data(form('fp16', 2048, 80.0)))
     assert bad.level == 'bad'
     assert 'loses 10.00' in bad.sentence
+
+
+def test_accuracy_comes_first_where_nobody_asked_for_a_bound():
+    row = replace(form('fp16', 2048, 90.0), top1=100 * 14 / 15, lost=0, gained=0, agreement=100.0)
+    page = replace(data(row), num_images=15)
+    found = headline(page)
+    said = found.sentence.replace('\u00a0', ' ')
+    # Wilson's interval of 14 of 15.
+    assert said == '14 of 15 test images right (93.3 %), 95 % interval 70.2 to 98.8 %'
+    assert found.detail.startswith('15 images are too few to hold fp16.mlpackage to 0.5 points')
+    assert headline(replace(page, max_drop=2.0)).sentence.startswith('15 images are too few')
+
+
+def test_the_only_core_ml_file_is_no_choice():
+    assert 'smallest' not in headline(data(form('fp16', 2000, 90.0))).detail
+    both = data(form('fp16', 2000, 90.0), form('int8', 1000, 90.0))
+    assert 'int8, the smallest Core ML file that loses at most 0.5 points' in headline(both).detail
+    worse = data(form('fp16', 2000, 80.0), form('int8', 1000, 70.0))
+    assert 'fp16, the Core ML file that loses least' in headline(worse).detail
 
 
 def test_without_labels_agreement_counts():

@@ -1,6 +1,7 @@
 """Size against accuracy: the right frontier, and labels that can be read."""
 
 import itertools
+import re
 from dataclasses import replace
 
 import numpy as np
@@ -158,3 +159,15 @@ def test_the_picture_tells_all_its_figures_in_words():
     picture = pareto.pareto_plot(sample())
     assert picture.count('<svg') == len(WIDTHS)
     assert 'palettize2 20.5\u00a0KiB, 40.25 %' in picture
+
+
+@pytest.mark.parametrize('top1', [100.0, 93.33])
+def test_forms_that_are_equally_good_have_an_axis_to_read(top1):
+    """Equal steps, several of them, around the value, and no share above 100 %."""
+    forms = [FormRow(n, 'coreml', f'{n}.mlpackage', s, top1) for n, s in (('a', 900), ('b', 500))]
+    drawn = pareto.pareto_plot(ReportData('t', tuple(forms), 'all', 15))
+    ticks = sorted({float(t) for t in re.findall(r'>([\d.]+)</text>', drawn)})
+    assert len(ticks) >= 3
+    assert ticks[-1] <= 100
+    steps = [b - a for a, b in zip(ticks, ticks[1:])]
+    assert max(steps) - min(steps) < 1e-6

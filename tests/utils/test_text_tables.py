@@ -3,7 +3,13 @@
 import pytest
 from rich.console import Console
 
-from mmpretrain_mobileone_ext.utils.text import figures_table, markdown_table, one_line, own_command
+from mmpretrain_mobileone_ext.utils.text import (
+    counted,
+    figures_table,
+    markdown_table,
+    one_line,
+    own_command,
+)
 
 
 def test_an_error_is_one_line_with_its_type():
@@ -47,3 +53,16 @@ def test_figures_stand_on_the_right():
 def test_a_program_knows_how_it_was_started(monkeypatch, argv, words):
     monkeypatch.setattr('sys.argv', argv)
     assert own_command() == words
+
+
+@pytest.mark.parametrize(
+    ('number', 'what', 'said'),
+    [
+        (1, 'epoch', '1 epoch'),
+        (2, 'epoch', '2 epochs'),
+        (0, 'image', '0 images'),
+        (3, 'class', '3 classes'),
+    ],
+)
+def test_one_thing_is_no_plural(number, what, said):
+    assert counted(number, what) == said

@@ -104,4 +104,4 @@ def _run(command: Command, words: list[str]) -> int:
         if type(result) is int:
             ended.append(result)
 
-    return guarded(run) or sum(ended)
+    return guarded(run, command.stopped) or sum(ended)

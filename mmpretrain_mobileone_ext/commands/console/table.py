@@ -30,6 +30,7 @@ class Command:
         run: where the function is that does the work, written so. It takes the words behind the
             command, and returns a path to print, an exit code or something else.
         example: words that work, where the demo has run before.
+        stopped: what Ctrl-C has it say: how to go on.
         is_mmpretrains: MMPretrain's own tool does it, which may know more options.
         is_bare: it runs where the package cannot be imported.
     """
@@ -39,6 +40,7 @@ class Command:
     parser: str
     run: str
     example: str = ''
+    stopped: str = 'stopped'
     is_mmpretrains: bool = False
     is_bare: bool = False
 
@@ -68,6 +70,7 @@ COMMANDS = {
             'commands.console.training:finetune_parser',
             'commands.training.finetune.cli:run',
             f'data/digits --config {_DIGITS} --epochs 5 --work-dir work_dirs/digits',
+            stopped='stopped; give --resume to go on',
         ),
         Command(
             'train',
@@ -75,6 +78,7 @@ COMMANDS = {
             'commands.console.training:train_parser',
             'commands.console.training:train',
             f'{_DIGITS} --work-dir work_dirs/tiny --cfg-options train_cfg.max_epochs=2',
+            stopped='stopped; give --resume to go on from the last checkpoint, if one was saved',
             is_mmpretrains=True,
         ),
         Command(
@@ -92,6 +96,7 @@ COMMANDS = {
             'commands.training.ablation.run:run',
             f'{_DIGITS} --vary model.backbone.num_conv_branches=1,2 --cfg-options '
             'train_cfg.max_epochs=2',
+            stopped='stopped; the same command goes on',
         ),
         Command(
             'export',
@@ -170,6 +175,7 @@ COMMANDS = {
             'commands.console.training:demo_parser',
             'commands.console.training:demo',
             '--dataset digits',
+            stopped='stopped; the same command goes on',
         ),
         Command(
             'doctor',

@@ -90,21 +90,24 @@ def _add_output(p: ToolParser) -> None:
     p.add_argument(
         '--compress',
         metavar='SCHEME',
-        help='make the Core ML file smaller: int8, palettize4, auto, ...; see export_coreml --help',
+        help='make the Core ML file smaller: int8, palettize4, auto, ...; see '
+        'mobileone-ext export --help',
     )
     p.add_argument(
         '--swift',
         nargs='?',
         const='',
         metavar='DIR',
-        help='write a Swift package with the model in it (DIR: <work dir>/swift)',
+        help='write a Swift package with the model in it (DIR: <work dir>/swift); its module is '
+        "named after the folder's last part",
     )
     p.add_argument('--work-dir', type=Path, help='default: work_dirs/finetune-<folder>')
     end = p.add_mutually_exclusive_group()
     end.add_argument(
         '--resume',
         action='store_true',
-        help='go on with an interrupted run of the same options; what is done is skipped',
+        help='go on with an interrupted run of the same options; what is done is skipped; of a '
+        'finished one the results are printed again',
     )
     end.add_argument(
         '--force',
@@ -139,7 +142,7 @@ def ablate_parser() -> ToolParser:
     p.add_argument(
         '--metric', default='accuracy/top1', help='validation metric (default: %(default)s)'
     )
-    p.add_cfg_options('options that all variants share, as of train.py')
+    p.add_cfg_options('options that all variants share, as of mobileone-ext train')
     return p
 
 

@@ -16,6 +16,8 @@ from typing import Optional
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
+from ...utils.text import counted
+
 #: ``Epoch(train) [3][10/20]``, ``Iter(train) [10/200]``, ``Epoch(val) [3][5/5]``.
 _LINE = re.compile(
     r'(?:Epoch|Iter)\((?P<stage>train|val|test)\) +(?:\[ *(?P<epoch>\d+)\])?'
@@ -107,7 +109,7 @@ class TrainingProgress:
     def __enter__(self) -> TrainingProgress:
         self._bar.start()
         if not self._is_live and self._epochs:
-            self._console.print(f'{self._title}: {self._epochs} epochs')
+            self._console.print(f'{self._title}: {counted(self._epochs, "epoch")}')
         return self
 
     def __exit__(

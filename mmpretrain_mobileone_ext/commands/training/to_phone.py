@@ -134,12 +134,15 @@ class RunRecord:
         """Whether this is an unfinished run of what is asked for."""
         return not self.finished and self.asked == asked
 
-    def differs_by(self, asked: Mapping[str, str]) -> str:
-        """Names what is asked for otherwise; empty if nothing is."""
-        others = [
-            name for name in {**self.asked, **asked} if self.asked.get(name) != asked.get(name)
-        ]
-        return f' with other {", ".join(others)}' if others else ''
+    def differs_by(self, asked: Mapping[str, str]) -> list[str]:
+        """Names of what is asked for otherwise."""
+        names = {**self.asked, **asked}
+        return [name for name in names if self.asked.get(name) != asked.get(name)]
+
+    def asked_anew(self, asked: Mapping[str, str], steps: Sequence[str]) -> RunRecord:
+        """Note what is asked for instead, which has ``steps`` done again."""
+        done = tuple(step for step in self.done if step not in steps)
+        return dataclasses.replace(self, asked=dict(asked), done=done)._written()
 
     def with_step(self, step: str) -> RunRecord:
         """Note that a step is done."""
@@ -285,7 +288,10 @@ class TrainToPhone:
     @property
     def checkpoint(self) -> Path:
         """The last epoch's, of a training that is done."""
-        return Path((self.work_dir / _LAST).read_text('utf-8').strip())
+        noted = Path((self.work_dir / _LAST).read_text('utf-8').strip())
+        # As the work dir is spelled, which may be relative: commands are printed with it.
+        here = self.work_dir / noted.name
+        return here if here.exists() else noted
 
     @property
     def page(self) -> Path:

@@ -68,7 +68,7 @@ def write_swift_package(
         ProgramError: the model cannot be read or executed.
     """
     target = Path(out).expanduser()
-    _check_target(target, force)
+    check_target(target, force)
     check_apart({'out': target}, {'model': model}, ExportError)
     library = module_name(name, target.resolve().name)
     facts = read_facts(read_program(model))
@@ -80,7 +80,7 @@ def write_swift_package(
             _fill(made, facts, library, golden)
         except (OSError, ValueError) as error:
             raise ExportError(f'{target}: cannot write the package: {one_line(error)}') from error
-        install(made, target, force, _check_target)
+        install(made, target, force, check_target)
     return target
 
 
@@ -98,7 +98,7 @@ def _fill(folder: Path, facts: ModelFacts, library: str, golden: Golden) -> None
     write_golden(values, facts, golden)
 
 
-def _check_target(target: Path, force: bool) -> None:
+def check_target(target: Path, force: bool) -> None:
     """Refuse a target that may not be written.
 
     With ``force`` a package that was generated before is replaced, whatever has been added to it;
@@ -112,7 +112,7 @@ def _check_target(target: Path, force: bool) -> None:
     if not os.path.lexists(target) or _is_empty(target):
         return
     if not force:
-        raise ExportError(f'{target} exists; give --force (force=True) to replace it')
+        raise ExportError(f'{target} exists; give --force (in Python force=True) to replace it')
     if not _is_ours(target):
         raise ExportError(
             f'{target} exists and is no generated Swift '

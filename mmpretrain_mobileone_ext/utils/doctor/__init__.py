@@ -32,6 +32,10 @@ _COLOURS = {
     'note': 'cyan',
     'ok': 'green',
 }
+#: What to make of a version that is not the tested one.
+_DIFFERS = (
+    '  differs: the tests run with another version; it matters only where a known trap names it\n'
+)
 Row = Tuple[str, ...]
 
 
@@ -56,6 +60,7 @@ def diagnose(announce: Callable[[Step], Any] = lambda step: None) -> Diagnosis:
 def make_parser() -> argparse.ArgumentParser:
     """The arguments."""
     parser = argparse.ArgumentParser(
+        allow_abbrev=False,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         description='Compare what is installed with the tested versions, look for known traps,\n'
         'and rehearse training, folding, exporting and scoring on a tiny network. The\n'
@@ -153,7 +158,10 @@ def steps_on_terminal(stream: TextIO) -> Iterator[Callable[[Step], None]]:
 def show(found: Diagnosis, stream: TextIO) -> None:
     """Print everything, the verdict last."""
     put = _rich(stream) if stream.isatty() else _plain(stream)
-    put('Versions', ('package', 'tested', 'found', 'state'), version_rows(found.facts))
+    versions = version_rows(found.facts)
+    put('Versions', ('package', 'tested', 'found', 'state'), versions)
+    if any(state == 'differs' for *_, state in versions):
+        stream.write(_DIFFERS)
     if found.findings:
         rows = [(f.level, f.what, f.why, f.fix) for f in found.findings]
         put('Known traps', ('level', 'what', 'why', 'what helps'), rows)

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 TRACEBACK = 'MOBILEONE_EXT_TRACEBACK'
 
 
-_DOCTOR = 'python tools/doctor.py tells what is wrong with the installation'
+_DOCTOR = 'mobileone-ext doctor tells what is wrong with the installation'
 
 
 class BrokenInstallError(ImportError):

@@ -6,8 +6,10 @@ from mmengine.config import Config
 from PIL import Image
 
 from mmpretrain_mobileone_ext.commands.training.finetune import cli
+from mmpretrain_mobileone_ext.commands.training.finetune.starting import fetch_weights
 from mmpretrain_mobileone_ext.commands.training.to_phone import TrainToPhone
-from mmpretrain_mobileone_ext.errors import MobileOneExtError
+from mmpretrain_mobileone_ext.coreml.swift.render import MARK
+from mmpretrain_mobileone_ext.errors import CheckpointError, MobileOneExtError
 from mmpretrain_mobileone_ext.utils.config import MIM
 
 RECIPE = str(MIM / 'configs/digits/mobileone-tiny_bs64_digits.py')
@@ -33,6 +35,7 @@ class Scene:
         self.do = self.kill
         monkeypatch.setattr(cli, 'print_results', lambda *given: None)
         monkeypatch.setattr(TrainToPhone, 'run', lambda steps: self.do(steps))
+        monkeypatch.setattr(cli, 'fetch_weights', lambda weights: None)
         self.rehearsed = 0
         monkeypatch.setattr(cli, 'rehearse', self.rehearse)
 
@@ -41,7 +44,7 @@ class Scene:
         file.parent.mkdir(parents=True, exist_ok=True)
         Image.new('L', (8, 8)).save(file)
 
-    def rehearse(self, cfg, package):
+    def rehearse(self, cfg, package, compress):
         self.rehearsed += 1
 
     def kill(self, steps):
@@ -119,8 +122,6 @@ def test_another_run_is_not_mixed_in(scene):
     for args, words in (
         (['--lr', '0.5'], 'lr'),
         (['--image-size', '48'], 'recipe, image_size'),
-        (['--compress', 'int8'], 'compress'),
-        (['--swift'], 'swift'),
         (['--epochs', '4'], 'epochs'),
         (['--frozen-stages', '2'], 'frozen_stages'),
         (['--weights', 'x.pth'], 'weights'),
@@ -147,7 +148,106 @@ def test_a_finished_run_is_refused_before_images_are_opened(scene, monkeypatch):
 def test_a_finished_run_stays(scene):
     scene.do = scene.finish
     scene.go()
-    scene.refused('holds an earlier run, which is finished; choose')
+    scene.refused('holds an earlier run, which is finished; give --resume')
+
+
+@pytest.mark.parametrize(
+    ('args', 'words'),
+    [
+        (['--compress', 'int9'], "'int9'"),
+        (['--compress', 'palettize3'], 'deployment target'),
+        (['--swift', 'no such/folder'], 'does not exist'),
+        (['--swift', 'data'], 'neither replace nor hold'),
+    ],
+)
+def test_what_cannot_be_exported_is_refused_before_anything(scene, args, words, monkeypatch):
+    monkeypatch.setattr(cli, 'read_config', None)
+    monkeypatch.chdir(scene.data.parent)
+    with pytest.raises(MobileOneExtError, match=words):
+        scene.go(*args)
+    assert not scene.work.exists()
+
+
+def test_another_folder_is_no_swift_package_to_replace(scene, tmp_path):
+    (tmp_path / 'kit').mkdir()
+    (tmp_path / 'kit/Package.swift').write_text('// ours? no\n')
+    for more in ((), ('--force',)):
+        with pytest.raises(MobileOneExtError, match='exists'):
+            scene.go('--swift', str(tmp_path / 'kit'), *more)
+
+
+def test_a_package_of_the_run_itself_hides_no_word_on_how_to_go_on(scene, tmp_path):
+    kit = tmp_path / 'Kit'
+
+    def export(steps):
+        (scene.work / 'last_checkpoint').write_text(str(scene.work / 'epoch_1.pth'))
+        torch.save({}, scene.work / 'epoch_1.pth')
+        kit.mkdir()
+        (kit / 'Package.swift').write_text(MARK)
+
+    scene.do = export
+    scene.go('--swift', str(kit))
+    scene.refused('give --resume', '--swift', str(kit))
+
+
+def failed_export(scene, *args):
+    """A run whose training is done and whose export fails."""
+
+    def fail(steps):
+        steps.record = steps.record.with_step('train').with_step('test branches')
+        raise MobileOneExtError('export failed: too much is lost')
+
+    scene.do = fail
+    with pytest.raises(MobileOneExtError, match='the training is done and kept: give --resume'):
+        scene.go(*args)
+
+
+def test_another_export_needs_no_other_training(scene, tmp_path):
+    failed_export(scene, '--compress', 'palettize4')
+    scene.do = scene.kill
+    interrupt(scene, '--compress', 'int8', '--swift', str(tmp_path / 'Kit'), '--resume')
+    interrupt(scene, '--compress', 'int8', '--swift', str(tmp_path / 'Kit'), '--resume')
+    assert scene.seen == [('train', 'test branches'), ('train', 'test branches', 'step 1')]
+    scene.refused('with other epochs;', '--epochs', '7', '--resume')
+
+
+def test_an_export_that_was_made_is_made_again(scene):
+    def export(steps):
+        for step in ('train', 'export', 'test coreml', 'report'):
+            steps.record = steps.record.with_step(step)
+        raise KilledError
+
+    scene.do = export
+    interrupt(scene)
+    scene.do = scene.kill
+    interrupt(scene, '--compress', 'int8', '--resume')
+    assert scene.seen == [('train',)]
+
+
+def test_a_finished_run_is_shown_again(scene):
+    scene.do = scene.finish
+    scene.go()
+    scene.do = lambda steps: scene.seen.append(steps.record.finished)
+    scene.go('--resume')
+    assert scene.seen == [True]
+    scene.refused('with other lr;', '--lr', '0.5', '--resume')
+
+
+@pytest.mark.parametrize('more', [(), ('--resume',)])
+def test_another_file_of_a_finished_run_is_made_by_an_export(scene, more, monkeypatch):
+    monkeypatch.setattr('sys.argv', ['mobileone-ext finetune'])
+    scene.do = scene.finish
+    scene.go()
+    made = r'made by: mobileone-ext export .*finetune.py CHECKPOINT --out .*app.mlpackage '
+    scene.refused(f'{made}--compress int8$', '--compress', 'int8', *more)
+
+
+def test_weights_are_fetched_before_images_are_opened(scene, monkeypatch):
+    monkeypatch.setattr(cli, 'fetch_weights', fetch_weights)
+    monkeypatch.setattr(cli, 'read_folder', None)
+    for weights in ('http://127.0.0.1:9/a.pth', 'nowhere.pth'):
+        with pytest.raises(CheckpointError, match=r'give a file by --weights FILE, or .*--from-sc'):
+            scene.go('--weights', weights)
 
 
 def test_a_run_without_a_record_stays(scene):

@@ -56,13 +56,16 @@ def test_no_mistake_is_said(console):
     assert 'no test image is taken for another class' in said(console)
 
 
-def steps(console, folder):
+def steps(console, folder, hooks='[]'):
+    folder.mkdir(exist_ok=True)
+    (folder / 'finetune.py').write_text(f'custom_hooks = {hooks}\n', 'utf-8')
     return SimpleNamespace(
         console=console,
         config=folder / 'finetune.py',
         checkpoint=folder / 'epoch_2.pth',
         work_dir=folder,
         page=folder / 'report/report.html',
+        package=folder / 'model.mlpackage',
         predictions=lambda: predictions((0, 0), (1, 0)),
     )
 
@@ -75,21 +78,35 @@ FOLDER = ImageFolder(Path('my photos'), ('a', 'b'), (('a/1.jpg', 0),), (('b/1.jp
     [
         ('tools/finetune.py', 'python tools/export_coreml.py'),
         ('/usr/bin/mobileone-ext', 'mobileone-ext export'),
+        ('mobileone-ext finetune', 'mobileone-ext export'),
     ],
 )
-def test_the_next_command_is_one_that_can_be_typed(program, begins, console, monkeypatch):
+def test_the_next_command_is_one_that_can_be_typed(program, begins, console, monkeypatch, tmp_path):
     monkeypatch.setattr(sys, 'argv', [program, 'my photos'])
+    monkeypatch.chdir(tmp_path)
     folder = Path('work dirs')
-    print_results(steps(console, folder), [], FOLDER, has_swift=False)
+    print_results(steps(console, folder), [], FOLDER, None)
     (line,) = [x for x in said(console).splitlines() if x.startswith('next: ')]
     assert line.startswith(f"next: {begins} 'work dirs/finetune.py' 'work dirs/epoch_2.pth' --out ")
     assert "--swift 'work dirs/swift'" in line
-    assert 'report/report.html' in said(console)
 
 
-def test_whoever_has_the_swift_package_is_told_to_use_it(console):
-    print_results(steps(console, Path('w')), [], FOLDER, has_swift=True)
-    assert 'next: open the Swift package' in said(console)
+def test_what_is_left_is_named_with_its_place(console, tmp_path):
+    print_results(steps(console, tmp_path), [], FOLDER, tmp_path / 'my kit')
+    lines = dict(x.split(': ', 1) for x in said(console).splitlines() if ': ' in x)
+    assert lines['Core ML file'] == f'{tmp_path / "model.mlpackage"}'
+    assert lines['report'].startswith(f'{tmp_path / "report/report.html"}')
+    assert lines['Swift package'] == f'{tmp_path / "my kit"} (import MyKit)'
+    assert lines['next'].startswith(f'open {tmp_path / "my kit"} in Xcode')
+
+
+@pytest.mark.parametrize('averaged', [True, False])
+def test_which_checkpoint_was_exported_and_why(averaged, console, tmp_path):
+    hooks = "[dict(type='EMAHook')]" if averaged else '[]'
+    print_results(steps(console, tmp_path, hooks), [], FOLDER, None)
+    (line,) = [x for x in said(console).splitlines() if x.startswith('exported: ')]
+    assert line.startswith('exported: epoch_2.pth, the last one')
+    assert ('averaged' in line) is averaged
 
 
 @pytest.mark.parametrize(('few', 'is_said'), [(31, False), (29, True)])

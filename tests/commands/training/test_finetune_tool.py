@@ -97,8 +97,8 @@ def test_photos_as_people_have_them_become_a_package_an_app_and_a_page(tmp_path)
     assert 'train: 12 epochs' in out
     assert len(re.findall(r'train: epoch \d+/12, loss \d', out)) == 12
     assert re.search(r'decoded once, to 64 pixels or less', ' '.join(out.split()))
-    assert 'the worst mistakes, as pictures' in out
-    assert 'next: open the Swift package' in out
+    assert 'with the worst mistakes as pictures' in out
+    assert f'next: open {work / "swift"} in Xcode' in out
     program = load_program(work / 'model.mlpackage')
     assert list(program.classes) == sorted(SHARES)
     assert (work / 'swift/Package.swift').is_file()

@@ -110,3 +110,18 @@ def test_what_can_be_either_is_refused(images, says, tmp_path):
     assert says in str(caught.value)
     assert str(caught.value).startswith(str(tmp_path))
     assert '\n' not in str(caught.value)
+
+
+def test_the_folder_of_one_class_is_told_from_one_of_classes(tmp_path):
+    touch(
+        tmp_path, 'photos/apples/1.png', 'photos/apples/2.png', 'photos/pears/1.png', 'lone/1.png'
+    )
+    words = r'apples holds 2 images and no folder, .*; did you mean .*/photos\?$'
+    with pytest.raises(MobileOneExtError, match=words):
+        read_folder(tmp_path / 'photos/apples')
+    with pytest.raises(MobileOneExtError, match='holds 1 image and no folder'):
+        read_folder(tmp_path / 'photos/pears')
+    # The folder above holds two folders with images here too, but a hidden one is no class.
+    touch(tmp_path, 'alone/.git/1.png', 'alone/only/1.png')
+    with pytest.raises(MobileOneExtError, match=r'sort the images into such folders$'):
+        read_folder(tmp_path / 'alone/only')

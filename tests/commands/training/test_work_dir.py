@@ -76,7 +76,7 @@ def test_a_record_says_what_is_done(tmp_path):
     assert found.goes_on(asked)
     other = dict(asked, epochs='4')
     assert not found.goes_on(other)
-    assert found.differs_by(other) == ' with other epochs'
+    assert found.differs_by(other) == ['epochs']
     assert not found.as_finished().goes_on(asked)
     assert RunRecord.read(tmp_path).finished
 
@@ -131,3 +131,11 @@ def test_a_note_that_names_nothing_whole(tmp_path, text):
     (folder / 'epoch_3.pth').write_bytes(whole.read_bytes()[:80])
     note(folder, text)
     assert last_checkpoint(folder) is None
+
+
+def test_what_is_asked_anew_has_its_steps_done_again(tmp_path):
+    record = RunRecord.begin(tmp_path, {'lr': '1', 'compress': 'None'})
+    record = record.with_step('train').with_step('export')
+    found = record.asked_anew({'lr': '1', 'compress': 'int8'}, ('export', 'report'))
+    assert found == RunRecord.read(tmp_path)
+    assert (found.done, found.asked['compress']) == (('train',), 'int8')

@@ -188,3 +188,9 @@ def test_nothing_in_it_imports_the_package_around_it():
         assert 'from ..' not in text
         assert 'import mmpretrain_mobileone_ext' not in text
         assert 'import torch' not in text.replace("'import torch'", '')
+
+
+def test_a_version_that_differs_is_explained():
+    words = 'it matters only where a known trap names it'
+    assert words in text_of(diagnosis(with_installed(torch='2.13.0'), BROKEN))
+    assert words not in text_of(diagnosis(GOOD, BROKEN))

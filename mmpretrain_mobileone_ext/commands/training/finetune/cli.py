@@ -13,17 +13,20 @@ from rich.console import Console
 from rich.table import Table
 
 from ....errors import MobileOneExtError
+from ....report import FormResult
 from ....utils.config import read_config
 from ....utils.files import write_text, write_whole
 from ....utils.text import PlainConsole, csv_text, figures_table
 from ...console.training import finetune_parser
 from ..to_phone import RunRecord, TrainToPhone, last_checkpoint, sole_use, text_hash
-from .folder import ImageFolder, read_folder
+from .exporting import EXPORT_STEPS, EXPORTED, check_export, export_words, swift_folder
+from .folder import SKIPPED, ImageFolder, check_folder, read_folder
 from .rehearsal import check_images, rehearse
-from .results import print_results
+from .results import export_command, print_results
 from .settings import check_recipe, finetune_config, has_switch, length
 from .starting import (
     RATE,
+    fetch_weights,
     fit_training,
     keep_decoded,
     rate_of,
@@ -34,8 +37,6 @@ from .starting import (
 
 #: The config of a run, in its work dir.
 CONFIG = 'finetune.py'
-#: The list of what is not used, in the work dir.
-SKIPPED = 'skipped.csv'
 _CLASSES, _FILES = 40, 5  # that are printed
 _UNEVEN = 3  # times as many images of the largest class as of the smallest that are worth a word
 _REPORTED = 1000  # test images that the report scores at most
@@ -52,14 +53,9 @@ def run(argv: Optional[Sequence[str]] = None) -> Path:
             another run, or a step failed.
     """
     args = finetune_parser().parse_args(argv)
-    recipe, tuned_before = _recipe(args)
     work_dir = args.work_dir or Path('work_dirs') / f'finetune-{args.data.resolve().name}'
-    for path in (args.data.resolve(), work_dir.resolve()):
-        _check_path(path)
     console = PlainConsole()
-    check_recipe(recipe)
-    if not args.force:
-        _refuse_finished(work_dir)
+    recipe, tuned_before = _checked(args, work_dir)
     folder = read_folder(
         args.data, args.holdout, check=lambda paths: check_images(recipe, args.data, paths, console)
     )
@@ -74,7 +70,7 @@ def run(argv: Optional[Sequence[str]] = None) -> Path:
         if folds and not has_switch(recipe):
             console.print('the recipe does not fold its network: DeploySwitchHook is added')
         if record is None:
-            rehearse(cfg, work_dir / 'model.mlpackage')
+            rehearse(cfg, work_dir / 'model.mlpackage', args.compress or 'none')
         record = record or RunRecord.begin(work_dir, asked)
         write_whole(work_dir / CONFIG, cfg.dump)
         steps = TrainToPhone(
@@ -83,12 +79,40 @@ def run(argv: Optional[Sequence[str]] = None) -> Path:
             record=record,
             console=console,
             folds=folds,
-            export=_export_words(args, work_dir),
+            export=export_words(args, work_dir),
             report=_reported(len(folder.test)),
         )
-        results = steps.run()
-        print_results(steps, results, folder, args.swift is not None)
+        results = _done(steps)
+        print_results(steps, results, folder, swift_folder(args, work_dir))
     return steps.package
+
+
+def _checked(args: argparse.Namespace, work_dir: Path) -> tuple[Config, bool]:
+    """The recipe, see :func:`_recipe`, when all that can be told within seconds fits."""
+    for path in (args.data.resolve(), work_dir.resolve()):
+        _check_path(path)
+    check_export(args, work_dir)
+    recipe, tuned_before = _recipe(args)
+    check_recipe(recipe)
+    if not args.force:
+        _refuse_finished(work_dir, args)
+    check_folder(args.data)
+    if not (args.resume and last_checkpoint(work_dir)):
+        fetch_weights(args.weights or recipe.get('load_from'))
+    return recipe, tuned_before
+
+
+def _done(steps: TrainToPhone) -> list[FormResult]:
+    """All steps, with a word on what is kept where one fails behind the training."""
+    try:
+        return steps.run()
+    except MobileOneExtError as error:
+        if 'train' not in steps.record.done:
+            raise
+        raise MobileOneExtError(
+            f'{error}; the training is done and kept: give --resume to go on from there, with '
+            'another --compress or --swift if need be'
+        ) from error
 
 
 def _recipe(args: argparse.Namespace) -> tuple[Config, bool]:
@@ -131,13 +155,6 @@ def _config(
         keep_batch='train_dataloader.batch_size' in given,
     )
     return cfg, keep_decoded(cfg, len(folder.train))
-
-
-def _export_words(args: argparse.Namespace, work_dir: Path) -> list[str]:
-    words = ['--compress', args.compress] if args.compress else []
-    if args.swift is not None:
-        words += ['--swift', args.swift or str(work_dir / 'swift')]
-    return words
 
 
 def _reported(images: int) -> str:
@@ -219,30 +236,45 @@ def _asked(args: argparse.Namespace, recipe: Config, folder: ImageFolder) -> dic
 def _interrupted(work_dir: Path, asked: dict[str, str], resume: bool) -> Optional[RunRecord]:
     """The run to go on with; None where there is none, or nothing came of it.
 
+    Where only the export is asked for otherwise, it is done again, and the training is not.
+
     Raises:
-        MobileOneExtError: another or a finished run is there, or one that was not asked for.
+        MobileOneExtError: another run is there, or one that was not asked for.
     """
-    _refuse_finished(work_dir)
     found = RunRecord.read(work_dir)
-    if found is None or not (found.done or last_checkpoint(work_dir)):
+    if found is None or not (found.finished or found.done or last_checkpoint(work_dir)):
         return None
-    if not found.goes_on(asked):
-        raise _holds(work_dir, found.differs_by(asked))
+    others = found.differs_by(asked)
+    trained = [name for name in others if name not in EXPORTED]
+    if trained:
+        raise _holds(work_dir, f' with other {", ".join(trained)}')
     if not resume:
         raise MobileOneExtError(
             f'{work_dir} holds this run, interrupted; give --resume to go on with it, or --force '
             'to start anew'
         )
-    return found
+    return found.asked_anew(asked, EXPORT_STEPS) if others else found
 
 
-def _refuse_finished(work_dir: Path) -> None:
+def _refuse_finished(work_dir: Path, args: argparse.Namespace) -> None:
     """Before minutes are spent on images."""
     found = RunRecord.read(work_dir)
-    if found and found.finished:
-        raise _holds(work_dir, ', which is finished')
     if not found and (work_dir / CONFIG).exists():
         raise _holds(work_dir, '')
+    if not found or not found.finished:
+        return
+    if any(found.asked.get(name) != str(getattr(args, name)) for name in EXPORTED):
+        words = export_words(args, work_dir)
+        command = export_command(work_dir / CONFIG, last_checkpoint(work_dir), work_dir, *words)
+        raise MobileOneExtError(
+            f'{work_dir} holds an earlier run, which is finished; another file of its network is '
+            f'made by: {command}'
+        )
+    if not args.resume:
+        raise MobileOneExtError(
+            f'{work_dir} holds an earlier run, which is finished; give --resume to see its results '
+            'again, choose another --work-dir or give --force'
+        )
 
 
 def _holds(work_dir: Path, which: str) -> MobileOneExtError:

@@ -16,7 +16,10 @@ from typing import Callable, NamedTuple, NoReturn, Optional
 
 from ....errors import MobileOneExtError
 from ....models.preprocessing import HEIC_SUFFIXES
+from ....utils.text import counted
 
+#: The list of what is not used, in the work dir.
+SKIPPED = 'skipped.csv'
 Sample = tuple[str, int]
 #: Paths of images to the reasons why some cannot be read.
 Check = Callable[[Sequence[str]], Mapping[str, str]]
@@ -92,12 +95,9 @@ def read_folder(
             hold.
     """
     root = Path(root)
-    if not root.is_dir():
-        raise MobileOneExtError(f'{root}: no such folder of images')
     if not 0 < holdout < 1:
         raise MobileOneExtError(f'holdout={holdout} must be a share of the images, between 0 and 1')
-    layout = find_layout(root)
-    classes = _classes(layout)
+    layout, classes = check_folder(root)
     folders = [
         (split / name, label)
         for split in (layout.train, layout.test)
@@ -120,8 +120,22 @@ def read_folder(
     return ImageFolder(root, classes, train, test, layout.test is None, tuple(sorted(skipped)))
 
 
+def check_folder(root: Path) -> tuple[Layout, tuple[str, ...]]:
+    """Where the class folders are, and the classes; no image is opened.
+
+    Raises:
+        MobileOneExtError: as :func:`read_folder`, as far as names tell.
+    """
+    if not root.is_dir():
+        raise MobileOneExtError(f'{root}: no such folder of images')
+    layout = find_layout(root)
+    return layout, _classes(layout)
+
+
 def _classes(layout: Layout) -> tuple[str, ...]:
     classes = _folders(layout.train)
+    if not classes:
+        _refuse_images_alone(layout.train)
     if len(classes) < 2:
         raise MobileOneExtError(
             f'{layout.train} must hold a folder for each class, at least '
@@ -134,6 +148,20 @@ def _classes(layout: Layout) -> tuple[str, ...]:
                 f'{layout.test} has classes that {layout.train} lacks: {", ".join(strange[:5])}'
             )
     return classes
+
+
+def _refuse_images_alone(root: Path) -> None:
+    """Say what to give where the folder of one class is given."""
+    images = [p for p in root.iterdir() if _no_image(p) is None]
+    if not images:
+        return
+    # As it was spelled, where that names a folder above.
+    parent = root.parent if root.parent.name else root.resolve().parent
+    meant = f'did you mean {parent}?' if len(_class_folders(parent)) > 1 else ''
+    raise MobileOneExtError(
+        f'{root} holds {counted(len(images), "image")} and no folder, but a folder for each class '
+        f'is needed; {meant or "sort the images into such folders"}'
+    )
 
 
 def _folders(root: Path) -> tuple[str, ...]:
@@ -168,8 +196,8 @@ def _set_aside(folder: Path, samples: Sequence[Sample], holdout: float, seed: in
     count = max(1, round(holdout * len(samples)))
     if count >= len(samples):
         raise MobileOneExtError(
-            f'{folder} has {len(samples)} image(s) that can be read; {count} '
-            'would be set aside for the test and none left to train on'
+            f'{folder} has {counted(len(samples), "image")} that can be read; {count} would be '
+            'set aside for the test and none left to train on; add images or take the folder away'
         )
     return set(random.Random(f'{seed} {folder.name}').sample(list(samples), count))
 

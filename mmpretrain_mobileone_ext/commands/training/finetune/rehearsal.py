@@ -170,7 +170,7 @@ def _check_channels(found: Sequence[_Read]) -> None:
         )
 
 
-def rehearse(cfg: Config, package: Path) -> None:
+def rehearse(cfg: Config, package: Path, compress: str = 'none') -> None:
     """Prepare the export of an untrained network, train and score it.
 
     It takes seconds. Nothing is converted or written.
@@ -178,6 +178,7 @@ def rehearse(cfg: Config, package: Path) -> None:
     Args:
         cfg: of the run, its lists of images written.
         package: what the export will make.
+        compress: how its weights will be stored.
 
     Raises:
         MobileOneExtError: a step would fail, and why.
@@ -187,7 +188,8 @@ def rehearse(cfg: Config, package: Path) -> None:
             model = _built(cfg)
         # First, since it says best what is wrong with a network.
         with _step(cfg, 'the network could not be exported'):
-            _prepare_export(cfg, model, package)
+            options = ExportOptions(out=package, compress=compress, verify_data='test', force=True)
+            _prepare_export(cfg, model, options)
         with _step(cfg, 'a training step fails'):
             _train(cfg, model)
         with _step(cfg, 'the test fails'):
@@ -244,8 +246,7 @@ def _score(cfg: Config, model: Any) -> None:
         evaluator.evaluate(len(found))
 
 
-def _prepare_export(cfg: Config, model: Any, package: Path) -> None:
+def _prepare_export(cfg: Config, model: Any, options: ExportOptions) -> None:
     quiet.coremltools()
     model._config = cfg
-    options = ExportOptions(out=package, verify_data='test', force=True)
     load_job(model.eval(), None, options, None, Steps(show=False))

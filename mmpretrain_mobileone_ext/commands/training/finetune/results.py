@@ -5,15 +5,19 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Optional
 
 import torch
+from mmengine.config import Config
 from rich.console import Console
 
+from ....models.preprocessing import step_name
 from ....report import FormResult, forms_table
 from ....utils.accuracy import Confusion, confusion
 from ....utils.text import figures_table, percent, shell_command
 from ..to_phone import TrainToPhone
-from .folder import ImageFolder
+from .exporting import swift_in_words
+from .folder import SKIPPED, ImageFolder
 
 _CLASSES = 40  # rows of a table; those with the lowest recall
 _MATRIX = 12  # classes that fit beside each other
@@ -21,21 +25,29 @@ _MIXED_UP = 10
 
 
 def print_results(
-    steps: TrainToPhone, results: Sequence[FormResult], folder: ImageFolder, has_swift: bool
+    steps: TrainToPhone, results: Sequence[FormResult], folder: ImageFolder, swift: Optional[Path]
 ) -> None:
-    """Print every form's score, the Core ML file's by class, its mistakes, and the next command.
+    """Print every form's score, the Core ML file's by class, what lies where, the next command.
 
     Args:
         steps: that are done.
         results: of the forms.
         folder: of the images.
-        has_swift: whether a Swift package was written.
+        swift: the Swift package that was written; None without.
     """
     console = steps.console
     console.print(forms_table(results, f'{folder.root}: test images'))
     print_classes(confusion_of(steps.predictions(), folder.classes), console)
-    console.print(f'the worst mistakes, as pictures: {steps.page}')
-    console.print(f'next: {_next(steps, has_swift)}', soft_wrap=True)
+    lines = [
+        f'exported: {steps.checkpoint.name}, {_why(steps)}',
+        f'Core ML file: {steps.package}',
+        f'report: {steps.page}, with the worst mistakes as pictures',
+        *([f'Swift package: {swift_in_words(swift)}'] if swift else []),
+        f'logs, checkpoints, config, {SKIPPED}: {steps.work_dir}',
+        f'next: {_next(steps, swift)}',
+    ]
+    for line in lines:
+        console.print(line, soft_wrap=True)
 
 
 def confusion_of(predictions: Sequence[dict], names: Sequence[str]) -> Confusion:
@@ -78,16 +90,35 @@ def _print_matrix(found: Confusion, console: Console) -> None:
     console.print(table)
 
 
-def _next(steps: TrainToPhone, has_swift: bool) -> str:
+def _why(steps: TrainToPhone) -> str:
+    """Why that checkpoint is the one to export."""
+    cfg = Config.fromfile(steps.config)
+    averaged = any(step_name(hook) == 'EMAHook' for hook in cfg.get('custom_hooks') or ())
+    weights = ', its weights averaged over iterations (EMA)' if averaged else ''
+    return (
+        f'the last one{weights}; one that was chosen by its score on the test images, as best_* '
+        'is, would be flattered by it'
+    )
+
+
+def _next(steps: TrainToPhone, swift: Optional[Path]) -> str:
     """A command, for whoever has come so far."""
-    if has_swift:
-        return 'open the Swift package in Xcode, or add it to an app'
-    words = (steps.config, steps.checkpoint, '--out', steps.work_dir / 'app.mlpackage')
-    swift = ('--swift', steps.work_dir / 'swift')
-    return shell_command([*_tool('export_coreml.py', 'export'), *words, *swift])
+    if swift:
+        return f'open {swift} in Xcode, or add it to an app'
+    words = ('--swift', steps.work_dir / 'swift')
+    return export_command(steps.config, steps.checkpoint, steps.work_dir, *words)
+
+
+def export_command(config: Path, checkpoint: Optional[Path], folder: Path, *more: object) -> str:
+    """The command that makes another Core ML file of a network, in ``folder``."""
+    words = (config, checkpoint or 'CHECKPOINT', '--out', folder / 'app.mlpackage', *more)
+    return shell_command([*_tool('export_coreml.py', 'export'), *words])
 
 
 def _tool(file: str, command: str) -> list[str]:
     """How this program's neighbour is called: beside a tool, or as a sub-command."""
     own = Path(sys.argv[0])
-    return ['python', str(own.with_name(file))] if own.suffix == '.py' else [own.name, command]
+    if own.suffix == '.py':
+        return ['python', str(own.with_name(file))]
+    # A sub-command is part of the name that it runs under.
+    return [own.name.split()[0], command]

@@ -19,6 +19,7 @@ from ....models import MobileOneBlock
 from ....models.preprocessing import HEIC_SUFFIXES, step_name
 from ....utils.config import in_scope
 from ....utils.machine import untouched_rng
+from ....utils.text import counted
 from .folder import ImageFolder, image_list
 
 SPLITS = ('train', 'val', 'test')
@@ -277,8 +278,8 @@ def length(cfg: Config) -> str:
     """How long a config trains, in words."""
     epochs = cfg.train_cfg.get('max_epochs')
     if epochs is None:
-        return f'{cfg.train_cfg.get("max_iters")} iterations'
-    return f'{epochs} epochs'
+        return counted(cfg.train_cfg.get('max_iters'), 'iteration')
+    return counted(epochs, 'epoch')
 
 
 def has_switch(cfg: Config) -> bool:

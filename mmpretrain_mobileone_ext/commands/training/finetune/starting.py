@@ -14,8 +14,9 @@ from typing import Any, Optional
 
 import torch
 from mmengine.config import Config
+from mmengine.runner import CheckpointLoader
 
-from ....errors import MobileOneExtError, SpecError
+from ....errors import CheckpointError, MobileOneExtError, SpecError
 from ....hooks.ema_load import fitting_momentum
 from ....models.preprocessing import pipeline_size, step_name, type_name
 from ....models.spec import PRESETS, build_network_spec
@@ -98,6 +99,23 @@ def _set_preset(recipe: Config, arch: str) -> None:
         backbone.pop(name, None)
     recipe.model.head.in_channels = build_network_spec(arch).stages[-1][-1].out_channels
     recipe.load_from = _from_hub(_HUB_NAME.format(arch)).weights
+
+
+def fetch_weights(weights: Optional[str]) -> None:
+    """Read the weights that a run will start from, once; what is downloaded is kept.
+
+    Raises:
+        CheckpointError: they cannot be had; with the way out.
+    """
+    if not weights:
+        return
+    try:
+        CheckpointLoader.load_checkpoint(weights, map_location='cpu')
+    except CheckpointError as error:
+        raise CheckpointError(
+            f'{error}; give a file by --weights FILE, or start from random weights with '
+            '--from-scratch'
+        ) from error
 
 
 def _from_hub(name: str) -> Any:
