@@ -290,12 +290,12 @@ def load_from_local(filename: Union[str, Path], map_location: Any = None) -> dic
     return load_checkpoint_file(filename, map_location)
 
 
-def load_from_coreml(filename: Union[str, Path], map_location: Any = None) -> dict:
-    """Stand in for the state dict of a Core ML file, without reading it.
+def load_program_file(filename: Union[str, Path], title: str) -> dict:
+    """Stand in for the state dict of a phone's file, without reading it.
 
     Args:
-        filename (str or Path): A ``.mlpackage`` folder or ``.mlmodel`` file.
-        map_location: Ignored.
+        filename (str or Path): A ``.mlpackage`` or ``.aimodel`` folder, or an ``.mlmodel`` file.
+        title (str): What its format is called, such as 'Core ML'.
 
     Returns:
         dict: ``state_dict`` with the path as a str under ``CORE_ML_KEY``, a
@@ -306,7 +306,7 @@ def load_from_coreml(filename: Union[str, Path], map_location: Any = None) -> di
     """
     path = Path(filename).expanduser()
     if not path.exists():
-        raise CheckpointError(f'{path}: no such Core ML file')
+        raise CheckpointError(f'{path}: no such {title} file')
     state = OrderedDict({CORE_ML_KEY: str(path)})
     state._metadata = ProgramMetadata(str(path))  # type: ignore[attr-defined]
     return {'state_dict': state, 'meta': {}}

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, NoReturn
 
 from mmengine.runner import CheckpointLoader
 
-from ..checkpoints.download import load_from_coreml
+from ..checkpoints.download import load_program_file
 from ..errors import ExportError
 from ..models.preprocessing import Preprocessing
 from ..utils.files import PathLike
@@ -265,9 +265,13 @@ FORMATS: dict[str, Format] = {}
 def register(format: Format) -> None:
     """Make a format known to exports, reports and checkpoint loading."""
     FORMATS[format.suffix] = format
-    CheckpointLoader.register_scheme(
-        prefixes=rf'.*\{format.suffix}/*$', loader=load_from_coreml, force=True
-    )
+
+    def load(filename: PathLike, map_location: Any = None) -> dict:
+        return load_program_file(filename, format.title)
+
+    # mmengine logs a loader by its name, from the eleventh letter on.
+    load.__name__ = f'load_from_{format.title}'
+    CheckpointLoader.register_scheme(prefixes=rf'.*\{format.suffix}/*$', loader=load, force=True)
 
 
 for _format in (MLProgram(), NeuralNetwork()):

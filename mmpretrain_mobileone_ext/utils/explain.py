@@ -23,6 +23,7 @@ from typing import NamedTuple, Optional
 
 import yaml
 
+from ..errors import SpecError
 from .doctor.failed_import import import_advice, known_trap
 from .text import did_you_mean, one_line
 
@@ -144,13 +145,27 @@ def _config(error: Exception) -> Optional[str]:
     if isinstance(error, FileNotFoundError) and not Path(path).is_file():
         return f'{given}: there is no such config'
     if Path(path).is_file() and _is_checkpoint(path):
-        return (
-            f'{given} is a checkpoint, but a config is needed there '
-            f'({", ".join(_CONFIG_TYPES)}); are the two swapped?'
-        )
+        return _swapped(given)
     if Path(path).suffix not in _CONFIG_TYPES:
         return f'{given} is no config; allowed: {", ".join(_CONFIG_TYPES)}'
     return f'{given} is not a readable config ({_named(error)})'
+
+
+def check_not_swapped(config: object) -> None:
+    """Refuse a checkpoint in the place of a config, before anything else is looked at.
+
+    Raises:
+        SpecError: ``config`` is the path of one.
+    """
+    if isinstance(config, (str, Path)) and Path(config).is_file() and _is_checkpoint(str(config)):
+        raise SpecError(_swapped(str(config)))
+
+
+def _swapped(given: str) -> str:
+    return (
+        f'{given} is a checkpoint, but a config is needed there '
+        f'({", ".join(_CONFIG_TYPES)}); are the two swapped?'
+    )
 
 
 def _config_being_read(error: Exception) -> Optional[str]:
