@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, NoReturn
 
 from mmengine.runner import CheckpointLoader
 
-from ..checkpoints.download import load_program_file
+from ..checkpoints.download import program_loader
 from ..errors import ExportError
 from ..models.preprocessing import Preprocessing
 from ..utils.files import PathLike
@@ -265,13 +265,9 @@ FORMATS: dict[str, Format] = {}
 def register(format: Format) -> None:
     """Make a format known to exports, reports and checkpoint loading."""
     FORMATS[format.suffix] = format
-
-    def load(filename: PathLike, map_location: Any = None) -> dict:
-        return load_program_file(filename, format.title)
-
-    # mmengine logs a loader by its name, from the eleventh letter on.
-    load.__name__ = f'load_from_{format.title}'
-    CheckpointLoader.register_scheme(prefixes=rf'.*\{format.suffix}/*$', loader=load, force=True)
+    CheckpointLoader.register_scheme(
+        prefixes=rf'.*\{format.suffix}/*$', loader=program_loader(format.title), force=True
+    )
 
 
 for _format in (MLProgram(), NeuralNetwork()):
