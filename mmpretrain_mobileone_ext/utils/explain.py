@@ -248,7 +248,8 @@ def _keyword(error: Exception) -> Optional[str]:
     if given is None or not inspect.isclass(kind):
         return None
     known = [name for name in inspect.signature(kind).parameters if name != given[1]]
-    return f'{kind.__name__} takes no {given[1]!r}{did_you_mean(given[1], known)} ({_named(error)})'
+    nearest = did_you_mean(given[1], known) or f'; it takes {", ".join(known)}'
+    return f'{kind.__name__} takes no argument {given[1]!r}{nearest}'
 
 
 def _head(error: Exception) -> Optional[str]:

@@ -95,6 +95,7 @@ CASES = {
     'branch kind': (backbone('branches=[conv,pool]'), 'pool'),
     'stage count': (backbone('num_conv_branches=[1,2]'), '2 values for 3'),
     'keyword': (backbone('num_branches=3'), "'num_branches'; did you mean num_conv_branches?"),
+    'foreign keyword': (backbone('zebra=3'), "takes no argument 'zebra'; it takes arch, "),
     'no value': (backbone('num_conv_branches'), "num_conv_branches' must be KEY=VALUE"),
     'out_indices': (backbone('out_indices=[5]'), 'out_indices'),
     'frozen_stages': (backbone('frozen_stages=7'), 'frozen_stages=7'),
