@@ -223,7 +223,16 @@ def digits_top1(folder: Path) -> str:
 @figure('compression')
 def compression(folder: Path) -> str:
     """Fixed schemes, and what the search chose."""
-    data = read(folder, 'compression')
+    return _searched(read(folder, 'compression'))
+
+
+@figure('coreai-compression')
+def coreai_compression(folder: Path) -> str:
+    """The same of an ``.aimodel``."""
+    return _searched(read(folder, 'coreai-compression'))
+
+
+def _searched(data: Mapping[str, Any]) -> str:
     shown = [c for c in data['candidates'] if c['kind'] in ('none', 'fixed') or c['chosen']]
     rows = [
         [
