@@ -18,10 +18,7 @@ extensions = [
     'sphinx.ext.mathjax',
     'sphinx.ext.napoleon',
     'sphinx_copybutton',
-    'command_options',
-    'messages',
     'notebook_page',
-    'op_table',
 ]
 exclude_patterns = ['_build']
 source_suffix = {'.md': 'markdown', '.ipynb': 'notebook'}

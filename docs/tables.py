@@ -1,4 +1,4 @@
-"""Write measured figures into README.md and the pages of docs/.
+"""Write into README.md and the pages of docs/ what was measured, and what the program says.
 
 A page names a figure by a pair of comments, and this script writes what stands between them::
 
@@ -8,6 +8,8 @@ A page names a figure by a pair of comments, and this script writes what stands 
 
 Each figure is made from one file of ``docs/measured``, which a tool wrote; what was measured before
 the tools wrote JSON is a *record* there: heads and rows, with its command, machine and versions.
+Between ``<!--written:NAME-->`` and ``<!--/written-->`` stand options, operations and messages, as
+the program has them.
 
 ``python docs/tables.py`` writes all pages, ``--check`` says which ones are stale.
 """
@@ -26,8 +28,12 @@ from mmpretrain_mobileone_ext.commands.benchmark import paired_ratio
 from mmpretrain_mobileone_ext.utils.text import markdown_code, markdown_table, share
 
 ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT / 'docs/_ext'))
+
+import from_program  # noqa: E402
+
 MEASURED = ROOT / 'docs/measured'
-_BLOCK = re.compile(r'(<!--measured:([\w-]+)-->)(.*?)(<!--/measured-->)', re.DOTALL)
+_BLOCK = re.compile(r'(<!--(measured|written):([\w-]+)-->)(.*?)(<!--/\2-->)', re.DOTALL)
 _SHOWN_VERSIONS = ('torch', 'mmpretrain', 'coremltools')
 _ABSENT = '\u2013'
 _EXECUTED_BY = {
@@ -314,6 +320,24 @@ def _known(value: Optional[float]) -> str:
     return _ABSENT if value is None else f'{value:.2f}'
 
 
+# What the program says of itself.
+
+
+def _program_figure(write: Callable[..., str], *names: str) -> Figure:
+    return lambda folder: '\n' + write(*names)
+
+
+FIGURES.update(
+    {
+        'commands': _program_figure(from_program.commands),
+        'messages': _program_figure(from_program.messages),
+        'operations': _program_figure(from_program.operations),
+        'options-export': _program_figure(from_program.options, 'export'),
+        'options-finetune': _program_figure(from_program.options, 'finetune'),
+    }
+)
+
+
 # The pages.
 
 
@@ -331,7 +355,7 @@ def filled(text: str, folder: Path = MEASURED, where: str = '') -> str:
     """
 
     def written(match: re.Match[str]) -> str:
-        start, name, old, end = match.groups()
+        start, _, name, old, end = match.groups()
         if name not in FIGURES:
             raise SystemExit(f'{where}: no figure {name!r}; known: {", ".join(sorted(FIGURES))}')
         made = FIGURES[name](folder)
@@ -350,7 +374,9 @@ def stale(root: Path = ROOT, folder: Path = MEASURED) -> dict[Path, str]:
 
 def main(argv: Optional[Sequence[str]] = None) -> int:
     """Write or check all pages; 1 if a checked one is stale."""
-    p = argparse.ArgumentParser(description='Write measured figures into README.md and docs/.')
+    p = argparse.ArgumentParser(
+        description='Write what was measured, and what the program says, into README.md and docs/.'
+    )
     p.add_argument('--check', action='store_true', help='only say which pages are stale')
     check = p.parse_args(argv).check
     found = stale()

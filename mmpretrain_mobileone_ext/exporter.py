@@ -31,6 +31,7 @@ from .export.result import ExportResult
 from .export.verify import Judge, VerifiedFile, compare_at, load, tolerance_of
 from .models import switch_to_deploy
 from .utils.checks import boolean, mapping, path
+from .utils.explain import check_not_swapped
 from .utils.files import PathLike, install, tree_bytes, workspace
 from .utils.machine import untouched_rng
 from .utils.text import Steps
@@ -114,6 +115,7 @@ def export_coreml(
     for name in options:
         if name not in OPTIONS:
             raise TypeError(f'export_coreml() got an unexpected keyword argument {name!r}')
+    check_not_swapped(config)
     asked = ExportOptions(out, **options)  # type: ignore[arg-type]
     return run_export(config, checkpoint, asked, cfg_options, progress).path
 

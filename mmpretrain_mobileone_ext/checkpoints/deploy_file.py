@@ -133,10 +133,15 @@ def write_deploy_file(
     _require_branches(model)
     loaded = load_checkpoint_file(checkpoint)
     meta = loaded.get('meta', {})
+    state = loaded.get('state_dict', loaded)
     own = copy.deepcopy(unwrap(model)).to('cpu')
     try:
-        load_state_dict(own, loaded.get('state_dict', loaded), strict=True)
+        load_state_dict(own, state, strict=True)
     except RuntimeError as error:
+        if 'deploy' in meta or any('branch_reparam.' in key for key in state):
+            raise CheckpointError(
+                f'{checkpoint} is folded already; there is nothing left to fold'
+            ) from error
         reason = ' '.join(str(error).split())
         raise CheckpointError(f'{checkpoint}: {reason}') from error
     if inputs is not None:

@@ -290,26 +290,31 @@ def load_from_local(filename: Union[str, Path], map_location: Any = None) -> dic
     return load_checkpoint_file(filename, map_location)
 
 
-def load_from_coreml(filename: Union[str, Path], map_location: Any = None) -> dict:
-    """Stand in for the state dict of a Core ML file, without reading it.
+def program_loader(title: str) -> Callable[..., dict]:
+    """Make the loader of a phone's files, which are no state dicts.
 
     Args:
-        filename (str or Path): A ``.mlpackage`` folder or ``.mlmodel`` file.
-        map_location: Ignored.
+        title (str): What their format is called, such as 'Core ML'.
 
     Returns:
-        dict: ``state_dict`` with the path as a str under ``CORE_ML_KEY``, a
-        ``_metadata`` that makes other models refuse it, and an empty ``meta``.
-
-    Raises:
-        CheckpointError: If there is no such file.
+        callable: Takes the path of a ``.mlpackage`` or ``.aimodel`` folder, or of an ``.mlmodel``
+        file, and ``map_location``, which is ignored. It reads nothing, and returns a dict:
+        ``state_dict`` with the path as a str under ``CORE_ML_KEY``, a ``_metadata`` that makes
+        other models refuse it, and an empty ``meta``. It raises ``CheckpointError`` if there is no
+        such file.
     """
-    path = Path(filename).expanduser()
-    if not path.exists():
-        raise CheckpointError(f'{path}: no such Core ML file')
-    state = OrderedDict({CORE_ML_KEY: str(path)})
-    state._metadata = ProgramMetadata(str(path))  # type: ignore[attr-defined]
-    return {'state_dict': state, 'meta': {}}
+
+    def load(filename: Union[str, Path], map_location: Any = None) -> dict:
+        path = Path(filename).expanduser()
+        if not path.exists():
+            raise CheckpointError(f'{path}: no such {title} file')
+        state = OrderedDict({CORE_ML_KEY: str(path)})
+        state._metadata = ProgramMetadata(str(path))  # type: ignore[attr-defined]
+        return {'state_dict': state, 'meta': {}}
+
+    # mmengine logs a loader by its name, from the eleventh letter on.
+    load.__name__ = f'load_from_{title}'
+    return load
 
 
 @CheckpointLoader.register_scheme(prefixes=('http://', 'https://'), force=True)

@@ -10,6 +10,7 @@ from rich.table import Table
 from ..export.options import ExportOptions
 from ..export.result import ExportResult
 from ..exporter import run_export
+from ..utils.explain import check_not_swapped
 from ..utils.text import PlainConsole, print_path
 from .console.exporting import export_parser
 
@@ -23,6 +24,7 @@ def run(argv: Optional[Sequence[str]] = None) -> ExportResult:
     given = vars(export_parser().parse_args(argv))
     config, checkpoint = given.pop('config'), given.pop('checkpoint')
     cfg_options = given.pop('cfg_options')
+    check_not_swapped(config)
     return run_export(config, checkpoint, ExportOptions(**given), cfg_options, progress=True)
 
 
@@ -33,7 +35,7 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
 
 def print_summary(result: ExportResult) -> None:
     """One table, and the path on a line of its own."""
-    table = Table(title='Core ML export', show_header=False)
+    table = Table(title=f'{result.options.format.title} export', show_header=False)
     table.add_column(style='bold', no_wrap=True)
     table.add_column(overflow='fold')
     for row in result.rows():

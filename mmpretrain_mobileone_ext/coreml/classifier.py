@@ -77,7 +77,7 @@ class CoreMLClassifier(BaseModel):
             checks.one_of(f'{owner} {name}', value, allowed, ProgramError)
         self.path = path
         self._sample = checks.integer(f'{owner} sample', sample, 1, ProgramError)
-        self._seen = 0
+        self._seen = self._executed = 0
         self._normalize = normalize
         self._options: dict[str, Any] = dict(
             arithmetic=arithmetic, backend=backend, compute_units=compute_units
@@ -100,6 +100,11 @@ class CoreMLClassifier(BaseModel):
                 )
             self._loaded = (format_of(self.path).load(self.path, **self._options),)
         return self._loaded[0]
+
+    @property
+    def sampled(self) -> str:
+        """'27 of 540 images': of what is executed with ``sample``; '' where all of them are."""
+        return f'{self._executed} of {self._seen} images' if self._sample > 1 else ''
 
     def forward(
         self, inputs: Tensor, data_samples: Optional[list] = None, mode: str = 'tensor'
@@ -174,6 +179,7 @@ class CoreMLClassifier(BaseModel):
         first = -self._seen % self._sample
         self._seen += len(inputs)
         chosen = slice(first, None, self._sample)
+        self._executed += len(inputs[chosen])
         return inputs[chosen], data_samples and data_samples[chosen]
 
     def _as_taken(self, pixels: Tensor, program: Any) -> Tensor:

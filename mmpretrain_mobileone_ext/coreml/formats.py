@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, NoReturn
 
 from mmengine.runner import CheckpointLoader
 
-from ..checkpoints.download import load_from_coreml
+from ..checkpoints.download import program_loader
 from ..errors import ExportError
 from ..models.preprocessing import Preprocessing
 from ..utils.files import PathLike
@@ -266,7 +266,7 @@ def register(format: Format) -> None:
     """Make a format known to exports, reports and checkpoint loading."""
     FORMATS[format.suffix] = format
     CheckpointLoader.register_scheme(
-        prefixes=rf'.*\{format.suffix}/*$', loader=load_from_coreml, force=True
+        prefixes=rf'.*\{format.suffix}/*$', loader=program_loader(format.title), force=True
     )
 
 

@@ -254,8 +254,9 @@ class ExportOptions:
     compress: str = field(
         default='none',
         metadata=_option(
-            'none, int8, int4, palettize8, 6, 4 or 2, prune<percent>, joint, or auto: the smallest '
-            'file within max-drop',
+            'none, int8, int4, palettize8, 6, 4, 3, 2 or 1, prune<percent>, one of them with what '
+            'is left in a code (prune<percent>+int8, prune<percent>+palettize<bits>), joint, w8a8, '
+            'or auto: the smallest file within max-drop',
             _text,
             metavar='SCHEME',
         ),

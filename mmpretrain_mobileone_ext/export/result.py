@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Optional
 
+from ..coreml.swift import module_name
 from ..utils.accuracy import DEFAULT_DROP, Verdict, verdict_on
 from ..utils.text import NBSP, share, size, worth
 from .compression import Compression
@@ -92,6 +93,7 @@ class ExportResult:
             *self._parity_rows(),
             *self._compression_rows(),
             *self._verdict_rows(),
+            *self._swift_rows(),
             *(('in fp32', f'{op.name} ({op.type}): {op.why}') for op in self.kept),
             *([('beyond fp16', ', '.join(over))] if (over := self.verification.overflows) else []),
             *(('note', note) for note in self.notes),
@@ -151,6 +153,12 @@ class ExportResult:
             tried += f'; {found.passed_over} smaller ones fit there, but not on all images'
         ratio = self.size_bytes / before
         return [('compression', f'{found.scheme}: {ratio:.2f} of {_size(before)}{tried}')]
+
+    def _swift_rows(self) -> list[tuple[str, str]]:
+        folder = self.options.swift
+        if folder is None:
+            return []
+        return [('Swift package', f'{folder}: import {module_name(None, folder.resolve().name)}')]
 
     def _verdict_rows(self) -> list[tuple[str, str]]:
         found, compression = self.verdict, self.compression

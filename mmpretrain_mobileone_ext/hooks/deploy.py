@@ -35,7 +35,8 @@ class DeploySwitchHook(Hook):
     was resumed from one elsewhere. In a distributed run all ranks score the copy of rank 0, whose
     weights and running statistics are the ones that are saved.
 
-    A model that is folded already, or a loaded Core ML program, is left alone.
+    A model that is folded already, or a loaded Core ML program, is left alone; of a program that
+    ``sample`` spares some images, the log says how many it was scored on.
 
     Args:
         when: any of 'val', 'test', 'after_train'.
@@ -119,8 +120,11 @@ class DeploySwitchHook(Hook):
         self._leave(runner)
 
     def after_test_epoch(self, runner, metrics=None) -> None:
-        """Put the branches back if the epoch was cut short."""
+        """Put the branches back if the epoch was cut short; say of how many images figures are."""
         self._leave(runner)
+        sampled = getattr(getattr(unwrap(runner.model), 'artifact', None), 'sampled', '')
+        if sampled:
+            runner.logger.info(f'these figures are of {sampled} (model.sample)')
 
     def after_train(self, runner) -> None:
         """Write ``*_deploy.pth`` for the last and the best checkpoint."""

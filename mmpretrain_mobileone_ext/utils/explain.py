@@ -9,6 +9,7 @@ needed.
 from __future__ import annotations
 
 import errno
+import inspect
 import json
 import os
 import pickle
@@ -22,8 +23,9 @@ from typing import NamedTuple, Optional
 
 import yaml
 
+from ..errors import SpecError
 from .doctor.failed_import import import_advice, known_trap
-from .text import one_line
+from .text import did_you_mean, one_line
 
 _SHOWN = 600
 _CONFIG_TYPES = ('.py', '.yaml', '.yml', '.json')
@@ -86,6 +88,7 @@ _TEXTS = {
     r'Caught \w+ in DataLoader worker': 'a sample cannot be read',
     r'home directory': 'this user has no home directory; set HOME',
 }
+_DEMO_HINT = '; mobileone-ext demo makes the scans of digits'
 #: What functions that write call the file.
 _FILE_NAMES = ('filename', 'filepath', 'path', 'target', 'made', 'f')
 _WORKER = re.compile(r'Caught \w+ in DataLoader worker process \d+')
@@ -136,16 +139,33 @@ def _config(error: Exception) -> Optional[str]:
     given = f'{path}{_argument(path)}'
     if Path(path).is_dir():
         return f'{given} is a folder, and a config is a file'
-    if isinstance(error, FileNotFoundError):
+    base = _missing_base(error)
+    if base:
+        return f'{base[0]}: its _base_ {base[1]!r} does not exist'
+    if isinstance(error, FileNotFoundError) and not Path(path).is_file():
         return f'{given}: there is no such config'
     if Path(path).is_file() and _is_checkpoint(path):
-        return (
-            f'{given} is a checkpoint, but a config is needed there '
-            f'({", ".join(_CONFIG_TYPES)}); are the two swapped?'
-        )
+        return _swapped(given)
     if Path(path).suffix not in _CONFIG_TYPES:
         return f'{given} is no config; allowed: {", ".join(_CONFIG_TYPES)}'
     return f'{given} is not a readable config ({_named(error)})'
+
+
+def check_not_swapped(config: object) -> None:
+    """Refuse a checkpoint in the place of a config, before anything else is looked at.
+
+    Raises:
+        SpecError: ``config`` is the path of one.
+    """
+    if isinstance(config, (str, Path)) and Path(config).is_file() and _is_checkpoint(str(config)):
+        raise SpecError(_swapped(str(config)))
+
+
+def _swapped(given: str) -> str:
+    return (
+        f'{given} is a checkpoint, but a config is needed there '
+        f'({", ".join(_CONFIG_TYPES)}); are the two swapped?'
+    )
 
 
 def _config_being_read(error: Exception) -> Optional[str]:
@@ -155,6 +175,17 @@ def _config_being_read(error: Exception) -> Optional[str]:
         if _is_reader(frame):
             found = frame.f_locals.get('filename', found)
     return None if found is None else str(found)
+
+
+def _missing_base(error: Exception) -> Optional[tuple[str, str]]:
+    """A config and what it inherits from, where that cannot be found."""
+    found = None
+    for frame, _ in traceback.walk_tb(error.__traceback__):
+        local = frame.f_locals
+        if _is_reader(frame) and 'base_cfg_path' in local:
+            found = str(local['filename']), str(local['base_cfg_path'])
+    is_missing = isinstance(error, FileNotFoundError) and found and not Path(found[1]).is_file()
+    return found if is_missing else None
 
 
 def _is_reader(frame: FrameType) -> bool:
@@ -200,6 +231,39 @@ def _depth(error: Exception) -> Optional[str]:
     return None
 
 
+def _pair(error: Exception) -> Optional[str]:
+    """A word of ``--cfg-options`` that mmengine cannot split."""
+    for frame, _ in traceback.walk_tb(error.__traceback__):
+        word = frame.f_locals.get('kv')
+        if frame.f_globals.get('__name__') == 'mmengine.config.config' and isinstance(word, str):
+            return None if '=' in word else f'--cfg-options: {word!r} must be KEY=VALUE'
+    return None
+
+
+def _keyword(error: Exception) -> Optional[str]:
+    """An argument that a config gives and its class does not take."""
+    given = re.search(r"unexpected keyword argument '(.*?)'", str(error))
+    frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
+    kind = frames[-1].f_locals.get('obj_cls') if frames and isinstance(error, TypeError) else None
+    if given is None or not inspect.isclass(kind):
+        return None
+    known = [name for name in inspect.signature(kind).parameters if name != given[1]]
+    nearest = did_you_mean(given[1], known) or f'; it takes {", ".join(known)}'
+    return f'{kind.__name__} takes no argument {given[1]!r}{nearest}'
+
+
+def _head(error: Exception) -> Optional[str]:
+    """A classifier whose linear layer gets another number of channels than its config says."""
+    sizes = re.search(r'shapes cannot be multiplied \(\d+x(\d+) and (\d+)x\d+\)', str(error))
+    frames = traceback.walk_tb(error.__traceback__)
+    if sizes is None or not any('.heads.' in f.f_globals.get('__name__', '') for f, _ in frames):
+        return None
+    return (
+        f'sizes of the network do not fit together: the head is made for {sizes[2]} channels and '
+        f'gets {sizes[1]}; set model.head.in_channels={sizes[1]} ({_named(error)})'
+    )
+
+
 def _image(error: Exception) -> Optional[str]:
     """What PIL and OpenCV say of a file that is no image."""
     module = type(error).__module__.partition('.')[0]
@@ -220,7 +284,14 @@ def _system(error: Exception) -> Optional[str]:
         said = f'{meaning} ({_last(error)})' if meaning else _last(error)
         return f'{_file_in_use(error)}{said}'
     path = os.fsdecode(path) if isinstance(path, (str, bytes)) else str(path)
-    return f'{path}{_argument(path)}: {meaning or error.strerror} ({type(error).__name__})'
+    hint = _DEMO_HINT if error.errno == errno.ENOENT and _is_of_demo(path) else ''
+    return f'{path}{_argument(path)}: {meaning or error.strerror} ({type(error).__name__}){hint}'
+
+
+def _is_of_demo(path: str) -> bool:
+    """Whether it is where configs of this package look for the scans of digits."""
+    parts = Path(path).parts
+    return any(pair == ('data', 'digits') for pair in zip(parts, parts[1:]))
 
 
 def _text(error: Exception) -> Optional[str]:
@@ -283,6 +354,6 @@ def _is_in(path: str, folder: str) -> bool:
         return False
 
 
-_CERTAIN = (_install, _config, _import, _image, _system)
+_CERTAIN = (_install, _config, _import, _pair, _keyword, _image, _system)
 #: What the code could cause as well.
-_LIKELY = (_memory, _depth, _text, _answer)
+_LIKELY = (_memory, _depth, _head, _text, _answer)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import builtins
 import csv
+import difflib
 import io
 import math
 import numbers
@@ -83,6 +84,31 @@ def one_line(said: Any, limit: int = 300) -> str:
     # Messages may hold a whole tensor or file: no more of them is looked at than may count.
     line = ' '.join(f'{kind}{said}'[: 8 * limit].split())
     return line if len(line) <= limit else f'{line[:limit]}...'
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """'; did you mean ...?' with what is nearest to ``word``, '' where nothing is near.
+
+    Args:
+        word: what was given; the last part of dotted ones counts first.
+        known: what there is.
+    """
+    names = list(known)
+    end = _end(word)
+    words = set(end.split('_'))
+    for near in (
+        [name for name in names if _end(name) == end],
+        [name for name in names if words < set(_end(name).split('_'))],
+        difflib.get_close_matches(word, names),
+        [name for name in names if difflib.get_close_matches(end, [_end(name)])],
+    ):
+        if near:
+            return f'; did you mean {difflib.get_close_matches(word, near, 1, 0)[0]}?'
+    return ''
+
+
+def _end(dotted: str) -> str:
+    return dotted.rpartition('.')[2]
 
 
 class PlainConsole(Console):
@@ -169,12 +195,12 @@ def figures_table(
 
     Args:
         left, right: heads of the columns.
-        whole: figures are rather cut off than folded.
+        whole: figures stay whole, names are folded where there is no room.
         options: of rich's ``Table``.
     """
     table = Table(title_justify='left', **options)
     for head in left:
-        table.add_column(head, no_wrap=True)
+        table.add_column(head, no_wrap=not whole, overflow='fold' if whole else 'ellipsis')
     for head in right:
         table.add_column(head, justify='right', no_wrap=whole)
     return table

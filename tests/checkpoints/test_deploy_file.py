@@ -141,3 +141,14 @@ def test_a_wrong_fold_writes_nothing(saved, monkeypatch):
     with pytest.raises(ParityError):
         write_deploy_file(model, path, inputs=torch.rand(2, 3, 16, 16))
     assert not deploy_path(path).exists()
+
+
+def test_a_folded_checkpoint_is_not_folded_again(saved, tmp_path):
+    model, _, path = saved
+    folded = write_deploy_file(model, path)
+    bare = tmp_path / 'bare.pth'
+    torch.save(load_checkpoint_file(folded)['state_dict'], bare)
+    for checkpoint in (folded, bare):
+        with pytest.raises(CheckpointError, match='is folded already; there is nothing'):
+            write_deploy_file(model, checkpoint, tmp_path / 'again.pth')
+    assert not (tmp_path / 'again.pth').exists()

@@ -177,3 +177,18 @@ def test_ceph_is_restricted(tmp_path, weights, monkeypatch):
 def test_pavi_is_refused():
     with pytest.raises(CheckpointError, match='not supported'):
         load('pavi://x')
+
+
+@pytest.mark.parametrize(
+    ('name', 'title'),
+    [('m.mlpackage', 'Core ML'), ('m.mlmodel', 'Core ML'), ('m.aimodel', 'Core AI')],
+)
+def test_the_log_names_the_format(tmp_path, name, title):
+    said = []
+    logger = logging.getLogger('schemes')
+    logger.addHandler(handler := logging.Handler())
+    logger.setLevel(logging.INFO)
+    handler.emit = lambda record: said.append(record.getMessage())
+    (tmp_path / name).mkdir()
+    CheckpointLoader.load_checkpoint(str(tmp_path / name), logger=logger)
+    assert said == [f'Loads checkpoint by {title} backend from path: {tmp_path / name}']

@@ -94,6 +94,9 @@ CASES = {
     'no branch': (backbone('num_conv_branches=0'), 'no branch is left'),
     'branch kind': (backbone('branches=[conv,pool]'), 'pool'),
     'stage count': (backbone('num_conv_branches=[1,2]'), '2 values for 3'),
+    'keyword': (backbone('num_branches=3'), "'num_branches'; did you mean num_conv_branches?"),
+    'foreign keyword': (backbone('zebra=3'), "takes no argument 'zebra'; it takes arch, "),
+    'no value': (backbone('num_conv_branches'), "num_conv_branches' must be KEY=VALUE"),
     'out_indices': (backbone('out_indices=[5]'), 'out_indices'),
     'frozen_stages': (backbone('frozen_stages=7'), 'frozen_stages=7'),
     'activation': (backbone('act_cfg.type=NoSuch'), 'NoSuch'),
@@ -196,15 +199,40 @@ def test_mistake_is_one_line_and_changes_nothing(name, folder, tmp_path, monkeyp
     assert snapshot(folder) == before
 
 
-def test_a_wrong_keyword_is_one_line(folder, tmp_path, monkeypatch, capsys):
+def test_what_a_library_answers_is_one_line(folder, tmp_path, monkeypatch, capsys):
     """Other libraries' answers: exit code 1, and how to see more."""
-    case = backbone('num_conv_branch=3')
+    case = ('train', 'model.neck.type=NoSuch')
     assert call(monkeypatch, *command(case, folder, tmp_path)) == 1
     lines = capsys.readouterr().err.splitlines()
-    found = [line for line in lines if line.startswith('error: TypeError')]
+    found = [line for line in lines if line.startswith('error: KeyError')]
     assert len(found) == 1
-    assert 'num_conv_branch' in found[0]
+    assert 'NoSuch' in found[0]
     assert 'MOBILEONE_EXT_TRACEBACK=1' in found[0]
+
+
+@pytest.mark.parametrize('base', ['nowhere.py', 'mmpretrain::resnet/nowhere.py'])
+def test_a_base_that_is_missing_is_named(base, folder, tmp_path, monkeypatch, capsys):
+    (tmp_path / 'mine.py').write_text(f'_base_ = {base!r}')
+    assert call(monkeypatch, 'train.py', tmp_path / 'mine.py') == 2
+    said = capsys.readouterr().err
+    assert f'{tmp_path / "mine.py"}: its _base_ ' in said
+    assert 'nowhere.py' in said
+    assert 'does not exist' in said
+
+
+def test_a_head_of_other_channels_is_told_them(folder, tmp_path, monkeypatch, capsys):
+    case = ('train', 'model.head.in_channels=64')
+    assert call(monkeypatch, *command(case, folder, tmp_path)) == 1
+    assert 'made for 64 channels and gets 128; set model.head.in_channels=128' in (
+        capsys.readouterr().err
+    )
+
+
+def test_data_of_the_demo_is_made_by_the_demo(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert call(monkeypatch, 'train.py', CONFIG, '--work-dir', tmp_path / 'work') == 2
+    assert 'data/digits/train' in (said := capsys.readouterr().err)
+    assert 'mobileone-ext demo makes' in said
 
 
 @pytest.mark.parametrize('name', ['none.py', 'broken.py'])

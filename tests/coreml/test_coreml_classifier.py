@@ -47,6 +47,7 @@ def test_a_sample_is_spread_over_the_batches(tmp_path, sample, batches):
     found = [s for batch in images.split(batches) for s in model.test_step({'inputs': batch})]
     wanted = every[::sample]
     assert len(found) == len(wanted)
+    assert model.sampled == (f'{len(wanted)} of {len(images)} images' if sample > 1 else '')
     for one, other in zip(found, wanted):
         assert torch.allclose(one.pred_score, other.pred_score)
 

@@ -6,8 +6,6 @@ import re
 import pytest
 from docs_kit import DOCS, extension
 
-pytest.importorskip('sphinx', reason='the extension that collects messages is of Sphinx')
-
 PACKAGE = DOCS.parent / 'mmpretrain_mobileone_ext'
 PAGE = (DOCS / 'start/troubleshooting.md').read_text('utf-8')
 HEADS = re.findall(r'^- (\*\*`.*)$', PAGE, re.MULTILINE)
@@ -16,7 +14,7 @@ QUOTED = [text for head in HEADS for text in re.findall(r'\*\*`(.+?)`\*\*', head
 
 def said():
     """Every text in the package's source, ellipses for what is computed."""
-    texts = extension('messages').texts
+    texts = extension('from_program').texts
     files = PACKAGE.rglob('*.py')
     return [text for file in files for text in texts(ast.parse(file.read_text('utf-8')))]
 
@@ -40,16 +38,16 @@ def test_every_answer_follows_a_quoted_message():
 
 
 def test_all_errors_of_the_source_are_listed():
-    listed = '\n'.join(extension('messages').lines())
+    listed = extension('from_program').messages()
     assert '\n…: no such folder of images\n' in listed
     for error in ('SpecError', 'CheckpointError', 'ExportError', 'ProgramError', 'ParityError'):
-        assert error in extension('messages').errors()
+        assert error in extension('from_program').errors()
     raised = {
         ' '.join(node.args[0].value.split())
         for file in PACKAGE.rglob('*.py')
         for node in ast.walk(ast.parse(file.read_text('utf-8')))
         if isinstance(node, ast.Call)
-        and getattr(node.func, 'id', '') in extension('messages').errors()
+        and getattr(node.func, 'id', '') in extension('from_program').errors()
         and node.args
         and isinstance(node.args[0], ast.Constant)
     }

@@ -128,12 +128,21 @@ def test_the_config_builds(text, tmp_path):
     path = tmp_path / 'mine.py'
     path.write_text(text, 'utf-8')
     cfg = Config.fromfile(path)
-    backbone = MODELS.build(cfg.model).backbone
-    assert backbone.arch if hasattr(backbone, 'arch') else backbone
-    images = torch.rand(1, 3, 64, 64)
-    assert backbone.eval()(images)[-1].shape == (1, 1280, 2, 2)
+    model = MODELS.build(cfg.model).eval()
+    side = 32 if 'digits' in text else 64
+    images = torch.rand(1, 3, side, side)
+    channels = cfg.model.head.in_channels
+    last = 4 if 'digits' in text else 2
+    assert model.backbone(images)[-1].shape == (1, channels, last, last)
+    assert model(images).shape == (1, cfg.model.head.num_classes)
     kinds = [type(HOOKS.build(hook)).__name__ for hook in cfg.custom_hooks]
     assert kinds == ['EMAHook', 'EMALoadHook', 'DeploySwitchHook']
+
+
+def test_the_forms_of_a_network_are_printed_as_told(capsys):
+    (text,) = snippets(DOCS / 'research/online.md', 'python')
+    exec(compile(text.replace('8, 3, 224, 224', '2, 3, 32, 32'), 'online.md', 'exec'), {})
+    assert 'branches' in capsys.readouterr().out
 
 
 @pytest.fixture

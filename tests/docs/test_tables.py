@@ -3,6 +3,7 @@
 import json
 import re
 import shutil
+import sys
 
 import pytest
 from docs_kit import DOCS, module, pages
@@ -10,7 +11,9 @@ from docs_kit import DOCS, module, pages
 from mmpretrain_mobileone_ext.commands.benchmark.training.results import Case, Cost, Report
 
 tables = module(DOCS / 'tables.py')
-NAMED = re.findall(r'<!--measured:([\w-]+)-->', '\n'.join(p.read_text('utf-8') for p in pages()))
+NAMED = re.findall(
+    r'<!--(?:measured|written):([\w-]+)-->', '\n'.join(p.read_text('utf-8') for p in pages())
+)
 
 
 @pytest.fixture
@@ -37,6 +40,15 @@ def test_another_measurement_makes_pages_stale(measured):
     found = tables.stale(folder=measured)
     assert {'README.md', 'guide.md', 'compression.md'} <= {page.name for page in found}
     assert '12.34' in found[DOCS / 'research/guide.md']
+
+
+def test_another_program_makes_pages_stale(monkeypatch):
+    from_program = sys.modules['from_program']
+    monkeypatch.setattr(from_program, '_GIVEN', '?')
+    monkeypatch.delitem(from_program.OPS, 'relu')
+    found = {page.name: text for page, text in tables.stale().items()}
+    assert set(found) == {'messages.md', 'runtime.md'}
+    assert '`relu`' not in found['runtime.md']
 
 
 def test_every_figure_is_shown_somewhere():

@@ -77,6 +77,7 @@ BAD = [
     ('other suffix', 'good.py good.pth --out m.onnx', r'allowed: \.mlpackage'),
     ('no folder', 'good.py good.pth --out no/m.mlmodel', 'does not exist'),
     ('exists', 'good.py good.pth --out old.mlmodel', 'exists; give --force'),
+    ('swapped', 'good.pth good.py --out old.mlmodel', 'good.pth is a checkpoint, but a config'),
     ('no package', 'good.py good.pth --out folder.mlpackage --force', r'is no \.mlpackage'),
     (
         'bf16',

@@ -196,6 +196,7 @@ def test_swift_package_and_report_beside_the_file(case, tmp_path):
     )
     assert sorted(os.listdir(tmp_path)) == ['Swift', 'm.mlpackage', 'page']
     assert (tmp_path / 'Swift/Package.swift').is_file()
+    assert dict(result.rows())['Swift package'] == f'{tmp_path / "Swift"}: import SwiftModel'
     told = json.loads((tmp_path / 'page/report.json').read_text())
     sizes = [form['size_bytes'] for form in told['forms'] if form['file'] == 'm.mlpackage']
     assert result.size_bytes in sizes

@@ -1,6 +1,7 @@
 """The deploy hook in real runs: what is scored, saved and left alone."""
 
 import copy
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -9,6 +10,7 @@ from mmengine.hooks import Hook
 from mmengine.registry import HOOKS
 from mmpretrain.models.backbones import mobileone as peer
 from mmpretrain.registry import MODELS
+from torch import nn
 from toy_runner import toy_cfg, toy_runner
 
 from mmpretrain_mobileone_ext import switch_to_deploy
@@ -411,3 +413,14 @@ def test_test_time_augmentation_is_verified(tmp_path, monkeypatch):
 
 def test_the_hook_is_registered_under_its_name():
     assert HOOKS.get('DeploySwitchHook') is DeploySwitchHook
+
+
+def test_of_a_sampled_file_the_log_says_how_many_images(tmp_path):
+    said = []
+    model = nn.Module()
+    runner = SimpleNamespace(model=model, logger=SimpleNamespace(info=said.append))
+    hook = DeploySwitchHook()
+    for sampled in ('', '27 of 540 images'):
+        model.artifact = SimpleNamespace(sampled=sampled)
+        hook.after_test_epoch(runner)
+    assert said == ['these figures are of 27 of 540 images (model.sample)']

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import difflib
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Optional
@@ -31,6 +33,7 @@ NAMED: Mapping[str, Scheme] = {
     'w8a8': W8A8(),
 }
 SCHEMES = tuple(NAMED)
+_DIGITS = re.compile('[0-9]+')
 AUTO = 'auto'
 _STORAGES = [kind for kind in KINDS if issubclass(kind, Storage)]
 #: Ways to store a weight that a search considers.
@@ -108,9 +111,19 @@ def fixed_scheme(name: str) -> Scheme:
     if found is None:
         families = (kind.spelling for kind in KINDS if kind.spelling)
         raise ExportError(
-            f'compress is {name!r}; allowed: none, {", ".join((*SCHEMES, AUTO, *families))}'
+            f'compress is {name!r}{_meant(name)}; '
+            f'allowed: none, {", ".join((*SCHEMES, AUTO, *families))}'
         )
     return found
+
+
+def _meant(name: str) -> str:
+    """The scheme whose letters are misspelt in ``name``; a number is listed, not guessed."""
+    letters, digits = _DIGITS.sub('', name), ''.join(_DIGITS.findall(name))
+    families = {_DIGITS.sub('', known) for known in ('none', *SCHEMES, AUTO)}
+    near = difflib.get_close_matches(letters.lower(), families, 1)
+    wanted = [n for n in ('none', AUTO, *SCHEMES) if n == f'{near[0]}{digits}'] if near else []
+    return f'; did you mean {wanted[0]}?' if wanted and letters != near[0] else ''
 
 
 def check_scheme(name: str, target: str, format: str) -> None:

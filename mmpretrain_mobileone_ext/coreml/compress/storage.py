@@ -272,7 +272,7 @@ class Palette(Code):
 
     #: Bits of an index to ``max_drop``.
     POINTS: ClassVar[Mapping[int, float]] = {8: 0.2, 6: 0.5, 4: 1.0, 3: 2.0, 2: 3.0, 1: 5.0}
-    spelling = 'palettize<bits>'
+    spelling = f'palettize<bits> ({", ".join(map(str, POINTS))})'
     words = {'constexpr_lut_to_dense': 'palettized', 'lut_to_dense': 'palettized'}
     overhead = 130
     joint_overhead = 660
@@ -351,7 +351,7 @@ class Sparse(Storage):
         percent: share of them, 1 to 99.
     """
 
-    spelling = 'prune<percent>'
+    spelling = 'prune<percent> (1 to 99)'
     words = {'constexpr_sparse_to_dense': 'pruned', 'sparse_with_bitmask_to_dense': 'pruned'}
     no_network = 'a .mlmodel has no sparse weights'
     overhead = 130

@@ -4,6 +4,6 @@ Neither jinja2 nor jsonschema is imported before a function needs it.
 """
 
 from .bench import BenchResult, read_bench_json
-from .package import write_swift_package
+from .package import module_name, write_swift_package
 
-__all__ = ['BenchResult', 'read_bench_json', 'write_swift_package']
+__all__ = ['BenchResult', 'module_name', 'read_bench_json', 'write_swift_package']

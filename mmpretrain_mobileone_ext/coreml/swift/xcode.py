@@ -139,6 +139,8 @@ def _app_settings(example: str, ios: str) -> dict[str, Any]:
         INFOPLIST_KEY_NSCameraUsageDescription=_CAMERA,
         INFOPLIST_KEY_UIApplicationSceneManifest_Generation='YES',
         INFOPLIST_KEY_UILaunchScreen_Generation='YES',
+        # An iPad app that knows one orientation only has to fill the screen.
+        INFOPLIST_KEY_UIRequiresFullScreen='YES',
         INFOPLIST_KEY_UISupportedInterfaceOrientations='UIInterfaceOrientationPortrait',
         IPHONEOS_DEPLOYMENT_TARGET=str(max(_OLDEST_IOS, float(ios))),
         LD_RUNPATH_SEARCH_PATHS=['$(inherited)', '@executable_path/Frameworks'],

@@ -5,6 +5,7 @@ import io
 import json
 import math
 import statistics
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -79,6 +80,19 @@ def test_the_table_names_each_variant(results):
     assert 'k = 4' in shown
     assert 'k|1' in shown
     assert '1,234' in shown
+
+
+def test_in_80_columns_names_are_folded_and_figures_whole(results):
+    long = 'num_conv_branches=1, act_cfg=SiLU'
+    large = [replace(r, variant=long, train_params=14_840_000) for r in results]
+    console = Console(width=80, file=io.StringIO())
+    console.print(summary_table(summarize(large)))
+    said = console.file.getvalue()
+    for cell in summarize(large)[0].cells:
+        assert cell in said
+    assert '\u2026' not in said
+    folded = ''.join(line[:28].split('  ')[0] for line in said.splitlines()[3:])
+    assert long.replace(' ', '') in folded.replace(' ', '')
 
 
 def scalars(work_dir, start, *records, tail=''):

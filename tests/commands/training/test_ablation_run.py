@@ -138,7 +138,7 @@ def test_a_real_grid_on_digits(tmp_path):
         'train_dataloader.batch_size=256',
         *(f'{s}_dataloader.dataset.data_root={data}' for s in ('train', 'val', 'test')),
     ]
-    out = cli(args)
+    out = cli(args).parent
     made = sorted(p.name for p in out.glob('[!.]*'))
     assert made == [
         'ablation.csv',
@@ -157,3 +157,51 @@ def test_a_real_grid_on_digits(tmp_path):
     assert TrialResult.read(done).score == result.score
     log = (done.parent / 'train.log').read_text()
     assert 'Epoch(train) [1]' not in log
+
+
+@pytest.mark.parametrize(
+    ('vary', 'says'),
+    [
+        ('num_conv_branches=1,4', "no 'num_conv_branches'; did you mean model.backbone.num_conv_"),
+        ('model.backbone.num_branches=1,4', 'did you mean model.backbone.num_conv_branches?'),
+        ('model.bakbone.num_conv_branches=1,4', 'did you mean model.backbone.num_conv_branches?'),
+        ('model.backbone.se_cgf.ratio=4,8', 'did you mean model.backbone.se_cfg?'),
+        ('optim_wraper.optimizer.lr=0.1,0.2', 'did you mean optim_wrapper.optimizer.lr?'),
+        ('zebra=1,2', "the config has no 'zebra'"),
+    ],
+)
+def test_a_key_that_is_nowhere_is_refused(trained, tmp_path, vary, says):
+    with pytest.raises(SpecError) as caught:
+        go(tmp_path, vary)
+    assert says in str(caught.value)
+    assert not trained
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    'vary',
+    [
+        'model.backbone.online_reparam=true,false',  # an argument of its class
+        'optim_wrapper.optimizer.nesterov=true,false',  # new in a dict
+        'train_dataloader.prefetch_factor=2,4',
+        'randomness.deterministic=true,false',
+        'resume=true,false',  # of the Runner
+        'custom_hooks.0.momentum=0.1,0.2',
+    ],
+)
+def test_a_new_key_in_a_known_dict_is_varied(trained, tmp_path, vary):
+    go(tmp_path, vary)
+    assert len(trained) == 4
+
+
+def test_variants_that_are_one_training_are_refused(trained, tmp_path):
+    config = Config.fromfile(CONFIG)
+    config.merge_from_dict({'width': 1, K: 4})
+    variants = {'a': {'width': 2}, 'b': {'width': 3}, 'c': {K: 1}}
+    for chosen in ({'a', 'b'}, {'a', 'c', 'b'}):
+        grid = grid_from(dict(variants={name: variants[name] for name in sorted(chosen)}))
+        with pytest.raises(SpecError, match="variants 'a' and 'b' are the same training"):
+            run.run_grid(
+                config, grid, tmp_path, metric='accuracy/top1', console=Console(quiet=True)
+            )
+    assert not trained

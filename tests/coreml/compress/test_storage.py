@@ -83,6 +83,21 @@ def test_no_names(name):
         fixed_scheme(name)
 
 
+@pytest.mark.parametrize(
+    ('name', 'meant'),
+    [('palletize6', 'palettize6'), ('INT8', 'int8'), ('prun50', 'prune50'), ('Auto', 'auto')],
+)
+def test_a_misspelt_name_is_told_the_right_one(name, meant):
+    with pytest.raises(ExportError, match=rf'{name}.; did you mean {meant}\?; allowed: none'):
+        fixed_scheme(name)
+
+
+def test_bits_that_no_table_has_are_told_which_ones_have():
+    with pytest.raises(ExportError, match=r'palettize<bits> \(8, 6, 4, 3, 2, 1\)') as caught:
+        fixed_scheme('palettize5')
+    assert 'did you mean' not in str(caught.value)
+
+
 def test_oldest():
     assert [fixed_scheme(n).oldest for n in ('int8', 'palettize4', 'palettize1', 'prune50')] == [
         'iOS16'

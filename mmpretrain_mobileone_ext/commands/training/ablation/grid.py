@@ -161,19 +161,19 @@ def _check_variants(variants: Any) -> None:
                 f'variants {other!r} and {name!r} would share '
                 f'the folder {_slug(name)!r}; rename one'
             )
-        twin = made.setdefault(_canonical(options), name)
+        twin = made.setdefault(canonical(options), name)
         if twin != name:
             raise SpecError(
                 f'variants {twin!r} and {name!r} have the same options; seeds repeat a variant'
             )
 
 
-def _canonical(value: Any) -> str:
+def canonical(value: Any) -> str:
     """Equal for equal options, whatever the order of their keys."""
     if isinstance(value, Mapping):
-        return repr(sorted((str(k), _canonical(v)) for k, v in value.items()))
+        return repr(sorted((str(k), canonical(v)) for k, v in value.items()))
     if isinstance(value, (list, tuple)):
-        return repr([type(value).__name__, *map(_canonical, value)])
+        return repr([type(value).__name__, *map(canonical, value)])
     return repr(value)
 
 

@@ -28,7 +28,8 @@ from ....utils.text import PlainConsole, shown
 from ...console.training import ablate_parser
 from ..to_phone import last_checkpoint, resume_option, run_tool, sole_use
 from .grid import Grid, Trial, grid_from
-from .table import TrialResult, summarize, summary_table, write_results
+from .keys import check_different, check_keys
+from .table import TABLE, TrialResult, summarize, summary_table, write_results
 
 RESULT = 'trial.json'
 
@@ -67,6 +68,7 @@ def run_grid(
     ]
     # Seeds do not change a size: the first job of a variant says it.
     firsts = {job.trial.variant: job for job in reversed(jobs)}
+    check_different({variant: job.config for variant, job in reversed(firsts.items())})
     sizes = {variant: _sizes(job) for variant, job in firsts.items()}
     with sole_use(out, console):
         for job in jobs:
@@ -122,6 +124,7 @@ class _Job:
 def _config_of(config: Config, trial: Trial) -> Config:
     cfg = copy.deepcopy(config)
     cfg.pop('ablation', None)
+    check_keys(cfg, trial)
     try:
         cfg.merge_from_dict(trial.options)
     except (KeyError, TypeError, AssertionError) as error:
@@ -257,7 +260,7 @@ def run(argv: Optional[Sequence[str]] = None) -> Path:
     """Train and compare as the command line says.
 
     Returns:
-        The folder with the results.
+        The table, beside CSV and plot.
 
     Raises:
         MobileOneExtError: see ``grid_from`` and ``run_grid``.
@@ -272,4 +275,4 @@ def run(argv: Optional[Sequence[str]] = None) -> Path:
     keep = partial(write_results, out=out)
     results = run_grid(config, grid, out, metric=args.metric, console=console, each=keep)
     PlainConsole().print(summary_table(summarize(results)))
-    return out
+    return (out / TABLE).absolute()

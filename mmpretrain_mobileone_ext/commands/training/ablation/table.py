@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass, fields
 from functools import partial
 from pathlib import Path
 
+from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 from ....errors import MobileOneExtError
@@ -16,6 +17,8 @@ from ....report.figures import BLUE, new_figure, save_figure
 from ....utils.files import write_text, write_whole
 from ....utils.text import csv_text, figures_table, markdown, markdown_table, plot_label
 
+#: The file with the table, in the output folder.
+TABLE = 'ablation.md'
 _HEADS = ('mean', 'std', 'min', 'max', 'seeds', 'step ms', 'params', 'folded')
 
 
@@ -110,7 +113,16 @@ def summarize(results: Sequence[TrialResult]) -> list[VariantSummary]:
 
 def summary_table(summaries: Sequence[VariantSummary]) -> Table:
     """One row a variant, for a terminal or a log."""
-    table = figures_table(['variant'], _HEADS, whole=True, title=summaries[0].metric)
+    # Nine columns leave room for names in a window of 80 only without lines between them.
+    table = figures_table(
+        ['variant'],
+        _HEADS,
+        whole=True,
+        title=summaries[0].metric,
+        box=SIMPLE_HEAD,
+        show_edge=False,
+        padding=0,
+    )
     for summary in summaries:
         table.add_row(summary.variant, *summary.cells)
     return table
@@ -123,7 +135,7 @@ def write_results(results: Sequence[TrialResult], out: Path) -> None:
     table = markdown_table(['variant', *_HEADS], rows, 'l' + 'r' * len(_HEADS))
     head = f'{markdown(summaries[0].metric)}, after the last epoch'
     names = [f.name for f in fields(TrialResult)]
-    write_text(out / 'ablation.md', f'{head}\n\n{table}')
+    write_text(out / TABLE, f'{head}\n\n{table}')
     write_text(
         out / 'ablation.csv', csv_text([names, *(list(asdict(r).values()) for r in results)])
     )

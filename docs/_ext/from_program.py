@@ -1,0 +1,141 @@
+"""What pages say of the program, in Markdown: options, operations and messages."""
+
+from __future__ import annotations
+
+import argparse
+import ast
+import inspect
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+from mmpretrain_mobileone_ext.commands.console.table import COMMANDS
+from mmpretrain_mobileone_ext.coreml.runtime.ops import OPS, Op
+
+PACKAGE = Path(__file__).resolve().parents[2] / 'mmpretrain_mobileone_ext'
+#: Functions that take a message and make the error.
+_MAKERS = ('refused', 'damaged')
+_GIVEN = '…'
+_OPTIONS = '| option | what it means |\n|---|---|'
+_OPERATIONS = '| operation | parameters | what it computes |\n|---|---|---|'
+
+
+# Options, as the parsers have them.
+
+
+def options(name: str) -> str:
+    """A table of the options of a command."""
+    return '\n'.join([_OPTIONS, *_option_rows(COMMANDS[name].build_parser()), ''])
+
+
+def commands() -> str:
+    """All commands, with their options."""
+    return '\n'.join(
+        f'**`mobileone-ext {command.name}`**: '
+        f'{command.summary[0].upper()}{command.summary[1:]}\n\n{options(command.name)}'
+        for command in COMMANDS.values()
+    )
+
+
+def _option_rows(parser: argparse.ArgumentParser) -> Iterator[str]:
+    formatter = parser._get_formatter()
+    for action in parser._actions:
+        if action.help is argparse.SUPPRESS or isinstance(action, argparse._HelpAction):
+            continue
+        words = formatter._expand_help(action) if action.help else ''
+        if isinstance(action, argparse.BooleanOptionalAction):
+            # Which Python before 3.13 adds by itself.
+            words = re.sub(r' \(default: (True|False)\)$', '', words)
+        yield f'| `{_cell(_option_name(action, formatter))}` | {_cell(_escaped(words))} |'
+
+
+def _option_name(action: argparse.Action, formatter: argparse.HelpFormatter) -> str:
+    """Names and value, the same from every Python."""
+    names = ', '.join(action.option_strings)
+    if action.nargs == 0:
+        return names
+    default = formatter._get_default_metavar_for_optional(action) if names else action.dest
+    return f'{names} {formatter._format_args(action, default)}'.strip()
+
+
+def _cell(text: str) -> str:
+    return ' '.join(text.split()).replace('|', r'\|')
+
+
+def _escaped(text: str) -> str:
+    for sign in '\\`*_<[':
+        text = text.replace(sign, f'\\{sign}')
+    return text
+
+
+# Operations of the reference runtime, by its registry.
+
+
+def themes() -> dict[str, list[str]]:
+    """Names of operations by the file that implements them, all sorted."""
+    found: dict[str, list[str]] = {}
+    for name in sorted(OPS):
+        theme = OPS[name].function.__module__.rpartition('.')[2]
+        found.setdefault(theme, []).append(name)
+    return dict(sorted(found.items()))
+
+
+def operations() -> str:
+    """A count, and one table a theme."""
+    tables = [
+        '\n'.join([f'**{theme}** ({len(names)})', '', _OPERATIONS, *map(_operation, names), ''])
+        for theme, names in themes().items()
+    ]
+    return '\n'.join([f'{len(OPS)} operations are implemented.', '', *tables])
+
+
+def _operation(name: str) -> str:
+    op: Op = OPS[name]
+    words = (inspect.getdoc(op.function) or '').partition('\n\n')[0]
+    parameters = ', '.join(inspect.signature(op.function).parameters)
+    return f'| `{name}` | `{parameters}` | {_cell(words)} |'
+
+
+# Messages, by the source.
+
+
+def errors() -> frozenset[str]:
+    """Names of the package's exceptions."""
+    tree = ast.parse((PACKAGE / 'errors.py').read_text('utf-8'))
+    return frozenset(node.name for node in tree.body if isinstance(node, ast.ClassDef))
+
+
+def texts(tree: ast.AST) -> Iterator[str]:
+    """All texts of a module that are no docstrings, what is computed replaced by an ellipsis."""
+    joined = [node for node in ast.walk(tree) if isinstance(node, ast.JoinedStr)]
+    inside = {id(part) for node in joined for part in node.values}
+    for node in ast.walk(tree):
+        if id(node) not in inside and template(node):
+            yield template(node)
+
+
+def template(node: ast.AST) -> str:
+    """A text as its reader sees it; '' for what is no text."""
+    if isinstance(node, ast.Constant) and isinstance(node.value, str):
+        return node.value
+    if isinstance(node, ast.JoinedStr):
+        return ''.join(template(part) or _GIVEN for part in node.values)
+    return ''
+
+
+def messages() -> str:
+    """A list for each module that raises some, all sorted."""
+    known = errors() | set(_MAKERS)
+    lists = []
+    for file in sorted(PACKAGE.rglob('*.py')):
+        calls = [
+            node
+            for node in ast.walk(ast.parse(file.read_text('utf-8')))
+            if isinstance(node, ast.Call) and getattr(node.func, 'id', '') in known and node.args
+        ]
+        lines = {' '.join(template(call.args[0]).split()) for call in calls}
+        said = sorted(line for line in lines if re.search(r'\w{2}', line))
+        if said:
+            module = file.relative_to(PACKAGE).with_suffix('').as_posix()
+            lists.append('\n'.join([f'**{module}**', '', '```text', *said, '```', '']))
+    return '\n'.join(lists)
