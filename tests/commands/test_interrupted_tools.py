@@ -84,9 +84,11 @@ def ablate(digits, work):
 def test_no_child_lives_on_and_a_rerun_goes_on(tool, digits, started, tmp_path):
     argv, trained = tool(digits, tmp_path / 'work')
     command = [sys.executable, str(REPO / 'tools' / argv[0]), *map(str, argv[1:])]
+    # A folder of photos is not gone on with unasked.
+    asked = ['--resume'] if tool is finetune else []
     for epoch, number in enumerate(SIGNALS, 1):
         env = marked_env(OMP_NUM_THREADS='1')
-        running = started(command, env)
+        running = started([*command, *(asked if epoch > 1 else [])], env)
         _wait_for_epoch(running, trained / 'train.log', epoch)
         assert len(living(env)) >= 3  # the tool, a guard, the training
         if number == SIGNALS[0]:
@@ -96,7 +98,7 @@ def test_no_child_lives_on_and_a_rerun_goes_on(tool, digits, started, tmp_path):
         assert_gone(env, SOON, but=running.pid)
         running.communicate()
         assert running.returncode in (-number, 128 + number)
-    rerun = started(command, marked_env(OMP_NUM_THREADS='1'))
+    rerun = started([*command, *asked], marked_env(OMP_NUM_THREADS='1'))
     _wait_for_epoch(rerun, trained / 'train.log', len(SIGNALS))
     log = (trained / 'train.log').read_text()
     assert re.search(r'resumed epoch: [1-9]', log)
