@@ -70,7 +70,7 @@ def test_a_written_trial_is_read_as_what_it_was(tmp_path, monkeypatch):
     monkeypatch.setattr(run, 'median_step', lambda folder: 0.1)
     config = Config.fromfile(DIGITS)
     config.names = list(NAMES)
-    grid = Grid({RUNS: {'load_from': RUNS}, '[/]': {'x': '{{$HOME:}}'}}, (0,))
+    grid = Grid({RUNS: {'load_from': RUNS}, '[/]': {'env_cfg.x': '{{$HOME:}}'}}, (0,))
 
     def go():
         return run.run_grid(
@@ -84,7 +84,7 @@ def test_a_written_trial_is_read_as_what_it_was(tmp_path, monkeypatch):
     go()
     first, second = map(Config.fromfile, seen)
     assert first.load_from == RUNS
-    assert second.x == '{{$HOME:}}'
+    assert second.env_cfg.x == '{{$HOME:}}'
     assert first.names == second.names == list(NAMES)
     for path in (tmp_path / '{{$HOME:}}').rglob('trial.json'):
         path.unlink()

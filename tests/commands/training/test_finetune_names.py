@@ -4,6 +4,7 @@ import os
 from pathlib import Path
 
 import pytest
+import torch
 from hostile_text import NAMES, RUNS
 from mmengine.config import Config
 from mmpretrain.registry import DATASETS
@@ -95,6 +96,7 @@ def test_the_tool_writes_such_a_config(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(cli.TrainToPhone, 'run', lambda self: [])
     monkeypatch.setattr(cli, 'print_results', lambda *given: None)
     folder_of(tmp_path / 'x[/b]{{$HOME:}}', [RUNS, '\x1b[31m', ' cat'])
+    torch.save({'state_dict': {'w': torch.zeros(1)}}, '{{$HOME:}}')
     package = cli.run(
         ['x[/b]{{$HOME:}}', '--config', str(DIGITS), '--cfg-options', 'load_from={{$HOME:}}']
     )
