@@ -185,7 +185,9 @@ def test_parser() -> ToolParser:
         'own tool.'
     )
     p.add_argument('config', help='of the training run')
-    p.add_argument('checkpoint', help='branch or deploy checkpoint, .mlpackage, .mlmodel or .aimodel')
+    p.add_argument(
+        'checkpoint', help='branch or deploy checkpoint, .mlpackage, .mlmodel or .aimodel'
+    )
     p.add_argument(
         '--work-dir', metavar='DIR', help='for the metrics (default: work_dirs/<config>)'
     )
