@@ -21,7 +21,6 @@ from torch import nn
 
 from .coreml.convert import INPUT, LABEL, PROBABILITIES
 from .coreml.metadata import accuracy_in_words, classes_in_words, in_words, versions
-from .coreml.program import quiet
 from .errors import ExportError, MobileOneExtError
 from .export.compression import compress
 from .export.job import Job, load_job
@@ -128,7 +127,7 @@ def run_export(
     progress: bool = False,
 ) -> ExportResult:
     """As :func:`export_coreml`, which see, with all figures returned."""
-    quiet.coremltools()  # before minutes are spent without it
+    options.format.require()  # before minutes are spent without it
     options.check_apart_from(config=config, checkpoint=checkpoint)
     steps = Steps(progress)
     with untouched_rng():

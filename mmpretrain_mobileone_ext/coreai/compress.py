@@ -27,6 +27,7 @@ from ..errors import ExportError
 from ..utils.text import Steps, one_line
 from .extra import require
 from .interpreter import METADATA, checked
+from .worker import walk
 
 SYSTEM = 'iOS27'
 _CONV, _CONSTANT = 'coreai.conv2d', 'coreai.constant'
@@ -192,7 +193,7 @@ class _Reader:
 
     def weights(self, program: Any) -> Iterator[tuple[Weight, Any]]:
         """Each weight with the operation that holds it."""
-        convs = [op for op in operations(program) if op.name == _CONV]
+        convs = [op for op in walk(program) if op.name == _CONV]
         seen: list[Any] = []
         for i, conv in enumerate(convs):
             constant = conv.operands[1].owner
@@ -211,16 +212,6 @@ class _Reader:
         raw = np.zeros(values.nbytes, np.uint8)
         self._copy(constant_op=constant, destination=raw)
         return raw.view(values.dtype).reshape(values.shape)
-
-
-def operations(program: Any) -> Iterator[Any]:
-    """All operations of a program, in order."""
-    todo = [program._module._mlir_module.operation]
-    while todo:
-        op = todo.pop()
-        yield op
-        inner = [o.operation for r in op.regions for b in r.blocks for o in b.operations]
-        todo.extend(reversed(inner))
 
 
 def _is_dense(owner: Any) -> bool:

@@ -34,6 +34,11 @@ class CoreAI(Format):
     has_shapes = False
     has_swift = False
 
+    def require(self) -> None:
+        from .extra import converter
+
+        converter()
+
     def convert(self, *args: Any, **options: Any) -> None:
         from .convert import convert_and_save
 

@@ -20,6 +20,7 @@ import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Optional
+from zipfile import BadZipFile
 
 import numpy as np
 import torch
@@ -147,7 +148,7 @@ class InterpreterProcess:
             self._channel.settimeout(_TO_RUN)
             worker.send(self._channel, b'', worker.pack(given))
             found = worker.unpack(self._answer(worker.OUTPUTS))
-        return {name: torch.from_numpy(value.astype(np.float32)) for name, value in found.items()}
+            return {k: torch.from_numpy(value.astype(np.float32)) for k, value in found.items()}
 
     def close(self) -> None:
         """End it."""
@@ -187,7 +188,7 @@ class InterpreterProcess:
                 f'{self._path}: {doing} takes the interpreter longer than {seconds:.0f} s'
             ) from None
         # Whatever it sends back comes from native code that read the file.
-        except (OSError, ValueError, KeyError, TypeError, EOFError) as error:
+        except (OSError, ValueError, KeyError, TypeError, EOFError, BadZipFile) as error:
             raise ProgramError(
                 f'{self._path}: the interpreter failed while {doing} '
                 f'({self._ending() or one_line(error)}); the file is damaged, or no main function '

@@ -15,16 +15,13 @@ import torch
 from torch import Tensor, fx
 
 from ..models.preprocessing import Preprocessing
-from ..utils.parity import Tolerance, worst
+from ..utils.parity import FP16_OVERFLOWS, Tolerance, drifts, reaches, worst
 from .convert import exported
 from .extra import converter
-from .precision import MixedPrecision, computing, normalizing
-
-FP16_MAX = 65504
-_ROUNDS_TO_INFINITY = 65520
+from .precision import GraphRun, MixedPrecision, computing, normalizing
 
 
-class _Ranges(fx.Interpreter):
+class _Ranges(GraphRun):
     """Runs a graph and remembers the largest absolute value of each node."""
 
     def __init__(self, graph: fx.GraphModule):
@@ -37,9 +34,6 @@ class _Ranges(fx.Interpreter):
             largest = float(value.abs().max())
             self.found[node.name] = max(largest, self.found.get(node.name, 0.0))
         return value
-
-    def call_module(self, target: Any, args: Any, kwargs: Any) -> Any:
-        return None
 
 
 class Graph:
@@ -70,12 +64,11 @@ class Graph:
         found = {}
         for node in self.nodes:
             largest = self.ranges.get(node.name, 0.0)
-            if largest < _ROUNDS_TO_INFINITY:
+            if largest < FP16_OVERFLOWS:
                 continue
-            found[node.name] = f'reaches {largest:.1e}, fp16 ends at {FP16_MAX}'
+            found[node.name] = reaches(largest)
             for reader in node.users:
-                words = f'reads up to {largest:.1e}, fp16 ends at {FP16_MAX}'
-                found.setdefault(reader.name, words)
+                found.setdefault(reader.name, reaches(largest, 'reads up to'))
         known = {node.name for node in self.nodes}
         return {name: why for name, why in found.items() if name in known}
 
@@ -89,8 +82,7 @@ class Graph:
         damage = {name: self._parity(every - {name}).relative for name in every}
         # A NaN is the worst.
         order = sorted(every, key=lambda n: (damage[n] == damage[n], -damage[n], n))
-        words = 'drift: in fp16 it alone moves the output by {:.1e} (relative)'
-        return [(name, words.format(damage[name])) for name in order]
+        return [(name, drifts(damage[name])) for name in order]
 
     def _parity(self, keep: frozenset[str]) -> Any:
         found = self._outputs(MixedPrecision(self._graph, keep | self.shifts))

@@ -88,14 +88,20 @@ def _exactly(channel, length):
     return bytes(parts)
 
 
-def _operations(asset):
-    """[type, dtypes of results, what made its weights dense] of every operation, in order."""
-    program = asset.program  # its operations live as long as this
-    todo, found = [program._module._mlir_module.operation], []
+def walk(program):
+    """All operations of a program, in order; they live as long as it."""
+    todo = [program._module._mlir_module.operation]
     while todo:
         op = todo.pop()
+        yield op
         inner = [o.operation for r in op.regions for b in r.blocks for o in b.operations]
         todo.extend(reversed(inner))
+
+
+def _operations(asset):
+    """[type, dtypes of results, what made its weights dense] of every operation, in order."""
+    program, found = asset.program, []
+    for op in walk(program):
         kind = op.name.rpartition('.')[2]
         if kind not in (*_NO_OPERATIONS, *_STORING):
             dtypes = [_dtype(str(result.type)) for result in op.results]

@@ -55,6 +55,14 @@ class Format(ABC):
     mixes_precision: ClassVar[bool] = False
 
     @abstractmethod
+    def require(self) -> None:
+        """Refuse where what writes such files is not installed.
+
+        Raises:
+            ProgramError, ExportError: names the extra that brings it.
+        """
+
+    @abstractmethod
     def convert(
         self,
         network: Any,
@@ -185,6 +193,11 @@ class CoreML(Format):
     What does the work is imported when it is asked for: every import of the package registers the
     formats.
     """
+
+    def require(self) -> None:
+        from .program import quiet
+
+        quiet.coremltools()
 
     def convert(self, *args: Any, **options: Any) -> None:
         from .convert import convert_and_save

@@ -28,12 +28,8 @@ from ..coreml.program.mixed import Twins, match
 from ..coreml.program.read import read_program
 from ..coreml.runtime.load import ReferenceProgram
 from ..errors import ExportError, ParityError
-from ..utils.parity import Parity, Tolerance, compare
+from ..utils.parity import FP16_OVERFLOWS, Parity, Tolerance, compare, drifts, reaches
 from .verify import Advance, KeptOp, Verification, VerifiedFile
-
-#: Largest fp16 number; what rounds to no more stays finite.
-FP16_MAX = 65504
-_ROUNDS_TO_INFINITY = 65520
 
 Convert = Callable[[frozenset[str]], Path]
 Evaluate = Callable[[Path], Verification]
@@ -249,16 +245,16 @@ class Search:
     def why(self, name: str) -> str:
         """Why an operation is kept, with figures."""
         if self._leaves(name):
-            return f'reaches {self._ranges[name]:.1e}, fp16 ends at {FP16_MAX}'
+            return reaches(self._ranges[name])
         beyond = [self._ranges[n] for n in self.twins.origins(name) if self._leaves(n)]
         if beyond:
-            return f'reads up to {max(beyond):.1e}, fp16 ends at {FP16_MAX}'
+            return reaches(max(beyond), 'reads up to')
         if name in self._required:
             return self._required[name]
-        return f'drift: in fp16 it alone moves the output by {self._damage(name):.1e} (relative)'
+        return drifts(self._damage(name))
 
     def _leaves(self, name: str) -> bool:
-        return self._ranges.get(name, 0.0) >= _ROUNDS_TO_INFINITY
+        return self._ranges.get(name, 0.0) >= FP16_OVERFLOWS
 
     def _out_of_range(self) -> frozenset[str]:
         """Operations beyond fp16, and those that read what these make."""

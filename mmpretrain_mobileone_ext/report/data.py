@@ -68,10 +68,6 @@ def write_forms_json(results: Sequence[FormResult], path: Path) -> Path:
     return write_whole(path, lambda made: made.write_text(text, encoding='utf-8'))
 
 
-#: Largest finite fp16 value.
-FP16_MAX = 65504.0
-
-
 @dataclass(frozen=True)
 class FormRow:
     """One form of the network; None stands for "not measured".

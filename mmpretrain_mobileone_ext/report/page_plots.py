@@ -11,8 +11,9 @@ from dataclasses import dataclass
 from html import escape
 from typing import Any, Optional
 
+from ..utils.parity import FP16_MAX
 from ..utils.text import TIMES, decibel, magnitude, shown, small
-from .data import FP16_MAX, Drift
+from .data import Drift
 from .layers import WeightRange
 
 #: Colours on the canvas that stand for the page's variables, so that one picture serves light and
@@ -216,7 +217,13 @@ def _limit(axis: Any, drifts: Sequence[Drift]) -> None:
     peaks = [r.peak for d in drifts for r in d.rows if r.peak > 0]
     axis.axhline(FP16_MAX, color=BAD, linewidth=0.9, linestyle=(0, (4, 3)))
     axis.annotate(
-        '65504', (0, FP16_MAX), (2, -3), fontsize=8, color=BAD, textcoords='offset points', va='top'
+        str(FP16_MAX),
+        (0, FP16_MAX),
+        (2, -3),
+        fontsize=8,
+        color=BAD,
+        textcoords='offset points',
+        va='top',
     )
     low, high = min([*peaks, 1.0]), max([*peaks, FP16_MAX])
     axis.set_ylim(low / 3, high * 4)

@@ -30,6 +30,20 @@ class Tolerance:
     min_agreement: Optional[float] = None
 
 
+#: Largest fp16 number, and from where on a number rounds to infinity.
+FP16_MAX, FP16_OVERFLOWS = 65504, 65520
+
+
+def reaches(value: float, verb: str = 'reaches') -> str:
+    """Why an operation cannot be in fp16, in words."""
+    return f'{verb} {value:.1e}, fp16 ends at {FP16_MAX}'
+
+
+def drifts(relative: float) -> str:
+    """Why an operation should not be in fp16, in words."""
+    return f'drift: in fp16 it alone moves the output by {relative:.1e} (relative)'
+
+
 #: Folding reorders sums: the bound is rounding error of the dtype, grown through some tens of
 #: layers. Exports are judged on probabilities.
 TOLERANCES: Mapping[str, Tolerance] = {

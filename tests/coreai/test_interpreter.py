@@ -93,6 +93,7 @@ def test_an_interpreter_that_hangs_is_ended(copied, monkeypatch):
 def test_an_interpreter_that_is_killed_says_so(whole):
     loaded = InterpretedAsset(whole)
     loaded._process._child.kill()
+    loaded._process._child.wait()
     with pytest.raises(ProgramError, match='the interpreter failed while running it'):
         loaded.predict_batch({'image': pixels()})
 

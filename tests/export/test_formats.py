@@ -45,6 +45,9 @@ class Toy(Format):
     name = 'toy'
     spoil = 0.0
 
+    def require(self):
+        """Torch is there."""
+
     def convert(self, network, preprocessing, labels, options, path, keep_fp32=frozenset()):
         graph = copy.deepcopy(network.graph(preprocessing.mean))
         with torch.no_grad():
