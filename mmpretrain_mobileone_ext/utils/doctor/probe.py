@@ -10,7 +10,7 @@ import sys
 import tempfile
 import time
 from pathlib import Path
-from threading import Timer
+from threading import Event, Timer
 from typing import Any, Callable, List, Optional, Sequence, Tuple
 
 from .facts import Rehearsal, Step
@@ -89,13 +89,18 @@ def _run(
 ) -> Tuple[List[Step], bool, int, bool]:
     """Follow the child's lines; the last step is open if it died in it."""
     steps: List[Step] = []
-    cuda, start = False, time.monotonic()
+    cuda, start, timed_out = False, time.monotonic(), Event()
     # Two OpenMP threads on a busy machine wait for each other.
     env = {'OMP_WAIT_POLICY': 'PASSIVE', **os.environ}
     with _processes().ChildProcess(
         command, stdout=subprocess.PIPE, stderr=errors, env=env, encoding='utf-8', errors='replace'
     ) as child:
-        timer = Timer(seconds, child.kill)
+
+        def end() -> None:
+            timed_out.set()  # before the child's end can be seen
+            child.kill()
+
+        timer = Timer(seconds, end)
         timer.start()
         for line in child.stdout or ():
             message = _message(line)
@@ -107,11 +112,10 @@ def _run(
                 steps[-1] = Step(message['done'], True, message['seconds'])
                 announce(steps[-1])
         code = child.wait()
-        timed_out = not timer.is_alive()
         timer.cancel()
     if steps and not steps[-1].ok:
         steps[-1] = Step(steps[-1].title, False, round(time.monotonic() - start, 2))
-    return steps, cuda, code, timed_out
+    return steps, cuda, code, timed_out.is_set()
 
 
 def _message(line: str) -> dict:

@@ -1,6 +1,7 @@
 """A rehearsal in a child process that may end in any way."""
 
 import sys
+import threading
 
 import pytest
 
@@ -69,6 +70,21 @@ def test_a_child_that_hangs_is_ended():
     found = rehearse("say(step='import torch')\ntime.sleep(600)", seconds=1)
     assert found.steps[-1].error == 'no result after 1 s'
     assert not found.ok
+
+
+def test_a_child_is_known_to_hang_before_its_end_is_seen(monkeypatch):
+    seen = threading.Event()
+
+    class SlowToReturn(threading.Timer):
+        def __init__(self, seconds, end):
+            super().__init__(seconds, lambda: (end(), seen.wait()))
+
+    monkeypatch.setattr(probe, 'Timer', SlowToReturn)
+    try:
+        found = rehearse("say(step='import torch')\ntime.sleep(600)", seconds=1)
+    finally:
+        seen.set()
+    assert found.steps[-1].error == 'no result after 1 s'
 
 
 @pytest.mark.parametrize(
