@@ -39,7 +39,7 @@ from mmengine.runner.checkpoint import (
 )
 
 from ..errors import CheckpointError, MobileOneExtError
-from ..models.loading import CORE_ML_KEY, ProgramMetadata
+from ..models.loading.program import CORE_ML_KEY, ProgramMetadata
 from ..utils.files import file_sha256, write_whole
 from ..utils.text import Steps, one_line
 from .load import checked_checkpoint, load_checkpoint_file

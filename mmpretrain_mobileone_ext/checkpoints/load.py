@@ -18,7 +18,7 @@ import torch
 from mmengine.logging import print_log
 
 from ..errors import CheckpointError
-from ..models.state_dict import unpack
+from ..models.loading.state_dict import unpack
 from ..utils.files import existing_file, write_whole
 from .rebuild import brief
 from .safe_pickle import restricted_load

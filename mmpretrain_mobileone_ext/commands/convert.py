@@ -13,8 +13,15 @@ from ..checkpoints.deploy_file import provenance
 from ..checkpoints.load import load_checkpoint_file, save_checkpoint_atomic
 from ..errors import CheckpointError
 from ..models import ConfigurableMobileOne, DeployableClassifier, verified_switch_to_deploy
+from ..models.loading.state_dict import (
+    BACKBONE,
+    LAYOUTS,
+    MMPRETRAIN,
+    Recognized,
+    recognize_any,
+    translate,
+)
 from ..models.spec import PRESETS
-from ..models.state_dict import BACKBONE, LAYOUTS, MMPRETRAIN, Recognized, recognize_any, translate
 from ..utils.checks import boolean, one_of
 from ..utils.config import read_config
 from ..utils.files import free_target, write_json

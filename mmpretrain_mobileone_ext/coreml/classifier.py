@@ -12,7 +12,7 @@ from mmpretrain.structures import DataSample
 from torch import Tensor, nn
 
 from ..errors import CheckpointError, ProgramError
-from ..models.loading import refuse, take_program
+from ..models.loading.program import refuse, take_program
 from ..utils import checks
 from .formats import format_of
 from .program.graph import takes_normalized

@@ -28,8 +28,8 @@ from ..checkpoints.class_names import ClassNames, check_consistent, check_relate
 from ..checkpoints.download import shown
 from ..errors import CheckpointError, ExportError, MobileOneExtError
 from ..models import DeployableClassifier
-from ..models.loading import CORE_ML_KEY
-from ..models.state_dict import MMPRETRAIN, check_dtypes, check_finite, recognize, translate
+from ..models.loading.program import CORE_ML_KEY
+from ..models.loading.state_dict import MMPRETRAIN, check_dtypes, check_finite, recognize, translate
 from ..utils.config import in_scope, read_config, types_by_name
 from ..utils.files import PathLike, file_sha256
 from ..utils.machine import untouched_rng

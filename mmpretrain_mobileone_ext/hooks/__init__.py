@@ -3,25 +3,17 @@
 import sys
 
 from ..models import preprocessing
-from . import (
-    bn_recalibration,
-    class_names,
-    coreml_export,
-    deploy,
-    dynamic_regularization,
-    ema_load,
-    epoch_seed,
-    throughput,
-)
+from . import bn_recalibration, class_names, coreml_export, deploy
 from .bn_recalibration import BNRecalibrationHook
 from .class_names import ClassNamesHook
 from .coreml_export import CoreMLExportHook
 from .deploy import DeploySwitchHook
-from .divergence import DivergenceHook
-from .dynamic_regularization import DynamicRegularizationHook
-from .ema_load import EMALoadHook
-from .epoch_seed import EpochSeedHook
-from .throughput import ThroughputHook, TrainThroughputHook
+from .training import dynamic_regularization, ema_load, epoch_seed, throughput
+from .training.divergence import DivergenceHook
+from .training.dynamic_regularization import DynamicRegularizationHook
+from .training.ema_load import EMALoadHook
+from .training.epoch_seed import EpochSeedHook
+from .training.throughput import ThroughputHook, TrainThroughputHook
 
 __all__ = [
     'BNRecalibrationHook',

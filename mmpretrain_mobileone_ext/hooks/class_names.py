@@ -29,7 +29,7 @@ from ..checkpoints.class_names import (
 )
 from ..checkpoints.deploy_file import unwrap
 from ..errors import ClassNamesError
-from ..models.loading import CORE_ML_KEY
+from ..models.loading.program import CORE_ML_KEY
 
 _SPLITS = ('train', 'val', 'test')
 _HEAD = re.compile(r'(module\.)*head\.')

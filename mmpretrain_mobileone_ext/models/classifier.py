@@ -13,7 +13,8 @@ from mmpretrain.registry import MODELS
 from ..errors import CheckpointError
 from ..utils.checks import integer
 from .deploy import switch_to_deploy
-from .loading import ReplacedPart, check_incoming, refuse, take_program
+from .loading.program import ReplacedPart, refuse, take_program
+from .loading.weights import check_incoming
 
 #: What a Core ML file takes the place of.
 _PARTS = ('backbone', 'neck', 'head')

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from ..utils.checks import boolean
 from ..utils.parity import Parity, Tolerance, compare, fold_tolerance
 from .block import MobileOneBlock
-from .loading import require_network
+from .loading.program import require_network
 
 Model = TypeVar('Model', bound=nn.Module)
 

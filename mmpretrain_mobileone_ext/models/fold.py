@@ -18,8 +18,8 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from ..errors import CheckpointError, FoldError
+from .loading.state_dict import check_dtypes, check_finite
 from .spec import BRANCH_KINDS, UnitSpec
-from .state_dict import check_dtypes, check_finite
 
 #: mmcv's ``Conv2d`` ('Conv') computes the same; ConvWS, DCN, ... do not.
 PLAIN_CONVS = (nn.Conv2d, Conv2d)

@@ -18,7 +18,7 @@ from ..utils.checks import boolean
 from ..utils.text import PlainConsole
 from .block import MobileOneBlock
 from .deploy import branches_only, switch_to_deploy
-from .loading import check_incoming
+from .loading.weights import check_incoming
 from .norms import shielded_stats
 from .online import DEVICE_RULES, device_class, planned_method
 from .spec import build_network_spec, resolve_out_indices

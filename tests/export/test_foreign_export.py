@@ -9,7 +9,13 @@ from mmengine.config import Config
 from mmpretrain.registry import MODELS
 
 from mmpretrain_mobileone_ext.export.source import load_source
-from mmpretrain_mobileone_ext.models.state_dict import APPLE, MMPRETRAIN, TIMM, recognize, translate
+from mmpretrain_mobileone_ext.models.loading.state_dict import (
+    APPLE,
+    MMPRETRAIN,
+    TIMM,
+    recognize,
+    translate,
+)
 
 
 @pytest.fixture(scope='module')

@@ -8,7 +8,7 @@ from toy_runner import toy_cfg, toy_runner
 
 from mmpretrain_mobileone_ext import EMALoadHook
 from mmpretrain_mobileone_ext.checkpoints.load import load_checkpoint_file
-from mmpretrain_mobileone_ext.hooks.ema_load import fitting_momentum
+from mmpretrain_mobileone_ext.hooks.training.ema_load import fitting_momentum
 
 EMA = dict(type='EMAHook', momentum=0.3, priority='ABOVE_NORMAL')
 LOAD = dict(type='EMALoadHook')

@@ -14,7 +14,7 @@ from toy_runner import toy_runner
 
 from mmpretrain_mobileone_ext.checkpoints.load import load_checkpoint_file
 from mmpretrain_mobileone_ext.hooks import epoch_seed as epoch_seed_hook
-from mmpretrain_mobileone_ext.hooks.epoch_seed import epoch_seed
+from mmpretrain_mobileone_ext.hooks.training.epoch_seed import epoch_seed
 
 REPO = Path(__file__).resolve().parents[2]
 KITS = Path(__file__).resolve().parents[1] / 'kits'

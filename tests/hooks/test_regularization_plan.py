@@ -9,7 +9,7 @@ from mmpretrain.datasets import CustomDataset
 from mmpretrain_mobileone_ext import ConfigurableMobileOne
 from mmpretrain_mobileone_ext.errors import SpecError
 from mmpretrain_mobileone_ext.hooks import DynamicRegularizationHook
-from mmpretrain_mobileone_ext.hooks.dynamic_regularization import (
+from mmpretrain_mobileone_ext.hooks.training.dynamic_regularization import (
     LivePipeline,
     Phase,
     Plan,

@@ -15,7 +15,7 @@ from toy_runner import loader, toy_runner
 from mmpretrain_mobileone_ext.errors import SpecError
 from mmpretrain_mobileone_ext.hooks import throughput as laps
 from mmpretrain_mobileone_ext.hooks import throughput as throughput_hook
-from mmpretrain_mobileone_ext.hooks.throughput import Lap, RankLaps
+from mmpretrain_mobileone_ext.hooks.training.throughput import Lap, RankLaps
 from mmpretrain_mobileone_ext.models import DeployableClassifier
 
 HOOK = dict(type='ThroughputHook', warmup=1)

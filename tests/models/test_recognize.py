@@ -3,7 +3,7 @@
 import pytest
 from apple_kit import AppleMobileOne
 
-from mmpretrain_mobileone_ext.models.state_dict import (
+from mmpretrain_mobileone_ext.models.loading.state_dict import (
     APPLE,
     BACKBONE,
     MMPRETRAIN,

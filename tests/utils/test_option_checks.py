@@ -35,10 +35,10 @@ from mmpretrain_mobileone_ext.hooks import (
     DynamicRegularizationHook,
     ThroughputHook,
 )
-from mmpretrain_mobileone_ext.hooks.dynamic_regularization import Phase
-from mmpretrain_mobileone_ext.hooks.ema_load import EMALoadHook
-from mmpretrain_mobileone_ext.hooks.epoch_seed import EpochSeedHook
-from mmpretrain_mobileone_ext.hooks.throughput import TrainThroughputHook
+from mmpretrain_mobileone_ext.hooks.training.dynamic_regularization import Phase
+from mmpretrain_mobileone_ext.hooks.training.ema_load import EMALoadHook
+from mmpretrain_mobileone_ext.hooks.training.epoch_seed import EpochSeedHook
+from mmpretrain_mobileone_ext.hooks.training.throughput import TrainThroughputHook
 from mmpretrain_mobileone_ext.models import MobileOneBlock
 from mmpretrain_mobileone_ext.models.classifier import DeployableClassifier
 from mmpretrain_mobileone_ext.models.norms import CPUSyncBatchNorm

@@ -32,7 +32,7 @@ from rich.console import Console
 from ...checkpoints.deploy_file import deploy_path
 from ...checkpoints.load import load_checkpoint_file
 from ...errors import MobileOneExtError
-from ...hooks.divergence import DIVERGED
+from ...hooks.training.divergence import DIVERGED
 from ...report import FormResult, tree_bytes, write_forms_json
 from ...utils.config import MIM
 from ...utils.files import write_json, write_whole

@@ -10,7 +10,7 @@ from rich.console import Console
 from mmpretrain_mobileone_ext.commands.training import to_phone as train_to_phone
 from mmpretrain_mobileone_ext.commands.training.to_phone import RunRecord, TrainToPhone
 from mmpretrain_mobileone_ext.errors import MobileOneExtError
-from mmpretrain_mobileone_ext.hooks.divergence import DIVERGED
+from mmpretrain_mobileone_ext.hooks.training.divergence import DIVERGED
 
 STEPS = ['train', 'test branches', 'test folded', 'export', 'test coreml']
 

@@ -17,7 +17,7 @@ from mmengine.config import Config
 from mmengine.runner import CheckpointLoader
 
 from ....errors import CheckpointError, MobileOneExtError, SpecError
-from ....hooks.ema_load import fitting_momentum
+from ....hooks.training.ema_load import fitting_momentum
 from ....models.preprocessing import pipeline_size, step_name, type_name
 from ....models.spec import PRESETS, build_network_spec
 from ....utils.checks import integer, number

@@ -9,8 +9,8 @@ import torch
 from mmengine.hooks import Hook
 from mmengine.registry import HOOKS
 
-from ..errors import DivergedError
-from ..utils.checks import integer, number
+from ...errors import DivergedError
+from ...utils.checks import integer, number
 
 #: In every error of this hook, by which others tell it in a log.
 DIVERGED = 'the training has diverged'

@@ -13,7 +13,7 @@ from mmengine.dist import broadcast_object_list, get_rank
 from mmengine.hooks import Hook
 from mmengine.registry import HOOKS
 
-from .run import leaves_preview
+from ..run import leaves_preview
 
 #: A prime beyond the ranks and workers of any run, so that no two meet.
 _STRIDE = 1_000_003

@@ -19,8 +19,8 @@ from typing import Any, Optional
 import torch
 from torch import Tensor, nn
 
-from ..errors import CheckpointError
-from .spec import BRANCH_KINDS, BranchKind
+from ...errors import CheckpointError
+from ..spec import BRANCH_KINDS, BranchKind
 
 
 def _rows(kind: BranchKind) -> list[tuple[str, ...]]:

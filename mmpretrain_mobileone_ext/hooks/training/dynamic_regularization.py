@@ -20,11 +20,11 @@ from mmpretrain.datasets.transforms import RandAugment, RandomCrop, RandomResize
 from mmpretrain.models.losses import LabelSmoothLoss
 from torch import nn
 
-from ..checkpoints.deploy_file import unwrap
-from ..errors import SpecError
-from ..models import ConfigurableMobileOne, switch_to_deploy
-from ..utils.checks import mapping, number, sequence
-from .run import leaves_preview
+from ...checkpoints.deploy_file import unwrap
+from ...errors import SpecError
+from ...models import ConfigurableMobileOne, switch_to_deploy
+from ...utils.checks import mapping, number, sequence
+from ..run import leaves_preview
 
 #: Transforms that set the size of an image, and the attribute that holds it.
 _SIZES = (

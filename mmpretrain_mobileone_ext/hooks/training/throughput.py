@@ -17,12 +17,12 @@ from mmengine.registry import HOOKS
 from mmengine.runner.base_loop import BaseLoop
 from torch import nn
 
-from ..errors import SpecError
-from ..models.deploy import form_of
-from ..utils.checks import integer, selection
-from ..utils.files import write_json
-from ..utils.machine import peak_bytes, reset_peak
-from .run import leaves_preview
+from ...errors import SpecError
+from ...models.deploy import form_of
+from ...utils.checks import integer, selection
+from ...utils.files import write_json
+from ...utils.machine import peak_bytes, reset_peak
+from ..run import leaves_preview
 
 _STAGES = ('val', 'test')
 
@@ -300,7 +300,7 @@ def _device(model: nn.Module) -> torch.device:
 
 def _facts(model: nn.Module) -> dict[str, Any]:
     """Form, device and threads of the measurement."""
-    from ..utils.machine import machine
+    from ...utils.machine import machine
 
     form, device = form_of(model), _device(model)
     if form == 'Core ML':  # our runtime, or Apple's

@@ -1,0 +1,1 @@
+"""Hooks that change how a run trains."""
