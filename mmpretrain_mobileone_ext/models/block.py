@@ -9,6 +9,7 @@ from itertools import chain
 from typing import Any, Optional
 
 import torch
+import torch.nn.functional as F
 from mmcv.cnn import build_activation_layer, build_conv_layer, build_norm_layer
 from mmengine.model import BaseModule, ModuleList, Sequential
 from mmpretrain.models.utils import SELayer
@@ -28,7 +29,9 @@ from .online import (
     has_hooks,
     is_compiling,
     online_sum,
+    quantized_sum,
 )
+from .quantization import UnitQuantizer
 from .spec import BRANCH_KINDS, BranchKind, UnitSpec
 
 
@@ -76,6 +79,7 @@ class MobileOneBlock(BaseModule):
         self.with_cp = with_cp
         self.online_reparam = check_preference(online_reparam)
         self._small_inputs = SmallInputRule(spec)
+        self.quantizer: Optional[UnitQuantizer] = None
         self.se = self._squeeze_excite()
         if deploy:
             self.branch_reparam = self._conv(spec.kernel_size, bias=True)
@@ -210,12 +214,61 @@ class MobileOneBlock(BaseModule):
         )
 
     def _forward(self, x: Tensor) -> Tensor:
+        if self.quantizer is not None and self.quantizer.phase:
+            return self._quantized(x, self.quantizer)
         if self._may_go_online(x):
             relu = self._is_plain_relu()
             out = online_sum(self.unit(relu), x, self.online_reparam)
             if out is not None:
                 return out if relu else self.act(self.se(out))
         return self.act(self.se(self._linear(x)))
+
+    def add_quantizer(self, **options: Any) -> bool:
+        """Give the unit a quantizer, which is off.
+
+        Args:
+            options: as of :class:`~.quantization.Quantizer`.
+
+        Returns:
+            Whether it has one: a unit whose branches are more than convolutions and batch norms
+            cannot.
+        """
+        if not self.deploy and not self.unit().is_plain():
+            return False
+        like = next(self.parameters())
+        self.quantizer = UnitQuantizer(self.spec.groups, self.spec.taps, **options).to(like.device)
+        return True
+
+    def _quantized(self, x: Tensor, quantizer: UnitQuantizer) -> Tensor:
+        if self.deploy:
+            out = self.branch_reparam(quantizer.input(x))
+        elif self.training or torch.is_grad_enabled():
+            relu = self._is_plain_relu()
+            out = quantized_sum(self.unit(relu), x, quantizer)
+            if relu:
+                return out
+        else:
+            out = self._as_it_ships(quantizer.input(x))
+        return self.act(self.se(out))
+
+    def _as_it_ships(self, x: Tensor) -> Tensor:
+        """The fold of this very moment; where branches are asked for, they and the rounding."""
+        kernel, bias = self.fold()
+        by_branches = self.online_reparam is False
+        if by_branches:
+            plain = self._plain_fold()
+            kernel, bias = kernel - plain[0], bias - plain[1]
+        spec = self.spec
+        out = F.conv2d(
+            x,
+            round_once(kernel, x.dtype).to(x.device),
+            round_once(bias, x.dtype).to(x.device),
+            spec.stride,
+            spec.padding,
+            spec.dilation,
+            spec.groups,
+        )
+        return out + self._branch_sum(x) if by_branches else out
 
     def _may_go_online(self, x: Tensor) -> bool:
         if self.deploy or self.online_reparam is False:
@@ -248,9 +301,19 @@ class MobileOneBlock(BaseModule):
     def fold(self) -> tuple[Tensor, Tensor]:
         """Kernel and bias of the equivalent convolution, in float64.
 
+        Rounded where the unit trains so.
+
         Raises:
             FoldError: a conv or norm for which no exact fold exists.
         """
+        kernel, bias = self._plain_fold()
+        if self.quantizer is None or not self.quantizer.phase:
+            return kernel, bias
+        betas = [b.norm.bias for b in map(_parts, self.branches()) if b.norm.bias is not None]
+        zero = torch.zeros_like(bias)
+        return self.quantizer.fold(kernel, sum((b.detach().to(bias) for b in betas), zero))
+
+    def _plain_fold(self) -> tuple[Tensor, Tensor]:
         branches = [_parts(b) for kind in BRANCH_KINDS for b in self._of_kind(kind)]
         return fold_branches(self.spec, branches)
 

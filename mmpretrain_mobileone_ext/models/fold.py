@@ -7,6 +7,7 @@ kernel: (out, in / groups, k, k).
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Optional, Union
@@ -186,6 +187,17 @@ def fold_incoming(block: Any, state_dict: dict, prefix: str) -> None:
             f'{block.spec.name}: the branches in the checkpoint do not fit: {reason}'
         ) from error
     check_finite(twin, given, prefix)
+    twin.quantizer = _incoming_quantizer(block, state_dict, f'{prefix}quantizer.')
     dtype = block.branch_reparam.weight.dtype
     for name, value in zip(('weight', 'bias'), twin.fold()):
         state_dict[folded + name] = round_once(value, dtype)
+
+
+def _incoming_quantizer(block: Any, state_dict: Mapping[str, Tensor], prefix: str) -> Any:
+    """The block's, as the state dict is about to make it."""
+    given = {k[len(prefix) :]: v for k, v in state_dict.items() if k.startswith(prefix)}
+    if block.quantizer is None or not given:
+        return block.quantizer
+    own = copy.deepcopy(block.quantizer)
+    own.load_state_dict(given)
+    return own

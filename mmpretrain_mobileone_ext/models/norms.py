@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from ..utils.checks import boolean, integer, number
+from .quantization import Quantizer
 
 
 class _SumOverRanks(torch.autograd.Function):
@@ -150,15 +151,16 @@ def _running_dtype(norms: Sequence[Any]) -> torch.dtype:
 
 @contextmanager
 def shielded_stats(module: nn.Module):
-    """Let batch norms run without touching their running statistics.
+    """Let batch norms and quantizers run without touching what they keep of batches.
 
     Buffers are swapped for copies rather than restored in place: autograd may hold the originals.
     """
-    kept = [(m, dict(m._buffers)) for m in module.modules() if isinstance(m, _BatchNorm)]
-    for norm, buffers in kept:
-        norm._buffers.update({k: None if v is None else v.clone() for k, v in buffers.items()})
+    kinds = (_BatchNorm, Quantizer)
+    kept = [(m, dict(m._buffers)) for m in module.modules() if isinstance(m, kinds)]
+    for keeper, buffers in kept:
+        keeper._buffers.update({k: None if v is None else v.clone() for k, v in buffers.items()})
     try:
         yield
     finally:
-        for norm, buffers in kept:
-            norm._buffers.update(buffers)
+        for keeper, buffers in kept:
+            keeper._buffers.update(buffers)

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from ...errors import CheckpointError
 from ..block import MobileOneBlock
 from ..fold import fold_incoming
+from ..quantization import fit_quantizers
 from .state_dict import BACKBONE, MMPRETRAIN, check_dtypes, check_finite, recognize, translate
 
 
@@ -41,12 +42,13 @@ def check_incoming(
             weights that are not finite.
     """
     translate_incoming(module, state_dict, prefix)
+    fit_quantizers(module, state_dict, prefix)
     for name, block in module.named_modules():
         if isinstance(block, MobileOneBlock):
             fold_incoming(block, state_dict, f'{prefix}{name}.' if name else prefix)
     own = module.state_dict()
     given = {k[len(prefix) :]: v for k, v in state_dict.items() if k.startswith(prefix)}
-    unfilled = [k for k in own if k not in given and not k.endswith('num_batches_tracked')]
+    unfilled = [k for k in own if k not in given and not _may_be_missing(k)]
     extra = [k for k in given if k not in own]
     reshaped = [
         k
@@ -93,6 +95,10 @@ def _explain(
             f'checkpoint, {tuple(own[key].shape)} in the model)'
         )
     return what + '; '.join(parts)
+
+
+def _may_be_missing(key: str) -> bool:
+    return key.endswith('num_batches_tracked') or '.quantizer.' in f'.{key}'
 
 
 def _some(keys: list, limit: int = 3) -> str:

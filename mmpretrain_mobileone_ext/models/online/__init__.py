@@ -23,6 +23,7 @@ from .dispatch import (
     device_class,
     online_sum,
     planned_method,
+    quantized_sum,
 )
 from .unit import Unit, branch_layout, has_hooks, is_compiling
 
@@ -38,4 +39,5 @@ __all__ = [
     'is_compiling',
     'online_sum',
     'planned_method',
+    'quantized_sum',
 ]

@@ -22,6 +22,7 @@ import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..quantization import UnitQuantizer
 from ..spec import UnitSpec
 from .unit import BranchParams, Unit, as_weight, stack_channels, unstack_channels, unstack_kernels
 
@@ -353,10 +354,15 @@ def _eps(values: tuple[float, ...], dtype: torch.dtype, device: torch.device) ->
         return torch.tensor(values, dtype=dtype, device=device).view(1, -1, 1)
 
 
-def sum_by_running_stats(unit: Unit, x: Tensor) -> Tensor:
-    """Sum of all branches of ``x``, activated, where norms are in eval mode.
+def sum_by_running_stats(
+    unit: Unit, x: Tensor, quantizer: Optional[UnitQuantizer] = None
+) -> Tensor:
+    """Sum of all branches of ``x``, activated, by running statistics.
 
-    Differentiable to kernels, gammas and betas.
+    Differentiable to x, kernels, gammas and betas.
+
+    Args:
+        quantizer: rounds x and the kernel.
     """
     spec, params = unit.spec, unit.parameters
     like = x.new_empty((), dtype=work_dtype(spec.taps, x.dtype))
@@ -368,10 +374,15 @@ def sum_by_running_stats(unit: Unit, x: Tensor) -> Tensor:
     mean = stack_channels(spec, [n.running_mean for n in unit.norms], 0, like)
     var = stack_channels(spec, [n.running_var for n in unit.norms], 0, like)
     scale = gamma * (var + like.new_tensor([n.eps for n in unit.norms]).view(1, -1, 1)).rsqrt()
+    weight = as_weight(spec, _sum_scaled(kernels, scale), like.dtype)
+    bias = (beta - scale * mean).sum(1).flatten()
+    if quantizer is not None:
+        x = quantizer.input(x)
+        weight, bias = quantizer.fold(weight, beta.sum(1).flatten())
     out = F.conv2d(
         x,
-        as_weight(spec, _sum_scaled(kernels, scale), x.dtype),
-        (beta - scale * mean).sum(1).flatten().to(x.dtype),
+        weight.to(x.dtype),
+        bias.to(x.dtype),
         stride=spec.stride,
         padding=spec.padding,
         dilation=spec.dilation,

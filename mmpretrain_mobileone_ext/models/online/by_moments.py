@@ -10,19 +10,25 @@ compiled kernels on a CPU, Triton's on a GPU, torch's operators elsewhere.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any, Optional
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from ..quantization import patch_response, quantize_weight
 from . import gpu
-from .batch_fold import Folded, Folding, PatchSums, UnitGrads, work_dtype
+from .batch_fold import Folded, Folding, PatchSums, UnitGrads, is_half, work_dtype
 from .convs import DepthwiseConv, OutputGrad, PatchConv, PointwiseConv, has_depthwise_kernels
 from .direct import direct_scale_grads, fold_batch
 from .kernels import has_kernels_for
 from .native_fold import DepthwiseFolding, PointwiseFolding
 from .unit import BranchParams, UnitConfig
+
+#: Of what :meth:`SumByMoments.forward` saves.
+PATCH_MEAN = 5
+_ALWAYS, _ROUNDED = 5, 2
 
 
 class SumByMoments:
@@ -57,14 +63,30 @@ class SumByMoments:
         folded, sums = self._fold(x, params)
         if sums.count < 2:
             raise ValueError('Expected more than 1 value per channel when training')
-        weight = folded.weight.to(x.dtype)
-        out = self.patches.conv(x, weight, folded.bias, self.config.relu, sums.pivot)
+        weight, bias = folded.weight, folded.bias
+        own: list[Tensor] = []
+        if self.config.weight_bits:
+            weight, bias, own = self._rounded(x, params, folded, sums)
+        out = self.patches.conv(x, weight.to(x.dtype), bias, self.config.relu, sums.pivot)
         unbiased = folded.var * (sums.count / (sums.count - 1))
         stats = torch.stack([folded.mean, unbiased]).double()
         total = torch.tensor(float(sums.count), dtype=torch.float64)
         of_rows = (folded.mean.double().contiguous(), folded.direct.contiguous())
-        numbers = [folded.weight, sums.pivot, *of_rows, *folded.state]
+        numbers = [weight, sums.pivot, *of_rows, *own, *folded.state]
         return out, stats, [total, *numbers]
+
+    def _rounded(
+        self, x: Tensor, params: BranchParams, folded: Folded, sums: PatchSums
+    ) -> tuple[Tensor, Tensor, list[Tensor]]:
+        """The rounded kernel and its bias, and what is kept: the patches' mean and the rounding."""
+        weight = quantize_weight(folded.weight, self.config.weight_bits)
+        around = sums.sums / sums.count
+        mean = around + sums.pivot_of_taps
+        # As in a fold: the type of images rounds once more, around the pivot in half precision.
+        taken = patch_response(weight.to(x.dtype).double(), around if is_half(x.dtype) else mean)
+        betas = [beta.double() for beta in params.betas if beta is not None]
+        bias = torch.stack(betas).sum(0) - taken if betas else -taken
+        return weight, bias.to(x.dtype), [mean, weight - folded.weight]
 
     def _fold(self, x: Tensor, params: BranchParams) -> tuple[Folded, PatchSums]:
         group = self.config.process_group()
@@ -87,7 +109,9 @@ class SumByMoments:
         wants_dx: bool,
     ) -> tuple[Optional[Tensor], BranchParams]:
         """Gradients to x, where it is wanted, and to the parameters."""
-        total, weight, pivot, mean, direct, *state = saved
+        (total, weight, pivot, mean, direct), rest = saved[:_ALWAYS], saved[_ALWAYS:]
+        own = rest[: _ROUNDED if self.config.weight_bits else 0]
+        state = rest[len(own) :]
         dtype = x.dtype
         if self._on_gpu:  # kernels decide there which rows want a look
             by_scale = self._direct_grads(x, grad, pivot)
@@ -98,6 +122,13 @@ class SumByMoments:
         grads = self.folding.backward(params, state, total.item(), *by_folded, direct, by_scale)
         dx = None
         if wants_dx:
+            if own:
+                # The bias takes off what the rounded kernel makes of the patches' mean.
+                _, rounding = own
+                by_bias = by_folded[1].to(rounding)
+                grads = replace(
+                    grads, sums=grads.sums - _by_mean(rounding, by_bias, grads.sums) / total.item()
+                )
             moves = _over_ranks(grads, self.config.process_group())
             dx = self.patches.input_grad(x, grad, weight, *moves, pivot).to(dtype)
         return dx, grads.params
@@ -120,9 +151,24 @@ class SumByMoments:
                 x.new_empty(spec.in_channels, dtype=_work(x)),
                 x.new_empty(of_rows, dtype=torch.float64),
                 x.new_empty(of_rows, dtype=torch.bool),
+                *self._rounded_like(x, kernel),
                 *self.folding.state_like(x, params),
             ],
         )
+
+    def _rounded_like(self, x: Tensor, kernel: tuple[int, ...]) -> list[Tensor]:
+        if not self.config.weight_bits:
+            return []
+        spec = self.config.spec
+        mean = x.new_empty(spec.groups, spec.taps, dtype=torch.float64)
+        return [mean, x.new_empty(kernel, dtype=_work(x))]
+
+
+def _by_mean(kernel: Tensor, by_bias: Tensor, like: Tensor) -> Tensor:
+    """What a gradient to the bias (O,) is to the patches' mean (G, P), by way of a kernel."""
+    groups, taps = like.shape
+    rows = kernel.reshape(groups, -1, taps)
+    return torch.bmm(by_bias.view(groups, 1, -1), rows).view_as(like).to(like)
 
 
 def _native(config: UnitConfig, x: Tensor) -> tuple[PatchConv, Any]:

@@ -19,6 +19,7 @@ from torch._C._functorch import is_functorch_wrapped_tensor
 
 from ...errors import SpecError
 from ..norms import track
+from ..quantization import UnitQuantizer
 from ..spec import UnitSpec
 from . import gpu
 from .batch_fold import sum_by_running_stats
@@ -133,8 +134,39 @@ def online_sum(unit: Unit, x: Tensor, preference: Preference) -> Optional[Tensor
     return None if method == 'branches' else sum_by(method, unit, x)
 
 
+def quantized_sum(unit: Unit, x: Tensor, quantizer: UnitQuantizer) -> Tensor:
+    """Sum of all branches of ``x``, activated if a ReLU follows, of what ships.
+
+    Trains by moments, whatever is faster without rounding; by running statistics where norms use
+    them, or where the quantizer is frozen. Ranges and means follow the batch.
+
+    Raises:
+        SpecError: the unit has no moments here.
+    """
+    dtype = autocast_dtype(x)
+    x = x.to(dtype or x.dtype, memory_format=torch.channels_last)
+    if quantizer.phase == quantizer.FROZEN or unit.by_batch is False:
+        with torch.autocast(x.device.type, enabled=False) if dtype else nullcontext():
+            return sum_by_running_stats(unit, x, quantizer)
+    choice = _choose_or_branches(unit, x, True)
+    if choice.method != 'moments':
+        raise SpecError(f'{unit.spec.name} cannot train quantized: {choice.reason}')
+    quantizer.observe(x, unit.group())
+    grid = quantizer.grid()
+    levels = () if grid is None else (grid.low, grid.high)
+    config = unit.config((quantizer.weights, levels))
+    scale = None if grid is None else grid.scale
+    out, stats, mean = unit_sum('moments', config, x, unit.parameters, scale)
+    with torch.no_grad():
+        track(unit.norms, stats)
+        quantizer.follow_patches(mean)
+        quantizer.count()
+    return out
+
+
 if not HAS_SHAPES:  # a break in the graph is better than none of it
     online_sum = torch.compiler.disable(online_sum)
+    quantized_sum = torch.compiler.disable(quantized_sum)
 
 
 def sum_by(method: str, unit: Unit, x: Tensor) -> Tensor:
@@ -149,7 +181,7 @@ def sum_by(method: str, unit: Unit, x: Tensor) -> Tensor:
             return sum_by_running_stats(unit, x)
     config = unit.config()
     x = x.to(dtype or x.dtype).contiguous(memory_format=layout(method, config, x))
-    out, stats = unit_sum(method, config, x, unit.parameters)
+    out, stats, _ = unit_sum(method, config, x, unit.parameters)
     with torch.no_grad():
         track(unit.norms, stats)
     return out

@@ -17,8 +17,9 @@ from typing import Any, Optional, Union
 import torch
 from torch import Tensor
 
+from ..quantization import InputGrid
 from . import gpu
-from .by_moments import SumByMoments
+from .by_moments import PATCH_MEAN, SumByMoments
 from .by_recompute import SumByRecomputing, SumInOnePass, is_one_conv
 from .convs import OutputGrad
 from .kernels import has_kernels_for
@@ -30,12 +31,13 @@ Method = Union[SumByMoments, SumByRecomputing, SumInOnePass]
 HAS_SHAPES = hasattr(torch.library, 'register_fake')
 _LIBRARY = torch.library.Library('mobileone_ext', 'DEF')
 _LIBRARY.define(
-    f'unit_forward(Tensor x, Tensor[] params, str method, {UnitConfig.SCHEMA})'
+    f'unit_forward(Tensor x, Tensor? scale, Tensor[] params, str method, {UnitConfig.SCHEMA})'
     ' -> (Tensor out, Tensor stats, Tensor[] saved)'
 )
 _LIBRARY.define(
-    'unit_backward(Tensor grad, Tensor x, Tensor? active, Tensor[] params, Tensor[] saved,'
-    f' bool wants_dx, str method, {UnitConfig.SCHEMA}) -> (Tensor dx, Tensor[] grads)'
+    'unit_backward(Tensor grad, Tensor x, Tensor? scale, Tensor? active, Tensor[] params,'
+    f' Tensor[] saved, bool wants_dx, str method, {UnitConfig.SCHEMA})'
+    ' -> (Tensor dx, Tensor[] grads)'
 )
 
 
@@ -44,7 +46,9 @@ def layout(method: str, config: UnitConfig, x: Tensor) -> torch.memory_format:
     return _kind(method, config, x).layout(x)
 
 
-def unit_sum(method: str, config: UnitConfig, x: Tensor, params: BranchParams):
+def unit_sum(
+    method: str, config: UnitConfig, x: Tensor, params: BranchParams, scale: Optional[Tensor] = None
+):
     """Activated sum of all branches (N, C_out, H_out, W_out), and statistics of the batch.
 
     Args:
@@ -52,14 +56,17 @@ def unit_sum(method: str, config: UnitConfig, x: Tensor, params: BranchParams):
         config: of the unit.
         x: (N, C_in, H, W), in the layout that the method wants or another.
         params: of the branches.
+        scale: of the grid that x is rounded to, by the config's levels.
 
     Returns:
         The sum, in x's type (under autocast in autocast's), and (2, J, C_out) float64: means and
-        unbiased variances of the branches.
+        unbiased variances of the branches; and where the kernel is rounded, the mean (G, P) of the
+        patches, float64, else None.
     """
     given = [p for p in params.flat() if p is not None]
-    out, stats, _ = torch.ops.mobileone_ext.unit_forward(x, given, method, *config.flat())
-    return out, stats
+    call = method, *config.flat()
+    out, stats, saved = torch.ops.mobileone_ext.unit_forward(x, scale, given, *call)
+    return out, stats, saved[PATCH_MEAN] if config.weight_bits else None
 
 
 def _kind(name: str, config: UnitConfig, x: Tensor) -> type[Method]:
@@ -75,9 +82,10 @@ def _method(name: str, config: UnitConfig, x: Tensor) -> Method:
 
 
 def _method_of_call(x: Tensor, name: str, call: Sequence) -> Method:
-    shape, branches, kernel_sizes, given, eps, relu, group = call
+    shape, branches, kernel_sizes, given, eps, relu, group, bits, levels = call
     lists = (tuple(shape), branches, tuple(kernel_sizes), tuple(given), tuple(eps))
-    return _kept_method(x.device, x.dtype, has_kernels_for(x), name, *lists, relu, group)
+    rest = relu, group, bits, tuple(levels)
+    return _kept_method(x.device, x.dtype, has_kernels_for(x), name, *lists, *rest)
 
 
 @functools.lru_cache(maxsize=1024)
@@ -86,16 +94,21 @@ def _kept_method(device: torch.device, dtype: torch.dtype, _: bool, name: str, *
     return _method(name, UnitConfig.of(*flat), torch.empty(0, device=device, dtype=dtype))
 
 
-def _forward(x: Tensor, params: Sequence[Tensor], name: str, *call):
+def _grid(scale: Optional[Tensor], config: UnitConfig) -> Optional[InputGrid]:
+    return None if scale is None else InputGrid(scale, *config.input_levels)
+
+
+def _forward(x: Tensor, scale: Optional[Tensor], params: Sequence[Tensor], name: str, *call):
     method = _method_of_call(x, name, call)
-    layout = method.layout(x)
+    layout, grid = method.layout(x), _grid(scale, method.config)
     x = x.contiguous(memory_format=layout)
+    x = x if grid is None else grid.round(x)
     with gpu.on_device(x):
         out, stats, saved = method.forward(x, method.config.params(params))
     return out.contiguous(memory_format=layout), stats, saved
 
 
-def _forward_like(x: Tensor, params: Sequence[Tensor], name: str, *call):
+def _forward_like(x: Tensor, scale: Optional[Tensor], params: Sequence[Tensor], name: str, *call):
     method = _method(name, UnitConfig.of(*call), x)
     return method.like(x, method.config.params(params))
 
@@ -103,6 +116,7 @@ def _forward_like(x: Tensor, params: Sequence[Tensor], name: str, *call):
 def _backward(
     grad: Tensor,
     x: Tensor,
+    scale: Optional[Tensor],
     active: Optional[Tensor],
     params: Sequence[Tensor],
     saved: Sequence[Tensor],
@@ -112,17 +126,21 @@ def _backward(
 ):
     method = _method_of_call(x, name, call)
     config, layout = method.config, method.layout(x)
-    x = x.contiguous(memory_format=layout)
+    x, grid = x.contiguous(memory_format=layout), _grid(scale, config)
+    # x is kept as the layer before keeps it, and rounded once more.
+    rounded = x if grid is None else grid.round(x)
     with gpu.on_device(x):
         dx, grads = method.backward(
-            OutputGrad(grad, active), x, config.params(params), saved, wants_dx
+            OutputGrad(grad, active), rounded, config.params(params), saved, wants_dx
         )
+    if dx is not None and grid is not None:
+        dx = dx.mul_(grid.within(x))
     found = in_own_memory(g for g, given in zip(grads.flat(), config.given) if given)
     dx = x.new_empty(0) if dx is None else dx.contiguous(memory_format=layout)
     return dx, found
 
 
-def _backward_like(grad, x, active, params, saved, wants_dx, name, *call):
+def _backward_like(grad, x, scale, active, params, saved, wants_dx, name, *call):
     if wants_dx:
         dx = torch.empty_like(x, memory_format=layout(name, UnitConfig.of(*call), x))
     else:
@@ -132,12 +150,12 @@ def _backward_like(grad, x, active, params, saved, wants_dx, name, *call):
 
 class _Unit(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor, call: tuple, *params: Tensor):
+    def forward(ctx: Any, x: Tensor, scale: Optional[Tensor], call: tuple, *params: Tensor):
         with torch._C._AutoDispatchBelowAutograd():
-            out, stats, saved = torch.ops.mobileone_ext.unit_forward(x, list(params), *call)
-        *_, relu, _ = call
+            out, stats, saved = torch.ops.mobileone_ext.unit_forward(x, scale, list(params), *call)
+        *_, relu, _, _, _ = call
         ctx.call, ctx.count = call, len(params)
-        ctx.save_for_backward(x, out if relu else None, *params, *saved)
+        ctx.save_for_backward(x, scale, out if relu else None, *params, *saved)
         ctx.mark_non_differentiable(stats, *saved)
         ctx.set_materialize_grads(False)
         return (out, stats, *saved)
@@ -145,14 +163,14 @@ class _Unit(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad: Optional[Tensor], *_):
         if grad is None:
-            return None, None, *[None] * ctx.count
-        x, active, *rest = ctx.saved_tensors
+            return None, None, None, *[None] * ctx.count
+        x, scale, active, *rest = ctx.saved_tensors
         params, saved = rest[: ctx.count], rest[ctx.count :]
         wants_dx = ctx.needs_input_grad[0]
         dx, grads = torch.ops.mobileone_ext.unit_backward(
-            grad, x, active, params, saved, wants_dx, *ctx.call
+            grad, x, scale, active, params, saved, wants_dx, *ctx.call
         )
-        return dx if wants_dx else None, None, *grads
+        return dx if wants_dx else None, None, None, *grads
 
 
 class _UnitGrad(torch.autograd.Function):
@@ -160,9 +178,11 @@ class _UnitGrad(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, others: tuple, grad: Tensor, x: Tensor, *params: Tensor):
-        active, *call = others
+        scale, active, *call = others
         with torch._C._AutoDispatchBelowAutograd():
-            dx, grads = torch.ops.mobileone_ext.unit_backward(grad, x, active, list(params), *call)
+            dx, grads = torch.ops.mobileone_ext.unit_backward(
+                grad, x, scale, active, list(params), *call
+            )
         return (dx, *grads)
 
     @staticmethod
@@ -173,19 +193,19 @@ class _UnitGrad(torch.autograd.Function):
         )
 
 
-def _forward_with_gradient(x: Tensor, params: Sequence[Tensor], *call):
+def _forward_with_gradient(x: Tensor, scale: Optional[Tensor], params: Sequence[Tensor], *call):
     if not torch.is_grad_enabled():
         with torch._C._AutoDispatchBelowAutograd():
-            return torch.ops.mobileone_ext.unit_forward(x, params, *call)
-    out, stats, *saved = _Unit.apply(x, call, *params)
+            return torch.ops.mobileone_ext.unit_forward(x, scale, params, *call)
+    out, stats, *saved = _Unit.apply(x, scale, call, *params)
     return out, stats, saved
 
 
-def _backward_with_refusal(grad, x, active, params, *call):
+def _backward_with_refusal(grad, x, scale, active, params, *call):
     if not torch.is_grad_enabled():
         with torch._C._AutoDispatchBelowAutograd():
-            return torch.ops.mobileone_ext.unit_backward(grad, x, active, params, *call)
-    dx, *grads = _UnitGrad.apply((active, *call), grad, x, *params)
+            return torch.ops.mobileone_ext.unit_backward(grad, x, scale, active, params, *call)
+    dx, *grads = _UnitGrad.apply((scale, active, *call), grad, x, *params)
     return dx, grads
 
 

@@ -51,8 +51,12 @@ class Unit:
             tuple(n.bias for n in self.norms),
         )
 
-    def config(self) -> UnitConfig:
-        """What operators take beside tensors."""
+    def config(self, rounding: tuple[int, tuple[int, ...]] = (0, ())) -> UnitConfig:
+        """What operators take beside tensors.
+
+        Args:
+            rounding: bits of the folded kernel, and the levels of the input.
+        """
         group = self.group()
         return UnitConfig(
             self.spec,
@@ -61,6 +65,7 @@ class Unit:
             tuple(n.eps for n in self.norms),
             self.relu,
             '' if group is None else group.group_name,
+            *rounding,
         )
 
     @property
@@ -111,6 +116,8 @@ class UnitConfig:
         eps: of each branch's norm.
         relu: whether a ReLU follows the sum.
         group: name of the process group over which statistics are reduced, or ''.
+        weight_bits: of the folded kernel's grid, or 0: it stays as it is.
+        input_levels: least and largest integer of the input's grid, or nothing.
     """
 
     spec: UnitSpec
@@ -119,11 +126,13 @@ class UnitConfig:
     eps: tuple[float, ...]
     relu: bool
     group: str
+    weight_bits: int = 0
+    input_levels: tuple[int, ...] = ()
 
     #: How an operator's schema names what :meth:`flat` returns.
     SCHEMA = (
         'int[] shape, str branches, int[] kernel_sizes, bool[] given, float[] eps, bool relu, '
-        'str group'
+        'str group, int weight_bits, int[] input_levels'
     )
 
     def flat(self) -> tuple:
@@ -140,13 +149,15 @@ class UnitConfig:
         ]
         branches = ' '.join(spec.branches)
         lists = (list(self.kernel_sizes), list(self.given), list(self.eps))
-        return shape, branches, *lists, self.relu, self.group
+        rounding = self.weight_bits, list(self.input_levels)
+        return shape, branches, *lists, self.relu, self.group, *rounding
 
     @classmethod
-    def of(cls, shape, branches, kernel_sizes, given, eps, relu, group) -> UnitConfig:
+    def of(cls, shape, branches, kernel_sizes, given, eps, relu, group, bits, levels) -> UnitConfig:
         """The inverse of :meth:`flat`."""
         spec = _spec_of(tuple(shape), branches)
-        return cls(spec, tuple(kernel_sizes), tuple(given), tuple(eps), relu, group)
+        lists = tuple(kernel_sizes), tuple(given), tuple(eps)
+        return cls(spec, *lists, relu, group, bits, tuple(levels))
 
     def params(self, tensors: Sequence[Tensor]) -> BranchParams:
         """The tensors that exist, each in its place."""

@@ -48,7 +48,7 @@ def images(name, dtype=torch.float64, size=8):
     return torch.randn(shape, generator=generator(), dtype=torch.float64).to(dtype)
 
 
-def arguments(name, method, dtype):
+def arguments(name, method, dtype, rounding=(0, ())):
     """What the forward operator is called with."""
     # Autocast gives images in half precision to parameters in float32.
     half = dtype in (torch.float16, torch.bfloat16)
@@ -56,7 +56,11 @@ def arguments(name, method, dtype):
     unit = block.unit(block.spec.act_cfg is not None)
     x = images(name, dtype).contiguous(memory_format=torch.channels_last).requires_grad_()
     params = [p for p in unit.parameters.flat() if p is not None]
-    return x, params, method, *unit.config().flat()
+    scale = torch.tensor(0.02) if rounding[1] else None
+    return x, scale, params, method, *unit.config(rounding).flat()
+
+
+ROUNDINGS = [(4, ()), (8, (-128, 127))]
 
 
 @needs_opcheck
@@ -68,18 +72,37 @@ def test_forward_is_an_operator(name, method, dtype):
 
 
 @needs_opcheck
+@pytest.mark.parametrize('rounding', ROUNDINGS)
+@pytest.mark.parametrize('dtype', [torch.float64, torch.bfloat16])
+@pytest.mark.parametrize('name', UNITS)
+def test_forward_is_an_operator_where_it_rounds(name, dtype, rounding):
+    torch.library.opcheck(FORWARD, arguments(name, 'moments', dtype, rounding))
+
+
+@needs_opcheck
 @pytest.mark.parametrize('wants_dx', [True, False])
 @pytest.mark.parametrize('method', METHODS)
 @pytest.mark.parametrize('name', UNITS)
 def test_backward_is_an_operator(name, method, wants_dx):
-    x, params, _, *config = arguments(name, method, torch.float64)
+    check_backward(name, method, wants_dx)
+
+
+@needs_opcheck
+@pytest.mark.parametrize('rounding', ROUNDINGS)
+@pytest.mark.parametrize('name', UNITS)
+def test_backward_is_an_operator_where_it_rounds(name, rounding):
+    check_backward(name, 'moments', True, rounding)
+
+
+def check_backward(name, method, wants_dx, rounding=(0, ())):
+    x, scale, params, _, *config = arguments(name, method, torch.float64, rounding)
     with torch.no_grad():
-        out, _, saved = FORWARD(x, params, method, *config)
+        out, _, saved = FORWARD(x, scale, params, method, *config)
     active = out if UNITS[name].act_cfg else None
     grad = torch.randn(out.shape, generator=generator(1), dtype=out.dtype)
     # A gradient has no gradient: nothing may ask for one here.
     params = [p.detach() for p in params]
-    call = (grad, x.detach(), active, params, saved, wants_dx, method, *config)
+    call = (grad, x.detach(), scale, active, params, saved, wants_dx, method, *config)
     torch.library.opcheck(BACKWARD, call)
 
 

@@ -1,0 +1,361 @@
+"""Weights and activations of few bits, while a network trains.
+
+A number is rounded to an integer times a scale, and the gradient passes as if it were not
+(straight-through estimator, arXiv 1308.3432). As Core ML has it: weights with one scale an output
+channel, symmetric about zero, and activations with one scale a tensor, from zero on where they
+cannot be negative (arXiv 1712.05877, sections 2 and 3).
+
+A weight's scale is its largest magnitude over the largest integer. So rounding what is rounded
+already changes nothing, and the integers can be had from the weights alone: :func:`integers`.
+
+A unit is rounded as the one convolution that ships, ``q(W)``, in the middle of its branches'
+training. Its bias is chosen by the mean mu of the patches that it reads,
+
+    b = sum_j beta_j - q(W) mu,
+
+so that rounding moves no output's mean, whatever it did to the kernel: W mu is what the norms take
+off, and q(W) mu is what is there to be taken off.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any, NamedTuple, Optional
+
+import torch
+import torch.distributed as dist
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ..errors import CheckpointError, SpecError
+
+#: Bits of weights and of activations that may be trained; 16 is for tests of exactness.
+WEIGHT_BITS, ACTIVATION_BITS = (4, 8, 16), (8, 16)
+OBSERVERS = ('max', 'percentile')
+_NAME = 'quantizer'
+#: Activations that are not negative.
+_NON_NEGATIVE = (nn.ReLU, nn.ReLU6, nn.Sigmoid)
+_PERCENTILE = 0.9999
+#: Values of a batch that a percentile is taken of.
+_SAMPLE = 1 << 16
+#: Batches whose plain average ranges and means begin with.
+_RATE = 0.1
+
+
+def weight_scale(weight: Tensor, bits: int) -> Tensor:
+    """Scale (O,) of a weight (O, ...), of its type; 1 where a channel is all zeros."""
+    scale = weight.detach().abs().flatten(1).amax(1) / (2 ** (bits - 1) - 1)
+    return torch.where(scale > 0, scale, torch.ones_like(scale))
+
+
+def quantize_weight(weight: Tensor, bits: int) -> Tensor:
+    """A weight (O, ...) on its grid, of its type; the gradient passes."""
+    scale = weight_scale(weight, bits).view(-1, *[1] * (weight.dim() - 1))
+    value = weight.detach()
+    rounded = (value / scale).round_().mul_(scale)
+    return rounded + (weight - value) if weight.requires_grad else rounded
+
+
+def integers(weight: Tensor, bits: int) -> tuple[Tensor, Tensor]:
+    """Integers (O, ...), int32, and scales (O,) of a weight, rounded or not."""
+    scale = weight_scale(weight, bits)
+    rows = scale.view(-1, *[1] * (weight.dim() - 1))
+    return (weight.detach() / rows).round().int(), scale
+
+
+class InputGrid(NamedTuple):
+    """The numbers that a tensor is rounded to: ``scale`` times ``low`` to ``high``.
+
+    Attributes:
+        scale: (), float32.
+        low, high: integers.
+    """
+
+    scale: Tensor
+    low: int
+    high: int
+
+    def round(self, x: Tensor) -> Tensor:
+        """The nearest of them, of x's type; the gradient passes where x is within."""
+        zero = torch.zeros((), dtype=torch.int32, device=x.device)
+        return torch.fake_quantize_per_tensor_affine(x, self.scale, zero, self.low, self.high)
+
+    def within(self, x: Tensor) -> Tensor:
+        """Where x, rounded, is not clipped."""
+        return (x > (self.low - 0.5) * self.scale) & (x < (self.high + 0.5) * self.scale)
+
+
+class Quantizer(nn.Module):
+    """What rounds a layer's weight and its input, and how.
+
+    Buffers, so that a checkpoint says it: ``settings`` (bits of weights, of activations or 0,
+    whether activations can be negative), ``phase``, ``batches`` seen, ``input_max``, the running
+    largest magnitude of the input.
+
+    Args:
+        weights: bits of the weight.
+        activations: bits of the input; None: it is not rounded.
+        signed: whether the input can be negative.
+        observer: how a batch's largest magnitude is found: ``'max'``, or ``'percentile'``, the
+            99.99th of a sample.
+
+    Raises:
+        SpecError: other bits, or another observer.
+    """
+
+    OFF, ON, FROZEN = range(3)
+
+    settings: Tensor
+    batches: Tensor
+    input_max: Tensor
+
+    def __init__(
+        self,
+        weights: int = 8,
+        activations: Optional[int] = None,
+        signed: bool = True,
+        observer: str = 'max',
+    ):
+        super().__init__()
+        _check('weights', weights, WEIGHT_BITS)
+        _check('activations', activations, (*ACTIVATION_BITS, None))
+        _check('observer', observer, OBSERVERS)
+        self.observer = observer
+        self._phase = self.OFF
+        settings = torch.tensor([weights, activations or 0, int(signed)])
+        self.register_buffer('settings', settings)
+        self.register_buffer('phase_number', torch.tensor(self.OFF))
+        self.register_buffer('batches', torch.tensor(0))
+        self.register_buffer('input_max', torch.tensor(0.0))
+        self._read()
+
+    @property
+    def phase(self) -> int:
+        """``OFF``: nothing is rounded; ``FROZEN``: ranges and means stay."""
+        return self._phase
+
+    @phase.setter
+    def phase(self, value: int) -> None:
+        self._phase = value
+        self.get_buffer('phase_number').fill_(value)
+
+    def grid(self) -> Optional[InputGrid]:
+        """What inputs are rounded to; None: they are not."""
+        if not self.activations:
+            return None
+        levels = 2 ** (self.activations - self.signed)
+        scale = self.input_max.detach().float() / (levels - 1)
+        scale = torch.where(scale > 0, scale, torch.ones_like(scale))
+        return InputGrid(scale, -levels if self.signed else 0, levels - 1)
+
+    def input(self, x: Tensor) -> Tensor:
+        """x, rounded if it is to be."""
+        grid = self.grid()
+        return x if grid is None else grid.round(x)
+
+    @torch.no_grad()
+    def observe(self, x: Tensor, group: Any = None) -> None:
+        """Let the range follow a batch's, before x is rounded by it.
+
+        Args:
+            group: of processes whose batches are one; None: this one's alone.
+        """
+        if self.activations:
+            largest = self._largest(x)
+            if group is not None:
+                dist.all_reduce(largest, dist.ReduceOp.MAX, group=group)
+            self._follow(self.input_max, largest)
+
+    def count(self) -> None:
+        """Note that a batch has been followed."""
+        self.batches.add_(1)
+
+    def _largest(self, x: Tensor) -> Tensor:
+        if self.observer == 'max':
+            low, high = x.detach().aminmax()
+            return torch.maximum(low.neg(), high).float()
+        flat = x.detach().flatten()
+        sample = flat[:: max(1, len(flat) // _SAMPLE)].abs().float()
+        return torch.quantile(sample, _PERCENTILE)
+
+    def _follow(self, kept: Tensor, found: Tensor) -> None:
+        """The plain average of few batches, then a running one."""
+        rate = torch.clamp(1 / (self.batches + 1), min=_RATE)
+        kept.copy_(torch.lerp(kept.double(), found.double(), rate.double()))
+
+    def _read(self) -> None:
+        """What is asked of buffers at every step, as Python's numbers."""
+        self.weights, self.activations, signed = self.settings.tolist()
+        self.signed = bool(signed)
+        self._phase = int(self.get_buffer('phase_number'))
+
+    def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
+        super()._load_from_state_dict(*args, **kwargs)
+        self._read()
+
+    def extra_repr(self) -> str:
+        """For print()."""
+        return f'weights={self.weights}, activations={self.activations or None}'
+
+
+class UnitQuantizer(Quantizer):
+    """A quantizer of a re-parameterizable unit.
+
+    Args:
+        groups, taps: of the unit.
+        options: as of :class:`Quantizer`.
+    """
+
+    patch_mean: Tensor
+
+    def __init__(self, groups: int, taps: int, **options: Any):
+        super().__init__(**options)
+        # (G, P): the running mean of the patches that the convolution reads.
+        self.register_buffer('patch_mean', torch.zeros(groups, taps))
+
+    @torch.no_grad()
+    def follow_patches(self, mean: Tensor) -> None:
+        """Let the patches' mean follow a batch's, (G, P)."""
+        self._follow(self.patch_mean, mean)
+
+    def fold(self, kernel: Tensor, betas: Tensor) -> tuple[Tensor, Tensor]:
+        """The rounded kernel and its bias.
+
+        Args:
+            kernel: (O, I / groups, k, k), folded.
+            betas: (O,), the sum of the norms' biases.
+        """
+        rounded = quantize_weight(kernel, self.weights)
+        return rounded, betas - patch_response(rounded, self.patch_mean)
+
+
+def patch_response(kernel: Tensor, mean: Tensor) -> Tensor:
+    """What a kernel (O, I / groups, k, k) makes of a mean patch (G, P): (O,)."""
+    rows = kernel.reshape(len(mean), -1, mean.shape[1])
+    return torch.bmm(rows, mean.to(kernel).unsqueeze(2)).flatten()
+
+
+class QuantizedLinear(nn.Linear):
+    """A linear layer with a quantizer; its keys are a linear layer's, and the quantizer's."""
+
+    quantizer: Quantizer
+
+    @classmethod
+    def of(cls, linear: nn.Linear, quantizer: Quantizer) -> QuantizedLinear:
+        """With the very parameters of another, which an optimizer may hold."""
+        with torch.device('meta'):
+            made = cls(linear.in_features, linear.out_features, bias=linear.bias is not None)
+        made.weight, made.bias = linear.weight, linear.bias
+        made.quantizer = quantizer.to(linear.weight.device)
+        return made.train(linear.training)
+
+    def forward(self, input: Tensor) -> Tensor:
+        """As a linear layer's; rounded if the quantizer is on."""
+        own = self.quantizer
+        if not own.phase:
+            return super().forward(input)
+        if self.training and own.phase != own.FROZEN:
+            own.observe(input)
+            own.count()
+        return F.linear(own.input(input), quantize_weight(self.weight, own.weights), self.bias)
+
+
+def quantizers(model: nn.Module) -> Iterator[Quantizer]:
+    """All of a model."""
+    return (m for m in model.modules() if isinstance(m, Quantizer))
+
+
+def add_quantizers(
+    model: nn.Module, weights: int = 8, activations: Optional[int] = None, observer: str = 'max'
+) -> tuple[list[str], list[str]]:
+    """Give all units and linear layers of a model a quantizer, which is off.
+
+    Layers that have one keep it.
+
+    Args:
+        model: with re-parameterizable units, in the order in which they run.
+        weights, activations, observer: as of :class:`Quantizer`.
+
+    Returns:
+        Names of the layers that have one, and of the units that cannot.
+    """
+    given: list[str] = []
+    left: list[str] = []
+    options: Any = dict(weights=weights, activations=activations, observer=observer)
+    signed = True  # of images
+    for name, module in list(model.named_modules()):
+        if hasattr(module, 'add_quantizer'):
+            had = module.quantizer is not None
+            found = had or module.add_quantizer(signed=signed, **options)
+            (given if found else left).append(name)
+            signed = not isinstance(module.act, _NON_NEGATIVE)
+        elif type(module) is nn.Linear:
+            own = Quantizer(signed=signed or not _pools(model), **options)
+            _replace(model, name, QuantizedLinear.of(module, own))
+            given.append(name)
+    return given, left
+
+
+def fit_quantizers(model: nn.Module, state_dict: Mapping[str, Any], prefix: str) -> None:
+    """Give a model the quantizers that a state dict has values for.
+
+    Args:
+        state_dict: the model's keys start with ``prefix``.
+
+    Raises:
+        CheckpointError: the model has one with other settings.
+    """
+    end = f'.{_NAME}.settings'
+    for key, value in state_dict.items():
+        if not (key.startswith(prefix) and key.endswith(end)):
+            continue
+        name = key[len(prefix) : -len(end)]
+        layer = _submodule(model, name)
+        if layer is not None:
+            _fit(model, name, layer, value)
+
+
+def _fit(model: nn.Module, name: str, layer: Any, settings: Any) -> None:
+    options = _options(name, settings)
+    own = getattr(layer, _NAME, None)
+    if own is not None:
+        if own.settings.tolist() != settings.tolist():
+            asked = _options(name, own.settings)
+            raise CheckpointError(f'{name} was trained with {options}, and is asked for {asked}')
+    elif hasattr(layer, 'add_quantizer'):
+        layer.add_quantizer(**options)
+    elif type(layer) is nn.Linear:
+        _replace(model, name, QuantizedLinear.of(layer, Quantizer(**options)))
+
+
+def _options(name: str, settings: Any) -> dict[str, Any]:
+    """What a quantizer was made with, by its settings; they may come of any file."""
+    try:
+        weights, activations, signed = settings.tolist()
+        options = dict(weights=weights, activations=activations or None, signed=bool(signed))
+        Quantizer(**options)
+    except (AttributeError, TypeError, ValueError, SpecError) as error:
+        raise CheckpointError(f'{name}: settings of a quantizer that cannot be: {error}') from error
+    return options
+
+
+def _submodule(model: nn.Module, name: str) -> Optional[nn.Module]:
+    try:
+        return model.get_submodule(name)
+    except AttributeError:
+        return None
+
+
+def _replace(model: nn.Module, name: str, layer: nn.Module) -> None:
+    parent, _, last = name.rpartition('.')
+    setattr(model.get_submodule(parent), last, layer)
+
+
+def _pools(model: nn.Module) -> bool:
+    """Whether a linear layer reads the last unit's output, averaged."""
+    return type(getattr(model, 'neck', None)).__name__ == 'GlobalAveragePooling'
+
+
+def _check(name: str, value: Any, allowed: tuple) -> None:
+    if not any(type(value) is type(one) and value == one for one in allowed):
+        raise SpecError(f'{name}={value!r}; allowed are {", ".join(map(repr, allowed))}')

@@ -1,0 +1,323 @@
+"""Units that train as the rounded convolution that ships, against autograd in float64."""
+
+import copy
+
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from helpers import assert_close, randomize_norms
+from torch import nn
+
+from mmpretrain_mobileone_ext.errors import CheckpointError, SpecError
+from mmpretrain_mobileone_ext.models import (
+    ConfigurableMobileOne,
+    DeployableClassifier,
+    MobileOneBlock,
+    switch_to_deploy,
+)
+from mmpretrain_mobileone_ext.models import quantization as q
+from mmpretrain_mobileone_ext.models.deploy import compare_forms
+from mmpretrain_mobileone_ext.models.spec import UnitSpec
+
+RELU = {'type': 'ReLU'}
+UNITS = dict(
+    depthwise=UnitSpec('unit', 8, 8, 3, groups=8, num_conv_branches=3, act_cfg=RELU),
+    strided=UnitSpec('unit', 8, 8, 3, stride=2, groups=8, num_conv_branches=2, act_cfg=None),
+    pointwise=UnitSpec('unit', 8, 8, 1, num_conv_branches=4, act_cfg=RELU),
+    wide=UnitSpec('unit', 80, 72, 1, num_conv_branches=2, act_cfg=None),
+    one_conv=UnitSpec('unit', 8, 8, 1, num_conv_branches=1, act_cfg=RELU),
+    grouped=UnitSpec('unit', 8, 16, 3, groups=2, num_conv_branches=2, act_cfg={'type': 'GELU'}),
+    stem=UnitSpec('unit', 3, 8, 3, stride=2, num_conv_branches=1, act_cfg=RELU),
+)
+FORMS = [(4, None), (8, None), (8, 8)]
+NET = dict(arch=dict(num_blocks=[1, 2], width_factor=[0.25, 0.5], num_conv_branches=3))
+
+
+def block_of(name, weights=8, activations=None, **options):
+    torch.manual_seed(0)
+    block = randomize_norms(MobileOneBlock(UNITS[name], **options)).double()
+    assert block.add_quantizer(weights=weights, activations=activations)
+    block.quantizer.phase = q.Quantizer.ON
+    return block
+
+
+def images(name, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    shape = (3, UNITS[name].in_channels, 9, 8)
+    return torch.randn(shape, generator=generator, dtype=torch.float64)
+
+
+class Rounded(torch.autograd.Function):
+    """To the nearest of ``low * scale ... high * scale``; the gradient passes within."""
+
+    @staticmethod
+    def forward(ctx, x, scale, low, high):
+        integer = torch.round(x / scale)
+        ctx.save_for_backward((integer >= low) & (integer <= high))
+        # The numbers of the grid are float32's, as in torch.
+        return (integer.clamp(low, high) * scale).float().double()
+
+    @staticmethod
+    def backward(ctx, grad):
+        return grad * ctx.saved_tensors[0], None, None, None
+
+
+def by_autograd(block, x):
+    """Output of a unit in training, every formula written out."""
+    spec, own = block.spec, block.quantizer
+    if own.activations:
+        largest = x.detach().abs().max().float()
+        x = Rounded.apply(x, (largest / 127).double(), -128, 127)
+    geometry = dict(stride=spec.stride, padding=spec.padding, dilation=spec.dilation)
+    patches = F.unfold(x, spec.kernel_size, **geometry).unflatten(1, (spec.groups, -1))
+    kernel, betas = 0, 0
+    for part in block.unit().branches:
+        size = spec.kernel_size
+        if part.kernel is None:
+            w = torch.zeros(spec.out_channels, spec.group_width, size, size).double()
+            for o in range(spec.out_channels):
+                w[o, o % spec.group_width, size // 2, size // 2] = 1
+        else:
+            w = F.pad(part.kernel, [(size - part.kernel.shape[-1]) // 2] * 4)
+        z = F.conv2d(x, w, groups=spec.groups, **geometry)
+        var = z.var((0, 2, 3), unbiased=False)
+        scale = part.norm.weight / (var + part.norm.eps).sqrt()
+        kernel = kernel + w * scale.view(-1, 1, 1, 1)
+        betas = betas + part.norm.bias
+    highest = kernel.detach().abs().amax((1, 2, 3), keepdim=True)
+    levels = 2 ** (own.weights - 1) - 1
+    rounded = torch.round(kernel / (highest / levels)) * (highest / levels)
+    kernel = kernel + (rounded - kernel).detach()
+    mean = patches.mean((0, 3))
+    rows = kernel.reshape(spec.groups, -1, mean.shape[1])
+    bias = betas - torch.bmm(rows, mean.unsqueeze(2)).flatten()
+    return block.act(F.conv2d(x, kernel, bias, groups=spec.groups, **geometry)), mean
+
+
+@pytest.mark.parametrize('form', FORMS)
+@pytest.mark.parametrize('name', UNITS)
+def test_output_and_gradients_are_those_of_the_formulas(name, form):
+    block = block_of(name, *form)
+    wanted, x = copy.deepcopy(block), images(name)
+    found = []
+    for module, run in ((wanted, lambda x: by_autograd(wanted, x)[0]), (block, block)):
+        own = x.clone().requires_grad_()
+        out = run(own)
+        weight = torch.randn(out.shape, generator=torch.Generator().manual_seed(1)).double()
+        (out * weight).sum().backward()
+        found.append([out.detach(), own.grad, *(p.grad for p in module.parameters())])
+    assert_close(*found, 1e-9)
+
+
+@pytest.mark.parametrize('form', FORMS)
+@pytest.mark.parametrize('name', UNITS)
+def test_an_outputs_mean_is_the_sum_of_betas(name, form):
+    block = block_of(name, *form)
+    block.act = nn.Identity()
+    mean = block(images(name)).mean((0, 2, 3))
+    betas = sum(n.bias for n in block.unit().norms)
+    assert_close([betas], [mean], 1e-12)
+
+
+@pytest.mark.parametrize('name', UNITS)
+def test_means_and_ranges_follow_the_batches(name):
+    block = block_of(name, activations=8)
+    largest, means = [], []
+    for seed in range(3):
+        x = images(name, seed)
+        largest.append(x.abs().max())
+        if seed == 0:
+            means.append(by_autograd(copy.deepcopy(block), x)[1])
+        block(x)
+        if seed == 0:
+            assert_close([means[0]], [block.quantizer.patch_mean.double()], 1e-6)
+    assert int(block.quantizer.batches) == 3
+    assert block.quantizer.input_max.item() == pytest.approx(float(sum(largest)) / 3, rel=1e-6)
+
+
+@pytest.mark.parametrize('form', FORMS)
+@pytest.mark.parametrize('name', UNITS)
+def test_what_ships_is_what_was_scored(name, form):
+    block = block_of(name, *form)
+    x = images(name)
+    with torch.no_grad():
+        block(x)
+        block.eval()
+        scored = block(x)
+        block.online_reparam = False
+        by_branches = block(x)
+        block.online_reparam = 'auto'
+        folded = copy.deepcopy(block)
+        folded.switch_to_deploy()
+        shipped = folded(x)
+    by_running_stats = block(x.requires_grad_()).detach()  # a gradient goes another way
+    for other in (scored, by_branches, by_running_stats):
+        assert_close([shipped], [other], 1e-12)
+    weight = folded.branch_reparam.weight
+    assert torch.equal(q.quantize_weight(weight.detach(), form[0]), weight)
+
+
+def test_a_fold_that_is_off_is_seen():
+    """The branches are the check: they share nothing with the fold."""
+    block = block_of('pointwise').eval()
+    x = images('pointwise')
+    folded = copy.deepcopy(block)
+    folded.switch_to_deploy()
+    assert compare_forms(block, folded, x).relative < 1e-12
+    with torch.no_grad():
+        folded.branch_reparam.weight[0, 0] *= 1.001
+    assert compare_forms(block, folded, x).relative > 1e-6
+
+
+def test_frozen_statistics_stay_and_train():
+    block = block_of('depthwise', activations=8)
+    block(images('depthwise'))
+    block.quantizer.phase = q.Quantizer.FROZEN
+    kept = {k: v.clone() for k, v in block.named_buffers()}
+    block(images('depthwise', 1)).square().sum().backward()
+    assert all(torch.equal(v, kept[k]) for k, v in block.named_buffers())
+    assert all(p.grad is not None for p in block.parameters())
+
+
+def test_off_changes_nothing():
+    block = block_of('pointwise')
+    block.quantizer.phase = q.Quantizer.OFF
+    plain = copy.deepcopy(block)
+    plain.quantizer = None
+    x = images('pointwise')
+    assert torch.equal(block(x), plain(x))
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.sampled_from([4, 8]),
+    st.sampled_from([torch.float32, torch.float64]),
+    st.integers(0, 2**16),
+    st.floats(1e-30, 1e30),
+)
+def test_rounded_weights_keep_their_integers(bits, dtype, seed, size):
+    generator = torch.Generator().manual_seed(seed)
+    weight = (torch.randn(4, 3, 3, 3, generator=generator, dtype=torch.float64) * size).to(dtype)
+    weight[0] = 0
+    found, scale = q.integers(weight, bits)
+    rounded = q.quantize_weight(weight, bits)
+    assert int(found.abs().max()) == 2 ** (bits - 1) - 1
+    again, _ = q.integers(rounded.float(), bits)
+    assert torch.equal(found, again)
+    assert torch.equal(rounded, found.to(dtype) * scale.view(-1, 1, 1, 1))
+
+
+@pytest.mark.parametrize('signed', [True, False])
+@pytest.mark.parametrize('bits', [8, 16])
+def test_inputs_are_rounded_and_their_gradient_passes_within(bits, signed):
+    own = q.Quantizer(activations=bits, signed=signed)
+    own.input_max.fill_(2.0)
+    grid = own.grid()
+    x = torch.linspace(-3, 3, 1001).requires_grad_()
+    out = grid.round(x)
+    out.sum().backward()
+    levels = (-(2 ** (bits - 1)), 2 ** (bits - 1) - 1) if signed else (0, 2**bits - 1)
+    wanted = (x.detach() / grid.scale).round().clamp(*levels) * grid.scale
+    assert torch.allclose(out.detach(), wanted, atol=1e-7)
+    assert grid.scale.item() == pytest.approx(2 / levels[1])
+    assert torch.equal(x.grad.bool(), grid.within(x.detach()))
+
+
+def test_percentile_leaves_outliers_out():
+    own = q.Quantizer(activations=8, observer='percentile')
+    x = torch.rand(1, 4, 200, 200)
+    x[0, 0, 0, 0] = 1000
+    own.observe(x)
+    assert 0.9 < own.input_max.item() <= 1
+
+
+@pytest.mark.parametrize(
+    'options',
+    [{'weights': 3}, {'weights': 8.0}, {'activations': 4}, {'activations': True}, {'observer': ''}],
+)
+def test_other_options_are_refused(options):
+    with pytest.raises(SpecError, match='allowed are'):
+        q.Quantizer(**options)
+
+
+def classifier(**backbone):
+    torch.manual_seed(0)
+    model = DeployableClassifier(
+        backbone=dict(type='ConfigurableMobileOne', **NET, **backbone),
+        neck=dict(type='GlobalAveragePooling'),
+        head=dict(type='LinearClsHead', num_classes=4, in_channels=64),
+    )
+    return randomize_norms(model)
+
+
+def quantized_classifier(**options):
+    model = classifier()
+    given, left = q.add_quantizers(model, **options)
+    assert not left
+    assert given[0] == 'backbone.stage0'
+    assert given[-1] == 'head.fc'
+    for own in q.quantizers(model):
+        own.phase = own.ON
+    model.train()
+    model(torch.rand(4, 3, 32, 32))
+    return model.eval()
+
+
+def test_keys_are_those_of_the_plain_network_and_the_quantizers():
+    model = quantized_classifier()
+    keys = {k for k in model.state_dict() if '.quantizer.' not in k}
+    assert keys == set(classifier().state_dict())
+
+
+def test_only_images_can_be_negative():
+    model = quantized_classifier(activations=8)
+    assert [own.signed for own in q.quantizers(model)][0]
+    assert not any([own.signed for own in q.quantizers(model)][1:])
+    gelu = ConfigurableMobileOne(**NET, act_cfg=dict(type='GELU'))
+    q.add_quantizers(gelu, activations=8)
+    assert all(own.signed for own in q.quantizers(gelu))
+
+
+@pytest.mark.parametrize('activations', [None, 8])
+def test_a_checkpoint_says_what_is_quantized(activations):
+    model = quantized_classifier(weights=4, activations=activations)
+    x = torch.rand(2, 3, 32, 32)
+    with torch.no_grad():
+        wanted = model(x)
+        plain = classifier().eval()
+        assert not torch.allclose(plain(x), wanted)
+        plain.load_state_dict(model.state_dict())
+        assert torch.equal(plain(x), wanted)
+        folded = classifier(deploy=True).eval()
+        folded.load_state_dict(model.state_dict())
+        assert_close([wanted], [folded(x)], 1e-5)
+        again = classifier(deploy=True).eval()
+        again.load_state_dict(switch_to_deploy(model).state_dict())
+        assert torch.equal(again(x), folded(x))
+
+
+def test_a_float_checkpoint_may_start_a_quantized_run():
+    model, float_model = quantized_classifier(), classifier()
+    model.load_state_dict(float_model.state_dict(), strict=False)
+
+
+def test_other_settings_than_the_checkpoints_are_refused():
+    state = quantized_classifier(weights=4).state_dict()
+    with pytest.raises(CheckpointError, match=r"stage0 was trained with \{'weights': 4.*asked"):
+        quantized_classifier(weights=8).load_state_dict(state)
+
+
+@pytest.mark.parametrize('value', [torch.tensor([7, 0, 1]), torch.tensor(1), torch.zeros(1 << 10)])
+def test_settings_that_cannot_be_are_refused(value):
+    state = quantized_classifier().state_dict()
+    state['head.fc.quantizer.settings'] = value
+    with pytest.raises(CheckpointError, match='settings of a quantizer'):
+        classifier().load_state_dict(state)
+
+
+def test_a_unit_with_a_hook_is_left():
+    net = ConfigurableMobileOne(**NET)
+    net.stage1[0].branch_conv_list[0].conv.register_forward_hook(lambda *_: None)
+    assert q.add_quantizers(net)[1] == ['stage1.0']
