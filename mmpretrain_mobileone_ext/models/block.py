@@ -202,6 +202,9 @@ class MobileOneBlock(BaseModule):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (N, C_in, H, W) to (N, C_out, H / stride, W / stride)."""
+        if self.quantizer is not None and self.quantizer.follows:
+            # Not twice, where the unit is computed twice.
+            self.quantizer.observe(x, None if self.deploy else self.unit().group())
         if not (self.with_cp and torch.is_grad_enabled() and x.requires_grad):
             return self._forward(x)
         if is_compiling():  # whose graph changes buffers at its end, once
@@ -236,7 +239,8 @@ class MobileOneBlock(BaseModule):
         if not self.deploy and not self.unit().is_plain():
             return False
         like = next(self.parameters())
-        self.quantizer = UnitQuantizer(self.spec.groups, self.spec.taps, **options).to(like.device)
+        made = UnitQuantizer(self.spec.groups, self.spec.taps, **options)
+        self.quantizer = made.to(like.device).train(self.training)
         return True
 
     def _quantized(self, x: Tensor, quantizer: UnitQuantizer) -> Tensor:

@@ -139,6 +139,11 @@ class Quantizer(nn.Module):
         self._phase = value
         self.get_buffer('phase_number').fill_(value)
 
+    @property
+    def follows(self) -> bool:
+        """Whether ranges and means follow what is seen: in training, up to the freeze."""
+        return self._phase == self.ON and self.training
+
     def grid(self) -> Optional[InputGrid]:
         """What inputs are rounded to; None: they are not."""
         if not self.activations:
@@ -155,20 +160,17 @@ class Quantizer(nn.Module):
 
     @torch.no_grad()
     def observe(self, x: Tensor, group: Any = None) -> None:
-        """Let the range follow a batch's, before x is rounded by it.
+        """Let the range follow a batch's, before x is rounded by it, and count the batch.
 
         Args:
             group: of processes whose batches are one; None: this one's alone.
         """
+        self.batches.add_(1)
         if self.activations:
             largest = self._largest(x)
             if group is not None:
                 dist.all_reduce(largest, dist.ReduceOp.MAX, group=group)
             self._follow(self.input_max, largest)
-
-    def count(self) -> None:
-        """Note that a batch has been followed."""
-        self.batches.add_(1)
 
     def _largest(self, x: Tensor) -> Tensor:
         if self.observer == 'max':
@@ -180,7 +182,7 @@ class Quantizer(nn.Module):
 
     def _follow(self, kept: Tensor, found: Tensor) -> None:
         """The plain average of few batches, then a running one."""
-        rate = torch.clamp(1 / (self.batches + 1), min=_RATE)
+        rate = torch.clamp(1 / self.batches, min=_RATE)
         kept.copy_(torch.lerp(kept.double(), found.double(), rate.double()))
 
     def _read(self) -> None:
@@ -254,9 +256,8 @@ class QuantizedLinear(nn.Linear):
         own = self.quantizer
         if not own.phase:
             return super().forward(input)
-        if self.training and own.phase != own.FROZEN:
+        if own.follows:
             own.observe(input)
-            own.count()
         return F.linear(own.input(input), quantize_weight(self.weight, own.weights), self.bias)
 
 

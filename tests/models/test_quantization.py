@@ -5,9 +5,9 @@ import copy
 import pytest
 import torch
 import torch.nn.functional as F
+from helpers import assert_close, randomize_norms
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from helpers import assert_close, randomize_norms
 from torch import nn
 
 from mmpretrain_mobileone_ext.errors import CheckpointError, SpecError
@@ -181,6 +181,29 @@ def test_frozen_statistics_stay_and_train():
     assert all(p.grad is not None for p in block.parameters())
 
 
+@pytest.mark.parametrize('name', UNITS)
+def test_norms_in_eval_mode_leave_the_mean_to_be_followed(name):
+    block, seen = block_of(name), block_of(name)
+    for norm in block.unit().norms:
+        norm.eval()
+    for own in (block, seen):
+        own(images(name))
+    assert_close([seen.quantizer.patch_mean], [block.quantizer.patch_mean], 1e-6)
+
+
+@pytest.mark.parametrize('name', UNITS)
+def test_autocast_rounds_in_half_precision(name):
+    block = block_of(name, activations=8).float()
+    x = images(name).float()
+    wanted = block(x).detach()
+    with torch.autocast('cpu', torch.bfloat16):
+        out = block(x)
+    assert out.dtype == torch.bfloat16
+    out.float().square().sum().backward()
+    assert all(torch.isfinite(p.grad).all() for p in block.parameters())
+    assert_close([wanted], [out], 2 * 2**-8)  # of x and of the kernel, a unit each
+
+
 def test_off_changes_nothing():
     block = block_of('pointwise')
     block.quantizer.phase = q.Quantizer.OFF
@@ -273,7 +296,7 @@ def test_keys_are_those_of_the_plain_network_and_the_quantizers():
 
 def test_only_images_can_be_negative():
     model = quantized_classifier(activations=8)
-    assert [own.signed for own in q.quantizers(model)][0]
+    assert next(q.quantizers(model)).signed
     assert not any([own.signed for own in q.quantizers(model)][1:])
     gelu = ConfigurableMobileOne(**NET, act_cfg=dict(type='GELU'))
     q.add_quantizers(gelu, activations=8)
