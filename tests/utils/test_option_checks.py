@@ -31,8 +31,10 @@ from mmpretrain_mobileone_ext.hooks import (
     BNRecalibrationHook,
     CoreMLExportHook,
     DeploySwitchHook,
+    DistillationHook,
     DivergenceHook,
     DynamicRegularizationHook,
+    QuantizationHook,
     ThroughputHook,
 )
 from mmpretrain_mobileone_ext.hooks.training.dynamic_regularization import Phase
@@ -178,6 +180,19 @@ OWNERS = {
     EMALoadHook: {},
     DivergenceHook: {'factor': (*NUMBER, 0.5), 'patience': (*COUNT, 0), 'floor': NUMBER},
     EpochSeedHook: {},
+    DistillationHook: {
+        'teacher': (3, True, b'x', ['x'], math.nan, THING),
+        'checkpoint': TEXT,
+        'temperature': (*NUMBER, 0.5),
+        'weight': (*NUMBER, 1.5),
+    },
+    QuantizationHook: {
+        'weights': (*COUNT, 0, 2, 32),
+        'activations': (*COUNT, 0, 4),
+        'start': ('x', -1, 1.5, math.nan, True, [], None, THING),
+        'freeze_stats': ('x', -1, 1.5, math.nan, True, [], THING),
+        'observer': NAME,
+    },
     Phase: {
         'begin': ('x', -1, math.nan, 1.5, True, None, [], THING),
         'resolution': (*COUNT, 0),
@@ -235,6 +250,7 @@ NEEDED = {
     MobileOneBlock: lambda: dict(spec=UnitSpec('u', 4, 4, 3)),
     UnitSpec: lambda: dict(name='u', in_channels=4, out_channels=4, kernel_size=3),
     CPUSyncBatchNorm: lambda: dict(num_features=4),
+    DistillationHook: lambda: dict(teacher='none.py', checkpoint='none.pth'),
     ExportOptions: lambda: dict(out='model.mlpackage'),
     export_coreml: lambda: dict(config='none.py', out='model.mlpackage'),
     DeployOptions: lambda: dict(out='model.mlpackage'),
