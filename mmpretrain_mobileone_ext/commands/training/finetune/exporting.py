@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import Any, Optional
+from typing import Optional
 
 from ....coreml.swift.package import check_target, derived_name
 from ....export.options import ExportOptions
@@ -28,7 +28,6 @@ def check_export(args: argparse.Namespace, work_dir: Path) -> None:
     """
     check_quantize(args)
     below = next(p for p in (work_dir, *work_dir.resolve().parents) if p.is_dir())
-    stored: Any = stored_as(args)
     options = ExportOptions(
         out=below / 'model.mlpackage', swift=args.swift or None, force=True, **stored_as(args)
     )

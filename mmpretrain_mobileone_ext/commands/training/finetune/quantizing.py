@@ -44,7 +44,7 @@ def check_quantize(args: argparse.Namespace) -> None:
         )
 
 
-def stored_as(args: argparse.Namespace) -> dict[str, str]:
+def stored_as(args: argparse.Namespace) -> dict[str, Any]:
     """Options of the export that say how weights are stored, where any are asked for."""
     if args.quantize:
         return dict(compress=TRAINED, deployment_target=QUANTIZED[args.quantize][2])
