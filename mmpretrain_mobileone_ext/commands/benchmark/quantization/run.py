@@ -177,6 +177,7 @@ def run(argv: Optional[Sequence[str]] = None) -> Optional[Path]:
             command=own_command(),
             machine=machine('cpu'),
             config=Path(options.config).name,
+            epochs=options.epochs or read_config(options.config).train_cfg.max_epochs,
             seconds=time.monotonic() - start,
             results=[asdict(result) for result in results],
         ),
