@@ -12,7 +12,7 @@ _base_ = [
 model = dict(backbone=dict(in_channels=1, stem_stride=2))
 train_dataloader = dict(batch_size=128, dataset=dict(indices=10000))
 optim_wrapper = dict(optimizer=dict(weight_decay=5e-4))
-train_cfg = dict(max_epochs=12, val_interval=12)
-_base_.param_scheduler[1].end = 12
+train_cfg = dict(max_epochs=9, val_interval=9)
+_base_.param_scheduler[1].end = 9
 _base_.custom_hooks[0].momentum = 0.02
 default_hooks = dict(logger=dict(interval=20))
