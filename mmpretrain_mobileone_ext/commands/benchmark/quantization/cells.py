@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Optional
@@ -58,7 +58,7 @@ class Training:
         cfg.train_cfg.val_interval = self.epochs
         cfg.randomness = dict(seed=self.seed)
         own = [dict(type='EpochSeedHook'), *([self.hook] if self.hook else [])]
-        cfg.custom_hooks = [*own, *_without(cfg, 'EpochSeedHook')]
+        cfg.custom_hooks = [*own, *_without(cfg, ('EpochSeedHook',))]
         if self.start is not None:
             self._fold(cfg, out / self.start.folder / self.start.last)
         return cfg
@@ -68,11 +68,12 @@ class Training:
         cfg.load_from = str(deploy.resolve())
         cfg.model.backbone.deploy = True
         cfg.optim_wrapper.optimizer.lr *= _TUNING
-        cfg.custom_hooks = _without(cfg, 'DeploySwitchHook')
+        # coreai-opt prepares the network itself, of which an average knows nothing.
+        cfg.custom_hooks = _without(cfg, ('DeploySwitchHook', 'EMAHook', 'EMALoadHook'))
 
 
-def _without(cfg: Config, name: str) -> list[Any]:
-    return [hook for hook in cfg.get('custom_hooks') or () if step_name(hook) != name]
+def _without(cfg: Config, names: Collection[str]) -> list[Any]:
+    return [hook for hook in cfg.get('custom_hooks') or () if step_name(hook) not in names]
 
 
 @dataclass(frozen=True)
@@ -83,6 +84,12 @@ class Cell:
     scheme: str
     training: Training
     compress: str
+
+    @property
+    def precision(self) -> str:
+        """Of what is not rounded: in fp16 a value may fall on the other side of a step."""
+        rounded = SCHEMES.get(self.scheme)
+        return 'fp32' if rounded and rounded.activations else 'fp16'
 
     @property
     def seed(self) -> int:
@@ -131,7 +138,7 @@ def _training(method: str, name: str, bits: Bits, whole: Training) -> Training:
     rounds: dict[str, Any] = dict(weights=bits.weights, activations=bits.activations)
     if method == 'folded':
         half = Training('half', seed, epochs // 2)
-        hook = dict(type=_FOLDED, **rounds)
+        hook: dict[str, Any] = dict(type=_FOLDED, preset=name)
         return Training(f'folded-{name}', seed, epochs - half.epochs, hook, half)
     begin = int(epochs * _LATE) if method == 'late' else 0
     freeze = int(epochs * _FREEZE)

@@ -82,6 +82,7 @@ class _Run:
         checkpoint = str(training / cell.training.last)
         words = ['--out', package, '--force', '--verify-data', _VERIFIED]
         words += ['--deployment-target', _TARGET, '--compress', cell.compress]
+        words += ['--precision', cell.precision]
         words += [] if cell.compress == 'none' else ['--max-drop', '100']
         log = folder / 'export.log'
         self._tool('export_coreml.py', [config, checkpoint, *words], log, f'{cell.folder}: export')

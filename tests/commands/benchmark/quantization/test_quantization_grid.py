@@ -30,6 +30,8 @@ def test_every_method_meets_every_scheme():
     # A network that is rounded afterwards is the float one.
     trainings = {cell.training.folder for cell in found}
     assert len(trainings) == 2 * (1 + 4 + 4)
+    assert {c.precision for c in found if c.scheme in ('w8a8', 'w4a8')} == {'fp32'}
+    assert {c.precision for c in found if c.scheme in ('fp16', 'w8', 'w4')} == {'fp16'}
     assert {c.compress for c in found if c.method == 'after'} == {'int8', 'w8a8', 'int4'}
 
 
@@ -74,7 +76,7 @@ def test_a_folded_training_begins_with_the_folded_file(tmp_path):
     assert cfg.load_from == str(tmp_path / 'seed0/half/epoch_3_deploy.pth')
     assert cfg.model.backbone.deploy is True
     assert cfg.optim_wrapper.optimizer.lr == pytest.approx(0.01)
-    assert 'DeploySwitchHook' not in [h['type'] for h in cfg.custom_hooks]
+    assert [h['type'] for h in cfg.custom_hooks] == ['EpochSeedHook', 'X']
 
 
 @pytest.mark.parametrize(
