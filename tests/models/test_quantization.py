@@ -350,3 +350,21 @@ def test_a_unit_with_a_hook_is_left():
     net = ConfigurableMobileOne(**NET)
     net.stage1[0].branch_conv_list[0].conv.register_forward_hook(lambda *_: None)
     assert q.add_quantizers(net)[1] == ['stage1.0']
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not hasattr(torch.library, 'register_fake'), reason='torch < 2.4')
+def test_a_compiled_step_is_an_eager_one():
+    own = randomize_norms(ConfigurableMobileOne(**NET)).train()
+    q.add_quantizers(own, weights=8, activations=8)
+    for quantizer in q.quantizers(own):
+        quantizer.phase = quantizer.ON
+    eager = copy.deepcopy(own)
+    compiled = torch.compile(own, fullgraph=True, backend='aot_eager')
+    x = torch.rand(4, 3, 32, 32)
+    for _ in range(2):
+        for run, net in ((eager, eager), (compiled, own)):
+            net.zero_grad()
+            run(x)[-1].square().mean().backward()
+    assert_close(*([p.grad for p in n.parameters()] for n in (eager, own)), 1e-5)
+    assert_close(*(list(n.buffers()) for n in (eager, own)), 1e-5)

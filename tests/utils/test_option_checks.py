@@ -38,6 +38,7 @@ from mmpretrain_mobileone_ext.hooks import (
 from mmpretrain_mobileone_ext.hooks.training.dynamic_regularization import Phase
 from mmpretrain_mobileone_ext.hooks.training.ema_load import EMALoadHook
 from mmpretrain_mobileone_ext.hooks.training.epoch_seed import EpochSeedHook
+from mmpretrain_mobileone_ext.hooks.training.quantization import QuantizationHook
 from mmpretrain_mobileone_ext.hooks.training.throughput import TrainThroughputHook
 from mmpretrain_mobileone_ext.models import MobileOneBlock
 from mmpretrain_mobileone_ext.models.classifier import DeployableClassifier
@@ -178,6 +179,13 @@ OWNERS = {
     EMALoadHook: {},
     DivergenceHook: {'factor': (*NUMBER, 0.5), 'patience': (*COUNT, 0), 'floor': NUMBER},
     EpochSeedHook: {},
+    QuantizationHook: {
+        'weights': (*COUNT, 3, 8.0),
+        'activations': ('x', 4, 8.0, True, [], {}, math.nan, THING),
+        'start': (*NUMBER, 1.0),
+        'freeze_stats': ('x', -1, 1.0, True, [], {}, math.nan, math.inf, THING),
+        'observer': NAME,
+    },
     Phase: {
         'begin': ('x', -1, math.nan, 1.5, True, None, [], THING),
         'resolution': (*COUNT, 0),
