@@ -92,7 +92,7 @@ def _record_figure(name: str) -> Figure:
 
 
 for _name in (
-    *('branches', 'fashion', 'formats-fashion'),
+    *('branches', 'fashion', 'formats-fashion', 'formats-s0'),
     *('mmdeploy', 'runtime', 'sweep', 'longer'),
 ):
     FIGURES[_name] = _record_figure(_name)
