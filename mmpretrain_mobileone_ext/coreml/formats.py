@@ -29,6 +29,8 @@ if TYPE_CHECKING:
     from .compress.trial import Candidate
     from .runtime.loaded import LoadedProgram
 
+CORE_ML, CORE_AI = 'coreml', 'coreai'
+
 
 class Format(ABC):
     """One format of files.
@@ -40,7 +42,7 @@ class Format(ABC):
         opens: whether a file's operations and weights can be read one by one, and executed so.
         inputs: kinds of input that its files can have, the default first.
         has_shapes: whether a file can take several sizes and batch sizes.
-        has_swift: whether there is a Swift package for it.
+        runtime: what runs its files on a device: 'coreml' or 'coreai'.
         mixes_precision: whether a file can keep single operations in fp32, as precision 'auto'
             needs it.
     """
@@ -51,7 +53,7 @@ class Format(ABC):
     title: ClassVar[str] = 'Core ML'
     opens: ClassVar[bool] = True
     has_shapes: ClassVar[bool] = True
-    has_swift: ClassVar[bool] = True
+    runtime: ClassVar[str] = CORE_ML
     mixes_precision: ClassVar[bool] = False
 
     @abstractmethod
