@@ -40,6 +40,9 @@ _IMPORT_NOISE = re.compile(
 
 _ENUM_NOISE = re.compile(r'is an Enum subclass and is now natively supported by torch\.compile')
 
+_EXPORT_NOISE = re.compile(r'failed while attempting to run meta for')
+_FAKE_TENSORS = 'torch._subclasses.fake_tensor'
+
 _LOGGED_NOISE = re.compile(
     r'^Saving value type of \S+ into a builtin type of \S+, '
     r'might lose precision!'
@@ -48,7 +51,7 @@ _LOGGED_NOISE = re.compile(
 )
 
 _CONVERSION_NOISE = (
-    # torch.jit.trace is the better tested front end of coremltools 9.
+    # What cannot be exported is traced.
     (r'`torch\.jit\.trace', FutureWarning),
     (r'`torch\.jit\.trace', DeprecationWarning),
     # Numeric TorchScript names are no valid MIL names; outputs that matter are named through
@@ -56,6 +59,8 @@ _CONVERSION_NOISE = (
     (r"Output, '.*', of the source model, has been renamed", UserWarning),
     # coremltools converts arrays of one element with int() and float().
     (r'Conversion of an array with ndim > 0 to a scalar', DeprecationWarning),
+    # coremltools warns of its own table of operations.
+    (r'Function _TORCH_OPS_REGISTRY', DeprecationWarning),
     # coremltools lets Python remove the temporary package it builds.
     (r'Implicitly cleaning up <TemporaryDirectory', ResourceWarning),
 )
@@ -96,6 +101,11 @@ def _without_records(pattern: re.Pattern[str], logger_name: str = _LOGGER) -> It
 def importing_torchao() -> contextlib.AbstractContextManager[None]:
     """Without what torch says when torchao is imported."""
     return _without_records(_ENUM_NOISE, _PYTREE)
+
+
+def exporting() -> contextlib.AbstractContextManager[None]:
+    """Without what torch logs of an export that fails, with a traceback, and then raises."""
+    return _without_records(_EXPORT_NOISE, _FAKE_TENSORS)
 
 
 def module(name: str) -> ModuleType:
