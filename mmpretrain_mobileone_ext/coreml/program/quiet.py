@@ -12,6 +12,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import importlib
+import io
 import logging
 import re
 import sys
@@ -40,8 +41,10 @@ _IMPORT_NOISE = re.compile(
 
 _ENUM_NOISE = re.compile(r'is an Enum subclass and is now natively supported by torch\.compile')
 
-_EXPORT_NOISE = re.compile(r'failed while attempting to run meta for')
-_FAKE_TENSORS = 'torch._subclasses.fake_tensor'
+#: Where torch says at length what it cannot export, before it raises.
+_EXPORT_LOGGERS = ('torch._subclasses.fake_tensor', 'torch.fx.experimental.symbolic_shapes')
+#: Which operation coremltools cannot convert.
+_UNCONVERTED = re.compile(r"^\s*ERROR - converting '")
 
 _LOGGED_NOISE = re.compile(
     r'^Saving value type of \S+ into a builtin type of \S+, '
@@ -103,9 +106,21 @@ def importing_torchao() -> contextlib.AbstractContextManager[None]:
     return _without_records(_ENUM_NOISE, _PYTREE)
 
 
-def exporting() -> contextlib.AbstractContextManager[None]:
-    """Without what torch logs of an export that fails, with a traceback, and then raises."""
-    return _without_records(_EXPORT_NOISE, _FAKE_TENSORS)
+@contextlib.contextmanager
+def exporting() -> Iterator[None]:
+    """Without what torch logs and prints of an export that fails, as the whole graph: it raises."""
+    nowhere = io.StringIO()
+    with contextlib.ExitStack() as stack:
+        for name in _EXPORT_LOGGERS:
+            stack.enter_context(_without_records(re.compile(''), name))
+        stack.enter_context(contextlib.redirect_stdout(nowhere))
+        stack.enter_context(contextlib.redirect_stderr(nowhere))
+        yield
+
+
+def first_try() -> contextlib.AbstractContextManager[None]:
+    """Without coremltools' word on an operation that it cannot convert: there is another way."""
+    return _without_records(_UNCONVERTED)
 
 
 def module(name: str) -> ModuleType:
