@@ -103,6 +103,12 @@ def classifier_config(labels=LABELS):
     return quiet.coremltools().ClassifierConfig(list(labels))
 
 
+def _mil_type(types, dtype):
+    if dtype == np.int8:  # from iOS 26 on
+        return types.int8
+    return types.int32 if dtype.kind == 'i' else types.fp32
+
+
 def save_mil(build, inputs, folder, target='iOS16', half=False):
     """Save a MIL program built by ``build(mb, **vars)``, unoptimized.
 
@@ -113,8 +119,7 @@ def save_mil(build, inputs, folder, target='iOS16', half=False):
         mb = mil.Builder
         holders = {
             name: mb.placeholder(
-                np.shape(value),
-                dtype=mil.types.int32 if np.asarray(value).dtype.kind == 'i' else mil.types.fp32,
+                np.shape(value), dtype=_mil_type(mil.types, np.asarray(value).dtype)
             )
             for name, value in inputs.items()
         }
