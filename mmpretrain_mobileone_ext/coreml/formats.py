@@ -19,7 +19,7 @@ from ..errors import ExportError
 from ..models.preprocessing import Preprocessing
 from ..utils.files import PathLike
 from .program.graph import Program
-from .targets import check_target, notes, system_of
+from .targets import EXPORT, FRONT_END, check_target, notes, system_of
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -232,6 +232,10 @@ class CoreML(Format):
         user = {**user, **preview_metadata(self.describe(path))}
         write_metadata(path, user, standard, described, outputs)
 
+    def check_and_note(self, program: Program, target: str, compute_units: str) -> tuple[str, ...]:
+        front_end = program.metadata.get(FRONT_END, EXPORT)
+        return () if front_end == EXPORT else (f'converted from {front_end}',)
+
     def check_scheme(self, scheme: str, target: str) -> None:
         from .compress import check_scheme
 
@@ -257,7 +261,8 @@ class MLProgram(CoreML):
 
     def check_and_note(self, program: Program, target: str, compute_units: str) -> tuple[str, ...]:
         check_target(program, target)
-        return notes(program, compute_units)
+        of_all = super().check_and_note(program, target, compute_units)
+        return (*of_all, *notes(program, compute_units))
 
     def rebuild_candidate(self, source: Path, candidate: Candidate, out: Path) -> Path:
         from .compress.apply import apply_plan
