@@ -39,7 +39,7 @@ _NON_NEGATIVE = (nn.ReLU, nn.ReLU6, nn.Sigmoid)
 _PERCENTILE = 0.9999
 #: Values of a batch that a percentile is taken of.
 _SAMPLE = 1 << 16
-#: Batches whose plain average ranges and means begin with.
+#: Least share of a batch in a running range or mean, which begin as the plain average of all.
 _RATE = 0.1
 
 
@@ -120,8 +120,8 @@ class Quantizer(nn.Module):
     """What rounds a layer's weight and its input, and how.
 
     Buffers, so that a checkpoint says it: ``settings`` (bits of weights, of activations or 0,
-    whether activations can be negative), ``phase``, ``batches`` seen, ``input_max``, the running
-    largest magnitude of the input.
+    whether activations can be negative), ``phase_number``, ``batches`` seen, and ``input_max``, the
+    running largest magnitude of the input.
 
     Args:
         weights: bits of the weight.
