@@ -18,6 +18,7 @@ from torch.utils.checkpoint import checkpoint
 
 from ..errors import SpecError
 from ..utils.checks import boolean, layer_cfg, refuse
+from ..utils.machine import is_compiling
 from .fold import Branch, fold_branches, fold_incoming, round_once
 from .norms import shielded_stats
 from .online import (
@@ -27,7 +28,6 @@ from .online import (
     branch_layout,
     check_preference,
     has_hooks,
-    is_compiling,
     online_sum,
     quantized_sum,
 )

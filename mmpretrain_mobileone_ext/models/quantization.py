@@ -28,6 +28,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..errors import CheckpointError, SpecError
+from ..utils.machine import is_exporting
 
 #: Bits of weights and of activations that may be trained; 16 is for tests of exactness.
 WEIGHT_BITS, ACTIVATION_BITS = (4, 8, 16), (8, 16)
@@ -38,7 +39,7 @@ _NON_NEGATIVE = (nn.ReLU, nn.ReLU6, nn.Sigmoid)
 _PERCENTILE = 0.9999
 #: Values of a batch that a percentile is taken of.
 _SAMPLE = 1 << 16
-#: Batches whose plain average ranges and means begin with.
+#: Least share of a batch in a running range or mean, which begin as the plain average of all.
 _RATE = 0.1
 
 
@@ -76,21 +77,51 @@ class InputGrid(NamedTuple):
     high: int
 
     def round(self, x: Tensor) -> Tensor:
-        """The nearest of them, of x's type; the gradient passes where x is within."""
-        zero = torch.zeros((), dtype=torch.int32, device=x.device)
-        return torch.fake_quantize_per_tensor_affine(x, self.scale, zero, self.low, self.high)
+        """The nearest of them, of x's type; the gradient passes where x is not clipped."""
+        if torch.jit.is_tracing() or is_exporting():
+            # One operator, which whoever reads the graph knows.
+            zero = torch.zeros((), dtype=torch.int32, device=x.device)
+            return torch.fake_quantize_per_tensor_affine(x, self.scale, zero, self.low, self.high)
+        return _Rounded.apply(x, self) if x.requires_grad else self.nearest(x)
 
-    def within(self, x: Tensor) -> Tensor:
-        """Where x, rounded, is not clipped."""
-        return (x > (self.low - 0.5) * self.scale) & (x < (self.high + 0.5) * self.scale)
+    def nearest(self, x: Tensor) -> Tensor:
+        """As :meth:`round`, without a gradient.
+
+        torch's own operator takes 4.5 times as long on a CPU (2.14.1, AVX2).
+        """
+        work = torch.promote_types(x.dtype, torch.float32)
+        scale = self.scale.to(work)
+        rounded = x.detach().to(work).div(scale).round_().clamp_(self.low, self.high)
+        return rounded.mul_(scale).to(x.dtype)
+
+    def grad_within(self, grad: Tensor, x: Tensor) -> Tensor:
+        """A gradient, 0 where x was clipped."""
+        if x.device.type == 'cpu':  # where a number can be asked for
+            scale = self.scale.item()
+            bounds = (self.low - 0.5) * scale, (self.high + 0.5) * scale
+            return torch.ops.aten.hardtanh_backward(grad, x, *bounds)
+        least, most = (self.low - 0.5) * self.scale, (self.high + 0.5) * self.scale
+        return grad * ((x > least) & (x < most))
+
+
+class _Rounded(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, grid: InputGrid) -> Tensor:
+        ctx.grid = grid
+        ctx.save_for_backward(x)
+        return grid.nearest(x)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple:
+        return ctx.grid.grad_within(grad, *ctx.saved_tensors), None
 
 
 class Quantizer(nn.Module):
     """What rounds a layer's weight and its input, and how.
 
     Buffers, so that a checkpoint says it: ``settings`` (bits of weights, of activations or 0,
-    whether activations can be negative), ``phase``, ``batches`` seen, ``input_max``, the running
-    largest magnitude of the input.
+    whether activations can be negative), ``phase_number``, ``batches`` seen, and ``input_max``, the
+    running largest magnitude of the input.
 
     Args:
         weights: bits of the weight.
@@ -174,8 +205,9 @@ class Quantizer(nn.Module):
 
     def _largest(self, x: Tensor) -> Tensor:
         if self.observer == 'max':
-            low, high = x.detach().aminmax()
-            return torch.maximum(low.neg(), high).float()
+            # Both at once (aminmax) take six times as long as each.
+            high = x.detach().amax().float()
+            return torch.maximum(high, x.detach().amin().neg()) if self.signed else high
         flat = x.detach().flatten()
         sample = flat[:: max(1, len(flat) // _SAMPLE)].abs().float()
         return torch.quantile(sample, _PERCENTILE)

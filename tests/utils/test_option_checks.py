@@ -34,12 +34,12 @@ from mmpretrain_mobileone_ext.hooks import (
     DistillationHook,
     DivergenceHook,
     DynamicRegularizationHook,
-    QuantizationHook,
     ThroughputHook,
 )
 from mmpretrain_mobileone_ext.hooks.training.dynamic_regularization import Phase
 from mmpretrain_mobileone_ext.hooks.training.ema_load import EMALoadHook
 from mmpretrain_mobileone_ext.hooks.training.epoch_seed import EpochSeedHook
+from mmpretrain_mobileone_ext.hooks.training.quantization import QuantizationHook
 from mmpretrain_mobileone_ext.hooks.training.throughput import TrainThroughputHook
 from mmpretrain_mobileone_ext.models import MobileOneBlock
 from mmpretrain_mobileone_ext.models.classifier import DeployableClassifier
@@ -187,10 +187,10 @@ OWNERS = {
         'weight': (*NUMBER, 1.5),
     },
     QuantizationHook: {
-        'weights': (*COUNT, 0, 2, 32),
-        'activations': (*COUNT, 0, 4),
-        'start': ('x', -1, 1.5, math.nan, True, [], None, THING),
-        'freeze_stats': ('x', -1, 1.5, math.nan, True, [], THING),
+        'weights': (*COUNT, 3, 8.0),
+        'activations': ('x', 4, 8.0, True, [], {}, math.nan, THING),
+        'start': (*NUMBER, 1.0),
+        'freeze_stats': ('x', -1, 1.0, True, [], {}, math.nan, math.inf, THING),
         'observer': NAME,
     },
     Phase: {

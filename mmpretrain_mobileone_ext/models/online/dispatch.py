@@ -18,6 +18,7 @@ from torch import Tensor
 from torch._C._functorch import is_functorch_wrapped_tensor
 
 from ...errors import SpecError
+from ...utils.machine import is_compiling, is_exporting
 from ..norms import track
 from ..quantization import UnitQuantizer
 from ..spec import UnitSpec
@@ -26,7 +27,7 @@ from .batch_fold import sum_by_running_stats
 from .convs import PatchConv, mean_patch
 from .kernels import has_kernels_for
 from .operators import HAS_SHAPES, layout, unit_sum
-from .unit import Unit, autocast_dtype, is_compiling, is_exporting
+from .unit import Unit, autocast_dtype
 
 Preference = Union[str, bool]
 PREFERENCES = ('auto', 'memory', True, False)

@@ -20,6 +20,7 @@ from mmpretrain_mobileone_ext.commands.benchmark.training.candidates import (
 )
 from mmpretrain_mobileone_ext.commands.benchmark.training.step import make_batch
 from mmpretrain_mobileone_ext.errors import SpecError
+from mmpretrain_mobileone_ext.models.quantization import quantizers
 
 
 @pytest.fixture
@@ -38,6 +39,16 @@ def test_forms_are_one_network():
     assert maps[0].shape == (2, 1024, 1, 1)
     assert_close(maps[0], maps[1], 1e-10)
     assert_close(maps[0], maps[2], 1e-5)  # folded and rounded in float32
+
+
+def test_quantized_forms_round_what_they_train():
+    built = build_candidates(['auto', 'w8', 'w8a8'], 's0', 'cpu')
+    images = torch.rand(2, 3, 64, 64)
+    whole, *rounded = (c.last_map(images).detach() for c in built)
+    assert not torch.equal(whole, rounded[0])
+    assert not torch.equal(*rounded)
+    settings = [{(q.weights, q.activations) for q in quantizers(c.net)} for c in built]
+    assert settings == [set(), {(8, 0)}, {(8, 8)}]
 
 
 def test_weights_come_from_the_seed_alone(state):

@@ -109,6 +109,8 @@ def test_another_scheme_beside_it_is_refused(tmp_path, scheme):
 def test_the_export_stores_what_was_trained(tmp_path, name, system):
     args = asked('--quantize', name)
     assert export_words(args, tmp_path) == ['--compress', 'trained', '--deployment-target', system]
+    other = asked('--quantize', name, '--format', 'aimodel')
+    assert export_words(other, tmp_path) == ['--compress', 'trained']
     assert export_words(asked('--compress', 'int8'), tmp_path) == ['--compress', 'int8']
     assert stored_as(asked()) == {}
 

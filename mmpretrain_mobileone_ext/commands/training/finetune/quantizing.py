@@ -26,6 +26,8 @@ QUANTIZED: Mapping[str, tuple[int, Optional[int], str]] = {
 }
 #: The scheme that stores what was trained.
 TRAINED = 'trained'
+#: The format whose files say what system they need.
+_STATES_SYSTEM = 'mlpackage'
 _QUANTIZES, _TEACHES = 'QuantizationHook', 'DistillationHook'
 #: Shares of a run: when rounding begins, and statistics are frozen.
 _START, _FREEZE = 2 / 3, 0.9
@@ -46,9 +48,11 @@ def check_quantize(args: argparse.Namespace) -> None:
 
 def stored_as(args: argparse.Namespace) -> dict[str, Any]:
     """Options of the export that say how weights are stored, where any are asked for."""
-    if args.quantize:
-        return dict(compress=TRAINED, deployment_target=QUANTIZED[args.quantize][2])
-    return dict(compress=args.compress) if args.compress else {}
+    if not args.quantize:
+        return dict(compress=args.compress) if args.compress else {}
+    if args.format != _STATES_SYSTEM:  # the other one has all of it
+        return dict(compress=TRAINED)
+    return dict(compress=TRAINED, deployment_target=QUANTIZED[args.quantize][2])
 
 
 def add_hooks(cfg: Config, quantize: Optional[str], teacher: Optional[Sequence[str]]) -> None:
