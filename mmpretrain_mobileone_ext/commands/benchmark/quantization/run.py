@@ -83,7 +83,8 @@ class _Run:
         words = ['--out', package, '--force', '--verify-data', _VERIFIED]
         words += ['--deployment-target', _TARGET, '--compress', cell.compress]
         words += ['--precision', cell.precision]
-        words += [] if cell.compress == 'none' else ['--max-drop', '100']
+        # What rounding afterwards costs is what is asked.
+        words += ['--max-drop', '100'] if cell.method == 'after' else []
         log = folder / 'export.log'
         self._tool('export_coreml.py', [config, checkpoint, *words], log, f'{cell.folder}: export')
         result = CellResult(
