@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import statistics
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -47,7 +47,7 @@ class CellResult:
             raise MobileOneExtError(f'{path} holds no result of a file: {error}') from error
 
 
-def rows(results: Sequence[CellResult]) -> Iterator[list[str]]:
+def rows(results: Sequence[CellResult], words: Mapping[str, str] = METHODS) -> Iterator[list[str]]:
     """Scheme, method and figures, by scheme; the float network comes first."""
     groups: dict[tuple[str, str], list[CellResult]] = {}
     for result in results:
@@ -55,7 +55,7 @@ def rows(results: Sequence[CellResult]) -> Iterator[list[str]]:
     order = list(dict.fromkeys(result.scheme for result in results))
     for scheme, method in sorted(groups, key=lambda pair: order.index(pair[0])):
         found = groups[scheme, method]
-        yield [scheme, METHODS[method], *_figures(found)]
+        yield [scheme, words[method], *_figures(found)]
 
 
 def _figures(found: Sequence[CellResult]) -> list[str]:
@@ -75,13 +75,13 @@ def results_table(results: Sequence[CellResult]) -> Table:
     """One row a scheme and method, for a terminal or a log."""
     # Seven columns leave room for words in a window of 80 only without lines between them.
     table = figures_table(
-        ['scheme', 'trained'],
+        ['scheme', 'method'],
         HEADS,
         title='exported files, on the test split',
         box=SIMPLE_HEAD,
         show_edge=False,
         padding=0,
     )
-    for row in rows(results):
+    for row in rows(results, {name: name for name in METHODS}):
         table.add_row(*row)
     return table
