@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import Any, Optional
 
 from mmpretrain_mobileone_ext.commands.benchmark import paired_ratio
+from mmpretrain_mobileone_ext.commands.benchmark.quantization.table import HEADS, CellResult, rows
 from mmpretrain_mobileone_ext.utils.text import markdown_code, markdown_table, share
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -279,6 +280,21 @@ def _gained(data: Mapping[str, Any]) -> str:
     sizes = ' to '.join(f'{form["size_bytes"] / 1024:.0f}' for form in (before, after))
     lost = before['top1'] - after['top1']
     return f'{sizes} KiB, ' + (f'for {lost:.2f} points of top-1' if lost else 'at the same top-1')
+
+
+# JSON of tools/benchmark_quantization.py.
+
+
+@figure('quantization')
+def quantization(folder: Path) -> str:
+    """Ways to a quantized file, with their spread over seeds."""
+    if not (folder / 'quantization.json').is_file():
+        return 'Not measured yet: `mobileone-ext benchmark-quantization --json quantization.json`.'
+    data = read(folder, 'quantization')
+    results = [CellResult(**result) for result in data['results']]
+    note = f'{data["epochs"]} epochs of {markdown_code(data["config"])}.'
+    below = caption(data['command'], data['machine'], data['machine']['versions'], note)
+    return block(('', 'trained', *HEADS), list(rows(results)), 'llrrrrr', below)
 
 
 # JSON of tools/compare.py.

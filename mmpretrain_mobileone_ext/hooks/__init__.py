@@ -9,6 +9,7 @@ from .class_names import ClassNamesHook
 from .coreml_export import CoreMLExportHook
 from .deploy import DeploySwitchHook
 from .training import dynamic_regularization, ema_load, epoch_seed, throughput
+from .training.distillation import DistillationHook
 from .training.divergence import DivergenceHook
 from .training.dynamic_regularization import DynamicRegularizationHook
 from .training.ema_load import EMALoadHook
@@ -21,6 +22,7 @@ __all__ = [
     'ClassNamesHook',
     'CoreMLExportHook',
     'DeploySwitchHook',
+    'DistillationHook',
     'DivergenceHook',
     'DynamicRegularizationHook',
     'EMALoadHook',

@@ -105,6 +105,20 @@ def test_the_benchmark_of_training_is_read_as_the_tool_writes_it(measured):
     assert tables.training_memory(measured) == '25 to 25'
 
 
+def test_of_quantized_files_seeds_are_summed_up(tmp_path):
+    assert tables.quantization(tmp_path).startswith('Not measured yet')
+    results = [
+        dict(method='late', scheme='w4', seed=s, top1=t, size_bytes=2048)
+        for s, t in ((0, 88.0), (1, 89.0))
+    ]
+    machine = dict(cpu='Z80', cores=1, versions=dict(torch='2.14.1'))
+    data = dict(command=['x'], machine=machine, config='c.py', epochs=9, results=results)
+    (tmp_path / 'quantization.json').write_text(json.dumps(data))
+    table = tables.quantization(tmp_path)
+    assert '88.50 | 0.71 | 88.00 to 89.00 | 2 | 2.0 |' in table
+    assert '9 epochs of' in table
+
+
 def test_of_a_search_the_fixed_schemes_and_the_chosen_file_are_shown():
     data = tables.read(tables.MEASURED, 'compression')
     rows = tables.compression(tables.MEASURED).splitlines()[2:-2]

@@ -79,11 +79,12 @@ def test_phases_begin_with_their_iterations(tmp_path):
     assert spy_of(runner).phases == [{OFF}] * 2 + [{ON}] * 4 + [{FROZEN}] * 2
 
 
-def test_every_hook_of_a_recipe_works_with_it(tmp_path):
+@pytest.mark.parametrize('update_buffers', [False, True])
+def test_every_hook_of_a_recipe_works_with_it(tmp_path, update_buffers):
     runner = toy_runner(
         tmp_path,
         quantized(weights=4, activations=8, start=1),
-        dict(type='EMAHook', momentum=0.3),
+        dict(type='EMAHook', momentum=0.3, update_buffers=update_buffers),
         DEPLOY,
         SEED,
         epochs=3,
@@ -95,6 +96,8 @@ def test_every_hook_of_a_recipe_works_with_it(tmp_path):
     assert keys == set(plain.state_dict())
     # What was saved for deployment is what the checkpoint, loaded anywhere, predicts.
     plain.load_state_dict(state_in(path))
+    assert {own.phase for own in quantizers(plain)} == {Quantizer.ON}
+    assert all(own.batches == 6 for own in quantizers(plain))
     folded = MODELS.build(classifier_cfg(deploy=True))
     folded.load_state_dict(state_in(tmp_path / 'epoch_3_deploy.pth'))
     x = torch.randn(4, 3, 16, 16)
@@ -120,7 +123,7 @@ def test_what_is_scored_is_rounded(tmp_path):
 def test_resumed_equals_uninterrupted(tmp_path, activations):
     hooks = [
         quantized(weights=4, activations=activations, start=1, freeze_stats=3),
-        dict(type='EMAHook', momentum=0.3),
+        dict(type='EMAHook', momentum=0.3, update_buffers=True),
         SEED,
     ]
     toy_runner(tmp_path / 'whole', *hooks, epochs=4).train()

@@ -31,6 +31,7 @@ from mmpretrain_mobileone_ext.hooks import (
     BNRecalibrationHook,
     CoreMLExportHook,
     DeploySwitchHook,
+    DistillationHook,
     DivergenceHook,
     DynamicRegularizationHook,
     ThroughputHook,
@@ -179,6 +180,12 @@ OWNERS = {
     EMALoadHook: {},
     DivergenceHook: {'factor': (*NUMBER, 0.5), 'patience': (*COUNT, 0), 'floor': NUMBER},
     EpochSeedHook: {},
+    DistillationHook: {
+        'teacher': (3, True, b'x', ['x'], math.nan, THING),
+        'checkpoint': TEXT,
+        'temperature': (*NUMBER, 0.5),
+        'weight': (*NUMBER, 1.5),
+    },
     QuantizationHook: {
         'weights': (*COUNT, 3, 8.0),
         'activations': ('x', 4, 8.0, True, [], {}, math.nan, THING),
@@ -243,6 +250,7 @@ NEEDED = {
     MobileOneBlock: lambda: dict(spec=UnitSpec('u', 4, 4, 3)),
     UnitSpec: lambda: dict(name='u', in_channels=4, out_channels=4, kernel_size=3),
     CPUSyncBatchNorm: lambda: dict(num_features=4),
+    DistillationHook: lambda: dict(teacher='none.py', checkpoint='none.pth'),
     ExportOptions: lambda: dict(out='model.mlpackage'),
     export_coreml: lambda: dict(config='none.py', out='model.mlpackage'),
     DeployOptions: lambda: dict(out='model.mlpackage'),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from ...errors import SpecError
 from ..benchmark.gpu.options import GpuOptions
+from ..benchmark.quantization.options import QuantizationOptions
 from ..benchmark.runtime_options import RuntimeOptions
 from ..benchmark.training.options import BenchmarkOptions
 from ..cli import ToolParser
@@ -30,6 +31,19 @@ def runtime_parser() -> ToolParser:
         'the time of a whole export with its verification.',
     )
     p.add_fields(RuntimeOptions)
+    return p
+
+
+def quantization_parser() -> ToolParser:
+    """The arguments; values are checked by ``QuantizationOptions``."""
+    p = ToolParser(
+        error_type=SpecError,
+        description='Train one network in several ways, each equally long, export each to Core '
+        'ML with weights and activations of few bits, and score the files on the test split with '
+        "MMPretrain's own tool. Run it again to go on: what is done is skipped, what was "
+        'interrupted resumes.',
+    )
+    p.add_fields(QuantizationOptions)
     return p
 
 

@@ -163,6 +163,15 @@ COMMANDS = {
             '--batch 1 --size 64 --rounds 3 --images 10',
         ),
         Command(
+            'benchmark-quantization',
+            'ways to a quantized file, trained, exported and scored',
+            'commands.console.benchmarks:quantization_parser',
+            'commands.benchmark.quantization.run:run',
+            f'--config {_DIGITS} --epochs 2 --seeds 0 --methods float late --schemes w4 --out '
+            'work_dirs/quantization',
+            stopped='stopped; the same command goes on',
+        ),
+        Command(
             'check-gpu',
             'are units right on this GPU, and how fast do networks train there?',
             'commands.console.benchmarks:gpu_parser',

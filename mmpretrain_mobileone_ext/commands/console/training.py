@@ -26,6 +26,7 @@ def finetune_parser() -> ToolParser:
     )
     _add_network(p)
     _add_training(p)
+    _add_quantization(p)
     _add_output(p)
     p.add_cfg_options('key=value pairs, merged into the recipe')
     return p
@@ -83,6 +84,22 @@ def _add_training(p: ToolParser) -> None:
         metavar='SHARE',
         help='of each class set aside for the test where the '
         'folder has no split (default: %(default)s)',
+    )
+
+
+def _add_quantization(p: ToolParser) -> None:
+    p.add_argument(
+        '--quantize',
+        choices=('8', '4', '8a8', '4a8'),
+        metavar='BITS',
+        help='train the last third of the epochs with weights of 8 or 4 bits (8a8, 4a8: with '
+        'activations of 8 bits, too) and export these integers; 4 and 4a8 need iOS 18, 8a8 iOS 17',
+    )
+    p.add_argument(
+        '--teacher',
+        nargs=2,
+        metavar=('CONFIG', 'FILE'),
+        help='learn from another classifier of these classes, too: its config and checkpoint',
     )
 
 

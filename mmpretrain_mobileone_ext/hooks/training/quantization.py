@@ -106,6 +106,14 @@ class QuantizationHook(Hook):
         if not _by_epochs(runner):
             self._follow(runner)
 
+    def before_val_epoch(self, runner) -> None:
+        """Round the averaged network as well, before it is scored."""
+        _share(runner)
+
+    def before_save_checkpoint(self, runner, checkpoint: dict) -> None:
+        """The same, before it is saved."""
+        _share(runner)
+
     def _follow(self, runner) -> None:
         now, total = (runner.epoch if _by_epochs(runner) else runner.iter), _total(runner)
         phase = Quantizer.OFF
@@ -127,6 +135,21 @@ class QuantizationHook(Hook):
         activations = self.options['activations']
         inputs = f', activations to {activations}' if activations else ''
         return f'weights are rounded to {self.options["weights"]} bits{inputs}'
+
+
+def _share(runner) -> None:
+    """Give averaged networks the ranges, means and phase that the trained one has.
+
+    ``EMAHook`` with ``update_buffers`` never copies integers, by which a quantizer is on, and
+    averages the others from 0 on. Ranges and means are running averages already.
+    """
+    model = unwrap(runner.model)
+    averages = [hook.ema_model for hook in runner.hooks if isinstance(hook, EMAHook)]
+    for average in averages:
+        for own, copied in zip(quantizers(model), quantizers(average)):
+            for name, value in own.named_buffers():
+                copied.get_buffer(name).copy_(value)
+            copied.phase = own.phase
 
 
 def _when(name: str, value: Any) -> When:

@@ -21,6 +21,7 @@ from ...console.training import finetune_parser
 from ..to_phone import RunRecord, TrainToPhone, last_checkpoint, sole_use, text_hash
 from .exporting import EXPORT_STEPS, EXPORTED, check_export, export_words, package_of, swift_folder
 from .folder import SKIPPED, ImageFolder, check_folder, read_folder
+from .quantizing import add_hooks, stored_as
 from .rehearsal import check_images, rehearse
 from .results import export_command, print_results
 from .settings import check_recipe, finetune_config, has_switch, length
@@ -37,6 +38,8 @@ from .starting import (
 
 #: The config of a run, in its work dir.
 CONFIG = 'finetune.py'
+#: Options that are noted where they are given.
+_LATER = ('quantize', 'teacher')
 _CLASSES, _FILES = 40, 5  # that are printed
 _UNEVEN = 3  # times as many images of the largest class as of the smallest that are worth a word
 _REPORTED = 1000  # test images that the report scores at most
@@ -70,7 +73,7 @@ def run(argv: Optional[Sequence[str]] = None) -> Path:
         if folds and not has_switch(recipe):
             console.print('the recipe does not fold its network: DeploySwitchHook is added')
         if record is None:
-            rehearse(cfg, package_of(args, work_dir), args.compress or 'none')
+            rehearse(cfg, package_of(args, work_dir), **stored_as(args))
         record = record or RunRecord.begin(work_dir, asked)
         write_whole(work_dir / CONFIG, cfg.dump)
         steps = TrainToPhone(
@@ -155,6 +158,7 @@ def _config(
         epochs=given.get('train_cfg.max_epochs') if args.epochs is None else args.epochs,
         keep_batch='train_dataloader.batch_size' in given,
     )
+    add_hooks(cfg, args.quantize, args.teacher)
     return cfg, keep_decoded(cfg, len(folder.train))
 
 
@@ -232,6 +236,8 @@ def _asked(args: argparse.Namespace, recipe: Config, folder: ImageFolder) -> dic
         format=args.format,
         compress=str(args.compress),
         swift=str(args.swift),
+        # Records of earlier versions have no such names.
+        **{name: str(value) for name in _LATER if (value := getattr(args, name))},
     )
 
 

@@ -9,6 +9,7 @@ from typing import Optional
 from ....coreml.swift.package import check_target, derived_name
 from ....export.options import ExportOptions
 from ..to_phone import last_checkpoint
+from .quantizing import check_quantize, stored_as
 
 #: Options of the command line that change what is exported, and nothing of the training.
 EXPORTED = ('format', 'compress', 'swift')
@@ -22,15 +23,14 @@ def check_export(args: argparse.Namespace, work_dir: Path) -> None:
     A Swift package that is there already is replaced only by a run that goes on or is forced.
 
     Raises:
+        MobileOneExtError: another scheme than the one that is trained.
         ExportError: a format that is unknown or not installed, a scheme that no file can hold, or
             a Swift package that cannot be written.
     """
+    check_quantize(args)
     below = next(p for p in (work_dir, *work_dir.resolve().parents) if p.is_dir())
     options = ExportOptions(
-        out=package_of(args, below),
-        compress=args.compress or 'none',
-        swift=args.swift or None,
-        force=True,
+        out=package_of(args, below), swift=args.swift or None, force=True, **stored_as(args)
     )
     options.format.require()
     options.check_apart_from(data=args.data)
@@ -60,5 +60,6 @@ def swift_in_words(folder: Path) -> str:
 def export_words(args: argparse.Namespace, work_dir: Path) -> list[str]:
     """Words of ``mobileone-ext export`` beyond those of every run."""
     folder = swift_folder(args, work_dir)
-    words = ['--compress', args.compress] if args.compress else []
+    stored = {f'--{name.replace("_", "-")}': value for name, value in stored_as(args).items()}
+    words = [word for pair in stored.items() for word in pair]
     return [*words, '--swift', str(folder)] if folder else words

@@ -29,6 +29,7 @@ from ....export.options import ExportOptions
 from ....utils.config import in_scope
 from ....utils.machine import untouched_rng
 from ....utils.text import Steps, one_line
+from .quantizing import quantized
 from .settings import loading_steps
 
 #: How a file that is no image begins, to what it is.
@@ -170,7 +171,7 @@ def _check_channels(found: Sequence[_Read]) -> None:
         )
 
 
-def rehearse(cfg: Config, package: Path, compress: str = 'none') -> None:
+def rehearse(cfg: Config, package: Path, **stored: Any) -> None:
     """Prepare the export of an untrained network, train and score it.
 
     It takes seconds. Nothing is converted or written.
@@ -178,17 +179,17 @@ def rehearse(cfg: Config, package: Path, compress: str = 'none') -> None:
     Args:
         cfg: of the run, its lists of images written.
         package: what the export will make.
-        compress: how its weights will be stored.
+        stored: options of the export that say how its weights are stored.
 
     Raises:
         MobileOneExtError: a step would fail, and why.
     """
     with untouched_rng(), in_scope(cfg):
         with _step(cfg, 'the model cannot be built'):
-            model = _built(cfg)
+            model = quantized(cfg, _built(cfg))
         # First, since it says best what is wrong with a network.
         with _step(cfg, 'the network could not be exported'):
-            options = ExportOptions(out=package, compress=compress, verify_data='test', force=True)
+            options = ExportOptions(out=package, verify_data='test', force=True, **stored)
             _prepare_export(cfg, model, options)
         with _step(cfg, 'a training step fails'):
             _train(cfg, model)

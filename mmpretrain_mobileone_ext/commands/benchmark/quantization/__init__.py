@@ -1,0 +1,1 @@
+"""What ways to a quantized file are worth: trained, exported and scored, by method and seed."""
