@@ -19,6 +19,7 @@ from ..utils.machine import untouched_rng
 from ..utils.parity import Tolerance, worst
 from ..utils.text import one_line
 from .program import quiet
+from .trained import teach_rounding
 
 Shape = tuple[int, int, int, int]
 INPUT = 'image'
@@ -57,6 +58,7 @@ def convert_and_save(
     is_program = options.format.name == 'mlprogram'
     try:
         with quiet.conversion() as ct, untouched_rng():
+            teach_rounding()
             model = ct.convert(
                 _trace(graph, shapes),
                 inputs=[_input(ct, preprocessing, options.input, shapes)],

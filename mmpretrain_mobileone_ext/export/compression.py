@@ -7,9 +7,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ..coreml.compress import DropTolerance, tolerance_for
+from ..coreml.compress.given import Trained, TrainedLayer
 from ..coreml.compress.trial import Candidate
 from ..coreml.convert import INPUT
-from ..errors import ParityError
+from ..coreml.trained import Rounding
+from ..errors import ExportError, ParityError
 from ..utils.accuracy import Answers, Verdict, verdict_on
 from ..utils.text import Steps
 from .options import ExportOptions
@@ -62,8 +64,43 @@ class Compression:
         return sum(c.fits and bool(c.reason) for c in self.candidates)
 
 
+def compression_of(options: ExportOptions, rounding: Rounding) -> ExportOptions:
+    """``options`` with a scheme, where none was named: what was trained, if that can be stored.
+
+    Args:
+        rounding: of the network.
+
+    Raises:
+        ExportError: the scheme is not for such a network, or the file cannot hold what was trained.
+    """
+    asked = options.compress
+    if not rounding:
+        if asked == Trained.name:
+            raise ExportError(
+                "compress 'trained': the network was not trained with integers; train it with "
+                'QuantizationHook (finetune: --quantize 8 or 4), or name another scheme'
+            )
+        return replace(options, compress=asked or 'none')
+    if asked not in (None, 'none', Trained.name):
+        raise ExportError(
+            f'compress {asked!r}: the network was trained with {rounding.words}, which another '
+            "rounding would spoil; allowed: 'trained' or 'none'"
+        )
+    if asked is None:
+        dense = options.outputs == 'features' or options.format.name == 'neuralnetwork'
+        asked = 'none' if dense else Trained.name
+    stored = asked == Trained.name
+    options.format.check_rounding(rounding, options.deployment_target, stored)
+    return replace(options, compress=asked)
+
+
 def compress(
-    plain: VerifiedFile, judge: Judge, options: ExportOptions, folder: Path, steps: Steps
+    plain: VerifiedFile,
+    judge: Judge,
+    options: ExportOptions,
+    folder: Path,
+    steps: Steps,
+    layers: Sequence[TrainedLayer] = (),
 ) -> tuple[VerifiedFile, Compression]:
     """Compress ``plain`` as ``options`` say.
 
@@ -71,6 +108,7 @@ def compress(
         plain: not changed.
         judge: scores on the images that ``plain`` was verified on.
         folder: for what is made.
+        layers: of the network, that were trained rounded; for 'trained'.
 
     Returns:
         The compressed file, and how it was found.
@@ -83,12 +121,18 @@ def compress(
         return _searched(plain, judge, options, folder, steps)
     path = folder / 'compressed' / options.out.name
     path.parent.mkdir()
+    is_trained = options.compress == Trained.name
     with steps.step(f'compress {options.compress}'):
-        options.format.compress(
-            plain.path, options.compress, path, [{INPUT: judge.sample(_CALIBRATION)}]
-        )
+        if is_trained:
+            options.format.store_trained(plain.path, layers, path)
+        else:
+            options.format.compress(
+                plain.path, options.compress, path, [{INPUT: judge.sample(_CALIBRATION)}]
+            )
     with steps.step('verify compressed', total=len(judge.images)) as advance:
         after = judge.score(path, options.precision, advance)
+    if is_trained:
+        after.require()
     bound = tolerance_for(options.compress, options.max_drop)
     verdict = _verdict(plain.verification, after, bound)
     failure = bound.failure(verdict.loss.points, after.parity.num_samples)

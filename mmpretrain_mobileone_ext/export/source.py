@@ -30,6 +30,7 @@ from ..errors import CheckpointError, ExportError, MobileOneExtError
 from ..models import DeployableClassifier
 from ..models.loading.program import CORE_ML_KEY
 from ..models.loading.state_dict import MMPRETRAIN, check_dtypes, check_finite, recognize, translate
+from ..models.quantization import fit_quantizers
 from ..utils.config import in_scope, read_config, types_by_name
 from ..utils.files import PathLike, file_sha256
 from ..utils.machine import untouched_rng
@@ -229,6 +230,7 @@ def _check_finite(model: nn.Module, name: str, outputs: str) -> None:
 
 def _load(model: nn.Module, state: Mapping[str, Any], path: str) -> None:
     try:
+        fit_quantizers(model, state, '')
         check_dtypes(state, model.state_dict())
         load_state_dict(model, state, strict=True, logger='silent')
     except CheckpointError as error:

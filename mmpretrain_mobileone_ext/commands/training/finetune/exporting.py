@@ -27,7 +27,7 @@ def check_export(args: argparse.Namespace, work_dir: Path) -> None:
     below = next(p for p in (work_dir, *work_dir.resolve().parents) if p.is_dir())
     options = ExportOptions(
         out=below / 'model.mlpackage',
-        compress=args.compress or 'none',
+        compress=args.compress,
         swift=args.swift or None,
         force=True,
     )
