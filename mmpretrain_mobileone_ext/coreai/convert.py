@@ -19,6 +19,7 @@ from ..utils.machine import untouched_rng
 from ..utils.text import one_line
 from .extra import converter
 from .precision import AsModule, normalizing
+from .trained import with_roundings
 
 
 def convert_and_save(
@@ -78,7 +79,7 @@ def exported(network: Any, preprocessing: Preprocessing, decompositions: Any) ->
     Linear layers on vectors are 1x1 convolutions: Core AI sums these in more than fp16.
     """
     graph = network.graph(preprocessing.mean)
-    graph.net = _as_convolutions(copy.deepcopy(graph.net))
+    graph.net = _as_convolutions(with_roundings(copy.deepcopy(graph.net)))
     return _export(graph, preprocessing.shape).run_decompositions(decompositions)
 
 

@@ -52,7 +52,7 @@ def compress_file(
     check_scheme(scheme, system, program.format)
     wanted = fixed_scheme(scheme)
     if isinstance(wanted, Trained):
-        raise ExportError(f'{source}: the integers of {scheme!r} are in the network, not in a file')
+        raise wanted.alone(source)
     if not isinstance(wanted, Storage):
         return compress_activations(source, out, calibration)
     if is_network:

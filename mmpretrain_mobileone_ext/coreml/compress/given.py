@@ -38,6 +38,12 @@ class Trained(Scheme):
     def named(cls, name: str) -> Optional[Scheme]:
         return cls() if name == cls.name else None
 
+    def alone(self, source: Path) -> ExportError:
+        """Why a file without its network cannot be compressed so."""
+        return ExportError(
+            f'{source}: the integers of compress {self.name!r} are in the network, not in a file'
+        )
+
 
 @dataclass(frozen=True, eq=False)
 class TrainedLayer:
