@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from ..coreml.compress.activations import Batches
     from ..coreml.compress.given import TrainedLayer
     from ..coreml.compress.trial import Candidate
+    from ..coreml.trained import Rounding
 
 _SYSTEM = 'iOS27'
 
@@ -74,6 +75,9 @@ class CoreAI(Format):
         from .compress import compress_file
 
         return compress_file(source, scheme, out)
+
+    def check_rounding(self, rounding: Rounding, target: str, stored: bool) -> None:
+        """All of it can be held, and there is one target."""
 
     def store_trained(self, source: Path, layers: Sequence[TrainedLayer], out: Path) -> Path:
         from .trained import store_trained

@@ -182,6 +182,8 @@ class Format(ABC):
         Raises:
             ExportError: says what is needed.
         """
+        if stored or rounding.activations:
+            self._refuse('trained')
 
     def store_trained(self, source: Path, layers: Sequence[TrainedLayer], out: Path) -> Path:
         """Write ``source`` to ``out``, with the integers that layers were trained with.

@@ -194,9 +194,7 @@ def _trained(name: str, layer: Any, bits: int) -> TrainedLayer:
     weight = layer.weight.detach()
     codes, scale = integers(weight, bits)
     scales = scale.float().numpy().reshape(-1, *[1] * (weight.dim() - 1))
-    stored = Integers(
-        codes.numpy().astype(np.int8), scales, np.zeros(scales.shape, np.int8), bits
-    )
+    stored = Integers(codes.numpy().astype(np.int8), scales, np.zeros(scales.shape, np.int8), bits)
     return TrainedLayer(name, weight.float().numpy(), stored)
 
 

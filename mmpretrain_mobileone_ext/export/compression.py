@@ -117,31 +117,30 @@ def compress(
         ParityError: the file predicts worse than its bound allows.
         ExportError: a scheme that does not fit the file.
     """
-    if options.compress == 'auto':
+    scheme = options.compress or 'none'  # which compression_of settled
+    if scheme == 'auto':
         return _searched(plain, judge, options, folder, steps)
     path = folder / 'compressed' / options.out.name
     path.parent.mkdir()
-    is_trained = options.compress == Trained.name
-    with steps.step(f'compress {options.compress}'):
+    is_trained = scheme == Trained.name
+    with steps.step(f'compress {scheme}'):
         if is_trained:
             options.format.store_trained(plain.path, layers, path)
         else:
-            options.format.compress(
-                plain.path, options.compress, path, [{INPUT: judge.sample(_CALIBRATION)}]
-            )
+            options.format.compress(plain.path, scheme, path, [{INPUT: judge.sample(_CALIBRATION)}])
     with steps.step('verify compressed', total=len(judge.images)) as advance:
         after = judge.score(path, options.precision, advance)
     if is_trained:
         after.require()
-    bound = tolerance_for(options.compress, options.max_drop)
+    bound = tolerance_for(scheme, options.max_drop)
     verdict = _verdict(plain.verification, after, bound)
     failure = bound.failure(verdict.loss.points, after.parity.num_samples)
     if failure is None and not after.parity.relative < float('inf'):
         failure = 'its output is not finite'
     if failure is not None:
-        raise ParityError(f'nothing is written, compress {options.compress}: {failure}')
+        raise ParityError(f'nothing is written, compress {scheme}: {failure}')
     made = replace(plain, path=path, verification=after)
-    return made, Compression(plain, options.compress, verdict)
+    return made, Compression(plain, scheme, verdict)
 
 
 def _searched(

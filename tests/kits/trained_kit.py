@@ -114,22 +114,45 @@ def stored_integers(path):
     return found
 
 
-def layer_outputs(path, images, arithmetic):
-    """Outputs of convolutions and linear layers in a file, in execution order."""
+def layer_values(path, images, arithmetic):
+    """What each convolution and linear layer of a file reads and gives, in execution order.
+
+    With what is rounded to be its input, or None.
+    """
     program = read_program(path)
-    names = [op.outputs[0] for op in program.operations if op.type in ('conv', 'linear')]
-    shown = replace(program, outputs=tuple(Feature(name, 'tensor') for name in names))
+    by_output = {op.outputs[0]: op for op in program.operations}
+    names = []
+    for op in program.operations:
+        if op.type in ('conv', 'linear'):
+            read = op.inputs['x'].name
+            before = by_output.get(read)
+            rounded = before is not None and before.type == 'dequantize'
+            source = by_output[before.inputs['input'].name].inputs['input'] if rounded else None
+            names.append((read, op.outputs[0], source and source.name))
+    asked = dict.fromkeys(name for three in names for name in three if name)
+    shown = replace(program, outputs=tuple(Feature(name, 'tensor') for name in asked))
     runtime = ReferenceProgram(shown, arithmetic, False, torch.device('cpu'))
     values = runtime.predict_batch({'image': images})
-    return [values[name] for name in names]
+    return [tuple(values.get(name) for name in three) for three in names]
+
+
+def layers_of(model):
+    """Folded convolutions, SE's and linear layers, with their quantizers, as they run."""
+    folded = switch_to_deploy(model, inplace=False)
+    found = []
+    for module in folded.modules():
+        if isinstance(module, MobileOneBlock):
+            inner = [m for m in module.se.modules() if isinstance(m, nn.Conv2d)]
+            found += [(module.branch_reparam, module.quantizer), *((m, None) for m in inner)]
+        elif isinstance(module, nn.Linear):
+            found.append((plain(module), module.quantizer))
+    return found
 
 
 @torch.no_grad()
-def layer_outputs_of(model, images):
-    """Outputs of folded convolutions, SE's and linear layers, in execution order."""
-    folded, found = switch_to_deploy(model, inplace=False), []
-    for module in folded.modules():
-        if isinstance(module, (nn.Conv2d, nn.Linear)):
-            module.register_forward_hook(lambda *args: found.append(args[-1].clone()))
-    logits(folded, images)
-    return found
+def plain(linear):
+    """The linear layer that is left of a quantized one."""
+    made = nn.Linear(linear.in_features, linear.out_features)
+    made.weight.copy_(q.quantize_weight(linear.weight, linear.quantizer.weights))
+    made.bias.copy_(linear.bias)
+    return made

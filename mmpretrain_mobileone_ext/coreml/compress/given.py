@@ -22,6 +22,7 @@ from .storage import Scheme
 from .weights import Weight, find_weights
 
 _SHOWN = 3
+_PASSES = 'coremltools.converters.mil.mil.passes.graph_pass'
 
 
 class Trained(Scheme):
@@ -87,8 +88,8 @@ def match(
     if missing:
         more = ', ...' if len(missing) > _SHOWN else ''
         raise ExportError(
-            f'{source.name}: no weight in it has the values of {", ".join(missing[:_SHOWN])}{more}, '
-            "so compress 'trained' cannot store their integers; give --compress none"
+            f'{source.name}: no weight in it has the values of {", ".join(missing[:_SHOWN])}{more}'
+            ", so compress 'trained' cannot store their integers; give --compress none"
         )
     return found
 
@@ -153,7 +154,7 @@ def _equal(values: np.ndarray, given: Integers) -> bool:
 
 def _pass(plan: Mapping[str, Integers]) -> Any:
     """A pass of coremltools that puts integers in the place of operations' weights."""
-    base = quiet.module('coremltools.converters.mil.mil.passes.graph_pass').AbstractGraphPass
+    base: Any = quiet.module(_PASSES).AbstractGraphPass
 
     class StoreIntegers(base):
         def apply(self, program: Any) -> None:

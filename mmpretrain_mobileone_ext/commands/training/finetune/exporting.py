@@ -26,10 +26,7 @@ def check_export(args: argparse.Namespace, work_dir: Path) -> None:
     """
     below = next(p for p in (work_dir, *work_dir.resolve().parents) if p.is_dir())
     options = ExportOptions(
-        out=below / 'model.mlpackage',
-        compress=args.compress,
-        swift=args.swift or None,
-        force=True,
+        out=below / 'model.mlpackage', compress=args.compress, swift=args.swift or None, force=True
     )
     options.check_apart_from(data=args.data)
     if options.swift is not None:
