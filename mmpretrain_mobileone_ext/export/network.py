@@ -23,7 +23,7 @@ from mmpretrain.models.utils import ClsDataPreprocessor
 from torch import Tensor, nn
 
 from ..coreml.compress.given import TrainedLayer
-from ..coreml.trained import Bits, scaled_alike, settle, trained_layers
+from ..coreml.trained import Bits, RoundedInput, scaled_alike, settle, trained_layers
 from ..errors import ExportError, FoldError, ParityError
 from ..models import switch_to_deploy
 from ..models.preprocessing import Preprocessing, read_preprocessing
@@ -214,13 +214,15 @@ def _first_conv(net: nn.Module, x: Tensor, run: Run) -> tuple[Optional[nn.Conv2d
         if any(a is x for a in args):
             consumers.append(module)
 
-    leaves = [m for m in net.modules() if not any(m.children())]
+    leaves = [m for m in net.modules() if not any(m.children()) or isinstance(m, RoundedInput)]
     hooks = [m.register_forward_pre_hook(record) for m in leaves]
     try:
         run(net, x)
     finally:
         for hook in hooks:
             hook.remove()
+    if any(isinstance(m, RoundedInput) for m in consumers):
+        return None, 'what the first convolution reads is rounded'
     # Modules that pass the input on may read it too: the proof decides.
     convs = [m for m in consumers if isinstance(m, nn.Conv2d)]
     if len(convs) != 1:

@@ -255,3 +255,10 @@ def test_a_plain_classifier_of_mmpretrain_and_its_backbone_alone(tmp_path, run):
     )
     result = run_export(config, checkpoint, options)
     assert result.verification.operations['quantize'] == len(trained_integers(model)) - 1
+
+
+def test_a_rounded_input_is_scaled_before_it_is_rounded(tmp_path):
+    result = export(quantized('w8a8'), tmp_path / 'a.mlpackage', 'w8a8')
+    assert any(
+        'what the first convolution reads is rounded' in note for note in result.job.prepared.notes
+    )

@@ -22,6 +22,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import nn
 
+from ....coreml.compress.given import Trained
 from ....coreml.program import quiet
 from ....errors import MobileOneExtError
 from ....export.job import load_job
@@ -188,6 +189,8 @@ def rehearse(cfg: Config, package: Path, compress: str = 'none') -> None:
             model = _built(cfg)
         # First, since it says best what is wrong with a network.
         with _step(cfg, 'the network could not be exported'):
+            # It has no integers yet.
+            compress = 'none' if compress == Trained.name else compress
             options = ExportOptions(out=package, compress=compress, verify_data='test', force=True)
             _prepare_export(cfg, model, options)
         with _step(cfg, 'a training step fails'):
