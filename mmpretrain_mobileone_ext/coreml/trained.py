@@ -25,6 +25,7 @@ from .program import quiet
 #: Name of a layer in a network to the bits of its weight.
 Bits = Mapping[str, int]
 _STORED = (4, 8)
+_METADATA = '_COREML_'
 _ROUNDING = 'fake_quantize_per_tensor_affine'
 
 
@@ -200,6 +201,9 @@ def _trained(name: str, layer: Any, bits: int) -> TrainedLayer:
 
 def scaled_alike(net: nn.Module, bits: Bits, conv: nn.Module, factors: Sequence[float]) -> bool:
     """Whether a layer may be scaled by input channel and keep the integers that it has."""
+    # What coreai-opt leaves beside a weight holds for it alone.
+    if any(name.startswith(_METADATA) for name, _ in conv.named_buffers(recurse=False)):
+        return False
     rounded = any(net.get_submodule(name) is conv for name in bits)
     return not rounded or len(set(factors)) == 1
 

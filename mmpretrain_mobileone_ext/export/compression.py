@@ -64,16 +64,29 @@ class Compression:
         return sum(c.fits and bool(c.reason) for c in self.candidates)
 
 
-def compression_of(options: ExportOptions, rounding: Rounding) -> ExportOptions:
+def compression_of(
+    options: ExportOptions, rounding: Rounding, quantized: str = ''
+) -> ExportOptions:
     """``options`` with a scheme, where none was named: what was trained, if that can be stored.
 
     Args:
         rounding: of the network.
+        quantized: coreai-opt's preset; files of such a network hold its integers from the first.
 
     Raises:
         ExportError: the scheme is not for such a network, or the file cannot hold what was trained.
     """
     asked = options.compress
+    if quantized:
+        if asked not in (None, Trained.name):
+            raise ExportError(
+                f'compress {asked!r}: coreai-opt trained the network as {quantized}, and its file '
+                "holds these integers; allowed: 'trained'"
+            )
+        weights, _, activations = quantized[1:].partition('a')
+        held = Rounding((int(weights),), (int(activations),) if activations else ())
+        options.format.check_rounding(held, options.deployment_target, stored=True)
+        return replace(options, compress='none')
     if not rounding:
         if asked == Trained.name:
             raise ExportError(

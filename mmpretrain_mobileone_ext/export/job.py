@@ -87,10 +87,10 @@ def load_job(
     """
     is_classifier = options.outputs == 'class'
     with steps.step('load'):
-        source = load_source(config, checkpoint, cfg_options, options.outputs)
+        source = load_source(config, checkpoint, cfg_options, options.outputs, options.format.name)
         used = source.model if is_classifier else backbone_of(source.model)
         rounding = rounding_of(used)
-        options = compression_of(options, rounding)
+        options = compression_of(options, rounding, source.quantized)
         # A module may know its config, but its data may well be elsewhere.
         has_data = not isinstance(config, nn.Module) and options.verify_data != 'none'
         read = options.verify_data == 'test' or has_data
@@ -104,6 +104,9 @@ def load_job(
         images = choose_images(split, options.verify_data, pre.shape)
     with steps.step('fold'):
         prepared = (prepare if is_classifier else prepare_features)(source.model, pre)
+    if source.quantized:
+        note = f'coreai-opt trained the network as {source.quantized}; the file holds its integers'
+        prepared = replace(prepared, notes=(*prepared.notes, note))
     if rounding and options.compress == 'none':
         note = f'{rounding.words} were trained; the weights are stored as {options.precision}'
         prepared = replace(prepared, notes=(*prepared.notes, note))

@@ -13,6 +13,7 @@ from .training.divergence import DivergenceHook
 from .training.dynamic_regularization import DynamicRegularizationHook
 from .training.ema_load import EMALoadHook
 from .training.epoch_seed import EpochSeedHook
+from .training.folded_quantization import FoldedQuantizationHook
 from .training.throughput import ThroughputHook, TrainThroughputHook
 
 __all__ = [
@@ -24,6 +25,7 @@ __all__ = [
     'DynamicRegularizationHook',
     'EMALoadHook',
     'EpochSeedHook',
+    'FoldedQuantizationHook',
     'ThroughputHook',
     'TrainThroughputHook',
 ]
