@@ -19,12 +19,14 @@ from torch import nn
 from ..coreml.program.quiet import importing_torchao
 from ..errors import CheckpointError, ExportError
 from ..utils.checks import one_of
+from ..utils.text import one_line
 from .extra import require
 
 #: Of weights, and of activations where both are named.
 PRESETS = ('w8', 'w4', 'w8a8', 'w4a8')
 #: Key of a checkpoint.
 RECORD = 'folded_quantization'
+_DIMENSIONS, _LARGEST = 4, 1 << 13
 
 
 class Prepared(NamedTuple):
@@ -52,11 +54,12 @@ class Prepared(NamedTuple):
         found = checkpoint.get(RECORD)
         if found is None:
             return None
-        shape = found.get('shape') if isinstance(found, dict) else None
-        sizes = isinstance(shape, list) and all(type(n) is int and 0 < n < 1 << 13 for n in shape)
-        if not sizes or len(shape) != 4 or found.get('preset') not in PRESETS:
+        known = found if isinstance(found, dict) else {}
+        preset, shape = known.get('preset'), known.get('shape')
+        sizes = shape if isinstance(shape, list) and len(shape) == _DIMENSIONS else [0]
+        if preset not in PRESETS or not all(type(n) is int and 0 < n <= _LARGEST for n in sizes):
             raise CheckpointError(f'{RECORD} is {str(found)[:200]!r}; it was not written here')
-        return cls(found['preset'], tuple(shape))
+        return cls(preset, tuple(sizes))
 
 
 def prepare(model: nn.Module, preset: str, images: torch.Tensor) -> Any:
@@ -83,7 +86,7 @@ def prepare(model: nn.Module, preset: str, images: torch.Tensor) -> Any:
         # Any network runs here.
         except Exception as error:
             raise ExportError(
-                f'coreai-opt cannot quantize {type(model).__name__} ({" ".join(str(error).split())})'
+                f'coreai-opt cannot quantize {type(model).__name__} ({one_line(error)})'
             ) from error
     return made
 

@@ -348,14 +348,15 @@ class ExportOptions:
     def _check_together(self) -> None:
         check_compute_units(self.compute_units, self.deployment_target)
         check_free(self.out, self.force)
-        self.format.check_scheme(self.compress or 'none', self.deployment_target)
+        scheme = 'none' if self.compress is None else self.compress
+        self.format.check_scheme(scheme, self.deployment_target)
         self._check_format()
         if self.precision == 'auto' and not self.format.mixes_precision:
             raise ExportError(
                 f'{self.out}: precision auto chooses by '
                 'operation, which only a .mlpackage can state'
             )
-        if self.max_drop is not None and self.compress in (None, 'none'):
+        if self.max_drop is not None and scheme == 'none':
             raise ExportError(f'max_drop is {self.max_drop} without compression; give --compress')
         if self.outputs == 'features':
             for name in ('compress', 'swift', 'report', 'classes'):

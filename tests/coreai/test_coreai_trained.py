@@ -57,8 +57,8 @@ def test_what_cannot_be_is_refused(tmp_path):
     model = quantized()
     result = export(model, tmp_path / 'a.aimodel', compress='none')
     first, *others = result.job.prepared.trained
+    changed = replace(first, weight=2 * first.weight)
     with pytest.raises(ExportError, match=f'no weight in it has the values of {first.name}'):
-        changed = replace(first, weight=2 * first.weight)
         store_trained(result.path, [changed, *others], tmp_path / 'b.aimodel')
     with pytest.raises(ExportError, match='are in the network, not in a file'):
         compress_file(result.path, 'trained', tmp_path / 'c.aimodel')

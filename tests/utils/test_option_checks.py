@@ -38,6 +38,7 @@ from mmpretrain_mobileone_ext.hooks import (
 from mmpretrain_mobileone_ext.hooks.training.dynamic_regularization import Phase
 from mmpretrain_mobileone_ext.hooks.training.ema_load import EMALoadHook
 from mmpretrain_mobileone_ext.hooks.training.epoch_seed import EpochSeedHook
+from mmpretrain_mobileone_ext.hooks.training.folded_quantization import FoldedQuantizationHook
 from mmpretrain_mobileone_ext.hooks.training.throughput import TrainThroughputHook
 from mmpretrain_mobileone_ext.models import MobileOneBlock
 from mmpretrain_mobileone_ext.models.classifier import DeployableClassifier
@@ -178,6 +179,7 @@ OWNERS = {
     EMALoadHook: {},
     DivergenceHook: {'factor': (*NUMBER, 0.5), 'patience': (*COUNT, 0), 'floor': NUMBER},
     EpochSeedHook: {},
+    FoldedQuantizationHook: {'preset': NAME, 'start': COUNT},
     Phase: {
         'begin': ('x', -1, math.nan, 1.5, True, None, [], THING),
         'resolution': (*COUNT, 0),

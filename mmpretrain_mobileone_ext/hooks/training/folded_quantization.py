@@ -88,7 +88,7 @@ class FoldedQuantizationHook(Hook):
         if self._trains or runner.epoch < self.start:
             return
         if self._how is None:
-            model = unwrap(runner.model)
+            model: Any = unwrap(runner.model)
             images = model.data_preprocessor(data_batch, False)['inputs']
             self._quantizer = prepare(model, self.preset, images)
             self._how = Prepared(self.preset, tuple(images.shape))
