@@ -91,7 +91,10 @@ def _record_figure(name: str) -> Figure:
     return lambda folder: recorded(read(folder, name))
 
 
-for _name in ('branches', 'fashion', 'mmdeploy', 'runtime', 'sweep', 'longer'):
+for _name in (
+    *('branches', 'fashion', 'formats-fashion', 'formats-s0'),
+    *('mmdeploy', 'runtime', 'sweep', 'longer'),
+):
     FIGURES[_name] = _record_figure(_name)
 
 

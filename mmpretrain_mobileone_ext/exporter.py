@@ -20,7 +20,7 @@ from mmengine.config import Config
 from torch import nn
 
 from .coreml.convert import INPUT, LABEL, PROBABILITIES
-from .coreml.metadata import accuracy_in_words, classes_in_words, in_words, versions
+from .coreml.metadata import CHANNEL_ORDER, accuracy_in_words, classes_in_words, in_words, versions
 from .errors import ExportError, MobileOneExtError
 from .export.compression import compress
 from .export.job import Job, load_job
@@ -237,6 +237,7 @@ def write_description(result: ExportResult) -> VerifiedFile:
         preprocessing=words,
         pipeline=job.split.steps,
         input_layout=layout,
+        **{CHANNEL_ORDER: pre.layout},
         mean=pre.mean,
         std=pre.std,
         normalization=job.prepared.normalization,

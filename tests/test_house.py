@@ -19,8 +19,9 @@ FLOORS = (
     ('coreml.program',),
     ('coreml.runtime', 'coreml.targets'),
     ('coreml.compress',),
-    ('coreml.metadata', 'coreml.swift'),
+    ('coreml.metadata',),
     ('coreml',),  # convert, formats, classifier
+    ('coreml.swift',),
     ('coreai',),
     ('export',),
     ('report',),

@@ -9,13 +9,12 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
+from ..coreml import front_end
 from ..coreml.convert import INPUT, PROBABILITIES
 from ..errors import ExportError
 from ..models.preprocessing import Preprocessing
-from ..utils.machine import untouched_rng
 from ..utils.text import one_line
 from .extra import converter
 from .precision import AsModule, normalizing
@@ -55,7 +54,7 @@ def convert_and_save(
     if options.precision != 'fp32':
         graph = program.module()
         keep = keep_fp32 | normalizing(graph.graph)
-        program = _export(AsModule(graph, keep), shapes[0])
+        program = front_end.exported(AsModule(graph, keep), shapes)
         program = program.run_decompositions(core_ai.get_decomp_table())
     try:
         with _quiet():
@@ -80,16 +79,7 @@ def exported(network: Any, preprocessing: Preprocessing, decompositions: Any) ->
     """
     graph = network.graph(preprocessing.mean)
     graph.net = _as_convolutions(with_roundings(copy.deepcopy(graph.net)))
-    return _export(graph, preprocessing.shape).run_decompositions(decompositions)
-
-
-def _export(module: nn.Module, shape: Sequence[int]) -> Any:
-    try:
-        with torch.no_grad(), untouched_rng():
-            return torch.export.export(module.eval(), (torch.zeros(tuple(shape)),))
-    # Any network runs here.
-    except Exception as error:
-        raise ExportError(f'torch.export cannot export the network ({one_line(error)})') from error
+    return front_end.exported(graph, [preprocessing.shape]).run_decompositions(decompositions)
 
 
 class _PointConv(nn.Module):

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..coreml.formats import Format, register
+from ..coreml.formats import CORE_AI, Format, register
 from ..coreml.program.graph import Program
 from ..coreml.runtime.loaded import LoadedProgram
 from ..errors import ProgramError
@@ -34,7 +34,7 @@ class CoreAI(Format):
     mixes_precision = True
     inputs = ('tensor',)
     has_shapes = False
-    has_swift = False
+    runtime = CORE_AI
 
     def require(self) -> None:
         from .extra import converter

@@ -1,31 +1,29 @@
-"""The one place that drives coremltools' front end: trace, convert, save."""
+"""The one place that drives coremltools: convert a network, and save it."""
 
 from __future__ import annotations
 
 import contextlib
 import io
-import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
-from torch import Tensor
 
-from ..errors import ExportError, ParityError
+from ..errors import ExportError
 from ..models.preprocessing import Preprocessing
 from ..utils.machine import untouched_rng
-from ..utils.parity import Tolerance, worst
 from ..utils.text import one_line
+from .front_end import Shape, by_first_front_end
 from .program import quiet
+from .targets import FRONT_END
 from .trained import teach_rounding
 
-Shape = tuple[int, int, int, int]
 INPUT = 'image'
 LABEL = 'classLabel'
 PROBABILITIES = 'classLabel_probs'
-_SAME = Tolerance('trace', 1e-4)
+#: What coremltools leaves in a package of an exported network; no app needs it.
+_DEBUG = 'executorch_debug_handle_mapping.json'
 
 
 def convert_and_save(
@@ -59,8 +57,7 @@ def convert_and_save(
     try:
         with quiet.conversion() as ct, untouched_rng():
             teach_rounding()
-            model = ct.convert(
-                _trace(graph, shapes),
+            settings = dict(
                 inputs=[_input(ct, preprocessing, options.input, shapes)],
                 convert_to=options.format.name,
                 compute_units=getattr(ct.ComputeUnit, options.compute_units),
@@ -68,11 +65,17 @@ def convert_and_save(
                 **_outputs(ct, network.features, labels, options, is_program),
                 **(_typing(ct, options, keep_fp32) if is_program else {}),
             )
-            if is_program:
+
+            def convert(program: Any) -> Any:
+                model = ct.convert(program, **settings)
+                if not is_program:
+                    return _finished(ct, model, options)
                 check_classify(model.get_spec())
-            else:
-                model = _finished(ct, model, options)
-            model.save(str(path))
+                return model
+
+            model, front_end = by_first_front_end(graph, shapes, convert)
+            model.user_defined_metadata[FRONT_END] = front_end
+            _save(model, path)
     except ExportError:
         raise
     # Whatever op is not supported, coremltools has its own error for it.
@@ -82,61 +85,16 @@ def convert_and_save(
         ) from error
 
 
+def _save(model: Any, path: Path) -> None:
+    model.save(str(path))
+    if path.is_dir():
+        (path / _DEBUG).unlink(missing_ok=True)
+
+
 def _for_all(shapes: Sequence[Shape]) -> str:
     if len(shapes) == 1:
         return ''
     return f' for {len(shapes)} input shapes at once (without further sizes and batch sizes it may)'
-
-
-def _trace(graph: torch.nn.Module, shapes: Sequence[Shape]) -> Any:
-    with torch.no_grad(), warnings.catch_warnings():
-        # The file is compared with the network on images: a trace that is wrong for this size fails
-        # there, and not by a warning.
-        warnings.simplefilter('ignore', torch.jit.TracerWarning)
-        traced = torch.jit.trace(graph, torch.zeros(shapes[0]), check_trace=False)
-        check_trace(graph, traced, shapes)
-    return traced
-
-
-def check_trace(
-    graph: Callable[[Tensor], Any], traced: Callable[[Tensor], Any], shapes: Sequence[Shape]
-) -> None:
-    """Run network and trace at every size and every batch size.
-
-    A trace is made at the first shape, and Python numbers in the network's code stay in it as they
-    were then.
-
-    Raises:
-        ExportError: the network, or its trace, is for the first shape only.
-    """
-    generator = torch.Generator().manual_seed(0)
-    for shape in _others(shapes):
-        pixels = 255 * torch.rand(shape, generator=generator)
-        wanted = _run(graph, pixels, 'the network does not run on')
-        fixed = f'the network fixes its input to {shapes[0]} and fails on'
-        found = _run(traced, pixels, fixed)
-        try:
-            worst(wanted, found).require(_SAME, 'traced network')
-        except ParityError as error:
-            raise ExportError(f'{fixed} {shape} (N, C, H, W): {error}') from None
-
-
-def _others(shapes: Sequence[Shape]) -> Iterator[Shape]:
-    """One batch of each size and one size of each batch: no product."""
-    first = shapes[0]
-    for shape in shapes[1:]:
-        if shape[0] == first[0] or shape[2:] == first[2:]:
-            yield shape
-
-
-def _run(network: Callable[[Tensor], Any], pixels: Tensor, what: str) -> Any:
-    try:
-        return network(pixels)
-    # Any network runs here.
-    except Exception as error:
-        raise ExportError(
-            f'{what} {tuple(pixels.shape)} (N, C, H, W): {one_line(error)}'
-        ) from error
 
 
 def _input(ct: Any, pre: Preprocessing, kind: str, shapes: tuple[Shape, ...]) -> Any:

@@ -19,7 +19,7 @@ from ..errors import ExportError
 from ..models.preprocessing import Preprocessing
 from ..utils.files import PathLike
 from .program.graph import Program
-from .targets import check_target, notes, system_of
+from .targets import EXPORT, FRONT_END, check_target, notes, system_of
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -30,6 +30,8 @@ if TYPE_CHECKING:
     from .compress.trial import Candidate
     from .runtime.loaded import LoadedProgram
     from .trained import Rounding
+
+CORE_ML, CORE_AI = 'coreml', 'coreai'
 
 
 class Format(ABC):
@@ -42,7 +44,7 @@ class Format(ABC):
         opens: whether a file's operations and weights can be read one by one, and executed so.
         inputs: kinds of input that its files can have, the default first.
         has_shapes: whether a file can take several sizes and batch sizes.
-        has_swift: whether there is a Swift package for it.
+        runtime: what runs its files on a device: 'coreml' or 'coreai'.
         mixes_precision: whether a file can keep single operations in fp32, as precision 'auto'
             needs it.
     """
@@ -53,7 +55,7 @@ class Format(ABC):
     title: ClassVar[str] = 'Core ML'
     opens: ClassVar[bool] = True
     has_shapes: ClassVar[bool] = True
-    has_swift: ClassVar[bool] = True
+    runtime: ClassVar[str] = CORE_ML
     mixes_precision: ClassVar[bool] = False
 
     @abstractmethod
@@ -254,6 +256,10 @@ class CoreML(Format):
         user = {**user, **preview_metadata(self.describe(path))}
         write_metadata(path, user, standard, described, outputs)
 
+    def check_and_note(self, program: Program, target: str, compute_units: str) -> tuple[str, ...]:
+        front_end = program.metadata.get(FRONT_END, EXPORT)
+        return () if front_end == EXPORT else (f'converted from {front_end}',)
+
     def check_scheme(self, scheme: str, target: str) -> None:
         from .compress import check_scheme
 
@@ -284,7 +290,8 @@ class MLProgram(CoreML):
 
     def check_and_note(self, program: Program, target: str, compute_units: str) -> tuple[str, ...]:
         check_target(program, target)
-        return notes(program, compute_units)
+        of_all = super().check_and_note(program, target, compute_units)
+        return (*of_all, *notes(program, compute_units))
 
     def store_trained(self, source: Path, layers: Sequence[TrainedLayer], out: Path) -> Path:
         from .compress.given import store_trained

@@ -25,6 +25,8 @@ from .program import quiet
 from .program.graph import Program
 
 PREVIEW_TYPE = 'com.apple.coreml.model.preview.type'
+#: Entry with the order of a network's channels: 'RGB', 'BGR' or 'GRAYSCALE'.
+CHANNEL_ORDER = 'channel_order'
 _IMAGE_CLASSIFIER = 'imageClassifier'
 _LABELS = ('string', 'int64')
 #: Labels that a description lists; the rest is counted.

@@ -40,6 +40,8 @@ _FIRST_FP16_IO = 7  # fp16 arrays and images as inputs and outputs
 # What coremltools puts before a network with an image input, always fp32.
 _OF_AN_IMAGE = ('__scaled__', '__biased__')
 _NAMES_SHOWN = 3
+#: Metadata: what the network was converted from. Either this, or why it is something else.
+FRONT_END, EXPORT = 'front_end', 'torch.export'
 
 
 class Need(NamedTuple):

@@ -382,7 +382,6 @@ class ExportOptions:
         for name, needs in (
             ('extra_sizes', self.format.has_shapes),
             ('batch_sizes', self.format.has_shapes),
-            ('swift', self.format.has_swift),
         ):
             if not needs and getattr(self, name) != OPTIONS[name].default:
                 raise ExportError(

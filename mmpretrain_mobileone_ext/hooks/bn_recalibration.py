@@ -21,6 +21,7 @@ from ..checkpoints.deploy_file import unwrap
 from ..errors import SpecError
 from ..models.deploy import branches_only
 from ..models.norms import shielded_stats
+from ..models.quantization import quantizers
 from ..utils.checks import boolean, integer
 from ..utils.config import unwrapped
 from ..utils.machine import untouched_rng
@@ -96,8 +97,14 @@ def recalibrate(
         The number of images used.
 
     Raises:
-        SpecError: the model has no norms with running statistics, or there are no images.
+        SpecError: the model has no norms with running statistics, or rounds its weights, or there
+            are no images.
     """
+    if any(own.phase for own in quantizers(model)):
+        raise SpecError(
+            'a network that trains quantized keeps the statistics of what is rounded, which would '
+            'be lost: recalibrate before rounding begins'
+        )
     norms = tracking_norms(model)
     if not norms:
         raise SpecError(

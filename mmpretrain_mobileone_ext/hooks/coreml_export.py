@@ -75,7 +75,7 @@ class CoreMLExportHook(Hook):
     Args:
         which: 'best' (by each figure of ``CheckpointHook.save_best``; the last where there is
             none), 'last' or 'both'.
-        out: file name in the work dir, ``.mlpackage`` or ``.mlmodel``; ``{checkpoint}`` is the
+        out: file name in the work dir, of any format that is exported; ``{checkpoint}`` is the
             checkpoint's name without suffix.
         strict: raise where the export fails.
         cfg_options: dotted keys to values, merged into the config that is exported.

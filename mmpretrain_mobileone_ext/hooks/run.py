@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any, Optional
+from typing import Any, Optional, Union
 
 from mmengine.hooks import CheckpointHook, Hook
 from mmengine.runner import BaseLoop
@@ -97,6 +97,12 @@ def _is_own(runner: Any, path: Any) -> bool:
     folders = [runner.work_dir, *(s.out_dir for s in _savers(runner) if s.out_dir)]
     own = {Path(folder).resolve() for folder in folders}
     return Path(path).parent.resolve() in own
+
+
+def first_of(when: Union[int, float], total: int) -> int:
+    """The first epoch or iteration of a phase: its number, or a share of ``total``."""
+    # 0.29 of 100 is 28.999999999999996.
+    return when if isinstance(when, int) else int(when * total + 1e-9)
 
 
 def leaves_preview(hook: Hook, runner) -> bool:

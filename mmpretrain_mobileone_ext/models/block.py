@@ -18,6 +18,7 @@ from torch.utils.checkpoint import checkpoint
 
 from ..errors import SpecError
 from ..utils.checks import boolean, layer_cfg, refuse
+from ..utils.machine import is_compiling
 from .fold import Branch, fold_branches, fold_incoming, round_once
 from .norms import shielded_stats
 from .online import (
@@ -27,7 +28,6 @@ from .online import (
     branch_layout,
     check_preference,
     has_hooks,
-    is_compiling,
     online_sum,
     quantized_sum,
 )
@@ -202,6 +202,9 @@ class MobileOneBlock(BaseModule):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (N, C_in, H, W) to (N, C_out, H / stride, W / stride)."""
+        if self.quantizer is not None and self.quantizer.follows:
+            # Not twice, where the unit is computed twice.
+            self.quantizer.observe(x, None if self.deploy else self.unit().group())
         if not (self.with_cp and torch.is_grad_enabled() and x.requires_grad):
             return self._forward(x)
         if is_compiling():  # whose graph changes buffers at its end, once
@@ -236,7 +239,8 @@ class MobileOneBlock(BaseModule):
         if not self.deploy and not self.unit().is_plain():
             return False
         like = next(self.parameters())
-        self.quantizer = UnitQuantizer(self.spec.groups, self.spec.taps, **options).to(like.device)
+        made = UnitQuantizer(self.spec.groups, self.spec.taps, **options)
+        self.quantizer = made.to(like.device).train(self.training)
         return True
 
     def _quantized(self, x: Tensor, quantizer: UnitQuantizer) -> Tensor:

@@ -21,6 +21,7 @@ from .deploy import branches_only, switch_to_deploy
 from .loading.weights import check_incoming
 from .norms import shielded_stats
 from .online import DEVICE_RULES, device_class, planned_method
+from .quantization import quantizers
 from .spec import build_network_spec, resolve_out_indices
 
 _INIT_CFG = [
@@ -202,6 +203,8 @@ class ConfigurableMobileOne(BaseBackbone):
             stage = getattr(self, name)
             stage.eval()
             stage.requires_grad_(False)
+            for own in quantizers(stage):  # which know no more than what they see meanwhile
+                own.train(self.training)
 
     def _check_on_load(self, state_dict, prefix, *_) -> None:
         check_incoming(self, state_dict, prefix)

@@ -192,3 +192,16 @@ def untouched_rng() -> Iterator[None]:
         finally:
             random.setstate(states[0])
             np.random.set_state(states[1])
+
+
+def is_compiling() -> bool:
+    """Whether torch.compile or torch.export traces."""
+    if hasattr(torch.compiler, 'is_compiling'):
+        return torch.compiler.is_compiling()
+    return torch._dynamo.is_compiling()  # torch < 2.3
+
+
+def is_exporting() -> bool:
+    """Whether torch.export traces; torch < 2.7 does not tell."""
+    asked = getattr(torch.compiler, 'is_exporting', None)
+    return asked is not None and asked()

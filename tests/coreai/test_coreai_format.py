@@ -5,7 +5,7 @@ import json
 import pytest
 import torch
 from coreai_kit import needs_core_ai
-from export_kit import build, files, oracle, photos, relative, rgb, save, write_config
+from export_kit import build, files, oracle, photos, relative, rgb, save, snapshot, write_config
 
 from mmpretrain_mobileone_ext.coreai import extra
 from mmpretrain_mobileone_ext.coreml.classifier import CoreMLClassifier
@@ -53,6 +53,24 @@ def test_it_is_exported_verified_and_reported(case, tmp_path, precision, bound):
 
 
 @needs_core_ai
+def test_a_swift_package_comes_with_it(case, tmp_path):
+    model, config, checkpoint, images = case
+    options = ExportOptions(tmp_path / 'm.aimodel', precision='fp32', swift=tmp_path / 'Ants')
+    rows = dict(run_export(config, checkpoint, options).rows())
+    assert rows['Swift package'] == f'{tmp_path / "Ants"}: import Ants'
+    inside = tmp_path / 'Ants/Sources/Ants/Model/m.aimodel'
+    assert snapshot(inside) == snapshot(tmp_path / 'm.aimodel')
+    golden = tmp_path / 'Ants/Tests/AntsTests/Golden'
+    cases = json.loads((golden / 'golden.json').read_text())['cases']
+    raw = [(golden / c['pixels']).read_bytes() for c in cases]
+    shown = [images[i] for i in range(len(images)) if images[i].tobytes() in raw]
+    assert len(shown) == len(cases)
+    found = torch.tensor([c['probabilities'] for c in cases])
+    order = [raw.index(image.tobytes()) for image in shown]
+    assert relative(found[order], oracle(model, shown)) < 1e-6
+
+
+@needs_core_ai
 def test_a_file_that_predicts_otherwise_gets_no_name(case, tmp_path, monkeypatch):
     def spoilt(net):
         net = switch_to_deploy(net, inplace=False)
@@ -91,7 +109,6 @@ def test_operations_beyond_fp16_stay_in_fp32(tmp_path):
         (dict(input='image'), 'input.*allowed for .aimodel: tensor'),
         (dict(extra_sizes=[48]), 'extra_sizes: not for .aimodel'),
         (dict(batch_sizes=[4]), 'batch_sizes: not for .aimodel'),
-        (dict(swift='Swift'), 'swift: not for .aimodel'),
         (dict(compress='w8a8'), 'compressed in its weights only'),
     ],
 )

@@ -8,7 +8,8 @@ import torch
 from format_kit import OTHER, convert, network
 from torch import nn
 
-from mmpretrain_mobileone_ext.coreml.convert import check_classify, check_trace
+from mmpretrain_mobileone_ext.coreml.convert import check_classify
+from mmpretrain_mobileone_ext.coreml.front_end import check_shapes
 from mmpretrain_mobileone_ext.coreml.program import quiet
 from mmpretrain_mobileone_ext.errors import ExportError
 
@@ -75,16 +76,16 @@ class Cropped(Pooled):
 def test_fixed_networks_are_named(kind, message):
     net = kind()
     traced = torch.jit.trace(net, torch.zeros(SHAPES[0]), check_trace=False)
-    check_trace(net, traced, SHAPES[:1])
+    check_shapes(net, traced, SHAPES[:1])
     with torch.no_grad(), pytest.raises(ExportError, match=message):
-        check_trace(net, traced, SHAPES)
+        check_shapes(net, traced, SHAPES)
 
 
 @pytest.mark.filterwarnings('ignore::FutureWarning')
 @pytest.mark.filterwarnings('ignore::DeprecationWarning')
 def test_flexible_networks_pass():
     net = Pooled()
-    check_trace(net, torch.jit.trace(net, torch.zeros(SHAPES[0])), SHAPES)
+    check_shapes(net, torch.jit.trace(net, torch.zeros(SHAPES[0])), SHAPES)
 
 
 class FixedBackbone(nn.Module):

@@ -93,7 +93,7 @@ def normalized(pixels):
     return pixels / 58 + torch.tensor(BIAS).reshape(3, 1, 1)
 
 
-def compare(network, folder, **options):
+def compare(network, folder, exported=False, **options):
     """Convert, save, read back; relative error of three images."""
     pixels = torch.randint(0, 256, (3, *SHAPE[1:])).float()
     steepen(network, normalized(pixels))
@@ -101,6 +101,7 @@ def compare(network, folder, **options):
         network,
         folder,
         torch.rand(SHAPE),
+        exported=exported,
         inputs=[image_input(SHAPE, scale=1 / 58, bias=BIAS)],
         classifier_config=classifier_config(),
         **options,
@@ -117,20 +118,23 @@ def compare(network, folder, **options):
 # Tracing warns of the Python numbers in mmcv's adaptive padding.
 @pytest.mark.filterwarnings('ignore::torch.jit.TracerWarning')
 @pytest.mark.filterwarnings('ignore:In MMCV v1.4.4')
+@pytest.mark.parametrize('exported', [False, True], ids=['traced', 'exported'])
 @pytest.mark.parametrize('name', NETWORKS)
-def test_package_equals_torch(name, tmp_path):
+def test_package_equals_torch(name, exported, tmp_path):
     torch.manual_seed(0)
     network = randomize(Network(NETWORKS[name]))
-    assert compare(network, tmp_path) <= 1e-5
+    assert compare(network, tmp_path, exported) <= 1e-5
 
 
+@pytest.mark.parametrize('exported', [False, True], ids=['traced', 'exported'])
 @pytest.mark.parametrize('name', ['mobileone', 'mobileone deployed'])
-def test_mobileone_in_every_format(name, tmp_path):
+def test_mobileone_in_every_format(name, exported, tmp_path):
     torch.manual_seed(0)
     network = randomize(Network(NETWORKS[name]))
-    ios15 = quiet.coremltools().target.iOS15
-    assert compare(network, tmp_path, kind='neuralnetwork') <= 1e-5
-    assert compare(network, tmp_path, minimum_deployment_target=ios15) <= 1e-5
+    targets = quiet.coremltools().target
+    assert compare(network, tmp_path, exported, kind='neuralnetwork') <= 1e-5
+    for target in (targets.iOS15, targets.iOS26):
+        assert compare(network, tmp_path, exported, minimum_deployment_target=target) <= 1e-5
 
 
 ACTIVATIONS = [
@@ -168,12 +172,13 @@ UNREGISTERED = [
 class Activations(nn.Module):
     """Every activation on the same features, one output each."""
 
-    def __init__(self):
+    def __init__(self, exported=False):
         super().__init__()
         self.conv = nn.Conv2d(3, 6, 1)
         with torch.no_grad():
             self.conv.weight.mul_(9)
-        registered = [build_activation_layer(dict(c)) for c in ACTIVATIONS]
+        configs = [c for c in ACTIVATIONS if not (exported and 'approximate' in c)]
+        registered = [build_activation_layer(dict(c)) for c in configs]
         self.acts = nn.ModuleList([*registered, *UNREGISTERED])
 
     def forward(self, x):
@@ -186,15 +191,17 @@ FORMATS = [
     ('mlprogram', 'iOS15', 1e-5),
     ('mlprogram', 'iOS16', 1e-5),
     ('mlprogram', 'iOS17', 1e-5),
+    ('mlprogram', 'iOS26', 1e-5),
     ('neuralnetwork', None, 1e-5),
 ]
 
 
 @pytest.mark.filterwarnings('ignore:In MMCV v1.4.4')
+@pytest.mark.parametrize('exported', [False, True], ids=['traced', 'exported'])
 @pytest.mark.parametrize(('kind', 'target', 'tolerance'), FORMATS)
-def test_activations(kind, target, tolerance, tmp_path):
+def test_activations(kind, target, tolerance, exported, tmp_path):
     torch.manual_seed(0)
-    network = randomize(Activations())
+    network = randomize(Activations(exported))
     x = torch.randn(2, 3, 5, 5)
     ct = quiet.coremltools()
     names = [f'out{i}' for i in range(len(network.acts))]
@@ -206,6 +213,7 @@ def test_activations(kind, target, tolerance, tmp_path):
         tmp_path,
         x[:1],
         kind=kind,
+        exported=exported,
         inputs=[ct.TensorType(name='x', shape=(1, 3, 5, 5))],
         outputs=[ct.TensorType(name=name) for name in names],
         **options,
@@ -246,8 +254,9 @@ class Exotic(nn.Module):
 
 
 @pytest.mark.filterwarnings('ignore::torch.jit.TracerWarning')
+@pytest.mark.parametrize('exported', [False, True], ids=['traced', 'exported'])
 @pytest.mark.parametrize('kind', ['mlprogram', 'neuralnetwork'])
-def test_other_layers(kind, tmp_path):
+def test_other_layers(kind, exported, tmp_path):
     torch.manual_seed(0)
     network = randomize(Exotic())
     x = torch.randn(1, 3, 6, 6)
@@ -256,6 +265,7 @@ def test_other_layers(kind, tmp_path):
         tmp_path,
         x,
         kind=kind,
+        exported=exported,
         inputs=[quiet.coremltools().TensorType(name='x', shape=x.shape)],
     )
     (got,) = load_program(path).predict({'x': x}).values()

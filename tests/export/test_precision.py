@@ -42,24 +42,24 @@ def half_operations(path):
 def test_fp16_of_large_activations_fails_and_names_the_operation(large):
     case, _ = large
     found = case.evaluate(case.convert(frozenset()))
-    assert set(found.overflows) == {'input_5_cast_fp16'}
-    with pytest.raises(ParityError, match=r'beyond fp16 in input_5_cast'):
+    assert set(found.overflows) == {'stage1_0_cast_fp16'}
+    with pytest.raises(ParityError, match=r'beyond fp16 in stage1_0_cast'):
         found.require()
 
 
 def test_large_activations_keep_three_operations(large):
     case, choice = large
     assert [(op.name, op.type) for op in choice.kept] == [
-        ('input_5', 'conv'),
-        ('input_7', 'relu'),
-        ('input_9', 'conv'),
+        ('stage1_0', 'conv'),
+        ('stage1_0_act', 'relu'),
+        ('stage1_1', 'conv'),
     ]
     whys = [op.why for op in choice.kept]
     true = load_program(choice.path, record_range=True)
     true.predict_batch(case.inputs)
-    for why, reach in zip(whys, (true.ranges['input_5'], true.ranges['input_7'])):
+    for why, reach in zip(whys, (true.ranges['stage1_0'], true.ranges['stage1_0_act'])):
         assert why == f'reaches {reach:.1e}, fp16 ends at 65504'
-    assert whys[2].startswith(f'reads up to {true.ranges["input_7"]:.1e}')
+    assert whys[2].startswith(f'reads up to {true.ranges["stage1_0_act"]:.1e}')
     assert choice.verification == case.evaluate(choice.path)
     choice.verification.require()
     assert choice.verification.overflows == {}

@@ -12,6 +12,7 @@ import export_kit
 import numpy as np
 import pytest
 import torch
+from coreai_kit import needs_core_ai
 from coreml_hook_kit import NOISE, hooks_of_checkpoint, logged, packages, trained
 from helpers import assert_same_state, classifier_cfg
 from mmengine.config import Config
@@ -283,6 +284,20 @@ def test_folders_of_options_are_in_the_work_dir(tmp_path, monkeypatch):
     trained(tmp_path, dict(NOISE, which='last', swift='{checkpoint}-swift', report='page'))
     assert found[0].swift == tmp_path / 'epoch_2-swift'
     assert found[0].report == tmp_path / 'page'
+
+
+@needs_core_ai
+def test_an_aimodel_with_its_swift_package(tmp_path, photos):
+    """Written for real, images and all."""
+    hook = dict(
+        EXPORT, which='last', out='phone.aimodel', swift='Phone', strict=True, precision='fp32'
+    )
+    trained(tmp_path, hook, test_dataloader=kit.split(photos))
+    model = tmp_path / 'Phone/Sources/Phone/Model/phone.aimodel'
+    assert (model / 'main.mlirb').read_bytes() == (
+        tmp_path / 'phone.aimodel/main.mlirb'
+    ).read_bytes()
+    assert 'CoreAIRuntime.swift' in {f.name for f in (tmp_path / 'Phone').rglob('*.swift')}
 
 
 @pytest.mark.slow

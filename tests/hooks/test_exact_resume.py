@@ -105,16 +105,21 @@ def last_metrics(work_dir):
     return [r for r in records if 'accuracy/top1' in r][-1]['accuracy/top1']
 
 
-@pytest.fixture(scope='module')
-def runs(tmp_path_factory):
+QUANTIZED = dict(
+    type='QuantizationHook', weights=4, activations=8, start=1, freeze_stats=3, observer='max'
+)
+
+
+@pytest.fixture(scope='module', params=[(), (QUANTIZED,)], ids=['float', 'quantized'])
+def runs(tmp_path_factory, request):
     folder = tmp_path_factory.mktemp('runs')
     write_images(folder / 'images', count=16)
-    write_config(folder, SEED)
+    write_config(folder, SEED, *request.param)
     said = train(folder, 'whole')
-    write_config(folder, SEED, DIE)
+    write_config(folder, SEED, DIE, *request.param)
     train(folder, 'cut', code=1)
     assert not (folder / 'cut/epoch_4.pth').exists()
-    write_config(folder, SEED)
+    write_config(folder, SEED, *request.param)
     resumed = train(folder, 'cut', '--resume')
     return folder, said, resumed
 

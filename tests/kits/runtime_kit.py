@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from mmpretrain_mobileone_ext.coreml import load_program
+from mmpretrain_mobileone_ext.coreml.front_end import for_coremltools
 from mmpretrain_mobileone_ext.coreml.program import quiet
 
 RNG = np.random.default_rng(0)
@@ -74,14 +75,17 @@ def randomize(model, seed=0):
     return model.eval()
 
 
-def save_torch(model, folder, example, name='model', kind='mlprogram', **kw):
-    """Trace, convert and save ``model``; returns the path."""
+def save_torch(model, folder, example, name='model', kind='mlprogram', exported=False, **kw):
+    """Trace or export, convert and save ``model``; returns the path."""
     with quiet.conversion() as ct:
         if kind == 'mlprogram':
             kw.setdefault('minimum_deployment_target', ct.target.iOS16)
             kw.setdefault('compute_precision', ct.precision.FLOAT32)
-        traced = torch.jit.trace(model, example)
-        converted = ct.convert(traced, convert_to=kind, skip_model_load=True, **kw)
+        if exported:
+            program = for_coremltools(model, [example.shape])
+        else:
+            program = torch.jit.trace(model, example)
+        converted = ct.convert(program, convert_to=kind, skip_model_load=True, **kw)
         suffix = '.mlpackage' if kind == 'mlprogram' else '.mlmodel'
         path = folder / f'{name}{suffix}'
         converted.save(str(path))
@@ -99,6 +103,12 @@ def classifier_config(labels=LABELS):
     return quiet.coremltools().ClassifierConfig(list(labels))
 
 
+def _mil_type(types, dtype):
+    if dtype == np.int8:  # from iOS 26 on
+        return types.int8
+    return types.int32 if dtype.kind == 'i' else types.fp32
+
+
 def save_mil(build, inputs, folder, target='iOS16', half=False):
     """Save a MIL program built by ``build(mb, **vars)``, unoptimized.
 
@@ -109,8 +119,7 @@ def save_mil(build, inputs, folder, target='iOS16', half=False):
         mb = mil.Builder
         holders = {
             name: mb.placeholder(
-                np.shape(value),
-                dtype=mil.types.int32 if np.asarray(value).dtype.kind == 'i' else mil.types.fp32,
+                np.shape(value), dtype=_mil_type(mil.types, np.asarray(value).dtype)
             )
             for name, value in inputs.items()
         }

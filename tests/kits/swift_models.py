@@ -23,6 +23,7 @@ PIPELINES = dict(
 )
 NAMES = dict(rgb='Rgb.mlpackage', bgr='b g-r "2".mlpackage', gray='g.mlmodel')
 KINDS = tuple(NAMES)
+CORE_AI_NAMES = {kind: f'{kind} 1.aimodel' for kind in KINDS}
 
 
 def export(kind, folder, name=None, **options):

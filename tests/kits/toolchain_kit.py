@@ -1,9 +1,9 @@
 """Build and run a generated package with the compiler of Linux.
 
 ``apple/`` has declarations of Apple's frameworks with just enough behind them: pixel buffers in
-plain memory, and a Core ML that answers with recorded probabilities where it gets exactly the
-recorded pixels. Two imports differ from what a Mac compiles: Darwin and XCTest's attachments are
-shims there.
+plain memory, and a Core ML and a Core AI that answer with recorded probabilities where they get
+exactly the recorded pixels. Two imports differ from what a Mac compiles: Darwin and XCTest's
+attachments are shims there.
 """
 
 import json
@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from mmpretrain_mobileone_ext.coreml import read_program
+from mmpretrain_mobileone_ext.coreml.formats import format_of
 
 APPLE = Path(__file__).parent / 'apple'
 MODULES = (
@@ -27,6 +27,7 @@ MODULES = (
     'PhotosUI',
     'AVFoundation',
     'CoreML',
+    'CoreAI',
     'DarwinShims',
     'XCTestShims',
 )
@@ -134,7 +135,8 @@ def _replace(file, old, new):
 
 def _record(package):
     """Write the model's interface and its answers to the golden pixels."""
-    program = read_program(next(package.glob('Sources/*/Model/*')))
+    model = next(package.glob('Sources/*/Model/*'))
+    program = format_of(model).describe(model)
     feature = program.inputs[0]
     _, channels, height, width = feature.shape
     folder = next(package.glob('Tests/*/Golden'))
@@ -143,10 +145,7 @@ def _record(package):
     for case in [*golden['cases'], *(p['prepared'] for p in golden['photos'])]:
         raw = np.frombuffer((folder / case['pixels']).read_bytes(), np.uint8)
         pixels = raw.reshape(height, width, channels)
-        if channels == 3:
-            alpha = np.full((height, width, 1), 255, np.uint8)
-            pixels = np.concatenate([pixels[..., ::-1], alpha], 2)
-        answers[_fnv(pixels.tobytes())] = case['probabilities']
+        answers[_fnv(_given(pixels, program))] = case['probabilities']
     for photo in golden['photos']:
         pixels = np.array(Image.open(folder / photo['file']))
         kind = pixels.shape[2] if pixels.ndim == 3 else 1
@@ -160,12 +159,26 @@ def _record(package):
                 probabilities=program.predicted_probabilities_name,
                 width=width,
                 height=height,
+                channels=channels,
                 format=_FORMATS['gray' if channels == 1 else 'color'],
                 labels=program.classes,
                 answers=answers,
             )
         )
     )
+
+
+def _given(pixels, program):
+    """Bytes that a device's runtime gets of (H, W, 3) RGB or (H, W, 1)."""
+    if program.inputs[0].kind == 'tensor':
+        planes = [pixels[..., i] for i in range(pixels.shape[2])]
+        if program.metadata['channel_order'] == 'BGR':
+            planes.reverse()
+        return b''.join(plane.astype('<f4').tobytes() for plane in planes)
+    if pixels.shape[2] == 3:
+        alpha = np.full((*pixels.shape[:2], 1), 255, np.uint8)
+        pixels = np.concatenate([pixels[..., ::-1], alpha], 2)
+    return pixels.tobytes()
 
 
 def _fnv(content):

@@ -5,9 +5,9 @@ import copy
 import pytest
 import torch
 import torch.nn.functional as F
+from helpers import assert_close, randomize_norms
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from helpers import assert_close, randomize_norms
 from torch import nn
 
 from mmpretrain_mobileone_ext.errors import CheckpointError, SpecError
@@ -56,8 +56,7 @@ class Rounded(torch.autograd.Function):
     def forward(ctx, x, scale, low, high):
         integer = torch.round(x / scale)
         ctx.save_for_backward((integer >= low) & (integer <= high))
-        # The numbers of the grid are float32's, as in torch.
-        return (integer.clamp(low, high) * scale).float().double()
+        return integer.clamp(low, high) * scale
 
     @staticmethod
     def backward(ctx, grad):
@@ -181,6 +180,29 @@ def test_frozen_statistics_stay_and_train():
     assert all(p.grad is not None for p in block.parameters())
 
 
+@pytest.mark.parametrize('name', UNITS)
+def test_norms_in_eval_mode_leave_the_mean_to_be_followed(name):
+    block, seen = block_of(name), block_of(name)
+    for norm in block.unit().norms:
+        norm.eval()
+    for own in (block, seen):
+        own(images(name))
+    assert_close([seen.quantizer.patch_mean], [block.quantizer.patch_mean], 1e-6)
+
+
+@pytest.mark.parametrize('name', UNITS)
+def test_autocast_rounds_in_half_precision(name):
+    block = block_of(name, activations=8).float()
+    x = images(name).float()
+    wanted = block(x).detach()
+    with torch.autocast('cpu', torch.bfloat16):
+        out = block(x)
+    assert out.dtype == torch.bfloat16
+    out.float().square().sum().backward()
+    assert all(torch.isfinite(p.grad).all() for p in block.parameters())
+    assert_close([wanted], [out], 2 * 2**-8)  # of x and of the kernel, a unit each
+
+
 def test_off_changes_nothing():
     block = block_of('pointwise')
     block.quantizer.phase = q.Quantizer.OFF
@@ -222,7 +244,14 @@ def test_inputs_are_rounded_and_their_gradient_passes_within(bits, signed):
     wanted = (x.detach() / grid.scale).round().clamp(*levels) * grid.scale
     assert torch.allclose(out.detach(), wanted, atol=1e-7)
     assert grid.scale.item() == pytest.approx(2 / levels[1])
-    assert torch.equal(x.grad.bool(), grid.within(x.detach()))
+    inside = (wanted > levels[0] * grid.scale) & (wanted < levels[1] * grid.scale)
+    assert x.grad[inside].all()
+    assert not x.grad[(x < levels[0] * grid.scale - grid.scale) | (x > 2 + grid.scale)].any()
+    # The operator of torch that stands for it in a graph.
+    zero = torch.zeros((), dtype=torch.int32)
+    graph = torch.fake_quantize_per_tensor_affine(x.detach(), grid.scale, zero, *levels)
+    assert (graph - out.detach()).abs().max() <= grid.scale * 1.001  # at ties
+    assert (graph != out.detach()).float().mean() < 0.01
 
 
 def test_percentile_leaves_outliers_out():
@@ -273,7 +302,7 @@ def test_keys_are_those_of_the_plain_network_and_the_quantizers():
 
 def test_only_images_can_be_negative():
     model = quantized_classifier(activations=8)
-    assert [own.signed for own in q.quantizers(model)][0]
+    assert next(q.quantizers(model)).signed
     assert not any([own.signed for own in q.quantizers(model)][1:])
     gelu = ConfigurableMobileOne(**NET, act_cfg=dict(type='GELU'))
     q.add_quantizers(gelu, activations=8)
@@ -321,3 +350,21 @@ def test_a_unit_with_a_hook_is_left():
     net = ConfigurableMobileOne(**NET)
     net.stage1[0].branch_conv_list[0].conv.register_forward_hook(lambda *_: None)
     assert q.add_quantizers(net)[1] == ['stage1.0']
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not hasattr(torch.library, 'register_fake'), reason='torch < 2.4')
+def test_a_compiled_step_is_an_eager_one():
+    own = randomize_norms(ConfigurableMobileOne(**NET)).train()
+    q.add_quantizers(own, weights=8, activations=8)
+    for quantizer in q.quantizers(own):
+        quantizer.phase = quantizer.ON
+    eager = copy.deepcopy(own)
+    compiled = torch.compile(own, fullgraph=True, backend='aot_eager')
+    x = torch.rand(4, 3, 32, 32)
+    for _ in range(2):
+        for run, net in ((eager, eager), (compiled, own)):
+            net.zero_grad()
+            run(x)[-1].square().mean().backward()
+    assert_close(*([p.grad for p in n.parameters()] for n in (eager, own)), 1e-5)
+    assert_close(*(list(n.buffers()) for n in (eager, own)), 1e-5)

@@ -39,6 +39,7 @@ from mmpretrain_mobileone_ext.hooks.training.dynamic_regularization import Phase
 from mmpretrain_mobileone_ext.hooks.training.ema_load import EMALoadHook
 from mmpretrain_mobileone_ext.hooks.training.epoch_seed import EpochSeedHook
 from mmpretrain_mobileone_ext.hooks.training.folded_quantization import FoldedQuantizationHook
+from mmpretrain_mobileone_ext.hooks.training.quantization import QuantizationHook
 from mmpretrain_mobileone_ext.hooks.training.throughput import TrainThroughputHook
 from mmpretrain_mobileone_ext.models import MobileOneBlock
 from mmpretrain_mobileone_ext.models.classifier import DeployableClassifier
@@ -180,6 +181,13 @@ OWNERS = {
     DivergenceHook: {'factor': (*NUMBER, 0.5), 'patience': (*COUNT, 0), 'floor': NUMBER},
     EpochSeedHook: {},
     FoldedQuantizationHook: {'preset': NAME, 'start': COUNT},
+    QuantizationHook: {
+        'weights': (*COUNT, 3, 8.0),
+        'activations': ('x', 4, 8.0, True, [], {}, math.nan, THING),
+        'start': (*NUMBER, 1.0),
+        'freeze_stats': ('x', -1, 1.0, True, [], {}, math.nan, math.inf, THING),
+        'observer': NAME,
+    },
     Phase: {
         'begin': ('x', -1, math.nan, 1.5, True, None, [], THING),
         'resolution': (*COUNT, 0),

@@ -88,10 +88,16 @@ def _add_training(p: ToolParser) -> None:
 
 def _add_output(p: ToolParser) -> None:
     p.add_argument(
+        '--format',
+        default='mlpackage',
+        metavar='X',
+        help='of the file for the phone: mlpackage, mlmodel, or aimodel, Core AI, with the extra '
+        '[coreai] (default: %(default)s)',
+    )
+    p.add_argument(
         '--compress',
         metavar='SCHEME',
-        help='make the Core ML file smaller: int8, palettize4, auto, ...; see '
-        'mobileone-ext export --help',
+        help='make that file smaller: int8, palettize4, auto, ...; see mobileone-ext export --help',
     )
     p.add_argument(
         '--swift',

@@ -31,6 +31,7 @@ from rich.console import Console
 
 from ...checkpoints.deploy_file import deploy_path
 from ...checkpoints.load import load_checkpoint_file
+from ...coreml.formats import format_of
 from ...errors import MobileOneExtError
 from ...hooks.training.divergence import DIVERGED
 from ...report import FormResult, tree_bytes, write_forms_json
@@ -263,16 +264,17 @@ def _stream(command: Sequence[str], log: Path, progress: TrainingProgress) -> in
 
 @dataclass
 class TrainToPhone:
-    """The steps from a config to a scored Core ML package.
+    """The steps from a config to a scored file for the phone.
 
     Attributes:
         config: a config whose run ends with ``*_deploy.pth`` (``DeploySwitchHook``).
-        work_dir: takes logs, checkpoints, predictions, ``model.mlpackage`` and ``forms.json``;
-            exists, and is this process's alone.
+        work_dir: takes logs, checkpoints, predictions, the file and ``forms.json``; exists, and is
+            this process's alone.
         record: of the run in ``work_dir``; its steps are not done again.
         console: shows progress.
         folds: whether the network has branches to fold; the run of one that has none ends without
             ``*_deploy.pth``.
+        format: of the file, 'mlpackage' or 'aimodel'.
         export: further words of ``tools/export_coreml.py``.
         report: images to score for ``report/report.html``, 'test' for all; None: no report.
     """
@@ -282,6 +284,7 @@ class TrainToPhone:
     record: RunRecord
     console: Console
     folds: bool = True
+    format: str = 'mlpackage'
     export: Sequence[str] = ()
     report: Optional[str] = None
 
@@ -300,8 +303,8 @@ class TrainToPhone:
 
     @property
     def package(self) -> Path:
-        """Where the Core ML package is put."""
-        return self.work_dir / 'model.mlpackage'
+        """Where the file for the phone is put."""
+        return self.work_dir / f'model.{self.format}'
 
     def run(self) -> list[FormResult]:
         """Do all steps; returns one result a form.
@@ -321,7 +324,8 @@ class TrainToPhone:
         words = (self.config, last, '--out', out, '--verify-data', 'test', '--force', *self.export)
         self._call('export', 'export_coreml.py', *words, makes=out)
         coreml = self._score('coreml', out)
-        forms.append(('Core ML (.mlpackage, fp16)', coreml, tree_bytes(out), out))
+        title = f'{format_of(out).title} ({out.suffix}, fp16)'
+        forms.append((title, coreml, tree_bytes(out), out))
         results = [_result(name, p, reference, size, file) for name, p, size, file in forms]
         write_forms_json(results, self.work_dir / 'forms.json')
         if self.report is not None:
@@ -331,7 +335,7 @@ class TrainToPhone:
         return results
 
     def predictions(self) -> list[dict]:
-        """What the Core ML file says of the test images, in a run that is done."""
+        """What the file for the phone says of the test images, in a run that is done."""
         return mmengine.load(self.work_dir / 'predictions-coreml.pkl')
 
     def _train(self) -> Path:

@@ -12,6 +12,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import importlib
+import io
 import logging
 import re
 import sys
@@ -40,6 +41,11 @@ _IMPORT_NOISE = re.compile(
 
 _ENUM_NOISE = re.compile(r'is an Enum subclass and is now natively supported by torch\.compile')
 
+#: Where torch says at length what it cannot export, before it raises.
+_EXPORT_LOGGERS = ('torch._subclasses.fake_tensor', 'torch.fx.experimental.symbolic_shapes')
+#: Which operation coremltools cannot convert.
+_UNCONVERTED = re.compile(r"^\s*ERROR - converting '")
+
 _LOGGED_NOISE = re.compile(
     r'^Saving value type of \S+ into a builtin type of \S+, '
     r'might lose precision!'
@@ -48,7 +54,7 @@ _LOGGED_NOISE = re.compile(
 )
 
 _CONVERSION_NOISE = (
-    # torch.jit.trace is the better tested front end of coremltools 9.
+    # What cannot be exported is traced.
     (r'`torch\.jit\.trace', FutureWarning),
     (r'`torch\.jit\.trace', DeprecationWarning),
     # Numeric TorchScript names are no valid MIL names; outputs that matter are named through
@@ -56,6 +62,8 @@ _CONVERSION_NOISE = (
     (r"Output, '.*', of the source model, has been renamed", UserWarning),
     # coremltools converts arrays of one element with int() and float().
     (r'Conversion of an array with ndim > 0 to a scalar', DeprecationWarning),
+    # coremltools warns of its own table of operations.
+    (r'Function _TORCH_OPS_REGISTRY', DeprecationWarning),
     # coremltools lets Python remove the temporary package it builds.
     (r'Implicitly cleaning up <TemporaryDirectory', ResourceWarning),
 )
@@ -96,6 +104,23 @@ def _without_records(pattern: re.Pattern[str], logger_name: str = _LOGGER) -> It
 def importing_torchao() -> contextlib.AbstractContextManager[None]:
     """Without what torch says when torchao is imported."""
     return _without_records(_ENUM_NOISE, _PYTREE)
+
+
+@contextlib.contextmanager
+def exporting() -> Iterator[None]:
+    """Without what torch logs and prints of an export that fails, as the whole graph: it raises."""
+    nowhere = io.StringIO()
+    with contextlib.ExitStack() as stack:
+        for name in _EXPORT_LOGGERS:
+            stack.enter_context(_without_records(re.compile(''), name))
+        stack.enter_context(contextlib.redirect_stdout(nowhere))
+        stack.enter_context(contextlib.redirect_stderr(nowhere))
+        yield
+
+
+def first_try() -> contextlib.AbstractContextManager[None]:
+    """Without coremltools' word on an operation that it cannot convert: there is another way."""
+    return _without_records(_UNCONVERTED)
 
 
 def module(name: str) -> ModuleType:

@@ -11,7 +11,10 @@ from typing import Any, Callable, Optional
 
 from ...errors import ExportError
 from ...models.preprocessing import step_name
+from ...utils.files import PathLike
 from ...utils.parity import TOLERANCES, Tolerance
+from ..formats import CORE_ML, Format, format_of
+from ..metadata import CHANNEL_ORDER
 from ..program.graph import Feature, Program, walk
 from ..program.package_files import package_files
 from ..targets import TARGETS, system_of, version_of
@@ -60,12 +63,15 @@ class ModelFacts:
     Attributes:
         path: the file or package.
         sha256: over the names and the content of its files.
-        format: 'mlprogram' or 'neuralnetwork'.
+        format: 'mlprogram', 'neuralnetwork' or 'aimodel'.
+        runtime: what runs it, 'coreml' or 'coreai'.
         precision: as the exporter wrote it, 'unknown' where it did not.
         half: whether a device may compute in fp16.
         ios, macos: oldest systems that run it, e.g. '16.0'.
-        image: its input.
-        label, probabilities: names of its outputs.
+        image: its input; for Core AI a tensor (1, C, H, W) of pixels 0 to 255.
+        layout: channels of the input in the network's order; case of the Swift enum
+            ``ColorLayout``.
+        label, probabilities: names of its outputs; Core AI's files have no label.
         classes: labels in the order of the network's outputs.
         units: case of the Swift enum ``ComputeUnits``.
         words: what the test pipeline does to a photo.
@@ -76,11 +82,13 @@ class ModelFacts:
     path: Path
     sha256: str
     format: str
+    runtime: str
     precision: str
     half: bool
     ios: str
     macos: str
     image: Feature
+    layout: str
     label: str
     probabilities: str
     classes: tuple[str, ...]
@@ -99,34 +107,35 @@ class ModelFacts:
         """What a device's probabilities may differ by from ours."""
         return TOLERANCES['export-fp16' if self.half else 'export-fp32']
 
-    @property
-    def layout(self) -> str:
-        """Case of the Swift enum ``ColorLayout``."""
-        return _LAYOUTS[self.image.color_layout or '']
 
-
-def read_facts(program: Program) -> ModelFacts:
-    """Take over what the package needs.
+def read_facts(path: PathLike) -> ModelFacts:
+    """Read what the package needs to know from a file.
 
     Raises:
         ExportError: the model is no classifier of images with text labels.
+        ProgramError: it cannot be read.
     """
+    format_ = format_of(path)
+    program = format_.describe(path)
     meta = program.metadata
-    ios, macos = _systems(program)
+    ios, macos = _systems(program, format_)
     pipeline = _pipeline(meta.get('pipeline'))
+    image = _input(program)
     return ModelFacts(
         path=program.path,
         sha256=_digest(program.path),
-        format=program.format,
+        format=program.format if format_.runtime == CORE_ML else format_.suffix[1:],
+        runtime=format_.runtime,
         precision=meta.get('precision', 'unknown'),
         half=program.format == 'neuralnetwork'
         or any('fp16' in op.dtypes for op in walk(program.operations)),
         ios=ios,
         macos=macos,
-        image=_image(program),
+        image=image,
+        layout=_layout(program, image, format_),
         label=program.predicted_feature_name,
         probabilities=program.predicted_probabilities_name,
-        classes=_classes(program),
+        classes=_classes(program, format_),
         units=_UNITS.get(meta.get('compute_units', 'ALL'), 'all'),
         words=meta.get('preprocessing', 'not stated'),
         pipeline=tuple(pipeline or ()),
@@ -134,8 +143,16 @@ def read_facts(program: Program) -> ModelFacts:
     )
 
 
-def _systems(program: Program) -> tuple[str, str]:
+def _systems(program: Program, format_: Format) -> tuple[str, str]:
     """Oldest iOS and macOS that read the program; no older than the package's own."""
+    ios = _number(format_.system(program))
+    if format_.runtime == CORE_ML:
+        ios = _of_core_ml(program)
+    # macOS 12 came with iOS 15, and so on until macOS 15 with iOS 18; then both are 26.
+    return f'{ios}.0', f'{ios if ios >= _SAME_NUMBERS else ios - 3}.0'
+
+
+def _of_core_ml(program: Program) -> int:
     version = max(program.spec_version, version_of(TARGETS[0]))
     if system_of(version) not in TARGETS:
         newest = TARGETS[-1]
@@ -143,33 +160,48 @@ def _systems(program: Program) -> tuple[str, str]:
             f'{program.path}: Core ML specification version {version}; the Swift package '
             f'knows versions up to {version_of(newest)} (iOS {_number(newest)})'
         )
-    ios = _number(system_of(version))
-    # macOS 12 came with iOS 15, and so on until macOS 15 with iOS 18; then both are 26.
-    return f'{ios}.0', f'{ios if ios >= _SAME_NUMBERS else ios - 3}.0'
+    return _number(system_of(version))
 
 
 def _number(target: str) -> int:
     return int(target[len('iOS') :])
 
 
-def _image(program: Program) -> Feature:
+def _input(program: Program) -> Feature:
+    """The only one."""
     if len(program.inputs) != 1:
         names = ', '.join(repr(f.name) for f in program.inputs)
         raise ExportError(
             f'{program.path}: inputs {names}; the Swift package takes models with one image input'
         )
-    feature = program.inputs[0]
-    if feature.kind != 'image' or feature.color_layout not in _LAYOUTS:
+    return program.inputs[0]
+
+
+def _layout(program: Program, feature: Feature, format_: Format) -> str:
+    """Channels in the network's order; a tensor's are stated by the exporter alone."""
+    if format_.runtime == CORE_ML:
+        if feature.kind == 'image' and feature.color_layout in _LAYOUTS:
+            return _LAYOUTS[feature.color_layout]
         kind = feature.color_layout or feature.kind
         raise ExportError(
             f'{program.path}: input {feature.name!r} is a {kind}; the Swift package takes images '
             f'({", ".join(_LAYOUTS)}): export with input image'
         )
-    return feature
+    order = program.metadata.get(CHANNEL_ORDER, '')
+    channels = 1 if order == 'GRAYSCALE' else 3
+    if order not in _LAYOUTS or feature.shape[:2] != (1, channels) or len(feature.shape) != 4:
+        raise ExportError(
+            f'{program.path}: input {feature.name!r} of shape {feature.shape} with channels '
+            f'{order or "in no stated order"}; the Swift package takes one image '
+            f'({", ".join(_LAYOUTS)}): export the file again'
+        )
+    return _LAYOUTS[order]
 
 
-def _classes(program: Program) -> tuple[str, ...]:
-    names = (program.predicted_feature_name, program.predicted_probabilities_name)
+def _classes(program: Program, format_: Format) -> tuple[str, ...]:
+    names = [program.predicted_probabilities_name]
+    if format_.runtime == CORE_ML:
+        names.append(program.predicted_feature_name)
     classes = program.classes
     if not classes or not all(names):
         outputs = ', '.join(f.name for f in program.outputs)

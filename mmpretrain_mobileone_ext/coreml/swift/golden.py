@@ -1,4 +1,4 @@
-"""Inputs and outputs of the reference runtime, for the package's tests."""
+"""Inputs, and outputs of what executes the model here, for the package's tests."""
 
 from __future__ import annotations
 
@@ -14,8 +14,9 @@ from PIL import Image, PngImagePlugin
 from ...errors import ExportError, ProgramError
 from ...models.preprocessing import step_name
 from ...utils.text import one_line
+from ..formats import format_of
 from ..runtime.inputs import upright
-from ..runtime.load import load_program
+from ..runtime.loaded import LoadedProgram
 from .facts import SILENT, ModelFacts
 
 Picture = Union[np.ndarray, Image.Image]
@@ -74,17 +75,13 @@ def choose_images(facts: ModelFacts, images: Optional[Sequence[Picture]]) -> Gol
 
 def write_golden(folder: Path, facts: ModelFacts, golden: Golden) -> None:
     """Write ``golden.json`` and the files that it names into ``folder``."""
-    program = load_program(facts.path, arithmetic='fp16' if facts.half else 'fp32')
+    arithmetic = 'fp16' if facts.half else 'fp32'
+    program = format_of(facts.path).load(facts.path, arithmetic=arithmetic)
 
     def case(pixels: np.ndarray, name: str) -> dict[str, Any]:
         (folder / name).write_bytes(np.ascontiguousarray(pixels).tobytes())
-        found = program.predict({facts.image.name: pixels})
-        values = found[facts.probabilities]
-        return dict(
-            pixels=name,
-            label=found[facts.label],
-            probabilities=[float(values[c]) for c in facts.classes],
-        )
+        label, values = _predicted(program, facts, pixels)
+        return dict(pixels=name, label=label, probabilities=values)
 
     cases = [case(pixels, f'image-{i:02}.raw') for i, pixels in enumerate(golden.ready)]
     photos = []
@@ -101,6 +98,34 @@ def write_golden(folder: Path, facts: ModelFacts, golden: Golden) -> None:
     (folder / 'golden.json').write_text(
         json.dumps(content, indent=1, ensure_ascii=False) + '\n', encoding='utf-8'
     )
+
+
+def _predicted(
+    program: LoadedProgram, facts: ModelFacts, pixels: np.ndarray
+) -> tuple[str, list[float]]:
+    """Label, and probabilities in the order of the classes."""
+    if facts.image.kind == 'image':
+        found = program.predict({facts.image.name: pixels})
+        values = found[facts.probabilities]
+        return found[facts.label], [float(values[c]) for c in facts.classes]
+    found = program.predict({facts.image.name: as_tensor(pixels, facts.layout)})
+    values = [float(v) for v in found[facts.probabilities].reshape(-1)]
+    return facts.classes[int(np.argmax(values))], values
+
+
+def as_tensor(pixels: np.ndarray, layout: str) -> np.ndarray:
+    """What a model without image inputs takes.
+
+    Args:
+        pixels: (H, W, 3) RGB or (H, W), uint8.
+        layout: 'rgb', 'bgr' or 'grayscale'.
+
+    Returns:
+        np.ndarray: float32 (1, C, H, W), 0 to 255, channels in that order.
+    """
+    planes = pixels.reshape(*pixels.shape[:2], -1).transpose(2, 0, 1)
+    ordered = planes[::-1] if layout == 'bgr' else planes
+    return np.ascontiguousarray(ordered[None], np.float32)
 
 
 def _max_levels(facts: ModelFacts) -> int:

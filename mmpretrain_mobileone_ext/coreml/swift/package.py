@@ -13,7 +13,6 @@ from typing import Optional, Union
 from ...errors import ExportError
 from ...utils.files import check_apart, install, workspace
 from ...utils.text import one_line
-from ..program.read import read_program
 from .bench import SCHEMA
 from .facts import ModelFacts, read_facts
 from .golden import Golden, Picture, choose_images, write_golden
@@ -24,14 +23,15 @@ _MAX_LENGTH = 60
 #: Modules that the package imports or apps commonly do, words of the language, and types: a module
 #: of the same name hides or breaks them.
 _WORDS = (
-    'Accelerate AppKit AVFoundation Combine CoreFoundation CoreGraphics CoreImage CoreML '
+    'Accelerate AppKit AVFoundation Combine CoreAI CoreFoundation CoreGraphics CoreImage CoreML '
     'CoreMedia PhotosUI CoreVideo Darwin Dispatch Foundation ImageIO Metal ObjectiveC Observation '
     'PackageDescription QuartzCore Swift SwiftUI System Testing UIKit Vision XCTest Any Protocol '
     'Self Type Array Bool Bundle Camera CameraError Character ClassifierModel Codable ColorMatrix '
     'ContentView Data Date Dictionary Double Error Float Int Never Optional Range Result Sendable '
     'Sequence Set String Task URL UUID Void Classification ColorLayout ComputeUnits InputImage '
     'ModelInfo ModelStore OpenCVFilter PillowFilter PixelBufferPool PixelImage Prediction '
-    'PredictorError PreprocessingStep Resampling ResizedEdge Samples Stopwatch Taps'
+    'PredictorError PreprocessingStep Resampling ResizedEdge Samples Stopwatch Taps CoreAIRuntime '
+    'CoreMLRuntime ModelFiles ModelLoader ModelRuntime ReadyPixels Waiting'
 )
 _TAKEN = frozenset(_WORDS.casefold().split())
 
@@ -47,11 +47,13 @@ def write_swift_package(
     """Write a Swift package that predicts, tests and measures a model.
 
     Every name in it (features, labels, sizes, files) comes from the model's file; the golden values
-    of its tests come from the reference runtime.
+    of its tests come from what executes the file here: the reference runtime, or Apple's
+    interpreter.
 
     Args:
-        model: finished ``.mlpackage`` or ``.mlmodel``: one image input, a label and probabilities
-            as outputs.
+        model: finished ``.mlpackage`` or ``.mlmodel`` with one image input, a label and
+            probabilities as outputs; or an ``.aimodel`` with one tensor of pixels and
+            probabilities.
         out: folder of the package; its parent exists.
         images: for the golden values: PIL images, or uint8 arrays (H, W, 3) in RGB order or (H, W).
             One of the model's size is given to the model as it is; one of another size passes the
@@ -71,7 +73,7 @@ def write_swift_package(
     check_target(target, force)
     check_apart({'out': target}, {'model': model}, ExportError)
     library = module_name(name, target.resolve().name)
-    facts = read_facts(read_program(model))
+    facts = read_facts(model)
     golden = choose_images(facts, images)
     with workspace(target, ExportError) as folder:
         made = folder / target.name

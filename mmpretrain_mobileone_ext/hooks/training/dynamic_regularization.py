@@ -24,7 +24,7 @@ from ...checkpoints.deploy_file import unwrap
 from ...errors import SpecError
 from ...models import ConfigurableMobileOne, switch_to_deploy
 from ...utils.checks import mapping, number, sequence
-from ..run import leaves_preview
+from ..run import first_of, leaves_preview
 
 #: Transforms that set the size of an image, and the attribute that holds it.
 _SIZES = (
@@ -231,10 +231,7 @@ class Phase:
 
     def first_epoch(self, max_epochs: int) -> int:
         """The epoch in which the phase begins, counted from 0."""
-        if isinstance(self.begin, float):
-            # 0.29 of 100 is 28.999999999999996.
-            return int(self.begin * max_epochs + 1e-9)
-        return self.begin
+        return first_of(self.begin, max_epochs)
 
 
 @dataclass(frozen=True)

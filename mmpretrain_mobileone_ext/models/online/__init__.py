@@ -25,7 +25,7 @@ from .dispatch import (
     planned_method,
     quantized_sum,
 )
-from .unit import Unit, branch_layout, has_hooks, is_compiling
+from .unit import Unit, branch_layout, has_hooks
 
 __all__ = [
     'DEVICE_RULES',
@@ -36,7 +36,6 @@ __all__ = [
     'check_preference',
     'device_class',
     'has_hooks',
-    'is_compiling',
     'online_sum',
     'planned_method',
     'quantized_sum',

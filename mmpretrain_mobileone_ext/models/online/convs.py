@@ -225,6 +225,13 @@ def padded_around(x: Tensor, pivot: Tensor, padding: int) -> Tensor:
     return x - pivot[:, None, None]
 
 
+def mean_patch(spec: UnitSpec, x: Tensor) -> Tensor:
+    """The mean (G, P), float64, of the patches that a unit reads of x (N, C, H, W)."""
+    image = x.mean(0, keepdim=True, dtype=torch.float64)
+    taps = F.unfold(image, spec.kernel_size, spec.dilation, spec.padding, spec.stride)
+    return taps.mean(2).view(spec.groups, -1)
+
+
 def image_chunks(x: Tensor, growth: float = 1) -> Iterator[slice]:
     """Cut a batch into parts that take few MB, ``growth`` times x's bytes."""
     bytes_of_image = x[0].numel() * x.element_size() * growth

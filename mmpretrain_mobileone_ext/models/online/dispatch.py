@@ -18,15 +18,16 @@ from torch import Tensor
 from torch._C._functorch import is_functorch_wrapped_tensor
 
 from ...errors import SpecError
+from ...utils.machine import is_compiling, is_exporting
 from ..norms import track
 from ..quantization import UnitQuantizer
 from ..spec import UnitSpec
 from . import gpu
 from .batch_fold import sum_by_running_stats
-from .convs import PatchConv
+from .convs import PatchConv, mean_patch
 from .kernels import has_kernels_for
 from .operators import HAS_SHAPES, layout, unit_sum
-from .unit import Unit, autocast_dtype, is_compiling, is_exporting
+from .unit import Unit, autocast_dtype
 
 Preference = Union[str, bool]
 PREFERENCES = ('auto', 'memory', True, False)
@@ -138,7 +139,7 @@ def quantized_sum(unit: Unit, x: Tensor, quantizer: UnitQuantizer) -> Tensor:
     """Sum of all branches of ``x``, activated if a ReLU follows, of what ships.
 
     Trains by moments, whatever is faster without rounding; by running statistics where norms use
-    them, or where the quantizer is frozen. Ranges and means follow the batch.
+    them, or where the quantizer is frozen. The mean of patches follows the batch.
 
     Raises:
         SpecError: the unit has no moments here.
@@ -146,12 +147,13 @@ def quantized_sum(unit: Unit, x: Tensor, quantizer: UnitQuantizer) -> Tensor:
     dtype = autocast_dtype(x)
     x = x.to(dtype or x.dtype, memory_format=torch.channels_last)
     if quantizer.phase == quantizer.FROZEN or unit.by_batch is False:
+        if quantizer.follows:
+            quantizer.follow_patches(mean_patch(unit.spec, quantizer.input(x.detach())))
         with torch.autocast(x.device.type, enabled=False) if dtype else nullcontext():
             return sum_by_running_stats(unit, x, quantizer)
     choice = _choose_or_branches(unit, x, True)
     if choice.method != 'moments':
         raise SpecError(f'{unit.spec.name} cannot train quantized: {choice.reason}')
-    quantizer.observe(x, unit.group())
     grid = quantizer.grid()
     levels = () if grid is None else (grid.low, grid.high)
     config = unit.config((quantizer.weights, levels))
@@ -159,8 +161,8 @@ def quantized_sum(unit: Unit, x: Tensor, quantizer: UnitQuantizer) -> Tensor:
     out, stats, mean = unit_sum('moments', config, x, unit.parameters, scale)
     with torch.no_grad():
         track(unit.norms, stats)
-        quantizer.follow_patches(mean)
-        quantizer.count()
+        if quantizer.follows:
+            quantizer.follow_patches(mean)
     return out
 
 

@@ -102,7 +102,7 @@ def _forward(x: Tensor, scale: Optional[Tensor], params: Sequence[Tensor], name:
     method = _method_of_call(x, name, call)
     layout, grid = method.layout(x), _grid(scale, method.config)
     x = x.contiguous(memory_format=layout)
-    x = x if grid is None else grid.round(x)
+    x = x if grid is None else grid.nearest(x)
     with gpu.on_device(x):
         out, stats, saved = method.forward(x, method.config.params(params))
     return out.contiguous(memory_format=layout), stats, saved
@@ -128,13 +128,13 @@ def _backward(
     config, layout = method.config, method.layout(x)
     x, grid = x.contiguous(memory_format=layout), _grid(scale, config)
     # x is kept as the layer before keeps it, and rounded once more.
-    rounded = x if grid is None else grid.round(x)
+    rounded = x if grid is None else grid.nearest(x)
     with gpu.on_device(x):
         dx, grads = method.backward(
             OutputGrad(grad, active), rounded, config.params(params), saved, wants_dx
         )
     if dx is not None and grid is not None:
-        dx = dx.mul_(grid.within(x))
+        dx = grid.grad_within(dx, x)
     found = in_own_memory(g for g, given in zip(grads.flat(), config.given) if given)
     dx = x.new_empty(0) if dx is None else dx.contiguous(memory_format=layout)
     return dx, found

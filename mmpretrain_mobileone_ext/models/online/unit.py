@@ -19,6 +19,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.modules import module as torch_module
 
+from ...utils.machine import is_compiling
 from ..fold import PLAIN_CONVS, Branch, identity_kernel, pad_kernel
 from ..norms import CPUSyncBatchNorm, several_ranks
 from ..spec import UnitSpec
@@ -351,16 +352,3 @@ def autocast_dtype(x: Tensor) -> Optional[torch.dtype]:
         on = device == 'cuda' and torch.is_autocast_enabled()
         dtype = torch.get_autocast_gpu_dtype()
     return dtype if on else None
-
-
-def is_compiling() -> bool:
-    """Whether torch.compile or torch.export traces."""
-    if hasattr(torch.compiler, 'is_compiling'):
-        return torch.compiler.is_compiling()
-    return torch._dynamo.is_compiling()  # torch < 2.3
-
-
-def is_exporting() -> bool:
-    """Whether torch.export traces; torch < 2.7 does not tell."""
-    asked = getattr(torch.compiler, 'is_exporting', None)
-    return asked is not None and asked()

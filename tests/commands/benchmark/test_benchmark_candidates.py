@@ -40,6 +40,15 @@ def test_forms_are_one_network():
     assert_close(maps[0], maps[2], 1e-5)  # folded and rounded in float32
 
 
+def test_quantized_forms_round_what_they_train():
+    built = build_candidates(['auto', 'w8', 'w8a8'], 's0', 'cpu')
+    images = torch.rand(2, 3, 64, 64)
+    whole, *rounded = (c.last_map(images).detach() for c in built)
+    for other in rounded:
+        assert 1e-4 < (other - whole).norm() / whole.norm() < 0.5
+    assert not torch.equal(*rounded)
+
+
 def test_weights_come_from_the_seed_alone(state):
     before = torch.random.get_rng_state()
     assert_same_state(state, reference_state('s0', seed=0))

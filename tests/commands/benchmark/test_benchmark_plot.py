@@ -6,7 +6,7 @@ import pytest
 from benchmark_kit import made_cost
 
 from mmpretrain_mobileone_ext.commands.benchmark.training import table as plot
-from mmpretrain_mobileone_ext.commands.benchmark.training.options import FORMS
+from mmpretrain_mobileone_ext.commands.benchmark.training.options import FORMS, QUANTIZED_FORMS
 from mmpretrain_mobileone_ext.commands.benchmark.training.results import Case, Cost
 
 PNG = b'\x89PNG\r\n'
@@ -76,8 +76,8 @@ def test_nothing_ran(tmp_path):
 
 
 def test_forms_differ_in_colour():
-    assert plot.COLOURS.keys() == FORMS.keys()
-    assert len(set(plot.COLOURS.values())) == len(FORMS)
+    assert plot.COLOURS.keys() == FORMS.keys() | QUANTIZED_FORMS.keys()
+    assert len(set(plot.COLOURS.values())) == len(plot.COLOURS)
 
 
 def test_a_sweep_is_a_grid_of_ratios(tmp_path, figures):

@@ -2,12 +2,14 @@
 
 import pytest
 import torch
+from coreai_kit import needs_core_ai
 from mmengine.config import Config
 from PIL import Image
 
 from mmpretrain_mobileone_ext.commands.training.finetune import cli
 from mmpretrain_mobileone_ext.commands.training.finetune.starting import fetch_weights
 from mmpretrain_mobileone_ext.commands.training.to_phone import TrainToPhone
+from mmpretrain_mobileone_ext.coreai import extra
 from mmpretrain_mobileone_ext.coreml.swift.render import MARK
 from mmpretrain_mobileone_ext.errors import CheckpointError, MobileOneExtError
 from mmpretrain_mobileone_ext.utils.config import MIM
@@ -154,6 +156,8 @@ def test_a_finished_run_stays(scene):
 @pytest.mark.parametrize(
     ('args', 'words'),
     [
+        (['--format', 'onnx'], r'model\.onnx'),
+        (['--format', 'aimodel', '--compress', 'w8a8'], 'in its weights only'),
         (['--compress', 'int9'], "'int9'"),
         (['--compress', 'palettize3'], 'deployment target'),
         (['--swift', 'no such/folder'], 'does not exist'),
@@ -209,6 +213,28 @@ def test_another_export_needs_no_other_training(scene, tmp_path):
     interrupt(scene, '--compress', 'int8', '--swift', str(tmp_path / 'Kit'), '--resume')
     assert scene.seen == [('train', 'test branches'), ('train', 'test branches', 'step 1')]
     scene.refused('with other epochs;', '--epochs', '7', '--resume')
+
+
+@needs_core_ai
+def test_another_format_needs_no_other_training(scene):
+    seen = []
+    failed_export(scene)
+
+    def look(steps):
+        seen.append((steps.record.done, steps.package, steps.export))
+        return scene.finish(steps)
+
+    scene.do = look
+    scene.go('--format', 'aimodel', '--swift', '--resume')
+    swift = ['--swift', str(scene.work / 'swift')]
+    assert seen == [(('train', 'test branches'), scene.work / 'model.aimodel', swift)]
+
+
+def test_without_the_extra_its_format_is_refused(scene, monkeypatch):
+    monkeypatch.setattr(extra, 'find_spec', lambda name: None)
+    with pytest.raises(MobileOneExtError, match=r'coreai-torch is missing.*\[coreai\]'):
+        scene.go('--format', 'aimodel')
+    assert not scene.work.exists()
 
 
 def test_an_export_that_was_made_is_made_again(scene):
@@ -294,6 +320,7 @@ def test_options_reach_the_steps_and_the_config(scene):
     assert scene.steps.folds
     assert scene.steps.export == ['--compress', 'int8', '--swift', str(scene.work / 'swift')]
     assert scene.steps.report == 'test'
+    assert scene.steps.package == scene.work / 'model.mlpackage'
 
 
 def test_a_network_of_the_hub_is_trained_without_being_folded(scene):

@@ -331,3 +331,11 @@ def test_no_axes_are_no_axes():
     x = torch.tensor([[1.0, -2.0], [3.0, 4.0]])
     assert torch.equal(OPS['reduce_sum'](x, []), x)
     assert torch.equal(OPS['reduce_max'](x, [], True), x)
+
+
+def test_int8_arrays_of_ios26(tmp_path):
+    """What iOS 26 adds to Core ML's programs: no operation, but arrays of int8."""
+    x = np.array([[-128, -1, 0], [3, 100, 127]], np.int8)
+    (got,) = run('cast', tmp_path, {'x': x}, 'iOS26', dtype='fp32')
+    assert got.dtype == np.float32
+    assert np.array_equal(got, x.astype(np.float32))

@@ -59,7 +59,7 @@ def test_boxes_that_stay(iou, least, per_class):
             assert not found[1][i, n:].any()
 
 
-@pytest.mark.parametrize('target', ['iOS16', 'iOS17'])
+@pytest.mark.parametrize('target', ['iOS16', 'iOS17', 'iOS18', 'iOS26'])
 def test_saved_program(target, tmp_path):
     boxes, scores = drawn(samples=1)
     least = {'score_threshold': 4.0} if target == 'iOS16' else {}

@@ -53,7 +53,7 @@ ALONG = np.array([[[4, 0, 1]], [[1, 1, 3]], [[0, 2, 2]], [[3, 4, 0]]])
 PAIRS = np.array([[[3, 0], [1, 4]], [[0, 2], [2, 2]]])
 
 
-@pytest.mark.parametrize('target', ['iOS16', 'iOS17'])
+@pytest.mark.parametrize('target', ['iOS16', 'iOS17', 'iOS18', 'iOS26'])
 def test_saved_programs(target, tmp_path):
     """Every mode of every operation in one file, read back from disk."""
 

@@ -4,46 +4,9 @@ import re
 
 import pytest
 from apple_api import APPLE, PORTABLE, STUBS
-from swift_kit import sources, tree, walk
+from swift_kit import external, names, sources, tree, walk
 
 NEWER = {name: api for name, api in APPLE.items() if api.ios}
-DECLARES = {
-    'class_declaration',
-    'function_declaration',
-    'parameter',
-    'enum_entry',
-    'init_declaration',
-    'lambda_parameter',
-    'pattern',
-    'guard_statement',
-    'protocol_declaration',
-    'typealias_declaration',
-    'if_statement',
-    'value_binding_pattern',
-    'protocol_property_declaration',
-    'type_parameter',
-}
-
-
-def names(files):
-    """Identifiers that files declare, and those that they only use."""
-    declared, used = set(), set()
-    for file in files:
-        for node in walk(tree(file.read_bytes()).root_node):
-            if node.type in ('simple_identifier', 'type_identifier'):
-                declares = node.parent.type in DECLARES
-                (declared if declares else used).add(node.text.decode())
-    return declared, used
-
-
-def external(package):
-    declared, used = names(sources(package))
-    targets = {f.relative_to(package).parts[1] for f in sources(package)}
-    # The kernels, whose header is no Swift.
-    header = next((package / 'Sources').glob('*Kernels/include/*.h'))
-    targets.add(header.parent.parent.name)
-    declared |= set(re.findall(r'\b(?:pixel_|Pixel)\w+|\w+_of_c[br]', header.read_text()))
-    return {name for name in used - declared - targets if name[0] != '$'}
 
 
 @pytest.fixture(scope='module')

@@ -118,6 +118,20 @@ def test_gray_and_color(kernels):
     assert np.array_equal(back, wanted[0])
 
 
+@pytest.mark.parametrize('channels', [1, 4])
+@pytest.mark.parametrize('is_reversed', [False, True])
+def test_planes(kernels, channels, is_reversed):
+    old = noise(101, channels)
+    count = 3 if channels == 4 else 1
+    found = np.full((count + 1, 101), -1, np.float32)
+    kernels.pixel_planes(
+        pointer(old), SIZE(channels), SIZE(101), ctypes.c_bool(is_reversed), pointer(found)
+    )
+    wanted = old[:, :count].T[::-1] if is_reversed else old[:, :count].T
+    assert np.array_equal(found[:count], wanted)
+    assert (found[count] == -1).all()
+
+
 def test_every_premultiplied_color_comes_back(kernels):
     """Of two colors that one product stands for, either is right."""
     alpha, color = (a.ravel() for a in np.meshgrid(np.arange(1, 256), np.arange(256)))

@@ -22,18 +22,20 @@ UNICODE = [n for n in NAMES if not any('\ud800' <= c < '\ue000' for c in n)]
 GROUPS = [' '.join(UNICODE[part::35]) for part in range(35)]
 
 
-def facts_of(name):
+def facts_of(name, runtime):
     feature = Feature(name, 'image', (1, 3, 32, 24), 'float32', 'RGB')
     return ModelFacts(
         path=Path(f'{name}.mlpackage'),
         sha256='0' * 64,
-        format='mlprogram',
+        format='aimodel' if runtime == 'coreai' else 'mlprogram',
+        runtime=runtime,
         precision=name,
         half=True,
         ios='16.0',
         macos='13.0',
         image=feature,
-        label=name,
+        layout='rgb',
+        label='' if runtime == 'coreai' else name,
         probabilities=f'{name} p',
         classes=(name, *UNICODE),
         units='all',
@@ -43,10 +45,10 @@ def facts_of(name):
     )
 
 
-def made(name, folder):
+def made(name, folder, runtime='coreml'):
     target = folder / derived_name(name)
     target.mkdir()
-    render_package(facts_of(name), derived_name(name), target)
+    render_package(facts_of(name, runtime), derived_name(name), target)
     return target
 
 
@@ -122,6 +124,19 @@ def test_the_readme_has_one_structure_for_all_names(packages, tmp_path):
         plain = ''.join(shown(name).split())
         for sentence in ('Thenetworkwastestedwith:{}.', 'cannotcarryout{}.', 'mlprogram,{}'):
             assert sentence.format(plain) in text, (name, sentence)
+
+
+def test_so_it_is_around_an_aimodel(tmp_path):
+    (tmp_path / 'plain').mkdir()
+    wanted, _, _ = page((made('x', tmp_path / 'plain', 'coreai') / 'README.md').read_text())
+    for index, name in enumerate(GROUPS[:4]):
+        (tmp_path / str(index)).mkdir()
+        package = made(name, tmp_path / str(index), 'coreai')
+        outline, html, _ = page((package / 'README.md').read_text())
+        assert (outline, html) == (wanted, {'<code>', '</code>'}), name
+        info = next(package.rglob('ModelInfo.swift')).read_bytes()
+        assert syntax_errors(info) == []
+        assert read_literal(constants(info.decode())['probabilitiesName']) == f'{name} p'
 
 
 def test_another_structure_of_a_readme_is_noticed(tmp_path):

@@ -12,6 +12,7 @@ from PIL import Image
 from swift_models import LABELS, export
 
 from mmpretrain_mobileone_ext.coreml import read_program
+from mmpretrain_mobileone_ext.coreml.formats import MLProgram
 from mmpretrain_mobileone_ext.coreml.swift import package, write_swift_package
 from mmpretrain_mobileone_ext.errors import ExportError, ProgramError
 from mmpretrain_mobileone_ext.utils import files
@@ -161,7 +162,7 @@ def test_tensor_input_is_refused(tmp_path):
 def test_models_that_are_no_classifiers_are_refused(models, tmp_path, monkeypatch):
     program = read_program(models['rgb'])
     object.__setattr__(program, 'classes', None)
-    monkeypatch.setattr(package, 'read_program', lambda path: program)
+    monkeypatch.setattr(MLProgram, 'describe', lambda self, path: program)
     with pytest.raises(ExportError, match='takes classifiers'):
         write_swift_package(models['rgb'], tmp_path / 'out')
     for classes in ((1, 2, 3), ('a', 'a', 'b')):
@@ -181,7 +182,7 @@ def test_a_pipeline_that_swift_cannot_do(models, tmp_path, monkeypatch):
     step = dict(type='Resize', scale=[32, 24], interpolation='area')
     meta = dict(program.metadata, pipeline=json.dumps([step]))
     object.__setattr__(program, 'metadata', meta)
-    monkeypatch.setattr(package, 'read_program', lambda path: program)
+    monkeypatch.setattr(MLProgram, 'describe', lambda self, path: program)
     out = write_swift_package(models['rgb'], tmp_path / 'Out')
     text = (out / 'Sources/Out/ModelInfo.swift').read_text()
     assert "interpolation='area'" in text

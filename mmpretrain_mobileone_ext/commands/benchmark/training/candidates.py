@@ -15,6 +15,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from ....errors import SpecError
 from ....models import ConfigurableMobileOne
+from ....models.quantization import add_quantizers, quantizers
 from .options import FORMS, SWEEP_FORMS, BenchmarkOptions
 
 #: Arguments of our backbone that make a form.
@@ -24,7 +25,11 @@ _OURS: dict[str, dict[str, Any]] = {
     'moments': dict(online_reparam=True),
     'memory': dict(online_reparam='memory'),
     'folded': dict(deploy=True),
+    'w8': dict(online_reparam='auto'),
+    'w8a8': dict(online_reparam='auto'),
 }
+#: Of the forms that round.
+_ROUNDING: dict[str, dict[str, Any]] = {'w8': dict(), 'w8a8': dict(activations=8)}
 #: Forms that compute what MMPretrain's branches compute while training.
 MULTI_BRANCH = ('mmpretrain', 'branches', 'auto', 'moments', 'memory')
 #: Forms of which every branch runs, whatever the shape.
@@ -110,6 +115,8 @@ def build_candidate(
         net.load_state_dict(state)
     net.to(device=device, dtype=dtype, memory_format=_layout(channels_last))
     net.train()  # MMPretrain's returns None
+    if kind in _ROUNDING:
+        _round(net, **_ROUNDING[kind])
     run = net.forward_features if kind == 'timm' else net
     if form != kind:
         run = torch.compile(run, dynamic=False)
@@ -119,6 +126,12 @@ def build_candidate(
         return maps if isinstance(maps, Tensor) else maps[-1]
 
     return Candidate(form, net, last_map)
+
+
+def _round(net: nn.Module, **options: Any) -> None:
+    add_quantizers(net, **options)
+    for quantizer in quantizers(net):
+        quantizer.phase = quantizer.ON
 
 
 def plain_form(form: str) -> str:

@@ -23,6 +23,11 @@ FORMS: dict[str, str] = {
     'memory': 'the exact form that keeps least (online_reparam="memory")',
     'folded': 'one conv a block, no norms: the floor (deploy=True)',
 }
+#: Forms that round what they train, which are measured when they are named.
+QUANTIZED_FORMS: dict[str, str] = {
+    'w8': 'auto, weights rounded to 8 bits as they train (QuantizationHook)',
+    'w8a8': 'the same, and activations',
+}
 #: What a sweep compares: a reference and a candidate.
 SWEEP_FORMS = ('branches', 'auto')
 #: Defaults of a sweep and of another run.
@@ -43,7 +48,8 @@ STRIDE = 32
 FEW_PIXELS = 2**20
 MOST_ROUNDS = 40
 _SEVERAL: dict[str, Any] = dict(nargs='+', metavar='X')
-_FORMS_HELP = '; '.join(f'{name}: {what}' for name, what in FORMS.items())
+_NAMED = {**FORMS, **QUANTIZED_FORMS}
+_FORMS_HELP = '; '.join(f'{name}: {what}' for name, what in _NAMED.items())
 
 
 @dataclass(frozen=True)
@@ -65,8 +71,8 @@ class BenchmarkOptions:
     )
     forms: Optional[tuple[str, ...]] = option(
         None,
-        f'which are compared (default: all). {_FORMS_HELP}',
-        allowed=FORMS,
+        f'which are compared (default: all but {" and ".join(QUANTIZED_FORMS)}). {_FORMS_HELP}',
+        allowed=_NAMED,
         called='form',
         **_SEVERAL,
     )

@@ -195,6 +195,8 @@ COLOURS = {
     'moments': SKY,
     'memory': GREEN,
     'folded': '#FFFFFF',
+    'w8': '#F0E442',
+    'w8a8': '#999999',
     'timm': PINK,
 }
 _LABELS = {'folded': 'folded (floor)'}

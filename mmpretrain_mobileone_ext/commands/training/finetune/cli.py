@@ -19,7 +19,7 @@ from ....utils.files import write_text, write_whole
 from ....utils.text import PlainConsole, csv_text, figures_table
 from ...console.training import finetune_parser
 from ..to_phone import RunRecord, TrainToPhone, last_checkpoint, sole_use, text_hash
-from .exporting import EXPORT_STEPS, EXPORTED, check_export, export_words, swift_folder
+from .exporting import EXPORT_STEPS, EXPORTED, check_export, export_words, package_of, swift_folder
 from .folder import SKIPPED, ImageFolder, check_folder, read_folder
 from .rehearsal import check_images, rehearse
 from .results import export_command, print_results
@@ -70,7 +70,7 @@ def run(argv: Optional[Sequence[str]] = None) -> Path:
         if folds and not has_switch(recipe):
             console.print('the recipe does not fold its network: DeploySwitchHook is added')
         if record is None:
-            rehearse(cfg, work_dir / 'model.mlpackage', args.compress or 'none')
+            rehearse(cfg, package_of(args, work_dir), args.compress or 'none')
         record = record or RunRecord.begin(work_dir, asked)
         write_whole(work_dir / CONFIG, cfg.dump)
         steps = TrainToPhone(
@@ -79,6 +79,7 @@ def run(argv: Optional[Sequence[str]] = None) -> Path:
             record=record,
             console=console,
             folds=folds,
+            format=args.format,
             export=export_words(args, work_dir),
             report=_reported(len(folder.test)),
         )
@@ -111,7 +112,7 @@ def _done(steps: TrainToPhone) -> list[FormResult]:
             raise
         raise MobileOneExtError(
             f'{error}; the training is done and kept: give --resume to go on from there, with '
-            'another --compress or --swift if need be'
+            'another --format, --compress or --swift if need be'
         ) from error
 
 
@@ -228,6 +229,7 @@ def _asked(args: argparse.Namespace, recipe: Config, folder: ImageFolder) -> dic
         arch=str(args.arch),
         image_size=str(args.image_size),
         from_scratch=str(args.from_scratch),
+        format=args.format,
         compress=str(args.compress),
         swift=str(args.swift),
     )

@@ -11,7 +11,7 @@ from ....export.options import ExportOptions
 from ..to_phone import last_checkpoint
 
 #: Options of the command line that change what is exported, and nothing of the training.
-EXPORTED = ('compress', 'swift')
+EXPORTED = ('format', 'compress', 'swift')
 #: Steps of a run that follow from them.
 EXPORT_STEPS = ('export', 'test coreml', 'report')
 
@@ -22,17 +22,24 @@ def check_export(args: argparse.Namespace, work_dir: Path) -> None:
     A Swift package that is there already is replaced only by a run that goes on or is forced.
 
     Raises:
-        ExportError: a scheme that no file can hold, or a Swift package that cannot be written.
+        ExportError: a format that is unknown or not installed, a scheme that no file can hold, or
+            a Swift package that cannot be written.
     """
     below = next(p for p in (work_dir, *work_dir.resolve().parents) if p.is_dir())
     options = ExportOptions(
-        out=below / 'model.mlpackage', compress=args.compress, swift=args.swift or None, force=True
+        out=package_of(args, below), compress=args.compress, swift=args.swift or None, force=True
     )
+    options.format.require()
     options.check_apart_from(data=args.data)
     if options.swift is not None:
         # A run that is there is told of by itself, with what to give.
         goes_on = args.resume or last_checkpoint(work_dir) is not None
         check_target(options.swift, force=args.force or goes_on)
+
+
+def package_of(args: argparse.Namespace, work_dir: Path) -> Path:
+    """The file for the phone."""
+    return work_dir / f'model.{args.format}'
 
 
 def swift_folder(args: argparse.Namespace, work_dir: Path) -> Optional[Path]:

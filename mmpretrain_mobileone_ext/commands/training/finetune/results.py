@@ -11,6 +11,7 @@ import torch
 from mmengine.config import Config
 from rich.console import Console
 
+from ....coreml.formats import format_of
 from ....models.preprocessing import step_name
 from ....report import FormResult, forms_table
 from ....utils.accuracy import Confusion, confusion
@@ -40,7 +41,7 @@ def print_results(
     print_classes(confusion_of(steps.predictions(), folder.classes), console)
     lines = [
         f'exported: {steps.checkpoint.name}, {_why(steps)}',
-        f'Core ML file: {steps.package}',
+        f'{format_of(steps.package).title} file: {steps.package}',
         f'report: {steps.page}, with the worst mistakes as pictures',
         *([f'Swift package: {swift_in_words(swift)}'] if swift else []),
         f'logs, checkpoints, config, {SKIPPED}: {steps.work_dir}',

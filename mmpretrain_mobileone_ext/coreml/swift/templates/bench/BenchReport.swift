@@ -28,7 +28,8 @@ public struct BenchReport: Codable, Equatable, Sendable {
 
     /// From nothing to the first prediction.
     public struct ColdStart: Codable, Equatable, Sendable {
-        /// nil where a compiled model was there.
+        /// nil where a compiled model was there, and with Core AI, which compiles
+        /// while it loads.
         public var compileMs: Double?
         public var loadMs: Double
         public var firstPredictionMs: Double
@@ -84,7 +85,7 @@ public struct BenchReport: Codable, Equatable, Sendable {
     public var throughput: Double
     public var footprint: Footprint
     public var thermal: Thermal
-    /// nil before iOS 17.4 and macOS 14.4.
+    /// nil before iOS 17.4 and macOS 14.4, and with Core AI.
     public var computePlan: ComputePlan?
 
     /// JSON, keys sorted.

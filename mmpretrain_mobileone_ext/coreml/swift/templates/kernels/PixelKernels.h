@@ -296,6 +296,19 @@ PIXEL_KERNEL void pixel_swap(
     }
 }
 
+/// B G R A, or gray where `step` is 1, to a plane of numbers for each channel.
+/// `reversed`: R, G, B; else B, G, R.
+PIXEL_KERNEL void pixel_planes(
+    const uint8_t *old, ptrdiff_t step, ptrdiff_t count, bool reversed, float *found
+) {
+    for (ptrdiff_t channel = 0, last = step == 1 ? 0 : 2; channel <= last; channel++) {
+        const uint8_t *from = old + (reversed && last ? last - channel : channel);
+        for (float *end = found + count; found < end; found++, from += step) {
+            *found = *from;
+        }
+    }
+}
+
 /// B G R A whose colors were multiplied by alpha, back to colors alone, in
 /// place. Where alpha is 0, color is lost: it is black.
 PIXEL_KERNEL void pixel_unpremultiply(uint8_t *pixels, ptrdiff_t count) {

@@ -3,7 +3,7 @@ import Foundation
 import ImageIO
 import XCTest
 
-/// Inputs and what the exporter's reference runtime made of them.
+/// Inputs, and what was made of them where the model was exported.
 struct Golden: Decodable {
     /// What the probabilities may differ by: ||found - wanted|| / ||wanted||.
     struct Tolerance: Decodable {

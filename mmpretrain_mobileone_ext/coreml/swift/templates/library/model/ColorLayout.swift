@@ -11,8 +11,8 @@ public enum ColorLayout: String, Codable, Sendable {
 
     /// Bytes of one pixel in memory: B G R A, or one gray.
     ///
-    /// Core ML takes 32-bit BGRA for an RGB and for a BGR model alike and puts
-    /// the channels into the model's order by itself.
+    /// 32-bit BGRA for an RGB and for a BGR model alike: Core ML puts the channels
+    /// into the model's order by itself, and for Core AI this package does.
     var channels: Int {
         self == .grayscale ? 1 : 4
     }

@@ -1,11 +1,14 @@
 import Foundation
 
-/// Everything this package throws by itself; Core ML's own errors pass through.
+/// Everything this package throws by itself; errors of Core ML and of Core AI
+/// pass through.
 public enum PredictorError: Error, Equatable, Sendable {
     /// The package's resources lack the model.
     case modelMissing(String)
     /// The loaded model is not the one that this package was made for.
     case modelDiffers(String)
+    /// The system lacks what runs the model.
+    case runtimeMissing(String)
     /// The system is too old for these compute units.
     case computeUnitsUnavailable(String)
     /// Core Video refused; the second value is its result code.
@@ -29,6 +32,8 @@ extension PredictorError: LocalizedError {
             return "\(name) is not among the package's resources"
         case .modelDiffers(let what):
             return "the model does not fit this package: \(what); export it again with --swift"
+        case .runtimeMissing(let what):
+            return what
         case .computeUnitsUnavailable(let name):
             return "compute units \(name) need iOS 16 or macOS 13"
         case .pixelBuffer(let what, let code):
