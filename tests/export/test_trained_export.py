@@ -22,6 +22,7 @@ from trained_kit import (
 )
 
 from mmpretrain_mobileone_ext.checkpoints.deploy_file import write_deploy_file
+from mmpretrain_mobileone_ext.coreml import front_end
 from mmpretrain_mobileone_ext.coreml.compress import compress_file, given
 from mmpretrain_mobileone_ext.coreml.runtime.load import load_program
 from mmpretrain_mobileone_ext.errors import ExportError
@@ -261,4 +262,20 @@ def test_a_rounded_input_is_scaled_before_it_is_rounded(tmp_path):
     result = export(quantized('w8a8'), tmp_path / 'a.mlpackage', 'w8a8')
     assert any(
         'what the first convolution reads is rounded' in note for note in result.job.prepared.notes
+    )
+
+
+@pytest.mark.filterwarnings('ignore::FutureWarning')
+@pytest.mark.filterwarnings('ignore::DeprecationWarning')
+def test_a_traced_network_becomes_the_same(tmp_path, monkeypatch):
+    model = quantized('w4a8', ALL_KINDS)
+    first = export(model, tmp_path / 'a.mlpackage', 'w4a8')
+    assert not any('torch.jit.trace' in note for note in first.notes)
+    monkeypatch.setattr(front_end, '_FIRST_TORCH', (99, 0))
+    second = export(model, tmp_path / 'b.mlpackage', 'w4a8')
+    assert any('torch.jit.trace' in note for note in second.notes)
+    stored = (stored_integers(made.path) for made in (first, second))
+    assert all(
+        np.array_equal(a, b) and np.array_equal(by_a, by_b)
+        for (a, by_a, _), (b, by_b, _) in zip(*stored, strict=True)
     )
