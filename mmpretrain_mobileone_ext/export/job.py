@@ -10,7 +10,7 @@ import torch
 from mmengine.config import Config
 from torch import nn
 
-from ..coreml.trained import rounding_of
+from ..coreml.trained import RoundedInput, rounding_of
 from ..errors import ExportError
 from ..models.preprocessing import Preprocessing, read_preprocessing
 from ..utils.files import PathLike
@@ -64,7 +64,9 @@ class Job:
         def exact() -> Network:
             return self._network(in_double(self.source.model), torch.float64)
 
-        return Judge(self.network, self.preprocessing, self.images, exact)
+        rounded = any(isinstance(m, RoundedInput) for m in self.prepared.net.modules())
+        steps = rounded or self.source.quantized.endswith('a8')
+        return Judge(self.network, self.preprocessing, self.images, exact, steps)
 
     def _network(self, model: nn.Module, dtype: torch.dtype) -> Network:
         if self.options.outputs == 'features':

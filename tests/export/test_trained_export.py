@@ -279,3 +279,10 @@ def test_a_traced_network_becomes_the_same(tmp_path, monkeypatch):
         np.array_equal(a, b) and np.array_equal(by_a, by_b)
         for (a, by_a, _), (b, by_b, _) in zip(*stored, strict=True)
     )
+
+
+@pytest.mark.parametrize(('form', 'bound'), [('w8', 1e-4), ('w8a8', 1e-3)])
+def test_a_step_may_go_either_way_where_activations_are_rounded(tmp_path, form, bound):
+    result = export(quantized(form), tmp_path / 'a.mlpackage', form, precision='fp32')
+    assert result.verification.bound.max_relative == bound
+    assert ('rounded-activations' in result.verification.tolerance) == (form == 'w8a8')
