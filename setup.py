@@ -24,7 +24,7 @@ COREML = ['coremltools>=9,<10', 'numpy<2.4']  # apple/coremltools#2633
 #: Betas, pinned to what was tried; a newer one may write other files.
 CORE_AI = [
     f'{package}; python_version >= "3.11"'
-    for package in ('coreai-core==1.0.0b3', 'coreai-torch==0.4.3')
+    for package in ('coreai-core==1.0.0b3', 'coreai-torch==0.4.3', 'coreai-opt==0.4.0')
 ]
 DOCS = ['sphinx>=7', 'myst-parser>=2', 'furo', 'sphinx-copybutton']
 HEIC = ['pillow-heif>=0.16']
@@ -33,7 +33,7 @@ DEMO = [*COREML, 'scikit-learn>=1.0']
 BENCH = ['jsonschema>=4']
 NOTEBOOK = ['nbclient>=0.8', 'ipykernel', 'nbformat', 'ipywidgets']
 TEST = [
-    'coreai-opt==0.4.0; python_version >= "3.11"',  # an oracle of compressed weights
+    'coreai-opt==0.4.0; python_version >= "3.11"',  # an oracle of compressed weights, too
     'pytest>=7',
     'pytest-xdist>=3',
     'hypothesis>=6',

@@ -148,7 +148,8 @@ def _make(job: Job, folder: Path, steps: Steps) -> ExportResult:
     made, compression = make(job, judge, folder, steps), None
     _check_shapes(job, made, steps)
     if options.compress != 'none':
-        made, compression = compress(made, judge, options, folder, steps)
+        layers = job.prepared.trained
+        made, compression = compress(made, judge, options, folder, steps, layers)
     notes = options.format.check_and_note(
         options.format.describe(made.path), options.deployment_target, options.compute_units
     )

@@ -8,7 +8,7 @@ each weight has its own form, and what is compressed is the file that was verifi
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from importlib import import_module
 from pathlib import Path
 from typing import Any, Optional
@@ -17,6 +17,7 @@ import numpy as np
 
 from ..coreml.compress.apply import Plan, Store
 from ..coreml.compress.codes import Encoded, Indices, Integers, Masked
+from ..coreml.compress.given import Trained
 from ..coreml.compress.kmeans import Palettes
 from ..coreml.compress.scheme import AUTO, SCHEMES, fixed_scheme, plan_for
 from ..coreml.compress.search import search
@@ -43,11 +44,13 @@ def check_scheme(name: str) -> None:
     Raises:
         ExportError: unknown, or not one of weights.
     """
-    if name not in ('none', AUTO) and not isinstance(fixed_scheme(name), Storage):
+    if name in ('none', AUTO):
+        return
+    if not isinstance(fixed_scheme(name), (Storage, Trained)):
         held = [n for n in SCHEMES if isinstance(fixed_scheme(n), Storage)]
         raise ExportError(
             f'compress {name!r}: an .aimodel is compressed in its weights only; '
-            f'allowed: none, {", ".join((*held, AUTO))}'
+            f'allowed: none, {", ".join((*held, AUTO, Trained.name))}'
         )
 
 
@@ -68,6 +71,8 @@ def compress_file(source: Path, scheme: str, out: Path) -> Path:
         ProgramError: the file is damaged.
     """
     wanted = fixed_scheme(scheme)
+    if isinstance(wanted, Trained):
+        raise wanted.alone(source)
     assert isinstance(wanted, Storage)  # check_scheme
     plan = plan_for(wanted, read_weights(source), SYSTEM, size_of)
     if not plan:
@@ -135,18 +140,40 @@ def apply_plan(source: Path, plan: Plan, out: Path, palettes: Palettes) -> Path:
         ExportError: the plan names no weight of the file, or ``coreai-core`` is missing, or fails.
         ProgramError: the file is damaged.
     """
-    program, read = _opened(source), _Reader()
-    found = {w.name: (w, constant) for w, constant in read.weights(program)}
+    weights = {w.name: w for w in read_weights(source)}
     chosen = {name: storage for name, storage in plan.items() if storage != DENSE}
-    unknown = sorted(chosen.keys() - found.keys())
+    unknown = sorted(chosen.keys() - weights.keys())
     if unknown:
         raise ExportError(
-            f'{source} has no dense weight {", ".join(unknown)}; it has: {", ".join(found)}'
+            f'{source} has no dense weight {", ".join(unknown)}; it has: {", ".join(weights)}'
         )
+    encoded = {
+        name: storage.encode(weights[name].values, SYSTEM, palettes)
+        for name, storage in chosen.items()
+    }
+    return write_weights(source, encoded, out)
+
+
+def write_weights(source: Path, encoded: Mapping[str, Encoded], out: Path) -> Path:
+    """Write a copy of ``source`` to ``out`` with weights stored as given.
+
+    Args:
+        source: ``.aimodel`` whose weights of these names are dense.
+        encoded: name of a weight to what is stored.
+        out: ``.aimodel`` that does not exist.
+
+    Returns:
+        ``out``.
+
+    Raises:
+        ExportError: ``coreai-core`` is missing, or fails.
+        ProgramError: the file is damaged.
+    """
+    program, read = _opened(source), _Reader()
+    constants = {weight.name: constant for weight, constant in read.weights(program)}
     try:
-        for name, storage in chosen.items():
-            weight, constant = found[name]
-            _Writer(constant).replace(storage.encode(weight.values, SYSTEM, palettes))
+        for name, stored in encoded.items():
+            _Writer(constants[name]).replace(stored)
         program.save_asset(out)
     # The compiler's errors are of many types.
     except Exception as error:

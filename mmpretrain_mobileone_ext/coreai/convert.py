@@ -18,6 +18,7 @@ from ..models.preprocessing import Preprocessing
 from ..utils.text import one_line
 from .extra import converter
 from .precision import AsModule, normalizing
+from .trained import with_roundings
 
 
 def convert_and_save(
@@ -77,7 +78,7 @@ def exported(network: Any, preprocessing: Preprocessing, decompositions: Any) ->
     Linear layers on vectors are 1x1 convolutions: Core AI sums these in more than fp16.
     """
     graph = network.graph(preprocessing.mean)
-    graph.net = _as_convolutions(copy.deepcopy(graph.net))
+    graph.net = _as_convolutions(with_roundings(copy.deepcopy(graph.net)))
     return front_end.exported(graph, [preprocessing.shape]).run_decompositions(decompositions)
 
 

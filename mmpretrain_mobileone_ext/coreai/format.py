@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +14,9 @@ from ..utils.files import PathLike
 
 if TYPE_CHECKING:
     from ..coreml.compress.activations import Batches
+    from ..coreml.compress.given import TrainedLayer
     from ..coreml.compress.trial import Candidate
+    from ..coreml.trained import Rounding
 
 _SYSTEM = 'iOS27'
 
@@ -73,6 +75,14 @@ class CoreAI(Format):
         from .compress import compress_file
 
         return compress_file(source, scheme, out)
+
+    def check_rounding(self, rounding: Rounding, target: str, stored: bool) -> None:
+        """All of it can be held, and there is one target."""
+
+    def store_trained(self, source: Path, layers: Sequence[TrainedLayer], out: Path) -> Path:
+        from .trained import store_trained
+
+        return store_trained(source, layers, out)
 
     def search(self, *args: Any, **options: Any) -> tuple[Candidate, ...]:
         from .compress import search_smallest

@@ -17,6 +17,7 @@ from ..utils.text import one_line
 from .front_end import Shape, by_first_front_end
 from .program import quiet
 from .targets import FRONT_END
+from .trained import teach_rounding
 
 INPUT = 'image'
 LABEL = 'classLabel'
@@ -55,6 +56,7 @@ def convert_and_save(
     is_program = options.format.name == 'mlprogram'
     try:
         with quiet.conversion() as ct, untouched_rng():
+            teach_rounding()
             settings = dict(
                 inputs=[_input(ct, preprocessing, options.input, shapes)],
                 convert_to=options.format.name,

@@ -26,8 +26,10 @@ if TYPE_CHECKING:
 
     from ..utils.parity import Tolerance
     from .compress.activations import Batches
+    from .compress.given import TrainedLayer
     from .compress.trial import Candidate
     from .runtime.loaded import LoadedProgram
+    from .trained import Rounding
 
 CORE_ML, CORE_AI = 'coreml', 'coreai'
 
@@ -171,6 +173,28 @@ class Format(ABC):
         """
         self._refuse(scheme)
 
+    def check_rounding(self, rounding: Rounding, target: str, stored: bool) -> None:
+        """Refuse what was trained rounded, and files of this format cannot hold.
+
+        Args:
+            rounding: of the network.
+            target: deployment target.
+            stored: whether weights are stored as their integers.
+
+        Raises:
+            ExportError: says what is needed.
+        """
+        if stored or rounding.activations:
+            self._refuse('trained')
+
+    def store_trained(self, source: Path, layers: Sequence[TrainedLayer], out: Path) -> Path:
+        """Write ``source`` to ``out``, with the integers that layers were trained with.
+
+        Raises:
+            ExportError: the file cannot hold them, or a layer has no counterpart in it.
+        """
+        self._refuse('trained')
+
     def search(self, *args: Any, **options: Any) -> tuple[Candidate, ...]:
         """Look for the smallest file within a budget, for scheme 'auto'.
 
@@ -246,6 +270,11 @@ class CoreML(Format):
 
         return compress_file(source, scheme, out, calibration)
 
+    def check_rounding(self, rounding: Rounding, target: str, stored: bool) -> None:
+        from .trained import check_rounding
+
+        check_rounding(rounding, target, self.name, stored)
+
 
 class MLProgram(CoreML):
     """The current format, with a precision for each operation."""
@@ -263,6 +292,11 @@ class MLProgram(CoreML):
         check_target(program, target)
         of_all = super().check_and_note(program, target, compute_units)
         return (*of_all, *notes(program, compute_units))
+
+    def store_trained(self, source: Path, layers: Sequence[TrainedLayer], out: Path) -> Path:
+        from .compress.given import store_trained
+
+        return store_trained(source, layers, out)
 
     def rebuild_candidate(self, source: Path, candidate: Candidate, out: Path) -> Path:
         from .compress.apply import apply_plan

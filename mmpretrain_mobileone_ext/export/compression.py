@@ -7,9 +7,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ..coreml.compress import DropTolerance, tolerance_for
+from ..coreml.compress.given import Trained, TrainedLayer
 from ..coreml.compress.trial import Candidate
 from ..coreml.convert import INPUT
-from ..errors import ParityError
+from ..coreml.trained import Rounding
+from ..errors import ExportError, ParityError
 from ..utils.accuracy import Answers, Verdict, verdict_on
 from ..utils.text import Steps
 from .options import ExportOptions
@@ -62,8 +64,56 @@ class Compression:
         return sum(c.fits and bool(c.reason) for c in self.candidates)
 
 
+def compression_of(
+    options: ExportOptions, rounding: Rounding, quantized: str = ''
+) -> ExportOptions:
+    """``options`` with a scheme, where none was named: what was trained, if that can be stored.
+
+    Args:
+        rounding: of the network.
+        quantized: coreai-opt's preset; files of such a network hold its integers from the first.
+
+    Raises:
+        ExportError: the scheme is not for such a network, or the file cannot hold what was trained.
+    """
+    asked = options.compress
+    if quantized:
+        if asked not in (None, Trained.name):
+            raise ExportError(
+                f'compress {asked!r}: coreai-opt trained the network as {quantized}, and its file '
+                "holds these integers; allowed: 'trained'"
+            )
+        weights, _, activations = quantized[1:].partition('a')
+        held = Rounding((int(weights),), (int(activations),) if activations else ())
+        options.format.check_rounding(held, options.deployment_target, stored=True)
+        return replace(options, compress='none')
+    if not rounding:
+        if asked == Trained.name:
+            raise ExportError(
+                "compress 'trained': the network was not trained with integers; train it with "
+                'QuantizationHook (finetune: --quantize 8 or 4), or name another scheme'
+            )
+        return replace(options, compress=asked or 'none')
+    if asked not in (None, 'none', Trained.name):
+        raise ExportError(
+            f'compress {asked!r}: the network was trained with {rounding.words}, which another '
+            "rounding would spoil; allowed: 'trained' or 'none'"
+        )
+    if asked is None:
+        dense = options.outputs == 'features' or options.format.name == 'neuralnetwork'
+        asked = 'none' if dense else Trained.name
+    stored = asked == Trained.name
+    options.format.check_rounding(rounding, options.deployment_target, stored)
+    return replace(options, compress=asked)
+
+
 def compress(
-    plain: VerifiedFile, judge: Judge, options: ExportOptions, folder: Path, steps: Steps
+    plain: VerifiedFile,
+    judge: Judge,
+    options: ExportOptions,
+    folder: Path,
+    steps: Steps,
+    layers: Sequence[TrainedLayer] = (),
 ) -> tuple[VerifiedFile, Compression]:
     """Compress ``plain`` as ``options`` say.
 
@@ -71,6 +121,7 @@ def compress(
         plain: not changed.
         judge: scores on the images that ``plain`` was verified on.
         folder: for what is made.
+        layers: of the network, that were trained rounded; for 'trained'.
 
     Returns:
         The compressed file, and how it was found.
@@ -79,25 +130,30 @@ def compress(
         ParityError: the file predicts worse than its bound allows.
         ExportError: a scheme that does not fit the file.
     """
-    if options.compress == 'auto':
+    scheme = options.compress or 'none'  # which compression_of settled
+    if scheme == 'auto':
         return _searched(plain, judge, options, folder, steps)
     path = folder / 'compressed' / options.out.name
     path.parent.mkdir()
-    with steps.step(f'compress {options.compress}'):
-        options.format.compress(
-            plain.path, options.compress, path, [{INPUT: judge.sample(_CALIBRATION)}]
-        )
+    is_trained = scheme == Trained.name
+    with steps.step(f'compress {scheme}'):
+        if is_trained:
+            options.format.store_trained(plain.path, layers, path)
+        else:
+            options.format.compress(plain.path, scheme, path, [{INPUT: judge.sample(_CALIBRATION)}])
     with steps.step('verify compressed', total=len(judge.images)) as advance:
         after = judge.score(path, options.precision, advance)
-    bound = tolerance_for(options.compress, options.max_drop)
+    if is_trained:
+        after.require()
+    bound = tolerance_for(scheme, options.max_drop)
     verdict = _verdict(plain.verification, after, bound)
     failure = bound.failure(verdict.loss.points, after.parity.num_samples)
     if failure is None and not after.parity.relative < float('inf'):
         failure = 'its output is not finite'
     if failure is not None:
-        raise ParityError(f'nothing is written, compress {options.compress}: {failure}')
+        raise ParityError(f'nothing is written, compress {scheme}: {failure}')
     made = replace(plain, path=path, verification=after)
-    return made, Compression(plain, options.compress, verdict)
+    return made, Compression(plain, scheme, verdict)
 
 
 def _searched(

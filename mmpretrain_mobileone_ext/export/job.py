@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Optional, Union
 
 import torch
 from mmengine.config import Config
 from torch import nn
 
+from ..coreml.trained import RoundedInput, rounding_of
 from ..errors import ExportError
 from ..models.preprocessing import Preprocessing, read_preprocessing
 from ..utils.files import PathLike
 from ..utils.text import Steps
+from .compression import compression_of
 from .data import Images, TestSplit, choose_images, open_split, read_sample
 from .network import (
     Prepared,
@@ -24,7 +26,7 @@ from .network import (
     prepare_features,
 )
 from .options import ExportOptions
-from .source import Labels, Source, choose_labels, load_source
+from .source import Labels, Source, backbone_of, choose_labels, load_source
 from .verify import Judge, Network, classifier, in_double
 
 
@@ -62,7 +64,9 @@ class Job:
         def exact() -> Network:
             return self._network(in_double(self.source.model), torch.float64)
 
-        return Judge(self.network, self.preprocessing, self.images, exact)
+        rounded = any(isinstance(m, RoundedInput) for m in self.prepared.net.modules())
+        steps = rounded or self.source.quantized.endswith('a8')
+        return Judge(self.network, self.preprocessing, self.images, exact, steps)
 
     def _network(self, model: nn.Module, dtype: torch.dtype) -> Network:
         if self.options.outputs == 'features':
@@ -85,7 +89,10 @@ def load_job(
     """
     is_classifier = options.outputs == 'class'
     with steps.step('load'):
-        source = load_source(config, checkpoint, cfg_options, options.outputs)
+        source = load_source(config, checkpoint, cfg_options, options.outputs, options.format.name)
+        used = source.model if is_classifier else backbone_of(source.model)
+        rounding = rounding_of(used)
+        options = compression_of(options, rounding, source.quantized)
         # A module may know its config, but its data may well be elsewhere.
         has_data = not isinstance(config, nn.Module) and options.verify_data != 'none'
         read = options.verify_data == 'test' or has_data
@@ -99,6 +106,12 @@ def load_job(
         images = choose_images(split, options.verify_data, pre.shape)
     with steps.step('fold'):
         prepared = (prepare if is_classifier else prepare_features)(source.model, pre)
+    if source.quantized:
+        note = f'coreai-opt trained the network as {source.quantized}; the file holds its integers'
+        prepared = replace(prepared, notes=(*prepared.notes, note))
+    if rounding and options.compress == 'none':
+        note = f'{rounding.words} were trained; the weights are stored as {options.precision}'
+        prepared = replace(prepared, notes=(*prepared.notes, note))
     return Job(options, source, split, pre, labels, images, prepared)
 
 

@@ -12,7 +12,8 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any, Optional
 
 import torch
@@ -21,6 +22,8 @@ from mmpretrain.models.heads import MultiLabelClsHead
 from mmpretrain.models.utils import ClsDataPreprocessor
 from torch import Tensor, nn
 
+from ..coreml.compress.given import TrainedLayer
+from ..coreml.trained import Bits, RoundedInput, scaled_alike, settle, trained_layers
 from ..errors import ExportError, FoldError, ParityError
 from ..models import switch_to_deploy
 from ..models.preprocessing import Preprocessing, read_preprocessing
@@ -85,6 +88,7 @@ class Prepared:
         notes: what could not be done, in words.
         features: names of the outputs of a backbone; none of a classifier.
         run: calls ``net`` on normalized images.
+        bits: of the weights of layers that were trained rounded, by their names in ``net``.
     """
 
     net: nn.Module
@@ -93,6 +97,12 @@ class Prepared:
     notes: tuple[str, ...] = ()
     features: tuple[str, ...] = ()
     run: Run = probabilities
+    bits: Bits = field(default_factory=dict)
+
+    @property
+    def trained(self) -> tuple[TrainedLayer, ...]:
+        """The layers whose weights were trained rounded, with their integers."""
+        return trained_layers(self.net, self.bits)
 
     def graph(self, mean: Optional[tuple[float, ...]]) -> ExportModel:
         """The module to trace; ``mean`` None where the input subtracts."""
@@ -154,19 +164,23 @@ def prepare(net: nn.Module, pre: Preprocessing, run: Run = logits) -> Prepared:
     except FoldError as error:
         folded = copy.deepcopy(net).eval()
         notes.append(f'branches are kept: {error}')
+    bits = settle(folded)
+    made = partial(Prepared, bits=bits)
     if all(s == 1 for s in pre.std):
         words = 'mean at the input' if any(pre.mean) else 'none'
-        return Prepared(folded, None, words, tuple(notes))
-    scaled, reason = _fold_std(folded, pre, run)
+        return made(folded, None, words, tuple(notes))
+    scaled, reason = _fold_std(folded, pre, run, bits)
     if scaled is not None:
-        return Prepared(scaled, None, '1/std in the first convolution', tuple(notes))
+        return made(scaled, None, '1/std in the first convolution', tuple(notes))
     notes.append(f'1/std is a mul in the graph: {reason}')
     scale = tuple(1 / s for s in pre.std)
-    return Prepared(folded, scale, '1/std as a mul in the graph', tuple(notes))
+    return made(folded, scale, '1/std as a mul in the graph', tuple(notes))
 
 
 @torch.no_grad()
-def _fold_std(net: nn.Module, pre: Preprocessing, run: Run) -> tuple[Optional[nn.Module], str]:
+def _fold_std(
+    net: nn.Module, pre: Preprocessing, run: Run, bits: Bits
+) -> tuple[Optional[nn.Module], str]:
     """A float32 copy with 1/std folded and proved, or None and why not."""
     double = copy.deepcopy(net).double()
     generator = torch.Generator().manual_seed(0)
@@ -179,6 +193,8 @@ def _fold_std(net: nn.Module, pre: Preprocessing, run: Run) -> tuple[Optional[nn
         conv, reason = _first_conv(double, centred / std, run)
         if conv is None:
             return None, reason
+        if not scaled_alike(double, bits, conv, pre.std):
+            return None, 'the first convolution has integers that were trained'
         wanted = run(double, centred / std)
         _divide(conv, std.flatten())
         worst(wanted, run(double, centred)).require(_EXACT, 'fp64')
@@ -198,13 +214,15 @@ def _first_conv(net: nn.Module, x: Tensor, run: Run) -> tuple[Optional[nn.Conv2d
         if any(a is x for a in args):
             consumers.append(module)
 
-    leaves = [m for m in net.modules() if not any(m.children())]
+    leaves = [m for m in net.modules() if not any(m.children()) or isinstance(m, RoundedInput)]
     hooks = [m.register_forward_pre_hook(record) for m in leaves]
     try:
         run(net, x)
     finally:
         for hook in hooks:
             hook.remove()
+    if any(isinstance(m, RoundedInput) for m in consumers):
+        return None, 'what the first convolution reads is rounded'
     # Modules that pass the input on may read it too: the proof decides.
     convs = [m for m in consumers if isinstance(m, nn.Conv2d)]
     if len(convs) != 1:

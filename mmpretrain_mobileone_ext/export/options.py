@@ -140,6 +140,10 @@ def _drop(name: str, drop: Any) -> Optional[float]:
     return float(checks.number(name, drop, 0, 100, ExportError, also='percentage points, '))
 
 
+def _scheme(name: str, value: Any) -> Optional[str]:
+    return None if value is None else _text(name, value)
+
+
 def _verify(name: str, value: Any) -> Union[int, str, None]:
     return None if value is None else checked_verify(value)
 
@@ -251,13 +255,14 @@ class ExportOptions:
             metavar='test|N|none',
         ),
     )
-    compress: str = field(
-        default='none',
+    compress: Optional[str] = field(
+        default=None,
         metadata=_option(
             'none, int8, int4, palettize8, 6, 4, 3, 2 or 1, prune<percent>, one of them with what '
             'is left in a code (prune<percent>+int8, prune<percent>+palettize<bits>), joint, w8a8, '
-            'or auto: the smallest file within max-drop',
-            _text,
+            'auto: the smallest file within max-drop, or trained: the integers that the network '
+            'was trained with (default: trained for such a network, else none)',
+            _scheme,
             metavar='SCHEME',
         ),
     )
@@ -343,18 +348,19 @@ class ExportOptions:
     def _check_together(self) -> None:
         check_compute_units(self.compute_units, self.deployment_target)
         check_free(self.out, self.force)
-        self.format.check_scheme(self.compress, self.deployment_target)
+        scheme = 'none' if self.compress is None else self.compress
+        self.format.check_scheme(scheme, self.deployment_target)
         self._check_format()
         if self.precision == 'auto' and not self.format.mixes_precision:
             raise ExportError(
                 f'{self.out}: precision auto chooses by '
                 'operation, which only a .mlpackage can state'
             )
-        if self.max_drop is not None and self.compress == 'none':
+        if self.max_drop is not None and scheme == 'none':
             raise ExportError(f'max_drop is {self.max_drop} without compression; give --compress')
         if self.outputs == 'features':
             for name in ('compress', 'swift', 'report', 'classes'):
-                if getattr(self, name) != OPTIONS[name].default:
+                if getattr(self, name) not in (OPTIONS[name].default, 'none'):
                     raise ExportError(
                         f'{name} needs classes, and outputs is features; leave {name} out'
                     )

@@ -26,10 +26,12 @@ from torch import nn
 
 from ..checkpoints.class_names import ClassNames, check_consistent, check_related, checkpoint_names
 from ..checkpoints.download import shown
+from ..coreai import folded
 from ..errors import CheckpointError, ExportError, MobileOneExtError
 from ..models import DeployableClassifier
 from ..models.loading.program import CORE_ML_KEY
 from ..models.loading.state_dict import MMPRETRAIN, check_dtypes, check_finite, recognize, translate
+from ..models.quantization import fit_quantizers
 from ..utils.config import in_scope, read_config, types_by_name
 from ..utils.files import PathLike, file_sha256
 from ..utils.machine import untouched_rng
@@ -52,6 +54,8 @@ class Source:
         classes: class names the checkpoint brings, if any.
         checkpoint: file name of the checkpoint, if any.
         sha256: of the checkpoint file, where it is a local one.
+        quantized: coreai-opt's preset, where it has trained the network; a converter then takes the
+            integers from it.
     """
 
     model: nn.Module
@@ -60,6 +64,7 @@ class Source:
     classes: Optional[tuple[str, ...]] = None
     checkpoint: Optional[str] = None
     sha256: Optional[str] = None
+    quantized: str = ''
 
 
 def load_source(
@@ -67,6 +72,7 @@ def load_source(
     checkpoint: Optional[PathLike],
     cfg_options: Optional[Mapping[str, Any]] = None,
     outputs: str = 'class',
+    format: str = 'mlprogram',
 ) -> Source:
     """Build the model and load the checkpoint, branches or folded.
 
@@ -76,6 +82,7 @@ def load_source(
         cfg_options: dotted keys to values, merged into the config.
         outputs: 'class' needs a classifier; for 'features' anything with a ``backbone``, or a bare
             backbone, will do, and the checkpoint has to fit the backbone only.
+        format: of the file that is made of it; a network that coreai-opt quantized is for one.
 
     Raises:
         ExportError: the config is unreadable or describes no such network, or weights are not
@@ -89,11 +96,15 @@ def load_source(
             f'{name}: a Core ML file is loaded in place of the network; there is nothing to export'
         )
     path = shown(str(checkpoint))
+    how = folded.Prepared.of(loaded or {})
+    quantizer = None if how is None else folded.rebuild(model, how)
     if outputs == 'features':
         _load_backbone(model, loaded, path)
     else:
         _load_classifier(model, loaded, name, path)
     _check_finite(model, name, outputs)
+    if quantizer is not None:
+        model = folded.finalize(quantizer, format)
     local = checkpoint is not None and Path(checkpoint).is_file()
     return Source(
         model=model.cpu().float().eval(),
@@ -105,6 +116,7 @@ def load_source(
         if checkpoint is None
         else Path(urlsplit(path).path if '://' in path else path).name,
         sha256=file_sha256(str(checkpoint)) if local else None,
+        quantized=how.preset if how else '',
     )
 
 
@@ -161,8 +173,8 @@ def _build(cfg: Config, name: str, checkpoint: dict) -> nn.Module:
     # Batch augmentations are for training, and announce themselves.
     model.pop('train_cfg', None)
     keys = checkpoint['state_dict']
-    folded = any('.branch_reparam.' in k for k in keys)
-    if folded and not any(_BRANCHES.search(k) for k in keys):
+    is_folded = any('.branch_reparam.' in k for k in keys)
+    if is_folded and not any(_BRANCHES.search(k) for k in keys):
         model.get('backbone', model)['deploy'] = True
     try:
         with untouched_rng(), in_scope(cfg):
@@ -188,7 +200,8 @@ def _read_checkpoint(checkpoint: Optional[PathLike]) -> Optional[dict]:
     found = recognize(state)
     if found is not None:
         state = OrderedDict(translate(state, found, MMPRETRAIN))
-    return {'state_dict': state, 'meta': loaded.get('meta', {})}
+    kept = {key: loaded[key] for key in (folded.RECORD,) if key in loaded}
+    return {'state_dict': state, 'meta': loaded.get('meta', {}), **kept}
 
 
 def backbone_of(model: nn.Module) -> nn.Module:
@@ -229,6 +242,7 @@ def _check_finite(model: nn.Module, name: str, outputs: str) -> None:
 
 def _load(model: nn.Module, state: Mapping[str, Any], path: str) -> None:
     try:
+        fit_quantizers(model, state, '')
         check_dtypes(state, model.state_dict())
         load_state_dict(model, state, strict=True, logger='silent')
     except CheckpointError as error:

@@ -123,9 +123,15 @@ class VerifiedFile:
     size_bytes: int = 0
 
 
-def tolerance_of(precision: str) -> Tolerance:
-    """What a file of this precision may differ by; 'auto' is mostly fp16."""
-    return TOLERANCES['export-fp32' if precision == 'fp32' else 'export-fp16']
+def tolerance_of(precision: str, steps: bool = False) -> Tolerance:
+    """What a file of this precision may differ by; 'auto' is mostly fp16.
+
+    Args:
+        steps: the network rounds its activations to 8 bits.
+    """
+    if precision != 'fp32':
+        return TOLERANCES['export-fp16']
+    return TOLERANCES['export-fp32-rounded-activations' if steps else 'export-fp32']
 
 
 def load(path: Path, precision: str) -> LoadedProgram:
@@ -148,6 +154,7 @@ class Judge:
         pre: what is baked into the files.
         images: what to compare on.
         exact: makes the same network in fp64; None where there is none.
+        steps: the network rounds its activations to 8 bits.
     """
 
     def __init__(
@@ -156,7 +163,9 @@ class Judge:
         pre: Preprocessing,
         images: Images,
         exact: Optional[Callable[[], Network]] = None,
+        steps: bool = False,
     ):
+        self._steps = steps
         self.images = images
         self._network = network
         self._exact = exact
@@ -168,7 +177,7 @@ class Judge:
 
     def on(self, images: Images) -> Judge:
         """One for the same network on other images."""
-        return Judge(self._network, self._pre, images, self._exact)
+        return Judge(self._network, self._pre, images, self._exact, self._steps)
 
     def score(
         self, path: Path, precision: str, advance: Advance = lambda count: None
@@ -193,7 +202,7 @@ class Judge:
         answers = self._answers(wanted, candidate) if classes else None
         verification = Verification(
             parity=worst(wanted, candidate, classes=classes),
-            tolerance=tolerance_of(precision).name,
+            tolerance=tolerance_of(precision, self._steps).name,
             images=self.images.origin,
             top1_reference=_top1(answers and answers.of_reference),
             top1_candidate=_top1(answers),

@@ -14,6 +14,7 @@ from .training.divergence import DivergenceHook
 from .training.dynamic_regularization import DynamicRegularizationHook
 from .training.ema_load import EMALoadHook
 from .training.epoch_seed import EpochSeedHook
+from .training.folded_quantization import FoldedQuantizationHook
 from .training.quantization import QuantizationHook
 from .training.throughput import ThroughputHook, TrainThroughputHook
 
@@ -27,6 +28,7 @@ __all__ = [
     'DynamicRegularizationHook',
     'EMALoadHook',
     'EpochSeedHook',
+    'FoldedQuantizationHook',
     'QuantizationHook',
     'ThroughputHook',
     'TrainThroughputHook',

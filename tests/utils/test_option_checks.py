@@ -39,6 +39,7 @@ from mmpretrain_mobileone_ext.hooks import (
 from mmpretrain_mobileone_ext.hooks.training.dynamic_regularization import Phase
 from mmpretrain_mobileone_ext.hooks.training.ema_load import EMALoadHook
 from mmpretrain_mobileone_ext.hooks.training.epoch_seed import EpochSeedHook
+from mmpretrain_mobileone_ext.hooks.training.folded_quantization import FoldedQuantizationHook
 from mmpretrain_mobileone_ext.hooks.training.quantization import QuantizationHook
 from mmpretrain_mobileone_ext.hooks.training.throughput import TrainThroughputHook
 from mmpretrain_mobileone_ext.models import MobileOneBlock
@@ -186,6 +187,7 @@ OWNERS = {
         'temperature': (*NUMBER, 0.5),
         'weight': (*NUMBER, 1.5),
     },
+    FoldedQuantizationHook: {'preset': NAME, 'start': COUNT},
     QuantizationHook: {
         'weights': (*COUNT, 3, 8.0),
         'activations': ('x', 4, 8.0, True, [], {}, math.nan, THING),

@@ -10,6 +10,7 @@ from ..program.read import read_program
 from ..targets import target_of
 from .activations import Batches, compress_activations
 from .apply import apply_plan, compress_network
+from .given import Trained
 from .kmeans import Palettes
 from .scheme import SCHEMES, DropTolerance, check_scheme, fixed_scheme, plan_for, tolerance_for
 from .storage import Storage
@@ -50,6 +51,8 @@ def compress_file(
     system = 'iOS15' if is_network else target_of(program)
     check_scheme(scheme, system, program.format)
     wanted = fixed_scheme(scheme)
+    if isinstance(wanted, Trained):
+        raise wanted.alone(source)
     if not isinstance(wanted, Storage):
         return compress_activations(source, out, calibration)
     if is_network:

@@ -12,11 +12,12 @@ import numpy as np
 
 from ...errors import ExportError
 from .activations import W8A8
+from .given import Trained
 from .storage import DENSE, Int4, Int8, Joint, Palette, Scheme, Sparse, Storage
 from .weights import Weight
 
 #: Every kind of scheme; a new one needs a row here and nothing else.
-KINDS: tuple[type[Scheme], ...] = (Int8, Int4, Palette, Sparse, Joint, W8A8)
+KINDS: tuple[type[Scheme], ...] = (Int8, Int4, Palette, Sparse, Joint, W8A8, Trained)
 #: The schemes that have a place in help texts and in every search. In 'joint' 40 % of the weights
 #: are zero and are not stored, the others have an index of 6 bits. The mask has one bit for each
 #: weight, and pays as soon as a sixth of them is zero.
