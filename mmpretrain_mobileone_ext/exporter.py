@@ -27,7 +27,7 @@ from .export.job import Job, load_job
 from .export.options import OPTIONS, ExportOptions, explained
 from .export.precision import choose_precision, first_that_passes
 from .export.result import ExportResult
-from .export.verify import Judge, VerifiedFile, compare_at, load, tolerance_of
+from .export.verify import Judge, VerifiedFile, compare_at, load
 from .models import switch_to_deploy
 from .utils.checks import boolean, mapping, path
 from .utils.explain import check_not_swapped
@@ -177,7 +177,7 @@ def _mixed(job: Job, judge: Judge, folder: Path, steps: Steps) -> VerifiedFile:
         _convert(job, target, keep)
         return target
 
-    format, tolerance = job.options.format, tolerance_of('auto')
+    format, tolerance = job.options.format, judge.tolerance('auto')
     with steps.step('convert and verify, precision auto') as advance:
         if not format.opens:
             sample = judge.sample(_SAMPLES)

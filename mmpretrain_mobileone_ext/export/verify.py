@@ -129,9 +129,8 @@ def tolerance_of(precision: str, steps: bool = False) -> Tolerance:
     Args:
         steps: the network rounds its activations to 8 bits.
     """
-    if precision != 'fp32':
-        return TOLERANCES['export-fp16']
-    return TOLERANCES['export-fp32-rounded-activations' if steps else 'export-fp32']
+    name = 'export-fp32' if precision == 'fp32' else 'export-fp16'
+    return TOLERANCES[f'{name}-rounded-activations' if steps else name]
 
 
 def load(path: Path, precision: str) -> LoadedProgram:
@@ -175,6 +174,10 @@ class Judge:
         self._pixels: list[Tensor] = []
         self._pre = pre
 
+    def tolerance(self, precision: str) -> Tolerance:
+        """What a file of this precision may differ by."""
+        return tolerance_of(precision, self._steps)
+
     def on(self, images: Images) -> Judge:
         """One for the same network on other images."""
         return Judge(self._network, self._pre, images, self._exact, self._steps)
@@ -202,7 +205,7 @@ class Judge:
         answers = self._answers(wanted, candidate) if classes else None
         verification = Verification(
             parity=worst(wanted, candidate, classes=classes),
-            tolerance=tolerance_of(precision, self._steps).name,
+            tolerance=self.tolerance(precision).name,
             images=self.images.origin,
             top1_reference=_top1(answers and answers.of_reference),
             top1_candidate=_top1(answers),

@@ -15,6 +15,7 @@ from ..utils.checks import boolean
 from ..utils.parity import Parity, Tolerance, compare, fold_tolerance
 from .block import MobileOneBlock
 from .loading.program import require_network
+from .quantization import plain_inputs
 
 Model = TypeVar('Model', bound=nn.Module)
 
@@ -116,11 +117,13 @@ def verified_switch_to_deploy(
 def compare_forms(branches: nn.Module, folded: nn.Module, inputs: Any) -> Parity:
     """Compare two forms' outputs in eval mode; modes are put back.
 
-    Branches run as branches, whatever ``online_reparam`` says.
+    Branches run as branches, whatever ``online_reparam`` says; weights are rounded in both forms
+    where they train so, inputs in neither.
     """
-    with branches_only(branches):
-        reference = _eval_output(branches, inputs)
-    return compare(reference, _eval_output(folded, inputs))
+    with plain_inputs(branches, folded):
+        with branches_only(branches):
+            reference = _eval_output(branches, inputs)
+        return compare(reference, _eval_output(folded, inputs))
 
 
 @contextmanager

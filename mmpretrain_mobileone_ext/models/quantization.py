@@ -20,6 +20,7 @@ off, and q(W) mu is what is there to be taken off.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any, NamedTuple, Optional
 
 import torch
@@ -152,6 +153,7 @@ class Quantizer(nn.Module):
         _check('activations', activations, (*ACTIVATION_BITS, None))
         _check('observer', observer, OBSERVERS)
         self.observer = observer
+        self.rounds_input = True
         self._phase = self.OFF
         settings = torch.tensor([weights, activations or 0, int(signed)])
         self.register_buffer('settings', settings)
@@ -177,7 +179,7 @@ class Quantizer(nn.Module):
 
     def grid(self) -> Optional[InputGrid]:
         """What inputs are rounded to; None: they are not."""
-        if not self.activations:
+        if not (self.activations and self.rounds_input):
             return None
         levels = 2 ** (self.activations - self.signed)
         scale = self.input_max.detach().float() / (levels - 1)
@@ -296,6 +298,23 @@ class QuantizedLinear(nn.Linear):
 def quantizers(model: nn.Module) -> Iterator[Quantizer]:
     """All of a model."""
     return (m for m in model.modules() if isinstance(m, Quantizer))
+
+
+@contextmanager
+def plain_inputs(*models: nn.Module) -> Iterator[None]:
+    """Let what layers read pass as it is.
+
+    To compare forms of a network: where one rounds a number up and the other down, a difference in
+    the last bit becomes a step, and another one in every layer that follows.
+    """
+    found = [own for model in models for own in quantizers(model)]
+    for own in found:
+        own.rounds_input = False
+    try:
+        yield
+    finally:
+        for own in found:
+            own.rounds_input = True
 
 
 def add_quantizers(

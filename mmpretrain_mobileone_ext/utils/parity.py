@@ -45,7 +45,8 @@ def drifts(relative: float) -> str:
 
 
 #: Folding reorders sums: the bound is rounding error of the dtype, grown through some tens of
-#: layers. Exports are judged on probabilities.
+#: layers. Exports are judged on probabilities. Where activations are rounded to 8 bits, a number
+#: between two steps may go to either, and so differ by 1 in 255 and not in the last bit.
 TOLERANCES: Mapping[str, Tolerance] = {
     t.name: t
     for t in (
@@ -54,9 +55,9 @@ TOLERANCES: Mapping[str, Tolerance] = {
         Tolerance('fold-float16', 5e-2),
         Tolerance('fold-bfloat16', 2e-1),
         Tolerance('export-fp32', 1e-4, 1.0),
-        # A value between two steps of an activation may go to either.
-        Tolerance('export-fp32-rounded-activations', 1e-3, 1.0),
+        Tolerance('export-fp32-rounded-activations', 1e-2, 0.998),
         Tolerance('export-fp16', 2e-2, 0.998),
+        Tolerance('export-fp16-rounded-activations', 5e-2, 0.98),
     )
 }
 

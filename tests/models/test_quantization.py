@@ -368,3 +368,14 @@ def test_a_compiled_step_is_an_eager_one():
             run(x)[-1].square().mean().backward()
     assert_close(*([p.grad for p in n.parameters()] for n in (eager, own)), 1e-5)
     assert_close(*(list(n.buffers()) for n in (eager, own)), 1e-5)
+
+
+def test_forms_are_compared_without_steps_of_activations():
+    model = quantized_classifier(activations=8)
+    folded = switch_to_deploy(model, inplace=False)
+    x = torch.rand(8, 3, 32, 32)
+    assert compare_forms(model, folded, x).relative < 1e-5
+    assert all(own.rounds_input for own in (*q.quantizers(model), *q.quantizers(folded)))
+    with torch.no_grad():
+        folded.backbone.stage1[0].branch_reparam.weight *= 1.01
+    assert compare_forms(model, folded, x).relative > 1e-5

@@ -86,12 +86,6 @@ class Cell:
     compress: str
 
     @property
-    def precision(self) -> str:
-        """Of what is not rounded: in fp16 a value may fall on the other side of a step."""
-        rounded = SCHEMES.get(self.scheme)
-        return 'fp32' if rounded and rounded.activations else 'fp16'
-
-    @property
     def seed(self) -> int:
         return self.training.seed
 

@@ -82,7 +82,6 @@ class _Run:
         checkpoint = str(training / cell.training.last)
         words = ['--out', package, '--force', '--verify-data', _VERIFIED]
         words += ['--deployment-target', _TARGET, '--compress', cell.compress]
-        words += ['--precision', cell.precision]
         # What rounding afterwards costs is what is asked.
         words += ['--max-drop', '100'] if cell.method == 'after' else []
         log = folder / 'export.log'
