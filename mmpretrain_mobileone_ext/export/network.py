@@ -12,8 +12,8 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
-from typing import Any, Optional
+from dataclasses import dataclass, field, replace
+from typing import Any, Optional, TypeVar
 
 import torch
 from mmengine.model import BaseDataPreprocessor, ImgDataPreprocessor
@@ -30,6 +30,7 @@ from .source import backbone_of
 
 _EXACT = Tolerance('std folded into the first convolution', 1e-9)
 
+T = TypeVar('T')
 Shape = tuple[int, int, int, int]
 #: A network and normalized images (N, C, H, W) to its outputs.
 Run = Callable[[nn.Module, Tensor], Any]
@@ -85,6 +86,7 @@ class Prepared:
         notes: what could not be done, in words.
         features: names of the outputs of a backbone; none of a classifier.
         run: calls ``net`` on normalized images.
+        made: what :meth:`once` made.
     """
 
     net: nn.Module
@@ -93,6 +95,13 @@ class Prepared:
     notes: tuple[str, ...] = ()
     features: tuple[str, ...] = ()
     run: Run = probabilities
+    made: dict[Any, Any] = field(default_factory=dict, repr=False, compare=False)
+
+    def once(self, key: Any, make: Callable[[], T]) -> T:
+        """What ``make`` gives, made once a key: precision auto converts a network several times."""
+        if key not in self.made:
+            self.made[key] = make()
+        return self.made[key]
 
     def graph(self, mean: Optional[tuple[float, ...]]) -> ExportModel:
         """The module to trace; ``mean`` None where the input subtracts."""
