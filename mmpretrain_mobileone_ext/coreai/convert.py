@@ -50,7 +50,7 @@ def convert_and_save(
     if len(shapes) > 1:
         raise ExportError(f'{path.name}: an .aimodel takes one input shape; given {shapes}')
     core_ai = converter()
-    program = exported(network, preprocessing, core_ai.get_decomp_table())
+    program = exported(network, preprocessing)
     if options.precision != 'fp32':
         graph = program.module()
         keep = keep_fp32 | normalizing(graph.graph)
@@ -72,14 +72,22 @@ def convert_and_save(
         ) from error
 
 
-def exported(network: Any, preprocessing: Preprocessing, decompositions: Any) -> Any:
-    """The network as ``torch.export`` has it, decomposed, in float32.
+def exported(network: Any, preprocessing: Preprocessing) -> Any:
+    """The network as ``torch.export`` has it, decomposed, in float32; made once.
 
-    Linear layers on vectors are 1x1 convolutions: Core AI sums these in more than fp16.
+    Operations are named after their modules. Linear layers on vectors are 1x1 convolutions: Core AI
+    sums these in more than fp16.
     """
-    graph = network.graph(preprocessing.mean)
-    graph.net = _as_convolutions(with_roundings(copy.deepcopy(graph.net)))
-    return front_end.exported(graph, [preprocessing.shape]).run_decompositions(decompositions)
+
+    def make() -> Any:
+        graph = network.graph(preprocessing.mean)
+        graph.net = _as_convolutions(with_roundings(copy.deepcopy(graph.net)))
+        program = front_end.exported(graph, [preprocessing.shape])
+        program = program.run_decompositions(converter().get_decomp_table())
+        front_end.name_by_module(program)
+        return program
+
+    return network.once((exported, preprocessing.mean, preprocessing.shape), make)
 
 
 class _PointConv(nn.Module):

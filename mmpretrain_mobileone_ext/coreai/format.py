@@ -46,7 +46,7 @@ class CoreAI(Format):
 
         convert_and_save(*args, **options)
 
-    def fp32_proposals(self, *args: Any) -> Iterator[dict[str, str]]:
+    def fp32_proposals(self, *args: Any) -> Iterator[dict[str, tuple[str, str]]]:
         from .search import proposals
 
         return proposals(*args)

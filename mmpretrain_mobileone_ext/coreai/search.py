@@ -14,10 +14,10 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
+from ..coreml.front_end import kind_of
 from ..models.preprocessing import Preprocessing
 from ..utils.parity import FP16_OVERFLOWS, Tolerance, drifts, reaches, worst
 from .convert import exported
-from .extra import converter
 from .precision import GraphRun, MixedPrecision, computing, normalizing
 
 
@@ -49,8 +49,7 @@ class Graph:
     def __init__(
         self, network: Any, preprocessing: Preprocessing, images: Tensor, tolerance: Tolerance
     ):
-        table = converter().get_decomp_table()
-        self._graph = exported(network, preprocessing, table).module()
+        self._graph = exported(network, preprocessing).module()
         self._images, self._tolerance = images, tolerance
         self._classes = not network.features
         self.shifts = normalizing(self._graph.graph)
@@ -58,6 +57,7 @@ class Graph:
         ranges = _Ranges(self._graph)
         self._wanted = self._outputs(ranges)
         self.ranges = ranges.found
+        self.kinds = {node.name: kind_of(node) for node in self.nodes}
 
     def required(self) -> dict[str, str]:
         """Operations that leave fp16, and those that read them, with the reason."""
@@ -97,8 +97,8 @@ class Graph:
 
 def proposals(
     network: Any, preprocessing: Preprocessing, images: Tensor, tolerance: Tolerance
-) -> Iterator[dict[str, str]]:
-    """Sets of operations to keep in fp32, each with its reason; the smallest first.
+) -> Iterator[dict[str, tuple[str, str]]]:
+    """Sets of operations to keep in fp32, each with its type and the reason; the smallest first.
 
     The arguments are those of :class:`Graph`. The last set is all of them.
 
@@ -106,6 +106,11 @@ def proposals(
         ExportError: the network cannot be exported.
     """
     graph = Graph(network, preprocessing, images, tolerance)
+    for kept in _sets(graph):
+        yield {name: (kind, kept[name]) for name, kind in graph.kinds.items() if name in kept}
+
+
+def _sets(graph: Graph) -> Iterator[dict[str, str]]:
     required = graph.required()
     if graph.passes(frozenset(required)):
         yield required

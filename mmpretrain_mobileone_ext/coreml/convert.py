@@ -14,7 +14,7 @@ from ..errors import ExportError
 from ..models.preprocessing import Preprocessing
 from ..utils.machine import untouched_rng
 from ..utils.text import one_line
-from .front_end import Shape, by_first_front_end
+from .front_end import FrontEnds, Shape
 from .program import quiet
 from .targets import FRONT_END
 from .trained import teach_rounding
@@ -52,7 +52,10 @@ def convert_and_save(
         ExportError: coremltools cannot convert the network, or not for every size and batch size.
     """
     shapes = options.input_shapes(preprocessing)
-    graph = network.graph(None if options.input == 'image' else preprocessing.mean)
+    mean = None if options.input == 'image' else preprocessing.mean
+    front_ends = network.once(
+        (FrontEnds, mean, shapes), lambda: FrontEnds(network.graph(mean), shapes)
+    )
     is_program = options.format.name == 'mlprogram'
     try:
         with quiet.conversion() as ct, untouched_rng():
@@ -73,7 +76,7 @@ def convert_and_save(
                 check_classify(model.get_spec())
                 return model
 
-            model, front_end = by_first_front_end(graph, shapes, convert)
+            model, front_end = front_ends.convert(convert)
             model.user_defined_metadata[FRONT_END] = front_end
             _save(model, path)
     except ExportError:

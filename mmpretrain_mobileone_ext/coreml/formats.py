@@ -92,8 +92,8 @@ class Format(ABC):
 
     def fp32_proposals(
         self, network: Any, preprocessing: Preprocessing, images: Tensor, tolerance: Tolerance
-    ) -> Iterator[dict[str, str]]:
-        """Sets of operations to keep in fp32 with their reasons, the smallest first.
+    ) -> Iterator[dict[str, tuple[str, str]]]:
+        """Sets of operations to keep in fp32, each with its type and why; the smallest first.
 
         Of formats whose files cannot be opened; the last set is that of all operations. Names are
         those that :meth:`convert` takes.

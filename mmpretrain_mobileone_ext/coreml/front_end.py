@@ -16,6 +16,7 @@ An exported operation has the name of its module, 'stage1_0_act', where a traced
 
 from __future__ import annotations
 
+import functools
 import re
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -51,33 +52,51 @@ _HOLDERS = ('backbone', 'branch_reparam', 'module', 'neck')
 _SAME = Tolerance('graph', 1e-4)
 
 
-def by_first_front_end(
-    graph: nn.Module, shapes: Sequence[Shape], convert: Callable[[Any], Any]
-) -> tuple[Any, str]:
-    """Convert the exported network, or the traced one where that fails.
+class FrontEnds:
+    """A network as a converter takes it, made once however often it is converted.
 
     Args:
         graph: in eval mode, takes float32 (N, C, H, W).
         shapes: all that it must take, the default first.
-        convert: makes a Core ML model of a program; raises whatever it likes.
-
-    Returns:
-        What ``convert`` returned, and the front end in words: 'torch.export', or 'torch.jit.trace'
-        with the reason.
-
-    Raises:
-        ExportError: the network is for the first shape only.
     """
-    try:
-        program = for_coremltools(graph, shapes)
-        with quiet.first_try():
-            return convert(program), EXPORT
-    except ExportError as error:
-        reason = str(error)
-    # Whatever coremltools cannot do with the one it may do with the other.
-    except Exception as error:
-        reason = f'coremltools: {one_line(error)}'
-    return convert(traced(graph, shapes)), f'{TRACE}: {reason}'
+
+    def __init__(self, graph: nn.Module, shapes: Sequence[Shape]):
+        self._graph = graph
+        self._shapes = shapes
+        self._no_export = ''  # why it is traced
+
+    def convert(self, convert: Callable[[Any], Any]) -> tuple[Any, str]:
+        """Convert the exported network, or the traced one where that fails.
+
+        Args:
+            convert: makes a Core ML model of a program, which it leaves as it is; raises whatever
+                it likes.
+
+        Returns:
+            What ``convert`` returned, and the front end in words: 'torch.export', or
+            'torch.jit.trace' with the reason.
+
+        Raises:
+            ExportError: the network is for the first shape only.
+        """
+        if not self._no_export:
+            try:
+                with quiet.first_try():
+                    return convert(self._exported), EXPORT
+            except ExportError as error:
+                self._no_export = str(error)
+            # Whatever coremltools cannot do with the one it may do with the other.
+            except Exception as error:
+                self._no_export = f'coremltools: {one_line(error)}'
+        return convert(self._traced), f'{TRACE}: {self._no_export}'
+
+    @functools.cached_property
+    def _exported(self) -> Any:
+        return for_coremltools(self._graph, self._shapes)
+
+    @functools.cached_property
+    def _traced(self) -> Any:
+        return traced(self._graph, self._shapes)
 
 
 def exported(module: nn.Module, shapes: Sequence[Sequence[int]]) -> Any:
@@ -126,7 +145,7 @@ def for_coremltools(graph: nn.Module, shapes: Sequence[Shape]) -> Any:
     _check_keywords(program)
     if len(shapes) > 1:
         check_shapes(graph, program.module(), shapes)
-    _name_by_module(program)
+    name_by_module(program)
     return program
 
 
@@ -135,28 +154,27 @@ def _calls(program: Any) -> list[Any]:
 
 
 def _parts(program: Any) -> int:
-    return sum(_kind(node) in _PARTS for node in _calls(program))
+    return sum(kind_of(node) in _PARTS for node in _calls(program))
 
 
 def _check_keywords(program: Any) -> None:
     for node in _calls(program):
         for name in sorted(node.kwargs.keys() - _KEYWORDS):
-            raise ExportError(f'coremltools does not read {name!r} of an exported {_kind(node)}')
+            raise ExportError(f'coremltools does not read {name!r} of an exported {kind_of(node)}')
 
 
-def _kind(node: Any) -> str:
+def kind_of(node: Any) -> str:
     """'conv2d' of ``aten.conv2d.default``."""
     parts = str(node.target).split('.')
     return parts[1] if parts[0] == 'aten' else parts[0]
 
 
-def _name_by_module(program: Any) -> None:
-    """Name operations 'stage1_0_act', as coremltools then names its own."""
+def name_by_module(program: Any) -> None:
+    """Name the operations of an exported program 'stage1_0_act', as converters then name theirs."""
     outputs = {spec.arg.name for spec in program.graph_signature.output_specs}
-    taken = {node.name for node in program.graph.nodes}
-    for node in _calls(program):
-        if node.name in outputs:
-            continue
+    named = [node for node in _calls(program) if node.name not in outputs]
+    taken = {node.name for node in program.graph.nodes} - {node.name for node in named}
+    for node in named:
         wanted = name = _module_name(node)
         number = 0
         while name in taken:
@@ -173,7 +191,7 @@ def _module_name(node: Any) -> str:
     # The network is a part of the module that is exported.
     parts = [part for part in path.split('.')[1:] if part not in _HOLDERS]
     if not parts or not str(module).startswith(_LAYER):
-        parts.append(_kind(node).strip('_'))
+        parts.append(kind_of(node).strip('_'))
     return re.sub(r'\W', '_', '_'.join(parts))
 
 

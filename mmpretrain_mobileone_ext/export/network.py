@@ -14,7 +14,7 @@ import copy
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Any, Optional
+from typing import Any, Optional, TypeVar
 
 import torch
 from mmengine.model import BaseDataPreprocessor, ImgDataPreprocessor
@@ -33,6 +33,7 @@ from .source import backbone_of
 
 _EXACT = Tolerance('std folded into the first convolution', 1e-9)
 
+T = TypeVar('T')
 Shape = tuple[int, int, int, int]
 #: A network and normalized images (N, C, H, W) to its outputs.
 Run = Callable[[nn.Module, Tensor], Any]
@@ -89,6 +90,7 @@ class Prepared:
         features: names of the outputs of a backbone; none of a classifier.
         run: calls ``net`` on normalized images.
         bits: of the weights of layers that were trained rounded, by their names in ``net``.
+        made: what :meth:`once` made.
     """
 
     net: nn.Module
@@ -98,11 +100,18 @@ class Prepared:
     features: tuple[str, ...] = ()
     run: Run = probabilities
     bits: Bits = field(default_factory=dict)
+    made: dict[Any, Any] = field(default_factory=dict, repr=False, compare=False)
 
     @property
     def trained(self) -> tuple[TrainedLayer, ...]:
         """The layers whose weights were trained rounded, with their integers."""
         return trained_layers(self.net, self.bits)
+
+    def once(self, key: Any, make: Callable[[], T]) -> T:
+        """What ``make`` gives, made once a key: precision auto converts a network several times."""
+        if key not in self.made:
+            self.made[key] = make()
+        return self.made[key]
 
     def graph(self, mean: Optional[tuple[float, ...]]) -> ExportModel:
         """The module to trace; ``mean`` None where the input subtracts."""

@@ -353,8 +353,8 @@ class ExportOptions:
         self._check_format()
         if self.precision == 'auto' and not self.format.mixes_precision:
             raise ExportError(
-                f'{self.out}: precision auto chooses by '
-                'operation, which only a .mlpackage can state'
+                f'{self.out}: precision auto chooses by operation, which only a .mlpackage or an '
+                '.aimodel can state'
             )
         if self.max_drop is not None and scheme == 'none':
             raise ExportError(f'max_drop is {self.max_drop} without compression; give --compress')

@@ -96,13 +96,14 @@ def choose_precision(
 
 
 def first_that_passes(
-    make: Callable[[frozenset[str]], VerifiedFile], proposals: Iterable[Mapping[str, str]]
+    make: Callable[[frozenset[str]], VerifiedFile],
+    proposals: Iterable[Mapping[str, tuple[str, str]]],
 ) -> VerifiedFile:
     """The first file that meets its tolerance.
 
     Args:
         make: converts with the named operations in fp32, and compares with the network.
-        proposals: operations to reasons, the smallest set first; at least one.
+        proposals: operations to their types and reasons, the smallest set first; at least one.
 
     Raises:
         ParityError: none does.
@@ -110,7 +111,7 @@ def first_that_passes(
     for kept in proposals:
         found = make(frozenset(kept))
         if found.verification.failure is None:
-            ops = tuple(KeptOp(name, name.rstrip('_0123456789'), why) for name, why in kept.items())
+            ops = tuple(KeptOp(name, *said) for name, said in kept.items())
             return replace(found, kept=ops)
     raise ParityError(
         'precision auto: nothing is written, even with all operations in fp32 '

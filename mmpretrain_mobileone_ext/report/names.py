@@ -133,12 +133,14 @@ def _unit(block: str) -> list[str]:
 
 def _plain(parts: Sequence[str]) -> list[str]:
     words: list[str] = []
-    for part in parts:
+    for before, part in zip(('', *parts), parts):
         stage = _STAGE.fullmatch(part)
         if stage:
             words.append(f'{stage[1]} {stage[2]}')
         elif part.isdecimal() and words and _STAGE.fullmatch(words[-1].replace(' ', '')):
             words.append(f'block {int(part) + 1}')
+        elif part.isdecimal() and before in _HOLDERS:
+            words.append(f'{before} {int(part) + 1}')
         elif part.isdecimal():
             words[-1:] = [f'{words[-1]} {int(part) + 1}' if words else part]
         elif part == 'fc' and words == ['head']:

@@ -53,7 +53,8 @@ Error = type[MobileOneExtError]
 #: Suffix of an old target in a workspace, until the new one has its name.
 OLD = '.old'
 _RANDOM = '[0-9a-f]' * 32
-_PACKAGE = '.mlpackage'
+#: Suffixes of model files that are folders, to a file that is in each.
+_PACKAGES = {'.mlpackage': 'Manifest.json', '.aimodel': 'main.mlirb'}
 _CHUNK = 1 << 20
 _AT_FDCWD = -100  # paths are relative to the working directory
 _RENAME_EXCHANGE = 2  # of linux/fs.h
@@ -281,8 +282,8 @@ def check_apart(
         outputs: option to what is written there; None is left out.
         inputs: option to what is read; anything but a path is left out.
         error: to raise.
-        package: the output that may be a ``.mlpackage``. All others stay out of packages: those
-            hold what was verified, and nothing else.
+        package: the output that may be a ``.mlpackage`` or ``.aimodel``. All others stay out of
+            packages: those hold what was verified, and nothing else.
         shared: outputs that are folders to which files are added; other things may lie in them.
 
     Raises:
@@ -296,10 +297,10 @@ def check_apart(
             raise error(f'{one} is {a} and {other} is {b}; neither may be the other or lie in it')
     for name, path in given.items():
         around = path.parents if name == package else (path, *path.parents)
-        for folder in (f for f in around if f.suffix == _PACKAGE):
+        for folder in (f for f in around if f.suffix in _PACKAGES):
             raise error(
-                f'{name} is {path}, but {folder.name} is a Core ML '
-                'package; nothing else is written into one'
+                f'{name} is {path}, but {folder.name} is a model package; nothing else is written '
+                'into one'
             )
         for source, taken in read.items():
             holds = path in taken.parents and name not in shared
@@ -362,8 +363,8 @@ def check_free(path: Path, force: bool) -> None:
         return
     if not force:
         raise ExportError(f'{path} exists; give --force (in Python force=True) to replace it')
-    is_package = path.is_dir() and (path / 'Manifest.json').is_file()
-    fits = is_package if path.suffix == '.mlpackage' else path.is_file()
+    inside = _PACKAGES.get(path.suffix, '')
+    fits = path.is_file() if not inside else (path.is_dir() and (path / inside).is_file())
     if not fits and not path.is_symlink():
         raise ExportError(
             f'{path} exists and is no {path.suffix}; it is not replaced even with --force'

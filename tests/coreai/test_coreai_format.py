@@ -1,6 +1,7 @@
 """``.aimodel`` files: made, compared, scored and shown as Core ML's are."""
 
 import json
+import shutil
 
 import pytest
 import torch
@@ -97,10 +98,27 @@ def test_operations_beyond_fp16_stay_in_fp32(tmp_path):
     with pytest.raises(ParityError, match='nothing is written'):
         run_export(model, None, ExportOptions(out, **options))
     result = run_export(model, None, ExportOptions(out, precision='auto', **options))
-    kinds = [op.type for op in result.kept]
-    assert 1 <= len(kinds) < sum(result.verification.operations.values()) / 2
-    assert 'convolution' in kinds
+    # By their modules and in the order of execution, as in a .mlpackage.
+    assert [(op.name, op.type) for op in result.kept] == [
+        ('stage1_0', 'convolution'),
+        ('stage1_0_act', 'relu'),
+        ('stage1_1', 'convolution'),
+    ]
     assert any('fp16 ends at 65504' in op.why for op in result.kept)
+
+
+@needs_core_ai
+def test_force_replaces_an_aimodel_and_no_other_folder(case, tmp_path):
+    out = tmp_path / 'm.aimodel'
+    out.mkdir()
+    (out / 'thesis.txt').write_text('x')
+    with pytest.raises(ExportError, match=r'is no \.aimodel'):
+        run_export(case[1], case[2], ExportOptions(out, force=True))
+    assert [file.name for file in out.iterdir()] == ['thesis.txt']
+    shutil.rmtree(out)
+    first = snapshot(run_export(case[1], case[2], ExportOptions(out)).path)
+    options = ExportOptions(out, force=True, precision='fp32')
+    assert snapshot(run_export(case[1], case[2], options).path) != first
 
 
 @pytest.mark.parametrize(

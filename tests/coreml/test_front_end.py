@@ -13,10 +13,13 @@ from torch import nn
 
 from mmpretrain_mobileone_ext.coreml import front_end as front_ends
 from mmpretrain_mobileone_ext.coreml import load_program
+from mmpretrain_mobileone_ext.coreml.convert import convert_and_save
 from mmpretrain_mobileone_ext.coreml.formats import format_of
 from mmpretrain_mobileone_ext.coreml.front_end import for_coremltools
 from mmpretrain_mobileone_ext.coreml.program import quiet
 from mmpretrain_mobileone_ext.errors import ExportError
+from mmpretrain_mobileone_ext.export.network import feature_preprocessing, prepare_features
+from mmpretrain_mobileone_ext.export.options import ExportOptions
 
 TRACED = 'torch.jit.trace: '
 
@@ -197,6 +200,55 @@ def test_names_are_those_of_modules_and_occur_once():
     program = for_coremltools(Graph().eval(), [(1, 3, 4, 4)])
     names = [node.name for node in program.graph.nodes if node.op == 'call_function']
     assert names[:4] == ['0', '1', '0_1', '1_1']
+
+
+def test_a_name_that_torch_gave_already_is_no_second_one():
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.relu = nn.ReLU()
+
+        def forward(self, x):
+            return self.relu(x).view(1, -1).sigmoid()
+
+    class Graph(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.net = Net()
+
+        def forward(self, x):
+            return self.net(x)
+
+    program = for_coremltools(Graph().eval(), [(1, 3, 4, 4)])
+    names = [node.name for node in program.graph.nodes if node.op == 'call_function']
+    assert names == ['relu', 'view', 'sigmoid']
+
+
+@pytest.mark.parametrize(
+    ('after', 'maker'), [(nn.ReLU(), 'for_coremltools'), (TanhGelu(), 'traced')]
+)
+def test_a_network_that_is_converted_twice_is_exported_once(tmp_path, monkeypatch, after, maker):
+    made, make = [], getattr(front_ends, maker)
+    monkeypatch.setattr(front_ends, maker, lambda *a: made.append(make(*a)) or made[-1])
+    torch.manual_seed(0)
+    net = Backbone(after).eval()
+    pre = feature_preprocessing(net, 3, SIZE, 'BGR')
+
+    def saved(name, prepared, **options):
+        asked = ExportOptions(tmp_path / name, outputs='features', input='tensor', **options)
+        convert_and_save(prepared, pre, (), asked, asked.out)
+        program = load_program(asked.out).program
+        return program.metadata['front_end'], [(op.name, op.dtypes) for op in program.operations]
+
+    prepared = prepare_features(net, pre)
+    whole = saved('0.mlpackage', prepared, precision='fp32')
+    half = saved('1.mlpackage', prepared, precision='fp16')
+    assert len(made) == 1
+    assert saved('2.mlpackage', prepared, precision='fp32') == whole != half
+    assert saved('3.mlpackage', prepare_features(net, pre), precision='fp16') == half
+    assert len(made) == 2
+    saved('4.mlpackage', prepared, extra_sizes=(OTHER,))
+    assert len(made) == 3
 
 
 def test_a_network_for_one_size_is_refused_by_both(tmp_path):

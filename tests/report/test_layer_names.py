@@ -114,6 +114,7 @@ def test_a_changed_filter_is_another_layer(mobileone):
         ('head.fc', None, 'head'),
         ('head.layers.0.fc', None, 'head · layers 1 · fc'),
         ('conv', None, 'conv'),
+        ('backbone.layer2.1.conv.0.conv', None, 'layer 2 · block 2 · conv 1'),
     ],
 )
 def test_words(module, block, words):

@@ -54,12 +54,13 @@ def test_inputs(tmp_path):
     check_apart({'out': 'not-there.py'}, {'config': 'not-there.py'})
 
 
-def test_nothing_is_written_into_a_package(tmp_path):
-    package = tmp_path / 'm.mlpackage'
+@pytest.mark.parametrize('suffix', ['.mlpackage', '.aimodel'])
+def test_nothing_is_written_into_a_package(suffix, tmp_path):
+    package = tmp_path / f'm{suffix}'
     check_apart({'out': package}, {}, package='out')
     for inner in (package, package / 'Data'):
-        assert 'Core ML package' in refused({'report': inner})
-    assert 'Core ML' in refused({'out': package / 'n.mlpackage'}, package='out')
+        assert 'is a model package' in refused({'report': inner})
+    assert 'is a model package' in refused({'out': package / 'n.mlpackage'}, package='out')
 
 
 @pytest.mark.parametrize('option', ['swift', 'report'])
@@ -80,9 +81,9 @@ def test_export_beside(tmp_path):
 def test_tools(tmp_path):
     package = tmp_path / 'm.mlpackage'
     package.mkdir()
-    with pytest.raises(MobileOneExtError, match='Core ML package'):
+    with pytest.raises(MobileOneExtError, match='model package'):
         report([str(tmp_path), '--out', str(package)])
-    with pytest.raises(ExportError, match='Core ML package'):
+    with pytest.raises(ExportError, match='model package'):
         write_swift_package(package, package / 'Swift')
     same = str(tmp_path / 'x.png')
     with pytest.raises(MobileOneExtError, match=r'--json is .* --plot is'):

@@ -149,7 +149,8 @@ def test_auto_is_smaller_than_every_fixed_scheme_that_fits(digits, found):
     assert best.drop_points <= BUDGET
     assert digits.drop(best.path) == pytest.approx(best.drop_points)
     fixed = {c.scheme: c for c in found if c.kind == 'fixed'}
-    assert set(fixed) == set(SCHEMES) - {'joint', 'w8a8'}
+    # int4 needs iOS 18: no file of iOS 16 holds it.
+    assert set(fixed) == set(SCHEMES) - {'joint', 'w8a8', 'int4'}
     fitting = [c for c in fixed.values() if c.fits]
     assert {'int8', 'palettize8', 'palettize6'} <= {c.scheme for c in fitting}
     assert not all(c.fits for c in fixed.values())
