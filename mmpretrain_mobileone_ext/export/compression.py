@@ -146,6 +146,10 @@ def compress(
     if is_trained:
         after.require()
     bound = tolerance_for(scheme, options.max_drop)
+    if is_trained and judge.steps and not bound.from_user:
+        bound = replace(
+            bound, name=f'{bound.name}-with-steps', max_drop=Trained.max_drop_with_steps
+        )
     verdict = _verdict(plain.verification, after, bound)
     failure = bound.failure(verdict.loss.points, after.parity.num_samples)
     if failure is None and not after.parity.relative < float('inf'):

@@ -164,7 +164,7 @@ class Judge:
         exact: Optional[Callable[[], Network]] = None,
         steps: bool = False,
     ):
-        self._steps = steps
+        self.steps = steps
         self.images = images
         self._network = network
         self._exact = exact
@@ -176,11 +176,11 @@ class Judge:
 
     def tolerance(self, precision: str) -> Tolerance:
         """What a file of this precision may differ by."""
-        return tolerance_of(precision, self._steps)
+        return tolerance_of(precision, self.steps)
 
     def on(self, images: Images) -> Judge:
         """One for the same network on other images."""
-        return Judge(self._network, self._pre, images, self._exact, self._steps)
+        return Judge(self._network, self._pre, images, self._exact, self.steps)
 
     def score(
         self, path: Path, precision: str, advance: Advance = lambda count: None

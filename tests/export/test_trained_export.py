@@ -289,3 +289,9 @@ def test_a_step_may_go_either_way_where_activations_are_rounded(tmp_path, form, 
     result = export(quantized(form), tmp_path / 'a.mlpackage', form, precision=precision)
     assert result.verification.bound.max_relative == bound
     assert ('rounded-activations' in result.verification.tolerance) == (form == 'w8a8')
+
+
+@pytest.mark.parametrize('form', ['w4', 'w4a8'])
+def test_steps_of_activations_may_decide_more_than_ties(tmp_path, form):
+    result = export(quantized(form), tmp_path / 'a.mlpackage', form)
+    assert result.compression.verdict.bound_name.endswith('-with-steps') == (form == 'w4a8')

@@ -33,6 +33,8 @@ class Trained(Scheme):
 
     name = spelling = 'trained'
     max_drop = 0.2
+    #: Where activations are rounded, a flipped step decides more than ties.
+    max_drop_with_steps = 1.0
     no_network = 'a .mlmodel has no integers that are given'
 
     @classmethod
