@@ -7,7 +7,7 @@ _base_.param_scheduler[0].T_max = 30
 _base_.param_scheduler[0].end = 30
 
 custom_hooks = [
-    dict(type='QuantizationHook', weights=4, start=0, freeze_stats=0.8),
+    dict(type='QuantizationHook', weights=4, start=0),
     *_base_.custom_hooks[1:],
     dict(
         type='DistillationHook',

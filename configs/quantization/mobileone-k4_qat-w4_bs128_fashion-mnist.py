@@ -2,7 +2,6 @@
 _base_ = './mobileone-k4_bs128_fashion-mnist.py'
 
 custom_hooks = [
-    dict(
-        type='QuantizationHook', weights=4, start=2 / 3, freeze_stats=0.9),
+    dict(type='QuantizationHook', weights=4, start=2 / 3),
     *_base_.custom_hooks,
 ]

@@ -2,7 +2,6 @@
 _base_ = '../digits/mobileone-tiny_bs64_digits.py'
 
 custom_hooks = [
-    dict(
-        type='QuantizationHook', weights=4, start=2 / 3, freeze_stats=0.9),
+    dict(type='QuantizationHook', weights=4, start=2 / 3),
     *_base_.custom_hooks,
 ]

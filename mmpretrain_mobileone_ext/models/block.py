@@ -31,7 +31,7 @@ from .online import (
     online_sum,
     quantized_sum,
 )
-from .quantization import UnitQuantizer
+from .quantization import InputGrid, UnitQuantizer, quantize_weight, rounded_by
 from .spec import BRANCH_KINDS, BranchKind, UnitSpec
 
 
@@ -202,23 +202,27 @@ class MobileOneBlock(BaseModule):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (N, C_in, H, W) to (N, C_out, H / stride, W / stride)."""
-        if self.quantizer is not None and self.quantizer.follows:
-            # Not twice, where the unit is computed twice.
-            self.quantizer.observe(x, None if self.deploy else self.unit().group())
+        grid = None
+        if self.quantizer is not None and self.quantizer.phase:
+            # Once, where the unit is computed twice.
+            if self.quantizer.follows:
+                self.quantizer.observe(x, None if self.deploy else self.unit().group())
+            grid = self.quantizer.grid()
         if not (self.with_cp and torch.is_grad_enabled() and x.requires_grad):
-            return self._forward(x)
+            return self._forward(x, grid)
         if is_compiling():  # whose graph changes buffers at its end, once
-            return checkpoint(self._forward, x, use_reentrant=False)
+            return checkpoint(self._forward, x, grid, use_reentrant=False)
         return checkpoint(
             self._forward,
             x,
+            grid,
             use_reentrant=False,
             context_fn=lambda: (nullcontext(), shielded_stats(self)),
         )
 
-    def _forward(self, x: Tensor) -> Tensor:
+    def _forward(self, x: Tensor, grid: Optional[InputGrid]) -> Tensor:
         if self.quantizer is not None and self.quantizer.phase:
-            return self._quantized(x, self.quantizer)
+            return self._quantized(x, self.quantizer, grid)
         if self._may_go_online(x):
             relu = self._is_plain_relu()
             out = online_sum(self.unit(relu), x, self.online_reparam)
@@ -236,23 +240,29 @@ class MobileOneBlock(BaseModule):
             Whether it has one: a unit whose branches are more than convolutions and batch norms
             cannot.
         """
-        if not self.deploy and not self.unit().is_plain():
+        if not self.deploy and not (self.unit().is_plain() and self._keeps_statistics()):
             return False
         like = next(self.parameters())
         made = UnitQuantizer(self.spec.groups, self.spec.taps, **options)
         self.quantizer = made.to(like.device).train(self.training)
         return True
 
-    def _quantized(self, x: Tensor, quantizer: UnitQuantizer) -> Tensor:
+    def _keeps_statistics(self) -> bool:
+        return all(_parts(b).norm.running_mean is not None for b in self.branches())
+
+    def _quantized(self, x: Tensor, quantizer: UnitQuantizer, grid: Optional[InputGrid]) -> Tensor:
         if self.deploy:
-            out = self.branch_reparam(quantizer.input(x))
+            # What was folded so is rounded already; a network that began folded trains so.
+            weight = quantize_weight(self.branch_reparam.weight, quantizer.weights)
+            bias = self.branch_reparam.bias
+            out = self.branch_reparam._conv_forward(rounded_by(grid, x), weight, bias)
         elif self.training or torch.is_grad_enabled():
             relu = self._is_plain_relu()
-            out = quantized_sum(self.unit(relu), x, quantizer)
+            out = quantized_sum(self.unit(relu), x, quantizer, grid)
             if relu:
                 return out
         else:
-            out = self._as_it_ships(quantizer.input(x))
+            out = self._as_it_ships(rounded_by(grid, x))
         return self.act(self.se(out))
 
     def _as_it_ships(self, x: Tensor) -> Tensor:

@@ -199,5 +199,9 @@ def _incoming_quantizer(block: Any, state_dict: Mapping[str, Tensor], prefix: st
     if block.quantizer is None or not given:
         return block.quantizer
     own = copy.deepcopy(block.quantizer)
-    own.load_state_dict(given)
+    try:
+        own.load_state_dict(given)
+    except RuntimeError as error:
+        reason = ' '.join(str(error).split())
+        raise CheckpointError(f'{block.spec.name}: the quantizer does not fit: {reason}') from error
     return own

@@ -19,6 +19,7 @@ off, and q(W) mu is what is there to be taken off.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, NamedTuple, Optional
@@ -117,6 +118,11 @@ class _Rounded(torch.autograd.Function):
         return ctx.grid.grad_within(grad, *ctx.saved_tensors), None
 
 
+def rounded_by(grid: Optional[InputGrid], x: Tensor) -> Tensor:
+    """x on a grid, if there is one."""
+    return x if grid is None else grid.round(x)
+
+
 class Quantizer(nn.Module):
     """What rounds a layer's weight and its input, and how.
 
@@ -186,11 +192,6 @@ class Quantizer(nn.Module):
         scale = torch.where(scale > 0, scale, torch.ones_like(scale))
         return InputGrid(scale, -levels if self.signed else 0, levels - 1)
 
-    def input(self, x: Tensor) -> Tensor:
-        """x, rounded if it is to be."""
-        grid = self.grid()
-        return x if grid is None else grid.round(x)
-
     @torch.no_grad()
     def observe(self, x: Tensor, group: Any = None) -> None:
         """Let the range follow a batch's, before x is rounded by it, and count the batch.
@@ -211,13 +212,17 @@ class Quantizer(nn.Module):
             high = x.detach().amax().float()
             return torch.maximum(high, x.detach().amin().neg()) if self.signed else high
         flat = x.detach().flatten()
-        sample = flat[:: max(1, len(flat) // _SAMPLE)].abs().float()
-        return torch.quantile(sample, _PERCENTILE)
+        step = max(1, len(flat) // _SAMPLE)
+        while math.gcd(step, math.prod(x.shape[1:])) > 1:  # or it would meet some columns only
+            step += 1
+        return torch.quantile(flat[::step].abs().float(), _PERCENTILE)
 
     def _follow(self, kept: Tensor, found: Tensor) -> None:
         """The plain average of few batches, then a running one."""
         rate = torch.clamp(1 / self.batches, min=_RATE)
-        kept.copy_(torch.lerp(kept.double(), found.double(), rate.double()))
+        moved = torch.lerp(kept, found.to(kept.dtype), rate.to(kept.dtype))
+        # A step that AMP is going to skip may hold infinities.
+        kept.copy_(torch.where(moved.isfinite(), moved, kept))
 
     def _read(self) -> None:
         """What is asked of buffers at every step, as Python's numbers."""
@@ -262,7 +267,8 @@ class UnitQuantizer(Quantizer):
             betas: (O,), the sum of the norms' biases.
         """
         rounded = quantize_weight(kernel, self.weights)
-        return rounded, betas - patch_response(rounded, self.patch_mean)
+        # The next batch moves the mean, which backward may still want.
+        return rounded, betas - patch_response(rounded, self.patch_mean.clone())
 
 
 def patch_response(kernel: Tensor, mean: Tensor) -> Tensor:
@@ -292,7 +298,8 @@ class QuantizedLinear(nn.Linear):
             return super().forward(input)
         if own.follows:
             own.observe(input)
-        return F.linear(own.input(input), quantize_weight(self.weight, own.weights), self.bias)
+        x = rounded_by(own.grid(), input)
+        return F.linear(x, quantize_weight(self.weight, own.weights), self.bias)
 
 
 def quantizers(model: nn.Module) -> Iterator[Quantizer]:
@@ -345,6 +352,7 @@ def add_quantizers(
             own = Quantizer(signed=signed or not _pools(model), **options)
             _replace(model, name, QuantizedLinear.of(module, own))
             given.append(name)
+            signed = True  # from here on
     return given, left
 
 
@@ -365,6 +373,7 @@ def fit_quantizers(model: nn.Module, state_dict: Mapping[str, Any], prefix: str)
         layer = _submodule(model, name)
         if layer is not None:
             _fit(model, name, layer, value)
+            _check_given(name, getattr(layer, _NAME, None), state_dict, prefix + name)
 
 
 def _fit(model: nn.Module, name: str, layer: Any, settings: Any) -> None:
@@ -378,6 +387,19 @@ def _fit(model: nn.Module, name: str, layer: Any, settings: Any) -> None:
         layer.add_quantizer(**options)
     elif type(layer) is nn.Linear:
         _replace(model, name, QuantizedLinear.of(layer, Quantizer(**options)))
+
+
+def _check_given(name: str, own: Any, state_dict: Mapping[str, Any], path: str) -> None:
+    """Refuse a quantizer in part, or in a phase that there is not."""
+    if own is None:
+        return
+    missing = [key for key in own.state_dict() if f'{path}.{_NAME}.{key}' not in state_dict]
+    if missing:
+        raise CheckpointError(f'{name}: its quantizer lacks {", ".join(missing)}')
+    phase = state_dict[f'{path}.{_NAME}.phase_number']
+    phases = range(3)
+    if not isinstance(phase, Tensor) or phase.numel() != 1 or phase.item() not in phases:
+        raise CheckpointError(f'{name}: its quantizer is in phase {phase}; allowed are {[*phases]}')
 
 
 def _options(name: str, settings: Any) -> dict[str, Any]:

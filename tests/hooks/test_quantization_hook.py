@@ -13,7 +13,10 @@ from toy_runner import loader, toy_runner
 from mmpretrain_mobileone_ext.checkpoints.load import load_checkpoint_file
 from mmpretrain_mobileone_ext.errors import CheckpointError, SpecError
 from mmpretrain_mobileone_ext.hooks import QuantizationHook
-from mmpretrain_mobileone_ext.models.quantization import Quantizer, quantizers
+from mmpretrain_mobileone_ext.hooks.bn_recalibration import recalibrate
+from mmpretrain_mobileone_ext.hooks.training import quantization as hook_module
+from mmpretrain_mobileone_ext.models import MobileOneBlock
+from mmpretrain_mobileone_ext.models.quantization import Quantizer, quantize_weight, quantizers
 
 OFF, ON, FROZEN = range(3)
 SEED = dict(type='EpochSeedHook')
@@ -141,7 +144,9 @@ def test_resumed_equals_uninterrupted(tmp_path, activations):
     # A range is that of the batches before: it must not grow, or numbers are clipped.
     [(None, 0.05), (16, 1e-4)],
 )
-def test_sixteen_bits_train_as_none(tmp_path, activations, lr):
+def test_sixteen_bits_train_as_none(tmp_path, monkeypatch, activations, lr):
+    monkeypatch.setattr(hook_module, '_WEIGHTS', (16,))
+    monkeypatch.setattr(hook_module, '_ACTIVATIONS', (16, None))
     losses = []
     hook = quantized(weights=16, activations=activations)
     for name, hooks in (('float', []), ('rounded', [hook])):
@@ -192,6 +197,7 @@ def test_a_run_with_other_bits_is_not_resumed(tmp_path):
         (dict(start=True), 'start is True'),
         (dict(freeze_stats='end'), "freeze_stats is 'end'"),
         (dict(weights=2), 'weights=2'),
+        (dict(weights=16), 'weights=16.*8 or 4'),
         (dict(activations=4), 'activations=4'),
         (dict(observer='mean'), "observer='mean'"),
     ],
@@ -210,8 +216,27 @@ def test_it_stands_before_the_averages(tmp_path):
 
 def test_recalibration_of_what_is_rounded_is_refused(tmp_path):
     hooks = quantized(), dict(type='BNRecalibrationHook', images=4)
-    with pytest.raises(SpecError, match='recalibrate before rounding'):
+    with pytest.raises(SpecError, match='leave one of them out'):
         toy_runner(tmp_path, *hooks).train()
+    runner = toy_runner(tmp_path, quantized())
+    runner.train()
+    with pytest.raises(SpecError, match='recalibrate before rounding'):
+        recalibrate(runner.model, [], 4)
+
+
+def test_a_folded_network_trains_rounded(tmp_path):
+    runner = toy_runner(tmp_path, quantized(weights=4), model=classifier_cfg(deploy=True))
+    runner.train()
+    model, x = runner.model.eval(), torch.randn(2, 3, 16, 16)
+    with torch.no_grad():
+        scored = model(x)
+        for block in (m for m in model.modules() if isinstance(m, MobileOneBlock)):
+            conv = block.branch_reparam
+            conv.weight.copy_(quantize_weight(conv.weight, 4))
+        assert_close([scored], [model(x)], 1e-6)
+        for own in quantizers(model):
+            own.phase = Quantizer.OFF
+        assert not torch.allclose(scored, model(x), rtol=1e-3)
 
 
 def test_a_model_with_nothing_to_round_is_refused(tmp_path):

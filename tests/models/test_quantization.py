@@ -166,7 +166,7 @@ def test_a_fold_that_is_off_is_seen():
     folded.switch_to_deploy()
     assert compare_forms(block, folded, x).relative < 1e-12
     with torch.no_grad():
-        folded.branch_reparam.weight[0, 0] *= 1.001
+        folded.branch_reparam.weight[0, 0] *= 1.2
     assert compare_forms(block, folded, x).relative > 1e-6
 
 
@@ -379,3 +379,77 @@ def test_forms_are_compared_without_steps_of_activations():
     with torch.no_grad():
         folded.backbone.stage1[0].branch_reparam.weight *= 1.01
     assert compare_forms(model, folded, x).relative > 1e-5
+
+
+def test_a_percentile_sees_every_column():
+    own = q.Quantizer(activations=8, observer='percentile')
+    x = torch.rand(128, 64, 56, 56)
+    x[..., 0] = 0
+    own.observe(x)
+    assert own.input_max.item() > 0.99
+
+
+def test_a_batch_with_infinities_moves_no_range():
+    own = q.Quantizer(activations=8)
+    own.observe(torch.ones(4))
+    own.observe(torch.tensor([float('inf'), float('nan'), 1.0]))
+    assert own.input_max.item() == 1
+    own.observe(torch.ones(4) * 4)
+    assert own.input_max.item() == pytest.approx(2)
+
+
+def test_a_second_linear_layer_reads_negative_numbers():
+    model = classifier()
+    model.head.fc = nn.Sequential(nn.Linear(64, 8), nn.Hardswish(), nn.Linear(8, 4))
+    q.add_quantizers(model, activations=8)
+    first, _, second = model.head.fc
+    assert not first.quantizer.signed
+    assert second.quantizer.signed
+
+
+@pytest.mark.parametrize(
+    ('key', 'value', 'words'),
+    [
+        ('input_max', None, 'lacks input_max'),
+        ('phase_number', torch.tensor(7), 'phase 7|phase tensor'),
+        ('phase_number', torch.zeros(3), 'phase'),
+        ('input_max', torch.tensor(float('nan')), 'not finite'),
+        ('patch_mean', torch.full((1, 27), float('inf')), 'not finite'),
+    ],
+)
+@pytest.mark.parametrize('deploy', [False, True])
+def test_unsound_quantizers_are_refused(key, value, words, deploy):
+    state = quantized_classifier(activations=8).state_dict()
+    name = f'backbone.stage0.quantizer.{key}'
+    if value is None:
+        del state[name]
+    else:
+        state[name] = value
+    with pytest.raises(CheckpointError, match=words):
+        classifier(deploy=deploy).load_state_dict(state)
+
+
+def test_norms_without_statistics_leave_their_unit_as_it_is():
+    net = ConfigurableMobileOne(**NET, norm_cfg=dict(type='BN', track_running_stats=False))
+    given, left = q.add_quantizers(net)
+    assert not given
+    assert len(left) == 7
+
+
+@pytest.mark.parametrize('name', ['pointwise', 'wide'])
+def test_two_forwards_before_one_backward(name):
+    grads = []
+    for with_cp in (False, True):
+        block = block_of(name, activations=8, with_cp=with_cp)
+        a, b = (images(name, seed).requires_grad_() for seed in range(2))
+        (block(a).sin().sum() + block(b * 3).sin().sum()).backward()
+        grads.append([a.grad, b.grad, *(p.grad for p in block.parameters())])
+    assert_close(*grads, 1e-12)
+
+
+def test_a_mean_may_move_before_backward():
+    block = block_of('wide').float()
+    for norm in block.unit().norms:
+        norm.eval()
+    x = images('wide').float()
+    (block(x).sum() + block(x + 1).sum()).backward()

@@ -1,8 +1,7 @@
 # Quantization-aware training from trained weights: what ships has weights and
 # activations of 8 bits (arXiv 1712.05877, section 3). A few epochs at 4 % of
 # the rate that trains from nothing, along a cosine (arXiv 1806.08342, section
-# 5); the last fifth with ranges and batch statistics frozen. Weight decay is
-# that with which the float schedule ends.
+# 5). Weight decay is that with which the float schedule ends.
 optim_wrapper = dict(
     optimizer=dict(type='SGD', lr=0.004, momentum=0.9, weight_decay=1e-5),
     paramwise_cfg=dict(norm_decay_mult=0.0, bias_decay_mult=0.0))
@@ -24,12 +23,7 @@ test_cfg = dict()
 auto_scale_lr = dict(base_batch_size=256)
 
 custom_hooks = [
-    dict(
-        type='QuantizationHook',
-        weights=8,
-        activations=8,
-        start=0,
-        freeze_stats=0.8),
+    dict(type='QuantizationHook', weights=8, activations=8, start=0),
     dict(
         type='EMAHook',
         momentum=5e-4,

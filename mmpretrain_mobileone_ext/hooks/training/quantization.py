@@ -13,9 +13,12 @@ from ...errors import SpecError
 from ...models.deploy import form_of
 from ...models.quantization import Quantizer, add_quantizers, quantizers
 from ...utils.checks import number
+from ..bn_recalibration import BNRecalibrationHook
 from ..run import check_order, first_of, leaves_preview
 
 When = Union[int, float]
+#: What files hold; quantizers can do more.
+_WEIGHTS, _ACTIVATIONS = (8, 4), (8, None)
 
 
 @HOOKS.register_module()
@@ -59,6 +62,11 @@ class QuantizationHook(Hook):
         observer: str = 'max',
     ):
         Quantizer(weights, activations, observer=observer)
+        if weights not in _WEIGHTS or activations not in _ACTIVATIONS:
+            raise SpecError(
+                f'QuantizationHook: weights={weights}, activations={activations}; a file holds '
+                'weights of 8 or 4 bits, and activations of 8 or None'
+            )
         self.options: dict[str, Any] = dict(
             weights=weights, activations=activations, observer=observer
         )
@@ -71,6 +79,11 @@ class QuantizationHook(Hook):
         if leaves_preview(self, runner):
             return
         check_order(runner.hooks, self, before=[EMAHook])
+        if any(isinstance(hook, BNRecalibrationHook) for hook in runner.hooks):
+            raise SpecError(
+                'QuantizationHook: BNRecalibrationHook measures the statistics of what is not '
+                'rounded; leave one of them out'
+            )
         model = unwrap(runner.model)
         if form_of(model) == 'Core ML':
             return

@@ -42,7 +42,7 @@ _PARTS = (
     ('se.conv2.conv', 'se.expand', 'attn.fc2'),
 )
 _LEAVES = ('weight', 'bias', 'running_mean', 'running_var', 'num_batches_tracked')
-_STATISTICS = ('running_mean', 'running_var')
+_STATISTICS = ('running_mean', 'running_var', 'input_max', 'patch_mean')
 #: What wrappers and other frameworks put before a network's keys.
 _WRAPPERS = re.compile(r'(?:(?:module|model|state_dict|state_dict_ema|timm_model)\.)*')
 #: Under these a file may hold its state dict; timm's own order: the averaged weights are the ones

@@ -362,7 +362,7 @@ def sum_by_running_stats(
     Differentiable to x, kernels, gammas and betas.
 
     Args:
-        quantizer: rounds x and the kernel.
+        quantizer: rounds the kernel.
     """
     spec, params = unit.spec, unit.parameters
     like = x.new_empty((), dtype=work_dtype(spec.taps, x.dtype))
@@ -377,7 +377,6 @@ def sum_by_running_stats(
     weight = as_weight(spec, _sum_scaled(kernels, scale), like.dtype)
     bias = (beta - scale * mean).sum(1).flatten()
     if quantizer is not None:
-        x = quantizer.input(x)
         weight, bias = quantizer.fold(weight, beta.sum(1).flatten())
     out = F.conv2d(
         x,

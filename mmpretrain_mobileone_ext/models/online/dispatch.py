@@ -20,7 +20,7 @@ from torch._C._functorch import is_functorch_wrapped_tensor
 from ...errors import SpecError
 from ...utils.machine import is_compiling, is_exporting
 from ..norms import track
-from ..quantization import UnitQuantizer
+from ..quantization import InputGrid, UnitQuantizer, rounded_by
 from ..spec import UnitSpec
 from . import gpu
 from .batch_fold import sum_by_running_stats
@@ -135,11 +135,17 @@ def online_sum(unit: Unit, x: Tensor, preference: Preference) -> Optional[Tensor
     return None if method == 'branches' else sum_by(method, unit, x)
 
 
-def quantized_sum(unit: Unit, x: Tensor, quantizer: UnitQuantizer) -> Tensor:
+def quantized_sum(
+    unit: Unit, x: Tensor, quantizer: UnitQuantizer, grid: Optional[InputGrid]
+) -> Tensor:
     """Sum of all branches of ``x``, activated if a ReLU follows, of what ships.
 
     Trains by moments, whatever is faster without rounding; by running statistics where norms use
     them, or where the quantizer is frozen. The mean of patches follows the batch.
+
+    Args:
+        quantizer: of the unit.
+        grid: of its input, as the batch has it.
 
     Raises:
         SpecError: the unit has no moments here.
@@ -148,13 +154,15 @@ def quantized_sum(unit: Unit, x: Tensor, quantizer: UnitQuantizer) -> Tensor:
     x = x.to(dtype or x.dtype, memory_format=torch.channels_last)
     if quantizer.phase == quantizer.FROZEN or unit.by_batch is False:
         if quantizer.follows:
-            quantizer.follow_patches(mean_patch(unit.spec, quantizer.input(x.detach())))
+            quantizer.follow_patches(mean_patch(unit.spec, rounded_by(grid, x.detach())))
         with torch.autocast(x.device.type, enabled=False) if dtype else nullcontext():
-            return sum_by_running_stats(unit, x, quantizer)
+            return sum_by_running_stats(unit, rounded_by(grid, x), quantizer)
     choice = _choose_or_branches(unit, x, True)
     if choice.method != 'moments':
-        raise SpecError(f'{unit.spec.name} cannot train quantized: {choice.reason}')
-    grid = quantizer.grid()
+        raise SpecError(
+            f'{unit.spec.name} cannot train quantized: {choice.why}; hooks and parametrizations of '
+            'branches, norms of different modes and devices without float64 are in the way'
+        )
     levels = () if grid is None else (grid.low, grid.high)
     config = unit.config((quantizer.weights, levels))
     scale = None if grid is None else grid.scale

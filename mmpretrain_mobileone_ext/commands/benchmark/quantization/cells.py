@@ -17,8 +17,8 @@ from ...training.finetune.settings import set_epochs
 from .options import SCHEMES, Bits, QuantizationOptions
 
 _FOLDED = 'FoldedQuantizationHook'
-#: Of the run by which a network of branches is rounded; statistics are frozen for the last tenth.
-_LATE, _FREEZE = 2 / 3, 0.9
+#: Share of a run after which a network of branches is rounded.
+_LATE = 2 / 3
 #: Of the recipe's rate, for a folded network that is trained already and has no norms.
 _TUNING = 0.1
 
@@ -135,11 +135,5 @@ def _training(method: str, name: str, bits: Bits, whole: Training) -> Training:
         hook: dict[str, Any] = dict(type=_FOLDED, preset=name)
         return Training(f'folded-{name}', seed, epochs - half.epochs, hook, half)
     begin = int(epochs * _LATE) if method == 'late' else 0
-    freeze = int(epochs * _FREEZE)
-    hook = dict(
-        type='QuantizationHook',
-        **rounds,
-        start=begin,
-        freeze_stats=freeze if begin < freeze < epochs else None,
-    )
+    hook = dict(type='QuantizationHook', **rounds, start=begin)
     return Training(f'{method}-{name}', seed, epochs, hook)

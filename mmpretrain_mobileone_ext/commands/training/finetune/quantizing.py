@@ -29,8 +29,8 @@ TRAINED = 'trained'
 #: The format whose files say what system they need.
 _STATES_SYSTEM = 'mlpackage'
 _QUANTIZES, _TEACHES = 'QuantizationHook', 'DistillationHook'
-#: Shares of a run: when rounding begins, and statistics are frozen.
-_START, _FREEZE = 2 / 3, 0.9
+#: Share of a run after which rounding begins.
+_START = 2 / 3
 
 
 def check_quantize(args: argparse.Namespace) -> None:
@@ -79,16 +79,10 @@ def add_hooks(cfg: Config, quantize: Optional[str], teacher: Optional[Sequence[s
 
 
 def _rounding(cfg: Config, weights: int, activations: Optional[int]) -> dict[str, Any]:
-    """For short runs in whole epochs: rounding has one at least, and goes before the freeze."""
+    """In whole epochs, of which the last one is always rounded."""
     epochs = cfg.train_cfg.get('max_epochs')
-    start: Any = _START
-    freeze: Any = _FREEZE
-    if epochs is not None:
-        start, freeze = int(epochs * _START), int(epochs * _FREEZE)
-        freeze = freeze if start < freeze < epochs else None
-    return dict(
-        type=_QUANTIZES, weights=weights, activations=activations, start=start, freeze_stats=freeze
-    )
+    start = _START if epochs is None else int(epochs * _START)
+    return dict(type=_QUANTIZES, weights=weights, activations=activations, start=start)
 
 
 def _put(cfg: Config, hook: dict[str, Any]) -> None:
