@@ -26,7 +26,8 @@ from .extra import require
 PRESETS = ('w8', 'w4', 'w8a8', 'w4a8')
 #: Key of a checkpoint.
 RECORD = 'folded_quantization'
-_DIMENSIONS, _LARGEST = 4, 1 << 13
+#: Most images, channels and pixels that a file may ask a network to be prepared with.
+_MOST = (1 << 13, 64, 1 << 20)
 
 
 class Prepared(NamedTuple):
@@ -55,11 +56,18 @@ class Prepared(NamedTuple):
         if found is None:
             return None
         known = found if isinstance(found, dict) else {}
-        preset, shape = known.get('preset'), known.get('shape')
-        sizes = shape if isinstance(shape, list) and len(shape) == _DIMENSIONS else [0]
-        if preset not in PRESETS or not all(type(n) is int and 0 < n <= _LARGEST for n in sizes):
+        preset = known.get('preset')
+        shape: Any = known.get('shape')
+        if preset not in PRESETS or not _are_images(shape):
             raise CheckpointError(f'{RECORD} is {str(found)[:200]!r}; it was not written here')
-        return cls(preset, tuple(sizes))
+        return cls(preset, tuple(shape))
+
+
+def _are_images(shape: Any) -> bool:
+    if not isinstance(shape, list) or [type(n) for n in shape] != [int] * 4 or min(shape) < 1:
+        return False
+    n, c, h, w = shape
+    return all(size <= most for size, most in zip((n, c, h * w), _MOST))
 
 
 def prepare(model: nn.Module, preset: str, images: torch.Tensor) -> Any:

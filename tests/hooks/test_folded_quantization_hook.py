@@ -123,7 +123,25 @@ def test_what_does_not_go_together_is_refused(tmp_path, monkeypatch):
         train(tmp_path / 'c')
 
 
-@pytest.mark.parametrize('found', [3, {}, dict(preset='w8', shape=[1, 3, 0, 9]), dict(preset='w9')])
+@pytest.mark.parametrize(
+    'found',
+    [
+        3,
+        {},
+        dict(preset='w9'),
+        dict(preset='w8'),
+        *(
+            dict(preset='w8', shape=shape)
+            for shape in (
+                [1, 3, 0, 9],
+                [1, 3, 9],
+                [1, 3, 9, 9.0],
+                [1, 8192, 9, 9],
+                [1, 3, 8192, 8192],
+            )
+        ),
+    ],
+)
 def test_a_record_of_another_kind_is_refused(found):
     with pytest.raises(CheckpointError, match='it was not written here'):
         folded.Prepared.of({folded.RECORD: found})

@@ -62,6 +62,9 @@ class FoldedQuantizationHook(Hook):
             )
         if any(quantizers(model)):
             raise SpecError(f'{_OWN}: the network has quantizers of its own; leave one hook out')
+
+    def before_train(self, runner) -> None:
+        """Refuse a run in which the library cannot follow."""
         if any(isinstance(hook, EMAHook) for hook in runner.hooks):
             raise SpecError(
                 f'{_OWN}: EMAHook averages a network that is not quantized; leave it out'
