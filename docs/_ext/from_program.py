@@ -17,6 +17,7 @@ from mmpretrain.registry import MODELS
 from mmpretrain_mobileone_ext.commands.benchmark.quantization.options import METHODS
 from mmpretrain_mobileone_ext.commands.console.table import COMMANDS
 from mmpretrain_mobileone_ext.coreml.compress.scheme import AUTO, fixed_scheme
+from mmpretrain_mobileone_ext.coreml.compress.storage import Scheme
 from mmpretrain_mobileone_ext.coreml.runtime.ops import OPS, Op
 from mmpretrain_mobileone_ext.coreml.targets import DEFAULT_TARGET
 from mmpretrain_mobileone_ext.utils.accuracy import DEFAULT_DROP, wilson
@@ -97,12 +98,18 @@ def schemes() -> str:
         scheme = fixed_scheme(name)
         words = (inspect.getdoc(type(scheme)) or '').partition('\n\n')[0]
         system = scheme.oldest.replace('iOS', 'iOS ')
-        rows.append(f'| `{name}` | {_cell(words)} | {system} | {scheme.max_drop:.1f} |')
+        rows.append(f'| `{name}` | {_cell(words)} | {system} | {_bound(scheme)} |')
     rows.append(
         f'| `{AUTO}` | Each layer in the way that suits it. | that of the target | '
         f'{DEFAULT_DROP:.1f} |'
     )
     return '\n'.join([_SCHEMES, *rows, ''])
+
+
+def _bound(scheme: Scheme) -> str:
+    steps = getattr(scheme, 'max_drop_with_steps', None)
+    more = f'; {steps:.1f} with rounded activations' if steps else ''
+    return f'{scheme.max_drop:.1f}{more}'
 
 
 def methods() -> str:
