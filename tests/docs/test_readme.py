@@ -22,6 +22,15 @@ KIBIBYTES = 200
 ALL = [(page, line) for page in pages() for line in commands(page)]
 OURS = [(page, line) for page, line in ALL if line.startswith('mobileone-ext ')]
 MAKE = [line.split('#')[0].split() for _, line in ALL if line.startswith('make ')]
+#: Pages with configs that inherit one, and the hooks that each has to keep.
+CONFIGS = (
+    README,
+    *(
+        DOCS / name
+        for name in ('research/guide.md', 'research/quantization.md', 'phone/exporting.md')
+    ),
+)
+KEPT = ['EMAHook', 'EMALoadHook', 'DeploySwitchHook']
 #: What else may be typed.
 OTHERS = ('pip install ', 'python -m venv ', 'make ', 'mobileone-ext ')
 
@@ -117,7 +126,7 @@ def test_links_lead_somewhere(page):
 def config_snippets():
     return [
         (page, text)
-        for page in (README, DOCS / 'research/guide.md')
+        for page in CONFIGS
         for text in snippets(page, 'python')
         if text.startswith('_base_')
     ]
@@ -136,7 +145,19 @@ def test_the_config_builds(text, tmp_path):
     assert model.backbone(images)[-1].shape == (1, channels, last, last)
     assert model(images).shape == (1, cfg.model.head.num_classes)
     kinds = [type(HOOKS.build(hook)).__name__ for hook in cfg.custom_hooks]
-    assert kinds == ['EMAHook', 'EMALoadHook', 'DeploySwitchHook']
+    # Those that a list without the inherited ones would drop.
+    assert [kind for kind in kinds if kind in KEPT] == KEPT
+
+
+def test_the_config_of_readme_sees_the_whole_image(tmp_path):
+    (text,) = [text for page, text in config_snippets() if page == README]
+    path = tmp_path / 'mine.py'
+    path.write_text(text, 'utf-8')
+    cfg = Config.fromfile(path)
+    steps = cfg.train_dataloader.dataset.pipeline
+    assert [step.scale for step in steps if step.type == 'RandomResizedCrop'] == [224]
+    assert 'SwitchRecipeHook' not in str(cfg.custom_hooks)
+    assert cfg.model.backbone.num_conv_branches == 2
 
 
 def test_the_forms_of_a_network_are_printed_as_told(capsys):

@@ -129,8 +129,9 @@ def _add_output(p: ToolParser) -> None:
     end.add_argument(
         '--resume',
         action='store_true',
-        help='go on with an interrupted run of the same options; what is done is skipped; of a '
-        'finished one the results are printed again',
+        help='go on with an interrupted run; what is done is skipped, and --format, --compress and '
+        '--swift may differ; of a finished one, with the same options, the results are printed '
+        'again',
     )
     end.add_argument(
         '--force',

@@ -33,7 +33,10 @@ Ranges = dict[str, tuple[float, float]]
 
 
 class W8A8(Scheme):
-    """Weights and activations of 8 bits, see :func:`compress_activations`."""
+    """Weights and activations of 8 bits.
+
+    :func:`compress_activations` makes them.
+    """
 
     name = 'w8a8'
     max_drop = 0.5

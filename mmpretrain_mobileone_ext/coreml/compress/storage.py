@@ -264,7 +264,7 @@ class Int4(Code):
 
 
 class Palette(Code):
-    """Clusters in a table, and an index for each weight.
+    """A table of values, and an index of few bits for each weight.
 
     Attributes:
         bits: of an index, one of ``POINTS``.
@@ -408,7 +408,7 @@ class Sparse(Storage):
 
 
 class Joint(Storage):
-    """Pruned, and the weights that stay are coded."""
+    """The smallest weights become zero, and those that stay are coded."""
 
     spelling = 'prune<percent>+int8, prune<percent>+palettize<bits>'
     words = {
