@@ -46,7 +46,7 @@ class Scene:
         file.parent.mkdir(parents=True, exist_ok=True)
         Image.new('L', (8, 8)).save(file)
 
-    def rehearse(self, cfg, package, compress):
+    def rehearse(self, cfg, package, **stored):
         self.rehearsed += 1
 
     def kill(self, steps):
