@@ -27,9 +27,11 @@ from mmpretrain_mobileone_ext.coreml.compress import compress_file, given
 from mmpretrain_mobileone_ext.coreml.runtime.load import load_program
 from mmpretrain_mobileone_ext.errors import ExportError
 from mmpretrain_mobileone_ext.export.options import ExportOptions
+from mmpretrain_mobileone_ext.export.verify import tolerance_of
 from mmpretrain_mobileone_ext.exporter import run_export
 from mmpretrain_mobileone_ext.models import MobileOneBlock, switch_to_deploy
 from mmpretrain_mobileone_ext.models import quantization as q
+from mmpretrain_mobileone_ext.utils.parity import compare
 
 BOUNDS = dict(fp16=1e-2, fp32=1e-4)
 
@@ -59,11 +61,14 @@ def test_the_file_computes_what_was_trained(tmp_path, form, backbone, precision)
     assert result.tolerance == bound
     wanted = logits(model, images).softmax(1)
     found = scores(result.path, images, precision)
+    if form.endswith('a8'):  # a step may go either way, and on another processor another one
+        assert compare(wanted, found).failure(tolerance_of(precision, steps=True)) is None
+        return
     assert torch.equal(found.argmax(1), wanted.argmax(1))
     assert_close([wanted], [found], BOUNDS[precision])
 
 
-@pytest.mark.parametrize('precision', BOUNDS)
+@pytest.mark.parametrize('precision', ['fp16', pytest.param('fp32', marks=pytest.mark.slow)])
 @pytest.mark.parametrize('backbone', [TINY, ALL_KINDS], ids=['tiny', 'all'])
 @pytest.mark.parametrize('form', FORMS)
 def test_every_layer_in_the_file_is_the_trained_one(tmp_path, form, backbone, precision):
@@ -84,8 +89,8 @@ def test_every_layer_in_the_file_is_the_trained_one(tmp_path, form, backbone, pr
             assert ((steps.round() - exact).abs() <= 0.5 + close * exact.abs()).all()
 
 
-@pytest.mark.parametrize('precision', BOUNDS)
-@pytest.mark.parametrize('target', ['iOS16', 'iOS18'])
+@pytest.mark.parametrize('precision', ['fp16', pytest.param('fp32', marks=pytest.mark.slow)])
+@pytest.mark.parametrize('target', ['iOS16', pytest.param('iOS18', marks=pytest.mark.slow)])
 @pytest.mark.parametrize('backbone', [TINY, ALL_KINDS], ids=['tiny', 'all'])
 @pytest.mark.parametrize('form', FORMS)
 def test_the_integers_in_the_file_are_the_trained_ones(tmp_path, form, backbone, target, precision):

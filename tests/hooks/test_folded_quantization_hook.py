@@ -16,6 +16,7 @@ from mmpretrain_mobileone_ext.exporter import run_export
 from mmpretrain_mobileone_ext.hooks import FoldedQuantizationHook
 
 pytestmark = needs_core_ai
+SLOW = pytest.mark.slow
 FOLDED = classifier_cfg(deploy=True)
 RESNET = dict(
     type='ImageClassifier',
@@ -42,8 +43,12 @@ def exported(run, checkpoint, out, **options):
     return run_export(run, checkpoint, ExportOptions(out=out, **{**target, **options}))
 
 
-@pytest.mark.parametrize('model', [FOLDED, RESNET], ids=['mobileone', 'resnet'])
-@pytest.mark.parametrize('preset', folded.PRESETS)
+@pytest.mark.parametrize(
+    'model', [pytest.param(FOLDED, id='mobileone'), pytest.param(RESNET, id='resnet', marks=SLOW)]
+)
+@pytest.mark.parametrize(
+    'preset', ['w4', 'w8a8', pytest.param('w8', marks=SLOW), pytest.param('w4a8', marks=SLOW)]
+)
 def test_a_run_becomes_a_file_with_integers(tmp_path, preset, model):
     run = train(tmp_path, preset, model=model)
     first, last = (load_checkpoint_file(tmp_path / f'epoch_{n}.pth') for n in (1, 3))
@@ -64,7 +69,7 @@ def test_an_aimodel_is_made_of_it(tmp_path):
     assert result.verification.operations['quantize'] > 1
 
 
-@pytest.mark.parametrize('preset', ['w4', 'w8a8'])
+@pytest.mark.parametrize('preset', [pytest.param('w4', marks=SLOW), 'w8a8'])
 def test_a_run_that_goes_on_equals_one_that_did(tmp_path, preset):
     train(tmp_path / 'whole', preset)
     train(tmp_path / 'cut', preset, epochs=2)
