@@ -206,7 +206,7 @@ class MobileOneBlock(BaseModule):
         if self.quantizer is not None and self.quantizer.phase:
             # Once, where the unit is computed twice.
             if self.quantizer.follows:
-                self.quantizer.observe(x, None if self.deploy else self.unit().group())
+                self.quantizer.observe(x)
             grid = self.quantizer.grid()
         if not (self.with_cp and torch.is_grad_enabled() and x.requires_grad):
             return self._forward(x, grid)

@@ -193,17 +193,16 @@ class Quantizer(nn.Module):
         return InputGrid(scale, -levels if self.signed else 0, levels - 1)
 
     @torch.no_grad()
-    def observe(self, x: Tensor, group: Any = None) -> None:
+    def observe(self, x: Tensor) -> None:
         """Let the range follow a batch's, before x is rounded by it, and count the batch.
 
-        Args:
-            group: of processes whose batches are one; None: this one's alone.
+        The range is that of all ranks: one of them is saved, and all begin with it again.
         """
         self.batches.add_(1)
         if self.activations:
             largest = self._largest(x)
-            if group is not None:
-                dist.all_reduce(largest, dist.ReduceOp.MAX, group=group)
+            if dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
+                dist.all_reduce(largest, dist.ReduceOp.MAX)
             self._follow(self.input_max, largest)
 
     def _largest(self, x: Tensor) -> Tensor:
