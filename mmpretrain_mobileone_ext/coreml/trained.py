@@ -17,7 +17,14 @@ from torch import Tensor, nn
 
 from ..errors import ExportError
 from ..models.block import MobileOneBlock
-from ..models.quantization import QuantizedLinear, Quantizer, integers, quantize_weight, quantizers
+from ..models.quantization import (
+    QuantizedLinear,
+    Quantizer,
+    integers,
+    quantize_weight,
+    quantizers,
+    replace_layer,
+)
 from .compress.codes import Integers
 from .compress.given import TrainedLayer
 from .program import quiet
@@ -111,8 +118,7 @@ def check_rounding(rounding: Rounding, target: str, format: str, stored: bool) -
                 'activations; write an .mlpackage'
             )
         return
-    needs = [(oldest, f'{kind} of {bits} bits') for oldest, kind, bits in _needs(rounding, stored)]
-    oldest, what = max(needs, default=('', ''))
+    oldest, what = max(_needs(rounding, stored), default=('', ''))
     if target < oldest:
         other = '; --compress none stores them as numbers of its precision'
         raise ExportError(
@@ -121,11 +127,17 @@ def check_rounding(rounding: Rounding, target: str, format: str, stored: bool) -
         )
 
 
-def _needs(rounding: Rounding, stored: bool) -> Iterator[tuple[str, str, int]]:
+def oldest_target(rounding: Rounding) -> str:
+    """The first system whose files hold all of it."""
+    return max(_needs(rounding, stored=True))[0]
+
+
+def _needs(rounding: Rounding, stored: bool) -> Iterator[tuple[str, str]]:
+    """Systems, and in words what each is the first to have."""
     for bits in rounding.weights if stored else ():
-        yield 'iOS16' if bits == max(_STORED) else 'iOS18', 'weights', bits
+        yield 'iOS16' if bits == max(_STORED) else 'iOS18', f'weights of {bits} bits'
     for bits in rounding.activations:
-        yield 'iOS17', 'activations', bits
+        yield 'iOS17', f'activations of {bits} bits'
 
 
 @torch.no_grad()
@@ -143,19 +155,20 @@ def settle(net: nn.Module) -> dict[str, int]:
     """
     bits: dict[str, int] = {}
     for name, module in list(net.named_modules()):
-        if isinstance(module, MobileOneBlock) and module.quantizer is not None:
-            own, module.quantizer = module.quantizer, None
+        own: Any = getattr(module, 'quantizer', None)
+        if isinstance(module, MobileOneBlock) and own is not None:
+            module.quantizer = None
             if own.phase and not module.deploy:
                 raise ExportError(f'{name} is quantized, and has branches that cannot be folded')
-            if own.phase:
-                path = f'{name}.branch_reparam' if name else 'branch_reparam'
-                _place(net, path, module.branch_reparam, own, bits)
+            path = f'{name}.branch_reparam' if name else 'branch_reparam'
+            layer: Any = module.branch_reparam if own.phase else None
         elif isinstance(module, QuantizedLinear):
-            plain = _plain_linear(module)
-            if module.quantizer.phase:
-                _place(net, name, plain, module.quantizer, bits)
-            else:
-                _put(net, name, plain)
+            path, layer = name, _plain_linear(module)
+            replace_layer(net, path, layer)
+        else:
+            continue
+        if own.phase:
+            _place(net, path, layer, own, bits)
     return bits
 
 
@@ -172,13 +185,8 @@ def _place(net: nn.Module, name: str, layer: Any, own: Quantizer, bits: dict[str
     if grid is not None:
         layer = RoundedInput(layer, float(grid.scale), grid.low, grid.high)
         layer.train(net.training)
-    _put(net, name, layer)
+    replace_layer(net, name, layer)
     bits[name if grid is None else f'{name}.layer'] = own.weights
-
-
-def _put(net: nn.Module, name: str, layer: nn.Module) -> None:
-    parent, _, last = name.rpartition('.')
-    setattr(net.get_submodule(parent), last, layer)
 
 
 def trained_layers(net: nn.Module, bits: Bits) -> tuple[TrainedLayer, ...]:

@@ -55,7 +55,7 @@ TOLERANCES: Mapping[str, Tolerance] = {
         Tolerance('fold-float16', 5e-2),
         Tolerance('fold-bfloat16', 2e-1),
         Tolerance('export-fp32', 1e-4, 1.0),
-        Tolerance('export-fp32-rounded-activations', 1e-2, 0.998),
+        Tolerance('export-fp32-rounded-activations', 1e-3, 0.998),
         Tolerance('export-fp16', 2e-2, 0.998),
         Tolerance('export-fp16-rounded-activations', 5e-2, 0.98),
     )

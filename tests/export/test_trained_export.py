@@ -289,7 +289,7 @@ def test_a_traced_network_becomes_the_same(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize(
     ('form', 'precision', 'bound'),
-    [('w8', 'fp32', 1e-4), ('w8a8', 'fp32', 1e-2), ('w8', 'fp16', 2e-2), ('w8a8', 'fp16', 5e-2)],
+    [('w8', 'fp32', 1e-4), ('w8a8', 'fp32', 1e-3), ('w8', 'fp16', 2e-2), ('w8a8', 'fp16', 5e-2)],
 )
 def test_a_step_may_go_either_way_where_activations_are_rounded(tmp_path, form, precision, bound):
     result = export(quantized(form), tmp_path / 'a.mlpackage', form, precision=precision)

@@ -5,7 +5,7 @@ import copy
 import pytest
 import torch
 import torch.nn.functional as F
-from helpers import assert_close, randomize_norms
+from helpers import assert_close, assert_same_state, randomize_norms
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
@@ -329,7 +329,12 @@ def test_a_checkpoint_says_what_is_quantized(activations):
 
 def test_a_float_checkpoint_may_start_a_quantized_run():
     model, float_model = quantized_classifier(), classifier()
+    ranges = [own.state_dict() for own in q.quantizers(model)]
     model.load_state_dict(float_model.state_dict(), strict=False)
+    weight = float_model.head.fc.weight
+    assert torch.equal(model.head.fc.weight, weight)
+    for before, own in zip(ranges, q.quantizers(model)):
+        assert_same_state(before, own.state_dict())
 
 
 def test_other_settings_than_the_checkpoints_are_refused():
@@ -451,5 +456,9 @@ def test_a_mean_may_move_before_backward():
     block = block_of('wide').float()
     for norm in block.unit().norms:
         norm.eval()
-    x = images('wide').float()
+    x = images('wide').float().requires_grad_()
     (block(x).sum() + block(x + 1).sum()).backward()
+    twice = x.grad.clone()
+    x.grad = None
+    block(x).sum().backward()
+    assert_close([twice], [2 * x.grad], 1e-5)  # where norms are fixed, a unit is linear

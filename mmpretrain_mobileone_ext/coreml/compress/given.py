@@ -162,11 +162,15 @@ def _pass(plan: Mapping[str, Integers]) -> Any:
         def apply(self, program: Any) -> None:
             for function in program.functions.values():
                 with function:
-                    for op in list(_operations(function)):
-                        if op.name in plan:
-                            _store(op, plan[op.name])
+                    _store_all(function, plan)
 
     return StoreIntegers()
+
+
+def _store_all(function: Any, plan: Mapping[str, Integers]) -> None:
+    for op in list(_operations(function)):
+        if op.name in plan:
+            _store(op, plan[op.name])
 
 
 def _operations(block: Any) -> Iterator[Any]:

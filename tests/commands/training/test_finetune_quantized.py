@@ -43,7 +43,7 @@ def test_the_last_third_is_rounded(name, epochs, start):
     cfg = recipe(epochs=epochs)
     others = list(cfg.custom_hooks)
     add_hooks(cfg, name, None)
-    weights, activations, _ = QUANTIZED[name]
+    weights, activations = QUANTIZED[name]
     assert dict(cfg.custom_hooks[0]) == dict(
         type='QuantizationHook', weights=weights, activations=activations, start=start
     )

@@ -17,6 +17,8 @@ from ...training.finetune.settings import set_epochs
 from .options import SCHEMES, Bits, QuantizationOptions
 
 _FOLDED = 'FoldedQuantizationHook'
+#: Writes the folded network that ``_FOLDED`` begins with.
+DEPLOY = 'DeploySwitchHook'
 #: Share of a run after which a network of branches is rounded.
 _LATE = 2 / 3
 #: Of the recipe's rate, for a folded network that is trained already and has no norms.
@@ -69,7 +71,7 @@ class Training:
         cfg.model.backbone.deploy = True
         cfg.optim_wrapper.optimizer.lr *= _TUNING
         # coreai-opt prepares the network itself, of which an average knows nothing.
-        cfg.custom_hooks = _without(cfg, ('DeploySwitchHook', 'EMAHook', 'EMALoadHook'))
+        cfg.custom_hooks = _without(cfg, (DEPLOY, 'EMAHook', 'EMALoadHook'))
 
 
 def _without(cfg: Config, names: Collection[str]) -> list[Any]:

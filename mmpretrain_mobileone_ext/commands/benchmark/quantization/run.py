@@ -20,6 +20,7 @@ from mmengine.config import Config
 from rich.console import Console
 
 from ....errors import MobileOneExtError
+from ....models.preprocessing import step_name
 from ....utils.config import read_config
 from ....utils.files import check_writable, tree_bytes, write_json, write_whole
 from ....utils.machine import machine
@@ -27,7 +28,7 @@ from ....utils.text import PlainConsole, own_command
 from ...console.benchmarks import quantization_parser
 from ...training.demo import prepare
 from ...training.to_phone import last_checkpoint, resume_option, run_tool, sole_use
-from .cells import Cell, Training, cells
+from .cells import DEPLOY, Cell, Training, cells
 from .options import RECIPE, QuantizationOptions
 from .table import CellResult, results_table
 
@@ -134,6 +135,11 @@ def compare(options: QuantizationOptions, console: Console) -> list[CellResult]:
     todo = list(cells(options, options.epochs or recipe.train_cfg.max_epochs))
     trainings = list(dict.fromkeys(cell.training for cell in todo))
     before = list(dict.fromkeys(t.start for t in trainings if t.start is not None))
+    if before and not any(step_name(h) == DEPLOY for h in recipe.get('custom_hooks') or ()):
+        raise MobileOneExtError(
+            f'{options.config}: the method folded begins with what {DEPLOY} folds; add it to '
+            'custom_hooks, or leave folded out of --methods'
+        )
     with sole_use(options.out, console), open(os.devnull, 'w', encoding='utf-8') as nowhere:
         progress = console if options.jobs == 1 else PlainConsole(file=nowhere)
         run = _Run(recipe, options.out, console, progress)

@@ -11,18 +11,18 @@ from mmengine.config import Config
 from mmpretrain.registry import HOOKS
 from torch import nn
 
+from ....coreml.trained import Rounding, oldest_target
 from ....errors import MobileOneExtError
 from ....models.preprocessing import step_name
 from ....models.quantization import Quantizer, add_quantizers, quantizers
 from .settings import has_blocks
 
-#: What ``--quantize`` may be: bits of weights and of activations, and the first system that has
-#: both in a file.
-QUANTIZED: Mapping[str, tuple[int, Optional[int], str]] = {
-    '8': (8, None, 'iOS16'),
-    '4': (4, None, 'iOS18'),
-    '8a8': (8, 8, 'iOS17'),
-    '4a8': (4, 8, 'iOS18'),
+#: What ``--quantize`` may be: bits of weights and of activations.
+QUANTIZED: Mapping[str, tuple[int, Optional[int]]] = {
+    '8': (8, None),
+    '4': (4, None),
+    '8a8': (8, 8),
+    '4a8': (4, 8),
 }
 #: The scheme that stores what was trained.
 TRAINED = 'trained'
@@ -52,7 +52,9 @@ def stored_as(args: argparse.Namespace) -> dict[str, Any]:
         return dict(compress=args.compress) if args.compress else {}
     if args.format != _STATES_SYSTEM:  # the other one has all of it
         return dict(compress=TRAINED)
-    return dict(compress=TRAINED, deployment_target=QUANTIZED[args.quantize][2])
+    weights, activations = QUANTIZED[args.quantize]
+    rounding = Rounding((weights,), (activations,) if activations else ())
+    return dict(compress=TRAINED, deployment_target=oldest_target(rounding))
 
 
 def add_hooks(cfg: Config, quantize: Optional[str], teacher: Optional[Sequence[str]]) -> None:
@@ -72,7 +74,7 @@ def add_hooks(cfg: Config, quantize: Optional[str], teacher: Optional[Sequence[s
                 f'{cfg.filename}: --quantize rounds the units of a ConfigurableMobileOne, and a '
                 f'{step_name(cfg.model.backbone)} has none'
             )
-        _put(cfg, _rounding(cfg, *QUANTIZED[quantize][:2]))
+        _put(cfg, _rounding(cfg, *QUANTIZED[quantize]))
     if teacher:
         config, checkpoint = map(_settled, teacher)
         _put(cfg, dict(type=_TEACHES, teacher=config, checkpoint=checkpoint))

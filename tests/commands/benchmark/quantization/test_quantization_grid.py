@@ -15,6 +15,7 @@ from mmpretrain_mobileone_ext.commands.benchmark.quantization.options import (
 )
 from mmpretrain_mobileone_ext.commands.benchmark.quantization.table import CellResult, rows
 from mmpretrain_mobileone_ext.errors import MobileOneExtError, SpecError
+from mmpretrain_mobileone_ext.utils.text import PlainConsole
 
 OURS = ('float', 'after', 'late', 'branches')
 
@@ -182,3 +183,13 @@ def test_another_comparison_is_not_mixed_in(ran, tmp_path):
     tool.run(words)
     with pytest.raises(MobileOneExtError, match='config of another run'):
         tool.run([*words, '--epochs', '6'])
+
+
+def test_a_recipe_that_folds_nothing_is_refused_before_it_trains(tmp_path, monkeypatch):
+    monkeypatch.setitem(HOOKS._module_dict, 'FoldedQuantizationHook', object)
+    recipe = tmp_path / 'recipe.py'
+    recipe.write_text('train_cfg = dict(max_epochs=4)\ncustom_hooks = []\n')
+    options = QuantizationOptions(config=str(recipe), methods=('folded',), out=tmp_path / 'out')
+    with pytest.raises(MobileOneExtError, match='DeploySwitchHook folds'):
+        tool.compare(options, PlainConsole())
+    assert not (tmp_path / 'out').exists()
