@@ -40,6 +40,8 @@ _SHOWN_SCHEMES = (
 )
 _METHODS = '| method | what it is |\n|---|---|'
 _NONE = '\u2013'
+#: Macs with each generation of engines, and the names of both lines.
+_FIRST = {'M1': 'M1, A13', 'M2': 'M2, A14', 'M3': 'M3, A15', 'M5': 'M4, M5, A16'}
 _CHIPS = '| chip | engine | known | doubt |\n|---|---|---|---|'
 _LIMITS = (
     '| limit | A12 | M1, A13 | M2, A14 | M3, A15 | M4, M5, A16 and later | chapter |\n'
@@ -227,10 +229,10 @@ def engine_operations() -> str:
     for name in sorted(OPERATIONS):
         if name.startswith('const'):
             continue
-        found = [look_up(name, CHIPS[chip]) for chip in ('M1', 'M2', 'M3', 'M5')]
+        found = [look_up(name, CHIPS[chip]) for chip in _FIRST]
         if all(row.runs and not row.why for row in found):
             continue
-        since = next((c for c, row in zip(('M1', 'M2', 'M3', 'M5'), found) if row.runs), 'none')
+        since = next((s for s, row in zip(_FIRST.values(), found) if row.runs), 'none')
         why, instead = _cell(found[0].why), _cell(_escaped(found[0].instead)) or _NONE
         rows.append(f'| `{name}` | {since} | {why} | {instead} |')
     return '\n'.join([_ENGINE_OPERATIONS, *rows, ''])

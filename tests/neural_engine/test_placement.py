@@ -102,6 +102,16 @@ def test_kernels(weight, inputs, chips):
     assert on(made) == chips
 
 
+def test_widths_on_which_chapters_differ_are_told():
+    def width(size, chip):
+        made = Made((1, 16, 64, 64))
+        made.conv((16, 16, 3, size), (1, 16, 60, 60))
+        return 'ch. 12' in remarks(made, chip)
+
+    assert [width(n, 'M2') for n in (13, 14, 16)] == [False, True, True]
+    assert [width(n, 'M5') for n in (15, 16)] == [False, True]
+
+
 def remarks(made, chip='M1'):
     return ' '.join(r.text for r in last(made, chip).remarks)
 
@@ -165,6 +175,9 @@ def test_a_transposed_convolution_has_small_kernels_along_its_strides():
         (one('reduce_argmax', (1, 2048), (1,), 'int32', axis=np.int32(1)), ALL),
         (one('reduce_argmax', (1, 2049), (1,), 'int32', axis=np.int32(1)), []),
         (one('cumsum'), []),
+        (one('add', (1, 4, 3, 2, 2), y=np.zeros((1, 1, 3, 2, 2))), ['M2', 'M3', 'M5']),
+        (one('add', (1, 4, 3, 2, 2), y=np.zeros((1, 4, 1, 2, 2))), ALL),
+        (one('mul', (1, 4, 3, 2), y=np.zeros((1, 1, 3, 2))), ALL),
         (one('resize_bilinear'), ALL),
         (one('sin'), ['M3', 'M5']),
     ],
