@@ -75,7 +75,14 @@ def _weights(op: Operation, chip: Chip) -> Iterator[Weight]:
         lies = packed.get(name, Packed((compressed[name],)))
         bits, stored = lies.bits or None, lies.bytes or None
         streams, label = _all_stream(lies.forms, bits, chip)
+        if streams and _is_strided(op):
+            streams, label = False, weakest(DECODED, chip.sureness)
         yield Weight(name, lies.forms, bits, value.size, stored, streams, label)
+
+
+def _is_strided(op: Operation) -> bool:
+    """Ch. 25: what streams has steps of 1 and no dilation."""
+    return any(np.any(np.asarray(op.inputs.get(name, 1)) != 1) for name in ('strides', 'dilations'))
 
 
 def _dense(name: str, value: np.ndarray, is_typed: bool, chip: Chip) -> Weight:

@@ -315,6 +315,18 @@ def test_streams(packed, wanted):
         assert (weight.label == UNKNOWN) is (streams is None)
 
 
+@pytest.mark.parametrize('name', ['strides', 'dilations'])
+def test_weights_of_strided_convolutions_do_not_stream(name):
+    def streams(step):
+        made = Made()
+        weight = np.zeros((16, 16, 3, 3), np.float16)
+        packed = {'weight': palette(4)}
+        made.op('conv', weight=weight, packed=packed, **{name: np.array([1, step])})
+        return last(made).streams
+
+    assert [streams(step) for step in (1, 2)] == [True, False]
+
+
 def test_dense_weights_are_read_as_they_are():
     made = Made()
     made.conv()
