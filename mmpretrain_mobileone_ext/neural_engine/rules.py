@@ -237,7 +237,7 @@ def _taller(view: View) -> Iterator[Finding]:
 def _groups(view: View) -> Iterator[Finding]:
     groups = (view.numbers('groups') or (1,))[0]
     shape, weight = view.shape(), view.shape('weight')
-    if groups == 1 or not shape or len(shape) < 2 or not weight:
+    if groups < 2 or not shape or len(shape) < 2 or not weight:
         return
     channels = shape[1]
     if channels is None or groups == channels:

@@ -11,6 +11,8 @@ from hypothesis import strategies as st
 from mmpretrain_mobileone_ext.coreml.program.graph import Block, Feature, Packed, Value, sources
 from mmpretrain_mobileone_ext.neural_engine.chips import CHIPS, MEASURED, UNKNOWN
 from mmpretrain_mobileone_ext.neural_engine.placement import place, segments, switches
+from mmpretrain_mobileone_ext.neural_engine.rules import _RULES
+from mmpretrain_mobileone_ext.neural_engine.verdict import judge
 
 
 def last(made, chip='M1'):
@@ -251,6 +253,33 @@ def test_what_converts_an_input_or_a_result_is_at_the_border():
     found = place(made.program, CHIPS['M1'])
     assert [p.on_engine for p in found] == [False, False, False, True, False, True, False]
     assert [p.is_border for p in found] == [True, True, True, False, False, False, True]
+
+
+#: What a file of others may hold where a rule looks for a size, an axis or a mode.
+ODD = [
+    *(0, -1, 7, True, 'text', '', (), ('a',), (Value('x'), Value('x')), Value('x'), Value('no')),
+    *(np.zeros(0), np.zeros((2, 2)), np.float32('nan'), np.int64(2**62), np.array(['a', 'b'])),
+    *(np.zeros((1, 1, 1, 1)), np.zeros((0, 3, 3)), np.array([-9, 9]), np.arange(8)),
+]
+PARAMETERS = ['weight', 'strides', 'dilations', 'groups', 'axes', 'axis', 'pad', 'mode', 'begin']
+PARAMETERS += ['begin_mask', 'end', 'reps', 'kernel_sizes', 'y', 'alpha', 'size', 'dtype_']
+SHAPES = st.none() | st.lists(st.none() | st.integers(0, 70_000), max_size=7).map(tuple)
+
+
+@given(
+    st.sampled_from(sorted(k for k in _RULES if k)),
+    st.dictionaries(st.sampled_from(PARAMETERS), st.sampled_from(range(len(ODD))), max_size=6),
+    SHAPES,
+    SHAPES,
+)
+def test_odd_files_are_judged_too(kind, inputs, shape, result):
+    made = Made()
+    first = made.op('relu', shape)
+    made.op(kind, result, of=first, **{name: ODD[index] for name, index in inputs.items()})
+    for chip in ('A12', 'M1', 'M5'):
+        found = place(made.program, CHIPS[chip])[-1]
+        assert found.on_engine is not bool(found.reason)
+        judge(place(made.program, CHIPS[chip]), CHIPS[chip]).to_dict()
 
 
 def test_what_depends_on_no_input_should_be_a_constant():
