@@ -1,0 +1,122 @@
+"""Fit a form of the model to measured latencies, and say how wrong it is on networks it never saw."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from statistics import median
+
+import numpy as np
+from scipy.optimize import least_squares
+from scipy.stats import spearmanr
+
+from ...errors import SpecError
+from .forms import Counts, Form
+
+#: A parameter that a fit does not need goes to one of these ends, where it changes nothing.
+_RANGE = math.log(1e4)
+#: Residuals of a logarithm beyond which a network counts less: attention and its rearrangements
+#: have no analytic form (ch. 18).
+_SOFT = 0.1
+_STARTS = (0.0, -1.0, 1.0)
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One network and its latency.
+
+    Attributes:
+        name: of the network.
+        counted: of its file.
+        ms: as measured.
+    """
+
+    name: str
+    counted: Counts
+    ms: float
+
+
+def fit(form: Form, samples: Sequence[Sample]) -> dict[str, float]:
+    """Fit all parameters by least squares on relative errors.
+
+    Errors are differences of logarithms, softened beyond 10 %; parameters are logarithms too, hence
+    positive. The best of several starts.
+
+    Raises:
+        SpecError: fewer samples than parameters.
+    """
+    if len(samples) < len(form.parameters):
+        raise SpecError(
+            f'{len(samples)} latencies for the {len(form.parameters)} parameters of '
+            f'{form.name!r}; at least as many are needed'
+        )
+    start = np.log([p.start for p in form.parameters])
+
+    def residuals(logs: np.ndarray) -> list[float]:
+        values = _named(form, logs)
+        return [math.log(form.total_ms(s.counted, values) / s.ms) for s in samples]
+
+    found = [
+        least_squares(
+            residuals,
+            start + shift,
+            bounds=(start - _RANGE, start + _RANGE),
+            loss='soft_l1',
+            f_scale=_SOFT,
+        )
+        for shift in _STARTS
+    ]
+    return _named(form, min(found, key=lambda f: f.cost).x)
+
+
+def _named(form: Form, logs: np.ndarray) -> dict[str, float]:
+    return {p.name: float(math.exp(v)) for p, v in zip(form.parameters, logs)}
+
+
+@dataclass(frozen=True)
+class Quality:
+    """How a form does on networks that were left out of its fit, one at a time.
+
+    Attributes:
+        form: its name.
+        values: fitted to all.
+        predicted: network to ms, by the fit without it.
+        measured: network to ms.
+    """
+
+    form: str
+    values: Mapping[str, float]
+    predicted: Mapping[str, float]
+    measured: Mapping[str, float]
+
+    @property
+    def errors(self) -> dict[str, float]:
+        """Signed relative errors: 0.2 is predicted 20 % too long."""
+        return {n: self.predicted[n] / ms - 1 for n, ms in self.measured.items()}
+
+    @property
+    def median_error(self) -> float:
+        """Median of the absolute relative errors."""
+        return median(map(abs, self.errors.values()))
+
+    @property
+    def spearman(self) -> float:
+        """Rank correlation of predicted and measured."""
+        names = list(self.measured)
+        pairs = [self.predicted[n] for n in names], [self.measured[n] for n in names]
+        return float(spearmanr(*pairs).statistic)
+
+
+def leave_one_out(form: Form, samples: Sequence[Sample]) -> Quality:
+    """Predict each network by a fit to all others.
+
+    Raises:
+        SpecError: too few samples.
+    """
+    predicted = {}
+    for i, left_out in enumerate(samples):
+        values = fit(form, [*samples[:i], *samples[i + 1 :]])
+        predicted[left_out.name] = form.total_ms(left_out.counted, values)
+    measured = {s.name: s.ms for s in samples}
+    return Quality(form.name, fit(form, samples), predicted, measured)
