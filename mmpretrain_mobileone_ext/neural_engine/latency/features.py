@@ -43,7 +43,11 @@ _NORMS = frozenset(('layer_norm', 'instance_norm', 'l2_norm', 'local_response_no
 #: Change what a map is called, not where its numbers lie.
 _FREE = frozenset(
     ('reshape', 'squeeze', 'expand_dims', 'flatten2d', 'identity', 'cast', 'classify', 'shape')
-    + ('split', 'quantize', 'dequantize', 'fill', 'range_1d')
+    + ('quantize', 'dequantize', 'fill', 'range_1d')
+)
+#: Change where a map begins in memory: what writes or reads it does so at another address.
+_ADDRESSED = frozenset(
+    ('concat', 'split', 'slice_by_index', 'slice_by_size', 'pad', 'stack', 'crop')
 )
 _CONVOLUTIONS = frozenset(('conv', 'conv_transpose'))
 _PRODUCTS = frozenset(('matmul', 'einsum', 'scaled_dot_product_attention'))
@@ -57,7 +61,8 @@ class Layer:
         name: of the operation in the file.
         type: MIL operation type.
         kind: 'conv', 'depthwise', 'linear', 'matmul', 'pool', 'reduce' (over a whole map),
-            'function' (of one map), 'arithmetic' (of several), 'norm', 'softmax', 'move', 'free'.
+            'function' (of one map), 'arithmetic' (of several), 'norm', 'softmax', 'move' (the same
+            numbers in another order), 'address' (in the same order elsewhere), 'free'.
         inputs: shapes of the maps it reads, constants left out.
         outputs: shapes of what it makes.
         reads: places in the list of the layers that make the inputs, :data:`INPUT` for the
@@ -90,25 +95,19 @@ class Layer:
         return self.type in TABLES
 
     @property
-    def read_bytes(self) -> int:
-        """Of the maps it reads, fp16."""
-        return FP16 * sum(map(math.prod, self.inputs))
+    def map_bytes(self) -> tuple[int, ...]:
+        """Of each map that it reads or makes, fp16."""
+        return tuple(FP16 * math.prod(shape) for shape in (*self.inputs, *self.outputs))
 
     @property
-    def written_bytes(self) -> int:
-        """Of what it makes, fp16."""
-        return FP16 * sum(map(math.prod, self.outputs))
+    def is_pass(self) -> bool:
+        """Whether it runs over its maps on its own."""
+        return self.kind not in ('free', 'address') and not self.is_fused
 
     @property
     def weight_bytes(self) -> float:
         """As the file stores them."""
         return self.weights * self.weight_bits / 8
-
-    @property
-    def largest_operand(self) -> int:
-        """Bytes of the largest of its maps and its weights, fp16."""
-        maps = [FP16 * math.prod(s) for s in (*self.inputs, *self.outputs)]
-        return max([FP16 * self.weights, *maps])
 
     @property
     def uses_winograd(self) -> bool:
@@ -134,6 +133,11 @@ def layers_of(program: Program) -> tuple[Layer, ...]:
         maker.update(dict.fromkeys(op.outputs, len(found)))
         found.append(layer)
     return tuple(found)
+
+
+def has_attention(layers: Sequence[Layer]) -> bool:
+    """Whether two maps are multiplied with each other."""
+    return any(layer.kind == 'matmul' for layer in layers)
 
 
 def _shapes(program: Program) -> dict[str, Shape]:
@@ -251,7 +255,9 @@ def _kind(layer: Layer, op: Operation) -> str:
         return 'free'
     if op.type in TABLES | _EXACT or (op.type in _ARITHMETIC and len(layer.reads) == 1):
         return 'function'
-    return 'arithmetic' if op.type in _ARITHMETIC else 'move'
+    if op.type in _ARITHMETIC:
+        return 'arithmetic'
+    return 'address' if op.type in _ADDRESSED else 'move'
 
 
 def _macs(layer: Layer, weight: Optional[np.ndarray], op: Operation) -> int:

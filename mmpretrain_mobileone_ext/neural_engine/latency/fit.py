@@ -16,8 +16,7 @@ from .forms import Counts, Form
 
 #: A parameter that a fit does not need goes to one of these ends, where it changes nothing.
 _RANGE = math.log(1e4)
-#: Residuals of a logarithm beyond which a network counts less: attention and its rearrangements
-#: have no analytic form (ch. 18).
+#: Residuals of a logarithm beyond which a network counts less.
 _SOFT = 0.1
 _STARTS = (0.0, -1.0, 1.0)
 
@@ -30,15 +29,18 @@ class Sample:
         name: of the network.
         counted: of its file.
         ms: as measured.
+        has_attention: products of two maps, of which the guide's author knows no analytic form
+            (ch. 18). Such a network is predicted, and fits nothing.
     """
 
     name: str
     counted: Counts
     ms: float
+    has_attention: bool = False
 
 
 def fit(form: Form, samples: Sequence[Sample]) -> dict[str, float]:
-    """Fit all parameters by least squares on relative errors.
+    """Fit all parameters by least squares on relative errors of networks without attention.
 
     Errors are differences of logarithms, softened beyond 10 %; parameters are logarithms too, hence
     positive. The best of several starts.
@@ -46,16 +48,17 @@ def fit(form: Form, samples: Sequence[Sample]) -> dict[str, float]:
     Raises:
         SpecError: fewer samples than parameters.
     """
-    if len(samples) < len(form.parameters):
+    used = [s for s in samples if not s.has_attention]
+    if len(used) < len(form.parameters):
         raise SpecError(
-            f'{len(samples)} latencies for the {len(form.parameters)} parameters of '
+            f'{len(used)} latencies for the {len(form.parameters)} parameters of '
             f'{form.name!r}; at least as many are needed'
         )
     start = np.log([p.start for p in form.parameters])
 
     def residuals(logs: np.ndarray) -> list[float]:
         values = _named(form, logs)
-        return [math.log(form.total_ms(s.counted, values) / s.ms) for s in samples]
+        return [math.log(form.total_ms(s.counted, values) / s.ms) for s in used]
 
     found = [
         least_squares(

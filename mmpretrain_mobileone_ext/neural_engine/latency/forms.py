@@ -14,13 +14,20 @@ from typing import NamedTuple
 
 import numpy as np
 
-from .features import Layer
+from .features import FP16, Layer
 
-#: Bytes of the largest operand that stays on the chip (ch. 21; decoded for M1, and not above it).
+#: Bytes of the largest operand that stays on the chip (ch. 21; decoded for M1).
 WORKING_SET = 2 * 2**20
 #: F(2 x 2, 3 x 3) replaces 36 products by 16 (ch. 13).
 _WINOGRAD = 36 / 16
 _CORES = 4  # of A13 to A18 (ch. 34); output channels go around them
+#: A looked-up function comes with 33 knots, a value and a slope each (ch. 3 and 20).
+_TABLE_BYTES = 33 * 2 * FP16
+#: Numbers of a map that these read are used once, not for many output channels.
+_BARE = frozenset(
+    ('depthwise', 'pool', 'reduce', 'function', 'arithmetic', 'norm', 'softmax', 'move')
+)
+_REDUCING = frozenset(('reduce', 'norm', 'softmax'))
 _MS = 1e3
 
 
@@ -31,58 +38,47 @@ class Counts(NamedTuple):
         macs: multiply-adds as written.
         products: multiply-adds as computed: channels filled up to the cores, fewer by Winograd's
             transform.
-        weights: bytes of weights, which come from memory once.
+        weights: bytes of weights and of tables, which come from memory once.
         maps: bytes of maps that a pass reads and writes.
+        bare: of these, where a number that is read is used once.
         streamed: of these, in operands that do not stay on the chip.
-        passes: 1 for what runs over its map in a pass of its own.
         reductions: 1 for what needs a whole map before anything of its result is known.
         tables: 1 for a function that is looked up.
-        switches: changes of the processor before it.
     """
 
     macs: np.ndarray
     products: np.ndarray
     weights: np.ndarray
     maps: np.ndarray
+    bare: np.ndarray
     streamed: np.ndarray
-    passes: np.ndarray
     reductions: np.ndarray
     tables: np.ndarray
-    switches: np.ndarray
 
 
-def counts(layers: Sequence[Layer], working_set: float = WORKING_SET) -> Counts:
-    """Count layers.
-
-    Args:
-        layers: of one file.
-        working_set: bytes that one operand may have to stay on the chip.
-    """
-    rows = [_counted(layer, working_set) for layer in layers]
+def count(layers: Sequence[Layer]) -> Counts:
+    """Count the layers of one file."""
+    rows = [_counted(layer) for layer in layers]
     columns = zip(*rows) if rows else [[]] * len(Counts._fields)
     return Counts(*(np.array(list(column), float) for column in columns))
 
 
-def _counted(layer: Layer, working_set: float) -> tuple[float, ...]:
-    is_pass = layer.kind != 'free' and not layer.is_fused
-    maps = [2 * _size(s) for s in (*layer.inputs, *layer.outputs)] if is_pass else []
-    # Of silu, the table is a pass, and the product with its operand the next.
-    times = 2 if layer.type == 'silu' else 1
+def _counted(layer: Layer) -> tuple[float, ...]:
+    maps = layer.map_bytes if layer.is_pass else ()
+    if layer.type == 'silu':
+        # Read and written by the table, then both maps read by the product, which writes one.
+        maps = (*maps, maps[0], *maps)
+    stored = 0 if layer.kind == 'free' else layer.weight_bytes
     return (
         layer.macs,
         products(layer),
-        layer.weight_bytes if layer.kind != 'free' else 0,
-        sum(maps) * times + (maps[0] if times == 2 else 0),
-        sum(m for m in maps if m > working_set) * times,
-        is_pass * times,
-        layer.kind in ('reduce', 'norm', 'softmax'),
+        stored + layer.has_table * _TABLE_BYTES,
+        sum(maps),
+        sum(maps) if layer.kind in _BARE else 0,
+        sum(m for m in maps if m > WORKING_SET),
+        layer.kind in _REDUCING,
         layer.has_table,
-        0,
     )
-
-
-def _size(shape: Sequence[int]) -> int:
-    return int(np.prod(shape, dtype=np.int64))
 
 
 def products(layer: Layer) -> float:
@@ -90,8 +86,8 @@ def products(layer: Layer) -> float:
     if layer.kind not in ('conv', 'depthwise'):
         return layer.macs
     channels = layer.outputs[0][1]
-    padded = -(-channels // _CORES) * _CORES
-    return layer.macs * padded / channels / (_WINOGRAD if layer.uses_winograd else 1)
+    filled = -(-channels // _CORES) * _CORES
+    return layer.macs * filled / channels / (_WINOGRAD if layer.uses_winograd else 1)
 
 
 class Parameter(NamedTuple):
@@ -105,8 +101,9 @@ class Parameter(NamedTuple):
 FLOOR = Parameter('floor', 'ms', 0.4)
 RATE = Parameter('rate', 'G multiply-adds/s', 2000.0)
 BANDWIDTH = Parameter('bandwidth', 'GB/s', 40.0)
-PASS = Parameter('pass', 'µs', 2.0)
-REDUCTION = Parameter('reduction', 'µs', 10.0)
+MAPS = Parameter('maps', 'GB/s', 100.0)
+REDUCTION = Parameter('reduction', '\u00b5s', 10.0)
+TABLE = Parameter('table', '\u00b5s', 1.0)
 
 Values = Mapping[str, float]
 
@@ -158,12 +155,20 @@ def _traffic(c: Counts, values: Values) -> np.ndarray:
     return np.maximum(_compute(c.products, values), _move(c.weights + c.maps, values))
 
 
-def _passes(c: Counts, values: Values) -> np.ndarray:
-    return _traffic(c, values) + c.passes * values['pass'] / _MS
-
-
 def _reductions(c: Counts, values: Values) -> np.ndarray:
-    return _traffic(c, values) + c.reductions * values['reduction'] / _MS
+    return _roofline(c, values) + c.reductions * values['reduction'] / _MS
+
+
+def _maps(c: Counts, values: Values) -> np.ndarray:
+    return np.maximum(_roofline(c, values), c.bare / (values['maps'] * 1e9) * _MS)
+
+
+def _maps_and_reductions(c: Counts, values: Values) -> np.ndarray:
+    return _maps(c, values) + c.reductions * values['reduction'] / _MS
+
+
+def _tables(c: Counts, values: Values) -> np.ndarray:
+    return _maps(c, values) + c.tables * values['table'] / _MS
 
 
 FORMS = {
@@ -178,22 +183,36 @@ FORMS = {
             _roofline,
         ),
         Form(
+            'reductions',
+            'roofline, and a constant for each reduction of a whole map',
+            (FLOOR, RATE, BANDWIDTH, REDUCTION),
+            _reductions,
+        ),
+        Form(
             'traffic',
             'the longer of products / rate and (weights + all maps) / bandwidth',
             (FLOOR, RATE, BANDWIDTH),
             _traffic,
         ),
         Form(
-            'passes',
-            'traffic, and a constant for each pass over a map',
-            (FLOOR, RATE, BANDWIDTH, PASS),
-            _passes,
+            'maps',
+            'the longer of roofline and maps whose numbers are used once / bandwidth on the chip',
+            (FLOOR, RATE, BANDWIDTH, MAPS),
+            _maps,
         ),
         Form(
-            'reductions',
-            'traffic, and a constant for each reduction of a whole map',
-            (FLOOR, RATE, BANDWIDTH, REDUCTION),
-            _reductions,
+            'maps and reductions',
+            'maps, and a constant for each reduction of a whole map',
+            (FLOOR, RATE, BANDWIDTH, MAPS, REDUCTION),
+            _maps_and_reductions,
+        ),
+        Form(
+            'maps and tables',
+            'maps, and a constant for each function that is looked up in a table',
+            (FLOOR, RATE, BANDWIDTH, MAPS, TABLE),
+            _tables,
         ),
     )
 }
+#: The one that estimates are made with.
+CHOSEN = 'maps'
