@@ -16,7 +16,7 @@ from typing import Any, Optional
 
 import numpy as np
 
-from ...coreml.program.graph import Operation, Program, Value, sources, walk
+from ...coreml.program.graph import Operation, Program, sources, walk
 from ...errors import ProgramError
 
 Shape = tuple[int, ...]
@@ -28,26 +28,37 @@ INPUT = -1
 
 #: Functions of one map; those that the engine looks up in a table of 33 knots.
 TABLES = frozenset(
-    ('gelu', 'sigmoid', 'tanh', 'silu', 'elu', 'softplus', 'softplus_parametric', 'erf', 'exp')
-    + ('exp2', 'log', 'rsqrt', 'sqrt', 'inverse', 'sin', 'cos', 'softsign')
+    (
+        *('gelu', 'sigmoid', 'tanh', 'silu', 'elu', 'softplus', 'softplus_parametric'),
+        *('erf', 'exp', 'exp2', 'log', 'rsqrt', 'sqrt', 'inverse', 'sin', 'cos'),
+        *('softsign',),
+    )
 )
 _EXACT = frozenset(
-    ('relu', 'relu6', 'clip', 'leaky_relu', 'prelu', 'sigmoid_hard', 'thresholded_relu', 'abs')
-    + ('clamped_relu', 'scaled_tanh', 'linear_activation', 'square', 'sign', 'batch_norm')
+    (
+        *('relu', 'relu6', 'clip', 'leaky_relu', 'prelu', 'sigmoid_hard'),
+        *('thresholded_relu', 'abs', 'clamped_relu', 'scaled_tanh', 'linear_activation'),
+        *('square', 'sign', 'batch_norm'),
+    )
 )
 _ARITHMETIC = frozenset(
-    ('add', 'sub', 'mul', 'real_div', 'maximum', 'minimum', 'pow', 'floor_div', 'mod', 'select')
-    + ('equal', 'not_equal', 'greater', 'greater_equal', 'less', 'less_equal', 'logical_and')
+    (
+        *('add', 'sub', 'mul', 'real_div', 'maximum', 'minimum', 'pow', 'floor_div'),
+        *('mod', 'select', 'equal', 'not_equal', 'greater', 'greater_equal', 'less'),
+        *('less_equal', 'logical_and'),
+    )
 )
 _NORMS = frozenset(('layer_norm', 'instance_norm', 'l2_norm', 'local_response_norm'))
 #: Change what a map is called, not where its numbers lie.
 _FREE = frozenset(
-    ('reshape', 'squeeze', 'expand_dims', 'flatten2d', 'identity', 'cast', 'classify', 'shape')
-    + ('quantize', 'dequantize', 'fill', 'range_1d')
+    (
+        *('reshape', 'squeeze', 'expand_dims', 'flatten2d', 'identity', 'cast'),
+        *('classify', 'shape', 'quantize', 'dequantize', 'fill', 'range_1d'),
+    )
 )
 #: Change where a map begins in memory: what writes or reads it does so at another address.
 _ADDRESSED = frozenset(
-    ('concat', 'split', 'slice_by_index', 'slice_by_size', 'pad', 'stack', 'crop')
+    (*('concat', 'split', 'slice_by_index', 'slice_by_size', 'pad', 'stack', 'crop'),)
 )
 _CONVOLUTIONS = frozenset(('conv', 'conv_transpose'))
 _PRODUCTS = frozenset(('matmul', 'einsum', 'scaled_dot_product_attention'))
@@ -146,8 +157,8 @@ def _shapes(program: Program) -> dict[str, Shape]:
     for op in program.operations:
         if op.blocks:
             raise ProgramError(
-                f'{program.path}: {op.name!r} is a {op.type} with nested blocks, whose time depends '
-                'on values'
+                f'{program.path}: {op.name!r} is a {op.type} with nested blocks, whose time '
+                'depends on values'
             )
         for name, shape in zip(op.outputs, _declared(op)):
             if shape is not None:
@@ -235,29 +246,29 @@ def _pair(values: Any) -> tuple[int, int]:
     return (1, found[0]) if len(found) == 1 else (found[0], found[1])
 
 
+#: Of what needs no further look.
+_KINDS: dict[str, str] = {
+    **dict.fromkeys(_NORMS, 'norm'),
+    **dict.fromkeys(_FREE, 'free'),
+    **dict.fromkeys(_ADDRESSED, 'address'),
+    **dict.fromkeys(TABLES | _EXACT, 'function'),
+    'softmax': 'softmax',
+    'linear': 'linear',
+}
+
+
 def _kind(layer: Layer, op: Operation) -> str:
+    if not layer.reads:
+        return 'free'
     if op.type in _CONVOLUTIONS:
-        channels = layer.inputs[0][1] if layer.inputs else 0
-        return 'depthwise' if layer.groups == channels > 1 else 'conv'
-    if op.type == 'linear' or (op.type in _PRODUCTS and layer.weights):
-        return 'linear'
+        return 'depthwise' if layer.groups == layer.inputs[0][1] > 1 else 'conv'
     if op.type in _PRODUCTS:
-        return 'matmul'
+        return 'linear' if layer.weights else 'matmul'
+    if op.type in _ARITHMETIC:
+        return 'function' if len(layer.reads) == 1 else 'arithmetic'
     if op.type.endswith('_pool'):
         return 'reduce' if all(n == 1 for n in layer.outputs[0][2:]) else 'pool'
-    if op.type.startswith('reduce_'):
-        return 'reduce'
-    if op.type in _NORMS:
-        return 'norm'
-    if op.type == 'softmax':
-        return 'softmax'
-    if op.type in _FREE or not layer.reads:
-        return 'free'
-    if op.type in TABLES | _EXACT or (op.type in _ARITHMETIC and len(layer.reads) == 1):
-        return 'function'
-    if op.type in _ARITHMETIC:
-        return 'arithmetic'
-    return 'address' if op.type in _ADDRESSED else 'move'
+    return 'reduce' if op.type.startswith('reduce_') else _KINDS.get(op.type, 'move')
 
 
 def _macs(layer: Layer, weight: Optional[np.ndarray], op: Operation) -> int:

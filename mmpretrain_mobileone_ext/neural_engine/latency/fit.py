@@ -1,4 +1,4 @@
-"""Fit a form of the model to measured latencies, and say how wrong it is on networks it never saw."""
+"""Fit a form of the model to latencies, and say how wrong it is on networks it never saw."""
 
 from __future__ import annotations
 
@@ -71,6 +71,51 @@ def fit(form: Form, samples: Sequence[Sample]) -> dict[str, float]:
         for shift in _STARTS
     ]
     return _named(form, min(found, key=lambda f: f.cost).x)
+
+
+def fit_scale(
+    form: Form, values: Mapping[str, float], samples: Sequence[Sample]
+) -> tuple[dict[str, float], str]:
+    """Fit the floor and a common scale of all layers, or with one sample one scale of both.
+
+    Args:
+        values: to begin from.
+        samples: at least one.
+
+    Returns:
+        tuple: the parameters, and what was fitted in words.
+    """
+    layers = [form.total_ms(s.counted, values) - values['floor'] for s in samples]
+
+    def predicted(logs: np.ndarray) -> list[float]:
+        floor, scale = np.exp(logs[0]) * values['floor'], np.exp(logs[-1])
+        return [floor + scale * ms for ms in layers]
+
+    def residuals(logs: np.ndarray) -> list[float]:
+        return [math.log(ms / s.ms) for ms, s in zip(predicted(logs), samples)]
+
+    # Of one network nobody can tell floor and layers apart.
+    count = 2 if len(set(layers)) > 1 else 1
+    logs = least_squares(residuals, np.zeros(count), bounds=(-_RANGE, _RANGE)).x
+    floor, scale = float(np.exp(logs[0])), float(np.exp(logs[-1]))
+    words = (
+        f'one scale of {scale:.2f}'
+        if count == 1
+        else (f'floor of {floor * values["floor"]:.2f} ms and scale of {scale:.2f} for all layers')
+    )
+    return _scaled(form, values, floor, scale), words
+
+
+def _scaled(
+    form: Form, values: Mapping[str, float], floor: float, scale: float
+) -> dict[str, float]:
+    """Parameters with which every layer takes ``scale`` times as long."""
+    found = {}
+    for parameter in form.parameters:
+        is_rate = parameter.unit.endswith('/s')
+        factor = floor if parameter.name == 'floor' else 1 / scale if is_rate else scale
+        found[parameter.name] = values[parameter.name] * factor
+    return found
 
 
 def _named(form: Form, logs: np.ndarray) -> dict[str, float]:

@@ -1,6 +1,7 @@
 """The networks whose latencies were published: built, folded, exported, and read as layers.
 
-What MMPretrain has is built by it, the rest by timm. Weights are random: no latency depends on them.
+What MMPretrain has is built by it, the rest by timm. Weights are random: no latency depends on
+them.
 """
 
 from __future__ import annotations
@@ -21,8 +22,7 @@ from ....utils.text import Steps
 from ..fake_data import CLASSES, MEAN, STD, build_classifier, classifier_config
 from .plain import ACTIVATIONS, PLANS
 
-#: Marks networks of which only the order is known: their widths were not published.
-ORDERED = 'thirty-layers'
+_PIXELS = dict(mean=MEAN, std=STD, to_rgb=True)
 _HUB = {
     'mobilenet-v2': 'mobilenet-v2_8xb32_in1k',
     'mobilenet-v3-small': 'mobilenet-v3-small_8xb128_in1k',
@@ -36,6 +36,14 @@ _HUB = {
 _TIMM = {'mobilenet-v1': ('mobilenetv1_100', 1024), 'mixnet-s': ('mixnet_s', 1536)}
 #: Side of the images, in pixels, where it is not 224.
 _SIZES = {'mobilevit-s': 256}
+
+
+def thirty_name(plan: str, activation: str) -> str:
+    """Of a network of ``plain``, of which only the order of latencies was published."""
+    return f'thirty-layers/{plan}/{activation}'
+
+
+THIRTY = tuple(thirty_name(plan, kind) for plan in PLANS for kind in ACTIVATIONS)
 
 
 @dataclass(frozen=True)
@@ -63,12 +71,11 @@ def network(name: str) -> Network:
 
 
 def _config(name: str) -> dict[str, Any]:
-    pixels = dict(mean=MEAN, std=STD, to_rgb=True)
     if name.startswith('mobileone-'):
         return classifier_config(name.partition('-')[2], 224)
     if name in _HUB:
         found = ModelHub.get(_HUB[name]).config.model.to_dict()
-        return {**found, 'data_preprocessor': pixels, 'train_cfg': None}
+        return {**found, 'data_preprocessor': _PIXELS, 'train_cfg': None}
     if name in _TIMM:
         model, channels = _TIMM[name]
         return _classifier(dict(type='TIMMBackbone', model_name=model), channels)
@@ -80,17 +87,13 @@ def _config(name: str) -> dict[str, Any]:
     raise MobileOneExtError(f'{name!r} is none of the networks that this tool builds')
 
 
-#: Names of the networks of table 2, in the order of its latencies, by plan.
-THIRTY = tuple(f'{ORDERED}/{plan}/{kind}' for plan in PLANS for kind in ACTIVATIONS)
-
-
 def _classifier(backbone: dict[str, Any], channels: int) -> dict[str, Any]:
     return dict(
         type='ImageClassifier',
         backbone=backbone,
         neck=dict(type='GlobalAveragePooling'),
         head=dict(type='LinearClsHead', num_classes=CLASSES, in_channels=channels),
-        data_preprocessor=dict(mean=MEAN, std=STD, to_rgb=True),
+        data_preprocessor=_PIXELS,
     )
 
 

@@ -33,6 +33,12 @@ class LatencyOptions:
     write_features: Optional[Path] = option(  # noqa: RUF009
         None, 'write them', type=Path, metavar='FILE'
     )
+    write_model: Optional[Path] = option(  # noqa: RUF009
+        None,
+        'write the fitted model, which the package has as neural_engine/latency/fitted.json',
+        type=Path,
+        metavar='FILE',
+    )
     json: Optional[Path] = option(  # noqa: RUF009
         None, 'write everything that was computed', type=Path, metavar='FILE'
     )
