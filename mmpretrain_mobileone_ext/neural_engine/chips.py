@@ -131,7 +131,7 @@ class Chip:
 
 _OLD = 'the guide leaves engines before the A13 out of its table; these are their floors in ch. 35'
 _APPLE = (
-    "Apple's own figures (cores, operations a second) pair the {a} with the {b}, whose engine is "
+    "by Apple's own figures (cores, operations a second) it pairs with the {b}, whose engine is "
     'one generation older: look at {b}, too'
 )
 _MAP, _FAMILY = 'ch. 34', 'ch. 12'
@@ -155,11 +155,11 @@ CHIPS: dict[str, Chip] = {
             'H13',
             'A13',
             DECODED,
-            "Apple's own figures pair the M1, whose table this is, with the A14: look at A12, too",
+            "the M1, whose table this is, pairs with the A14 by Apple's own figures: look at A12",
         ),
-        _a('A14', 'H14', 'A14', DECODED, _APPLE.format(a='A14', b='M1')),
-        _a('A15', 'H15', 'A15', PREDICTED, _APPLE.format(a='A15', b='M2')),
-        _a('A16', 'H16', 'A16', PREDICTED, _APPLE.format(a='A16', b='M3')),
+        _a('A14', 'H14', 'A14', DECODED, _APPLE.format(b='M1')),
+        _a('A15', 'H15', 'A15', PREDICTED, _APPLE.format(b='M2')),
+        _a('A16', 'H16', 'A16', PREDICTED, _APPLE.format(b='M3')),
         _a('A17 Pro', 'H17', 'A16', DECODED),
         _a('A18', 'H18', 'A16', PREDICTED, 'ch. 35 calls the engine H18 that of the A19'),
         _m('M1', 'H13', 'A13', 4),

@@ -131,9 +131,7 @@ _INSTEAD = {
     'non_maximum_suppression': 'suppression in the app, after the network',
     'cond': 'both branches and select',
     'while_loop': 'unrolled steps',
-    'gather': 'slices and concat where the indices are fixed',
-    'gather_along_axis': 'slices and concat where the indices are fixed',
-    'gather_nd': 'slices and concat where the indices are fixed',
+    'gather_nd': 'slices and concat, where the indices are fixed',
     'random_uniform': 'random numbers as an input',
     'random_bernoulli': 'random numbers as an input',
     'random_categorical': 'random numbers as an input',
@@ -215,6 +213,6 @@ def _old(operation: str, instead: str) -> Row:
         return Row('', True, '', '', PREDICTED)
     if operation in _FLOORS['A13'].split():
         return Row('', False, 'only from the A13 on', instead, PREDICTED)
-    if 'n' not in _ENTRIES[operation][0]:
+    if '-' in _ENTRIES[operation][0]:
         return Row('', False, _reason(operation, NO_PATH), instead, PREDICTED)
     return Row('', False, 'the guide does not say', instead, UNKNOWN)

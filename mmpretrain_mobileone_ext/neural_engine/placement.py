@@ -118,14 +118,11 @@ def _one(op: Operation, chip: Chip, values: Values, is_border: bool, inside: str
         return Placement(op, True, '', '', label, (*detour, *found), weights)
     # What the table refuses is refused in any shape.
     first = Finding(row.why, row.instead, row.label) if not row.runs else stops[0]
+    instead = first.instead or row.instead
+    if values.varying.isdisjoint(op.outputs):
+        instead = 'its result as a constant: it depends on no input'
     return Placement(
-        op,
-        False,
-        first.text,
-        first.instead or row.instead,
-        first.label,
-        weights=weights,
-        is_border=is_border,
+        op, False, first.text, instead, first.label, weights=weights, is_border=is_border
     )
 
 

@@ -203,9 +203,10 @@ def _taller(view: View) -> Iterator[Finding]:
     if len(window) != 2 or shape is None or len(shape) != 4 or shape[-2] is None:
         return
     if window[0] > shape[-2]:
+        # Ch. 17 saw it refused, and does not tell of an input that padding makes tall enough.
         yield _stop(
             f'a kernel of height {window[0]} on an input of height {shape[-2]}',
-            view.label('H13'),
+            UNKNOWN,
             'the rows of the kernel that meet the input',
         )
 
@@ -242,8 +243,8 @@ def _strides(view: View) -> Iterator[Finding]:
 @rule('conv')
 def _dilations(view: View) -> Iterator[Finding]:
     if any(d > 8 for d in view.numbers('dilations')):
-        text = 'the guide tried dilations to 8 only'
-        yield Finding(text, 'dilations of 8 or less', UNKNOWN, limits=True)
+        text = 'the guide tells of dilations to 8 only'
+        yield _stop(text, UNKNOWN, 'dilations of 8 or less')
 
 
 @rule('conv', 'conv_transpose')
@@ -292,7 +293,7 @@ def _window(view: View) -> tuple[int, ...]:
 def _pools(view: View) -> Iterator[Finding]:
     window = view.numbers('kernel_sizes')
     if len(window) != 2:
-        text = f'the guide does not tell of pools over {len(window)} axes'
+        text = f'the guide tells of pools over two axes, not over {len(window)}'
         yield _stop(text, UNKNOWN, 'a pool over height and width')
         return
     limit = view.limit('average window')
@@ -353,7 +354,9 @@ def _reduced(view: View) -> list[int]:
 @rule('transpose')
 def _transposes(view: View) -> Iterator[Finding]:
     shape, limit = view.shape(), view.limit('transpose')
-    if shape and _above(max(n or 0 for n in shape[-2:]), limit):
+    if limit.value == 0:
+        yield Finding('a transpose is always made of several steps', label=limit.label)
+    elif shape and _above(max(n or 0 for n in shape[-2:]), limit):
         yield _stop(
             f'a transpose of {shape[-2:]}; the most is {limit.value}',
             limit.label,
@@ -395,6 +398,7 @@ def _gathers(view: View) -> Iterator[Finding]:
         yield _stop(
             'before the A14 it takes a batch and depth of one and three index channels only',
             view.label('H13'),
+            'slices and concat, where the indices are fixed',
         )
 
 

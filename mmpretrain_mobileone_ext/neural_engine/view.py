@@ -7,7 +7,7 @@ from typing import Any, Optional
 
 import numpy as np
 
-from ..coreml.program.graph import Operation, Program, Shape, Value, walk
+from ..coreml.program.graph import Operation, Program, Shape, Value, sources, walk
 from .chips import DECODED, MEASURED, Chip, Fact, weakest
 
 
@@ -18,6 +18,7 @@ class Values:
         is_typed: whether it declares types: an ``mlprogram`` does, and computes by them. Layers of
             a ``neuralnetwork`` have none, and run on the engine in fp16.
         has_ranges: whether an input takes any size within a range.
+        varying: names of the values that depend on an input.
     """
 
     def __init__(self, program: Program) -> None:
@@ -29,6 +30,11 @@ class Values:
             f.name: f.shape for f in program.inputs if f.shape and not f.is_flexible
         }
         self._dtypes = {feature.name: feature.dtype for feature in program.inputs}
+        self.varying = {feature.name for feature in program.inputs}
+        for op in program.operations:
+            # Random numbers read nothing, and are not the same each time.
+            if op.type.startswith('random_') or not self.varying.isdisjoint(sources(op)):
+                self.varying.update(op.outputs)
         for op in walk(program.operations):
             self._dtypes.update(zip(op.outputs, op.dtypes))
             self._shapes.update((n, s) for n, s in zip(op.outputs, op.shapes) if s is not None)

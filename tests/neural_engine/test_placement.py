@@ -116,14 +116,20 @@ def test_detours_of_a_convolution_are_told():
     assert '3 groups do not divide the 4 cores' in conv(groups=3)
     assert conv(groups=1024) == ''  # depthwise has its own path
     assert 'several steps' in conv(strides=np.array([5, 5]))
-    assert conv(strides=np.array([8, 3])) == ''
-    assert 'dilations to 8' in conv(dilations=np.array([9, 9]))
+    assert conv(strides=np.array([8, 3]), dilations=np.array([8, 8])) == ''
 
 
 def test_a_kernel_taller_than_its_input():
     made = Made((1, 16, 4, 4))
     made.conv((16, 16, 5, 5), (1, 16, 4, 4))
     assert on(made) == []
+    assert last(made).label == UNKNOWN
+
+
+def test_dilations_beyond_those_that_were_tried():
+    made = Made()
+    made.conv(dilations=np.array([9, 1]))
+    assert (last(made).on_engine, last(made).label) == (False, UNKNOWN)
 
 
 def test_a_transposed_convolution_has_small_kernels_along_its_strides():
@@ -221,6 +227,17 @@ def test_what_converts_an_input_or_a_result_is_at_the_border():
     found = place(made.program, CHIPS['M1'])
     assert [p.on_engine for p in found] == [False, False, False, True, False, True, False]
     assert [p.is_border for p in found] == [True, True, True, False, False, False, True]
+
+
+def test_what_depends_on_no_input_should_be_a_constant():
+    made = Made()
+    drawn = made.op('random_uniform', of=None)
+    made.op('scatter', of=made.op('fill', of=None))
+    made.op('scatter', of=drawn)
+    made.op('scatter')
+    found = place(made.program, CHIPS['M1'])
+    told = ['as a constant' in p.instead for p in found if not p.on_engine]
+    assert told == [False, True, False, False]
 
 
 def test_nested_operations_stay_with_their_loop():

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from ...errors import ExportError
 from ...export.options import OPTIONS, explained, flag
+from ...neural_engine.chips import CHIPS, DEFAULT_CHIPS
 from ..cli import ToolParser
 
 
@@ -60,4 +61,33 @@ def deploy_parser() -> ToolParser:
     )
     p.add_argument('--json', type=Path, metavar='FILE', help='write what --compare shows')
     p.add_cfg_options()
+    return p
+
+
+def preflight_parser() -> ToolParser:
+    """The arguments."""
+    p = ToolParser(
+        description='Tell which operations of a Core ML file the Neural Engine of a chip takes, '
+        'why not the others and what to write instead, which stored weights it reads as they are, '
+        'and how often work changes between units. Needs no device: what it says is as sure as '
+        'the label beside it.'
+    )
+    p.add_argument('model', type=Path, help='.mlpackage or .mlmodel')
+    p.add_argument(
+        '--chip',
+        nargs='+',
+        default=list(DEFAULT_CHIPS),
+        metavar='NAME',
+        help=f'{", ".join(CHIPS)} (default: {" ".join(n.replace(" ", "") for n in DEFAULT_CHIPS)})',
+    )
+    p.add_argument('--all', action='store_true', help='show every operation, not only groups')
+    p.add_argument(
+        '--json', metavar='FILE', help='write all that was found there; - prints it instead'
+    )
+    p.add_argument(
+        '--require',
+        choices=('engine',),
+        help='exit with code 1 unless all of the network is known to run on the engine of every '
+        'chip; what converts inputs and results does not count',
+    )
     return p

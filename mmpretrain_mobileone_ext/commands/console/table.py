@@ -106,6 +106,13 @@ COMMANDS = {
             f'{_DIGITS} {_TRAINED} --out digits.mlpackage',
         ),
         Command(
+            'preflight',
+            'what of a Core ML file runs on the Neural Engine of which chip',
+            'commands.console.exporting:preflight_parser',
+            'commands.preflight:run',
+            'work_dirs/demo-digits/model.mlpackage --chip A14 M1',
+        ),
+        Command(
             'deploy-mmdeploy',
             'convert a classifier with mmdeploy, verified, on any OS',
             'commands.console.exporting:deploy_parser',
