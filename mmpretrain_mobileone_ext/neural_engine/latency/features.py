@@ -18,6 +18,9 @@ import numpy as np
 
 from ...coreml.program.graph import Operation, Program, sources, walk
 from ...errors import ProgramError
+from ..chips import CHIPS, Chip
+from ..shapes import with_shapes
+from ..weights import weights_of
 
 Shape = tuple[int, ...]
 
@@ -80,7 +83,7 @@ class Layer:
             program's.
         macs: multiply-adds.
         weights: numbers in its constants.
-        weight_bits: that one of them takes in the file.
+        weight_bits: that one of them takes on its way from memory.
         kernel, stride: of a convolution or pooling, (height, width).
         groups: of a convolution.
         is_fused: costs no pass of its own.
@@ -94,7 +97,7 @@ class Layer:
     reads: tuple[int, ...] = ()
     macs: int = 0
     weights: int = 0
-    weight_bits: float = 16
+    weight_bits: float = 8 * FP16
     kernel: tuple[int, int] = (1, 1)
     stride: tuple[int, int] = (1, 1)
     groups: int = 1
@@ -127,12 +130,17 @@ class Layer:
         return is_dense and self.kernel == (3, 3) and self.stride == (1, 1)
 
 
-def layers_of(program: Program) -> tuple[Layer, ...]:
+def layers_of(program: Program, chip: Chip = CHIPS['A14']) -> tuple[Layer, ...]:
     """The layers of a saved file, in execution order.
+
+    Args:
+        program: as read from disk; a flexible input has its default shape.
+        chip: whose engine reads the weights, which not every engine reads as they are stored.
 
     Raises:
         ProgramError: an operation whose result has no fixed shape, or nested blocks.
     """
+    program = with_shapes(program)
     shapes = _shapes(program)
     readers = Counter(name for op in walk(program.operations) for name in sources(op))
     for feature in program.outputs:
@@ -140,7 +148,7 @@ def layers_of(program: Program) -> tuple[Layer, ...]:
     found: list[Layer] = []
     maker: dict[str, int] = {}
     for op in program.operations:
-        layer = _layer(op, shapes, maker, readers, found)
+        layer = _layer(op, shapes, maker, readers, found, chip)
         maker.update(dict.fromkeys(op.outputs, len(found)))
         found.append(layer)
     return tuple(found)
@@ -152,7 +160,7 @@ def has_attention(layers: Sequence[Layer]) -> bool:
 
 
 def _shapes(program: Program) -> dict[str, Shape]:
-    """Of every value; a flexible input has its default."""
+    """Of every value that has a fixed one."""
     known: dict[str, Shape] = {f.name: f.shape for f in program.inputs}
     for op in program.operations:
         if op.blocks:
@@ -179,6 +187,7 @@ def _layer(
     maker: Mapping[str, int],
     readers: Mapping[str, int],
     before: Sequence[Layer],
+    chip: Chip,
 ) -> Layer:
     read = [n for n in dict.fromkeys(sources(op)) if n in shapes]
     outputs = tuple(shapes[n] for n in op.outputs if n in shapes)
@@ -196,7 +205,7 @@ def _layer(
         outputs=outputs,
         reads=tuple(maker.get(n, INPUT) for n in read),
         weights=0 if weight is None else int(weight.size),
-        weight_bits=_bits(op, weight),
+        weight_bits=8 * FP16 if weight is None else _bits(op, weight.size, chip),
         **_geometry(op, weight),
     )
     layer = replace(layer, kind=_kind(layer, op))
@@ -210,18 +219,10 @@ def _weight(op: Operation) -> Optional[np.ndarray]:
     return max(arrays, key=lambda a: a.size) if arrays else None
 
 
-def _bits(op: Operation, weight: Optional[np.ndarray]) -> float:
-    """Of a number of the weight in the file; a compressed one's by the values it takes."""
-    stored = op.attributes.get('compressed', {})
-    kind = next((k for n, k in stored.items() if op.inputs.get(n) is weight), '')
-    if weight is None or not kind:
-        return 16
-    if 'sparse' in kind:
-        return 16 * float(np.count_nonzero(weight)) / weight.size + 1
-    if 'lut' in kind:
-        return float(max(1, math.ceil(math.log2(max(2, len(np.unique(weight)))))))
-    rows = weight.reshape(weight.shape[0], -1)
-    return 4 if max(len(np.unique(row)) for row in rows[:8]) <= 16 < rows.shape[1] else 8
+def _bits(op: Operation, size: int, chip: Chip) -> float:
+    """Of a number of the weight, as it comes from memory; fp16 where that is not known."""
+    moved = [w.moved_bytes for w in weights_of(op, chip) if w.size == size]
+    return 8 * moved[0] / size if moved and moved[0] else 8 * FP16
 
 
 def _geometry(op: Operation, weight: Optional[np.ndarray]) -> dict[str, Any]:

@@ -20,7 +20,7 @@ from .features import FP16, Layer
 WORKING_SET = 2 * 2**20
 #: F(2 x 2, 3 x 3) replaces 36 products by 16 (ch. 13).
 _WINOGRAD = 36 / 16
-_CORES = 4  # of A13 to A18 (ch. 34); output channels go around them
+CORES = 4  # of A13 to A18 (ch. 34); output channels go around them
 #: A looked-up function comes with 33 knots, a value and a slope each (ch. 3 and 20).
 _TABLE_BYTES = 33 * 2 * FP16
 #: Numbers of a map that these read are used once, not for many output channels.
@@ -86,7 +86,7 @@ def products(layer: Layer) -> float:
     if layer.kind not in ('conv', 'depthwise'):
         return layer.macs
     channels = layer.outputs[0][1]
-    filled = -(-channels // _CORES) * _CORES
+    filled = -(-channels // CORES) * CORES
     return layer.macs * filled / channels / (_WINOGRAD if layer.uses_winograd else 1)
 
 
