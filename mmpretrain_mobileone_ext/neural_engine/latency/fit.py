@@ -56,9 +56,15 @@ def fit(form: Form, samples: Sequence[Sample]) -> dict[str, float]:
         )
     start = np.log([p.start for p in form.parameters])
 
-    def residuals(logs: np.ndarray) -> list[float]:
+    # All networks as one list of layers: a call of the form is then one for all of them.
+    counted = Counts(*map(np.concatenate, zip(*(s.counted for s in used))))
+    firsts = np.cumsum([0, *(len(s.counted.macs) for s in used[:-1])])
+    measured = np.array([s.ms for s in used])
+
+    def residuals(logs: np.ndarray) -> np.ndarray:
         values = _named(form, logs)
-        return [math.log(form.total_ms(s.counted, values) / s.ms) for s in used]
+        layers = np.add.reduceat(form.layer_ms(counted, values), firsts)
+        return np.log((values['floor'] + layers) / measured)
 
     found = [
         least_squares(

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Optional
 
+from ....errors import SpecError
 from ...cli import check_fields, option
 
 
@@ -17,21 +18,18 @@ class LatencyOptions:
         SpecError: a value that cannot be run.
     """
 
-    out: Path = option(  # noqa: RUF009
-        Path('work_dirs/latency'),
-        'folder of the exported networks; what is there is not exported again (default: '
-        'work_dirs/latency)',
+    export: Optional[Path] = option(  # noqa: RUF009
+        None,
+        'build and export all networks into this folder, where what is there is kept (default: '
+        'read their layers from a file that was made so)',
         type=Path,
         metavar='DIR',
     )
     features: Optional[Path] = option(  # noqa: RUF009
-        None,
-        'read the layers of all networks from this file instead of exporting them',
-        type=Path,
-        metavar='FILE',
+        None, "the file (default: the package's)", type=Path, metavar='FILE'
     )
     write_features: Optional[Path] = option(  # noqa: RUF009
-        None, 'write them', type=Path, metavar='FILE'
+        None, 'write the layers of all networks', type=Path, metavar='FILE'
     )
     write_model: Optional[Path] = option(  # noqa: RUF009
         None,
@@ -45,3 +43,5 @@ class LatencyOptions:
 
     def __post_init__(self) -> None:
         check_fields(self)
+        if self.export and self.features:
+            raise SpecError('--export makes what --features reads; give one of them')

@@ -15,6 +15,7 @@ from statistics import fmean
 from typing import Any, Optional
 
 from ....errors import MobileOneExtError
+from ....neural_engine.latency import estimate
 from ....neural_engine.latency.estimate import COVERAGE, LatencyModel, bar_of
 from ....neural_engine.latency.features import Layer, as_rows, from_rows, has_attention
 from ....neural_engine.latency.fit import Quality, Sample, leave_one_out
@@ -28,6 +29,9 @@ from .networks import THIRTY, layers, network, thirty_name
 from .options import LatencyOptions
 from .plain import ACTIVATIONS, PLANS
 from .table import forms_table, lines, networks_table
+
+#: Made by ``--export DIR --write-features``.
+LAYERS = Path(estimate.__file__).with_name('layers.json.gz')
 
 Networks = Mapping[str, tuple[Layer, ...]]
 
@@ -170,7 +174,8 @@ def run(argv: Optional[Sequence[str]] = None) -> Optional[Path]:
     for path in (options.json, options.write_features, options.write_model):
         check_writable(path)
     steps = Steps(True)
-    networks = read_features(options.features) if options.features else collect(options.out, steps)
+    export, features = options.export, options.features or LAYERS
+    networks = collect(export, steps) if export else read_features(features)
     with steps.step('fit each form without each network'):
         qualities = evaluate(networks)
     found = document(networks, qualities)
