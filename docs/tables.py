@@ -26,7 +26,7 @@ from typing import Any, Optional
 
 from mmpretrain_mobileone_ext.commands.benchmark import paired_ratio
 from mmpretrain_mobileone_ext.commands.benchmark.quantization.table import HEADS, CellResult, rows
-from mmpretrain_mobileone_ext.utils.text import markdown_code, markdown_table, share
+from mmpretrain_mobileone_ext.utils.text import counted, markdown_code, markdown_table, share
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / 'docs/_ext'))
@@ -370,6 +370,30 @@ def compare(folder: Path) -> str:
     return block(heads, rows, 'lrrrrrr', below)
 
 
+@figure('preflight')
+def on_the_engine(folder: Path) -> str:
+    """Networks on chips: operations on the engine, and what is off."""
+    data = read(folder, 'preflight')
+    names = [chip['chip'] for chip in data['files'][0]['chips']]
+    rows = [
+        [file['file'].partition('.')[0], *map(_on_chip, file['chips']), _off_engine(file)]
+        for file in data['files']
+    ]
+    below = caption(data['command'], data['machine'], data['machine']['versions'])
+    heads = ['network', *names, 'off the engine']
+    return block(heads, rows, 'l' + 'r' * len(names) + 'l', below)
+
+
+def _on_chip(chip: Mapping[str, Any]) -> str:
+    changes = f', {counted(chip["switches"], "change")}' if chip['switches'] else ''
+    return f'{chip["on_engine"]} of {chip["operations"]}{changes}'
+
+
+def _off_engine(file: Mapping[str, Any]) -> str:
+    found = {f'{g["number"]} x {g["type"]}': None for chip in file['chips'] for g in chip['off']}
+    return ', '.join(found) or _ABSENT
+
+
 def _known(value: Optional[float]) -> str:
     return _ABSENT if value is None else f'{value:.2f}'
 
@@ -394,6 +418,9 @@ FIGURES.update(
         'options-finetune': _program_figure(from_program.options, 'finetune'),
         'schemes': _program_figure(from_program.schemes),
         'methods': _program_figure(from_program.methods),
+        'chips': _program_figure(from_program.chips),
+        'engine-limits': _program_figure(from_program.engine_limits),
+        'engine-operations': _program_figure(from_program.engine_operations),
         'weights-s0': _program_words(from_program.weights),
         'finetune-plan': _program_words(from_program.finetune_plan),
         'default-target': _program_words(from_program.default_target),

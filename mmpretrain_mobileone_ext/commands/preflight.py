@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import json
-import sys
-from argparse import Namespace
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Optional
+from typing import Any, Optional
 
 from rich.table import Table
 
@@ -17,9 +15,12 @@ from ..errors import MobileOneExtError, ProgramError
 from ..neural_engine.chips import GUIDE, find_chip
 from ..neural_engine.verdict import Group, Verdict, by_chips, preflight, stored_words, to_dict
 from ..utils.files import check_apart, check_writable, write_json
-from ..utils.text import PlainConsole, shown
+from ..utils.machine import machine
+from ..utils.text import PlainConsole, own_command, shown
 from .console.exporting import preflight_parser
 
+#: Of the figures as JSON; raised when a reader would have to change.
+SCHEMA = 1
 _ON, _OFF, _UNKNOWN = 'engine', '-', '?'
 #: What a reader has to know of every figure.
 CAVEAT = (
@@ -29,10 +30,10 @@ CAVEAT = (
 
 
 def run(argv: Optional[Sequence[str]] = None) -> int:
-    """Judge the file that the command line names.
+    """Judge the files that the command line names.
 
     Returns:
-        Exit code: 0; 1 where ``--require`` asks for what the file does not keep.
+        Exit code: 0; 1 where ``--require`` asks for what a file does not keep.
 
     Raises:
         MobileOneExtError: one line that says what is wrong.
@@ -40,18 +41,31 @@ def run(argv: Optional[Sequence[str]] = None) -> int:
     given = preflight_parser().parse_args(argv)
     chips = list({chip.name: chip for chip in map(find_chip, given.chip)}.values())
     to_file = None if given.json in (None, '-') else Path(given.json)
-    check_apart({'--json': to_file}, {'the model': given.model})
+    for path in given.models:
+        check_apart({'--json': to_file}, {'the model': path})
     check_writable(to_file)
-    program = _read(given.model)
-    verdicts = preflight(program, chips)
-    document = to_dict(program, verdicts)
-    if to_file is not None:
-        write_json(to_file, document)
-    if given.json == '-':
+    programs = [_read(path) for path in given.models]
+    found = [(program, preflight(program, chips)) for program in programs]
+    if given.json is not None:
+        _write([to_dict(*one, given.all) for one in found], to_file)
+    if given.json != '-':
+        show(found, given.all)
+    return int(given.require == 'engine' and not all(v.is_whole for _, vs in found for v in vs))
+
+
+def _write(files: list[dict[str, Any]], path: Optional[Path]) -> None:
+    """All that was found, into a file or to stdout."""
+    document = {
+        'schema_version': SCHEMA,
+        'command': own_command(),
+        'machine': machine('cpu'),
+        'source': GUIDE,
+        'files': files,
+    }
+    if path is None:
         print(json.dumps(document, indent=2))
     else:
-        show(program, verdicts, given)
-    return int(given.require == 'engine' and not all(v.is_whole for v in verdicts))
+        write_json(path, document)
 
 
 def _read(path: Path) -> Program:
@@ -66,28 +80,45 @@ def _read(path: Path) -> Program:
     return program
 
 
-def show(program: Program, verdicts: Sequence[Verdict], given: Namespace) -> None:
-    """Print tables and one line for each chip."""
+def show(found: Sequence[tuple[Program, Sequence[Verdict]]], each: bool = False) -> None:
+    """Print tables and one line for each chip.
+
+    Args:
+        found: programs with the verdicts on them, each for the same chips.
+        each: of every operation, too.
+    """
     console = PlainConsole(highlight=False)
-    print_all = console.print
-    if given.all:
-        print_all(_operations(verdicts))
+    for program, verdicts in found:
+        _show_one(program, verdicts, each, console)
+    for v in found[0][1]:
+        if v.chip.doubt:
+            console.print(f'({v.chip.name}: {v.chip.doubt})', soft_wrap=True, style='dim')
+    console.print(CAVEAT, soft_wrap=True, style='dim')
+
+
+def _show_one(
+    program: Program, verdicts: Sequence[Verdict], each: bool, console: PlainConsole
+) -> None:
+    name = shown(program.path.name)
+    if each:
+        console.print(_operations(name, verdicts))
     for title, pick, head in (
-        (f'{program.path.name}: not on the Neural Engine', _off, 'why'),
+        ('not on the Neural Engine', _off, 'why'),
         ('on it, by a detour or at a risk', _remarks, 'what'),
     ):
         if any(map(pick, verdicts)):
-            print_all(_groups(title, head, verdicts, pick))
+            console.print(_groups(f'{name}: {title}', head, verdicts, pick))
+    console.print(f'{name}:', soft_wrap=True)
     for line in stored_words(verdicts):
-        print_all(shown(line), soft_wrap=True)
-    _conversions(verdicts[0], print_all)
+        console.print(shown(f'  {line}'), soft_wrap=True)
+    border = min((v.border for v in verdicts), key=len)
+    kinds = ', '.join(p.operation.type for p in border)
+    if kinds:
+        console.print(
+            shown(f'  before and behind the network, on the CPU: {kinds}'), soft_wrap=True
+        )
     for v in verdicts:
-        print_all(shown(f'{v.chip.name}: {v.sentence}'), soft_wrap=True)
-    for v in verdicts:
-        if v.chip.doubt:
-            print_all(f'({v.chip.name}: {v.chip.doubt})', soft_wrap=True, style='dim')
-    print_all(CAVEAT, soft_wrap=True, style='dim')
-    sys.stdout.flush()
+        console.print(shown(f'  {v.chip.name}: {v.sentence}'), soft_wrap=True)
 
 
 def _off(verdict: Verdict) -> tuple[Group, ...]:
@@ -101,7 +132,7 @@ def _remarks(verdict: Verdict) -> tuple[Group, ...]:
 def _groups(
     title: str, head: str, verdicts: Sequence[Verdict], pick: Callable[[Verdict], Iterable[Group]]
 ) -> Table:
-    table = Table(title=shown(title), title_justify='left')
+    table = Table(title=title, title_justify='left')
     table.add_column('operation', overflow='fold')
     table.add_column('number', justify='right')
     for name in ('chips', head, 'instead'):
@@ -111,9 +142,9 @@ def _groups(
     return table
 
 
-def _operations(verdicts: Sequence[Verdict]) -> Table:
+def _operations(name: str, verdicts: Sequence[Verdict]) -> Table:
     """Every operation with its unit on every chip."""
-    table = Table(title='every operation; ? is unknown', title_justify='left')
+    table = Table(title=f'{name}: every operation; ? is unknown', title_justify='left')
     table.add_column('operation', overflow='fold')
     table.add_column('name', overflow='fold')
     for v in verdicts:
@@ -123,9 +154,3 @@ def _operations(verdicts: Sequence[Verdict]) -> Table:
         units = (_ON if p.on_engine else _UNKNOWN if p.label == 'unknown' else _OFF for p in places)
         table.add_row(shown(op.type), shown(op.name), *units)
     return table
-
-
-def _conversions(verdict: Verdict, print_all: Callable[..., None]) -> None:
-    kinds = ', '.join(p.operation.type for p in verdict.border)
-    if kinds:
-        print_all(shown(f'before and behind the network, on the CPU: {kinds}'), soft_wrap=True)

@@ -49,12 +49,13 @@ class _Limit(NamedTuple):
     measured: tuple[str, ...] = ()
 
 
-#: Columns of :data:`_LIMITS`: generations whose tables are alike, and of the operations' table.
+#: Columns of :data:`LIMITS`: generations whose tables are alike, and of the operations' table.
 TIERS = ('before A13', 'A13', 'A14', 'A15', 'A16')
 _K = 1024
 _MIB = _K * _K
 
-_LIMITS: dict[str, _Limit] = {
+#: Limits by name; sizes count numbers, the working set bytes.
+LIMITS: dict[str, _Limit] = {
     # Sizes of a tensor along an axis; one more is refused.
     'width': _Limit((16384, 16384, 16384, 16384, 65536), 'app. A, ch. 17', ('H13', 'H14')),
     'height': _Limit((16384, 16384, 16384, 16384, 65536), 'app. A, ch. 17', ('H13', 'H14')),
@@ -104,12 +105,12 @@ class Chip:
     doubt: str = ''
 
     def limit(self, name: str) -> Fact:
-        """A limit of :data:`_LIMITS`, as sure as the chip's engine is.
+        """A limit of :data:`LIMITS`, as sure as the chip's engine is.
 
         Raises:
             KeyError: there is none of that name.
         """
-        row = _LIMITS[name]
+        row = LIMITS[name]
         known = MEASURED if self.engine[:3] in row.measured else DECODED
         return Fact(row.values[TIERS.index(self.tier)], weakest(known, self.sureness), row.chapter)
 

@@ -74,6 +74,8 @@ _TABLE: dict[str, str] = {
     '---- random': 'random_bernoulli random_categorical random_normal',
     '---- list': 'list_gather list_length list_read list_scatter list_write make_list',
 }
+#: What the reader of a ``neuralnetwork`` calls otherwise than MIL.
+_ALIASES = {'slice_axis': 'slice_by_size'}
 #: Bridges that are built inside of a program: the route that the compiler takes.
 _ROUTES = {
     'slice_by_index': '',
@@ -183,6 +185,7 @@ OPERATIONS = frozenset(_ENTRIES)
 
 def look_up(operation: str, chip: Chip) -> Row:
     """What the table says of a MIL operation type on a chip."""
+    operation = _ALIASES.get(operation, operation)
     instead = _INSTEAD.get(operation, '')
     if operation not in _ENTRIES:
         return Row('', False, "not in the guide's table", instead, UNKNOWN)

@@ -387,7 +387,19 @@ def _slices(view: View) -> Iterator[Finding]:
     begin, shape = view.numbers('begin'), view.shape()
     skipped = view.numbers('begin_mask', (0,))
     is_inside = bool(begin) and begin[-1] != 0 and not skipped[-1]
-    if is_inside and view.chip.slices_saturate and shape and len(begin) == len(shape) > 2:
+    if is_inside and shape and len(begin) == len(shape) > 2:
+        yield from _offset(view)
+
+
+@rule('slice_axis')
+def _axis_slices(view: View) -> Iterator[Finding]:
+    if view.numbers('axis')[:1] == (-1,) and any(view.numbers('begin')):
+        yield from _offset(view)
+
+
+def _offset(view: View) -> Iterator[Finding]:
+    """Ch. 19: a slice that begins within the width."""
+    if view.chip.slices_saturate:
         text = 'an offset along the width makes infinities of magnitudes above 4094'
         yield Finding(text, 'an offset along another axis', view.label('H13', 'H14'))
 

@@ -8,12 +8,10 @@ from typing import Any, NamedTuple, Optional
 
 from ..coreml.program.graph import Program
 from ..utils.text import counted
-from .chips import GUIDE, UNKNOWN, Chip, weakest
+from .chips import UNKNOWN, Chip, weakest
 from .placement import Placement, Segment, place, segments
 from .shapes import with_shapes
 
-#: Of the figures of a preflight as JSON; raised when a reader would have to change.
-SCHEMA = 1
 _WORDS = {
     'constexpr_affine_dequantize': 'int8 affine',
     'constexpr_lut_to_dense': 'palette',
@@ -43,7 +41,7 @@ class Group(NamedTuple):
 
 
 class Stored(NamedTuple):
-    """Weights on the engine that are stored in one way.
+    """Weights of the network that are stored in one way.
 
     Attributes:
         form: in words, 'palette, 4 bits'; 'fp16' for dense ones.
@@ -90,7 +88,7 @@ class Verdict:
 
     @property
     def border(self) -> list[Placement]:
-        """Those that do."""
+        """Those that do, off the engine."""
         return [p for p in self.placements if p.is_border]
 
     @property
@@ -139,8 +137,9 @@ class Verdict:
             f'at least {counted(self.switches, "change")} of unit'
         )
 
-    def to_dict(self) -> dict[str, Any]:
-        """As JSON has it."""
+    def to_dict(self, each: bool = False) -> dict[str, Any]:
+        """As JSON has it; ``each`` adds every operation."""
+        placements = {'placements': [_plain(p) for p in self.placements]} if each else {}
         return {
             'chip': self.chip.name,
             'engine': self.chip.engine,
@@ -155,11 +154,17 @@ class Verdict:
             'segments': [
                 {'on_engine': s.on_engine, 'operations': len(s.placements)} for s in self.segments
             ],
-            'off': [g._asdict() for g in self.off],
-            'remarks': [g._asdict() for g in self.remarks],
+            'off': [_group(g, each) for g in self.off],
+            'remarks': [_group(g, each) for g in self.remarks],
             'weights': [s._asdict() for s in self.stored],
-            'placements': [_plain(p) for p in self.placements],
+            **placements,
         }
+
+
+def _group(group: Group, each: bool) -> dict[str, Any]:
+    """All of it but for the names, which ``each`` adds."""
+    found = {**group._asdict(), 'number': len(group.names)}
+    return found if each else {k: v for k, v in found.items() if k != 'names'}
 
 
 def _plain(p: Placement) -> dict[str, Any]:
@@ -216,7 +221,7 @@ def _groups(found: Iterable[tuple[Placement, str, str, str]]) -> tuple[Group, ..
 
 def _stored(placements: Iterable[Placement]) -> tuple[Stored, ...]:
     found: dict[tuple[str, Optional[bool], str], list[tuple[int, Optional[int]]]] = {}
-    for w in (w for p in placements if p.on_engine for w in p.weights):
+    for w in (w for p in placements if not p.is_border for w in p.weights):
         forms = ' of '.join(_WORDS.get(f, f) for f in reversed(w.forms)) or 'fp16'
         bits = f', {w.bits} bits' if w.forms and w.bits else ''
         key = f'{forms}{bits}', w.streams, w.label
@@ -298,12 +303,10 @@ def stored_words(verdicts: Sequence[Verdict]) -> Iterator[str]:
         yield f'{number}, {form}: {"; ".join(told)}'
 
 
-def to_dict(program: Program, verdicts: Sequence[Verdict]) -> dict[str, Any]:
-    """A preflight as JSON has it."""
+def to_dict(program: Program, verdicts: Sequence[Verdict], each: bool = False) -> dict[str, Any]:
+    """The verdicts on a program as JSON has them; ``each`` adds every operation."""
     return {
-        'schema_version': SCHEMA,
         'file': program.path.name,
         'format': program.format,
-        'source': GUIDE,
-        'chips': [v.to_dict() for v in verdicts],
+        'chips': [v.to_dict(each) for v in verdicts],
     }

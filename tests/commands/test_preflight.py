@@ -94,19 +94,29 @@ def test_all_shows_each_operation(mixed, capsys, monkeypatch):
 
 def test_json_holds_what_is_shown(mixed, tmp_path, capsys):
     file = tmp_path / 'found.json'
-    said(capsys, mixed, '--json', file, '--chip', 'M1', 'M5')
+    said(capsys, mixed, '--all', '--json', file, '--chip', 'M1', 'M5')
     document = json.loads(file.read_text(encoding='utf-8'))
-    _, printed = said(capsys, mixed, '--json', '-', '--chip', 'M1', 'M5')
-    assert json.loads(printed) == document
+    _, printed = said(capsys, mixed, '--all', '--json', '-', '--chip', 'M1', 'M5')
+    assert json.loads(printed)['files'] == document['files']
     assert document['schema_version'] == 1
+    (file,) = document['files']
     for found, verdict in zip(
-        document['chips'], preflight(read_program(mixed), [CHIPS['M1'], CHIPS['M5']])
+        file['chips'], preflight(read_program(mixed), [CHIPS['M1'], CHIPS['M5']])
     ):
         assert found['verdict']['sentence'] == verdict.sentence
         assert found['on_engine'] + sum(len(g['names']) for g in found['off']) == 7
         assert found['operations'] + found['border'] == len(found['placements']) == 8
         assert len(found['segments']) == found['switches'] + 1
         assert {p['label'] for p in found['placements']} <= set(LABELS)
+
+
+def test_several_files_at_once(good, mixed, capsys):
+    words = (good, mixed, '--chip', 'M5', '--json', '-', '--require', 'engine')
+    code, printed = said(capsys, *words)
+    files = json.loads(printed)['files']
+    assert code == 1
+    assert [f['chips'][0]['verdict']['level'] for f in files] == ['good', 'warn']
+    assert not any('placements' in f['chips'][0] for f in files)
 
 
 def test_fp32_networks_run_nowhere(tmp_path, capsys):

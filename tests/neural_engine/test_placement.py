@@ -185,6 +185,17 @@ def test_a_slice_along_the_width_is_a_risk_until_the_a14():
     assert sliced(0, 0, 0, 3, begin_mask=np.array([True] * 4)) == ''
 
 
+def test_a_slice_of_a_neuralnetwork_is_one_of_mil():
+    def sliced(axis):
+        made = Made(format='neuralnetwork')
+        made.op('slice_axis', axis=axis, begin=3, end=9, stride=1)
+        assert on(made) == ALL
+        return remarks(made)
+
+    assert 'above 4094' in sliced(-1)
+    assert sliced(-2) == ''
+
+
 def test_a_computed_slice_comes_with_the_a14():
     made = Made()
     made.op('slice_by_index', begin=Value('x'))

@@ -72,7 +72,7 @@ def preflight_parser() -> ToolParser:
         'and how often work changes between units. Needs no device: what it says is as sure as '
         'the label beside it.'
     )
-    p.add_argument('model', type=Path, help='.mlpackage or .mlmodel')
+    p.add_argument('models', nargs='+', type=Path, metavar='MODEL', help='.mlpackage or .mlmodel')
     p.add_argument(
         '--chip',
         nargs='+',
@@ -80,7 +80,7 @@ def preflight_parser() -> ToolParser:
         metavar='NAME',
         help=f'{", ".join(CHIPS)} (default: {" ".join(n.replace(" ", "") for n in DEFAULT_CHIPS)})',
     )
-    p.add_argument('--all', action='store_true', help='show every operation, not only groups')
+    p.add_argument('--all', action='store_true', help='tell of every operation, not only of groups')
     p.add_argument(
         '--json', metavar='FILE', help='write all that was found there; - prints it instead'
     )
