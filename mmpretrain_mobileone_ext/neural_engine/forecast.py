@@ -48,25 +48,25 @@ class Forecast:
         notes = ''.join(f'; {note}' for note in self.estimate.notes)
         return f'{self.chip}: {self.estimate.words()}{notes}'
 
-    def slowest(self, number: int) -> list[tuple[Layer, float]]:
-        """Layers with their ms, longest first."""
-        if self.estimate is None:
-            return []
-        pairs = list(zip(self.layers, self.estimate.layers_ms))
-        return sorted(pairs, key=lambda pair: -pair[1])[:number]
+    def slowest(self) -> list[tuple[Layer, float]]:
+        """Layers that take time with their ms, longest first."""
+        times = self.estimate.layers_ms if self.estimate else ()
+        pairs = [(layer, ms) for layer, ms in zip(self.layers, times) if ms > 0]
+        return sorted(pairs, key=lambda pair: -pair[1])
 
-    def document(self) -> dict[str, Any]:
-        """Plain values for JSON."""
-        if self.estimate is None:
-            return dict(chip=self.chip, estimate=None, why=self.why, layers=[], suggestions=[])
-        estimate = {k: v for k, v in self.estimate.document().items() if k != 'layers_ms'}
+    def document(self, each: bool = True) -> dict[str, Any]:
+        """Plain values for JSON; with ``each`` layer."""
+        found = self.estimate.document() if self.estimate else None
+        times = found.pop('layers_ms') if found else ()
         layers = [
-            dict(name=layer.name, type=layer.type, ms=ms)
-            for layer, ms in zip(self.layers, self.estimate.layers_ms)
+            dict(name=layer.name, type=layer.type, ms=ms) for layer, ms in zip(self.layers, times)
         ]
-        suggestions = [s.document() for s in self.suggestions]
         return dict(
-            chip=self.chip, estimate=estimate, why='', layers=layers, suggestions=suggestions
+            chip=self.chip,
+            estimate=found,
+            why=self.why,
+            **(dict(layers=layers) if each else {}),
+            suggestions=[s.document() for s in self.suggestions],
         )
 
 
