@@ -187,10 +187,7 @@ class Estimator:
 
     def _label(self, layers: Sequence[Layer]) -> tuple[str, tuple[str, ...]]:
         if has_attention(layers):
-            why = (
-                'products of two maps (attention) have no model of time: MobileViT-S, which was '
-                'published, took more than three times its estimate'
-            )
+            why = 'attention has no model of time: MobileViT-S took over three times its estimate'
             return ORDER, (why,)
         if self._speed is None:
             return ORDER, (f'nothing says how fast the engine of the {self.chip.name} is',)

@@ -1,0 +1,108 @@
+"""Benchmarks of a generated Swift package as files, and the models that they are of."""
+
+from __future__ import annotations
+
+import copy
+import json
+
+import numpy as np
+import pytest
+from bench_json import GOOD
+from crafted_kit import Crafted
+
+from mmpretrain_mobileone_ext.commands.preflight import run
+from mmpretrain_mobileone_ext.coreml.swift.facts import digest
+from mmpretrain_mobileone_ext.errors import ExportError, SpecError
+from mmpretrain_mobileone_ext.neural_engine.latency.calibrate import read_samples
+
+SHAPE = (1, 4, 6, 5)
+
+
+@pytest.fixture(scope='module')
+def package(tmp_path_factory):
+    made = Crafted(SHAPE)
+    half = made.op('cast', 'half', SHAPE, 'FLOAT16', x='x', dtype=np.array('fp16'))
+    made.op('relu', 'r', SHAPE, 'FLOAT16', x=half)
+    made.op('cast', 'result', SHAPE, x='r', dtype=np.array('fp32'))
+    return made.save(tmp_path_factory.mktemp('package'))
+
+
+def bench(folder, package, name='bench.json', **changes):
+    """A benchmark of a package; keys as ``device__model``."""
+    content = copy.deepcopy(GOOD)
+    content['model'].update(name=package.stem, sha256=digest(package))
+    for key, value in changes.items():
+        *outer, last = key.split('__')
+        inner = content
+        for part in outer:
+            inner = inner[part]
+        inner[last] = value
+    path = folder / name
+    path.write_text(json.dumps(content))
+    return path
+
+
+def test_a_benchmark_finds_its_model_by_content(package, tmp_path):
+    (sample,), device = read_samples([bench(tmp_path, package)], [package])
+    assert (device, sample.ms) == ('iPhone15,2', GOOD['latency']['median_ms'])
+    assert len(sample.counted.macs) == 3
+    # And beside it.
+    bench(package.parent, package)
+    assert read_samples([package.parent / 'bench.json'], [])[1] == device
+
+
+@pytest.mark.parametrize(
+    ('changes', 'said'),
+    [
+        (dict(device__simulator=True), 'was made in a simulator'),
+        (dict(build='debug'), 'is of a debug build'),
+        (dict(compute_units='cpuOnly'), 'without the engine'),
+        (dict(model__sha256='1' * 64), 'none of the files'),
+    ],
+)
+def test_a_benchmark_that_says_nothing_is_refused(package, tmp_path, changes, said):
+    path = bench(tmp_path, package, **changes)
+    with pytest.raises(SpecError, match=said) as caught:
+        read_samples([path], [package])
+    assert '\n' not in str(caught.value)
+    assert 'bench.json' in str(caught.value)
+
+
+def test_devices_are_not_mixed(package, tmp_path):
+    paths = [
+        bench(tmp_path, package),
+        bench(tmp_path, package, 'other.json', device__model='iPhone14,5'),
+    ]
+    with pytest.raises(SpecError, match='another device than iPhone15,2'):
+        read_samples(paths, [package])
+
+
+def test_a_broken_file_is_one_line(package, tmp_path):
+    path = tmp_path / 'bench.json'
+    path.write_text('{')
+    with pytest.raises(ExportError, match='cannot read the benchmark'):
+        read_samples([path], [package])
+
+
+def test_preflight_takes_benchmarks(package, tmp_path, capsys):
+    path = bench(tmp_path, package)
+    assert run([str(package), '--chip', 'A17', '--calibrate', str(path)]) == 0
+    text = capsys.readouterr().out
+    assert 'iPhone15,2: 0.60 ms' in text  # the benchmark's median
+    assert 'calibrated to iPhone15,2 by 1 benchmark: one scale of' in text
+
+
+def test_preflight_tells_the_time_and_what_shortens_it(package, tmp_path, capsys):
+    out = tmp_path / 'preflight.json'
+    words = [str(package), '--chip', 'A14', 'A13', '--suggest', '--all', '--json', str(out)]
+    assert run(words) == 0
+    text = capsys.readouterr().out
+    assert 'one prediction:' in text
+    assert 'A13: about' in text
+    assert 'time by layer' in text
+    a14, a13 = json.loads(out.read_text())['files'][0]['latency']
+    assert a14['estimate']['low'] < a14['estimate']['ms'] < a14['estimate']['high']
+    assert a13['estimate']['low'] is None
+    total = a14['estimate']['floor_ms'] + sum(layer['ms'] for layer in a14['layers'])
+    assert total == pytest.approx(a14['estimate']['ms'])
+    assert a14['suggestions'] == []
