@@ -47,6 +47,8 @@ def run(argv: Optional[Sequence[str]] = None) -> int:
     to_file = None if given.json in (None, '-') else Path(given.json)
     for path in given.models:
         check_apart({'--json': to_file}, {'the model': path})
+    for path in given.calibrate:
+        check_apart({'--json': to_file}, {'--calibrate': path})
     check_writable(to_file)
     programs = [_read(path) for path in given.models]
     model, calibrated = _model(given.calibrate, given.models)

@@ -93,20 +93,26 @@ def _forecast(
 ) -> Forecast:
     chip = verdict.chip
     name = model.device if model.is_calibrated else chip.name
+    if not verdict.num_on_engine:
+        return Forecast(name, why='nothing of it runs on the engine')
     try:
         layers = layers_of(program, chip)
     except ProgramError as error:
         return Forecast(name, why=str(error))
     estimator = Estimator(model, chip)
     found = suggest(layers, estimator) if with_suggestions else ()
-    return Forecast(name, layers, _with_switches(estimator(layers), verdict), '', found)
+    return Forecast(name, layers, _with_gaps(estimator(layers), verdict), '', found)
 
 
-def _with_switches(estimate: Estimate, verdict: Verdict) -> Estimate:
-    """Changes of unit are in no published latency."""
-    if not verdict.switches:
+def _with_gaps(estimate: Estimate, verdict: Verdict) -> Estimate:
+    """What runs elsewhere, and changes of unit, are in no published latency."""
+    if verdict.is_whole:
         return estimate
-    note = f'{counted(verdict.switches, "change")} of unit not counted'
+    left = len(verdict.network) - verdict.num_on_engine
+    note = (
+        f'{counted(left, "operation")} off the engine and '
+        f'{counted(verdict.switches, "change")} of unit cost more, which is not counted'
+    )
     return replace(estimate, notes=(*estimate.notes, note))
 
 

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any, NamedTuple, Optional
 
+from .chips import TIERS
 from .latency.estimate import ORDER, Estimate, Estimator
 from .latency.features import INPUT, Layer, Shape
 from .latency.forms import CORES, WORKING_SET
@@ -84,7 +85,8 @@ def suggest(layers: Sequence[Layer], estimator: Estimator) -> tuple[Suggestion, 
     """
     given = tuple(layers)
     before = estimator(given)
-    changes = (change(given) for change in CHANGES)
+    old = estimator.chip.tier == TIERS[0]
+    changes = (change(given) for change in CHANGES if not (old and change is _with_palettes))
     found = [_judged(c, before, estimator(c.layers)) for c in changes if c is not None]
     kept = [s for s, is_shown in found if is_shown]
     return tuple(sorted(kept, key=lambda s: -s.gain_ms))

@@ -12,19 +12,25 @@ from crafted_kit import Crafted
 
 from mmpretrain_mobileone_ext.commands.preflight import run
 from mmpretrain_mobileone_ext.coreml.swift.facts import digest
-from mmpretrain_mobileone_ext.errors import ExportError, SpecError
+from mmpretrain_mobileone_ext.errors import ExportError, MobileOneExtError, SpecError
 from mmpretrain_mobileone_ext.neural_engine.latency.calibrate import read_samples
 
 SHAPE = (1, 4, 6, 5)
 
 
+def crafted(folder, *kinds):
+    """An fp16 chain between casts; an operation of each kind."""
+    made = Crafted(SHAPE)
+    last = made.op('cast', 'half', SHAPE, 'FLOAT16', x='x', dtype=np.array('fp16'))
+    for index, kind in enumerate(kinds):
+        last = made.op(kind, f'{kind}_{index}', SHAPE, 'FLOAT16', x=last)
+    made.op('cast', 'result', SHAPE, x=last, dtype=np.array('fp32'))
+    return made.save(folder)
+
+
 @pytest.fixture(scope='module')
 def package(tmp_path_factory):
-    made = Crafted(SHAPE)
-    half = made.op('cast', 'half', SHAPE, 'FLOAT16', x='x', dtype=np.array('fp16'))
-    made.op('relu', 'r', SHAPE, 'FLOAT16', x=half)
-    made.op('cast', 'result', SHAPE, x='r', dtype=np.array('fp32'))
-    return made.save(tmp_path_factory.mktemp('package'))
+    return crafted(tmp_path_factory.mktemp('package'), 'relu')
 
 
 def bench(folder, package, name='bench.json', **changes):
@@ -96,7 +102,7 @@ def test_preflight_tells_the_time_and_what_shortens_it(package, tmp_path, capsys
     out = tmp_path / 'preflight.json'
     words = [str(package), '--chip', 'A14', 'A13', '--suggest', '--all', '--json', str(out)]
     assert run(words) == 0
-    text = capsys.readouterr().out
+    text = ' '.join(capsys.readouterr().out.split())
     assert 'one prediction:' in text
     assert 'A13: about' in text
     assert 'time by layer' in text
@@ -106,3 +112,20 @@ def test_preflight_tells_the_time_and_what_shortens_it(package, tmp_path, capsys
     total = a14['estimate']['floor_ms'] + sum(layer['ms'] for layer in a14['layers'])
     assert total == pytest.approx(a14['estimate']['ms'])
     assert a14['suggestions'] == []
+
+
+def test_what_is_not_counted_is_said(tmp_path, capsys):
+    mixed, off = tmp_path / 'mixed', tmp_path / 'off'
+    mixed.mkdir()
+    off.mkdir()
+    assert run([str(crafted(mixed, 'relu', 'tan', 'relu')), '--chip', 'A14']) == 0
+    said = capsys.readouterr().out
+    assert '1 operation off the engine and 2 changes of unit cost more' in said
+    assert run([str(crafted(off, 'tan')), '--chip', 'A12']) == 0
+    assert 'A12: no estimate of time: nothing of it runs on the engine' in capsys.readouterr().out
+
+
+def test_a_benchmark_is_not_written_over(package, tmp_path):
+    path = bench(tmp_path, package)
+    with pytest.raises(MobileOneExtError, match='--calibrate'):
+        run([str(package), '--calibrate', str(path), '--json', str(path)])

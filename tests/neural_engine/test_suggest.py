@@ -123,3 +123,8 @@ def test_a_changed_network_is_still_one(networks):
         for change in filter(None, (f(layers) for f in CHANGES[:2])):
             for i, layer in enumerate(change.layers):
                 assert all(-1 <= r < i for r in layer.reads)
+
+
+def test_palettes_are_no_help_where_they_are_expanded(networks):
+    old = Estimator(fitted_model(), CHIPS['A12'])
+    assert not any('4 bits' in s.change for s in suggest(networks['mobileone-s2'], old))
