@@ -142,10 +142,16 @@ def _show_times(found: _Found, each: bool, console: PlainConsole) -> None:
     for forecast in found.forecasts:
         console.print(shown(f'  {forecast.sentence()}'), soft_wrap=True)
     first = found.forecasts[0]
+    if first.estimate is not None:
+        console.print(shown(f'  of it on {first.chip}: {first.parts}'), soft_wrap=True)
     if each and first.estimate is not None:
         console.print(_layers(f'{name} on {first.chip}: time by layer', first))
     if first.suggestions:
-        console.print(_suggestions(f'{name} on {first.chip}: what would shorten it', first))
+        console.print(
+            shown(f'{name} on {first.chip}, what would shorten it, each by itself:'), soft_wrap=True
+        )
+    for s in first.suggestions:
+        console.print(shown(f'  {s.sentence}'), soft_wrap=True)
 
 
 def _layers(title: str, forecast: Forecast) -> Table:
@@ -153,21 +159,9 @@ def _layers(title: str, forecast: Forecast) -> Table:
     for head in ('operation', 'name'):
         table.add_column(head, overflow='fold')
     table.add_column('ms', justify='right')
-    for layer, ms in forecast.slowest():
-        table.add_row(shown(layer.type), shown(layer.name), f'{ms:.4f}')
-    return table
-
-
-def _suggestions(title: str, forecast: Forecast) -> Table:
-    table = Table(title=title, title_justify='left')
-    for head in ('change', 'because'):
-        table.add_column(head, overflow='fold')
-    for head in ('places', 'saves ms', '%'):
-        table.add_column(head, justify='right', no_wrap=True)
-    table.add_column('how sure', overflow='fold')
-    for s in forecast.suggestions:
-        figures = (str(s.places), f'{s.gain_ms:.2f}', f'{100 * s.share:.0f}')
-        table.add_row(s.change, s.why, *figures, s.label)
+    table.add_column('waits for')
+    for layer, ms, wait in forecast.slowest():
+        table.add_row(shown(layer.type), shown(layer.name), f'{ms:.4f}', wait)
     return table
 
 

@@ -48,22 +48,31 @@ class Forecast:
         notes = ''.join(f'; {note}' for note in self.estimate.notes)
         return f'{self.chip}: {self.estimate.words()}{notes}'
 
-    def slowest(self) -> list[tuple[Layer, float]]:
-        """Layers that take time with their ms, longest first."""
-        times = self.estimate.layers_ms if self.estimate else ()
-        pairs = [(layer, ms) for layer, ms in zip(self.layers, times) if ms > 0]
-        return sorted(pairs, key=lambda pair: -pair[1])
+    @property
+    def parts(self) -> str:
+        """What the time is made of, in words."""
+        found = self.estimate.parts if self.estimate else {}
+        return ', '.join(f'{name} {ms:.2f}' for name, ms in found.items()) + ' ms'
+
+    def slowest(self) -> list[tuple[Layer, float, str]]:
+        """Layers that take time with their ms and what they wait for, longest first."""
+        if self.estimate is None:
+            return []
+        rows = zip(self.layers, self.estimate.layers_ms, self.estimate.waits)
+        return sorted((row for row in rows if row[1] > 0), key=lambda row: -row[1])
 
     def document(self, each: bool = True) -> dict[str, Any]:
         """Plain values for JSON; with ``each`` layer."""
         found = self.estimate.document() if self.estimate else None
-        times = found.pop('layers_ms') if found else ()
+        times, waits = (found.pop('layers_ms'), found.pop('waits')) if found else ((), ())
         layers = [
-            dict(name=layer.name, type=layer.type, ms=ms) for layer, ms in zip(self.layers, times)
+            dict(name=layer.name, type=layer.type, ms=ms, waits_for=wait)
+            for layer, ms, wait in zip(self.layers, times, waits)
         ]
         return dict(
             chip=self.chip,
             estimate=found,
+            parts=self.estimate.parts if self.estimate else {},
             why=self.why,
             **(dict(layers=layers) if each else {}),
             suggestions=[s.document() for s in self.suggestions],

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any, NamedTuple, Optional
 
+from ..utils.text import counted
 from .chips import TIERS
 from .latency.estimate import ORDER, Estimate, Estimator
 from .latency.features import INPUT, Layer, Shape
@@ -52,6 +53,12 @@ class Suggestion:
     gain_ms: float
     share: float
     label: str
+
+    @property
+    def sentence(self) -> str:
+        """One line."""
+        gain = f'{self.gain_ms:.2f} ms ({100 * self.share:.0f} %), {self.label}'
+        return f'{gain}: {self.change}, in {counted(self.places, "place")}: {self.why}'
 
     def document(self) -> dict[str, Any]:
         """Plain values for JSON."""

@@ -18,13 +18,13 @@ from mmpretrain_mobileone_ext.neural_engine.latency.calibrate import read_sample
 SHAPE = (1, 4, 6, 5)
 
 
-def crafted(folder, *kinds):
+def crafted(folder, *kinds, shape=SHAPE):
     """An fp16 chain between casts; an operation of each kind."""
-    made = Crafted(SHAPE)
-    last = made.op('cast', 'half', SHAPE, 'FLOAT16', x='x', dtype=np.array('fp16'))
+    made = Crafted(shape)
+    last = made.op('cast', 'half', shape, 'FLOAT16', x='x', dtype=np.array('fp16'))
     for index, kind in enumerate(kinds):
-        last = made.op(kind, f'{kind}_{index}', SHAPE, 'FLOAT16', x=last)
-    made.op('cast', 'result', SHAPE, x=last, dtype=np.array('fp32'))
+        last = made.op(kind, f'{kind}_{index}', shape, 'FLOAT16', x=last)
+    made.op('cast', 'result', shape, x=last, dtype=np.array('fp32'))
     return made.save(folder)
 
 
@@ -112,6 +112,16 @@ def test_preflight_tells_the_time_and_what_shortens_it(package, tmp_path, capsys
     total = a14['estimate']['floor_ms'] + sum(layer['ms'] for layer in a14['layers'])
     assert total == pytest.approx(a14['estimate']['ms'])
     assert a14['suggestions'] == []
+
+
+def test_what_would_shorten_it_is_told_when_asked(tmp_path, capsys):
+    path = str(crafted(tmp_path, 'silu', shape=(1, 64, 112, 112)))
+    run([path, '--chip', 'A14', '--suggest'])
+    said = capsys.readouterr().out
+    assert 'what would shorten it, each by itself:' in said
+    assert '%), predicted: ReLU instead of silu, in 1 place: x * f(x) runs over its map' in said
+    run([path, '--chip', 'A14'])
+    assert 'shorten' not in capsys.readouterr().out
 
 
 def test_what_is_not_counted_is_said(tmp_path, capsys):

@@ -204,6 +204,7 @@ def test_products_are_those_of_the_engine():
 def test_an_estimate_adds_up_and_says_how_far_to_believe_it(networks):
     found = Estimator(fitted_model(), A14)(networks['mobileone-s1'])
     assert found.floor_ms + sum(found.layers_ms) == pytest.approx(found.ms)
+    assert sum(found.parts.values()) == pytest.approx(found.ms)
     assert found.low < found.ms < found.high
     assert found.high / found.ms == pytest.approx(math.exp(fitted_model().bar))
     assert found.label == PREDICTED
@@ -292,3 +293,18 @@ def test_a_broken_file_of_layers_is_one_line(content, tmp_path):
     with pytest.raises(MobileOneExtError, match='no file of --write-features') as caught:
         read_features(path)
     assert '\n' not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ('layer', 'waits'),
+    [
+        (conv(512, 512, 112, 3), 'products'),
+        (conv(512, 512, 7, 1), 'memory'),
+        (conv(64, 64, 112, 3, groups=64), 'maps on the chip'),
+        (conv(128, 128, 112, 3, groups=128), 'memory'),  # a map above 2 MiB
+    ],
+)
+def test_what_a_layer_waits_for(layer, waits):
+    found = Estimator(fitted_model(), A14)([layer])
+    assert found.waits == (waits,)
+    assert found.parts[waits] == found.layers_ms[0]

@@ -16,7 +16,7 @@ from ...errors import SpecError
 from ..chips import Chip
 from .features import Layer, has_attention
 from .fit import Quality
-from .forms import FORMS, Form, count
+from .forms import FORMS, WAITS, Form, count, waits_of
 
 _FILE = Path(__file__).with_name('fitted.json')
 #: Of networks that were left out, so many lay within the error that is stated.
@@ -118,6 +118,7 @@ class Estimate:
         low, high: where 8 of 10 networks of the published kinds lie; None where nothing says.
         floor_ms: of these, what an empty program takes.
         layers_ms: and each layer; with the floor they add up to ``ms``.
+        waits: what each layer waits for, of :data:`~.forms.WAITS`.
         label: how far to believe it.
         notes: what is not in it.
     """
@@ -128,8 +129,18 @@ class Estimate:
     high: Optional[float]
     floor_ms: float
     layers_ms: tuple[float, ...]
+    waits: tuple[str, ...]
     label: str
     notes: tuple[str, ...] = ()
+
+    @property
+    def parts(self) -> dict[str, float]:
+        """Milliseconds of the floor, and of all layers that wait for the same; they add up."""
+        found = dict.fromkeys(('floor', *WAITS), 0.0)
+        found['floor'] = self.floor_ms
+        for what, ms in zip(self.waits, self.layers_ms):
+            found[what] += ms
+        return found
 
     def words(self) -> str:
         """E.g. '0.79 ms (0.70 to 0.89), predicted'."""
@@ -165,7 +176,8 @@ class Estimator:
         """
         if not layers:
             raise SpecError('a program without operations has no latency to estimate')
-        each = self.model.form.layer_ms(count(layers), self.model.values)
+        counted = count(layers)
+        each = self.model.form.layer_ms(counted, self.model.values)
         speed = self._speed or Speed(1, 1)
         # In the middle of what the clock may be.
         each = each / (speed.cores * math.sqrt(speed.clock))
@@ -181,6 +193,7 @@ class Estimator:
             high=total * math.exp(bar) if is_bound else None,
             floor_ms=floor,
             layers_ms=tuple(map(float, each)),
+            waits=tuple(WAITS[i] for i in waits_of(counted, self.model.values)),
             label=label,
             notes=notes,
         )

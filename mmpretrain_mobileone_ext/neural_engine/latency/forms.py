@@ -163,6 +163,20 @@ def _maps(c: Counts, values: Values) -> np.ndarray:
     return np.maximum(_roofline(c, values), c.bare / (values['maps'] * 1e9) * _MS)
 
 
+#: What a layer of the form 'maps' may wait for.
+WAITS = ('products', 'memory', 'maps on the chip')
+
+
+def waits_of(c: Counts, values: Values) -> np.ndarray:
+    """For each layer the place in :data:`WAITS` of what takes it longest, by the form 'maps'."""
+    times = (
+        _compute(c.products, values),
+        _move(c.weights + c.streamed, values),
+        c.bare / (values['maps'] * 1e9) * _MS,
+    )
+    return np.argmax(times, axis=0)
+
+
 def _maps_and_reductions(c: Counts, values: Values) -> np.ndarray:
     return _maps(c, values) + c.reductions * values['reduction'] / _MS
 
