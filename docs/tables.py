@@ -32,6 +32,7 @@ from mmpretrain_mobileone_ext.utils.text import counted, markdown_code, markdown
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / 'docs/_ext'))
 
+import engine_tables  # noqa: E402
 import from_program  # noqa: E402
 
 MEASURED = ROOT / 'docs/measured'
@@ -466,9 +467,9 @@ FIGURES.update(
         'options-finetune': _program_figure(from_program.options, 'finetune'),
         'schemes': _program_figure(from_program.schemes),
         'methods': _program_figure(from_program.methods),
-        'chips': _program_figure(from_program.chips),
-        'engine-limits': _program_figure(from_program.engine_limits),
-        'engine-operations': _program_figure(from_program.engine_operations),
+        'engine-chips': _program_figure(engine_tables.chips),
+        'engine-limits': _program_figure(engine_tables.limits),
+        'engine-operations': _program_figure(engine_tables.operations),
         'weights-s0': _program_words(from_program.weights),
         'finetune-plan': _program_words(from_program.finetune_plan),
         'default-target': _program_words(from_program.default_target),

@@ -20,8 +20,6 @@ from mmpretrain_mobileone_ext.coreml.compress.scheme import AUTO, fixed_scheme
 from mmpretrain_mobileone_ext.coreml.compress.storage import Scheme
 from mmpretrain_mobileone_ext.coreml.runtime.ops import OPS, Op
 from mmpretrain_mobileone_ext.coreml.targets import DEFAULT_TARGET
-from mmpretrain_mobileone_ext.neural_engine.chips import CHIPS, LIMITS, MEASURED, Fact
-from mmpretrain_mobileone_ext.neural_engine.matrix import OPERATIONS, look_up
 from mmpretrain_mobileone_ext.utils.accuracy import DEFAULT_DROP, wilson
 
 PACKAGE = Path(__file__).resolve().parents[2] / 'mmpretrain_mobileone_ext'
@@ -39,15 +37,6 @@ _SHOWN_SCHEMES = (
     *('prune50', 'prune75', 'prune50+int8', 'prune50+palettize4', 'joint', 'w8a8', 'trained'),
 )
 _METHODS = '| method | what it is |\n|---|---|'
-_NONE = '\u2013'
-_CHIPS = '| chip | engine | known | doubt |\n|---|---|---|---|'
-_LIMITS = (
-    '| limit | A12 | M1, A13 | M2, A14 | M3, A15 | M4, M5, A16 and later | chapter |\n'
-    '|---|---:|---:|---:|---:|---:|---|'
-)
-_ENGINE_OPERATIONS = (
-    '| operation | on the engine since | why not before | instead |\n|---|---|---|---|'
-)
 _OPERATIONS = '| operation | parameters | what it computes |\n|---|---|---|'
 
 
@@ -191,49 +180,6 @@ def _operation(name: str) -> str:
     words = (inspect.getdoc(op.function) or '').partition('\n\n')[0]
     parameters = ', '.join(inspect.signature(op.function).parameters)
     return f'| `{name}` | `{parameters}` | {_cell(words)} |'
-
-
-# The Neural Engines, by the guide's tables.
-
-
-def chips() -> str:
-    """Every chip with its engine, and how that is known."""
-    rows = [
-        f'| {chip.name} | {chip.engine} | {chip.sureness} | {_cell(chip.doubt) or _NONE} |'
-        for chip in CHIPS.values()
-    ]
-    return '\n'.join([_CHIPS, *rows, ''])
-
-
-def engine_limits() -> str:
-    """Every limit that differs or is met, by generation."""
-    shown = [CHIPS[name] for name in ('A12', 'M1', 'M2', 'M3', 'M5')]
-    rows = [
-        f'| {name} | {" | ".join(_limit(chip.limit(name)) for chip in shown)} '
-        f'| {shown[1].limit(name).chapter} |'
-        for name in LIMITS
-    ]
-    return '\n'.join([_LIMITS, *rows, ''])
-
-
-def _limit(fact: Fact) -> str:
-    value = _NONE if fact.value is None else f'{fact.value:,}'.replace(',', '\u2009')
-    return f'**{value}**' if fact.label == MEASURED else value
-
-
-def engine_operations() -> str:
-    """Operations that not every engine takes: since which, and what to write instead."""
-    rows = []
-    for name in sorted(OPERATIONS):
-        if name.startswith('const'):
-            continue
-        found = [look_up(name, CHIPS[chip]) for chip in ('M1', 'M2', 'M3', 'M5')]
-        if all(row.runs and not row.why for row in found):
-            continue
-        since = next((c for c, row in zip(('M1', 'M2', 'M3', 'M5'), found) if row.runs), 'none')
-        why, instead = _cell(found[0].why), _cell(_escaped(found[0].instead)) or _NONE
-        rows.append(f'| `{name}` | {since} | {why} | {instead} |')
-    return '\n'.join([_ENGINE_OPERATIONS, *rows, ''])
 
 
 # Messages, by the source.

@@ -184,7 +184,7 @@ def _show_one(
     kinds = ', '.join(p.operation.type for p in border)
     if kinds:
         console.print(
-            shown(f'  before and behind the network, on the CPU: {kinds}'), soft_wrap=True
+            shown(f'  before and behind the network, not on the engine: {kinds}'), soft_wrap=True
         )
     for v in verdicts:
         console.print(shown(f'  {v.chip.name}: {v.sentence}'), soft_wrap=True)

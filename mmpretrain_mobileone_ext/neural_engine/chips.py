@@ -89,7 +89,7 @@ class Chip:
         engine (str): target of Apple's compiler: 'H13', ...
         tier (str): column of the tables, one of :data:`TIERS`.
         cores (int): of the engine, as the compiler counts them.
-        is_measured (bool): whether the guide's author had a chip of this name.
+        is_measured (bool): whether the guide calls its facts on this chip measured.
         label (str): how it is known that the chip has this engine.
         chapter (str): of that.
         doubt (str): what speaks against it, '' for nothing.
@@ -167,7 +167,7 @@ CHIPS: dict[str, Chip] = {
         _m('M1 Pro', 'H13g', 'A13', 8, DECODED),
         _m('M1 Max', 'H13g', 'A13', 8),
         _m('M1 Ultra', 'H13g', 'A13', 8, DECODED),
-        _m('M2', 'H14', 'A14', 4, DECODED),
+        _m('M2', 'H14', 'A14', 4),
         _m('M2 Pro', 'H14g', 'A14', 8),
         _m('M2 Max', 'H14g', 'A14', 8, DECODED),
         _m('M3', 'H15', 'A15', 4, PREDICTED),
@@ -176,7 +176,7 @@ CHIPS: dict[str, Chip] = {
         _m('M4', 'H16', 'A16', 4, PREDICTED),
         _m('M4 Pro', 'H16g', 'A16', 8, PREDICTED),
         _m('M4 Max', 'H16g', 'A16', 8, PREDICTED),
-        _m('M5', 'H17s', 'A16', 16, DECODED),
+        _m('M5', 'H17s', 'A16', 16),
         _m('M5 Pro', 'H17s', 'A16', 16),
         _m('M5 Max', 'H17s', 'A16', 16, DECODED),
     )

@@ -80,7 +80,7 @@ def _types(view: View) -> Iterator[Finding]:
     if view.op.type == 'cast' and results == ['fp32'] and not wide:
         return
     if wide or 'fp32' in results or 'fp64' in results:
-        yield _stop('it is fp32', view.label('H13'), 'precision fp16')
+        yield _stop('it is fp32', view.label('H13'), 'an export with precision fp16')
     elif view.op.type == 'cast' and results:
         yield _stop(f'it makes {results[0]} of numbers', view.label('H13'))
     elif results and view.op.type not in (*_INTEGER_RESULTS, 'dequantize'):
@@ -160,6 +160,18 @@ def _axes(shape: Shape) -> Sequence[str]:
     return ('width',) * len(shape)
 
 
+@rule(
+    *('add', 'sub', 'mul', 'real_div', 'floor_div', 'pow', 'maximum', 'minimum', 'select'),
+    *('equal', 'not_equal', 'greater', 'greater_equal', 'less', 'less_equal'),
+)
+def _broadcasts(view: View) -> Iterator[Finding]:
+    """Ch. 17: along the depth, axis 1 of 5, only on later engines than the A13's."""
+    shapes = [s for name in view.op.inputs if (s := view.shape(name)) and len(s) == 5]
+    if view.chip.tier == 'A13' and len({s[1] for s in shapes}) > 1:
+        text = 'an operand of rank 5 is repeated along its second axis'
+        yield _stop(text, view.label(), 'reshape to rank 4 or less')
+
+
 # ---- convolution and product ----------------------------------------------------------------
 
 
@@ -198,6 +210,16 @@ def _kernels(view: View) -> Iterator[Finding]:
 
 
 @rule('conv')
+def _disputed_widths(view: View) -> Iterator[Finding]:
+    """App. A has 16 from the A14 on; ch. 12 has 13, and 15 from the A16 on."""
+    window = _window(view)
+    least = 15 if view.chip.tier == 'A16' else 13
+    if len(window) == 2 and least < window[1] <= (view.limit('kernel width').value or 0):
+        text = f'kernel width {window[1]}: app. A takes it, ch. 12 has {least} as the most'
+        yield Finding(text, f'a width of {least} or less', view.label(), limits=True)
+
+
+@rule('conv')
 def _taller(view: View) -> Iterator[Finding]:
     window, shape = _window(view), view.shape()
     if len(window) != 2 or shape is None or len(shape) != 4 or shape[-2] is None:
@@ -215,7 +237,7 @@ def _taller(view: View) -> Iterator[Finding]:
 def _groups(view: View) -> Iterator[Finding]:
     groups = (view.numbers('groups') or (1,))[0]
     shape, weight = view.shape(), view.shape('weight')
-    if groups == 1 or not shape or len(shape) < 2 or not weight:
+    if groups < 2 or not shape or len(shape) < 2 or not weight:
         return
     channels = shape[1]
     if channels is None or groups == channels:
@@ -267,7 +289,7 @@ def _linear(view: View) -> Iterator[Finding]:
     if weight and _above(math.prod(n or 0 for n in weight) * BYTES, limit):
         yield Finding(
             f'weights beyond {(limit.value or 0) >> 20} MiB are no convolution any more, but tiles',
-            'palettized weights of 4 bits, or two smaller layers',
+            'two smaller layers',
             limit.label,
         )
 

@@ -222,7 +222,8 @@ def _groups(found: Iterable[tuple[Placement, str, str, str]]) -> tuple[Group, ..
 def _stored(placements: Iterable[Placement]) -> tuple[Stored, ...]:
     found: dict[tuple[str, Optional[bool], str], list[tuple[int, Optional[int]]]] = {}
     for w in (w for p in placements if not p.is_border for w in p.weights):
-        forms = ' of '.join(_WORDS.get(f, f) for f in reversed(w.forms)) or 'fp16'
+        dense = 'fp32' if w.bits == 32 else 'fp16'
+        forms = ' of '.join(_WORDS.get(f, f) for f in reversed(w.forms)) or dense
         bits = f', {w.bits} bits' if w.forms and w.bits else ''
         key = f'{forms}{bits}', w.streams, w.label
         found.setdefault(key, []).append((w.size, w.stored_bytes))
@@ -277,29 +278,27 @@ def by_chips(
     return sorted(rows, key=lambda r: -r.number)
 
 
+_DENSE = {'fp16': ', as the engine computes', 'fp32': ''}
 _STREAMS = {
     True: 'read as stored on',
-    False: 'expanded to fp16 first, so that only disk is saved, on',
-    None: 'in a form that the guide does not tell of on',
+    False: 'expanded to fp16 first, which saves only disk, on',
+    None: 'not told of by the guide on',
 }
 
 
 def stored_words(verdicts: Sequence[Verdict]) -> Iterator[str]:
     """One line for each way in which weights are stored: where that saves time, too."""
-    forms: dict[tuple[str, int], dict[tuple[Optional[bool], str], list[str]]] = {}
+    forms: dict[tuple[str, int], dict[Optional[bool], list[str]]] = {}
     for v in verdicts:
         for s in v.stored:
             answers = forms.setdefault((s.form, s.tensors), {})
-            answers.setdefault((s.streams, s.label), []).append(v.chip.name)
+            answers.setdefault(s.streams, []).append(f'{v.chip.name} ({s.label})')
     for (form, tensors), answers in forms.items():
         number = counted(tensors, 'weight')
-        if form == 'fp16':
-            yield f'{number} in fp16, as the engine computes'
+        if form in _DENSE:
+            yield f'{number} in {form}{_DENSE[form]}'
             continue
-        told = (
-            f'{_STREAMS[streams]} {", ".join(chips)} ({label})'
-            for (streams, label), chips in answers.items()
-        )
+        told = (f'{_STREAMS[streams]} {", ".join(chips)}' for streams, chips in answers.items())
         yield f'{number}, {form}: {"; ".join(told)}'
 
 

@@ -72,9 +72,11 @@ class View:
         return default if isinstance(value, Value) else value
 
     def numbers(self, parameter: str, default: tuple[int, ...] = ()) -> tuple[int, ...]:
-        """A constant as integers."""
-        found = self.constant(parameter)
-        return default if found is None else tuple(int(n) for n in np.ravel(found))
+        """A constant as integers; ``default`` where it is none of them."""
+        found = np.asarray(self.constant(parameter))
+        if found.dtype.kind not in 'biuf' or not np.isfinite(found).all():
+            return default
+        return tuple(int(n) for n in found.ravel())
 
     def shape(self, parameter: str = 'x') -> Optional[Shape]:
         """Of a parameter, None where nothing is stated."""

@@ -38,7 +38,7 @@ class Weight(NamedTuple):
         size: numbers in it.
         stored_bytes: in the file; None: the reader does not tell.
         streams: whether its stored form crosses the engine's memory; None: the guide does not say.
-            True of dense fp16, which is what others are expanded to.
+            True of dense ones, which are read as fp16.
         label: how that is known.
     """
 
@@ -70,12 +70,26 @@ def _weights(op: Operation, chip: Chip) -> Iterator[Weight]:
         if not isinstance(value, np.ndarray) or value.size < _FEWEST:
             continue
         if name not in compressed:
-            yield Weight(name, (), None, value.size, value.size * BYTES, True, chip.sureness)
+            yield _dense(name, value, 'layer' not in op.attributes, chip)
             continue
         lies = packed.get(name, Packed((compressed[name],)))
         bits, stored = lies.bits or None, lies.bytes or None
         streams, label = _all_stream(lies.forms, bits, chip)
+        if streams and _is_strided(op):
+            streams, label = False, weakest(DECODED, chip.sureness)
         yield Weight(name, lies.forms, bits, value.size, stored, streams, label)
+
+
+def _is_strided(op: Operation) -> bool:
+    """Ch. 25: what streams has steps of 1 and no dilation."""
+    return any(np.any(np.asarray(op.inputs.get(name, 1)) != 1) for name in ('strides', 'dilations'))
+
+
+def _dense(name: str, value: np.ndarray, is_typed: bool, chip: Chip) -> Weight:
+    """Layers of a ``neuralnetwork`` are read as fp32, however they are stored."""
+    bits = 8 * value.itemsize if is_typed else None
+    stored = value.nbytes if is_typed else None
+    return Weight(name, (), bits, value.size, stored, True, chip.sureness)
 
 
 def _all_stream(
@@ -98,7 +112,7 @@ def _streams(form: str, bits: Optional[int], chip: Chip) -> tuple[Optional[bool]
         return False, PREDICTED
     since, measured = _SINCE[form]
     later = TIERS.index(chip.tier) >= TIERS.index(since)
-    label = MEASURED if chip.engine[:3] in measured else PREDICTED
+    label = MEASURED if chip.engine[:3] in measured else DECODED
     if later and form == 'constexpr_lut_to_dense':
         return _palette(bits, chip)
     if later and form in _BLOCKWISE and bits != 8:
@@ -109,7 +123,7 @@ def _streams(form: str, bits: Optional[int], chip: Chip) -> tuple[Optional[bool]
 def _palette(bits: Optional[int], chip: Chip) -> tuple[Optional[bool], str]:
     """Indices of 4 bits were measured; the compiler's checks tell of some others."""
     if bits == 4:
-        label = MEASURED if chip.engine[:3] in ('H13', 'H17') else PREDICTED
+        label = MEASURED if chip.engine[:3] in ('H13', 'H17') else DECODED
         return True, weakest(label, chip.sureness)
     if bits == 8:
         return True, weakest(DECODED, chip.sureness)

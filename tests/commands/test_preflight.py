@@ -47,7 +47,7 @@ def test_a_whole_network_on_the_engine(good, capsys):
     assert code == 0
     assert 'M1: all 4 operations can run on the engine (measured)' in text
     assert 'A14: all 4 operations can run on the engine (decoded)' in text
-    assert 'before and behind the network, on the CPU: cast' in text
+    assert 'before and behind the network, not on the engine: cast' in text
     assert 'not on the Neural Engine' not in text
     assert 'arXiv 2606.22283' in text
 
@@ -56,7 +56,7 @@ def test_what_is_off_is_grouped_with_chips_reasons_and_what_to_write(mixed, caps
     monkeypatch.setenv('COLUMNS', '220')
     code, text = said(capsys, mixed, '--chip', 'M1', 'M5', 'M3')
     assert code == 0
-    assert '│ tan │ 2 │ M1 (measured); M5 (decoded); M3 (predicted) │ on no engine │ sin' in text
+    assert '│ tan │ 2 │ M1, M5 (measured); M3 (predicted) │ on no engine │ sin' in text
     assert '│ newest │ 1 │ M1, M5, M3 (unknown) │' in text
     assert '│ sin │ 1 │ M1 (measured) │ only from the A15 on │' in text
     assert 'M1: 4 of 7 operations cannot run on the engine, 1 of them unknown: at least 4' in text
@@ -119,7 +119,8 @@ def test_several_files_at_once(good, mixed, capsys):
     assert not any('placements' in f['chips'][0] for f in files)
 
 
-def test_fp32_networks_run_nowhere(tmp_path, capsys):
+def test_fp32_networks_run_nowhere(tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv('COLUMNS', '200')
     made = Crafted(SHAPE)
     made.op('relu', 'r', SHAPE, x='x')
     code, text = said(capsys, made.save(tmp_path), '--chip', 'M5', '--require', 'engine')
@@ -144,7 +145,7 @@ def test_weights_are_told_by_what_they_save(tmp_path, capsys):
     path = made.save(tmp_path)
     _, text = said(capsys, path, '--chip', 'M1', 'A14')
     assert '1 weight, int8 affine, 8 bits: expanded to fp16 first' in text
-    assert 'on M1 (measured); read as stored on A14 (decoded)' in text
+    assert 'only disk, on M1 (measured); read as stored on A14 (decoded)' in text
     (verdict,) = preflight(read_program(path), [CHIPS['M1']])
     (stored,) = verdict.stored
     # The numbers, a scale, a zero point and the axis.

@@ -11,6 +11,8 @@ from hypothesis import strategies as st
 from mmpretrain_mobileone_ext.coreml.program.graph import Block, Feature, Packed, Value, sources
 from mmpretrain_mobileone_ext.neural_engine.chips import CHIPS, MEASURED, UNKNOWN
 from mmpretrain_mobileone_ext.neural_engine.placement import place, segments, switches
+from mmpretrain_mobileone_ext.neural_engine.rules import _RULES
+from mmpretrain_mobileone_ext.neural_engine.verdict import judge
 
 
 def last(made, chip='M1'):
@@ -102,6 +104,16 @@ def test_kernels(weight, inputs, chips):
     assert on(made) == chips
 
 
+def test_widths_on_which_chapters_differ_are_told():
+    def width(size, chip):
+        made = Made((1, 16, 64, 64))
+        made.conv((16, 16, 3, size), (1, 16, 60, 60))
+        return 'ch. 12' in remarks(made, chip)
+
+    assert [width(n, 'M2') for n in (13, 14, 16)] == [False, True, True]
+    assert [width(n, 'M5') for n in (15, 16)] == [False, True]
+
+
 def remarks(made, chip='M1'):
     return ' '.join(r.text for r in last(made, chip).remarks)
 
@@ -165,6 +177,9 @@ def test_a_transposed_convolution_has_small_kernels_along_its_strides():
         (one('reduce_argmax', (1, 2048), (1,), 'int32', axis=np.int32(1)), ALL),
         (one('reduce_argmax', (1, 2049), (1,), 'int32', axis=np.int32(1)), []),
         (one('cumsum'), []),
+        (one('add', (1, 4, 3, 2, 2), y=np.zeros((1, 1, 3, 2, 2))), ['M2', 'M3', 'M5']),
+        (one('add', (1, 4, 3, 2, 2), y=np.zeros((1, 4, 1, 2, 2))), ALL),
+        (one('mul', (1, 4, 3, 2), y=np.zeros((1, 1, 3, 2))), ALL),
         (one('resize_bilinear'), ALL),
         (one('sin'), ['M3', 'M5']),
     ],
@@ -240,6 +255,33 @@ def test_what_converts_an_input_or_a_result_is_at_the_border():
     assert [p.is_border for p in found] == [True, True, True, False, False, False, True]
 
 
+#: What a file of others may hold where a rule looks for a size, an axis or a mode.
+ODD = [
+    *(0, -1, 7, True, 'text', '', (), ('a',), (Value('x'), Value('x')), Value('x'), Value('no')),
+    *(np.zeros(0), np.zeros((2, 2)), np.float32('nan'), np.int64(2**62), np.array(['a', 'b'])),
+    *(np.zeros((1, 1, 1, 1)), np.zeros((0, 3, 3)), np.array([-9, 9]), np.arange(8)),
+]
+PARAMETERS = ['weight', 'strides', 'dilations', 'groups', 'axes', 'axis', 'pad', 'mode', 'begin']
+PARAMETERS += ['begin_mask', 'end', 'reps', 'kernel_sizes', 'y', 'alpha', 'size', 'dtype_']
+SHAPES = st.none() | st.lists(st.none() | st.integers(0, 70_000), max_size=7).map(tuple)
+
+
+@given(
+    st.sampled_from(sorted(k for k in _RULES if k)),
+    st.dictionaries(st.sampled_from(PARAMETERS), st.sampled_from(range(len(ODD))), max_size=6),
+    SHAPES,
+    SHAPES,
+)
+def test_odd_files_are_judged_too(kind, inputs, shape, result):
+    made = Made()
+    first = made.op('relu', shape)
+    made.op(kind, result, of=first, **{name: ODD[index] for name, index in inputs.items()})
+    for chip in ('A12', 'M1', 'M5'):
+        found = place(made.program, CHIPS[chip])[-1]
+        assert found.on_engine is not bool(found.reason)
+        judge(place(made.program, CHIPS[chip]), CHIPS[chip]).to_dict()
+
+
 def test_what_depends_on_no_input_should_be_a_constant():
     made = Made()
     drawn = made.op('random_uniform', of=None)
@@ -300,6 +342,18 @@ def test_streams(packed, wanted):
         moved = {True: packed.bytes, False: 2 * 2304, None: None}[streams]
         assert (weight.moved_bytes, weight.stored_bytes) == (moved, packed.bytes)
         assert (weight.label == UNKNOWN) is (streams is None)
+
+
+@pytest.mark.parametrize('name', ['strides', 'dilations'])
+def test_weights_of_strided_convolutions_do_not_stream(name):
+    def streams(step):
+        made = Made()
+        weight = np.zeros((16, 16, 3, 3), np.float16)
+        packed = {'weight': palette(4)}
+        made.op('conv', weight=weight, packed=packed, **{name: np.array([1, step])})
+        return last(made).streams
+
+    assert [streams(step) for step in (1, 2)] == [True, False]
 
 
 def test_dense_weights_are_read_as_they_are():

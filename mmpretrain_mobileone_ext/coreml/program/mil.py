@@ -72,10 +72,18 @@ def _count(block: Any) -> int:
 
 
 class _Stored(NamedTuple):
-    """A constant, or a reference to what is computed."""
+    """A constant, or a reference to what is computed.
+
+    Attributes:
+        value: it.
+        packed: how it lies in the file.
+        parts: what it is made from, by its place in the file, in bytes: some are in several
+            constants.
+    """
 
     value: Any
     packed: Packed = Packed()
+    parts: Mapping[str, int] = {}
 
 
 class _Declared(NamedTuple):
@@ -113,9 +121,7 @@ class _Reader:
         for spec in block.operations:
             types = [_declared(output.type) for output in spec.outputs]
             if spec.type == 'const':
-                value = self._attribute(spec, 'val')
-                dtype = types[0].dtype if types else ''
-                self._define(spec, types, [_Stored(value, packed_as(dtype, value))])
+                self._define(spec, types, [self._constant(spec, types)])
             elif spec.type.startswith(constexpr.PREFIX):
                 self._define(spec, types, self._decoded(spec))
             else:
@@ -198,22 +204,36 @@ class _Reader:
 
     def _decoded(self, spec: Any) -> list[_Stored]:
         """Dense results of a ``constexpr_*`` operation."""
+        name = self._name(spec)
         stored = {n: self._value(v) for n, v in spec.attributes.items() if n != 'name'}
-        for name, argument in spec.inputs.items():
-            stored[name] = self._bind(argument)
-            if isinstance(stored[name].value, Value):
+        for parameter, argument in spec.inputs.items():
+            stored[parameter] = self._bind(argument)
+            if isinstance(stored[parameter].value, Value):
                 raise ProgramError(
-                    f'{spec.type!r} reads {stored[name].value.name!r}, which is no constant'
+                    f'{spec.type!r} reads {stored[parameter].value.name!r}, which is no constant'
                 )
-        inputs = {name: item.value for name, item in stored.items()}
-        dense = constexpr.decode(spec.type, self._name(spec), inputs, self._constants.ledger)
+        inputs = {n: item.value for n, item in stored.items()}
+        dense = constexpr.decode(spec.type, name, inputs, self._constants.ledger)
+        parts = {
+            part or f'{name}.{parameter}': size
+            for parameter, item in stored.items()
+            for part, size in item.parts.items()
+        }
         packed = constexpr.packed(spec.type, inputs, {n: s.packed for n, s in stored.items()})
-        return [_Stored(value, packed) for value in dense]
+        packed = packed._replace(bytes=sum(parts.values()))
+        return [_Stored(value, packed, parts) for value in dense]
+
+    def _constant(self, spec: Any, types: Sequence[_Declared]) -> _Stored:
+        value = self._attribute(spec, 'val')
+        packed = packed_as(types[0].dtype if types else '', value)
+        place = _place(spec.attributes['val']) or (spec.outputs[0].name if spec.outputs else '')
+        return _Stored(value, packed, {place: packed.bytes})
 
     def _value(self, spec: Any) -> _Stored:
-        """A constant that stands where it is used."""
+        """A constant that stands where it is used, without a name."""
         value = self._constants.read(spec)
-        return _Stored(value, packed_as(_declared(spec.type).dtype, value))
+        packed = packed_as(_declared(spec.type).dtype, value)
+        return _Stored(value, packed, {_place(spec): packed.bytes})
 
     def _constant_outputs(self, block: Any) -> Iterator[Operation]:
         """Model outputs that no operation computes, as ``identity``."""
@@ -228,6 +248,13 @@ class _Reader:
                     outputs=(name,),
                     dtypes=(self._known[name].dtype,),
                 )
+
+
+def _place(value: Any) -> str:
+    """Where a ``MIL.Value`` lies among the weights, '' for one in the specification."""
+    if value.WhichOneof('value') != 'blobFileValue':
+        return ''
+    return f'{value.blobFileValue.fileName}@{value.blobFileValue.offset}'
 
 
 def _declared(spec: Any) -> _Declared:
