@@ -126,7 +126,7 @@ class _Gate(NamedTuple):
 
 def _gates(layers: Layers) -> Iterator[_Gate]:
     for i, layer in enumerate(layers):
-        if layer.kind == 'reduce' and layer.reads and _pixels(layer.inputs[0]) > 1:
+        if layer.kind == 'reduce' and _pixels(layer.inputs[0]) > 1 == _pixels(layer.outputs[0]):
             gate = _gate(layers, i)
             if gate is not None:
                 yield gate

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -308,3 +309,11 @@ def test_what_a_layer_waits_for(layer, waits):
     found = Estimator(fitted_model(), A14)([layer])
     assert found.waits == (waits,)
     assert found.parts[waits] == found.layers_ms[0]
+
+
+def test_without_scipy_estimates_work_and_fits_say_what_to_install(samples, monkeypatch):
+    for name in ('scipy', 'scipy.optimize', 'scipy.stats'):
+        monkeypatch.setitem(sys.modules, name, None)
+    assert Estimator(fitted_model(), A14)([conv()]).ms > 0
+    with pytest.raises(SpecError, match=r"pip install 'scipy>=1\.9'"):
+        fit(FORMS[CHOSEN], samples)

@@ -128,3 +128,11 @@ def test_a_changed_network_is_still_one(networks):
 def test_palettes_are_no_help_where_they_are_expanded(networks):
     old = Estimator(fitted_model(), CHIPS['A12'])
     assert not any('4 bits' in s.change for s in suggest(networks['mobileone-s2'], old))
+
+
+def test_a_mean_over_channels_is_no_gate():
+    m = Made(WIDE)
+    x = m.conv((64, 64, 1, 1), WIDE)
+    mean = m.op('reduce_mean', (1, 1, 112, 112), of=x)
+    m.op('mul', WIDE, of=x, y=Value(mean))
+    assert not any('squeeze' in change for change in by_change(layers_of(m.program)))

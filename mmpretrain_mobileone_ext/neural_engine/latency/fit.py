@@ -5,11 +5,11 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from importlib import import_module
 from statistics import median
+from typing import Any
 
 import numpy as np
-from scipy.optimize import least_squares
-from scipy.stats import spearmanr
 
 from ...errors import SpecError
 from .forms import Counts, Form
@@ -19,6 +19,17 @@ _RANGE = math.log(1e4)
 #: Residuals of a logarithm beyond which a network counts less.
 _SOFT = 0.1
 _STARTS = (0.0, -1.0, 1.0)
+
+
+_INSTALL = "pip install 'scipy>=1.9'"
+
+
+def _scipy(name: str) -> Any:
+    """A module of SciPy, which fits need and estimates do not."""
+    try:
+        return import_module(f'scipy.{name}')
+    except ImportError as error:
+        raise SpecError(f'cannot import scipy ({error}); fits need it: {_INSTALL}') from error
 
 
 @dataclass(frozen=True)
@@ -67,7 +78,7 @@ def fit(form: Form, samples: Sequence[Sample]) -> dict[str, float]:
         return np.log((values['floor'] + layers) / measured)
 
     found = [
-        least_squares(
+        _scipy('optimize').least_squares(
             residuals,
             start + shift,
             bounds=(start - _RANGE, start + _RANGE),
@@ -102,7 +113,8 @@ def fit_scale(
 
     # Of one network nobody can tell floor and layers apart.
     count = 2 if len(set(layers)) > 1 else 1
-    logs = least_squares(residuals, np.zeros(count), bounds=(-_RANGE, _RANGE)).x
+    optimize = _scipy('optimize')
+    logs = optimize.least_squares(residuals, np.zeros(count), bounds=(-_RANGE, _RANGE)).x
     floor, scale = float(np.exp(logs[0])), float(np.exp(logs[-1]))
     words = (
         f'one scale of {scale:.2f}'
@@ -159,7 +171,7 @@ class Quality:
         """Rank correlation of predicted and measured."""
         names = list(self.measured)
         pairs = [self.predicted[n] for n in names], [self.measured[n] for n in names]
-        return float(spearmanr(*pairs).statistic)
+        return float(_scipy('stats').spearmanr(*pairs).statistic)
 
 
 def leave_one_out(form: Form, samples: Sequence[Sample]) -> Quality:
