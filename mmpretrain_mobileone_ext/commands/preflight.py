@@ -5,14 +5,18 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Any, Optional
+from typing import Any, NamedTuple, Optional
 
 from rich.table import Table
 
 from ..coreml.program.graph import Program
 from ..coreml.program.read import read_program
 from ..errors import MobileOneExtError, ProgramError
-from ..neural_engine.chips import GUIDE, find_chip
+from ..neural_engine.chips import GUIDE, Chip, find_chip
+from ..neural_engine.forecast import CAVEAT as TIME_CAVEAT
+from ..neural_engine.forecast import Forecast, forecasts
+from ..neural_engine.latency.calibrate import calibrate, read_samples
+from ..neural_engine.latency.estimate import LatencyModel, fitted_model
 from ..neural_engine.verdict import Group, Verdict, by_chips, preflight, stored_words, to_dict
 from ..utils.files import check_apart, check_writable, write_json
 from ..utils.machine import machine
@@ -43,14 +47,46 @@ def run(argv: Optional[Sequence[str]] = None) -> int:
     to_file = None if given.json in (None, '-') else Path(given.json)
     for path in given.models:
         check_apart({'--json': to_file}, {'the model': path})
+    for path in given.calibrate:
+        check_apart({'--json': to_file}, {'--calibrate': path})
     check_writable(to_file)
     programs = [_read(path) for path in given.models]
-    found = [(program, preflight(program, chips)) for program in programs]
+    model, calibrated = _model(given.calibrate, given.models)
+    found = [_judge(program, chips, model, given.suggest) for program in programs]
     if given.json is not None:
-        _write([to_dict(*one, given.all) for one in found], to_file)
+        _write([one.document(given.all) for one in found], to_file)
     if given.json != '-':
-        show(found, given.all)
-    return int(given.require == 'engine' and not all(v.is_whole for _, vs in found for v in vs))
+        show(found, given.all, calibrated)
+    is_whole = all(v.is_whole for one in found for v in one.verdicts)
+    return int(given.require == 'engine' and not is_whole)
+
+
+class _Found(NamedTuple):
+    """What is known of a file on every chip."""
+
+    program: Program
+    verdicts: tuple[Verdict, ...]
+    forecasts: tuple[Forecast, ...]
+
+    def document(self, each: bool) -> dict[str, Any]:
+        """As JSON has it; with ``each`` operation and layer."""
+        latency = [forecast.document(each) for forecast in self.forecasts]
+        return {**to_dict(self.program, self.verdicts, each), 'latency': latency}
+
+
+def _model(benches: Sequence[Path], models: Sequence[Path]) -> tuple[LatencyModel, str]:
+    """The model of time, and what was done for it in a line; '' for nothing."""
+    if not benches:
+        return fitted_model(), ''
+    samples, device = read_samples(benches, models)
+    return calibrate(fitted_model(), samples, device)
+
+
+def _judge(
+    program: Program, chips: Sequence[Chip], model: LatencyModel, with_suggestions: bool
+) -> _Found:
+    verdicts = preflight(program, chips)
+    return _Found(program, verdicts, forecasts(program, verdicts, model, with_suggestions))
 
 
 def _write(files: list[dict[str, Any]], path: Optional[Path]) -> None:
@@ -80,20 +116,53 @@ def _read(path: Path) -> Program:
     return program
 
 
-def show(found: Sequence[tuple[Program, Sequence[Verdict]]], each: bool = False) -> None:
-    """Print tables and one line for each chip.
+def show(found: Sequence[_Found], each: bool = False, calibrated: str = '') -> None:
+    """Print tables and lines for each chip.
 
     Args:
-        found: programs with the verdicts on them, each for the same chips.
+        found: programs with what is known of them, each for the same chips.
         each: of every operation, too.
+        calibrated: how the model of time was fitted, if it was.
     """
     console = PlainConsole(highlight=False)
-    for program, verdicts in found:
-        _show_one(program, verdicts, each, console)
-    for v in found[0][1]:
+    for one in found:
+        _show_one(one.program, one.verdicts, each, console)
+        _show_times(one, each, console)
+    for v in found[0].verdicts:
         if v.chip.doubt:
             console.print(f'({v.chip.name}: {v.chip.doubt})', soft_wrap=True, style='dim')
-    console.print(CAVEAT, soft_wrap=True, style='dim')
+    for line in filter(None, (calibrated, CAVEAT, TIME_CAVEAT)):
+        console.print(shown(line), soft_wrap=True, style='dim')
+
+
+def _show_times(found: _Found, each: bool, console: PlainConsole) -> None:
+    """How long it takes on each chip, its layers, and what would shorten it."""
+    name = shown(found.program.path.name)
+    console.print(f'{name}, one prediction:', soft_wrap=True)
+    for forecast in found.forecasts:
+        console.print(shown(f'  {forecast.sentence()}'), soft_wrap=True)
+    first = found.forecasts[0]
+    if first.estimate is not None:
+        console.print(shown(f'  of it on {first.chip}: {first.parts}'), soft_wrap=True)
+    if each and first.estimate is not None:
+        console.print(_layers(f'{name} on {first.chip}: time by layer', first))
+    if first.suggestions:
+        console.print(
+            shown(f'{name} on {first.chip}, what would shorten it, each by itself:'), soft_wrap=True
+        )
+    for s in first.suggestions:
+        console.print(shown(f'  {s.sentence}'), soft_wrap=True)
+
+
+def _layers(title: str, forecast: Forecast) -> Table:
+    table = Table(title=title, title_justify='left')
+    for head in ('operation', 'name'):
+        table.add_column(head, overflow='fold')
+    table.add_column('ms', justify='right')
+    table.add_column('waits for')
+    for layer, ms, wait in forecast.slowest():
+        table.add_row(shown(layer.type), shown(layer.name), f'{ms:.4f}', wait)
+    return table
 
 
 def _show_one(

@@ -69,8 +69,8 @@ def preflight_parser() -> ToolParser:
     p = ToolParser(
         description='Tell which operations of a Core ML file the Neural Engine of a chip takes, '
         'why not the others and what to write instead, which stored weights it reads as they are, '
-        'and how often work changes between units. Needs no device: what it says is as sure as '
-        'the label beside it.'
+        'how often work changes between units, and how long one prediction is likely to take. '
+        'Needs no device: what it says is as sure as the label beside it.'
     )
     p.add_argument('models', nargs='+', type=Path, metavar='MODEL', help='.mlpackage or .mlmodel')
     p.add_argument(
@@ -81,6 +81,20 @@ def preflight_parser() -> ToolParser:
         help=f'{", ".join(CHIPS)} (default: {" ".join(n.replace(" ", "") for n in DEFAULT_CHIPS)})',
     )
     p.add_argument('--all', action='store_true', help='tell of every operation, not only of groups')
+    p.add_argument(
+        '--suggest',
+        action='store_true',
+        help='list what would shorten it on the first chip, and by how much',
+    )
+    p.add_argument(
+        '--calibrate',
+        nargs='+',
+        type=Path,
+        default=[],
+        metavar='FILE',
+        help="fit the estimate to your device by the JSON of a Swift package's bench; each is of "
+        'one of the models, or of a NAME.mlpackage beside it',
+    )
     p.add_argument(
         '--json', metavar='FILE', help='write all that was found there; - prints it instead'
     )

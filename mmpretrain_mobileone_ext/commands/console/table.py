@@ -170,6 +170,14 @@ COMMANDS = {
             '--batch 1 --size 64 --rounds 3 --images 10',
         ),
         Command(
+            'benchmark-latency',
+            'how wrong is the estimate of latency on the Neural Engine?',
+            'commands.console.benchmarks:latency_parser',
+            'commands.benchmark.latency.run:run',
+            '--json work_dirs/latency.json',
+            stopped='stopped; the same command goes on',
+        ),
+        Command(
             'benchmark-quantization',
             'ways to a quantized file, trained, exported and scored',
             'commands.console.benchmarks:quantization_parser',
