@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any, Optional
 
@@ -72,74 +72,90 @@ def _replaced(kind: Op, function: Callable[..., Any], fresh: bool = True) -> Op:
     )
 
 
-def _leaves(chip: Chip, saturates: bool = True) -> Callable[[Tensor, Optional[Tensor]], Tensor]:
-    return functools.partial(
-        settled, saturates=saturates and chip.saturates.holds, flushes=chip.flushes.holds
-    )
+class _Port:
+    """What products of an operation go through on a chip.
+
+    Attributes:
+        factor: what the second operand is multiplied by, so that sums overflow where they should.
+    """
+
+    def __init__(self, operation: Operation, chip: Chip):
+        self._doubled = chip.saturates.holds and _has_taps(operation)
+        self._flushes = chip.flushes.holds
+        self.factor = 2.0 if self._doubled else 1.0
+
+    def wide(self, total: Tensor, bias: Optional[Tensor] = None) -> Tensor:
+        """The end of one sum in fp32, with the factor in it."""
+        return settled(total, bias, self._doubled, self._flushes)
+
+    def lanes(self, x: Tensor, weight: Tensor, bias: Optional[Tensor] = None) -> Tensor:
+        """``x @ weight`` lane by lane: (..., k, n) and (..., n, m) to (..., k, m)."""
+        products = x.float().unsqueeze(-1) * weight.float().unsqueeze(-3)
+        return self.wide(product_sum(products).mul_(self.factor), bias)
 
 
 def _conv(kind: Op, operation: Operation, chip: Chip) -> Op:
-    leaves = _leaves(chip, _has_taps(operation))
+    port = _Port(operation, chip)
 
     def conv(x: Tensor, weight: Tensor, bias: Optional[Tensor] = None, **window: Any) -> Tensor:
         offset = None if bias is None else along(bias, 1, x.dim())
         dense = x.shape[1] == weight.shape[1] and not any(window.get('pad') or ())
         pooled = {*x.shape[2:], *weight.shape[2:]} == {1}
         if dense and pooled and _few(x.shape[0], *weight.shape[:2]):
-            total = _products(x.flatten(1), weight.flatten(1))
-            return leaves(total.reshape(*total.shape, *x.shape[2:]), offset)
-        return leaves(kind.function(x, weight, None, **window), offset)
+            found = port.lanes(x.flatten(1), weight.flatten(1).t().contiguous(), bias)
+            return found.reshape(*found.shape, *x.shape[2:])
+        return port.wide(kind.function(x, weight * port.factor, None, **window), offset)
 
     return _replaced(kind, conv)
 
 
 def _conv_transpose(kind: Op, operation: Operation, chip: Chip) -> Op:
-    leaves = _leaves(chip)
+    port = _Port(operation, chip)
 
     def transposed(
         x: Tensor, weight: Tensor, bias: Optional[Tensor] = None, **window: Any
     ) -> Tensor:
         offset = None if bias is None else along(bias, 1, x.dim())
-        return leaves(kind.function(x, weight, None, **window).clone(), offset)
+        return port.wide(kind.function(x, weight * port.factor, None, **window).clone(), offset)
 
     return _replaced(kind, transposed)
 
 
 def _linear(kind: Op, operation: Operation, chip: Chip) -> Op:
-    leaves = _leaves(chip)
+    port = _Port(operation, chip)
 
     def linear(x: Tensor, weight: Tensor, bias: Optional[Tensor] = None) -> Tensor:
-        if _few(x.numel(), len(weight)):
-            return leaves(_products(x.float(), weight.float()), bias)
-        return leaves(kind.function(x, weight), bias)
+        if x.dim() > 1 and _few(x.numel(), len(weight)):
+            return port.lanes(x, weight.t().contiguous(), bias)
+        return port.wide(kind.function(x, weight * port.factor), bias)
 
     return _replaced(kind, linear)
 
 
 def _matmul(kind: Op, operation: Operation, chip: Chip) -> Op:
-    leaves = _leaves(chip)
+    port = _Port(operation, chip)
 
     def matmul(
         x: Tensor, y: Tensor, transpose_x: bool = False, transpose_y: bool = False
     ) -> Tensor:
         # Of vectors, torch's rules are those of the operation.
-        if min(x.dim(), y.dim()) < 2:
-            return leaves(kind.function(x, y, transpose_x, transpose_y), None)
-        left = x.transpose(-1, -2) if transpose_x else x
-        rows = y if transpose_y else y.transpose(-1, -2)
-        batch = torch.broadcast_shapes(left.shape[:-2], rows.shape[:-2])
-        if _few(*batch, *left.shape[-2:], rows.shape[-2]):
-            return leaves(_products(left.float(), rows.float().unsqueeze(-3)), None)
-        return leaves(kind.function(x, y, transpose_x, transpose_y), None)
+        if min(x.dim(), y.dim()) > 1:
+            left = x.transpose(-1, -2) if transpose_x else x
+            right = y.transpose(-1, -2) if transpose_y else y
+            batch = torch.broadcast_shapes(left.shape[:-2], right.shape[:-2])
+            if _few(*batch, *left.shape[-2:], right.shape[-1]):
+                return port.lanes(left, right)
+        return port.wide(kind.function(x, y * port.factor, transpose_x, transpose_y))
 
     return _replaced(kind, matmul)
 
 
 def _einsum(kind: Op, operation: Operation, chip: Chip) -> Op:
-    leaves = _leaves(chip)
+    port = _Port(operation, chip)
 
-    def einsum(values: Any, equation: str) -> Tensor:
-        return leaves(kind.function(values, equation).clone(), None)
+    def einsum(values: Sequence[Tensor], equation: str) -> Tensor:
+        x, y = values
+        return port.wide(kind.function([x, y * port.factor], equation).clone())
 
     return _replaced(kind, einsum)
 
@@ -151,17 +167,12 @@ def _few(*sizes: int) -> bool:
     return count <= FEW
 
 
-def _products(x: Tensor, weight: Tensor) -> Tensor:
-    """``x @ weight.T`` lane by lane: (..., n) and (..., m, n) to (..., m)."""
-    return product_sum(x.unsqueeze(-2) * weight)
-
-
 def _over_lanes(
     before: Callable[[Tensor], Tensor], after: Callable[[Tensor, int], Tensor]
 ) -> _Rule:
     def summed(x: Tensor, axes: tuple[int, ...]) -> Tensor:
         lanes = flattened(before(x), axes)
-        return after(lane_sum(lanes), lanes.shape[-1])
+        return after(lane_sum(lanes), len(lanes))
 
     return lambda kind, operation, chip: _replaced(kind, over_axes(summed))
 

@@ -29,29 +29,32 @@ _LANES = 4
 # fp32 has 24 digits, and the sum has exponent e + 12.
 _SHIFT = 1.5 * 2**12
 _EXPONENT = 0x7F800000  # bits of an fp32 number that are its exponent
+_FAR = 2.0**100  # beyond all sums
 
 
 def lane_sum(lanes: Tensor) -> Tensor:
-    """Sum over the last dimension as the engine adds its lanes.
+    """Sums over the last but one dimension as the engine adds its lanes.
 
     Args:
-        lanes: (..., n) fp32, finite or infinite: fp16 numbers or products of two.
+        lanes: (..., n, m) fp32, finite or infinite: fp16 numbers or products of two. Of the m sums
+            side by side, numbers are fetched in a row.
 
     Returns:
-        Tensor: (...,) fp32, not rounded further.
+        Tensor: (..., m) fp32, not rounded further.
     """
-    return _tiles(lanes).sum(-1)
+    return _tiles(lanes).sum(-2)
 
 
 def product_sum(lanes: Tensor) -> Tensor:
     """As :func:`lane_sum`, but a partial sum that reaches 2^15 is infinite from then on.
 
-    Two of either sign give NaN. Partial sums are those of whole tiles, in the order of lanes, which is an assumption of ours.
+    Two of either sign give NaN. Partial sums are those of whole tiles, in the order of lanes, which
+    is an assumption of ours.
     """
-    partial = _tiles(lanes).cumsum(-1)
-    high, low = partial.amax(-1), partial.amin(-1)
+    partial = _tiles(lanes).cumsum(-2)
     # An infinite number added to any other stays.
-    return partial[..., -1] + _infinite(high) - _infinite(-low)
+    high = _infinite(partial.amax(-2))
+    return partial[..., -1, :] + high - _infinite(-partial.amin(-2))
 
 
 def _infinite(partial: Tensor) -> Tensor:
@@ -60,10 +63,10 @@ def _infinite(partial: Tensor) -> Tensor:
 
 
 def _tiles(lanes: Tensor) -> Tensor:
-    """Sums of four lanes each, (..., n / 4)."""
-    missing = -lanes.shape[-1] % _LANES
-    padded = F.pad(lanes, (0, missing)) if missing else lanes
-    total, *others = padded.reshape(*lanes.shape[:-1], -1, _LANES).unbind(-1)
+    """Sums of four lanes each, (..., n / 4, m)."""
+    missing = -lanes.shape[-2] % _LANES
+    padded = F.pad(lanes, (0, 0, 0, missing)) if missing else lanes
+    total, *others = padded.unflatten(-2, (-1, _LANES)).unbind(-2)
     for lane in others:
         total = _add(total, lane)
     return total
@@ -71,39 +74,42 @@ def _tiles(lanes: Tensor) -> Tensor:
 
 def _add(a: Tensor, b: Tensor) -> Tensor:
     """``a + b`` of 12 digits each."""
-    larger = torch.maximum(a.abs(), b.abs())
-    bits = larger.view(torch.int32).bitwise_and(_EXPONENT)
-    shift = bits.view(torch.float32).mul(_SHIFT)
-    # Where the exponent is that of infinity there are no digits.
-    shift = torch.where(shift < torch.inf, shift, 0.0)
+    larger = torch.maximum(_exponent(a), _exponent(b)).view(torch.float32)
+    # Infinite numbers stay what they are where the shift is finite.
+    shift = larger.mul_(_SHIFT).clamp(max=_FAR)
     return (a + shift).sub_(shift).add_((b + shift).sub_(shift))
 
 
+def _exponent(x: Tensor) -> Tensor:
+    """The bits of 2^e: they are in the order of these numbers."""
+    return x.view(torch.int32).bitwise_and(_EXPONENT)
+
+
 def flattened(x: Tensor, axes: Sequence[int]) -> Tensor:
-    """``x`` with ``axes`` as one last dimension."""
+    """``x`` as (lanes, others): all of ``axes``, and all else."""
     kept = [axis for axis in range(x.dim()) if axis not in axes]
-    return x.permute(*kept, *axes).flatten(len(kept))
+    return x.permute(*axes, *kept).flatten(0, len(axes) - 1).unsqueeze(-1).flatten(1)
 
 
-def settled(total: Tensor, bias: Optional[Tensor], saturates: bool, flushes: bool) -> Tensor:
+def settled(
+    total: Tensor, bias: Optional[Tensor], doubled: bool = False, flushes: bool = False
+) -> Tensor:
     """A sum of products as it leaves the engine, plus a bias.
 
     Args:
         total: fp32; overwritten.
         bias: to broadcast against it, fp16 numbers in fp32.
-        saturates: infinite from 2^15 on.
-        flushes: 0 below fp16's normal numbers.
+        doubled: the sum is twice what it is, so that it leaves fp16 where it should be infinite:
+            from 2^15 on. No digit is lost by that; denormals have one more.
+        flushes: sums below fp16's normal numbers are 0.
 
     Returns:
         Tensor: fp32; of fp16 numbers, but for the sum with the bias, which is to be rounded.
     """
-    # Twice 2^15 is where fp16 ends. Numbers lose no digit by that, but for those below the normal
-    # ones, which gain one.
-    factor = 2.0 if saturates else 1.0
-    doubled = total.mul_(factor) if saturates else total
-    rounded = doubled.copy_(doubled.half())
+    factor = 2.0 if doubled else 1.0
+    rounded = total.copy_(total.half())
     if flushes:
         rounded = F.hardshrink(rounded, factor * _DENORMAL)
     if bias is not None:
         return torch.add(bias, rounded, alpha=1 / factor)
-    return rounded.mul_(1 / factor) if saturates else rounded
+    return rounded.mul_(1 / factor) if doubled else rounded

@@ -16,6 +16,7 @@ import functools
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -50,15 +51,32 @@ class Lookup:
         x = torch.where(x.isnan(), torch.inf, x) + 0.0  # -0 + 0 is 0
         values = function(x).float()
         values = torch.where(values.isnan(), 0.0, values)
-        self._values = values.half().float()[:, None]
+        self._values = values.half().float()
 
     def __call__(self, x: Tensor) -> Tensor:
         """The function of fp16 numbers in fp32."""
+        return _LookedUp.apply(self._values.to(x.device), x)
+
+
+class _LookedUp(torch.autograd.Function):
+    """Values of a table at fp16 numbers: of a whole batch at once, unlike torch's own rule."""
+
+    @staticmethod
+    def forward(values: Tensor, x: Tensor) -> Tensor:
         # Maps have their channels innermost in memory, and are to keep them there.
-        inner = x.movedim(1, -1) if x.dim() == 4 else x
+        is_map = x.dim() > 3
+        inner = x.movedim(-3, -1) if is_map else x
         places = inner.half().view(torch.int16).int().bitwise_and_(_HALVES - 1)
-        values = F.embedding(places, self._values.to(x.device)).squeeze(-1)
-        return values.movedim(-1, 1) if x.dim() == 4 else values
+        found = values.index_select(0, places.reshape(-1)).view(places.shape)
+        return found.movedim(-1, -3) if is_map else found
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
+        """Nothing is kept: tables have no gradient."""
+
+    @staticmethod
+    def vmap(info: Any, in_dims: tuple[None, int], values: Tensor, x: Tensor) -> Any:
+        return _LookedUp.apply(values, x), in_dims[1]
 
 
 @dataclass(frozen=True)
