@@ -43,13 +43,13 @@ _Rule = Callable[[Op, Operation, Chip], Op]
 
 def engine_kind(kind: Op, operation: Operation, chip: Chip) -> Op:
     """What computes an operation on the engine; ``kind`` itself where fp32 does."""
-    rule = _RULES.get(operation.type)
+    rule = RULES.get(operation.type)
     return kind if rule is None else rule(kind, operation, chip)
 
 
 def overflows_at(operation: Operation, chip: Chip) -> float:
     """From where on results of an operation become infinite."""
-    saturates = chip.saturates.holds and operation.type in _PRODUCTS
+    saturates = chip.saturates.holds and operation.type in PRODUCTS
     return PORT_OVERFLOWS if saturates and _has_taps(operation) else _HALF_OVERFLOWS
 
 
@@ -274,15 +274,15 @@ _BEGINS: dict[str, Callable[..., bool]] = {
     'slice_by_size': _by_size,
     'crop': _cropped,
 }
-_PRODUCTS: dict[str, _Rule] = {
+PRODUCTS: dict[str, _Rule] = {
     'conv': _conv,
     'conv_transpose': _conv_transpose,
     'linear': _linear,
     'matmul': _matmul,
     'einsum': _einsum,
 }
-_RULES: dict[str, _Rule] = {
-    **_PRODUCTS,
+RULES: dict[str, _Rule] = {
+    **PRODUCTS,
     **dict.fromkeys(_BEGINS, _slice),
     'reduce_sum': _over_lanes(_as_is, _sum),
     'reduce_mean': _over_lanes(_as_is, _mean),

@@ -12,6 +12,7 @@ was published: see ``tests/coreml/runtime/test_engine_arithmetic.py``.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from typing import Optional
 
@@ -63,13 +64,13 @@ def _infinite(partial: Tensor) -> Tensor:
 
 
 def _tiles(lanes: Tensor) -> Tensor:
-    """Sums of four lanes each, (..., n / 4, m)."""
-    missing = -lanes.shape[-2] % _LANES
-    padded = F.pad(lanes, (0, 0, 0, missing)) if missing else lanes
-    total, *others = padded.unflatten(-2, (-1, _LANES)).unbind(-2)
-    for lane in others:
-        total = _add(total, lane)
-    return total
+    """Sums of four lanes each, of the last ones of fewer: (..., n / 4, m)."""
+    count = lanes.shape[-2]
+    left = count % _LANES
+    whole = lanes.narrow(-2, 0, count - left).unflatten(-2, (-1, _LANES)).unbind(-2)
+    last = lanes.narrow(-2, count - left, left).unsqueeze(-2).unbind(-3)
+    parts = [functools.reduce(_add, tile) for tile in (whole, last) if tile and tile[0].numel()]
+    return torch.cat(parts, -2) if len(parts) > 1 else parts[0]
 
 
 def _add(a: Tensor, b: Tensor) -> Tensor:
