@@ -45,7 +45,7 @@ def load_program(
             every result the program declares fp16 is rounded to fp16, sums inside an operation stay
             fp32, and overflow is counted in :attr:`LoadedProgram.overflows`. ``'ane'``: in addition
             operations with such results are computed as Apple's Neural Engine does it, as far as
-            that is public (:mod:`.engine`): products become infinite from 2^15 on, tiles of four
+            that is public: products become infinite from 2^15 on, tiles of four
             lanes are rounded, functions are tables of 33 knots, and there is no NaN. A ``.mlmodel``
             declares no types: in ``'fp16'`` nothing of it is rounded, in ``'ane'`` all of it is.
         backend (str): ``'reference'`` (torch, any OS) or ``'coreml'`` (Apple's runtime on macOS;

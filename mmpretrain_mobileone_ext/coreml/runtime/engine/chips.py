@@ -51,7 +51,7 @@ _PREDICTED, _ASSUMED = Fact(True, 'predicted'), Fact(True, 'assumed')
 #: The engine of A17 Pro and M5 is the second one that was measured; later ones add no operation.
 CHIPS = (
     Chip('A13', 'M1', _MEASURED, _MEASURED, _MEASURED),
-    Chip('A14', 'M2', _PREDICTED, _PREDICTED, _MEASURED),
+    Chip('A14', 'M2', _PREDICTED, _ASSUMED, _MEASURED),
     Chip('A15', 'M3', _PREDICTED, _ASSUMED, Fact(False, 'decoded')),
     Chip('A16', 'M4', _PREDICTED, _ASSUMED, Fact(False, 'decoded')),
     Chip('A17', 'M5', _PREDICTED, Fact(False, 'measured'), Fact(False, 'measured')),
