@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any, Optional
@@ -161,17 +162,15 @@ def _einsum(kind: Op, operation: Operation, chip: Chip) -> Op:
 
 
 def _few(*sizes: int) -> bool:
-    count = 1
-    for size in sizes:
-        count *= size
-    return count <= FEW
+    return math.prod(sizes) <= FEW
 
 
 def _over_lanes(
     before: Callable[[Tensor], Tensor], after: Callable[[Tensor, int], Tensor]
 ) -> _Rule:
     def summed(x: Tensor, axes: tuple[int, ...]) -> Tensor:
-        lanes = flattened(before(x), axes)
+        # In a .mlmodel sizes may be numbers, too.
+        lanes = flattened(before(x.float()), axes)
         return after(lane_sum(lanes), len(lanes))
 
     return lambda kind, operation, chip: _replaced(kind, over_axes(summed))
@@ -249,7 +248,7 @@ def _slice(kind: Op, operation: Operation, chip: Chip) -> Op:
 
     def cut(x: Tensor, **where: Any) -> Tensor:
         part = kind.function(x, **where)
-        if not begins(x, **where):
+        if not part.is_floating_point() or not begins(x, **where):
             return part
         return torch.where(part.abs() < _SLICE_OVERFLOWS, part, part * torch.inf)
 

@@ -114,11 +114,9 @@ class Knots:
         return (self.high - self.low) / _SEGMENTS
 
     def _knots(self) -> Tensor:
-        at, f = (
-            torch.linspace(self.low, self.high, _SEGMENTS + 1, dtype=torch.float64),
-            self.function,
-        )
-        return f(at) - self.fraction * (f(at - self._step) - 2 * f(at) + f(at + self._step))
+        at = torch.linspace(self.low, self.high, _SEGMENTS + 1, dtype=torch.float64)
+        before, here, after = (self.function(at + k * self._step) for k in (-1, 0, 1))
+        return here - self.fraction * (before - 2 * here + after)
 
     def _between(self, x: Tensor, knots: Tensor, slopes: Tensor) -> Tensor:
         place = (x.clamp(self.low, self.high) - self.low) / self._step
