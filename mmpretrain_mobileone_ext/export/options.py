@@ -382,17 +382,18 @@ class ExportOptions:
         self.check_apart_from(classes=self.classes)
 
     def _check_arithmetic(self) -> None:
+        given = f'verify_arithmetic {self.verify_arithmetic!r}'
         if self.verify_arithmetic == 'fp16':
             return
         if not self.format.opens:
             raise ExportError(
-                f'verify_arithmetic {self.verify_arithmetic!r}: no {self.format.suffix} files, '
-                "which Apple's interpreter executes; allowed: fp16"
+                f"{given}: not for {self.format.suffix} files, which Apple's interpreter executes; "
+                'allowed: fp16'
             )
         if self.precision == 'fp32':
             raise ExportError(
-                f'verify_arithmetic {self.verify_arithmetic!r}: the Neural Engine runs nothing of '
-                'a file with precision fp32; give precision fp16 or auto'
+                f'{given}: the Neural Engine runs nothing of a file with precision fp32; give '
+                'precision fp16 or auto'
             )
 
     def _check_format(self) -> None:

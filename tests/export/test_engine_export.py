@@ -88,7 +88,7 @@ def test_an_export_in_fp16_is_refused(tmp_path):
 def test_where_it_is_not_available(tmp_path):
     with pytest.raises(ExportError, match='nothing of a file with precision fp32'):
         ExportOptions(tmp_path / 'm.mlpackage', verify_arithmetic='ane', precision='fp32')
-    with pytest.raises(ExportError, match=r'no \.aimodel files'):
+    with pytest.raises(ExportError, match=r'not for \.aimodel files'):
         ExportOptions(tmp_path / 'm.aimodel', verify_arithmetic='ane')
     with pytest.raises(ExportError, match="'mps'; allowed: fp16, ane"):
         ExportOptions(tmp_path / 'm.mlpackage', verify_arithmetic='mps')
