@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Sequence
-from typing import Optional
+from typing import Any, Optional
 
 import torch
 import torch.nn.functional as F
@@ -65,12 +65,29 @@ def _infinite(partial: Tensor) -> Tensor:
 
 def _tiles(lanes: Tensor) -> Tensor:
     """Sums of four lanes each, of the last ones of fewer: (..., n / 4, m)."""
-    count = lanes.shape[-2]
-    left = count % _LANES
-    whole = lanes.narrow(-2, 0, count - left).unflatten(-2, (-1, _LANES)).unbind(-2)
-    last = lanes.narrow(-2, count - left, left).unsqueeze(-2).unbind(-3)
-    parts = [functools.reduce(_add, tile) for tile in (whole, last) if tile and tile[0].numel()]
-    return torch.cat(parts, -2) if len(parts) > 1 else parts[0]
+    return _Tiles.apply(lanes)
+
+
+class _Tiles(torch.autograd.Function):
+    """As :func:`_tiles`, which takes a batch as it is: bits are viewed, for which torch's vmap has
+    no rule in every version."""
+
+    @staticmethod
+    def forward(lanes: Tensor) -> Tensor:
+        count = lanes.shape[-2]
+        left = count % _LANES
+        whole = lanes.narrow(-2, 0, count - left).unflatten(-2, (-1, _LANES)).unbind(-2)
+        last = lanes.narrow(-2, count - left, left).unsqueeze(-2).unbind(-3)
+        parts = [functools.reduce(_add, tile) for tile in (whole, last) if tile and tile[0].numel()]
+        return torch.cat(parts, -2) if len(parts) > 1 else parts[0]
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
+        """Nothing is kept: the engine has no gradients."""
+
+    @staticmethod
+    def vmap(info: Any, in_dims: tuple[int], lanes: Tensor) -> Any:
+        return _Tiles.apply(lanes.movedim(in_dims[0], 0)), 0
 
 
 def _add(a: Tensor, b: Tensor) -> Tensor:
