@@ -460,6 +460,7 @@ def _program_figure(write: Callable[..., str], *names: str) -> Figure:
 
 FIGURES.update(
     {
+        'chips': _program_figure(from_program.chips),
         'commands': _program_figure(from_program.commands),
         'messages': _program_figure(from_program.messages),
         'operations': _program_figure(from_program.operations),
