@@ -193,13 +193,11 @@ def _operation(name: str) -> str:
 def chips() -> str:
     """What the runtime's arithmetic does by chip, and how each fact is known."""
     rows = [
-        f'| {chip.name}, {chip.mac} | '
-        + ' | '.join(
-            f'{"yes" if fact.holds else "no"} ({fact.label})'
-            for fact in (chip.saturates, chip.flushes, chip.slice_overflows)
-        )
+        f'| {chip.name} | '
+        + ' | '.join(f'{"yes" if fact.value else "no"} ({fact.label})' for fact in chip.numerics)
         + ' |'
-        for chip in CHIPS
+        for chip in CHIPS.values()
+        if chip.numerics
     ]
     return '\n'.join([_CHIPS, *rows, ''])
 

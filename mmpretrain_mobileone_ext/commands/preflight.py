@@ -11,8 +11,8 @@ from rich.table import Table
 
 from ..coreml.program.graph import Program
 from ..coreml.program.read import read_program
+from ..coreml.runtime.engine.chips import GUIDE, Chip, find_chip
 from ..errors import MobileOneExtError, ProgramError
-from ..neural_engine.chips import GUIDE, Chip, find_chip
 from ..neural_engine.forecast import CAVEAT as TIME_CAVEAT
 from ..neural_engine.forecast import Forecast, forecasts
 from ..neural_engine.latency.calibrate import calibrate, read_samples

@@ -17,7 +17,7 @@ from ..utils import checks
 from .formats import format_of
 from .program.graph import takes_normalized
 from .runtime.arithmetic import ARITHMETICS
-from .runtime.engine.chips import CHIP_NAMES, DEFAULT_CHIP
+from .runtime.engine.chips import CHIPS, DEFAULT_CHIP
 from .targets import COMPUTE_UNITS
 
 
@@ -76,7 +76,7 @@ class CoreMLClassifier(BaseModel):
             checks.boolean(f'{owner} normalize', normalize, ProgramError)
         for name, value, allowed in (
             ('arithmetic', arithmetic, ARITHMETICS),
-            ('chip', chip, CHIP_NAMES),
+            ('chip', chip, tuple(CHIPS)),
             ('backend', backend, ('reference', 'coreml')),
             ('compute_units', compute_units, COMPUTE_UNITS),
         ):

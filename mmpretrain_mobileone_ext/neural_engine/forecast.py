@@ -7,9 +7,9 @@ from dataclasses import dataclass, replace
 from typing import Any, Optional
 
 from ..coreml.program.graph import Program
+from ..coreml.runtime.engine.chips import Chip
 from ..errors import ProgramError
 from ..utils.text import counted
-from .chips import Chip
 from .latency.estimate import Estimate, Estimator, LatencyModel
 from .latency.features import Layer, layers_of
 from .suggest import Suggestion, suggest

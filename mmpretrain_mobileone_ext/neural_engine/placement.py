@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Optional
 
 from ..coreml.program.graph import Operation, Program, sources
-from .chips import Chip, weakest
+from ..coreml.runtime.engine.chips import Chip, weakest
 from .matrix import look_up
 from .rules import Finding, findings
 from .view import Values, View
@@ -76,7 +76,7 @@ def place(program: Program, chip: Chip) -> tuple[Placement, ...]:
 
     Args:
         program: as read from disk; shapes that it does not state are not checked.
-        chip: of :func:`~mmpretrain_mobileone_ext.neural_engine.chips.find_chip`.
+        chip: of :func:`~mmpretrain_mobileone_ext.coreml.runtime.engine.chips.find_chip`.
 
     Returns:
         tuple[Placement, ...]: one for each operation, in the order of the program; those of nested

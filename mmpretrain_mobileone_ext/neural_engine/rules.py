@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from typing import Callable, NamedTuple, Optional
 
 from ..coreml.program.graph import Shape
-from .chips import BYTES, MEASURED, UNKNOWN, Fact
+from ..coreml.runtime.engine.chips import BYTES, MEASURED, UNKNOWN, Fact
 from .view import View
 
 
@@ -421,9 +421,10 @@ def _axis_slices(view: View) -> Iterator[Finding]:
 
 def _offset(view: View) -> Iterator[Finding]:
     """Ch. 19: a slice that begins within the width."""
-    if view.chip.slices_saturate:
+    numerics = view.chip.numerics
+    if numerics is not None and numerics.slice_overflows.value:
         text = 'an offset along the width makes infinities of magnitudes above 4094'
-        yield Finding(text, 'an offset along another axis', view.label('H13', 'H14'))
+        yield Finding(text, 'an offset along another axis', numerics.slice_overflows.label)
 
 
 @rule('gather', 'gather_along_axis')

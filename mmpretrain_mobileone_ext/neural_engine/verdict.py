@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple, Optional
 
 from ..coreml.program.graph import Program
+from ..coreml.runtime.engine.chips import UNKNOWN, Chip, weakest
 from ..utils.text import counted
-from .chips import UNKNOWN, Chip, weakest
 from .placement import Placement, Segment, place, segments
 from .shapes import with_shapes
 

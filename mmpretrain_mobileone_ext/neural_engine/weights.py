@@ -12,7 +12,16 @@ from typing import NamedTuple, Optional
 import numpy as np
 
 from ..coreml.program.graph import Operation, Packed
-from .chips import BYTES, DECODED, MEASURED, PREDICTED, TIERS, UNKNOWN, Chip, weakest
+from ..coreml.runtime.engine.chips import (
+    BYTES,
+    DECODED,
+    MEASURED,
+    PREDICTED,
+    TIERS,
+    UNKNOWN,
+    Chip,
+    weakest,
+)
 
 #: Below this a constant is a parameter, not a weight.
 _FEWEST = 64

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from ..coreml.program.graph import Program
-from ..neural_engine.chips import CHIPS, DEFAULT_CHIPS, GUIDE
+from ..coreml.runtime.engine.chips import CHIPS, DEFAULT_CHIPS, GUIDE
 from ..neural_engine.verdict import by_chips, preflight, stored_words
 
 __all__ = ['GUIDE', 'EngineChip', 'EngineGroup', 'EngineReport', 'engine_report']

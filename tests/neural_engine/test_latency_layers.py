@@ -7,8 +7,8 @@ import pytest
 from engine_kit import Made
 
 from mmpretrain_mobileone_ext.coreml.program.graph import Packed, Value
+from mmpretrain_mobileone_ext.coreml.runtime.engine.chips import find_chip
 from mmpretrain_mobileone_ext.errors import ProgramError
-from mmpretrain_mobileone_ext.neural_engine.chips import find_chip
 from mmpretrain_mobileone_ext.neural_engine.latency.features import (
     INPUT,
     as_rows,

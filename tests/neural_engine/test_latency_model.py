@@ -17,8 +17,8 @@ from mmpretrain_mobileone_ext.commands.benchmark.latency.run import (
     read_features,
     thirty,
 )
+from mmpretrain_mobileone_ext.coreml.runtime.engine.chips import CHIPS, find_chip
 from mmpretrain_mobileone_ext.errors import MobileOneExtError, SpecError
-from mmpretrain_mobileone_ext.neural_engine.chips import CHIPS, find_chip
 from mmpretrain_mobileone_ext.neural_engine.latency.calibrate import calibrate
 from mmpretrain_mobileone_ext.neural_engine.latency.estimate import (
     NOT_FITTED,

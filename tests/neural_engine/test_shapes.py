@@ -7,7 +7,7 @@ from dataclasses import replace
 from engine_kit import Made
 
 from mmpretrain_mobileone_ext.coreml.program.read import read_program
-from mmpretrain_mobileone_ext.neural_engine.chips import CHIPS
+from mmpretrain_mobileone_ext.coreml.runtime.engine.chips import CHIPS
 from mmpretrain_mobileone_ext.neural_engine.placement import place
 from mmpretrain_mobileone_ext.neural_engine.shapes import with_shapes
 

@@ -8,7 +8,7 @@ from engine_kit import Made
 
 from mmpretrain_mobileone_ext.commands.benchmark.latency.run import LAYERS, read_features
 from mmpretrain_mobileone_ext.coreml.program.graph import Value
-from mmpretrain_mobileone_ext.neural_engine.chips import CHIPS
+from mmpretrain_mobileone_ext.coreml.runtime.engine.chips import CHIPS
 from mmpretrain_mobileone_ext.neural_engine.latency.estimate import ORDER, Estimator, fitted_model
 from mmpretrain_mobileone_ext.neural_engine.latency.features import layers_of
 from mmpretrain_mobileone_ext.neural_engine.latency.forms import WORKING_SET

@@ -10,7 +10,7 @@ from mmpretrain_mobileone_ext.coreml.compress.kmeans import Palettes
 from mmpretrain_mobileone_ext.coreml.compress.scheme import fixed_scheme
 from mmpretrain_mobileone_ext.coreml.compress.weights import find_weights
 from mmpretrain_mobileone_ext.coreml.program.read import read_program
-from mmpretrain_mobileone_ext.neural_engine.chips import CHIPS
+from mmpretrain_mobileone_ext.coreml.runtime.engine.chips import CHIPS
 from mmpretrain_mobileone_ext.neural_engine.weights import weights_of
 
 #: Of scalars and shapes in the specification, which the way to store does not count.

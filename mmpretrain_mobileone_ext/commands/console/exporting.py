@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from ...coreml.runtime.engine.chips import CHIPS, DEFAULT_CHIPS
 from ...errors import ExportError
 from ...export.options import OPTIONS, explained, flag
-from ...neural_engine.chips import CHIPS, DEFAULT_CHIPS
 from ..cli import ToolParser
 
 

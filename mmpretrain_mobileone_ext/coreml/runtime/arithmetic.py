@@ -12,7 +12,7 @@ from torch import Tensor
 from ...errors import ProgramError
 from ...utils.parity import FP16_ENDS, FP16_OVERFLOWS
 from ..program.graph import Feature, Operation
-from .engine.chips import DEFAULT_CHIP, chip_of
+from .engine.chips import CHIPS, DEFAULT_CHIP, Numerics, find_chip
 from .engine.rules import engine_kind, overflows_at
 from .engine.sums import PORT
 from .ops import Op
@@ -71,14 +71,14 @@ class NeuralEngine(Half):
     What is in fp32 runs elsewhere. A ``.mlmodel`` declares no types: all of it runs there.
 
     Args:
-        chip: the generation, e.g. 'A14' or 'M2'.
+        chip: e.g. 'A14' or 'M2'.
 
     Raises:
-        ProgramError: for an unknown chip.
+        ProgramError: the chip is unknown, or its arithmetic.
     """
 
     def __init__(self, chip: str = DEFAULT_CHIP):
-        self.chip = chip_of(chip)
+        self.numerics = numerics_of(chip)
 
     def halves(self, operation: Operation) -> tuple[bool, ...]:
         if LAYER in operation.attributes:
@@ -87,7 +87,7 @@ class NeuralEngine(Half):
 
     def kind(self, kind: Op, operation: Operation) -> Op:
         halves = any(self.halves(operation))
-        return engine_kind(kind, operation, self.chip) if halves else kind
+        return engine_kind(kind, operation, self.numerics) if halves else kind
 
     def given(self, value: Tensor, feature: Feature) -> Tensor:
         rounded = super().given(value, feature)
@@ -98,7 +98,7 @@ class NeuralEngine(Half):
         return _without_nan(rounded, torch.inf if operation.type == 'cast' else 0.0)
 
     def overflows_at(self, operation: Operation) -> float:
-        return overflows_at(operation, self.chip)
+        return overflows_at(operation, self.numerics)
 
     def end_of(self, operation: Operation) -> str:
         if self.overflows_at(operation) == FP16_OVERFLOWS:
@@ -110,6 +110,21 @@ def _without_nan(value: Tensor, instead: float) -> Tensor:
     return torch.where(value.isnan(), instead, value)
 
 
+def numerics_of(chip: str) -> Numerics:
+    """What the arithmetic of a chip does to numbers.
+
+    Raises:
+        ProgramError: the chip is unknown, or its arithmetic.
+    """
+    found = find_chip(chip, ProgramError).numerics
+    if found is None:
+        allowed = ', '.join(name for name, known in CHIPS.items() if known.numerics)
+        raise ProgramError(
+            f'nothing is known of the arithmetic of chip {chip!r}; allowed: {allowed}'
+        )
+    return found
+
+
 #: The names of arithmetics.
 ARITHMETICS = ('fp32', 'fp16', 'ane')
 
@@ -119,7 +134,7 @@ def arithmetic_of(name: str, chip: str = DEFAULT_CHIP) -> Arithmetic:
 
     Args:
         name: 'fp32', 'fp16' or 'ane'.
-        chip: the generation of the engine, for 'ane'.
+        chip: whose engine, for 'ane'.
 
     Raises:
         ProgramError: there is none of this name, or no such chip.

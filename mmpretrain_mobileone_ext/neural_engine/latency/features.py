@@ -17,8 +17,8 @@ from typing import Any, Optional
 import numpy as np
 
 from ...coreml.program.graph import Operation, Program, sources, walk
+from ...coreml.runtime.engine.chips import CHIPS, Chip
 from ...errors import ProgramError
-from ..chips import CHIPS, Chip
 from ..shapes import with_shapes
 from ..weights import weights_of
 

@@ -28,7 +28,7 @@ from ...program.graph import Operation, Value
 from ..ops.elementwise import over_axes
 from ..ops.registry import Op
 from ..ops.shared import along, slices
-from .chips import Chip
+from .chips import Numerics
 from .sums import PORT_OVERFLOWS, flattened, lane_sum, product_sum, settled
 from .tables import LOG_OF_0, Lookup, gelu_knots, odd, sigmoid_knots, silu_knots, tanh_knots
 
@@ -39,18 +39,18 @@ _SLICE_OVERFLOWS = 4095.0  # times 16 rounds to infinity
 #: Beyond all fp16 numbers, and finite.
 _FAR = 2.0**17
 
-_Rule = Callable[[Op, Operation, Chip], Op]
+_Rule = Callable[[Op, Operation, Numerics], Op]
 
 
-def engine_kind(kind: Op, operation: Operation, chip: Chip) -> Op:
+def engine_kind(kind: Op, operation: Operation, numerics: Numerics) -> Op:
     """What computes an operation on the engine; ``kind`` itself where fp32 does."""
     rule = RULES.get(operation.type)
-    return kind if rule is None else rule(kind, operation, chip)
+    return kind if rule is None else rule(kind, operation, numerics)
 
 
-def overflows_at(operation: Operation, chip: Chip) -> float:
+def overflows_at(operation: Operation, numerics: Numerics) -> float:
     """From where on results of an operation become infinite."""
-    saturates = chip.saturates.holds and operation.type in PRODUCTS
+    saturates = bool(numerics.saturates.value) and operation.type in PRODUCTS
     return PORT_OVERFLOWS if saturates and _has_taps(operation) else _HALF_OVERFLOWS
 
 
@@ -80,9 +80,9 @@ class _Port:
         factor: what the second operand is multiplied by, so that sums overflow where they should.
     """
 
-    def __init__(self, operation: Operation, chip: Chip):
-        self._doubled = chip.saturates.holds and _has_taps(operation)
-        self._flushes = chip.flushes.holds
+    def __init__(self, operation: Operation, numerics: Numerics):
+        self._doubled = bool(numerics.saturates.value) and _has_taps(operation)
+        self._flushes = bool(numerics.flushes.value)
         self.factor = 2.0 if self._doubled else 1.0
 
     def wide(self, total: Tensor, bias: Optional[Tensor] = None) -> Tensor:
@@ -95,8 +95,8 @@ class _Port:
         return self.wide(product_sum(products).mul_(self.factor), bias)
 
 
-def _conv(kind: Op, operation: Operation, chip: Chip) -> Op:
-    port = _Port(operation, chip)
+def _conv(kind: Op, operation: Operation, numerics: Numerics) -> Op:
+    port = _Port(operation, numerics)
 
     def conv(x: Tensor, weight: Tensor, bias: Optional[Tensor] = None, **window: Any) -> Tensor:
         offset = None if bias is None else along(bias, 1, x.dim())
@@ -110,8 +110,8 @@ def _conv(kind: Op, operation: Operation, chip: Chip) -> Op:
     return _replaced(kind, conv)
 
 
-def _conv_transpose(kind: Op, operation: Operation, chip: Chip) -> Op:
-    port = _Port(operation, chip)
+def _conv_transpose(kind: Op, operation: Operation, numerics: Numerics) -> Op:
+    port = _Port(operation, numerics)
 
     def transposed(
         x: Tensor, weight: Tensor, bias: Optional[Tensor] = None, **window: Any
@@ -122,8 +122,8 @@ def _conv_transpose(kind: Op, operation: Operation, chip: Chip) -> Op:
     return _replaced(kind, transposed)
 
 
-def _linear(kind: Op, operation: Operation, chip: Chip) -> Op:
-    port = _Port(operation, chip)
+def _linear(kind: Op, operation: Operation, numerics: Numerics) -> Op:
+    port = _Port(operation, numerics)
 
     def linear(x: Tensor, weight: Tensor, bias: Optional[Tensor] = None) -> Tensor:
         if x.dim() > 1 and _few(x.numel(), len(weight)):
@@ -133,8 +133,8 @@ def _linear(kind: Op, operation: Operation, chip: Chip) -> Op:
     return _replaced(kind, linear)
 
 
-def _matmul(kind: Op, operation: Operation, chip: Chip) -> Op:
-    port = _Port(operation, chip)
+def _matmul(kind: Op, operation: Operation, numerics: Numerics) -> Op:
+    port = _Port(operation, numerics)
 
     def matmul(
         x: Tensor, y: Tensor, transpose_x: bool = False, transpose_y: bool = False
@@ -151,8 +151,8 @@ def _matmul(kind: Op, operation: Operation, chip: Chip) -> Op:
     return _replaced(kind, matmul)
 
 
-def _einsum(kind: Op, operation: Operation, chip: Chip) -> Op:
-    port = _Port(operation, chip)
+def _einsum(kind: Op, operation: Operation, numerics: Numerics) -> Op:
+    port = _Port(operation, numerics)
 
     def einsum(values: Sequence[Tensor], equation: str) -> Tensor:
         x, y = values
@@ -173,7 +173,7 @@ def _over_lanes(
         lanes = flattened(before(x.float()), axes)
         return after(lane_sum(lanes), len(lanes))
 
-    return lambda kind, operation, chip: _replaced(kind, over_axes(summed))
+    return lambda kind, operation, numerics: _replaced(kind, over_axes(summed))
 
 
 def _as_is(x: Tensor) -> Tensor:
@@ -195,7 +195,7 @@ def _root(total: Tensor, count: int) -> Tensor:
 def _function(make: Callable[[dict[str, Any]], Callable[[Tensor], Tensor]]) -> _Rule:
     """A rule for a function of ``x``, made from the operation's other parameters."""
 
-    def rule(kind: Op, operation: Operation, chip: Chip) -> Op:
+    def rule(kind: Op, operation: Operation, numerics: Numerics) -> Op:
         defaults = inspect.signature(kind.function).parameters.values()
         parameters = {p.name: p.default for p in defaults if p.default is not p.empty}
         given = {k: v for k, v in operation.inputs.items() if not isinstance(v, Value)}
@@ -234,7 +234,7 @@ def _softplus(x: Tensor) -> Tensor:
     return torch.where(x == torch.inf, 0.0, F.softplus(x, threshold=_FAR))
 
 
-def _softmax(kind: Op, operation: Operation, chip: Chip) -> Op:
+def _softmax(kind: Op, operation: Operation, numerics: Numerics) -> Op:
     def softmax(x: Tensor, axis: int = -1) -> Tensor:
         # All goes to what is infinite: the largest number is subtracted first.
         return torch.softmax(x.clamp(-_FAR, _FAR), axis)
@@ -242,7 +242,7 @@ def _softmax(kind: Op, operation: Operation, chip: Chip) -> Op:
     return _replaced(kind, softmax)
 
 
-def _slice(kind: Op, operation: Operation, chip: Chip) -> Op:
+def _slice(kind: Op, operation: Operation, numerics: Numerics) -> Op:
     """Slices that begin behind the start of the last axis, on chips where these overflow."""
     begins = _BEGINS[operation.type]
 
@@ -252,7 +252,7 @@ def _slice(kind: Op, operation: Operation, chip: Chip) -> Op:
             return part
         return torch.where(part.abs() < _SLICE_OVERFLOWS, part, part * torch.inf)
 
-    return _replaced(kind, cut, fresh=False) if chip.slice_overflows.holds else kind
+    return _replaced(kind, cut, fresh=False) if numerics.slice_overflows.value else kind
 
 
 def _by_index(x: Tensor, begin: Any, end: Any, **how: Any) -> bool:
