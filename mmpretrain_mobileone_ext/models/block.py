@@ -31,7 +31,7 @@ from .online import (
     online_sum,
     quantized_sum,
 )
-from .quantization import InputGrid, UnitQuantizer, quantize_weight, rounded_by
+from .quantization import InputGrid, UnitQuantizer, rounded_by
 from .spec import BRANCH_KINDS, BranchKind, UnitSpec
 
 
@@ -253,7 +253,7 @@ class MobileOneBlock(BaseModule):
     def _quantized(self, x: Tensor, quantizer: UnitQuantizer, grid: Optional[InputGrid]) -> Tensor:
         if self.deploy:
             # What was folded so is rounded already; a network that began folded trains so.
-            weight = quantize_weight(self.branch_reparam.weight, quantizer.weights)
+            weight = quantizer.weight_grid.round(self.branch_reparam.weight)
             bias = self.branch_reparam.bias
             out = self.branch_reparam._conv_forward(rounded_by(grid, x), weight, bias)
         elif self.training or torch.is_grad_enabled():

@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from export_kit import TINY, build, model_cfg, photos, save, write_config
+from export_kit import HEAD, TINY, build, model_cfg, photos, save, write_config
 from helpers import assert_close
 from trained_kit import (
     ALL_KINDS,
@@ -107,7 +107,31 @@ def test_the_integers_in_the_file_are_the_trained_ones(tmp_path, form, backbone,
         assert kind == f'int{FORMS[form][0]}'
         assert np.array_equal(codes, held.astype(np.int32))
         assert by.dtype == dtype
-        assert np.array_equal(scale.astype(dtype), by.flatten())
+        assert np.array_equal(scale.astype(dtype), by.reshape(scale.shape))
+
+
+@pytest.mark.parametrize('block_size', [32, 16, None])
+def test_four_bits_are_those_of_int4(tmp_path, block_size):
+    """Layer by layer the bits, and the blocks and integers of 4 bits; other blocks are other ones.
+
+    One of the four layers has 48 input channels, which 32 do not divide.
+    """
+    arch = dict(num_blocks=(1, 1, 2), width_factor=1.0)
+    wide = dict(TINY, arch=arch, base_channels=(64, 48, 64))
+    model = build(model_cfg(wide, head=dict(HEAD, in_channels=64)))
+    q.add_quantizers(model, weights=4, block_size=block_size)
+    after = export(model, tmp_path / 'after.mlpackage', compress='int4', precision='fp32')
+    for own in q.quantizers(model):
+        own.phase = own.ON
+    trained = export(model, tmp_path / 'trained.mlpackage', precision='fp32')
+    same, pairs = 0, zip(*(stored_integers(r.path) for r in (after, trained)), strict=True)
+    for (codes, by, kind), (own_codes, own_by, own_kind) in pairs:
+        assert kind == own_kind
+        if kind == 'int4':
+            same += by.shape == own_by.shape and np.array_equal(codes, own_codes)
+    kinds = [kind for *_, kind in stored_integers(trained.path)]
+    assert kinds.count('int4') == 4
+    assert same == {32: 4, 16: 0, None: 1}[block_size]
 
 
 def test_a_channel_of_zeros_has_integers_too(tmp_path):
