@@ -323,9 +323,7 @@ class MobileOneBlock(BaseModule):
         kernel, bias = self._plain_fold()
         if self.quantizer is None or not self.quantizer.phase:
             return kernel, bias
-        betas = [b.norm.bias for b in map(_parts, self.branches()) if b.norm.bias is not None]
-        zero = torch.zeros_like(bias)
-        return self.quantizer.fold(kernel, sum((b.detach().to(bias) for b in betas), zero))
+        return self.quantizer.fold(kernel, bias)
 
     def _plain_fold(self) -> tuple[Tensor, Tensor]:
         branches = [_parts(b) for kind in BRANCH_KINDS for b in self._of_kind(kind)]

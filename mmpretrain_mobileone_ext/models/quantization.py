@@ -298,16 +298,19 @@ class UnitQuantizer(Quantizer):
         """Let the patches' mean follow a batch's, (G, P)."""
         self._follow(self.patch_mean, mean)
 
-    def fold(self, kernel: Tensor, betas: Tensor) -> tuple[Tensor, Tensor]:
+    def fold(self, kernel: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
         """The rounded kernel and its bias.
 
+        What the kernel makes of the mean patch, the norms have taken off by running means of their
+        own, which may be averaged with the weights. What rounding adds to it is all that is left.
+
         Args:
-            kernel: (O, I / groups, k, k), folded.
-            betas: (O,), the sum of the norms' biases.
+            kernel: (O, I / groups, k, k), folded by running statistics.
+            bias: (O,), of that fold.
         """
         rounded = self.weight_grid.round(kernel)
         # The next batch moves the mean, which backward may still want.
-        return rounded, betas - patch_response(rounded, self.patch_mean.clone())
+        return rounded, bias - patch_response(rounded - kernel, self.patch_mean.clone())
 
 
 def patch_response(kernel: Tensor, mean: Tensor) -> Tensor:

@@ -120,17 +120,17 @@ def test_four_bits_are_those_of_int4(tmp_path, block_size):
     wide = dict(TINY, arch=arch, base_channels=(64, 48, 64))
     model = build(model_cfg(wide, head=dict(HEAD, in_channels=64)))
     q.add_quantizers(model, weights=4, block_size=block_size)
-    after = export(model, tmp_path / 'after.mlpackage', compress='int4', precision='fp32')
+    after = export(model, tmp_path / 'a.mlpackage', 'w4', compress='int4', precision='fp32')
     for own in q.quantizers(model):
         own.phase = own.ON
-    trained = export(model, tmp_path / 'trained.mlpackage', precision='fp32')
-    same, pairs = 0, zip(*(stored_integers(r.path) for r in (after, trained)), strict=True)
-    for (codes, by, kind), (own_codes, own_by, own_kind) in pairs:
+    trained = export(model, tmp_path / 'b.mlpackage', 'w4', precision='fp32')
+    same, others = 0, stored_integers(after.path, symmetric=False)
+    found = stored_integers(trained.path)
+    for (codes, by, kind), (own_codes, own_by, own_kind) in zip(others, found, strict=True):
         assert kind == own_kind
         if kind == 'int4':
             same += by.shape == own_by.shape and np.array_equal(codes, own_codes)
-    kinds = [kind for *_, kind in stored_integers(trained.path)]
-    assert kinds.count('int4') == 4
+    assert [kind for *_, kind in found].count('int4') == 4
     assert same == {32: 4, 16: 0, None: 1}[block_size]
 
 

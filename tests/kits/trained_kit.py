@@ -95,7 +95,7 @@ def trained_integers(model):
     return [[t.numpy() for t in grid.integers(weight)] for weight, grid in found]
 
 
-def stored_integers(path):
+def stored_integers(path, symmetric=True):
     """The same of a package, as coremltools reads it, and their type in words."""
     quiet.coremltools()
     models = quiet.module('coremltools.models')
@@ -109,7 +109,7 @@ def stored_integers(path):
             assert not np.any(op.zero_point.val)
             found.append((op.quantized_data.val, op.scale.val, 'int8'))
         elif op.op_type == 'constexpr_blockwise_shift_scale':
-            assert op.offset is None
+            assert op.offset is None or not symmetric
             kind = quiet.module('coremltools.converters.mil.mil').types.builtin_to_string
             found.append((op.data.val, op.scale.val, kind(op.data.dtype)))
     return found

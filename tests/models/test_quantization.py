@@ -126,6 +126,35 @@ def test_an_outputs_mean_is_the_sum_of_betas(name, form):
     assert_close([betas], [mean], 1e-12)
 
 
+@pytest.mark.parametrize('form', FORMS)
+@pytest.mark.parametrize('name', UNITS)
+def test_so_it_is_in_evaluation(name, form):
+    block = block_of(name, *form)
+    block.act = nn.Identity()
+    for norm in block.unit().norms:
+        norm.momentum = 1
+    with torch.no_grad():
+        block(images(name))
+        mean = block.eval()(images(name)).mean((0, 2, 3))
+    assert_close([sum(n.bias for n in block.unit().norms)], [mean], 1e-6)
+
+
+@pytest.mark.parametrize('name', UNITS)
+def test_sixteen_bits_are_evaluated_as_none(name):
+    """Whatever the patches' mean is off by: it meets the error of rounding only."""
+    block = block_of(name, 16)
+    block(images(name))
+    block.quantizer.patch_mean.mul_(1.1)
+    plain, x = copy.deepcopy(block).eval(), images(name, 1)
+    plain.quantizer = None
+    with torch.no_grad():
+        assert_close([plain(x)], [block.eval()(x)], 2**-13)
+        block.quantizer.settings[0] = 4
+        block.quantizer._read()
+        with pytest.raises(AssertionError):
+            assert_close([plain(x)], [block(x)], 2**-13)
+
+
 @pytest.mark.parametrize('name', UNITS)
 def test_means_and_ranges_follow_the_batches(name):
     block = block_of(name, activations=8)
