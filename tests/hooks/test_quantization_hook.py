@@ -149,7 +149,7 @@ def test_sixteen_bits_train_as_none(tmp_path, monkeypatch, activations, lr):
     monkeypatch.setattr(hook_module, '_WEIGHTS', (16,))
     monkeypatch.setattr(hook_module, '_ACTIVATIONS', (16, None))
     losses = []
-    hook = quantized(weights=16, activations=activations)
+    hook = quantized(weights=16, activations=activations, sensitive=16)
     for name, hooks in (('float', []), ('rounded', [hook])):
         runner = toy_runner(
             tmp_path / name,
