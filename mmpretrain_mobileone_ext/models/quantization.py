@@ -16,6 +16,8 @@ training. Its bias is chosen by the mean mu of the patches that it reads,
 
 so that rounding moves no output's mean, whatever it did to the kernel: W mu is what the norms take
 off, and q(W) mu is what is there to be taken off.
+
+In evaluation the norms' running means stand for W mu, and a running mean of the patches for mu.
 """
 
 from __future__ import annotations
