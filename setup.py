@@ -30,7 +30,7 @@ DOCS = ['sphinx>=7', 'myst-parser>=2', 'furo', 'sphinx-copybutton']
 HEIC = ['pillow-heif>=0.16']
 ONNX = ['onnx', 'onnxruntime', 'onnxscript']
 DEMO = [*COREML, 'scikit-learn>=1.0']
-BENCH = ['jsonschema>=4']
+BENCH = ['jsonschema>=4', 'scipy>=1.9']
 NOTEBOOK = ['nbclient>=0.8', 'ipykernel', 'nbformat', 'ipywidgets']
 TEST = [
     'coreai-opt==0.4.0; python_version >= "3.11"',  # an oracle of compressed weights, too
@@ -39,6 +39,7 @@ TEST = [
     'hypothesis>=6',
     'scikit-learn>=1.0',
     'jsonschema>=4',
+    'scipy>=1.9',
     'tree-sitter>=0.23',
     'tree-sitter-swift>=0.7',
     'timm>=1.0',
@@ -107,6 +108,8 @@ setup(
             'coreml/swift/bench.schema.json',
             'coreml/swift/templates/**/*',
             'commands/compare/published.json',
+            'neural_engine/latency/*.json',
+            'neural_engine/latency/layers.json.gz',
         ]
     },
     cmdclass={'build_py': BuildWithConfigs},

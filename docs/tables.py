@@ -25,12 +25,14 @@ from pathlib import Path
 from typing import Any, Optional
 
 from mmpretrain_mobileone_ext.commands.benchmark import paired_ratio
+from mmpretrain_mobileone_ext.commands.benchmark.latency import table as latency_table
 from mmpretrain_mobileone_ext.commands.benchmark.quantization.table import HEADS, CellResult, rows
-from mmpretrain_mobileone_ext.utils.text import markdown_code, markdown_table, share
+from mmpretrain_mobileone_ext.utils.text import counted, markdown_code, markdown_table, share
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / 'docs/_ext'))
 
+import engine_tables  # noqa: E402
 import from_program  # noqa: E402
 
 MEASURED = ROOT / 'docs/measured'
@@ -370,6 +372,77 @@ def compare(folder: Path) -> str:
     return block(heads, rows, 'lrrrrrr', below)
 
 
+@figure('preflight')
+def on_the_engine(folder: Path) -> str:
+    """Networks on chips: operations on the engine, and what is off."""
+    data = read(folder, 'preflight')
+    names = [chip['chip'] for chip in data['files'][0]['chips']]
+    rows = [
+        [file['file'].partition('.')[0], *map(_on_chip, file['chips']), _off_engine(file)]
+        for file in data['files']
+    ]
+    below = caption(data['command'], data['machine'], data['machine']['versions'])
+    heads = ['network', *names, 'off the engine']
+    return block(heads, rows, 'l' + 'r' * len(names) + 'l', below)
+
+
+def _on_chip(chip: Mapping[str, Any]) -> str:
+    changes = f', {counted(chip["switches"], "change")}' if chip['switches'] else ''
+    return f'{chip["on_engine"]} of {chip["operations"]}{changes}'
+
+
+def _off_engine(file: Mapping[str, Any]) -> str:
+    found = {f'{g["number"]} x {g["type"]}': None for chip in file['chips'] for g in chip['off']}
+    return ', '.join(found) or _ABSENT
+
+
+# JSON of tools/benchmark_latency.py.
+
+
+def _latency(folder: Path) -> tuple[dict[str, Any], str]:
+    data = read(folder, 'latency')
+    return data, caption(data['command'], data['machine'], data['machine']['versions'])
+
+
+@figure('latency-forms')
+def latency_forms(folder: Path) -> str:
+    """Forms of the model of time, and the baselines."""
+    data, below = _latency(folder)
+    rows = [
+        [row['name'], row['words'], *latency_table.form_cells(row)]
+        for row in sorted(data['forms'], key=lambda row: not row['is_baseline'])
+    ]
+    heads = ('form', 'what a layer takes', *latency_table.FORM_HEADS)
+    return block(heads, rows, 'llrrrrll', below)
+
+
+@figure('latency-networks')
+def latency_networks(folder: Path) -> str:
+    """Every published network, predicted by a fit to the others."""
+    data, below = _latency(folder)
+    rows = [[row['name'], *latency_table.network_cells(row)] for row in data['networks']]
+    return block(('network', *latency_table.NETWORK_HEADS), rows, 'lrrrrr', below)
+
+
+@figure('latency-thirty')
+def latency_thirty(folder: Path) -> str:
+    """Networks of thirty layers, of which the order counts."""
+    data, below = _latency(folder)
+    thirty = data['thirty_layers']
+    each = [('published', thirty['published']), *thirty['predicted'].items()]
+    rows = [[name, *(f'{ms:.4f}' for ms in row.values())] for name, row in each]
+    heads = ('30 layers, ms', 'ReLU', 'GELU', 'SE, ReLU', 'SiLU')
+    return block(heads, rows, 'lrrrr', below)
+
+
+@figure('latency-model')
+def latency_model(folder: Path) -> str:
+    """The parameters of the chosen form, and the error that is stated."""
+    data, below = _latency(folder)
+    words = latency_table.lines(data)[:2]
+    return '\n' + ''.join(f'- {line}\n' for line in words) + f'\n{below}'
+
+
 def _known(value: Optional[float]) -> str:
     return _ABSENT if value is None else f'{value:.2f}'
 
@@ -387,6 +460,7 @@ def _program_figure(write: Callable[..., str], *names: str) -> Figure:
 
 FIGURES.update(
     {
+        'chips': _program_figure(from_program.chips),
         'commands': _program_figure(from_program.commands),
         'messages': _program_figure(from_program.messages),
         'operations': _program_figure(from_program.operations),
@@ -394,6 +468,9 @@ FIGURES.update(
         'options-finetune': _program_figure(from_program.options, 'finetune'),
         'schemes': _program_figure(from_program.schemes),
         'methods': _program_figure(from_program.methods),
+        'engine-chips': _program_figure(engine_tables.chips),
+        'engine-limits': _program_figure(engine_tables.limits),
+        'engine-operations': _program_figure(engine_tables.operations),
         'weights-s0': _program_words(from_program.weights),
         'finetune-plan': _program_words(from_program.finetune_plan),
         'default-target': _program_words(from_program.default_target),

@@ -191,6 +191,7 @@ def _mixed(job: Job, judge: Judge, folder: Path, steps: Steps) -> VerifiedFile:
             tolerance,
             {INPUT: judge.sample(_SAMPLES)},
             advance,
+            job.options.verify_arithmetic,
         )
 
 
@@ -205,7 +206,7 @@ def _check_shapes(job: Job, made: VerifiedFile, steps: Steps) -> None:
     others = job.options.input_shapes(job.preprocessing)[1:]
     if not others:
         return
-    loaded = load(made.path, job.options.precision)
+    loaded = load(made.path, job.options.precision, job.options.verify_arithmetic)
     with steps.step('verify other shapes', total=len(others)) as advance:
         for shape in others:
             compare_at(loaded, job.network, shape, job.preprocessing.flips).require(
@@ -248,7 +249,12 @@ def write_description(result: ExportResult) -> VerifiedFile:
         config=source.config_name,
         source_checkpoint=source.checkpoint,
         source_sha256=source.sha256,
-        parity=dict(found.parity.to_dict(), tolerance=result.tolerance, images=found.images),
+        parity=dict(
+            found.parity.to_dict(),
+            tolerance=result.tolerance,
+            images=found.images,
+            arithmetic=found.arithmetic,
+        ),
         top1=dict(torch=found.top1_reference, coreml=found.top1_candidate),
         versions=versions(),
     )

@@ -18,6 +18,7 @@ from mmpretrain_mobileone_ext.commands.benchmark.quantization.options import MET
 from mmpretrain_mobileone_ext.commands.console.table import COMMANDS
 from mmpretrain_mobileone_ext.coreml.compress.scheme import AUTO, fixed_scheme
 from mmpretrain_mobileone_ext.coreml.compress.storage import Scheme
+from mmpretrain_mobileone_ext.coreml.runtime.engine.chips import CHIPS
 from mmpretrain_mobileone_ext.coreml.runtime.ops import OPS, Op
 from mmpretrain_mobileone_ext.coreml.targets import DEFAULT_TARGET
 from mmpretrain_mobileone_ext.utils.accuracy import DEFAULT_DROP, wilson
@@ -37,6 +38,10 @@ _SHOWN_SCHEMES = (
     *('prune50', 'prune75', 'prune50+int8', 'prune50+palettize4', 'joint', 'w8a8', 'trained'),
 )
 _METHODS = '| method | what it is |\n|---|---|'
+_CHIPS = (
+    '| chip | sums of products end at 32768 | denormal sums are 0 | slices of rows end at 4094 |\n'
+    '|---|---|---|---|'
+)
 _OPERATIONS = '| operation | parameters | what it computes |\n|---|---|---|'
 
 
@@ -180,6 +185,23 @@ def _operation(name: str) -> str:
     words = (inspect.getdoc(op.function) or '').partition('\n\n')[0]
     parameters = ', '.join(inspect.signature(op.function).parameters)
     return f'| `{name}` | `{parameters}` | {_cell(words)} |'
+
+
+# Generations of the Neural Engine.
+
+
+def chips() -> str:
+    """What the runtime's arithmetic does by chip, and how each fact is known."""
+    rows = [
+        f'| {chip.name}, {chip.mac} | '
+        + ' | '.join(
+            f'{"yes" if fact.holds else "no"} ({fact.label})'
+            for fact in (chip.saturates, chip.flushes, chip.slice_overflows)
+        )
+        + ' |'
+        for chip in CHIPS
+    ]
+    return '\n'.join([_CHIPS, *rows, ''])
 
 
 # Messages, by the source.

@@ -56,6 +56,11 @@ class CoreAI(Format):
 
         if options.get('backend', 'reference') != 'reference':
             raise ProgramError(f"{path}: an .aimodel is executed with backend='reference' only")
+        if options.get('arithmetic') == 'ane':
+            raise ProgramError(
+                f"{path}: arithmetic 'ane' is not available for an .aimodel, which Apple's "
+                'interpreter executes in its own; allowed: fp32, fp16'
+            )
         return InterpretedAsset(path)
 
     def describe(self, path: PathLike) -> Program:

@@ -16,6 +16,8 @@ from ..models.loading.program import refuse, take_program
 from ..utils import checks
 from .formats import format_of
 from .program.graph import takes_normalized
+from .runtime.arithmetic import ARITHMETICS
+from .runtime.engine.chips import CHIP_NAMES, DEFAULT_CHIP
 from .targets import COMPUTE_UNITS
 
 
@@ -35,7 +37,9 @@ class CoreMLClassifier(BaseModel):
         path: the file; None when it arrives as the checkpoint.
         normalize: apply mean and std; None: where the file says that it takes a normalized tensor.
         arithmetic: 'fp16' rounds every value to the precision the program states, 'fp32' computes
-            in float32 with the weights as stored.
+            in float32 with the weights as stored, 'ane' as the Neural Engine (not of
+            an .aimodel; see ``coreml.load_program``).
+        chip: of 'ane': the generation, e.g. 'A14' or 'M2'.
         backend: 'reference' runs anywhere; 'coreml' is Apple's runtime, on macOS (written against
             its documentation, not run in this project's tests).
         compute_units: of 'coreml': 'ALL', 'CPU_ONLY', 'CPU_AND_GPU' or 'CPU_AND_NE'.
@@ -54,6 +58,7 @@ class CoreMLClassifier(BaseModel):
         arithmetic: str = 'fp16',
         backend: str = 'reference',
         compute_units: str = 'ALL',
+        chip: str = DEFAULT_CHIP,
         sample: int = 1,
         data_preprocessor: Union[dict, nn.Module, None] = None,
         **network: Any,
@@ -70,7 +75,8 @@ class CoreMLClassifier(BaseModel):
         if normalize is not None:
             checks.boolean(f'{owner} normalize', normalize, ProgramError)
         for name, value, allowed in (
-            ('arithmetic', arithmetic, ('fp32', 'fp16')),
+            ('arithmetic', arithmetic, ARITHMETICS),
+            ('chip', chip, CHIP_NAMES),
             ('backend', backend, ('reference', 'coreml')),
             ('compute_units', compute_units, COMPUTE_UNITS),
         ):
@@ -80,7 +86,7 @@ class CoreMLClassifier(BaseModel):
         self._seen = self._executed = 0
         self._normalize = normalize
         self._options: dict[str, Any] = dict(
-            arithmetic=arithmetic, backend=backend, compute_units=compute_units
+            arithmetic=arithmetic, backend=backend, compute_units=compute_units, chip=chip
         )
         self._loaded: tuple = ()
         self._register_load_state_dict_pre_hook(self._take_path)

@@ -66,7 +66,8 @@ class Job:
 
         rounded = any(isinstance(m, RoundedInput) for m in self.prepared.net.modules())
         steps = rounded or self.source.quantized.endswith('a8')
-        return Judge(self.network, self.preprocessing, self.images, exact, steps)
+        arithmetic = self.options.verify_arithmetic
+        return Judge(self.network, self.preprocessing, self.images, exact, steps, arithmetic)
 
     def _network(self, model: nn.Module, dtype: torch.dtype) -> Network:
         if self.options.outputs == 'features':

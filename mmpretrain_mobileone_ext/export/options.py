@@ -255,6 +255,14 @@ class ExportOptions:
             metavar='test|N|none',
         ),
     )
+    verify_arithmetic: str = field(
+        default='fp16',
+        metadata=_choice(
+            ('fp16', 'ane'),
+            'what the file is executed in to compare it: fp16, or as the Neural Engine computes, '
+            'where products become infinite from 32768 on (not of an .aimodel)',
+        ),
+    )
     compress: Optional[str] = field(
         default=None,
         metadata=_option(
@@ -356,6 +364,7 @@ class ExportOptions:
                 f'{self.out}: precision auto chooses by operation, which only a .mlpackage or an '
                 '.aimodel can state'
             )
+        self._check_arithmetic()
         if self.max_drop is not None and scheme == 'none':
             raise ExportError(f'max_drop is {self.max_drop} without compression; give --compress')
         if self.outputs == 'features':
@@ -371,6 +380,21 @@ class ExportOptions:
                     f'{name}: {folder} exists; give --force (in Python force=True) to replace it'
                 )
         self.check_apart_from(classes=self.classes)
+
+    def _check_arithmetic(self) -> None:
+        given = f'verify_arithmetic {self.verify_arithmetic!r}'
+        if self.verify_arithmetic == 'fp16':
+            return
+        if not self.format.opens:
+            raise ExportError(
+                f"{given}: not for {self.format.suffix} files, which Apple's interpreter executes; "
+                'allowed: fp16'
+            )
+        if self.precision == 'fp32':
+            raise ExportError(
+                f'{given}: the Neural Engine runs nothing of a file with precision fp32; give '
+                'precision fp16 or auto'
+            )
 
     def _check_format(self) -> None:
         """Refuse what files of the format cannot be."""

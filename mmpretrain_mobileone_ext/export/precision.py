@@ -26,9 +26,10 @@ from torch import Tensor
 from ..coreml.program.graph import Program, sources
 from ..coreml.program.mixed import Twins, match
 from ..coreml.program.read import read_program
+from ..coreml.runtime.arithmetic import Arithmetic, arithmetic_of
 from ..coreml.runtime.load import ReferenceProgram
 from ..errors import ExportError, ParityError
-from ..utils.parity import FP16_OVERFLOWS, Parity, Tolerance, compare, drifts, reaches
+from ..utils.parity import Parity, Tolerance, compare, drifts, reaches
 from .verify import Advance, KeptOp, Verification, VerifiedFile
 
 Convert = Callable[[frozenset[str]], Path]
@@ -43,6 +44,7 @@ def choose_precision(
     tolerance: Tolerance,
     inputs: Mapping[str, Tensor],
     advance: Advance = lambda count: None,
+    arithmetic: str = 'fp16',
 ) -> VerifiedFile:
     """Find the smallest set of operations to keep in fp32.
 
@@ -53,11 +55,12 @@ def choose_precision(
         convert: converts with the named operations in fp32, everything else in fp16, and returns
             the mlprogram. It asks for every operation whether its name is in the set. Earlier files
             stay.
-        evaluate: compares a file with the network, in fp16 arithmetic.
+        evaluate: compares a file with the network, in ``arithmetic``.
         tolerance: bound of the comparison.
         inputs: input name to a few of the samples (N, ...) that ``evaluate`` uses, as for
             ``LoadedProgram.predict_batch``.
         advance: told 1 after each program that was executed.
+        arithmetic: 'fp16', or 'ane' for that of the Neural Engine, whose products end earlier.
 
     Raises:
         ParityError: not even fp32 is accepted.
@@ -71,7 +74,7 @@ def choose_precision(
         advance(1)
         failure = found.parity.failure(tolerance)
         if failure is None and found.overflows:
-            failure = f'values leave fp16 in {", ".join(found.overflows)}'
+            failure = f'values leave {found.range} in {", ".join(found.overflows)}'
         return VerifiedFile(path, found), failure
 
     asked = _Asked()
@@ -88,7 +91,7 @@ def choose_precision(
             f'precision auto: nothing is written, even with all operations in fp32 {failure}'
         )
     twins = match(read_program(half.path), read_program(whole.path), asked.names)
-    search = Search(twins, tolerance, inputs, advance)
+    search = Search(twins, tolerance, inputs, advance, arithmetic)
     keep, found = _first_accepted(make, search, half)
     keep, found = _smallest(make, search, keep, found)
     kept = [op for op in twins.whole.operations if op.name in keep]
@@ -174,7 +177,7 @@ def _overflowing(file: VerifiedFile, twins: Twins) -> dict[str, str]:
         for origin in origins if casts else [op]:
             name = twins.find(origin)
             if name is not None:
-                words = f'{count} values of {name} leave fp16'
+                words = f'{count} values of {name} leave {file.verification.range}'
                 found.update(dict.fromkeys((name, *twins.readers(name)), words))
     return found
 
@@ -204,11 +207,18 @@ class Search:
         tolerance: what a program may differ by from the fp32 file.
         inputs: input name to samples (N, ...).
         advance: told 1 after each program that was executed.
+        arithmetic: of operations in fp16: 'fp16' or 'ane'.
     """
 
     def __init__(
-        self, twins: Twins, tolerance: Tolerance, inputs: Mapping[str, Tensor], advance: Advance
+        self,
+        twins: Twins,
+        tolerance: Tolerance,
+        inputs: Mapping[str, Tensor],
+        advance: Advance,
+        arithmetic: str = 'fp16',
     ):
+        self._arithmetic = arithmetic_of(arithmetic)
         self.twins = twins
         self._tolerance = tolerance
         self._inputs = inputs
@@ -216,9 +226,10 @@ class Search:
         self._all = frozenset(twins.halves)
         self._required: dict[str, str] = {}
         self._trials: dict[frozenset[str], tuple[Parity, bool]] = {}
-        whole = _executor(twins.whole, 'fp32', record_range=True)
+        whole = _executor(twins.whole, arithmetic_of('fp32'), record_range=True)
         self._wanted = self._run(whole)
         self._ranges = whole.ranges
+        self._operations = {op.name: op for op in twins.whole.operations}
 
     def require(self, reasons: Mapping[str, str]) -> None:
         """Propose only sets with these operations; reasons are in words."""
@@ -246,19 +257,24 @@ class Search:
     def why(self, name: str) -> str:
         """Why an operation is kept, with figures."""
         if self._leaves(name):
-            return reaches(self._ranges[name])
-        beyond = [self._ranges[n] for n in self.twins.origins(name) if self._leaves(n)]
+            return reaches(self._ranges[name], end=self._end(name))
+        beyond = [n for n in self.twins.origins(name) if self._leaves(n)]
         if beyond:
-            return reaches(max(beyond), 'reads up to')
+            largest = max(beyond, key=self._ranges.__getitem__)
+            return reaches(self._ranges[largest], 'reads up to', self._end(largest))
         if name in self._required:
             return self._required[name]
         return drifts(self._damage(name))
 
     def _leaves(self, name: str) -> bool:
-        return self._ranges.get(name, 0.0) >= FP16_OVERFLOWS
+        known = name in self._ranges
+        return known and self._ranges[name] >= self._arithmetic.overflows_at(self._operations[name])
+
+    def _end(self, name: str) -> str:
+        return self._arithmetic.end_of(self._operations[name])
 
     def _out_of_range(self) -> frozenset[str]:
-        """Operations beyond fp16, and those that read what these make."""
+        """Operations that leave the range, and those that read what these make."""
         beyond = [n for n in self.twins.halves if self._leaves(n)]
         return frozenset(n for name in beyond for n in (name, *self.twins.readers(name)))
 
@@ -295,7 +311,7 @@ class Search:
 
     def _trial(self, keep: frozenset[str]) -> tuple[Parity, bool]:
         if keep not in self._trials:
-            program = _executor(self.twins.mixed(keep), 'fp16')
+            program = _executor(self.twins.mixed(keep), self._arithmetic)
             found = self._run(program)
             classes = bool(program.program.predicted_probabilities_name)
             self._trials[keep] = (
@@ -310,5 +326,7 @@ class Search:
         return {k: v for k, v in outputs.items() if v.is_floating_point()}
 
 
-def _executor(program: Program, arithmetic: str, record_range: bool = False) -> ReferenceProgram:
+def _executor(
+    program: Program, arithmetic: Arithmetic, record_range: bool = False
+) -> ReferenceProgram:
     return ReferenceProgram(program, arithmetic, record_range, torch.device('cpu'))

@@ -14,6 +14,8 @@ from .job import Job
 from .options import ExportOptions
 from .verify import KeptOp, Verification, VerifiedFile
 
+_ANE = "the Neural Engine's arithmetic, as far as it is public"
+
 
 @dataclass(frozen=True)
 class ExportResult:
@@ -88,6 +90,7 @@ class ExportResult:
 
     def rows(self) -> list[tuple[str, str]]:
         """Name and value, in the order of the summary table."""
+        found = self.verification
         return [
             *self._file_rows(),
             *self._parity_rows(),
@@ -95,7 +98,7 @@ class ExportResult:
             *self._verdict_rows(),
             *self._swift_rows(),
             *(('in fp32', f'{op.name} ({op.type}): {op.why}') for op in self.kept),
-            *([('beyond fp16', ', '.join(over))] if (over := self.verification.overflows) else []),
+            *([(f'beyond {found.range}', ', '.join(found.overflows))] if found.overflows else []),
             *(('note', note) for note in self.notes),
         ]
 
@@ -140,6 +143,7 @@ class ExportResult:
                 f'relative {parity.relative:.2e}, max abs {parity.max_abs:.2e}, '
                 f'PSNR {parity.psnr_db:.1f} dB{rounding}',
             ),
+            *([('executed in', _ANE)] if found.arithmetic == 'ane' else []),
             ('same top-1', _percent(agreement, images)),
             ('top-1', top1),
         ]

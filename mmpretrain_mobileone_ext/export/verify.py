@@ -32,6 +32,7 @@ Network = Callable[[Tensor], Outputs]
 Advance = Callable[[int], Any]
 _KEPT_BYTES = 2**28  # pixels kept between files, rather than read again
 _NOISE = 6  # images compared at a further shape
+_RANGES = {'fp16': 'fp16', 'ane': "the Neural Engine's range"}
 
 
 @dataclass(frozen=True)
@@ -44,12 +45,13 @@ class Verification:
         images: what was compared, in words.
         top1_reference, top1_candidate: share of correct labels, 0 to 1, of the network and of the
             file; None without labels.
-        overflows: operation to count of values beyond fp16.
+        overflows: operation to count of values that became infinite.
         operations: operation type to count, in the file.
         system: oldest system that runs the file, e.g. 'iOS16'.
         rounding: relative error of the network's own fp32 against fp64; measured only where an fp32
             file does not meet the tolerance.
         answers: first class of every image; None for features.
+        arithmetic: in which a file that is not fp32 was executed.
     """
 
     parity: Parity
@@ -62,6 +64,7 @@ class Verification:
     system: str
     rounding: Optional[float] = None
     answers: Optional[Answers] = field(default=None, repr=False, compare=False)
+    arithmetic: str = 'fp16'
 
     @property
     def bound(self) -> Tolerance:
@@ -87,8 +90,13 @@ class Verification:
                 raise
             names = ', '.join(f'{k} ({n})' for k, n in self.overflows.items())
             raise ParityError(
-                f'{error}; values beyond fp16 in {names}; try precision auto'
+                f'{error}; values beyond {self.range} in {names}; try precision auto'
             ) from None
+
+    @property
+    def range(self) -> str:
+        """Beyond which values became infinite, in words."""
+        return _RANGES[self.arithmetic]
 
 
 @dataclass(frozen=True)
@@ -133,14 +141,15 @@ def tolerance_of(precision: str, steps: bool = False) -> Tolerance:
     return TOLERANCES[f'{name}-rounded-activations' if steps else name]
 
 
-def load(path: Path, precision: str) -> LoadedProgram:
+def load(path: Path, precision: str, arithmetic: str = 'fp16') -> LoadedProgram:
     """A file ready to be executed as a device computes it.
 
     Args:
-        precision: of the file: 'fp32' computes in fp32, all others round to fp16 where the program
-            says so.
+        precision: of the file: 'fp32' computes in fp32, all others in ``arithmetic`` where the
+            program says fp16.
+        arithmetic: 'fp16', or 'ane' for that of the Neural Engine.
     """
-    return format_of(path).load(path, arithmetic='fp32' if precision == 'fp32' else 'fp16')
+    return format_of(path).load(path, arithmetic='fp32' if precision == 'fp32' else arithmetic)
 
 
 class Judge:
@@ -154,6 +163,7 @@ class Judge:
         images: what to compare on.
         exact: makes the same network in fp64; None where there is none.
         steps: the network rounds its activations to 8 bits.
+        arithmetic: that of files which are not fp32: 'fp16' or 'ane'.
     """
 
     def __init__(
@@ -163,8 +173,10 @@ class Judge:
         images: Images,
         exact: Optional[Callable[[], Network]] = None,
         steps: bool = False,
+        arithmetic: str = 'fp16',
     ):
         self.steps = steps
+        self.arithmetic = arithmetic
         self.images = images
         self._network = network
         self._exact = exact
@@ -180,7 +192,7 @@ class Judge:
 
     def on(self, images: Images) -> Judge:
         """One for the same network on other images."""
-        return Judge(self._network, self._pre, images, self._exact, self.steps)
+        return Judge(self._network, self._pre, images, self._exact, self.steps, self.arithmetic)
 
     def score(
         self, path: Path, precision: str, advance: Advance = lambda count: None
@@ -194,7 +206,7 @@ class Judge:
         Raises:
             ProgramError: the file uses an operation that cannot be executed.
         """
-        loaded = load(path, precision)
+        loaded = load(path, precision, self.arithmetic)
         found = []
         for pixels in self._batches():
             found.append(loaded.predict_batch({INPUT: pixels.float()}))
@@ -213,6 +225,7 @@ class Judge:
             operations=loaded.program.count_operations(),
             system=format_of(path).system(loaded.program),
             answers=answers,
+            arithmetic=self.arithmetic,
         )
         if precision != 'fp32' or verification.failure is None:
             return verification

@@ -29,6 +29,7 @@ from ..utils.files import file_sha256, tree_bytes
 from ..utils.machine import machine
 from ..utils.text import Steps, own_command, shell_command
 from .data import FormRow, Provenance, ReportData
+from .engine import engine_report
 from .forms import Feed, Form, program_forms, torch_form
 from .names import layer_names
 from .score import (
@@ -384,6 +385,7 @@ def assemble(subject: Subject, steps: Steps, command: Optional[str] = None) -> R
             scores, rows, subject.images, subject.classes, subject.split.data_order, _SHOWN
         )
     judged = _judged(rows, scores)
+    files = [(f.row.form, f.program) for f in running if f.program and f.row.kind == 'coreml']
     data = ReportData(
         title=subject.title,
         forms=rows,
@@ -401,6 +403,7 @@ def assemble(subject: Subject, steps: Steps, command: Optional[str] = None) -> R
         drift=drifts(running, subject.images, subject.feed, steps),
         weight_ranges=ranges(forms),
         parity=parity_checks(forms, scores),
+        engine=engine_report(files),
         provenance=_provenance(subject, forms, command),
     )
     return _with_places(data, subject, running)

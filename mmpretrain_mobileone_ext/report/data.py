@@ -13,6 +13,7 @@ from rich.table import Table
 from ..utils.accuracy import DEFAULT_DROP, Confusion, Verdict
 from ..utils.files import write_whole
 from ..utils.text import interval_of, share
+from .engine import EngineReport
 from .layers import OperationDrift, WeightRange
 
 
@@ -287,6 +288,7 @@ class ReportData:
             worst.
         places: operation to what it is in the network, in words, where that is known.
         kept_fp32: (operation, reason) that a mixed precision file keeps in fp32.
+        engine: what of each Core ML file runs on the Neural Engine.
         warnings: what should be read before the figures.
     """
 
@@ -312,6 +314,7 @@ class ReportData:
     drift: Sequence[Drift] = ()
     weight_ranges: Sequence[WeightRange] = ()
     parity: Sequence[ParityCheck] = ()
+    engine: Sequence[EngineReport] = ()
     warnings: Sequence[str] = ()
     provenance: Provenance = field(default_factory=Provenance)
 

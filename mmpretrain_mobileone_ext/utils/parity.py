@@ -34,9 +34,13 @@ class Tolerance:
 FP16_MAX, FP16_OVERFLOWS = 65504, 65520
 
 
-def reaches(value: float, verb: str = 'reaches') -> str:
+#: Where fp16 ends, in words.
+FP16_ENDS = f'fp16 ends at {FP16_MAX}'
+
+
+def reaches(value: float, verb: str = 'reaches', end: str = FP16_ENDS) -> str:
     """Why an operation cannot be in fp16, in words."""
-    return f'{verb} {value:.1e}, fp16 ends at {FP16_MAX}'
+    return f'{verb} {value:.1e}, {end}'
 
 
 def drifts(relative: float) -> str:

@@ -34,7 +34,7 @@ sys.exit(cli.guarded(main))
 """
 
 
-@pytest.mark.parametrize('locale', ['C', 'C.ISO-8859-1'])
+@pytest.mark.parametrize('locale', [pytest.param('C', marks=pytest.mark.slow), 'C.ISO-8859-1'])
 def test_a_folder_with_any_name_works(locale, tmp_path):
     tool = tmp_path / 'tools/tool.py'
     folder = tmp_path / NAME

@@ -279,8 +279,9 @@ def test_what_loses_more_than_the_budget_is_not_written(case, tmp_path, monkeypa
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.slow
 @needs_core_ai
-@pytest.mark.parametrize('budget', [pytest.param(0.0, marks=pytest.mark.slow), 100.0])
+@pytest.mark.parametrize('budget', [0.0, 100.0])
 def test_auto_is_the_smallest_within_the_budget(case, tmp_path, monkeypatch, budget):
     """Without steps beyond the fixed schemes and the path of mixtures."""
     for name in ('_PROBES', '_REPAIRS', '_MORE'):

@@ -27,7 +27,9 @@ def case(tmp_path_factory):
 
 
 @needs_core_ai
-@pytest.mark.parametrize(('precision', 'bound'), [('fp32', 1e-6), ('fp16', 5e-3)])
+@pytest.mark.parametrize(
+    ('precision', 'bound'), [pytest.param('fp32', 1e-6, marks=pytest.mark.slow), ('fp16', 5e-3)]
+)
 def test_it_is_exported_verified_and_reported(case, tmp_path, precision, bound):
     model, config, checkpoint, images = case
     out = tmp_path / 'm.aimodel'

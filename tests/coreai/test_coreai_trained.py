@@ -25,7 +25,9 @@ def export(model, out, **options):
     return run_export(model, None, options)
 
 
-@pytest.mark.parametrize('form', FORMS)
+@pytest.mark.parametrize(
+    'form', [f if f == 'w4a8' else pytest.param(f, marks=pytest.mark.slow) for f in FORMS]
+)
 def test_the_file_computes_what_was_trained(tmp_path, form):
     model, images = quantized(form, ALL_KINDS), pixels(IMAGES)
     result = export(model, tmp_path / 'a.aimodel', precision='fp32')
@@ -36,7 +38,7 @@ def test_the_file_computes_what_was_trained(tmp_path, form):
     assert_close([logits(model, images).softmax(1)], [found[PROBABILITIES]], 1e-4)
 
 
-@pytest.mark.parametrize('form', ['w8', 'w4', 'w4a8'])
+@pytest.mark.parametrize('form', ['w8', 'w4', pytest.param('w4a8', marks=pytest.mark.slow)])
 def test_the_integers_in_the_file_are_the_trained_ones(tmp_path, form):
     model = quantized(form, ALL_KINDS)
     out = export(model, tmp_path / 'a.aimodel').path

@@ -225,7 +225,8 @@ def test_a_name_that_torch_gave_already_is_no_second_one():
 
 
 @pytest.mark.parametrize(
-    ('after', 'maker'), [(nn.ReLU(), 'for_coremltools'), (TanhGelu(), 'traced')]
+    ('after', 'maker'),
+    [(nn.ReLU(), 'for_coremltools'), pytest.param(TanhGelu(), 'traced', marks=pytest.mark.slow)],
 )
 def test_a_network_that_is_converted_twice_is_exported_once(tmp_path, monkeypatch, after, maker):
     made, make = [], getattr(front_ends, maker)

@@ -158,7 +158,7 @@ def test_model_is_not_changed(tmp_path):
     assert load_program(out).classes == CLASSES
 
 
-@pytest.mark.parametrize('precision', ['fp16', 'fp32'])
+@pytest.mark.parametrize('precision', ['fp16', pytest.param('fp32', marks=pytest.mark.slow)])
 def test_tensor_takes_the_same_pixels(case, tmp_path, precision):
     out = export_coreml(
         case['config'],
@@ -179,7 +179,7 @@ def test_tensor_takes_the_same_pixels(case, tmp_path, precision):
     assert relative([found], oracle(case['model'], [image])) < bound
 
 
-@pytest.mark.parametrize('suffix', ['.mlpackage', '.mlmodel'])
+@pytest.mark.parametrize('suffix', ['.mlpackage', pytest.param('.mlmodel', marks=pytest.mark.slow)])
 @pytest.mark.parametrize(('to_rgb', 'layout'), [(True, 'RGB'), (False, 'BGR')])
 def test_channel_order(tmp_path, to_rgb, layout, suffix):
     data = photos(tmp_path / 'data', count=1)
@@ -202,7 +202,7 @@ def test_channel_order(tmp_path, to_rgb, layout, suffix):
     assert relative(found, wanted) < 1e-5
 
 
-@pytest.mark.parametrize('suffix', ['.mlpackage', '.mlmodel'])
+@pytest.mark.parametrize('suffix', ['.mlpackage', pytest.param('.mlmodel', marks=pytest.mark.slow)])
 def test_gray(tmp_path, suffix):
     data = photos(tmp_path / 'data', count=1, gray=True)
     cfg = model_cfg(dict(TINY, in_channels=1), preprocessor=dict(mean=[90.0], std=[70.0]))
@@ -221,7 +221,7 @@ def test_gray(tmp_path, suffix):
     assert relative(found, wanted) < 1e-5
 
 
-@pytest.mark.parametrize('precision', ['fp16', 'fp32'])
+@pytest.mark.parametrize('precision', ['fp16', pytest.param('fp32', marks=pytest.mark.slow)])
 def test_mlmodel(case, tmp_path, precision):
     options = ExportOptions(out=tmp_path / 'm.mlmodel', precision=precision, verify_data='test')
     result = run_export(case['config'], case['checkpoint'], options)

@@ -15,7 +15,9 @@ from mmpretrain_mobileone_ext.errors import ExportError, ParityError
 from mmpretrain_mobileone_ext.export import job as export_job
 from mmpretrain_mobileone_ext.export.verify import Judge
 
-SUFFIXES = pytest.mark.parametrize('suffix', ['.mlpackage', '.mlmodel'])
+SUFFIXES = pytest.mark.parametrize(
+    'suffix', ['.mlpackage', pytest.param('.mlmodel', marks=pytest.mark.slow)]
+)
 
 
 @pytest.fixture
@@ -58,6 +60,7 @@ def test_force_replaces_no_other_things(case):
     assert snapshot(folder) == before
 
 
+@pytest.mark.slow
 def test_force_replaces_a_link_not_its_target(case):
     config, checkpoint, folder = case
     real = export_coreml(config, checkpoint, folder / 'real.mlpackage')
@@ -106,7 +109,9 @@ def test_overflow_is_named(tmp_path):
     ('owner', 'step'),
     [(CoreML, 'convert'), (Judge, 'score'), (export, 'write_description'), (export, 'install')],
 )
-@pytest.mark.parametrize('error', [KeyboardInterrupt, OSError])
+@pytest.mark.parametrize(
+    'error', [KeyboardInterrupt, pytest.param(OSError, marks=pytest.mark.slow)]
+)
 def test_nothing_stays_after_an_interruption(case, owner, step, error, monkeypatch):
     config, checkpoint, folder = case
     (folder / 'm.mlmodel').write_bytes(b'old')

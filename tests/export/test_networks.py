@@ -61,6 +61,9 @@ NETWORKS = {
     'repvgg deployed': {**TINY_REPVGG, 'deploy': True},
 }
 
+#: The others take seconds each.
+QUICK = ('mobileone', 'repvgg', 'resnet 18', 'shufflenet v2')
+
 
 class Network(nn.Module):
     """Backbone, pooling and a steep head: (N, 3, H, W) to (N, 5)."""
@@ -118,14 +121,19 @@ def compare(network, folder, exported=False, **options):
 # Tracing warns of the Python numbers in mmcv's adaptive padding.
 @pytest.mark.filterwarnings('ignore::torch.jit.TracerWarning')
 @pytest.mark.filterwarnings('ignore:In MMCV v1.4.4')
-@pytest.mark.parametrize('exported', [False, True], ids=['traced', 'exported'])
-@pytest.mark.parametrize('name', NETWORKS)
+@pytest.mark.parametrize(
+    'exported', [pytest.param(False, marks=pytest.mark.slow), True], ids=['traced', 'exported']
+)
+@pytest.mark.parametrize(
+    'name', [n if n in QUICK else pytest.param(n, marks=pytest.mark.slow) for n in NETWORKS]
+)
 def test_package_equals_torch(name, exported, tmp_path):
     torch.manual_seed(0)
     network = randomize(Network(NETWORKS[name]))
     assert compare(network, tmp_path, exported) <= 1e-5
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('exported', [False, True], ids=['traced', 'exported'])
 @pytest.mark.parametrize('name', ['mobileone', 'mobileone deployed'])
 def test_mobileone_in_every_format(name, exported, tmp_path):

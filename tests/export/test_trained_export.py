@@ -51,7 +51,9 @@ def scores(path, images, precision='fp16'):
 
 
 @pytest.mark.parametrize('precision', BOUNDS)
-@pytest.mark.parametrize('backbone', [TINY, ALL_KINDS], ids=['tiny', 'all'])
+@pytest.mark.parametrize(
+    'backbone', [pytest.param(TINY, marks=pytest.mark.slow), ALL_KINDS], ids=['tiny', 'all']
+)
 @pytest.mark.parametrize('form', FORMS)
 def test_the_file_computes_what_was_trained(tmp_path, form, backbone, precision):
     model, images = quantized(form, backbone), pixels()
@@ -69,7 +71,9 @@ def test_the_file_computes_what_was_trained(tmp_path, form, backbone, precision)
 
 
 @pytest.mark.parametrize('precision', ['fp16', pytest.param('fp32', marks=pytest.mark.slow)])
-@pytest.mark.parametrize('backbone', [TINY, ALL_KINDS], ids=['tiny', 'all'])
+@pytest.mark.parametrize(
+    'backbone', [pytest.param(TINY, marks=pytest.mark.slow), ALL_KINDS], ids=['tiny', 'all']
+)
 @pytest.mark.parametrize('form', FORMS)
 def test_every_layer_in_the_file_is_the_trained_one(tmp_path, form, backbone, precision):
     """Of what it reads in the file: in fp16 a number between two steps may go to either."""
@@ -91,7 +95,9 @@ def test_every_layer_in_the_file_is_the_trained_one(tmp_path, form, backbone, pr
 
 @pytest.mark.parametrize('precision', ['fp16', pytest.param('fp32', marks=pytest.mark.slow)])
 @pytest.mark.parametrize('target', ['iOS16', pytest.param('iOS18', marks=pytest.mark.slow)])
-@pytest.mark.parametrize('backbone', [TINY, ALL_KINDS], ids=['tiny', 'all'])
+@pytest.mark.parametrize(
+    'backbone', [pytest.param(TINY, marks=pytest.mark.slow), ALL_KINDS], ids=['tiny', 'all']
+)
 @pytest.mark.parametrize('form', FORMS)
 def test_the_integers_in_the_file_are_the_trained_ones(tmp_path, form, backbone, target, precision):
     model = quantized(form, backbone)

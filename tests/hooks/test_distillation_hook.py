@@ -111,6 +111,7 @@ def test_a_teacher_of_no_weight_changes_nothing(tmp_path):
     assert_same_state(*states)
 
 
+@pytest.mark.slow
 def test_the_teacher_leaves_no_trace(tmp_path):
     """With every hook that copies a model: averages, folding, rounding."""
     teacher, hook = teacher_file(tmp_path / 't', classifier_cfg())
@@ -133,6 +134,7 @@ def test_the_teacher_leaves_no_trace(tmp_path):
     assert held == {id(p) for p in runner.model.parameters()}
 
 
+@pytest.mark.slow
 def test_what_the_student_learns_is_the_teacher(tmp_path):
     """Without labels it comes to agree with a teacher who is wrong."""
     _, hook = teacher_file(tmp_path / 't', classifier_cfg())
@@ -142,6 +144,7 @@ def test_what_the_student_learns_is_the_teacher(tmp_path):
     assert np.mean(losses[-3:]) < 0.5 * np.mean(losses[:3])
 
 
+@pytest.mark.slow
 def test_resumed_equals_uninterrupted(tmp_path):
     _, hook = teacher_file(tmp_path / 't', classifier_cfg())
     toy_runner(tmp_path / 'whole', hook, SEED, epochs=3).train()
@@ -175,6 +178,7 @@ def test_it_teaches_in_half_precision(tmp_path):
     assert set(model(x, samples, mode='loss')) == {'loss'}
 
 
+@pytest.mark.slow
 def test_a_folded_teacher_says_the_same(tmp_path):
     teacher, hook = teacher_file(tmp_path / 't', classifier_cfg())
     torch.save(dict(state_dict=teacher.switch_to_deploy().state_dict()), tmp_path / 'folded.pth')

@@ -63,6 +63,7 @@ def test_a_run_becomes_a_file_with_integers(tmp_path, preset, model):
     assert any(f'trained the network as {preset}' in note for note in result.notes)
 
 
+@pytest.mark.slow
 def test_an_aimodel_is_made_of_it(tmp_path):
     run = train(tmp_path, 'w4a8')
     result = exported(run.cfg, tmp_path / 'epoch_3.pth', tmp_path / 'a.aimodel')

@@ -15,16 +15,16 @@ SIZE = (32, 32)
 
 
 @torch.no_grad()
-def overflowing():
-    """Activations of 1e5 after one layer; the next one scales back.
+def overflowing(factor=2**13):
+    """Activations of 1e5 (for 2^13) after one layer; the next one scales back.
 
     Powers of two, so that the function is the same to the last bit.
     """
     model = switched(build())
     blocks = [m for m in model.modules() if hasattr(m, 'branch_reparam')]
     for parameter in blocks[1].branch_reparam.parameters():
-        parameter *= 2**13
-    blocks[2].branch_reparam.weight /= 2**13
+        parameter *= factor
+    blocks[2].branch_reparam.weight /= factor
     return model
 
 
@@ -56,12 +56,12 @@ class Drifting(nn.Module):
 class Case:
     """A network as the exporter has it, and files made from it."""
 
-    def __init__(self, model, folder, prepared=None, network=None):
+    def __init__(self, model, folder, prepared=None, network=None, arithmetic='fp16'):
         like = build()
         self.pre = read_preprocessing(like.data_preprocessor, 3, SIZE, 'BGR')
         self.prepared = prepared or prepare(model, self.pre)
         images = Images('noise', self.pre.shape)
-        self.judge = Judge(network or classifier(model), self.pre, images)
+        self.judge = Judge(network or classifier(model), self.pre, images, arithmetic=arithmetic)
         pixels = next(images.chunks())[0]
         flipped = pixels.flip(1) if self.pre.flips else pixels
         self.inputs = {INPUT: flipped.float()}

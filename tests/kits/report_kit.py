@@ -19,6 +19,7 @@ from mmpretrain_mobileone_ext.report import (
     Provenance,
     ReportData,
 )
+from mmpretrain_mobileone_ext.report.engine import EngineChip, EngineGroup, EngineReport
 from mmpretrain_mobileone_ext.report.layers import OperationDrift, WeightRange
 from mmpretrain_mobileone_ext.utils.accuracy import Confusion
 
@@ -161,6 +162,19 @@ def sample(**changes):
             WeightRange('head', 'linear', (3, 32), False, (), 1.5, 0, 40.0, 41.0, ''),
         ),
         parity=(ParityCheck('Core ML fp16', 'export-fp16', 'relative ≤ 0.02', '3.1e-04', True),),
+        engine=(
+            EngineReport(
+                'Core ML fp16',
+                (
+                    EngineChip('A14', 'good', 'all 26 operations can run', HOSTILE),
+                    EngineChip('M1', 'warn', '1 of 26 operations cannot run'),
+                ),
+                (EngineGroup(HOSTILE, 1, 'M1 (measured)', HOSTILE, ''),),
+                (EngineGroup('linear', 2, 'M1 (measured)', 'tiles', HOSTILE),),
+                (HOSTILE,),
+            ),
+            EngineReport(f'Core ML {HOSTILE}', (EngineChip('A14', 'bad', 'none of 26'),)),
+        ),
         warnings=(HOSTILE,),
         provenance=Provenance(
             command=HOSTILE,

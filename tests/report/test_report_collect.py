@@ -99,6 +99,16 @@ def test_weights_are_looked_at(found, finished_run):
     assert order == sorted(order)
 
 
+def test_every_file_is_judged_for_the_neural_engine(found):
+    whole, half = found.engine
+    assert [whole.form, half.form] == ['Core ML fp32', 'Core ML fp16']
+    assert {chip.level for chip in half.chips} == {'good'}
+    assert {chip.level for chip in whole.chips} == {'bad'}
+    assert not half.off
+    assert {group.text for group in whole.off} == {'it is fp32'}
+    assert any('fp16, as the engine computes' in line for line in half.weights)
+
+
 def test_provenance_is_stated(found, finished_run):
     origin = found.provenance
     names = dict(origin.files)

@@ -30,7 +30,7 @@ VARIANTS = dict(
     no_labels=NO_LABELS,
     all_agree=sample(disagreements=(), num_disagreements=0),
     not_scored=bare(warnings=('not scored',)),
-    no_candidates=sample(candidates=(), drift=(), kept_fp32=(), parity=()),
+    no_candidates=sample(candidates=(), drift=(), kept_fp32=(), parity=(), engine=()),
 )
 #: Attributes through which HTML and SVG load something.
 LOADS = (

@@ -56,7 +56,7 @@ def replace(target, text='new'):
         install(make(folder / target.name, text), target, force=True)
 
 
-@pytest.mark.parametrize('swaps', [True, False])
+@pytest.mark.parametrize('swaps', [True, pytest.param(False, marks=pytest.mark.slow)])
 @NAMES
 def test_killed_at_every_step(tmp_path, name, swaps, monkeypatch):
     target = tmp_path / name

@@ -15,7 +15,13 @@ PlainConsole().print('done')
 """
 
 
-@pytest.mark.parametrize('name', ['FORCE_COLOR', 'TTY_COMPATIBLE', 'NOTHING'])
+@pytest.mark.parametrize(
+    'name',
+    [
+        'FORCE_COLOR',
+        *(pytest.param(name, marks=pytest.mark.slow) for name in ('TTY_COMPATIBLE', 'NOTHING')),
+    ],
+)
 def test_a_pipe_gets_a_line_for_each_step(name):
     done = subprocess.run(
         [sys.executable, '-c', CODE],

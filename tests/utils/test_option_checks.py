@@ -77,6 +77,7 @@ HOOK_EXPORT = {
 }
 EXPORT = {
     'precision': NAME,
+    'verify_arithmetic': NAME,
     'deployment_target': NAME,
     'compute_units': NAME,
     'input': NAME,
@@ -160,6 +161,7 @@ OWNERS = {
         'path': PATH,
         'normalize': tuple(v for v in SWITCH if v is not None),
         'arithmetic': NAME,
+        'chip': NAME,
         'backend': NAME,
         'compute_units': NAME,
         'sample': (*COUNT, 0),

@@ -20,9 +20,11 @@ from ..console.scoring import compare_parser
 from .entries import DEFAULT, Entry, resolve
 from .runtimes import complexity, coreml_figures, deployed, example, missing, onnx_call
 from .table import (
+    ESTIMATE_NOTE,
     WEIGHTS_NOTE,
     Comparison,
     DeviceLatency,
+    EstimatedLatency,
     Latency,
     Row,
     comparison_table,
@@ -178,7 +180,10 @@ def _convert(nets: dict[str, nn.Module], rows: Sequence[Row], size: int, steps: 
     found = _each(nets, rows, convert, 'convert to Core ML', 'Core ML', steps)
     for row in rows:
         if row.name in found:
-            row.coreml_bytes, row.coreml_ops, row.coreml_relative = found[row.name]
+            figures = found[row.name]
+            row.coreml_bytes, row.coreml_ops = figures.size_bytes, figures.operations
+            row.coreml_relative = figures.relative
+            row.estimate = EstimatedLatency.of(figures.estimate)
 
 
 def run(argv: Optional[Sequence[str]] = None) -> None:
@@ -195,7 +200,8 @@ def run(argv: Optional[Sequence[str]] = None) -> None:
     if not console.is_terminal:  # a log is not 80 columns wide
         console = PlainConsole(width=_LOG_WIDTH)
     console.print(comparison_table(found))
-    for note in (WEIGHTS_NOTE, *found.notes):
+    estimated = [ESTIMATE_NOTE] if any(row.estimate for row in found.rows) else []
+    for note in (WEIGHTS_NOTE, *estimated, *found.notes):
         console.print(note, highlight=False)
     for path in [] if out is None else write_comparison(found, out):
         console.print(str(path), highlight=False)

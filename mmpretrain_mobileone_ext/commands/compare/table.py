@@ -12,6 +12,7 @@ from typing import Any, NamedTuple, Optional
 from rich.table import Table
 
 from ...errors import MobileOneExtError
+from ...neural_engine.latency.estimate import Estimate
 from ...report.figures import BLUE, VERMILION, new_figure, place_labels, save_figure
 from ...utils.files import write_json, write_text, write_whole
 from ...utils.text import DASH, csv_text, figures_table, markdown, markdown_table, plot_label
@@ -20,6 +21,11 @@ from .entries import Published, best_top1, pick
 WEIGHTS_NOTE = (
     'Weights are random (params, FLOPs, times, size and operations do not depend on them); '
     'accuracy is that of the cited sources.'
+)
+ESTIMATED = 'iPhone12 ms, predicted'
+ESTIMATE_NOTE = (
+    f'{ESTIMATED}: made of the operations of the Core ML file; 8 of 10 networks that the fit had '
+    'not seen lay within the bounds; ~ is an order only (attention).'
 )
 _AREA = 34  # of a bubble, square points a million parameters
 
@@ -46,6 +52,30 @@ class DeviceLatency:
     source: str
 
 
+class EstimatedLatency(NamedTuple):
+    """Milliseconds on an iPhone 12 by the model of time; no bounds where only the order counts.
+
+    ``neural_engine.latency.estimate`` says what the bounds are.
+    """
+
+    ms: float
+    low: Optional[float]
+    high: Optional[float]
+    label: str
+
+    @classmethod
+    def of(cls, found: Optional[Estimate]) -> Optional[EstimatedLatency]:
+        """Of an estimate, without its layers."""
+        return None if found is None else cls(found.ms, found.low, found.high, found.label)
+
+    @property
+    def words(self) -> str:
+        """E.g. '0.76 (0.68 to 0.85)'."""
+        if self.low is None or self.high is None:
+            return f'~{self.ms:.1f}'
+        return f'{self.ms:.2f} ({self.low:.2f} to {self.high:.2f})'
+
+
 @dataclass
 class Row:
     """One model; what could not be measured is None.
@@ -56,6 +86,7 @@ class Row:
         params, flops: of the folded network, flops in multiply-adds.
         torch, onnx: latency of one image on this CPU.
         coreml_bytes, coreml_ops: of an fp16 ``.mlpackage``.
+        estimate: of the latency of that file on an iPhone 12.
         devices: latencies that were measured on devices.
         published: accuracy and latency as others state it.
         failure: why the model could not be measured further.
@@ -73,6 +104,7 @@ class Row:
     coreml_bytes: Optional[int] = None
     coreml_ops: Optional[int] = None
     coreml_relative: Optional[float] = None
+    estimate: Optional[EstimatedLatency] = None
     devices: list[DeviceLatency] = field(default_factory=list)
     failure: Optional[str] = None
 
@@ -108,7 +140,7 @@ class Comparison:
         """Plain values, for JSON."""
         found = asdict(self)
         for row, plain in zip(self.rows, found['rows']):
-            for kind in ('torch', 'onnx'):
+            for kind in ('torch', 'onnx', 'estimate'):
                 lap = getattr(row, kind)
                 plain[kind] = None if lap is None else lap._asdict()
         return found
@@ -198,11 +230,12 @@ def _draw_bubbles(axis: Any, bubbles: Sequence[_Bubble]) -> None:
 
 
 class Column(NamedTuple):
-    """A quantity: its head, its value in a row, and its digits."""
+    """A quantity: its head, its value in a row, and its digits, or its words."""
 
     head: str
     value: Callable[[Row], Optional[float]]
     digits: int = 0
+    words: Optional[Callable[[Row], str]] = None
 
 
 def columns(found: Comparison) -> list[Column]:
@@ -214,12 +247,17 @@ def columns(found: Comparison) -> list[Column]:
         Column('ORT ms', lambda r: r.onnx and r.onnx.median_ms, 1),
         Column('Core ML MiB', lambda r: _scaled(r.coreml_bytes, 2**20), 2),
         Column('ops', lambda r: r.coreml_ops),
+        Column(ESTIMATED, lambda r: r.estimate and r.estimate.ms, words=_estimated),
         *(Column(f'{name} ms', partial(_device, name=name), 2) for name in _devices(found)),
         Column('top-1 hub', lambda r: _published(r, 'hub', 'top1'), 2),
         Column('top-1 paper', lambda r: _published(r, 'paper', 'top1'), 1),
         Column('iPhone12 ms, paper', lambda r: _published(r, 'paper', 'mobile_ms'), 2),
     ]
     return [c for c in every if any(c.value(row) is not None for row in found.rows)]
+
+
+def _estimated(row: Row) -> str:
+    return row.estimate.words if row.estimate else DASH
 
 
 def _scaled(value: Optional[int], unit: float) -> Optional[float]:
@@ -240,6 +278,8 @@ def _device(row: Row, name: str) -> Optional[float]:
 
 def _cell(column: Column, row: Row) -> str:
     value = column.value(row)
+    if value is not None and column.words is not None:
+        return column.words(row)
     return DASH if value is None else f'{value:.{column.digits}f}'
 
 
@@ -302,18 +342,25 @@ def _markdown(found: Comparison) -> str:
         markdown(caption(found)) + '.',
         WEIGHTS_NOTE,
         'FLOPs are multiply-adds of the network with branches and norms folded.',
+        *([markdown(ESTIMATE_NOTE)] if any(r.estimate for r in found.rows) else []),
         *(f'{markdown(note)}.' for note in found.notes),
     ]
     lines += ['', 'Published figures: ' + markdown('; '.join(sources)) + '.'] if sources else []
     return f'{table}\n' + '\n'.join(lines) + '\n'
 
 
+_BOUNDS = (f'{ESTIMATED}: low', f'{ESTIMATED}: high')
+
+
 def _csv(found: Comparison) -> str:
     """Unrounded; a row a model."""
     shown = columns(found)
-    rows: list[list[Any]] = [['name', 'label', *(c.head for c in shown), 'top-1 source', 'failure']]
+    rows: list[list[Any]] = [
+        ['name', 'label', *(c.head for c in shown), *_BOUNDS, 'top-1 source', 'failure']
+    ]
     for row in found.rows:
         values: list[Any] = [c.value(row) for c in shown]
         sources = '; '.join(p.source for p in row.published)
-        rows.append([row.name, row.label, *values, sources, row.failure])
+        bounds = (row.estimate.low, row.estimate.high) if row.estimate else (None, None)
+        rows.append([row.name, row.label, *values, *bounds, sources, row.failure])
     return csv_text(rows)

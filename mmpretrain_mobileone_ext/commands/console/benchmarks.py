@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from ...errors import SpecError
 from ..benchmark.gpu.options import GpuOptions
+from ..benchmark.latency.options import LatencyOptions
 from ..benchmark.quantization.options import QuantizationOptions
 from ..benchmark.runtime_options import RuntimeOptions
 from ..benchmark.training.options import BenchmarkOptions
@@ -57,4 +58,17 @@ def gpu_parser() -> ToolParser:
         'could be run.',
     )
     p.add_fields(GpuOptions)
+    return p
+
+
+def latency_parser() -> ToolParser:
+    """The arguments; values are checked by ``LatencyOptions``."""
+    p = ToolParser(
+        error_type=SpecError,
+        description='Fit the model of time on the Neural Engine to latencies that were published '
+        'for an iPhone 12, on Core ML files of those very networks, which are built and exported '
+        'here. Each network is predicted by a fit to all others; errors and rank correlation '
+        'stand beside those of multiply-adds and of parameters alone.',
+    )
+    p.add_fields(LatencyOptions)
     return p

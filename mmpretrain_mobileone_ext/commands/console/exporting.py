@@ -6,6 +6,7 @@ from pathlib import Path
 
 from ...errors import ExportError
 from ...export.options import OPTIONS, explained, flag
+from ...neural_engine.chips import CHIPS, DEFAULT_CHIPS
 from ..cli import ToolParser
 
 
@@ -60,4 +61,47 @@ def deploy_parser() -> ToolParser:
     )
     p.add_argument('--json', type=Path, metavar='FILE', help='write what --compare shows')
     p.add_cfg_options()
+    return p
+
+
+def preflight_parser() -> ToolParser:
+    """The arguments."""
+    p = ToolParser(
+        description='Tell which operations of a Core ML file the Neural Engine of a chip takes, '
+        'why not the others and what to write instead, which stored weights it reads as they are, '
+        'how often work changes between units, and how long one prediction is likely to take. '
+        'Needs no device: what it says is as sure as the label beside it.'
+    )
+    p.add_argument('models', nargs='+', type=Path, metavar='MODEL', help='.mlpackage or .mlmodel')
+    p.add_argument(
+        '--chip',
+        nargs='+',
+        default=list(DEFAULT_CHIPS),
+        metavar='NAME',
+        help=f'{", ".join(CHIPS)} (default: {" ".join(n.replace(" ", "") for n in DEFAULT_CHIPS)})',
+    )
+    p.add_argument('--all', action='store_true', help='tell of every operation, not only of groups')
+    p.add_argument(
+        '--suggest',
+        action='store_true',
+        help='list what would shorten it on the first chip, and by how much',
+    )
+    p.add_argument(
+        '--calibrate',
+        nargs='+',
+        type=Path,
+        default=[],
+        metavar='FILE',
+        help="fit the estimate to your device by the JSON of a Swift package's bench; each is of "
+        'one of the models, or of a NAME.mlpackage beside it',
+    )
+    p.add_argument(
+        '--json', metavar='FILE', help='write all that was found there; - prints it instead'
+    )
+    p.add_argument(
+        '--require',
+        choices=('engine',),
+        help='exit with code 1 unless all of the network is known to run on the engine of every '
+        'chip; what converts inputs and results does not count',
+    )
     return p

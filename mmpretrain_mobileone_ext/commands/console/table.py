@@ -106,6 +106,13 @@ COMMANDS = {
             f'{_DIGITS} {_TRAINED} --out digits.mlpackage',
         ),
         Command(
+            'preflight',
+            'what of a Core ML file runs on the Neural Engine of which chip',
+            'commands.console.exporting:preflight_parser',
+            'commands.preflight:run',
+            'work_dirs/demo-digits/model.mlpackage --chip A14 M1',
+        ),
+        Command(
             'deploy-mmdeploy',
             'convert a classifier with mmdeploy, verified, on any OS',
             'commands.console.exporting:deploy_parser',
@@ -161,6 +168,14 @@ COMMANDS = {
             'commands.console.benchmarks:runtime_parser',
             'commands.benchmark.runtime:run',
             '--batch 1 --size 64 --rounds 3 --images 10',
+        ),
+        Command(
+            'benchmark-latency',
+            'how wrong is the estimate of latency on the Neural Engine?',
+            'commands.console.benchmarks:latency_parser',
+            'commands.benchmark.latency.run:run',
+            '--json work_dirs/latency.json',
+            stopped='stopped; the same command goes on',
         ),
         Command(
             'benchmark-quantization',

@@ -36,6 +36,8 @@ _WORK_OF_BYTE = 1000
 # in which it fetches one number from memory.
 _PER_NUMBER = 32
 _PER_DISTANT = 50 * _PER_NUMBER  # numbers that are not fetched in a row
+_PER_CACHED = 4 * _PER_NUMBER  # numbers of a table that a processor has at hand
+_CACHED = 2**16
 _PER_SORTED = 100 * _PER_NUMBER
 _PER_NARROW = 16
 # Channels of a group below which convolutions are slow; and lengths of rows.
@@ -278,8 +280,16 @@ def _of_window(args: Any, made: list[Tensor]) -> float:
     return made[0].numel() * math.prod(args[1]) * _PER_NUMBER
 
 
+def _of_selection(args: Any, made: list[Tensor]) -> float:
+    table = args[0]
+    cached = table.dim() == 1 and table.numel() <= _CACHED
+    numbers = sum(t.numel() for t in (*_tensors(args), *made))
+    return numbers * (_PER_CACHED if cached else _PER_DISTANT)
+
+
 _COUNTS: dict[tuple[str, ...], Callable[[Any, list[Tensor]], float]] = {
     ('convolution',): _of_convolution,
+    ('index_select',): _of_selection,
     ('mm', 'bmm', 'addmm', 'baddbmm'): _of_product,
     ('avg_pool2d', 'avg_pool3d', 'max_pool2d_with_indices', 'max_pool3d_with_indices'): _of_window,
 }

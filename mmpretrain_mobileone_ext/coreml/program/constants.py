@@ -15,7 +15,7 @@ import numpy as np
 
 from ...errors import ProgramError
 from .budget import Ledger
-from .graph import Shape
+from .graph import Packed, Shape
 from .package_files import inside, shortened
 
 # MILBlob storage format: every blob has a 64-byte record at its offset, with sentinel, data type,
@@ -64,6 +64,15 @@ _KINDS = {
     'INT64': _Kind('int64', np.int64, 'longInts'),
     'UINT64': _Kind('uint64', np.uint64, 'longInts'),
 }
+
+
+_BITS = {kind.name: kind.bits or 8 * np.dtype(kind.numpy).itemsize for kind in _KINDS.values()}
+
+
+def packed_as(dtype: str, value: Any) -> Packed:
+    """How a dense constant of an element type ('uint4') lies in the file; texts count nothing."""
+    bits = _BITS.get(dtype, 0)
+    return Packed(bits=bits, bytes=-(-np.size(value) * bits // 8))
 
 
 class TensorType(NamedTuple):

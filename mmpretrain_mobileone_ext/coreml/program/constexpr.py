@@ -18,10 +18,14 @@ from ...errors import ProgramError
 from ...utils.text import one_line
 from .budget import Ledger
 from .constants import from_bits
+from .graph import Packed
 
 PREFIX = 'constexpr_'
 # Bytes of a number on the way: an index, a bit a byte, two floats.
 _WIDEST = 16
+
+# Parameters that hold a weight's numbers.
+_NUMBERS = ('quantized_data', 'data', 'nonzero_data', 'source_val')
 
 Arrays = tuple[np.ndarray, ...]
 _Decoder = TypeVar('_Decoder', bound=Callable[..., Any])
@@ -58,6 +62,24 @@ def decode(kind: str, name: str, inputs: Mapping[str, Any], ledger: Ledger) -> A
     results = result if isinstance(result, tuple) else (result,)
     ledger.hold(sum(r.nbytes for r in results), what)
     return results
+
+
+def packed(kind: str, inputs: Mapping[str, Any], parts: Mapping[str, Packed]) -> Packed:
+    """How the results of one ``constexpr_*`` operation lie in the file, without the bytes.
+
+    Args:
+        kind (str): MIL operation type; its inputs are those that :func:`decode` took.
+        inputs (Mapping[str, Any]): MIL parameter to an array or a scalar.
+        parts (Mapping[str, Packed]): MIL parameter to how that one lies there.
+    """
+    # Several results of one operation are decoded once.
+    earlier = dict.fromkeys(form for part in parts.values() for form in part.forms)
+    bits = next((parts[name].bits for name in _NUMBERS if name in parts), 0)
+    if 'lut' in inputs:
+        # Its entries; a table of vectors has them along the last axis but one.
+        lut = inputs['lut']
+        bits = int(lut.shape[-2] if lut.ndim > 1 else lut.size).bit_length() - 1
+    return Packed((*earlier, kind), bits)
 
 
 def _count(inputs: Mapping[str, Any]) -> int:

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Optional
+from typing import Any, NamedTuple, Optional
 
 from ...errors import ProgramError
 
@@ -25,6 +25,21 @@ class Value:
     """A reference to the result of an operation or to a model input."""
 
     name: str
+
+
+class Packed(NamedTuple):
+    """How a constant lies in the file.
+
+    Attributes:
+        forms (tuple[str, ...]): ``constexpr_*`` operations that make it dense, the first one first;
+            empty for a dense one.
+        bits (int): Of an index into a table, or of a number as stored; 0 where that has no sense.
+        bytes (int): Of all that it is made from.
+    """
+
+    forms: tuple[str, ...] = ()
+    bits: int = 0
+    bytes: int = 0
 
 
 @dataclass(frozen=True)
@@ -120,7 +135,8 @@ class Operation:
             input; None, or missing, for what has none.
         attributes (Mapping[str, Any]): ``'layer'``: the layer kind this operation was read from
             (``neuralnetwork`` only); ``'compressed'``: parameter name to the ``constexpr_*``
-            operation its weights are stored with (``mlprogram`` only).
+            operation its weights are stored with, ``'packed'``: to their :class:`Packed`
+            (``mlprogram`` only).
         blocks (tuple[Block, ...]): The two branches of ``cond``; condition and body of
             ``while_loop``.
     """

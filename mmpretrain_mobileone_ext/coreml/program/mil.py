@@ -10,8 +10,8 @@ from typing import Any, NamedTuple, Optional
 from ...errors import ProgramError
 from . import constexpr
 from .budget import Ledger
-from .constants import Constants, TensorType, tensor_type
-from .graph import Block, Operation, Shape, Value
+from .constants import Constants, TensorType, packed_as, tensor_type
+from .graph import Block, Operation, Packed, Shape, Value
 
 #: Far beyond any network for images; bounds what reading takes.
 MAX_OPERATIONS = 20_000
@@ -72,10 +72,18 @@ def _count(block: Any) -> int:
 
 
 class _Stored(NamedTuple):
-    """A constant, and the operation it is compressed with ('' if none)."""
+    """A constant, or a reference to what is computed.
+
+    Attributes:
+        value: it.
+        packed: how it lies in the file.
+        parts: what it is made from, by its place in the file, in bytes: some are in several
+            constants.
+    """
 
     value: Any
-    stored_as: str = ''
+    packed: Packed = Packed()
+    parts: Mapping[str, int] = {}
 
 
 class _Declared(NamedTuple):
@@ -113,7 +121,7 @@ class _Reader:
         for spec in block.operations:
             types = [_declared(output.type) for output in spec.outputs]
             if spec.type == 'const':
-                self._define(spec, types, [_Stored(self._attribute(spec, 'val'))])
+                self._define(spec, types, [self._constant(spec, types)])
             elif spec.type.startswith(constexpr.PREFIX):
                 self._define(spec, types, self._decoded(spec))
             else:
@@ -147,14 +155,15 @@ class _Reader:
 
     def _operation(self, spec: Any, types: Sequence[_Declared]) -> Operation:
         bound = {name: self._bind(argument) for name, argument in spec.inputs.items()}
-        compressed = {k: v.stored_as for k, v in bound.items() if v.stored_as}
+        packed = {k: v.packed for k, v in bound.items() if v.packed.forms}
+        compressed = {k: v.forms[-1] for k, v in packed.items()}
         return Operation(
             name=self._name(spec),
             type=spec.type,
             inputs={name: item.value for name, item in bound.items()},
             outputs=tuple(output.name for output in spec.outputs),
             dtypes=tuple(declared.dtype for declared in types),
-            attributes={'compressed': compressed} if compressed else {},
+            attributes={'compressed': compressed, 'packed': packed} if packed else {},
             shapes=tuple(declared.shape for declared in types),
             blocks=self._blocks(spec),
         )
@@ -188,26 +197,43 @@ class _Reader:
 
     def _bound(self, binding: Any) -> _Stored:
         if binding.WhichOneof('binding') == 'value':
-            return _Stored(self._constants.read(binding.value))
+            return self._value(binding.value)
         if binding.name not in self._known:
             raise ProgramError(f'an operation reads {binding.name!r}, which nothing defines')
         return self._stored.get(binding.name, _Stored(Value(binding.name)))
 
     def _decoded(self, spec: Any) -> list[_Stored]:
         """Dense results of a ``constexpr_*`` operation."""
-        inputs = {
-            name: self._constants.read(value)
-            for name, value in spec.attributes.items()
-            if name != 'name'
-        }
-        for name, argument in spec.inputs.items():
-            inputs[name] = self._bind(argument).value
-            if isinstance(inputs[name], Value):
+        name = self._name(spec)
+        stored = {n: self._value(v) for n, v in spec.attributes.items() if n != 'name'}
+        for parameter, argument in spec.inputs.items():
+            stored[parameter] = self._bind(argument)
+            if isinstance(stored[parameter].value, Value):
                 raise ProgramError(
-                    f'{spec.type!r} reads {inputs[name].name!r}, which is no constant'
+                    f'{spec.type!r} reads {stored[parameter].value.name!r}, which is no constant'
                 )
-        dense = constexpr.decode(spec.type, self._name(spec), inputs, self._constants.ledger)
-        return [_Stored(value, spec.type) for value in dense]
+        inputs = {n: item.value for n, item in stored.items()}
+        dense = constexpr.decode(spec.type, name, inputs, self._constants.ledger)
+        parts = {
+            part or f'{name}.{parameter}': size
+            for parameter, item in stored.items()
+            for part, size in item.parts.items()
+        }
+        packed = constexpr.packed(spec.type, inputs, {n: s.packed for n, s in stored.items()})
+        packed = packed._replace(bytes=sum(parts.values()))
+        return [_Stored(value, packed, parts) for value in dense]
+
+    def _constant(self, spec: Any, types: Sequence[_Declared]) -> _Stored:
+        value = self._attribute(spec, 'val')
+        packed = packed_as(types[0].dtype if types else '', value)
+        place = _place(spec.attributes['val']) or (spec.outputs[0].name if spec.outputs else '')
+        return _Stored(value, packed, {place: packed.bytes})
+
+    def _value(self, spec: Any) -> _Stored:
+        """A constant that stands where it is used, without a name."""
+        value = self._constants.read(spec)
+        packed = packed_as(_declared(spec.type).dtype, value)
+        return _Stored(value, packed, {_place(spec): packed.bytes})
 
     def _constant_outputs(self, block: Any) -> Iterator[Operation]:
         """Model outputs that no operation computes, as ``identity``."""
@@ -222,6 +248,13 @@ class _Reader:
                     outputs=(name,),
                     dtypes=(self._known[name].dtype,),
                 )
+
+
+def _place(value: Any) -> str:
+    """Where a ``MIL.Value`` lies among the weights, '' for one in the specification."""
+    if value.WhichOneof('value') != 'blobFileValue':
+        return ''
+    return f'{value.blobFileValue.fileName}@{value.blobFileValue.offset}'
 
 
 def _declared(spec: Any) -> _Declared:

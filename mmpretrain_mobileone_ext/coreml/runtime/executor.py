@@ -13,6 +13,7 @@ from torch import Tensor
 from ...errors import ProgramError
 from ..program.budget import Ledger, Meter, NeedsValuesError
 from ..program.graph import Block, Program, sources
+from .arithmetic import Arithmetic
 from .steps import Step, bind
 
 Stats = dict[str, dict[str, Tensor]]
@@ -26,8 +27,7 @@ class Executor:
 
     Args:
         program (Program): The program to run.
-        half (bool): Round every result that the program declares fp16 to fp16; inside an operation
-            arithmetic stays fp32.
+        arithmetic (Arithmetic): What computes an operation, and what becomes of its results.
         record_range (bool): Measure max ``|value|`` of every operation.
         device (torch.device | str): Where to keep constants and compute.
         ledger (Ledger): Takes the bytes of the constants.
@@ -37,13 +37,18 @@ class Executor:
     """
 
     def __init__(
-        self, program: Program, half: bool, record_range: bool, device: torch.device, ledger: Ledger
+        self,
+        program: Program,
+        arithmetic: Arithmetic,
+        record_range: bool,
+        device: torch.device,
+        ledger: Ledger,
     ) -> None:
-        self._half = half
+        self._arithmetic = arithmetic
         self._record_range = record_range
         self._outputs = tuple(feature.name for feature in program.outputs)
         _check_defined(program, self._outputs)
-        self._steps = bind(program, self._outputs, device, ledger)
+        self._steps = bind(program, self._outputs, arithmetic, device, ledger)
 
     def __call__(
         self, inputs: Mapping[str, Tensor], count: bool = False, meter: Optional[Meter] = None
@@ -52,8 +57,8 @@ class Executor:
 
         Args:
             inputs (Mapping[str, Tensor]): One sample, in the shapes the program declares.
-            count (bool): Count overflows; otherwise only tell whether there was any, which is much
-                faster.
+            count (bool): Count overflows, and mend results that are no numbers; otherwise only tell
+                whether there was any of either, which is much faster.
             meter (Meter | None): Active; told which values are held, and results are compared with
                 what the program declares.
 
@@ -63,7 +68,7 @@ class Executor:
             ``'check'`` one number that is finite unless a result rounded to fp16 is not.
         """
         values = dict(inputs)
-        run = _Run(self._half, self._record_range, count, meter)
+        run = _Run(self._arithmetic, self._record_range, count, meter)
         run.steps(self._steps, values)
         return {name: values[name] for name in self._outputs}, run.stats
 
@@ -89,8 +94,10 @@ class _Run:
     Rounds results to fp16, collects statistics, and keeps the meter.
     """
 
-    def __init__(self, half: bool, record_range: bool, count: bool, meter: Optional[Meter]) -> None:
-        self._half = half
+    def __init__(
+        self, arithmetic: Arithmetic, record_range: bool, count: bool, meter: Optional[Meter]
+    ) -> None:
+        self._arithmetic = arithmetic
         self._record_range = record_range
         self._count = count
         self._meter = meter
@@ -160,7 +167,7 @@ class _Run:
         if self._record_range and result.numel() > 0:
             peak = result.abs().amax()
             _merge(self.stats['ranges'], step.operation.name, peak, torch.maximum)
-        return self._round(step, name, result) if self._half and half else result
+        return self._round(step, name, result) if half else result
 
     def _round(self, step: Step, name: str, result: Tensor) -> Tensor:
         """Round to fp16, unless the operation only selects fp16 values."""
@@ -176,6 +183,7 @@ class _Run:
             # Counting costs far more than this pass.
             _merge(self.stats['check'], '', rounded.sum(), torch.add)
         if self._count:
+            rounded = self._arithmetic.mended(step.operation, rounded)
             self._count_infinite(step, name, result, rounded)
         return rounded
 

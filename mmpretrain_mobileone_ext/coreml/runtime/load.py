@@ -15,6 +15,8 @@ from ...errors import ProgramError
 from ..program.budget import Ledger, Meter, NeedsValuesError, memory_of, work_of
 from ..program.graph import Feature, Program
 from ..program.read import read_program
+from .arithmetic import Arithmetic, arithmetic_of
+from .engine.chips import DEFAULT_CHIP
 from .executor import Executor, Stats
 from .inputs import check_shape, to_tensor
 from .loaded import LoadedProgram, Samples, at_least_1d
@@ -33,6 +35,7 @@ def load_program(
     device: Union[str, torch.device] = 'cpu',
     memory_budget: Optional[float] = None,
     work_budget: Optional[float] = None,
+    chip: str = DEFAULT_CHIP,
 ) -> LoadedProgram:
     """Load a Core ML model for prediction.
 
@@ -40,7 +43,11 @@ def load_program(
         path (str | PathLike): ``.mlpackage`` folder or ``.mlmodel`` file.
         arithmetic (str): ``'fp32'``: weights as stored, arithmetic in fp32. ``'fp16'``: in addition
             every result the program declares fp16 is rounded to fp16, sums inside an operation stay
-            fp32, and overflow is counted in :attr:`LoadedProgram.overflows`.
+            fp32, and overflow is counted in :attr:`LoadedProgram.overflows`. ``'ane'``: in addition
+            operations with such results are computed as Apple's Neural Engine does it, as far as
+            that is public: products become infinite from 2^15 on, tiles of four
+            lanes are rounded, functions are tables of 33 knots, and there is no NaN. A ``.mlmodel``
+            declares no types: in ``'fp16'`` nothing of it is rounded, in ``'ane'`` all of it is.
         backend (str): ``'reference'`` (torch, any OS) or ``'coreml'`` (Apple's runtime on macOS;
             takes none of the other options but ``compute_units``).
         compute_units (str): For ``'coreml'``: ``'ALL'``, ``'CPU_ONLY'``, ``'CPU_AND_GPU'`` or
@@ -54,6 +61,7 @@ def load_program(
         work_budget (float | None): Most work of one prediction, in multiply-adds of a convolution
             (default: 1.2e11, or 1000 times the file's bytes). Known from shapes too; for inputs
             larger than the default ones it grows as they do.
+        chip (str): For ``'ane'``: the generation, ``'A13'`` to ``'A17'`` or ``'M1'`` to ``'M5'``.
 
     Returns:
         LoadedProgram: Has ``predict`` and ``predict_batch``.
@@ -63,14 +71,14 @@ def load_program(
             have other shapes than the file declares, a budget does not suffice, or an argument has
             none of the allowed values.
     """
-    _check_choice('arithmetic', arithmetic, ('fp32', 'fp16'))
+    rules = arithmetic_of(arithmetic, chip)
     _check_choice('backend', backend, ('reference', 'coreml'))
     if backend == 'coreml':
         from .apple import NativeProgram
 
         return NativeProgram(read_program(path, memory_budget), compute_units)
     program, place = read_program(path, memory_budget), torch.device(device)
-    return ReferenceProgram(program, arithmetic, record_range, place, memory_budget, work_budget)
+    return ReferenceProgram(program, rules, record_range, place, memory_budget, work_budget)
 
 
 def _check_choice(what: str, value: str, allowed: tuple[str, ...]) -> None:
@@ -84,18 +92,18 @@ class ReferenceProgram(LoadedProgram):
     def __init__(
         self,
         program: Program,
-        arithmetic: str,
+        arithmetic: Union[str, Arithmetic],
         record_range: bool,
         device: torch.device,
         memory_budget: Optional[float] = None,
         work_budget: Optional[float] = None,
     ) -> None:
         super().__init__(program)
-        self._half = arithmetic == 'fp16'
+        self._arithmetic = arithmetic_of(arithmetic) if isinstance(arithmetic, str) else arithmetic
         self._device = device
         self._ledger = Ledger(memory_of(program.path) if memory_budget is None else memory_budget)
         self._work = work_of(program.path) if work_budget is None else work_budget
-        self._run = Executor(program, self._half, record_range, device, self._ledger)
+        self._run = Executor(program, self._arithmetic, record_range, device, self._ledger)
         #: Shapes of the inputs to the bytes that values take at most; None where shapes depend on
         #: the numbers.
         self._peaks: dict[tuple[tuple[int, ...], ...], Optional[int]] = {}
@@ -196,7 +204,7 @@ class ReferenceProgram(LoadedProgram):
 
     def _cast(self, value: Tensor, feature: Feature) -> Tensor:
         tensor = value.to(self._device, _type(feature))
-        return tensor.half().float() if self._half and feature.dtype == 'fp16' else tensor
+        return self._arithmetic.given(tensor, feature)
 
     def _present(self, name: str, value: Tensor) -> Any:
         """One output in the form Core ML returns it."""

@@ -114,7 +114,7 @@ class LoadedProgram(ABC):
             it, summed since loading or ``reset()``; only operations that overflowed. Empty in
             ``'fp32'``.
         ranges (dict[str, float]): Operation name to the largest ``|value|`` of its results so far,
-            if asked for.
+            if asked for; in ``'ane'`` infinite where a sum of products ends.
     """
 
     def __init__(self, program: Program) -> None:

@@ -14,6 +14,7 @@ from torch import Tensor
 from ..program.budget import Ledger
 from ..program.graph import Block, Operation, Program, Value, sources
 from . import ops
+from .arithmetic import Arithmetic
 
 # What an mlprogram declares, as it is held here. A layer of a neuralnetwork declares nothing, and
 # 8-bit values may be held as floats.
@@ -30,7 +31,7 @@ class Step(NamedTuple):
         references: parameter to the name of a value, or for a list of values to names and
             constants.
         sources: names of all values it reads, its nested blocks, too.
-        halves: whether each result is declared fp16.
+        halves: whether each result is rounded to fp16.
         dtypes: what each result is held as; None where nothing is declared.
         frees: values that nothing reads afterwards.
         blocks: its nested blocks, each with its steps.
@@ -53,7 +54,11 @@ class Step(NamedTuple):
 
 
 def bind(
-    program: Program, outputs: Sequence[str], device: torch.device, ledger: Ledger
+    program: Program,
+    outputs: Sequence[str],
+    arithmetic: Arithmetic,
+    device: torch.device,
+    ledger: Ledger,
 ) -> tuple[Step, ...]:
     """Bind every operation, and free each value after its last use.
 
@@ -62,13 +67,15 @@ def bind(
             ``ledger`` allows.
     """
     inputs = [feature.name for feature in program.inputs]
-    return tuple(_bound(program.operations, inputs, outputs, _Constants(device, ledger)))
+    stored = _Constants(device, ledger)
+    return tuple(_bound(program.operations, inputs, outputs, arithmetic, stored))
 
 
 def _bound(
     operations: Sequence[Operation],
     inputs: Sequence[str],
     outputs: Sequence[str],
+    arithmetic: Arithmetic,
     constants: _Constants,
 ) -> Iterator[Step]:
     """Bind the operations of one block, which frees its own values."""
@@ -83,16 +90,22 @@ def _bound(
         frees[last_use[name]].add(name)
     unshared: set[str] = set()
     for index, operation in enumerate(operations):
-        step = _step(operation, frees[index], unshared, constants)
+        step = _step(operation, frees[index], unshared, arithmetic, constants)
         if step.kind.fresh:
             # With a second reader there may be a view of the value.
             unshared.update(name for name in operation.outputs if uses[name] == 1)
         yield step
 
 
-def _step(operation: Operation, frees: set[str], unshared: set[str], stored: _Constants) -> Step:
+def _step(
+    operation: Operation,
+    frees: set[str],
+    unshared: set[str],
+    arithmetic: Arithmetic,
+    stored: _Constants,
+) -> Step:
     """Bind one operation; it may overwrite ``x`` if that is unshared and freed here."""
-    kind = ops.lookup(operation.type, operation.name)
+    kind = arithmetic.kind(ops.lookup(operation.type, operation.name), operation)
     constants: dict[str, Any] = {}
     references: dict[str, Any] = {}
     for name, value in operation.inputs.items():
@@ -113,11 +126,14 @@ def _step(operation: Operation, frees: set[str], unshared: set[str], stored: _Co
         function=functools.partial(in_place or kind.function, **constants),
         references=references,
         sources=tuple(sources(operation)),
-        halves=tuple(dtype == 'fp16' for dtype in operation.dtypes),
+        halves=arithmetic.halves(operation),
         dtypes=tuple(_HELD.get(d) if operation.shapes else None for d in operation.dtypes),
         frees=tuple(sorted(frees)),
         blocks=tuple(
-            (block, tuple(_bound(block.operations, block.inputs, block.outputs, stored)))
+            (
+                block,
+                tuple(_bound(block.operations, block.inputs, block.outputs, arithmetic, stored)),
+            )
             for block in operation.blocks
         ),
     )

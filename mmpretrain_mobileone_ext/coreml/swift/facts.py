@@ -123,7 +123,7 @@ def read_facts(path: PathLike) -> ModelFacts:
     image = _input(program)
     return ModelFacts(
         path=program.path,
-        sha256=_digest(program.path),
+        sha256=digest(program.path),
         format=program.format if format_.runtime == CORE_ML else format_.suffix[1:],
         runtime=format_.runtime,
         precision=meta.get('precision', 'unknown'),
@@ -227,7 +227,8 @@ def _pipeline(text: Optional[str]) -> Optional[list[dict[str, Any]]]:
     return found if is_list else None
 
 
-def _digest(path: Path) -> str:
+def digest(path: Path) -> str:
+    """SHA-256 over the names and the content of a model's files, as a bench's JSON names it."""
     total = hashlib.sha256()
     for file in package_files(path):
         name = file.name if file == path else file.relative_to(path).as_posix()

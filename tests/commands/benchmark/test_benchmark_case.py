@@ -131,7 +131,10 @@ def room_for(images):
     return lambda batch: Case('s0', batch, 32, skipped=OUT_OF_MEMORY if batch > images else None)
 
 
-@pytest.mark.parametrize(('images', 'taken'), [(256, 256), (255, 128), (40, 32), (2, 2)])
+@pytest.mark.parametrize(
+    ('images', 'taken'),
+    [(256, 256), (255, 128), (40, 32), pytest.param(2, 2, marks=pytest.mark.slow)],
+)
 def test_a_batch_is_halved_until_it_fits(images, taken):
     case = measure_fitting(room_for(images), 256)
     assert (case.batch, case.asked, case.skipped) == (taken, 256, None)

@@ -2,6 +2,7 @@
 
 import csv
 import io
+import json
 import random
 
 import pytest
@@ -11,6 +12,7 @@ from matplotlib.figure import Figure
 from mmpretrain_mobileone_ext.commands.compare.entries import Published
 from mmpretrain_mobileone_ext.commands.compare.table import (
     Comparison,
+    EstimatedLatency,
     Latency,
     Row,
     write_comparison,
@@ -103,3 +105,25 @@ def test_labels_that_are_not_placed_meet():
     spots = [(f'network-{i}', 5, 5 + i / 50, 4) for i in range(4)]
     assert overlaps(drawn(spots, place=False))
     assert not overlaps(drawn(spots))
+
+
+def test_an_estimate_has_its_bounds_or_says_that_it_has_none(tmp_path):
+    rows = (
+        row('a', 8.0, 70.0, estimate=EstimatedLatency(0.761, 0.681, 0.851, 'predicted')),
+        row('vit', 9.0, 71.0, estimate=EstimatedLatency(2.71, None, None, 'order only')),
+        row('old', 9.0, 71.0),
+    )
+    write_comparison(Comparison(rows, 224, 1, MACHINE), tmp_path)
+    text = (tmp_path / 'compare.md').read_text()
+    assert '| 0.76 (0.68 to 0.85) |' in text
+    assert '8 of 10 networks that the fit had not seen' in text
+    read = list(csv.DictReader(io.StringIO((tmp_path / 'compare.csv').read_text())))
+    head = 'iPhone12 ms, predicted'
+    assert [r[head] for r in read] == ['0.761', '2.71', '']
+    assert [r[f'{head}: low'] for r in read] == ['0.681', '', '']
+    document = json.loads((tmp_path / 'compare.json').read_text())
+    assert document['rows'][0]['estimate']['high'] == 0.851
+    assert document['rows'][2]['estimate'] is None
+    without = Comparison(rows[2:], 224, 1, MACHINE)
+    write_comparison(without, tmp_path / 'old')
+    assert 'predicted' not in (tmp_path / 'old/compare.md').read_text()

@@ -52,15 +52,12 @@ SLOW_CASES = [
     for backend in ('eager', 'aot_eager', 'inductor')
     for train in (True, False)
     if arch != 's4' or backend == 'inductor'
-    if (arch, backend) != ('small', 'aot_eager')
+    if (arch, backend, train) != ('small', 'aot_eager', True)
 ]
 
 
 @pytest.mark.usefixtures('_forgetting')
-@pytest.mark.parametrize(
-    ('arch', 'backend', 'train'),
-    [('small', 'aot_eager', True), ('small', 'aot_eager', False), *SLOW_CASES],
-)
+@pytest.mark.parametrize(('arch', 'backend', 'train'), [('small', 'aot_eager', True), *SLOW_CASES])
 def test_compiled_networks_train_alike(arch, backend, train):
     net = network(arch).train(train)
     wanted = copy.deepcopy(net)
@@ -112,10 +109,12 @@ def test_compiled_float32_rounds_as_eager_does(backend):
     [
         (True, dict(with_cp=True)),
         ('memory', dict(with_cp=True)),
-        (False, dict(with_cp=True)),
+        pytest.param(False, dict(with_cp=True), marks=pytest.mark.slow),
         # torch.compile has no whole graph of torch's own cumulative norms.
         (True, dict(norm_cfg=dict(type='BN', momentum=None))),
-        ('memory', dict(norm_cfg=dict(type='BN', momentum=None))),
+        pytest.param(
+            'memory', dict(norm_cfg=dict(type='BN', momentum=None)), marks=pytest.mark.slow
+        ),
     ],
 )
 def test_options_under_compile(preference, options):

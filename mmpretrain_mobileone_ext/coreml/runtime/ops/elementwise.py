@@ -209,7 +209,9 @@ _REDUCTIONS: dict[str, _Reduction] = {
 }
 
 
-def _over_axes(reduction: _Reduction) -> Callable[..., Tensor]:
+def over_axes(reduction: _Reduction) -> Callable[..., Tensor]:
+    """A MIL reduction, of a function that sums over given axes and keeps them as 1."""
+
     def reduce(x: Tensor, axes: Optional[Sequence[int]] = None, keep_dims: bool = False) -> Tensor:
         """Reduce over ``axes`` (all if None), in the dtype of ``x``."""
         rank = x.dim()
@@ -223,7 +225,7 @@ def _over_axes(reduction: _Reduction) -> Callable[..., Tensor]:
 
 
 for _name, _reduction in _REDUCTIONS.items():
-    op(_name)(_over_axes(_reduction))
+    op(_name)(over_axes(_reduction))
 
 
 @op('reduce_argmax')

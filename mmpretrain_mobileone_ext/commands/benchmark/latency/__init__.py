@@ -1,0 +1,1 @@
+"""How wrong the estimate of latency on the Neural Engine is, network by network."""

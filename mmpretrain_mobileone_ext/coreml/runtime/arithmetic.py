@@ -1,0 +1,130 @@
+"""What a program is computed with: the one place where arithmetics differ.
+
+An :class:`Arithmetic` says what computes an operation, what becomes of a result, and of an input.
+The executor knows nothing else of it.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from ...errors import ProgramError
+from ...utils.parity import FP16_ENDS, FP16_OVERFLOWS
+from ..program.graph import Feature, Operation
+from .engine.chips import DEFAULT_CHIP, chip_of
+from .engine.rules import engine_kind, overflows_at
+from .engine.sums import PORT
+from .ops import Op
+
+#: What an operation of a ``.mlmodel`` has, and no other.
+LAYER = 'layer'
+
+
+class Arithmetic:
+    """fp32, with weights as stored."""
+
+    def halves(self, operation: Operation) -> tuple[bool, ...]:
+        """Whether each result is an fp16 number."""
+        return (False,) * len(operation.dtypes)
+
+    def kind(self, kind: Op, operation: Operation) -> Op:
+        """What computes an operation, given what is registered for its type."""
+        return kind
+
+    def given(self, value: Tensor, feature: Feature) -> Tensor:
+        """An input as the program gets it."""
+        return value
+
+    def mended(self, operation: Operation, rounded: Tensor) -> Tensor:
+        """A result that is rounded, without what the arithmetic does not have."""
+        return rounded
+
+    def overflows_at(self, operation: Operation) -> float:
+        """From where on results become infinite."""
+        return torch.inf
+
+    def end_of(self, operation: Operation) -> str:
+        """Where that is, in words."""
+        return ''
+
+
+class Half(Arithmetic):
+    """Results that the program declares fp16 are rounded to it; inside of operations fp32."""
+
+    def halves(self, operation: Operation) -> tuple[bool, ...]:
+        return tuple(dtype == 'fp16' for dtype in operation.dtypes)
+
+    def given(self, value: Tensor, feature: Feature) -> Tensor:
+        return value.half().float() if feature.dtype == 'fp16' else value
+
+    def overflows_at(self, operation: Operation) -> float:
+        return FP16_OVERFLOWS
+
+    def end_of(self, operation: Operation) -> str:
+        return FP16_ENDS
+
+
+class NeuralEngine(Half):
+    """As :class:`Half`, and operations with fp16 results as the Neural Engine computes them.
+
+    What is in fp32 runs elsewhere. A ``.mlmodel`` declares no types: all of it runs there.
+
+    Args:
+        chip: the generation, e.g. 'A14' or 'M2'.
+
+    Raises:
+        ProgramError: for an unknown chip.
+    """
+
+    def __init__(self, chip: str = DEFAULT_CHIP):
+        self.chip = chip_of(chip)
+
+    def halves(self, operation: Operation) -> tuple[bool, ...]:
+        if LAYER in operation.attributes:
+            return tuple(dtype == 'fp32' for dtype in operation.dtypes)
+        return super().halves(operation)
+
+    def kind(self, kind: Op, operation: Operation) -> Op:
+        halves = any(self.halves(operation))
+        return engine_kind(kind, operation, self.chip) if halves else kind
+
+    def given(self, value: Tensor, feature: Feature) -> Tensor:
+        rounded = super().given(value, feature)
+        return _without_nan(rounded, torch.inf) if feature.dtype == 'fp16' else rounded
+
+    def mended(self, operation: Operation, rounded: Tensor) -> Tensor:
+        # NaN arrives as infinity, and none is ever made.
+        return _without_nan(rounded, torch.inf if operation.type == 'cast' else 0.0)
+
+    def overflows_at(self, operation: Operation) -> float:
+        return overflows_at(operation, self.chip)
+
+    def end_of(self, operation: Operation) -> str:
+        if self.overflows_at(operation) == FP16_OVERFLOWS:
+            return super().end_of(operation)
+        return f"the Neural Engine's sums end at {PORT:.0f}"
+
+
+def _without_nan(value: Tensor, instead: float) -> Tensor:
+    return torch.where(value.isnan(), instead, value)
+
+
+#: The names of arithmetics.
+ARITHMETICS = ('fp32', 'fp16', 'ane')
+
+
+def arithmetic_of(name: str, chip: str = DEFAULT_CHIP) -> Arithmetic:
+    """An arithmetic by its name.
+
+    Args:
+        name: 'fp32', 'fp16' or 'ane'.
+        chip: the generation of the engine, for 'ane'.
+
+    Raises:
+        ProgramError: there is none of this name, or no such chip.
+    """
+    if name not in ARITHMETICS:
+        raise ProgramError(f'arithmetic is {name!r}; allowed: {", ".join(ARITHMETICS)}')
+    engine = NeuralEngine(chip)
+    return {'fp32': Arithmetic(), 'fp16': Half(), 'ane': engine}[name]

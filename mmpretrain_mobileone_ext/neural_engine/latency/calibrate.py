@@ -1,0 +1,130 @@
+"""Fit the model of time to a user's own device, by the JSON that its benchmarks wrote.
+
+Few files say little: one gives a scale, some give floor and scale, and only many give all
+parameters.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import NamedTuple
+
+from ...coreml.program.read import read_program
+from ...coreml.swift.bench import BenchResult, read_bench_json
+from ...coreml.swift.facts import digest
+from ...errors import SpecError
+from .estimate import LatencyModel, bar_of
+from .features import has_attention, layers_of
+from .fit import Sample, fit_scale, leave_one_out
+from .forms import count
+
+#: Latencies for one parameter, before it is fitted.
+_EACH = 3
+_SUFFIX = '.mlpackage'
+
+
+class Calibration(NamedTuple):
+    """A model for one device, and what was done for it in a line."""
+
+    model: LatencyModel
+    words: str
+
+
+def calibrate(model: LatencyModel, samples: Sequence[Sample], device: str) -> Calibration:
+    """Fit to latencies of one device.
+
+    Args:
+        model: where to begin from, fitted to another device.
+        samples: networks and their medians.
+        device: as the system names it.
+
+    Raises:
+        SpecError: no network without attention.
+    """
+    used = [s for s in samples if not s.has_attention]
+    if not used:
+        raise SpecError(
+            f'nothing to calibrate with: none of the {len(samples)} benchmarks is of a network '
+            'without attention'
+        )
+    form = model.form
+    if len(used) >= _EACH * len(form.parameters):
+        quality = leave_one_out(form, used)
+        values, bar = quality.values, bar_of(quality, [s.name for s in used])
+        what = f'all {len(form.parameters)} parameters fitted'
+    else:
+        values, what = fit_scale(form, model.values, used)
+        # So few say nothing of a next network's error.
+        bar = max(model.bar, *(abs(math.log(_ms(model, values, s) / s.ms)) for s in used))
+    return Calibration(
+        replace(
+            model,
+            values=dict(values),
+            bar=bar,
+            networks=len(used),
+            source='benchmarks of a generated Swift package, medians',
+            device=device,
+            is_calibrated=True,
+        ),
+        f'calibrated to {device} by {len(used)} benchmark{"s" * (len(used) > 1)}: {what}',
+    )
+
+
+def _ms(model: LatencyModel, values: Mapping[str, float], sample: Sample) -> float:
+    return model.form.total_ms(sample.counted, values)
+
+
+def read_samples(benches: Sequence[Path], models: Sequence[Path]) -> tuple[list[Sample], str]:
+    """Benchmarks with the files that they were made of.
+
+    Args:
+        benches: JSON files after ``bench.schema.json``.
+        models: files that they may be of; so may be a ``NAME.mlpackage`` beside a benchmark of
+            model NAME.
+
+    Returns:
+        tuple: samples by their medians, and the device.
+
+    Raises:
+        ExportError: a benchmark is unreadable.
+        ProgramError: a model is.
+        SpecError: a benchmark of none of the files, of a simulator, a debug build or without the
+            engine, or of another device than the first.
+    """
+    found = [read_bench_json(path) for path in benches]
+    for bench in found:
+        _check(bench, found[0])
+    beside = [b.source.with_name(b.model + _SUFFIX) for b in found]
+    files = [path for path in dict.fromkeys([*models, *beside]) if path.exists()]
+    known = {digest(path): path for path in files}
+    return [_sample(bench, known) for bench in found], found[0].device
+
+
+def _check(bench: BenchResult, first: BenchResult) -> None:
+    wrong = {
+        'was made in a simulator': bench.simulator,
+        'is of a debug build': bench.build == 'debug',
+        f'ran with compute units {bench.compute_units}, without the engine': (
+            bench.compute_units not in ('all', 'cpuAndNeuralEngine')
+        ),
+        f'is of {bench.device}, another device than {first.device} of {first.source.name}': (
+            bench.device != first.device
+        ),
+        'has a median of 0 ms': bench.median_ms <= 0,
+    }
+    why = next((words for words, is_so in wrong.items() if is_so), None)
+    if why:
+        raise SpecError(f'{bench.source}: {why}; it says nothing of the engine to calibrate')
+
+
+def _sample(bench: BenchResult, known: Mapping[str, Path]) -> Sample:
+    if bench.sha256 not in known:
+        raise SpecError(
+            f'{bench.source}: a benchmark of {bench.model!r}, which is none of the files; put its '
+            f'{bench.model}{_SUFFIX} beside it'
+        )
+    layers = layers_of(read_program(known[bench.sha256]))
+    return Sample(bench.source.name, count(layers), bench.median_ms, has_attention(layers))

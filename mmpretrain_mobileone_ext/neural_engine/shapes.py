@@ -1,0 +1,45 @@
+"""Shapes of a program that states none: a ``neuralnetwork`` is run once to learn them."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import torch
+
+from ..coreml.program.graph import Feature, Operation, Program
+from ..coreml.runtime.load import ReferenceProgram
+from ..errors import ProgramError
+
+_TYPES = {'int32': torch.int32}
+
+
+def with_shapes(program: Program) -> Program:
+    """The program with the shapes of its values, for the default size of its inputs.
+
+    An ``mlprogram`` states them, and is returned as it is. Where the reference runtime cannot run
+    the program, what it does not state stays unknown.
+    """
+    if program.format == 'mlprogram' or not all(f.shape for f in program.inputs):
+        return program
+    shown = [op for op in program.operations if op.type != 'classify']
+    outputs = tuple(Feature(name, 'tensor') for op in shown for name in op.outputs)
+    watched = replace(
+        program, outputs=outputs, predicted_feature_name='', predicted_probabilities_name=''
+    )
+    try:
+        run = ReferenceProgram(watched, 'fp32', False, torch.device('cpu'))
+        values = run.predict(
+            {
+                f.name: torch.zeros(f.shape, dtype=_TYPES.get(f.dtype, torch.float32))
+                for f in program.inputs
+            }
+        )
+    except ProgramError:
+        return program
+    return replace(program, operations=tuple(_shaped(op, values) for op in program.operations))
+
+
+def _shaped(op: Operation, values: dict[str, Any]) -> Operation:
+    known = tuple(tuple(values[name].shape) if name in values else None for name in op.outputs)
+    return replace(op, shapes=known)

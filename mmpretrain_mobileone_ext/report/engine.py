@@ -1,0 +1,91 @@
+"""What of a Core ML file the Neural Engines take, as plain data for the page."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from ..coreml.program.graph import Program
+from ..neural_engine.chips import CHIPS, DEFAULT_CHIPS, GUIDE
+from ..neural_engine.verdict import by_chips, preflight, stored_words
+
+__all__ = ['GUIDE', 'EngineChip', 'EngineGroup', 'EngineReport', 'engine_report']
+
+_FORMATS = ('mlprogram', 'neuralnetwork')
+
+
+@dataclass(frozen=True)
+class EngineChip:
+    """The verdict on one chip.
+
+    Attributes:
+        chip: its name.
+        level: 'good', 'warn' or 'bad'.
+        sentence: one line.
+        doubt: what speaks against the chip's table, '' for nothing.
+    """
+
+    chip: str
+    level: str
+    sentence: str
+    doubt: str = ''
+
+
+@dataclass(frozen=True)
+class EngineGroup:
+    """Operations of which the same is said.
+
+    Attributes:
+        type: of MIL.
+        number: of them.
+        where: chips, and how it is known there, in words.
+        text: why they are not on the engine, or what is remarked.
+        instead: what to write instead, '' for nothing known.
+    """
+
+    type: str
+    number: int
+    where: str
+    text: str
+    instead: str
+
+
+@dataclass(frozen=True)
+class EngineReport:
+    """One file on several chips.
+
+    Attributes:
+        form: name of its row.
+        chips: the verdicts.
+        off: what is not on the engine.
+        remarks: detours and risks of what is.
+        weights: one line for each way in which they are stored.
+    """
+
+    form: str
+    chips: tuple[EngineChip, ...]
+    off: tuple[EngineGroup, ...] = ()
+    remarks: tuple[EngineGroup, ...] = ()
+    weights: tuple[str, ...] = ()
+
+
+def engine_report(files: Iterable[tuple[str, Program]]) -> list[EngineReport]:
+    """Judge files on the usual chips; those of other formats are left out.
+
+    Args:
+        files: (name of the form, program as read from disk).
+    """
+    return [_one(form, program) for form, program in files if program.format in _FORMATS]
+
+
+def _one(form: str, program: Program) -> EngineReport:
+    verdicts = preflight(program, [CHIPS[name] for name in DEFAULT_CHIPS])
+    off, remarks = (
+        tuple(
+            EngineGroup(g.type, g.number, g.where, g.text, g.instead)
+            for g in by_chips(verdicts, pick)
+        )
+        for pick in (lambda v: v.off, lambda v: v.remarks)
+    )
+    chips = tuple(EngineChip(v.chip.name, v.level, v.sentence, v.chip.doubt) for v in verdicts)
+    return EngineReport(form, chips, off, remarks, tuple(stored_words(verdicts)))

@@ -1,0 +1,44 @@
+"""Shapes that a ``neuralnetwork`` does not state, against those that torch computes."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from engine_kit import Made
+
+from mmpretrain_mobileone_ext.coreml.program.read import read_program
+from mmpretrain_mobileone_ext.neural_engine.chips import CHIPS
+from mmpretrain_mobileone_ext.neural_engine.placement import place
+from mmpretrain_mobileone_ext.neural_engine.shapes import with_shapes
+
+
+def test_shapes_are_those_of_the_network(tiny_model):
+    program = read_program(tiny_model)
+    assert not any(op.shapes for op in program.operations)
+    shaped = with_shapes(program)
+    found = [(op.type, op.shapes[0]) for op in shaped.operations if op.type != 'classify']
+    assert found[2:8] == [
+        ('conv', (1, 8, 12, 8)),
+        ('reduce_mean', (1, 8, 1, 1)),
+        ('conv', (1, 8, 1, 1)),
+        ('sigmoid', (1, 8, 1, 1)),
+        ('mul', (1, 8, 12, 8)),
+        ('prelu', (1, 8, 12, 8)),
+    ]
+    assert all(p.on_engine for p in place(shaped, CHIPS['M1']) if not p.is_border)
+
+
+def test_an_mlprogram_states_them():
+    made = Made()
+    made.op('relu')
+    program = made.program
+    assert with_shapes(program) is program
+
+
+def test_what_cannot_run_stays_unknown(tmp_path):
+    made = Made(format='neuralnetwork')
+    made.op('newest')
+    path = tmp_path / 'made.mlmodel'
+    path.touch()
+    program = replace(made.program, path=path)
+    assert with_shapes(program) is program
