@@ -17,20 +17,13 @@ from torch import Tensor, nn
 
 from ..errors import ExportError
 from ..models.block import MobileOneBlock
-from ..models.quantization import (
-    QuantizedLinear,
-    Quantizer,
-    integers,
-    quantize_weight,
-    quantizers,
-    replace_layer,
-)
+from ..models.quantization import QuantizedLinear, Quantizer, WeightGrid, quantizers, replace_layer
 from .compress.codes import Integers
 from .compress.given import TrainedLayer
 from .program import quiet
 
-#: Name of a layer in a network to the bits of its weight.
-Bits = Mapping[str, int]
+#: Name of a layer in a network to what its weight is rounded to.
+Grids = Mapping[str, WeightGrid]
 _STORED = (4, 8)
 _METADATA = '_COREML_'
 _ROUNDING = 'fake_quantize_per_tensor_affine'
@@ -141,19 +134,19 @@ def _needs(rounding: Rounding, stored: bool) -> Iterator[tuple[str, str]]:
 
 
 @torch.no_grad()
-def settle(net: nn.Module) -> dict[str, int]:
+def settle(net: nn.Module) -> dict[str, WeightGrid]:
     """Make plain layers with rounded weights of all that is quantized, in place.
 
     Args:
         net: in folded form.
 
     Returns:
-        Names of the layers that have rounded weights, and their bits.
+        Names of the layers that have rounded weights, and to what they are rounded.
 
     Raises:
         ExportError: a unit that is quantized still has its branches.
     """
-    bits: dict[str, int] = {}
+    grids: dict[str, WeightGrid] = {}
     for name, module in list(net.named_modules()):
         own: Any = getattr(module, 'quantizer', None)
         if isinstance(module, MobileOneBlock) and own is not None:
@@ -168,8 +161,8 @@ def settle(net: nn.Module) -> dict[str, int]:
         else:
             continue
         if own.phase:
-            _place(net, path, layer, own, bits)
-    return bits
+            _place(net, path, layer, own, grids)
+    return grids
 
 
 def _plain_linear(linear: nn.Linear) -> nn.Linear:
@@ -179,40 +172,43 @@ def _plain_linear(linear: nn.Linear) -> nn.Linear:
     return plain.train(linear.training)
 
 
-def _place(net: nn.Module, name: str, layer: Any, own: Quantizer, bits: dict[str, int]) -> None:
-    layer.weight.copy_(quantize_weight(layer.weight.detach(), own.weights))
+def _place(
+    net: nn.Module, name: str, layer: Any, own: Quantizer, grids: dict[str, WeightGrid]
+) -> None:
+    layer.weight.copy_(own.weight_grid.round(layer.weight.detach()))
     grid = own.grid()
     if grid is not None:
         layer = RoundedInput(layer, float(grid.scale), grid.low, grid.high)
         layer.train(net.training)
     replace_layer(net, name, layer)
-    bits[name if grid is None else f'{name}.layer'] = own.weights
+    grids[name if grid is None else f'{name}.layer'] = own.weight_grid
 
 
-def trained_layers(net: nn.Module, bits: Bits) -> tuple[TrainedLayer, ...]:
+def trained_layers(net: nn.Module, grids: Grids) -> tuple[TrainedLayer, ...]:
     """The integers of a network's layers.
 
     Args:
         net: as :func:`settle` left it, or a copy.
-        bits: what it returned.
+        grids: what it returned.
     """
-    return tuple(_trained(name, net.get_submodule(name), count) for name, count in bits.items())
+    return tuple(_trained(name, net.get_submodule(name), grid) for name, grid in grids.items())
 
 
-def _trained(name: str, layer: Any, bits: int) -> TrainedLayer:
+def _trained(name: str, layer: Any, grid: WeightGrid) -> TrainedLayer:
     weight = layer.weight.detach()
-    codes, scale = integers(weight, bits)
-    scales = scale.float().numpy().reshape(-1, *[1] * (weight.dim() - 1))
-    stored = Integers(codes.numpy().astype(np.int8), scales, np.zeros(scales.shape, np.int8), bits)
+    codes, scale = grid.integers(weight)
+    scales = scale.float().numpy().reshape(*scale.shape, *[1] * (weight.dim() - 2))
+    zeros = np.zeros(scales.shape, np.int8)
+    stored = Integers(codes.numpy().astype(np.int8), scales, zeros, grid.bits)
     return TrainedLayer(name, weight.float().numpy(), stored)
 
 
-def scaled_alike(net: nn.Module, bits: Bits, conv: nn.Module, factors: Sequence[float]) -> bool:
+def scaled_alike(net: nn.Module, grids: Grids, conv: nn.Module, factors: Sequence[float]) -> bool:
     """Whether a layer may be scaled by input channel and keep the integers that it has."""
     # What coreai-opt leaves beside a weight holds for it alone.
     if any(name.startswith(_METADATA) for name, _ in conv.named_buffers(recurse=False)):
         return False
-    rounded = any(net.get_submodule(name) is conv for name in bits)
+    rounded = any(net.get_submodule(name) is conv for name in grids)
     return not rounded or len(set(factors)) == 1
 
 

@@ -23,7 +23,7 @@ from mmpretrain.models.utils import ClsDataPreprocessor
 from torch import Tensor, nn
 
 from ..coreml.compress.given import TrainedLayer
-from ..coreml.trained import Bits, RoundedInput, scaled_alike, settle, trained_layers
+from ..coreml.trained import Grids, RoundedInput, scaled_alike, settle, trained_layers
 from ..errors import ExportError, FoldError, ParityError
 from ..models import switch_to_deploy
 from ..models.preprocessing import Preprocessing, read_preprocessing
@@ -89,7 +89,7 @@ class Prepared:
         notes: what could not be done, in words.
         features: names of the outputs of a backbone; none of a classifier.
         run: calls ``net`` on normalized images.
-        bits: of the weights of layers that were trained rounded, by their names in ``net``.
+        grids: of the weights of layers that were trained rounded, by their names in ``net``.
         made: what :meth:`once` made.
     """
 
@@ -99,13 +99,13 @@ class Prepared:
     notes: tuple[str, ...] = ()
     features: tuple[str, ...] = ()
     run: Run = probabilities
-    bits: Bits = field(default_factory=dict)
+    grids: Grids = field(default_factory=dict)
     made: dict[Any, Any] = field(default_factory=dict, repr=False, compare=False)
 
     @property
     def trained(self) -> tuple[TrainedLayer, ...]:
         """The layers whose weights were trained rounded, with their integers."""
-        return trained_layers(self.net, self.bits)
+        return trained_layers(self.net, self.grids)
 
     def once(self, key: Any, make: Callable[[], T]) -> T:
         """What ``make`` gives, made once a key: precision auto converts a network several times."""
@@ -173,12 +173,12 @@ def prepare(net: nn.Module, pre: Preprocessing, run: Run = logits) -> Prepared:
     except FoldError as error:
         folded = copy.deepcopy(net).eval()
         notes.append(f'branches are kept: {error}')
-    bits = settle(folded)
-    made = partial(Prepared, bits=bits)
+    grids = settle(folded)
+    made = partial(Prepared, grids=grids)
     if all(s == 1 for s in pre.std):
         words = 'mean at the input' if any(pre.mean) else 'none'
         return made(folded, None, words, tuple(notes))
-    scaled, reason = _fold_std(folded, pre, run, bits)
+    scaled, reason = _fold_std(folded, pre, run, grids)
     if scaled is not None:
         return made(scaled, None, '1/std in the first convolution', tuple(notes))
     notes.append(f'1/std is a mul in the graph: {reason}')
@@ -188,7 +188,7 @@ def prepare(net: nn.Module, pre: Preprocessing, run: Run = logits) -> Prepared:
 
 @torch.no_grad()
 def _fold_std(
-    net: nn.Module, pre: Preprocessing, run: Run, bits: Bits
+    net: nn.Module, pre: Preprocessing, run: Run, grids: Grids
 ) -> tuple[Optional[nn.Module], str]:
     """A float32 copy with 1/std folded and proved, or None and why not."""
     double = copy.deepcopy(net).double()
@@ -202,7 +202,7 @@ def _fold_std(
         conv, reason = _first_conv(double, centred / std, run)
         if conv is None:
             return None, reason
-        if not scaled_alike(double, bits, conv, pre.std):
+        if not scaled_alike(double, grids, conv, pre.std):
             return None, 'the first convolution has integers that were trained'
         wanted = run(double, centred / std)
         _divide(conv, std.flatten())

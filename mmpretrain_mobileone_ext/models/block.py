@@ -31,7 +31,7 @@ from .online import (
     online_sum,
     quantized_sum,
 )
-from .quantization import InputGrid, UnitQuantizer, quantize_weight, rounded_by
+from .quantization import InputGrid, UnitQuantizer, rounded_by
 from .spec import BRANCH_KINDS, BranchKind, UnitSpec
 
 
@@ -253,7 +253,7 @@ class MobileOneBlock(BaseModule):
     def _quantized(self, x: Tensor, quantizer: UnitQuantizer, grid: Optional[InputGrid]) -> Tensor:
         if self.deploy:
             # What was folded so is rounded already; a network that began folded trains so.
-            weight = quantize_weight(self.branch_reparam.weight, quantizer.weights)
+            weight = quantizer.weight_grid.round(self.branch_reparam.weight)
             bias = self.branch_reparam.bias
             out = self.branch_reparam._conv_forward(rounded_by(grid, x), weight, bias)
         elif self.training or torch.is_grad_enabled():
@@ -323,9 +323,7 @@ class MobileOneBlock(BaseModule):
         kernel, bias = self._plain_fold()
         if self.quantizer is None or not self.quantizer.phase:
             return kernel, bias
-        betas = [b.norm.bias for b in map(_parts, self.branches()) if b.norm.bias is not None]
-        zero = torch.zeros_like(bias)
-        return self.quantizer.fold(kernel, sum((b.detach().to(bias) for b in betas), zero))
+        return self.quantizer.fold(kernel, bias)
 
     def _plain_fold(self) -> tuple[Tensor, Tensor]:
         branches = [_parts(b) for kind in BRANCH_KINDS for b in self._of_kind(kind)]

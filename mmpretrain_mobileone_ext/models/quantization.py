@@ -2,11 +2,12 @@
 
 A number is rounded to an integer times a scale, and the gradient passes as if it were not
 (straight-through estimator, arXiv 1308.3432). As Core ML has it: weights with one scale an output
-channel, symmetric about zero, and activations with one scale a tensor, from zero on where they
-cannot be negative (arXiv 1712.05877, sections 2 and 3).
+channel, or one for each block of its input channels, symmetric about zero, and activations with one
+scale a tensor, from zero on where they cannot be negative (arXiv 1712.05877, sections 2 and 3).
 
-A weight's scale is its largest magnitude over the largest integer. So rounding what is rounded
-already changes nothing, and the integers can be had from the weights alone: :func:`integers`.
+The scale of a block is its largest magnitude over the largest integer. So rounding what is rounded
+already changes nothing, and the integers can be had from the weights alone:
+:meth:`WeightGrid.integers`.
 
 A unit is rounded as the one convolution that ships, ``q(W)``, in the middle of its branches'
 training. Its bias is chosen by the mean mu of the patches that it reads,
@@ -15,6 +16,8 @@ training. Its bias is chosen by the mean mu of the patches that it reads,
 
 so that rounding moves no output's mean, whatever it did to the kernel: W mu is what the norms take
 off, and q(W) mu is what is there to be taken off.
+
+In evaluation the norms' running means stand for W mu, and a running mean of the patches for mu.
 """
 
 from __future__ import annotations
@@ -30,10 +33,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..errors import CheckpointError, SpecError
+from ..utils.accuracy import INT4_BLOCK, is_sensitive
+from ..utils.checks import integer
 from ..utils.machine import is_exporting
 
 #: Bits of weights and of activations that may be trained; 16 is for tests of exactness.
 WEIGHT_BITS, ACTIVATION_BITS = (4, 8, 16), (8, 16)
+#: Of weights that may have blocks: files hold no others so on all systems that have the bits.
+BLOCK_BITS = 4
 OBSERVERS = ('max', 'percentile')
 _NAME = 'quantizer'
 #: Activations that are not negative.
@@ -45,25 +52,48 @@ _SAMPLE = 1 << 16
 _RATE = 0.1
 
 
-def weight_scale(weight: Tensor, bits: int) -> Tensor:
-    """Scale (O,) of a weight (O, ...), of its type; 1 where a channel is all zeros."""
-    scale = weight.detach().abs().flatten(1).amax(1) / (2 ** (bits - 1) - 1)
-    return torch.where(scale > 0, scale, torch.ones_like(scale))
+class WeightGrid(NamedTuple):
+    """The numbers that a weight is rounded to.
 
+    Attributes:
+        bits: of an integer.
+        block_size: input channels that share a scale; None, or where it does not divide their
+            number: all of them.
+    """
 
-def quantize_weight(weight: Tensor, bits: int) -> Tensor:
-    """A weight (O, ...) on its grid, of its type; the gradient passes."""
-    scale = weight_scale(weight, bits).view(-1, *[1] * (weight.dim() - 1))
-    value = weight.detach()
-    rounded = (value / scale).round_().mul_(scale)
-    return rounded + (weight - value) if weight.requires_grad else rounded
+    bits: int
+    block_size: Optional[int] = None
 
+    def round(self, weight: Tensor) -> Tensor:
+        """A weight (O, I, ...) on its grid, of its type; the gradient passes."""
+        value = weight.detach()
+        blocks = self._blocks(value)
+        scale = self._scale(blocks)
+        rounded = (blocks / scale).round_().mul_(scale).view(weight.shape)
+        return rounded + (weight - value) if weight.requires_grad else rounded
 
-def integers(weight: Tensor, bits: int) -> tuple[Tensor, Tensor]:
-    """Integers (O, ...), int32, and scales (O,) of a weight, rounded or not."""
-    scale = weight_scale(weight, bits)
-    rows = scale.view(-1, *[1] * (weight.dim() - 1))
-    return (weight.detach() / rows).round().int(), scale
+    def integers(self, weight: Tensor) -> tuple[Tensor, Tensor]:
+        """Integers of a weight, rounded or not, and their scales.
+
+        Args:
+            weight: (O, I, ...).
+
+        Returns:
+            int32 (O, I, ...), and of the weight's type (O, blocks); 1 where a block is all zeros.
+        """
+        blocks = self._blocks(weight.detach())
+        scale = self._scale(blocks)
+        return (blocks / scale).round().int().view(weight.shape), scale.squeeze(2)
+
+    def _blocks(self, weight: Tensor) -> Tensor:
+        """(O, blocks, numbers of a block)."""
+        size, channels = self.block_size, weight.shape[1]
+        count = channels // size if size and channels % size == 0 else 1
+        return weight.reshape(len(weight), count, -1)
+
+    def _scale(self, blocks: Tensor) -> Tensor:
+        scale = blocks.abs().amax(2, keepdim=True) / (2 ** (self.bits - 1) - 1)
+        return torch.where(scale > 0, scale, torch.ones_like(scale))
 
 
 class InputGrid(NamedTuple):
@@ -127,8 +157,8 @@ class Quantizer(nn.Module):
     """What rounds a layer's weight and its input, and how.
 
     Buffers, so that a checkpoint says it: ``settings`` (bits of weights, of activations or 0,
-    whether activations can be negative), ``phase_number``, ``batches`` seen, and ``input_max``, the
-    running largest magnitude of the input.
+    whether activations can be negative, and the block, if there is one), ``phase_number``,
+    ``batches`` seen, and ``input_max``, the running largest magnitude of the input.
 
     Args:
         weights: bits of the weight.
@@ -136,9 +166,10 @@ class Quantizer(nn.Module):
         signed: whether the input can be negative.
         observer: how a batch's largest magnitude is found: ``'max'``, or ``'percentile'``, the
             99.99th of a sample.
+        block_size: of :class:`WeightGrid`; None for other weights than those of 4 bits.
 
     Raises:
-        SpecError: other bits, or another observer.
+        SpecError: other bits, another observer, or no size of a block.
     """
 
     OFF, ON, FROZEN = range(3)
@@ -153,15 +184,20 @@ class Quantizer(nn.Module):
         activations: Optional[int] = None,
         signed: bool = True,
         observer: str = 'max',
+        block_size: Optional[int] = None,
     ):
         super().__init__()
         _check('weights', weights, WEIGHT_BITS)
         _check('activations', activations, (*ACTIVATION_BITS, None))
         _check('observer', observer, OBSERVERS)
+        if block_size is not None:
+            integer('block_size', block_size, 1)
+            _check('weights of a block_size', weights, (BLOCK_BITS,))
         self.observer = observer
         self.rounds_input = True
         self._phase = self.OFF
-        settings = torch.tensor([weights, activations or 0, int(signed)])
+        block = [] if block_size is None else [block_size]
+        settings = torch.tensor([weights, activations or 0, int(signed), *block])
         self.register_buffer('settings', settings)
         self.register_buffer('phase_number', torch.tensor(self.OFF))
         self.register_buffer('batches', torch.tensor(0))
@@ -182,6 +218,11 @@ class Quantizer(nn.Module):
     def follows(self) -> bool:
         """Whether ranges and means follow what is seen: in training, up to the freeze."""
         return self._phase == self.ON and self.training
+
+    @property
+    def weight_grid(self) -> WeightGrid:
+        """What the weight is rounded to."""
+        return WeightGrid(self.weights, self.block_size)
 
     def grid(self) -> Optional[InputGrid]:
         """What inputs are rounded to; None: they are not."""
@@ -225,8 +266,8 @@ class Quantizer(nn.Module):
 
     def _read(self) -> None:
         """What is asked of buffers at every step, as Python's numbers."""
-        self.weights, self.activations, signed = self.settings.tolist()
-        self.signed = bool(signed)
+        self.weights, self.activations, signed, *block = self.settings.tolist()
+        self.signed, self.block_size = bool(signed), next(iter(block), None)
         self._phase = int(self.get_buffer('phase_number'))
 
     def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
@@ -235,7 +276,8 @@ class Quantizer(nn.Module):
 
     def extra_repr(self) -> str:
         """For print()."""
-        return f'weights={self.weights}, activations={self.activations or None}'
+        block = f', block_size={self.block_size}' if self.block_size else ''
+        return f'weights={self.weights}, activations={self.activations or None}{block}'
 
 
 class UnitQuantizer(Quantizer):
@@ -258,16 +300,19 @@ class UnitQuantizer(Quantizer):
         """Let the patches' mean follow a batch's, (G, P)."""
         self._follow(self.patch_mean, mean)
 
-    def fold(self, kernel: Tensor, betas: Tensor) -> tuple[Tensor, Tensor]:
+    def fold(self, kernel: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
         """The rounded kernel and its bias.
 
+        What the kernel makes of the mean patch, the norms have taken off by running means of their
+        own, which may be averaged with the weights. What rounding adds to it is all that is left.
+
         Args:
-            kernel: (O, I / groups, k, k), folded.
-            betas: (O,), the sum of the norms' biases.
+            kernel: (O, I / groups, k, k), folded by running statistics.
+            bias: (O,), of that fold.
         """
-        rounded = quantize_weight(kernel, self.weights)
+        rounded = self.weight_grid.round(kernel)
         # The next batch moves the mean, which backward may still want.
-        return rounded, betas - patch_response(rounded, self.patch_mean.clone())
+        return rounded, bias - patch_response(rounded - kernel, self.patch_mean.clone())
 
 
 def patch_response(kernel: Tensor, mean: Tensor) -> Tensor:
@@ -298,7 +343,7 @@ class QuantizedLinear(nn.Linear):
         if own.follows:
             own.observe(input)
         x = rounded_by(own.grid(), input)
-        return F.linear(x, quantize_weight(self.weight, own.weights), self.bias)
+        return F.linear(x, own.weight_grid.round(self.weight), self.bias)
 
 
 def quantizers(model: nn.Module) -> Iterator[Quantizer]:
@@ -324,7 +369,12 @@ def plain_inputs(*models: nn.Module) -> Iterator[None]:
 
 
 def add_quantizers(
-    model: nn.Module, weights: int = 8, activations: Optional[int] = None, observer: str = 'max'
+    model: nn.Module,
+    weights: int = 8,
+    activations: Optional[int] = None,
+    observer: str = 'max',
+    block_size: Optional[int] = INT4_BLOCK,
+    sensitive: int = 8,
 ) -> tuple[list[str], list[str]]:
     """Give all units and linear layers of a model a quantizer, which is off.
 
@@ -333,15 +383,21 @@ def add_quantizers(
     Args:
         model: with re-parameterizable units, in the order in which they run.
         weights, activations, observer: as of :class:`Quantizer`.
+        block_size: the same, of weights of 4 bits; others have one scale an output channel.
+        sensitive: least bits of the weights of sensitive layers: those that the exporter's int4
+            stores as int8, see :func:`~..utils.accuracy.is_sensitive`, and the last linear one.
 
     Returns:
         Names of the layers that have one, and of the units that cannot.
     """
     given: list[str] = []
     left: list[str] = []
-    options: Any = dict(weights=weights, activations=activations, observer=observer)
+    shared: Any = dict(activations=activations, observer=observer)
     signed = True  # of images
-    for name, module in list(model.named_modules()):
+    layers = [(n, m) for n, m in model.named_modules() if is_quantizable(m)]
+    for i, (name, module) in enumerate(layers):
+        ends = i == 0, i == len(layers) - 1
+        options = dict(_weight_options(module, *ends, weights, block_size, sensitive), **shared)
         if hasattr(module, 'add_quantizer'):
             had = module.quantizer is not None
             found = had or module.add_quantizer(signed=signed, **options)
@@ -353,6 +409,24 @@ def add_quantizers(
             given.append(name)
             signed = True  # from here on
     return given, left
+
+
+def is_quantizable(module: nn.Module) -> bool:
+    """Whether a module is a layer that may have a quantizer, or has one."""
+    return hasattr(module, 'add_quantizer') or type(module) in (nn.Linear, QuantizedLinear)
+
+
+def _weight_options(
+    layer: Any, first: bool, last: bool, weights: int, block_size: Optional[int], sensitive: int
+) -> dict[str, Any]:
+    """Bits and blocks of one layer, of those that are asked for."""
+    if isinstance(layer, nn.Linear):
+        keeps = last or is_sensitive(layer.weight.numel(), first, depthwise=False)
+    else:
+        spec = layer.spec
+        keeps = is_sensitive(spec.out_channels * spec.taps, first, spec.is_depthwise)
+    bits = max(weights, sensitive) if keeps else weights
+    return dict(weights=bits, block_size=block_size if bits == BLOCK_BITS else None)
 
 
 def fit_quantizers(model: nn.Module, state_dict: Mapping[str, Any], prefix: str) -> None:
@@ -404,8 +478,11 @@ def _check_given(name: str, own: Any, state_dict: Mapping[str, Any], path: str) 
 def _options(name: str, settings: Any) -> dict[str, Any]:
     """What a quantizer was made with, by its settings; they may come of any file."""
     try:
-        weights, activations, signed = settings.tolist()
+        weights, activations, signed, *block = settings.tolist()
         options = dict(weights=weights, activations=activations or None, signed=bool(signed))
+        if len(block) > 1:
+            raise ValueError(f'{len(settings)} numbers')
+        options['block_size'] = next(iter(block), None)
         Quantizer(**options)
     except (AttributeError, TypeError, ValueError, SpecError) as error:
         raise CheckpointError(f'{name}: settings of a quantizer that cannot be: {error}') from error

@@ -23,7 +23,25 @@ if TYPE_CHECKING:
 #: Of every interval that the package states.
 CONFIDENCE = 0.95
 _Z = NormalDist().inv_cdf((1 + CONFIDENCE) / 2)
+#: Input channels of a weight of 4 bits that share a scale.
+INT4_BLOCK = 32
+#: coremltools' own default: weights of fewer numbers are hardly worth few bits.
+_SMALL = 2048
 _HALVINGS = 60  # the width of a float64's fraction, and some
+
+
+def is_sensitive(count: int, first: bool, depthwise: bool) -> bool:
+    """Whether few bits lose more in a layer's weight than its bytes are worth.
+
+    The stem, depthwise layers and weights of fewer than 2048 numbers hold few bytes, nothing
+    averages their errors out, and those of the stem reach everything behind it.
+
+    Args:
+        count: numbers in the weight.
+        first: it is the stem's.
+        depthwise: every filter sees one input channel.
+    """
+    return first or depthwise or count < _SMALL
 
 
 def wilson(hits: int, total: int) -> tuple[float, float]:

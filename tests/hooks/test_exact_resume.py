@@ -106,7 +106,14 @@ def last_metrics(work_dir):
 
 
 QUANTIZED = dict(
-    type='QuantizationHook', weights=4, activations=8, start=1, freeze_stats=3, observer='max'
+    type='QuantizationHook',
+    weights=4,
+    activations=8,
+    start=1,
+    freeze_stats=3,
+    observer='max',
+    block_size=8,
+    sensitive=4,
 )
 
 

@@ -16,7 +16,7 @@ from mmpretrain_mobileone_ext.hooks import QuantizationHook
 from mmpretrain_mobileone_ext.hooks.bn_recalibration import recalibrate
 from mmpretrain_mobileone_ext.hooks.training import quantization as hook_module
 from mmpretrain_mobileone_ext.models import MobileOneBlock
-from mmpretrain_mobileone_ext.models.quantization import Quantizer, quantize_weight, quantizers
+from mmpretrain_mobileone_ext.models.quantization import Quantizer, quantizers
 
 OFF, ON, FROZEN = range(3)
 SEED = dict(type='EpochSeedHook')
@@ -24,7 +24,8 @@ DEPLOY = dict(type='DeploySwitchHook')
 
 
 def quantized(**options):
-    return dict(type='QuantizationHook', **options)
+    # All layers of so small a network are sensitive.
+    return dict(type='QuantizationHook', **{'sensitive': 4, 'block_size': 8, **options})
 
 
 @HOOKS.register_module(force=True)
@@ -148,7 +149,7 @@ def test_sixteen_bits_train_as_none(tmp_path, monkeypatch, activations, lr):
     monkeypatch.setattr(hook_module, '_WEIGHTS', (16,))
     monkeypatch.setattr(hook_module, '_ACTIVATIONS', (16, None))
     losses = []
-    hook = quantized(weights=16, activations=activations)
+    hook = quantized(weights=16, activations=activations, sensitive=16)
     for name, hooks in (('float', []), ('rounded', [hook])):
         runner = toy_runner(
             tmp_path / name,
@@ -187,6 +188,13 @@ def test_a_run_with_other_bits_is_not_resumed(tmp_path):
         toy_runner(tmp_path, quantized(weights=4), epochs=3, resume=True).train()
 
 
+def test_a_run_with_other_blocks_is_not_resumed(tmp_path):
+    toy_runner(tmp_path, quantized(weights=4)).train()
+    other = quantized(weights=4, block_size=4)
+    with pytest.raises(CheckpointError, match=r"'block_size': 8.*asked for.*'block_size': 4"):
+        toy_runner(tmp_path, other, epochs=3, resume=True).train()
+
+
 @pytest.mark.parametrize(
     ('options', 'words'),
     [
@@ -200,6 +208,8 @@ def test_a_run_with_other_bits_is_not_resumed(tmp_path):
         (dict(weights=16), 'weights=16.*8 or 4'),
         (dict(activations=4), 'activations=4'),
         (dict(observer='mean'), "observer='mean'"),
+        (dict(block_size=0), 'block_size is 0'),
+        (dict(sensitive=6), 'sensitive is 6'),
     ],
 )
 def test_wrong_plans_are_refused(tmp_path, options, words):
@@ -232,7 +242,7 @@ def test_a_folded_network_trains_rounded(tmp_path):
         scored = model(x)
         for block in (m for m in model.modules() if isinstance(m, MobileOneBlock)):
             conv = block.branch_reparam
-            conv.weight.copy_(quantize_weight(conv.weight, 4))
+            conv.weight.copy_(block.quantizer.weight_grid.round(conv.weight))
         assert_close([scored], [model(x)], 1e-6)
         for own in quantizers(model):
             own.phase = Quantizer.OFF

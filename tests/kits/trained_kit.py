@@ -17,8 +17,8 @@ from mmpretrain_mobileone_ext.models import MobileOneBlock, switch_to_deploy
 from mmpretrain_mobileone_ext.models import quantization as q
 from mmpretrain_mobileone_ext.models.spec import UnitSpec
 
-#: Bits of weights and of activations.
-FORMS = {'w8': (8, None), 'w4': (4, None), 'w8a8': (8, 8), 'w4a8': (4, 8)}
+#: Bits of weights and of activations, and the size of a block.
+FORMS = {'w8': (8, None), 'w4': (4, None, 8), 'w8a8': (8, 8), 'w4a8': (4, 8)}
 TARGETS = {'w8': 'iOS16', 'w4': 'iOS18', 'w8a8': 'iOS17', 'w4a8': 'iOS18'}
 SIZE = 32
 
@@ -55,8 +55,9 @@ ALL_KINDS = dict(type='UnitsOfAllKinds')
 def quantized(form='w8', backbone=TINY, seed=0, **options):
     """A classifier, in eval mode, whose ranges and means have followed batches."""
     model = build(model_cfg(backbone, **options), seed)
-    weights, activations = FORMS.get(form, form)
-    _, left = q.add_quantizers(model, weights=weights, activations=activations)
+    weights, activations, *block = FORMS.get(form, form)
+    asked = dict(weights=weights, activations=activations, block_size=next(iter(block), None))
+    _, left = q.add_quantizers(model, sensitive=4, **asked)
     assert not left
     for own in q.quantizers(model):
         own.phase = own.ON
@@ -88,13 +89,13 @@ def trained_integers(model):
     found = []
     for module in folded.modules():
         if isinstance(module, MobileOneBlock):
-            found.append((module.branch_reparam.weight, module.quantizer.weights))
+            found.append((module.branch_reparam.weight, module.quantizer.weight_grid))
         elif isinstance(module, q.QuantizedLinear):
-            found.append((module.weight, module.quantizer.weights))
-    return [[t.numpy() for t in q.integers(weight, bits)] for weight, bits in found]
+            found.append((module.weight, module.quantizer.weight_grid))
+    return [[t.numpy() for t in grid.integers(weight)] for weight, grid in found]
 
 
-def stored_integers(path):
+def stored_integers(path, symmetric=True):
     """The same of a package, as coremltools reads it, and their type in words."""
     quiet.coremltools()
     models = quiet.module('coremltools.models')
@@ -108,7 +109,7 @@ def stored_integers(path):
             assert not np.any(op.zero_point.val)
             found.append((op.quantized_data.val, op.scale.val, 'int8'))
         elif op.op_type == 'constexpr_blockwise_shift_scale':
-            assert op.offset is None
+            assert op.offset is None or not symmetric
             kind = quiet.module('coremltools.converters.mil.mil').types.builtin_to_string
             found.append((op.data.val, op.scale.val, kind(op.data.dtype)))
     return found
@@ -153,6 +154,6 @@ def layers_of(model):
 def plain(linear):
     """The linear layer that is left of a quantized one."""
     made = nn.Linear(linear.in_features, linear.out_features)
-    made.weight.copy_(q.quantize_weight(linear.weight, linear.quantizer.weights))
+    made.weight.copy_(linear.quantizer.weight_grid.round(linear.weight))
     made.bias.copy_(linear.bias)
     return made

@@ -31,14 +31,15 @@ UNITS = dict(
     grouped=UnitSpec('unit', 8, 16, 3, groups=2, num_conv_branches=2, act_cfg={'type': 'GELU'}),
     stem=UnitSpec('unit', 3, 8, 3, stride=2, num_conv_branches=1, act_cfg=RELU),
 )
-FORMS = [(4, None), (8, None), (8, 8)]
+#: Bits of weights and of activations, and the size of a block.
+FORMS = [(4, None, None), (4, None, 4), (8, None, None), (8, 8, None)]
 NET = dict(arch=dict(num_blocks=[1, 2], width_factor=[0.25, 0.5], num_conv_branches=3))
 
 
-def block_of(name, weights=8, activations=None, **options):
+def block_of(name, weights=8, activations=None, block_size=None, **options):
     torch.manual_seed(0)
     block = randomize_norms(MobileOneBlock(UNITS[name], **options)).double()
-    assert block.add_quantizer(weights=weights, activations=activations)
+    assert block.add_quantizer(weights=weights, activations=activations, block_size=block_size)
     block.quantizer.phase = q.Quantizer.ON
     return block
 
@@ -85,9 +86,14 @@ def by_autograd(block, x):
         scale = part.norm.weight / (var + part.norm.eps).sqrt()
         kernel = kernel + w * scale.view(-1, 1, 1, 1)
         betas = betas + part.norm.bias
-    highest = kernel.detach().abs().amax((1, 2, 3), keepdim=True)
     levels = 2 ** (own.weights - 1) - 1
-    rounded = torch.round(kernel / (highest / levels)) * (highest / levels)
+    rounded, size = torch.empty_like(kernel), own.block_size
+    if not size or spec.group_width % size:
+        size = spec.group_width
+    for start in range(0, spec.group_width, size):
+        part = kernel.detach()[:, start : start + size]
+        step = part.abs().amax((1, 2, 3), keepdim=True) / levels
+        rounded[:, start : start + size] = torch.round(part / step) * step
     kernel = kernel + (rounded - kernel).detach()
     mean = patches.mean((0, 3))
     rows = kernel.reshape(spec.groups, -1, mean.shape[1])
@@ -118,6 +124,35 @@ def test_an_outputs_mean_is_the_sum_of_betas(name, form):
     mean = block(images(name)).mean((0, 2, 3))
     betas = sum(n.bias for n in block.unit().norms)
     assert_close([betas], [mean], 1e-12)
+
+
+@pytest.mark.parametrize('form', FORMS)
+@pytest.mark.parametrize('name', UNITS)
+def test_so_it_is_in_evaluation(name, form):
+    block = block_of(name, *form)
+    block.act = nn.Identity()
+    for norm in block.unit().norms:
+        norm.momentum = 1
+    with torch.no_grad():
+        block(images(name))
+        mean = block.eval()(images(name)).mean((0, 2, 3))
+    assert_close([sum(n.bias for n in block.unit().norms)], [mean], 1e-6)
+
+
+@pytest.mark.parametrize('name', UNITS)
+def test_sixteen_bits_are_evaluated_as_none(name):
+    """Whatever the patches' mean is off by: it meets the error of rounding only."""
+    block = block_of(name, 16)
+    block(images(name))
+    block.quantizer.patch_mean.mul_(1.1)
+    plain, x = copy.deepcopy(block).eval(), images(name, 1)
+    plain.quantizer = None
+    with torch.no_grad():
+        assert_close([plain(x)], [block.eval()(x)], 2**-13)
+        block.quantizer.settings[0] = 4
+        block.quantizer._read()
+        with pytest.raises(AssertionError):
+            assert_close([plain(x)], [block(x)], 2**-13)
 
 
 @pytest.mark.parametrize('name', UNITS)
@@ -155,7 +190,7 @@ def test_what_ships_is_what_was_scored(name, form):
     for other in (scored, by_branches, by_running_stats):
         assert_close([shipped], [other], 1e-12)
     weight = folded.branch_reparam.weight
-    assert torch.equal(q.quantize_weight(weight.detach(), form[0]), weight)
+    assert torch.equal(block.quantizer.weight_grid.round(weight.detach()), weight)
 
 
 def test_a_fold_that_is_off_is_seen():
@@ -214,21 +249,26 @@ def test_off_changes_nothing():
 
 @settings(max_examples=60, deadline=None)
 @given(
-    st.sampled_from([4, 8]),
+    st.sampled_from([(4, None), (8, None), (4, 2), (4, 3), (4, 5)]),
     st.sampled_from([torch.float32, torch.float64]),
     st.integers(0, 2**16),
     st.floats(1e-30, 1e30),
 )
-def test_rounded_weights_keep_their_integers(bits, dtype, seed, size):
-    generator = torch.Generator().manual_seed(seed)
-    weight = (torch.randn(4, 3, 3, 3, generator=generator, dtype=torch.float64) * size).to(dtype)
+def test_rounded_weights_keep_their_integers(form, dtype, seed, size):
+    generator, grid = torch.Generator().manual_seed(seed), q.WeightGrid(*form)
+    weight = (torch.randn(4, 6, 3, 3, generator=generator, dtype=torch.float64) * size).to(dtype)
     weight[0] = 0
-    found, scale = q.integers(weight, bits)
-    rounded = q.quantize_weight(weight, bits)
-    assert int(found.abs().max()) == 2 ** (bits - 1) - 1
-    again, _ = q.integers(rounded.float(), bits)
+    found, scale = grid.integers(weight)
+    rounded = grid.round(weight)
+    count = {2: 3, 3: 2}.get(grid.block_size, 1)
+    assert scale.shape == (4, count)
+    largest = found.abs().view(4, count, -1).amax(2)
+    assert not largest[0].any()
+    assert (largest[1:] == 2 ** (grid.bits - 1) - 1).all()
+    again, _ = grid.integers(rounded.float())
     assert torch.equal(found, again)
-    assert torch.equal(rounded, found.to(dtype) * scale.view(-1, 1, 1, 1))
+    scales = scale.repeat_interleave(6 // count, 1).view(4, 6, 1, 1)
+    assert torch.equal(rounded, found.to(dtype) * scales)
 
 
 @pytest.mark.parametrize('signed', [True, False])
@@ -264,10 +304,19 @@ def test_percentile_leaves_outliers_out():
 
 @pytest.mark.parametrize(
     'options',
-    [{'weights': 3}, {'weights': 8.0}, {'activations': 4}, {'activations': True}, {'observer': ''}],
+    [
+        {'weights': 3},
+        {'weights': 8.0},
+        {'activations': 4},
+        {'activations': True},
+        {'observer': ''},
+        {'weights': 8, 'block_size': 32},
+        {'weights': 4, 'block_size': 0},
+        {'weights': 4, 'block_size': 32.0},
+    ],
 )
 def test_other_options_are_refused(options):
-    with pytest.raises(SpecError, match='allowed are'):
+    with pytest.raises(SpecError, match='allowed'):
         q.Quantizer(**options)
 
 
@@ -281,9 +330,9 @@ def classifier(**backbone):
     return randomize_norms(model)
 
 
-def quantized_classifier(**options):
+def quantized_classifier(sensitive=4, **options):
     model = classifier()
-    given, left = q.add_quantizers(model, **options)
+    given, left = q.add_quantizers(model, sensitive=sensitive, **options)
     assert not left
     assert given[0] == 'backbone.stage0'
     assert given[-1] == 'head.fc'
@@ -300,6 +349,27 @@ def test_keys_are_those_of_the_plain_network_and_the_quantizers():
     assert keys == set(classifier().state_dict())
 
 
+@pytest.mark.parametrize('deploy', [False, True])
+def test_sensitive_layers_keep_eight_bits(deploy):
+    arch = dict(num_blocks=[1, 2], width_factor=[0.5, 1.0], num_conv_branches=2)
+    model = DeployableClassifier(
+        backbone=dict(type='ConfigurableMobileOne', arch=arch, deploy=deploy),
+        neck=dict(type='GlobalAveragePooling'),
+        head=dict(type='LinearClsHead', num_classes=40, in_channels=128),
+    )
+    names, _ = q.add_quantizers(model, weights=4)
+    found = {n: (own.weights, own.block_size) for n, own in zip(names, q.quantizers(model))}
+    few = {name for name, form in found.items() if form == (4, 32)}
+    # 1x1 convolutions of 32 x 128 and 128 x 128; the classifier has 5120 weights, and is the last.
+    assert few == {'backbone.stage2.1', 'backbone.stage2.3'}
+    assert {found[name] for name in found.keys() - few} == {(8, None)}
+    for options in (dict(weights=8), dict(weights=4, sensitive=4, block_size=None)):
+        plain = classifier()
+        q.add_quantizers(plain, **options)
+        wanted = {(options['weights'], None)}
+        assert {(own.weights, own.block_size) for own in q.quantizers(plain)} == wanted
+
+
 def test_only_images_can_be_negative():
     model = quantized_classifier(activations=8)
     assert next(q.quantizers(model)).signed
@@ -309,9 +379,10 @@ def test_only_images_can_be_negative():
     assert all(own.signed for own in q.quantizers(gelu))
 
 
-@pytest.mark.parametrize('activations', [None, 8])
-def test_a_checkpoint_says_what_is_quantized(activations):
-    model = quantized_classifier(weights=4, activations=activations)
+@pytest.mark.parametrize(('activations', 'block_size'), [(None, None), (8, 16)])
+def test_a_checkpoint_says_what_is_quantized(activations, block_size):
+    model = quantized_classifier(weights=4, activations=activations, block_size=block_size)
+    assert {own.block_size for own in q.quantizers(model)} == {block_size}
     x = torch.rand(2, 3, 32, 32)
     with torch.no_grad():
         wanted = model(x)
@@ -341,9 +412,21 @@ def test_other_settings_than_the_checkpoints_are_refused():
     state = quantized_classifier(weights=4).state_dict()
     with pytest.raises(CheckpointError, match=r"stage0 was trained with \{'weights': 4.*asked"):
         quantized_classifier(weights=8).load_state_dict(state)
+    with pytest.raises(CheckpointError, match=r"'block_size': 32.*asked for.*'block_size': None"):
+        quantized_classifier(weights=4, block_size=None).load_state_dict(state)
 
 
-@pytest.mark.parametrize('value', [torch.tensor([7, 0, 1]), torch.tensor(1), torch.zeros(1 << 10)])
+@pytest.mark.parametrize(
+    'value',
+    [
+        torch.tensor([7, 0, 1]),
+        torch.tensor([4, 0, 1, 0]),
+        torch.tensor([8, 0, 1, 32]),
+        torch.tensor([4, 0, 1, 32, 32]),
+        torch.tensor(1),
+        torch.zeros(1 << 10),
+    ],
+)
 def test_settings_that_cannot_be_are_refused(value):
     state = quantized_classifier().state_dict()
     state['head.fc.quantizer.settings'] = value

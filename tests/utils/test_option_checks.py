@@ -196,6 +196,8 @@ OWNERS = {
         'start': (*NUMBER, 1.0),
         'freeze_stats': ('x', -1, 1.0, True, [], {}, math.nan, math.inf, THING),
         'observer': NAME,
+        'block_size': (*COUNT, 0),
+        'sensitive': (*COUNT, None, 3, 8.0),
     },
     Phase: {
         'begin': ('x', -1, math.nan, 1.5, True, None, [], THING),

@@ -55,7 +55,7 @@ class TrainedLayer:
     Attributes:
         name: in the network.
         weight: float32, (O, I / groups, k, k) or (O, I): the integers times their scales.
-        stored: the integers, with one scale an output channel.
+        stored: the integers, with one scale a block of input channels.
     """
 
     name: str
@@ -107,12 +107,12 @@ def _is_of(values: np.ndarray, weight: np.ndarray) -> bool:
 
 
 def _as_stored(stored: Integers, values: np.ndarray) -> Integers:
-    ones = (len(values), *[1] * (values.ndim - 1))
+    blocks = (*stored.scale.shape[:2], *[1] * (values.ndim - 2))
     return replace(
         stored,
         codes=stored.codes.reshape(values.shape),
-        scale=stored.scale.reshape(ones).astype(values.dtype),
-        zero=stored.zero.reshape(ones),
+        scale=stored.scale.reshape(blocks).astype(values.dtype),
+        zero=stored.zero.reshape(blocks),
     )
 
 

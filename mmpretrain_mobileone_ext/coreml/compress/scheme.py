@@ -11,6 +11,7 @@ from typing import Optional
 import numpy as np
 
 from ...errors import ExportError
+from ...utils.accuracy import is_sensitive
 from .activations import W8A8
 from .given import Trained
 from .storage import DENSE, Int4, Int8, Joint, Palette, Scheme, Sparse, Storage
@@ -41,8 +42,6 @@ _STORAGES = [kind for kind in KINDS if issubclass(kind, Storage)]
 SEARCHED = (DENSE, *(storage for kind in _STORAGES for storage in kind.searched()))
 #: ``constexpr`` operation to what people call a weight that it holds.
 WORDS = {operation: words for kind in _STORAGES for operation, words in kind.words.items()}
-#: coremltools' own default: smaller weights are hardly worth few bits.
-SMALL = 2048
 
 
 @dataclass(frozen=True)
@@ -160,16 +159,15 @@ def check_scheme(name: str, target: str, format: str) -> None:
 def storage_for(wanted: Storage, role: str, depthwise: bool, count: int) -> Storage:
     """What a scheme that stores large weights as ``wanted`` stores one weight as.
 
-    The stem, depthwise layers and weights of fewer than 2048 numbers get int8 where that has fewer
-    bits: they hold few bytes, nothing averages their errors out, and those of the stem reach
-    everything behind it. For the same reason a scheme that only prunes leaves them alone. A
-    classifier may hold half of a network's bytes; its table has 6 bits at least.
+    Sensitive layers (see :func:`~...utils.accuracy.is_sensitive`) get int8 where that has fewer
+    bits, and a scheme that only prunes leaves them alone. A classifier may hold half of a network's
+    bytes; its table has 6 bits at least.
 
     Args:
         role: 'first', 'last' or ''.
         count: numbers in the weight.
     """
-    return wanted.for_weight(role == 'first' or depthwise or count < SMALL, role == 'last')
+    return wanted.for_weight(is_sensitive(count, role == 'first', depthwise), role == 'last')
 
 
 def plan_for(

@@ -15,6 +15,7 @@ from typing import Any, ClassVar, Optional
 
 import numpy as np
 
+from ...utils.accuracy import INT4_BLOCK
 from ..program import quiet
 from .codes import Encoded, Indices, Integers, Masked, integers
 from .kmeans import Found, palettize
@@ -30,7 +31,6 @@ PASSES = ('prune_weights', 'palettize_weights', 'linear_quantize_weights')
 _RECORD = 64
 _SMALLEST_GROUP = 8  # output channels that share a table
 _TABLE_SHARE = 16
-_INT4_BLOCK = 32
 #: The first system that reads several tables for one weight.
 _GROUPED = 'iOS18'
 
@@ -256,7 +256,7 @@ class Int4(Code):
     def _block(values: np.ndarray) -> int:
         """Input channels that share a scale: 32, or all where 32 do not divide them."""
         channels = values.shape[1]
-        return channels if channels % _INT4_BLOCK else _INT4_BLOCK
+        return channels if channels % INT4_BLOCK else INT4_BLOCK
 
     def arrays(self, count: int, values: np.ndarray, target: str) -> list[int]:
         scales = len(values) * values.shape[1] // self._block(values)

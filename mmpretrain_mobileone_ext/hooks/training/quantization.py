@@ -12,7 +12,8 @@ from ...checkpoints.deploy_file import unwrap
 from ...errors import SpecError
 from ...models.deploy import form_of
 from ...models.quantization import Quantizer, add_quantizers, quantizers
-from ...utils.checks import number
+from ...utils.accuracy import INT4_BLOCK
+from ...utils.checks import integer, number, refuse
 from ..bn_recalibration import BNRecalibrationHook
 from ..run import check_order, first_of, leaves_preview
 
@@ -26,10 +27,12 @@ class QuantizationHook(Hook):
     """Quantization-aware training of a network whose branches are folded as they train.
 
     From ``start`` on, every unit computes its folded convolution with a kernel rounded to
-    ``weights`` bits, one scale an output channel, and, where ``activations`` is given, an input
-    rounded by one scale; linear layers too. Gradients pass the rounding (straight-through) and go
-    to all branches and norms, whose bias makes up for what rounding would do to an output's mean
-    (see ``models/quantization.py``). What is validated, and folded by ``DeploySwitchHook``, is the
+    ``weights`` bits, and, where ``activations`` is given, an input rounded by one scale; linear
+    layers too. 8 bits have one scale an output channel. 4 bits are those of the exporter's
+    ``int4``, unless others are asked for: one scale a block of 32 input channels, and 8 bits for
+    sensitive layers. Gradients pass the rounding (straight-through) and go to all branches and
+    norms, whose bias makes up for what rounding would do to an output's mean (see
+    ``models/quantization.py``). What is validated, and folded by ``DeploySwitchHook``, is the
     rounded network; ``--compress trained`` exports the very integers.
 
     Checkpoints have the keys of a network without the hook, and the quantizers' own. They can be
@@ -44,6 +47,10 @@ class QuantizationHook(Hook):
             and are used (arXiv 1712.05877, section 3.1); as ``start``; None: never.
         observer: what the range of an input follows: ``'max'``, each batch's largest magnitude, or
             ``'percentile'``, its 99.99th percentile.
+        block_size: input channels of an output channel that share a scale, of weights of 4 bits;
+            None, and where it does not divide their number: all of them.
+        sensitive: least bits of the weights of sensitive layers, 8 or 4: the first layer, depthwise
+            ones, those of fewer than 2048 weights, and the classifier.
 
     Raises:
         SpecError: a wrong argument, a model with nothing to round, or a priority that puts the hook
@@ -60,6 +67,8 @@ class QuantizationHook(Hook):
         start: When = 0,
         freeze_stats: Optional[When] = None,
         observer: str = 'max',
+        block_size: Optional[int] = INT4_BLOCK,
+        sensitive: int = 8,
     ):
         Quantizer(weights, activations, observer=observer)
         if weights not in _WEIGHTS or activations not in _ACTIVATIONS:
@@ -67,8 +76,16 @@ class QuantizationHook(Hook):
                 f'QuantizationHook: weights={weights}, activations={activations}; a file holds '
                 'weights of 8 or 4 bits, and activations of 8 or None'
             )
+        if block_size is not None:
+            integer('QuantizationHook: block_size', block_size, 1)
+        if type(sensitive) is not int or sensitive not in _WEIGHTS:
+            refuse('QuantizationHook: sensitive', sensitive, '8, 4')
         self.options: dict[str, Any] = dict(
-            weights=weights, activations=activations, observer=observer
+            weights=weights,
+            activations=activations,
+            observer=observer,
+            block_size=block_size,
+            sensitive=sensitive,
         )
         self.start = _when('start', start)
         self.freeze_stats = None if freeze_stats is None else _when('freeze_stats', freeze_stats)
@@ -147,7 +164,9 @@ class QuantizationHook(Hook):
             return 'ranges and statistics are frozen'
         activations = self.options['activations']
         inputs = f', activations to {activations}' if activations else ''
-        return f'weights are rounded to {self.options["weights"]} bits{inputs}'
+        weights, sensitive = (self.options[name] for name in ('weights', 'sensitive'))
+        kept = f', of sensitive layers to {sensitive}' if sensitive > weights else ''
+        return f'weights are rounded to {weights} bits{kept}{inputs}'
 
 
 def _share(runner) -> None:

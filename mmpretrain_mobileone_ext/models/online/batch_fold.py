@@ -377,7 +377,7 @@ def sum_by_running_stats(
     weight = as_weight(spec, _sum_scaled(kernels, scale), like.dtype)
     bias = (beta - scale * mean).sum(1).flatten()
     if quantizer is not None:
-        weight, bias = quantizer.fold(weight, beta.sum(1).flatten())
+        weight, bias = quantizer.fold(weight, bias)
     out = F.conv2d(
         x,
         weight.to(x.dtype),

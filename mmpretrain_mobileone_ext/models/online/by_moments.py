@@ -17,7 +17,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from ..quantization import patch_response, quantize_weight
+from ..quantization import WeightGrid, patch_response
 from . import gpu
 from .batch_fold import Folded, Folding, PatchSums, UnitGrads, is_half, work_dtype
 from .convs import DepthwiseConv, OutputGrad, PatchConv, PointwiseConv, has_depthwise_kernels
@@ -65,8 +65,9 @@ class SumByMoments:
             raise ValueError('Expected more than 1 value per channel when training')
         weight, bias = folded.weight, folded.bias
         own: list[Tensor] = []
-        if self.config.weight_bits:
-            weight, bias, own = self._rounded(x, params, folded, sums)
+        grid = self.config.weight_grid
+        if grid is not None:
+            weight, bias, own = self._rounded(x, params, folded, sums, grid)
         out = self.patches.conv(x, weight.to(x.dtype), bias, self.config.relu, sums.pivot)
         unbiased = folded.var * (sums.count / (sums.count - 1))
         stats = torch.stack([folded.mean, unbiased]).double()
@@ -76,10 +77,10 @@ class SumByMoments:
         return out, stats, [total, *numbers]
 
     def _rounded(
-        self, x: Tensor, params: BranchParams, folded: Folded, sums: PatchSums
+        self, x: Tensor, params: BranchParams, folded: Folded, sums: PatchSums, grid: WeightGrid
     ) -> tuple[Tensor, Tensor, list[Tensor]]:
         """The rounded kernel and its bias, and what is kept: the patches' mean and the rounding."""
-        weight = quantize_weight(folded.weight, self.config.weight_bits)
+        weight = grid.round(folded.weight)
         around = sums.sums / sums.count
         mean = around + sums.pivot_of_taps
         # As in a fold: the type of images rounds once more, around the pivot in half precision.
@@ -110,7 +111,7 @@ class SumByMoments:
     ) -> tuple[Optional[Tensor], BranchParams]:
         """Gradients to x, where it is wanted, and to the parameters."""
         (total, weight, pivot, mean, direct), rest = saved[:_ALWAYS], saved[_ALWAYS:]
-        own = rest[: _ROUNDED if self.config.weight_bits else 0]
+        own = rest[: _ROUNDED if self.config.weight_grid else 0]
         state = rest[len(own) :]
         dtype = x.dtype
         if self._on_gpu:  # kernels decide there which rows want a look
@@ -157,7 +158,7 @@ class SumByMoments:
         )
 
     def _rounded_like(self, x: Tensor, kernel: tuple[int, ...]) -> list[Tensor]:
-        if not self.config.weight_bits:
+        if self.config.weight_grid is None:
             return []
         spec = self.config.spec
         mean = x.new_empty(spec.groups, spec.taps, dtype=torch.float64)

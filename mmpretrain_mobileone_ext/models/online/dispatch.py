@@ -164,7 +164,7 @@ def quantized_sum(
             'branches, norms of different modes and devices without float64 are in the way'
         )
     levels = () if grid is None else (grid.low, grid.high)
-    config = unit.config((quantizer.weights, levels))
+    config = unit.config(quantizer.weight_grid, levels)
     scale = None if grid is None else grid.scale
     out, stats, mean = unit_sum('moments', config, x, unit.parameters, scale)
     with torch.no_grad():

@@ -66,7 +66,7 @@ def unit_sum(
     given = [p for p in params.flat() if p is not None]
     call = method, *config.flat()
     out, stats, saved = torch.ops.mobileone_ext.unit_forward(x, scale, given, *call)
-    return out, stats, saved[PATCH_MEAN] if config.weight_bits else None
+    return out, stats, saved[PATCH_MEAN] if config.weight_grid else None
 
 
 def _kind(name: str, config: UnitConfig, x: Tensor) -> type[Method]:
@@ -82,9 +82,9 @@ def _method(name: str, config: UnitConfig, x: Tensor) -> Method:
 
 
 def _method_of_call(x: Tensor, name: str, call: Sequence) -> Method:
-    shape, branches, kernel_sizes, given, eps, relu, group, bits, levels = call
+    shape, branches, kernel_sizes, given, eps, relu, group, grid, levels = call
     lists = (tuple(shape), branches, tuple(kernel_sizes), tuple(given), tuple(eps))
-    rest = relu, group, bits, tuple(levels)
+    rest = relu, group, tuple(grid), tuple(levels)
     return _kept_method(x.device, x.dtype, has_kernels_for(x), name, *lists, *rest)
 
 

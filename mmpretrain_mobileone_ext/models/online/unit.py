@@ -22,6 +22,7 @@ from torch.nn.modules import module as torch_module
 from ...utils.machine import is_compiling
 from ..fold import PLAIN_CONVS, Branch, identity_kernel, pad_kernel
 from ..norms import CPUSyncBatchNorm, several_ranks
+from ..quantization import WeightGrid
 from ..spec import UnitSpec
 
 _NORMS = (nn.BatchNorm2d, nn.SyncBatchNorm, CPUSyncBatchNorm)
@@ -52,11 +53,14 @@ class Unit:
             tuple(n.bias for n in self.norms),
         )
 
-    def config(self, rounding: tuple[int, tuple[int, ...]] = (0, ())) -> UnitConfig:
+    def config(
+        self, weight_grid: Optional[WeightGrid] = None, input_levels: tuple[int, ...] = ()
+    ) -> UnitConfig:
         """What operators take beside tensors.
 
         Args:
-            rounding: bits of the folded kernel, and the levels of the input.
+            weight_grid: of the folded kernel; None: it stays as it is.
+            input_levels: least and largest integer of the input's grid, or nothing.
         """
         group = self.group()
         return UnitConfig(
@@ -66,7 +70,8 @@ class Unit:
             tuple(n.eps for n in self.norms),
             self.relu,
             '' if group is None else group.group_name,
-            *rounding,
+            weight_grid,
+            input_levels,
         )
 
     @property
@@ -117,7 +122,7 @@ class UnitConfig:
         eps: of each branch's norm.
         relu: whether a ReLU follows the sum.
         group: name of the process group over which statistics are reduced, or ''.
-        weight_bits: of the folded kernel's grid, or 0: it stays as it is.
+        weight_grid: of the folded kernel; None: it stays as it is.
         input_levels: least and largest integer of the input's grid, or nothing.
     """
 
@@ -127,13 +132,13 @@ class UnitConfig:
     eps: tuple[float, ...]
     relu: bool
     group: str
-    weight_bits: int = 0
+    weight_grid: Optional[WeightGrid] = None
     input_levels: tuple[int, ...] = ()
 
     #: How an operator's schema names what :meth:`flat` returns.
     SCHEMA = (
         'int[] shape, str branches, int[] kernel_sizes, bool[] given, float[] eps, bool relu, '
-        'str group, int weight_bits, int[] input_levels'
+        'str group, int[] weight_grid, int[] input_levels'
     )
 
     def flat(self) -> tuple:
@@ -150,15 +155,16 @@ class UnitConfig:
         ]
         branches = ' '.join(spec.branches)
         lists = (list(self.kernel_sizes), list(self.given), list(self.eps))
-        rounding = self.weight_bits, list(self.input_levels)
+        grid = [] if self.weight_grid is None else [n for n in self.weight_grid if n is not None]
+        rounding = grid, list(self.input_levels)
         return shape, branches, *lists, self.relu, self.group, *rounding
 
     @classmethod
-    def of(cls, shape, branches, kernel_sizes, given, eps, relu, group, bits, levels) -> UnitConfig:
+    def of(cls, shape, branches, kernel_sizes, given, eps, relu, group, grid, levels) -> UnitConfig:
         """The inverse of :meth:`flat`."""
         spec = _spec_of(tuple(shape), branches)
         lists = tuple(kernel_sizes), tuple(given), tuple(eps)
-        return cls(spec, *lists, relu, group, bits, tuple(levels))
+        return cls(spec, *lists, relu, group, WeightGrid(*grid) if grid else None, tuple(levels))
 
     def params(self, tensors: Sequence[Tensor]) -> BranchParams:
         """The tensors that exist, each in its place."""

@@ -109,8 +109,9 @@ def test_the_rehearsal_rounds_as_the_run_ends():
     cfg = recipe()
     add_hooks(cfg, '4a8', None)
     model = quantized(cfg, MODELS.build(cfg.model))
-    found = {(own.weights, own.activations, own.phase) for own in quantizers(model)}
-    assert found == {(4, 8, Quantizer.ON)}
+    found = {(own.weights, own.block_size, own.activations) for own in quantizers(model)}
+    assert found == {(4, 32, 8), (8, None, 8)}
+    assert {own.phase for own in quantizers(model)} == {Quantizer.ON}
     assert not list(quantizers(quantized(recipe(), MODELS.build(recipe().model))))
 
 

@@ -17,6 +17,7 @@ from mmpretrain_mobileone_ext import ConfigurableMobileOne
 from mmpretrain_mobileone_ext.models import MobileOneBlock
 from mmpretrain_mobileone_ext.models.online.dispatch import sum_by
 from mmpretrain_mobileone_ext.models.online.operators import HAS_SHAPES
+from mmpretrain_mobileone_ext.models.quantization import WeightGrid
 from mmpretrain_mobileone_ext.models.spec import UnitSpec
 
 SMALL = {k: v for k, v in TINY_BACKBONE.items() if k != 'type'}
@@ -48,7 +49,7 @@ def images(name, dtype=torch.float64, size=8):
     return torch.randn(shape, generator=generator(), dtype=torch.float64).to(dtype)
 
 
-def arguments(name, method, dtype, rounding=(0, ())):
+def arguments(name, method, dtype, rounding=(None, ())):
     """What the forward operator is called with."""
     # Autocast gives images in half precision to parameters in float32.
     half = dtype in (torch.float16, torch.bfloat16)
@@ -57,10 +58,10 @@ def arguments(name, method, dtype, rounding=(0, ())):
     x = images(name, dtype).contiguous(memory_format=torch.channels_last).requires_grad_()
     params = [p for p in unit.parameters.flat() if p is not None]
     scale = torch.tensor(0.02) if rounding[1] else None
-    return x, scale, params, method, *unit.config(rounding).flat()
+    return x, scale, params, method, *unit.config(*rounding).flat()
 
 
-ROUNDINGS = [(4, ()), (8, (-128, 127))]
+ROUNDINGS = [(WeightGrid(4, 4), ()), (WeightGrid(8), (-128, 127))]
 
 
 @needs_opcheck
@@ -94,7 +95,7 @@ def test_backward_is_an_operator_where_it_rounds(name, rounding):
     check_backward(name, 'moments', True, rounding)
 
 
-def check_backward(name, method, wants_dx, rounding=(0, ())):
+def check_backward(name, method, wants_dx, rounding=(None, ())):
     x, scale, params, _, *config = arguments(name, method, torch.float64, rounding)
     with torch.no_grad():
         out, _, saved = FORWARD(x, scale, params, method, *config)

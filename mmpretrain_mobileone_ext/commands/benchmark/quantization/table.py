@@ -7,6 +7,7 @@ import statistics
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Optional
 
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
@@ -15,6 +16,7 @@ from ....errors import MobileOneExtError
 from ....utils.text import figures_table
 from .options import METHODS
 
+_ABSENT = '\u2013'
 HEADS = ('top-1 %, mean', 'std', 'min to max', 'seeds', 'size KiB')
 
 
@@ -24,14 +26,15 @@ class CellResult:
 
     Attributes:
         method, scheme, seed: which.
-        top1: of the file on the test split, in %.
+        top1: of the file on the test split, in %; None: it differs from its network, and is not
+            written.
         size_bytes: of the file.
     """
 
     method: str
     scheme: str
     seed: int
-    top1: float
+    top1: Optional[float]
     size_bytes: int
 
     @classmethod
@@ -59,14 +62,17 @@ def rows(results: Sequence[CellResult], words: Mapping[str, str] = METHODS) -> I
 
 
 def _figures(found: Sequence[CellResult]) -> list[str]:
-    scores = [result.top1 for result in found]
-    std = f'{statistics.stdev(scores):.2f}' if len(scores) > 1 else '\u2013'
-    size = statistics.fmean(result.size_bytes for result in found)
+    scores = [result.top1 for result in found if result.top1 is not None]
+    seeds = str(len(found)) if len(scores) == len(found) else f'{len(scores)} of {len(found)}'
+    if not scores:
+        return [_ABSENT] * 3 + [seeds, _ABSENT]
+    std = f'{statistics.stdev(scores):.2f}' if len(scores) > 1 else _ABSENT
+    size = statistics.fmean(result.size_bytes for result in found if result.top1 is not None)
     return [
         f'{statistics.fmean(scores):.2f}',
         std,
         f'{min(scores):.2f} to {max(scores):.2f}',
-        str(len(scores)),
+        seeds,
         f'{size / 1024:.1f}',
     ]
 

@@ -1,5 +1,6 @@
 """Which files are compared, what each training is, and how results are summed up."""
 
+import inspect
 import json
 
 import pytest
@@ -15,6 +16,7 @@ from mmpretrain_mobileone_ext.commands.benchmark.quantization.options import (
 )
 from mmpretrain_mobileone_ext.commands.benchmark.quantization.table import CellResult, rows
 from mmpretrain_mobileone_ext.errors import MobileOneExtError, SpecError
+from mmpretrain_mobileone_ext.export import verify
 from mmpretrain_mobileone_ext.utils.text import PlainConsole
 
 OURS = ('float', 'after', 'late', 'branches')
@@ -119,8 +121,16 @@ def test_seeds_are_summed_up():
     ]
 
 
+def test_files_that_were_refused_are_counted():
+    refused = CellResult('late', 'w4', 2, None, 0)
+    assert list(rows([*results(), refused]))[1][2:] == [
+        *('89.25', '0.35', '89.00 to 89.50', '2 of 3', '1.0')
+    ]
+    assert next(iter(rows([refused])))[2:] == ['\u2013'] * 3 + ['0 of 1', '\u2013']
+
+
 class Calls(list):
-    failing = None
+    failing, words = None, 'no more memory'
 
 
 @pytest.fixture
@@ -131,7 +141,7 @@ def ran(monkeypatch):
     def run_tool(name, words, log, title, console, epochs=None):
         calls.append((name, title))
         if title == calls.failing:
-            raise MobileOneExtError('no more memory')
+            raise MobileOneExtError(calls.words)
         if name == 'export_coreml.py':
             out = tool.Path(words[words.index('--out') + 1])
             out.mkdir()
@@ -176,6 +186,19 @@ def test_a_failed_part_is_done_by_the_same_command(ran, tmp_path):
     ran.clear()
     tool.run(words)
     assert [title for name, title in ran if name == 'train.py'] == ['seed0/late-w4']
+
+
+def test_a_file_that_differs_from_its_network_has_no_score(ran, tmp_path):
+    assert tool._DIFFERS in inspect.getsource(verify)
+    ran.failing, ran.words = 'seed0/files/late-w4: export', f'nothing is written, {tool._DIFFERS}'
+    found = tmp_path / 'found.json'
+    tool.run([*WORDS, '--out', str(tmp_path / 'out'), '--json', str(found)])
+    results = json.loads(found.read_text())['results']
+    assert [r['top1'] for r in results] == [87.5, 87.5, None]
+    ran.words = 'no more memory'
+    (tmp_path / 'out/seed0/files/late-w4/cell.json').unlink()
+    with pytest.raises(MobileOneExtError, match='no more memory'):
+        tool.run([*WORDS, '--out', str(tmp_path / 'out')])
 
 
 def test_another_comparison_is_not_mixed_in(ran, tmp_path):
