@@ -108,8 +108,8 @@ setup(
             'coreml/swift/bench.schema.json',
             'coreml/swift/templates/**/*',
             'commands/compare/published.json',
-            'neural_engine/latency/*.json',
-            'neural_engine/latency/layers.json.gz',
+            'coreml/neural_engine/latency/*.json',
+            'coreml/neural_engine/latency/layers.json.gz',
         ]
     },
     cmdclass={'build_py': BuildWithConfigs},

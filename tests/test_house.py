@@ -23,7 +23,7 @@ FLOORS = (
     ('coreml',),  # convert, formats, classifier
     ('coreml.swift',),
     ('coreai',),
-    ('neural_engine',),
+    ('coreml.neural_engine',),
     ('export',),
     ('report',),
     ('exporter',),
@@ -32,8 +32,8 @@ FLOORS = (
     ('commands',),
 )
 ENTRIES = 12
-#: No choice of ours: what Python wants of a package, and where mmengine looks for registries.
-DEMANDED = {'__init__.py', 'registry.py'}
+#: Where mmengine looks for a scope's registries: no choice of ours.
+DEMANDED = {'registry.py'}
 
 
 def modules(root: Path = PACKAGE) -> dict[str, Path]:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from mmpretrain_mobileone_ext.coreml.neural_engine.matrix import OPERATIONS, look_up
 from mmpretrain_mobileone_ext.coreml.runtime.engine.chips import CHIPS, LIMITS, MEASURED, Fact
-from mmpretrain_mobileone_ext.neural_engine.matrix import OPERATIONS, look_up
 from mmpretrain_mobileone_ext.utils.text import markdown_table
 
 _NONE = '\u2013'

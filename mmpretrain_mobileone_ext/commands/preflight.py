@@ -9,15 +9,22 @@ from typing import Any, NamedTuple, Optional
 
 from rich.table import Table
 
+from ..coreml.neural_engine.forecast import CAVEAT as TIME_CAVEAT
+from ..coreml.neural_engine.forecast import Forecast, forecasts
+from ..coreml.neural_engine.latency.calibrate import calibrate, read_samples
+from ..coreml.neural_engine.latency.estimate import LatencyModel, fitted_model
+from ..coreml.neural_engine.verdict import (
+    Group,
+    Verdict,
+    by_chips,
+    preflight,
+    stored_words,
+    to_dict,
+)
 from ..coreml.program.graph import Program
 from ..coreml.program.read import read_program
 from ..coreml.runtime.engine.chips import GUIDE, Chip, find_chip
 from ..errors import MobileOneExtError, ProgramError
-from ..neural_engine.forecast import CAVEAT as TIME_CAVEAT
-from ..neural_engine.forecast import Forecast, forecasts
-from ..neural_engine.latency.calibrate import calibrate, read_samples
-from ..neural_engine.latency.estimate import LatencyModel, fitted_model
-from ..neural_engine.verdict import Group, Verdict, by_chips, preflight, stored_words, to_dict
 from ..utils.files import check_apart, check_writable, write_json
 from ..utils.machine import machine
 from ..utils.text import PlainConsole, own_command, shown

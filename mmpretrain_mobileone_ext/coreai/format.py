@@ -15,8 +15,8 @@ from ..utils.files import PathLike
 if TYPE_CHECKING:
     from ..coreml.compress.activations import Batches
     from ..coreml.compress.given import TrainedLayer
+    from ..coreml.compress.trained import Rounding
     from ..coreml.compress.trial import Candidate
-    from ..coreml.trained import Rounding
 
 _SYSTEM = 'iOS27'
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from ..coreml.compress.given import TrainedLayer, match
-from ..coreml.trained import RoundedInput
+from ..coreml.compress.trained import RoundedInput
 from .compress import read_weights, write_weights
 from .extra import converter
 

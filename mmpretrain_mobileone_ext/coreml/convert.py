@@ -14,10 +14,10 @@ from ..errors import ExportError
 from ..models.preprocessing import Preprocessing
 from ..utils.machine import untouched_rng
 from ..utils.text import one_line
+from .compress.trained import teach_rounding
 from .front_end import FrontEnds, Shape
 from .program import quiet
 from .targets import FRONT_END
-from .trained import teach_rounding
 
 INPUT = 'image'
 LABEL = 'classLabel'

@@ -27,9 +27,9 @@ if TYPE_CHECKING:
     from ..utils.parity import Tolerance
     from .compress.activations import Batches
     from .compress.given import TrainedLayer
+    from .compress.trained import Rounding
     from .compress.trial import Candidate
     from .runtime.loaded import LoadedProgram
-    from .trained import Rounding
 
 CORE_ML, CORE_AI = 'coreml', 'coreai'
 
@@ -271,7 +271,7 @@ class CoreML(Format):
         return compress_file(source, scheme, out, calibration)
 
     def check_rounding(self, rounding: Rounding, target: str, stored: bool) -> None:
-        from .trained import check_rounding
+        from .compress.trained import check_rounding
 
         check_rounding(rounding, target, self.name, stored)
 

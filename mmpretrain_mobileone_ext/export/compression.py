@@ -8,9 +8,9 @@ from pathlib import Path
 
 from ..coreml.compress import DropTolerance, tolerance_for
 from ..coreml.compress.given import Trained, TrainedLayer
+from ..coreml.compress.trained import Rounding
 from ..coreml.compress.trial import Candidate
 from ..coreml.convert import INPUT
-from ..coreml.trained import Rounding
 from ..errors import ExportError, ParityError
 from ..utils.accuracy import Answers, Verdict, verdict_on
 from ..utils.text import Steps

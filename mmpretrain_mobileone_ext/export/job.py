@@ -10,7 +10,7 @@ import torch
 from mmengine.config import Config
 from torch import nn
 
-from ..coreml.trained import RoundedInput, rounding_of
+from ..coreml.compress.trained import RoundedInput, rounding_of
 from ..errors import ExportError
 from ..models.preprocessing import Preprocessing, read_preprocessing
 from ..utils.files import PathLike

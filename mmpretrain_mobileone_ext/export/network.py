@@ -23,7 +23,7 @@ from mmpretrain.models.utils import ClsDataPreprocessor
 from torch import Tensor, nn
 
 from ..coreml.compress.given import TrainedLayer
-from ..coreml.trained import Grids, RoundedInput, scaled_alike, settle, trained_layers
+from ..coreml.compress.trained import Grids, RoundedInput, scaled_alike, settle, trained_layers
 from ..errors import ExportError, FoldError, ParityError
 from ..models import switch_to_deploy
 from ..models.preprocessing import Preprocessing, read_preprocessing

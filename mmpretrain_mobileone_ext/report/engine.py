@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from ..coreml.neural_engine.verdict import by_chips, preflight, stored_words
 from ..coreml.program.graph import Program
 from ..coreml.runtime.engine.chips import CHIPS, DEFAULT_CHIPS, GUIDE
-from ..neural_engine.verdict import by_chips, preflight, stored_words
 
 __all__ = ['GUIDE', 'EngineChip', 'EngineGroup', 'EngineReport', 'engine_report']
 

@@ -31,8 +31,8 @@ from ..utils.text import (
     worth,
 )
 from .data import FormRow, ReportData, plain
-from .page_plots import drift_plot, ranges_plot
-from .pareto import pareto_plot, search_plot
+from .plots.page_plots import drift_plot, ranges_plot
+from .plots.pareto import pareto_plot, search_plot
 
 PAGE, FIGURES = 'report.html', 'report.json'
 _TEMPLATES = Path(__file__).with_name('templates')

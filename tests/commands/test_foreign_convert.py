@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 
 from mmpretrain_mobileone_ext import ConfigurableMobileOne
 from mmpretrain_mobileone_ext.checkpoints.load import load_checkpoint_file
-from mmpretrain_mobileone_ext.commands.convert import convert_checkpoint
+from mmpretrain_mobileone_ext.commands.checkpoints.convert import convert_checkpoint
 from mmpretrain_mobileone_ext.errors import CheckpointError
 from mmpretrain_mobileone_ext.utils.files import file_sha256
 

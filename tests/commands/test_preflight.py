@@ -10,9 +10,9 @@ from crafted_kit import Crafted
 
 from mmpretrain_mobileone_ext.commands.cli import guarded
 from mmpretrain_mobileone_ext.commands.preflight import run
+from mmpretrain_mobileone_ext.coreml.neural_engine.verdict import preflight
 from mmpretrain_mobileone_ext.coreml.program.read import read_program
 from mmpretrain_mobileone_ext.coreml.runtime.engine.chips import CHIPS, DEFAULT_CHIPS, LABELS
-from mmpretrain_mobileone_ext.neural_engine.verdict import preflight
 
 SHAPE = (1, 4, 6, 5)
 

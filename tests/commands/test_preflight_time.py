@@ -11,9 +11,9 @@ from bench_json import GOOD
 from crafted_kit import Crafted
 
 from mmpretrain_mobileone_ext.commands.preflight import run
+from mmpretrain_mobileone_ext.coreml.neural_engine.latency.calibrate import read_samples
 from mmpretrain_mobileone_ext.coreml.swift.facts import digest
 from mmpretrain_mobileone_ext.errors import ExportError, MobileOneExtError, SpecError
-from mmpretrain_mobileone_ext.neural_engine.latency.calibrate import read_samples
 
 SHAPE = (1, 4, 6, 5)
 

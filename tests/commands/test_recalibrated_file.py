@@ -8,7 +8,7 @@ from toy_runner import loader as loader_cfg
 from toy_runner import toy_cfg
 
 from mmpretrain_mobileone_ext.checkpoints.load import load_checkpoint_file, save_checkpoint_atomic
-from mmpretrain_mobileone_ext.commands.recalibrate import recalibrate_checkpoint
+from mmpretrain_mobileone_ext.commands.checkpoints.recalibrate import recalibrate_checkpoint
 from mmpretrain_mobileone_ext.errors import CheckpointError, MobileOneExtError
 
 

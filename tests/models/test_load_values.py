@@ -12,7 +12,7 @@ from mmpretrain.registry import MODELS
 
 from mmpretrain_mobileone_ext import ConfigurableMobileOne
 from mmpretrain_mobileone_ext.checkpoints.deploy_file import write_deploy_file
-from mmpretrain_mobileone_ext.commands.convert import convert_checkpoint
+from mmpretrain_mobileone_ext.commands.checkpoints.convert import convert_checkpoint
 from mmpretrain_mobileone_ext.errors import CheckpointError, ExportError
 from mmpretrain_mobileone_ext.export.source import load_source
 

@@ -6,9 +6,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mmpretrain_mobileone_ext.report import Drift
-from mmpretrain_mobileone_ext.report import page_plots as draw
 from mmpretrain_mobileone_ext.report.layers import OperationDrift, WeightRange
-from mmpretrain_mobileone_ext.report.page_plots import drift_plot, ranges_plot
+from mmpretrain_mobileone_ext.report.plots import page_plots as draw
+from mmpretrain_mobileone_ext.report.plots.page_plots import drift_plot, ranges_plot
 
 ROWS = (
     OperationDrift('a', 'conv', 'fp16', 1e-4, 12.0, 0),

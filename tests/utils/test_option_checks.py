@@ -21,9 +21,9 @@ from mmpretrain_mobileone_ext import (
     switch_to_deploy,
 )
 from mmpretrain_mobileone_ext.checkpoints.deploy_file import write_deploy_file
-from mmpretrain_mobileone_ext.commands.convert import convert_checkpoint
+from mmpretrain_mobileone_ext.commands.checkpoints.convert import convert_checkpoint
+from mmpretrain_mobileone_ext.commands.checkpoints.recalibrate import recalibrate_checkpoint
 from mmpretrain_mobileone_ext.commands.mmdeploy.deploy_config import DeployOptions
-from mmpretrain_mobileone_ext.commands.recalibrate import recalibrate_checkpoint
 from mmpretrain_mobileone_ext.coreml import export_coreml
 from mmpretrain_mobileone_ext.errors import MobileOneExtError, SpecError
 from mmpretrain_mobileone_ext.export.options import ExportOptions

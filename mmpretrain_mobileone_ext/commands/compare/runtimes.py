@@ -20,14 +20,14 @@ from mmengine.analysis import get_model_complexity_info
 from torch import Tensor, nn
 
 from ...coreml.convert import INPUT, PROBABILITIES, convert_and_save
+from ...coreml.neural_engine.forecast import estimate_of
+from ...coreml.neural_engine.latency.estimate import Estimate, fitted_model
 from ...coreml.runtime.engine.chips import CHIPS
 from ...coreml.runtime.load import load_program
 from ...errors import ParityError
 from ...export.job import load_job
 from ...export.options import ExportOptions
 from ...models import switch_to_deploy
-from ...neural_engine.forecast import estimate_of
-from ...neural_engine.latency.estimate import Estimate, fitted_model
 from ...utils.files import tree_bytes
 from ...utils.parity import TOLERANCES, Tolerance, compare, fold_tolerance
 from ...utils.text import Steps

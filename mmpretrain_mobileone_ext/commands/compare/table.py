@@ -11,8 +11,8 @@ from typing import Any, NamedTuple, Optional
 
 from rich.table import Table
 
+from ...coreml.neural_engine.latency.estimate import Estimate
 from ...errors import MobileOneExtError
-from ...neural_engine.latency.estimate import Estimate
 from ...report.figures import BLUE, VERMILION, new_figure, place_labels, save_figure
 from ...utils.files import write_json, write_text, write_whole
 from ...utils.text import DASH, csv_text, figures_table, markdown, markdown_table, plot_label
@@ -55,7 +55,7 @@ class DeviceLatency:
 class EstimatedLatency(NamedTuple):
     """Milliseconds on an iPhone 12 by the model of time; no bounds where only the order counts.
 
-    ``neural_engine.latency.estimate`` says what the bounds are.
+    ``coreml.neural_engine.latency.estimate`` says what the bounds are.
     """
 
     ms: float

@@ -56,7 +56,7 @@ def convert_parser() -> ToolParser:
 def convert(words: Sequence[str]) -> Path:
     """Rename as the words say; returns the file."""
     args = vars(convert_parser().parse_args(words))
-    from ..convert import convert_checkpoint
+    from ..checkpoints.convert import convert_checkpoint
 
     return convert_checkpoint(args.pop('checkpoint'), args.pop('to'), args.pop('out'), **args)
 
@@ -83,7 +83,7 @@ def recalibrate_parser() -> ToolParser:
 def recalibrate(words: Sequence[str]) -> Path:
     """Recalibrate as the words say, and print both scores; returns the file."""
     args = vars(recalibrate_parser().parse_args(words))
-    from ..recalibrate import recalibrate_checkpoint
+    from ..checkpoints.recalibrate import recalibrate_checkpoint
 
     done = recalibrate_checkpoint(
         args.pop('config'), args.pop('checkpoint'), args.pop('out'), progress=True, **args

@@ -17,8 +17,8 @@ from mmpretrain_mobileone_ext.commands.benchmark.latency.run import (
     write_features,
 )
 from mmpretrain_mobileone_ext.commands.benchmark.latency.table import forms_table, lines
+from mmpretrain_mobileone_ext.coreml.neural_engine.latency.published import published
 from mmpretrain_mobileone_ext.errors import MobileOneExtError, SpecError
-from mmpretrain_mobileone_ext.neural_engine.latency.published import published
 from mmpretrain_mobileone_ext.utils.text import PlainConsole
 
 MEASURED = Path(__file__).resolve().parents[3] / 'docs/measured/latency.json'

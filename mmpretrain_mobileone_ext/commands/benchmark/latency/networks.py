@@ -13,11 +13,11 @@ from typing import Any
 from mmpretrain.apis import ModelHub
 
 from ....coreml.convert import convert_and_save
+from ....coreml.neural_engine.latency.features import Layer, layers_of
 from ....coreml.program.read import read_program
 from ....errors import MobileOneExtError
 from ....export.job import load_job
 from ....export.options import ExportOptions
-from ....neural_engine.latency.features import Layer, layers_of
 from ....utils.text import Steps
 from ..fake_data import CLASSES, MEAN, STD, build_classifier, classifier_config
 from .plain import ACTIVATIONS, PLANS

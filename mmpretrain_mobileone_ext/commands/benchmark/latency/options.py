@@ -33,7 +33,7 @@ class LatencyOptions:
     )
     write_model: Optional[Path] = option(  # noqa: RUF009
         None,
-        'write the fitted model, which the package has as neural_engine/latency/fitted.json',
+        'write the fitted model, which the package has as coreml/neural_engine/latency/fitted.json',
         type=Path,
         metavar='FILE',
     )

@@ -14,13 +14,13 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any, Optional
 
+from ....coreml.neural_engine.latency import estimate
+from ....coreml.neural_engine.latency.estimate import COVERAGE, LatencyModel, bar_of
+from ....coreml.neural_engine.latency.features import Layer, as_rows, from_rows, has_attention
+from ....coreml.neural_engine.latency.fit import Quality, Sample, leave_one_out
+from ....coreml.neural_engine.latency.forms import CHOSEN, FORMS, count
+from ....coreml.neural_engine.latency.published import published
 from ....errors import MobileOneExtError
-from ....neural_engine.latency import estimate
-from ....neural_engine.latency.estimate import COVERAGE, LatencyModel, bar_of
-from ....neural_engine.latency.features import Layer, as_rows, from_rows, has_attention
-from ....neural_engine.latency.fit import Quality, Sample, leave_one_out
-from ....neural_engine.latency.forms import CHOSEN, FORMS, count
-from ....neural_engine.latency.published import published
 from ....utils.files import check_writable, write_json, write_whole
 from ....utils.machine import machine
 from ....utils.text import PlainConsole, Steps, own_command

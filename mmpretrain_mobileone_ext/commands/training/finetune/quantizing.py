@@ -11,7 +11,7 @@ from mmengine.config import Config
 from mmpretrain.registry import HOOKS
 from torch import nn
 
-from ....coreml.trained import Rounding, oldest_target
+from ....coreml.compress.trained import Rounding, oldest_target
 from ....errors import MobileOneExtError
 from ....models.preprocessing import step_name
 from ....models.quantization import Quantizer, add_quantizers, quantizers

@@ -6,17 +6,17 @@ import numpy as np
 import pytest
 from engine_kit import Made
 
-from mmpretrain_mobileone_ext.coreml.program.graph import Packed, Value
-from mmpretrain_mobileone_ext.coreml.runtime.engine.chips import find_chip
-from mmpretrain_mobileone_ext.errors import ProgramError
-from mmpretrain_mobileone_ext.neural_engine.latency.features import (
+from mmpretrain_mobileone_ext.coreml.neural_engine.latency.features import (
     INPUT,
     as_rows,
     from_rows,
     has_attention,
     layers_of,
 )
-from mmpretrain_mobileone_ext.neural_engine.latency.forms import count
+from mmpretrain_mobileone_ext.coreml.neural_engine.latency.forms import count
+from mmpretrain_mobileone_ext.coreml.program.graph import Packed, Value
+from mmpretrain_mobileone_ext.coreml.runtime.engine.chips import find_chip
+from mmpretrain_mobileone_ext.errors import ProgramError
 
 MAP, VECTOR = (1, 16, 32, 32), (1, 16, 1, 1)
 BYTES = 2 * 16 * 32 * 32

@@ -6,10 +6,10 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Optional
 
-from ..coreml.program.graph import Program
-from ..coreml.runtime.engine.chips import Chip
-from ..errors import ProgramError
-from ..utils.text import counted
+from ...errors import ProgramError
+from ...utils.text import counted
+from ..program.graph import Program
+from ..runtime.engine.chips import Chip
 from .latency.estimate import Estimate, Estimator, LatencyModel
 from .latency.features import Layer, layers_of
 from .suggest import Suggestion, suggest

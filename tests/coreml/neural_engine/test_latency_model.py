@@ -17,10 +17,8 @@ from mmpretrain_mobileone_ext.commands.benchmark.latency.run import (
     read_features,
     thirty,
 )
-from mmpretrain_mobileone_ext.coreml.runtime.engine.chips import CHIPS, find_chip
-from mmpretrain_mobileone_ext.errors import MobileOneExtError, SpecError
-from mmpretrain_mobileone_ext.neural_engine.latency.calibrate import calibrate
-from mmpretrain_mobileone_ext.neural_engine.latency.estimate import (
+from mmpretrain_mobileone_ext.coreml.neural_engine.latency.calibrate import calibrate
+from mmpretrain_mobileone_ext.coreml.neural_engine.latency.estimate import (
     NOT_FITTED,
     ORDER,
     PREDICTED,
@@ -28,11 +26,18 @@ from mmpretrain_mobileone_ext.neural_engine.latency.estimate import (
     bar_of,
     fitted_model,
 )
-from mmpretrain_mobileone_ext.neural_engine.latency.features import Layer, has_attention
-from mmpretrain_mobileone_ext.neural_engine.latency.fit import Sample, fit, leave_one_out
-from mmpretrain_mobileone_ext.neural_engine.latency.forms import CHOSEN, FORMS, count, products
-from mmpretrain_mobileone_ext.neural_engine.latency.published import published
-from mmpretrain_mobileone_ext.neural_engine.suggest import at_resolution
+from mmpretrain_mobileone_ext.coreml.neural_engine.latency.features import Layer, has_attention
+from mmpretrain_mobileone_ext.coreml.neural_engine.latency.fit import Sample, fit, leave_one_out
+from mmpretrain_mobileone_ext.coreml.neural_engine.latency.forms import (
+    CHOSEN,
+    FORMS,
+    count,
+    products,
+)
+from mmpretrain_mobileone_ext.coreml.neural_engine.latency.published import published
+from mmpretrain_mobileone_ext.coreml.neural_engine.suggest import at_resolution
+from mmpretrain_mobileone_ext.coreml.runtime.engine.chips import CHIPS, find_chip
+from mmpretrain_mobileone_ext.errors import MobileOneExtError, SpecError
 
 A14 = CHIPS['A14']
 

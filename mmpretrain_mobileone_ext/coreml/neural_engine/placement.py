@@ -6,8 +6,8 @@ from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Optional
 
-from ..coreml.program.graph import Operation, Program, sources
-from ..coreml.runtime.engine.chips import Chip, weakest
+from ..program.graph import Operation, Program, sources
+from ..runtime.engine.chips import Chip, weakest
 from .matrix import look_up
 from .rules import Finding, findings
 from .view import Values, View

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Optional
 
-from ..utils.text import percent, shown, size
-from .data import Candidate, ReportData
-from .figures import place_labels
+from ...utils.text import percent, shown, size
+from ..data import Candidate, ReportData
+from ..figures import place_labels
 from .page_plots import ACCENT, BAD, INK, MUTED, OTHER, PAPER, Width, picture
 
 #: How many times the bound the picture goes below the best form.

@@ -7,9 +7,9 @@ from typing import Any
 
 import torch
 
-from ..coreml.program.graph import Feature, Operation, Program
-from ..coreml.runtime.load import ReferenceProgram
-from ..errors import ProgramError
+from ...errors import ProgramError
+from ..program.graph import Feature, Operation, Program
+from ..runtime.load import ReferenceProgram
 
 _TYPES = {'int32': torch.int32}
 

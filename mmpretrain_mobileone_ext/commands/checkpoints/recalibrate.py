@@ -12,14 +12,14 @@ from uuid import uuid4
 from mmengine.config import Config
 from mmengine.runner import Runner
 
-from ..checkpoints.deploy_file import provenance
-from ..checkpoints.load import load_checkpoint_file, save_checkpoint_atomic
-from ..errors import CheckpointError, MobileOneExtError, SpecError
-from ..hooks.bn_recalibration import recalibrate, tracking_norms, training_loader
-from ..utils.checks import boolean, integer
-from ..utils.config import read_config, types_by_name
-from ..utils.files import existing_file, free_target
-from ..utils.text import Steps
+from ...checkpoints.deploy_file import provenance
+from ...checkpoints.load import load_checkpoint_file, save_checkpoint_atomic
+from ...errors import CheckpointError, MobileOneExtError, SpecError
+from ...hooks.bn_recalibration import recalibrate, tracking_norms, training_loader
+from ...utils.checks import boolean, integer
+from ...utils.config import read_config, types_by_name
+from ...utils.files import existing_file, free_target
+from ...utils.text import Steps
 
 PathLike = Union[str, Path]
 _KEPT = ('dataset_meta', 'CLASSES', 'epoch', 'iter')

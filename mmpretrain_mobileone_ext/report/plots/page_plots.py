@@ -11,10 +11,10 @@ from dataclasses import dataclass
 from html import escape
 from typing import Any, Optional
 
-from ..utils.parity import FP16_MAX
-from ..utils.text import TIMES, decibel, magnitude, shown, small
-from .data import Drift
-from .layers import WeightRange
+from ...utils.parity import FP16_MAX
+from ...utils.text import TIMES, decibel, magnitude, shown, small
+from ..data import Drift
+from ..layers import WeightRange
 
 #: Colours on the canvas that stand for the page's variables, so that one picture serves light and
 #: dark.

@@ -12,10 +12,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
-from ...coreml.program.read import read_program
-from ...coreml.swift.bench import BenchResult, read_bench_json
-from ...coreml.swift.facts import digest
-from ...errors import SpecError
+from ....errors import SpecError
+from ...program.read import read_program
+from ...swift.bench import BenchResult, read_bench_json
+from ...swift.facts import digest
 from .estimate import LatencyModel, bar_of
 from .features import has_attention, layers_of
 from .fit import Sample, fit_scale, leave_one_out

@@ -9,9 +9,9 @@ from mmpretrain_mobileone_ext.coreml.compress.apply import apply_plan
 from mmpretrain_mobileone_ext.coreml.compress.kmeans import Palettes
 from mmpretrain_mobileone_ext.coreml.compress.scheme import fixed_scheme
 from mmpretrain_mobileone_ext.coreml.compress.weights import find_weights
+from mmpretrain_mobileone_ext.coreml.neural_engine.weights import weights_of
 from mmpretrain_mobileone_ext.coreml.program.read import read_program
 from mmpretrain_mobileone_ext.coreml.runtime.engine.chips import CHIPS
-from mmpretrain_mobileone_ext.neural_engine.weights import weights_of
 
 #: Of scalars and shapes in the specification, which the way to store does not count.
 _FEW = 40

@@ -16,9 +16,9 @@ from typing import Any, Optional
 
 import numpy as np
 
-from ...coreml.program.graph import Operation, Program, sources, walk
-from ...coreml.runtime.engine.chips import CHIPS, Chip
-from ...errors import ProgramError
+from ....errors import ProgramError
+from ...program.graph import Operation, Program, sources, walk
+from ...runtime.engine.chips import CHIPS, Chip
 from ..shapes import with_shapes
 from ..weights import weights_of
 

@@ -7,12 +7,16 @@ import pytest
 from engine_kit import Made
 
 from mmpretrain_mobileone_ext.commands.benchmark.latency.run import LAYERS, read_features
+from mmpretrain_mobileone_ext.coreml.neural_engine.latency.estimate import (
+    ORDER,
+    Estimator,
+    fitted_model,
+)
+from mmpretrain_mobileone_ext.coreml.neural_engine.latency.features import layers_of
+from mmpretrain_mobileone_ext.coreml.neural_engine.latency.forms import WORKING_SET
+from mmpretrain_mobileone_ext.coreml.neural_engine.suggest import CHANGES, UNSEEN, suggest
 from mmpretrain_mobileone_ext.coreml.program.graph import Value
 from mmpretrain_mobileone_ext.coreml.runtime.engine.chips import CHIPS
-from mmpretrain_mobileone_ext.neural_engine.latency.estimate import ORDER, Estimator, fitted_model
-from mmpretrain_mobileone_ext.neural_engine.latency.features import layers_of
-from mmpretrain_mobileone_ext.neural_engine.latency.forms import WORKING_SET
-from mmpretrain_mobileone_ext.neural_engine.suggest import CHANGES, UNSEEN, suggest
 
 ESTIMATE = Estimator(fitted_model(), CHIPS['A14'])
 WIDE, VECTOR = (1, 64, 112, 112), (1, 64, 1, 1)

@@ -6,15 +6,15 @@ import torch
 from helpers import assert_close
 from torch import nn
 
-from mmpretrain_mobileone_ext.coreml.program import quiet
-from mmpretrain_mobileone_ext.coreml.program.read import read_program
-from mmpretrain_mobileone_ext.coreml.runtime.load import load_program
-from mmpretrain_mobileone_ext.coreml.trained import (
+from mmpretrain_mobileone_ext.coreml.compress.trained import (
     RoundedInput,
     Rounding,
     rounding_of,
     teach_rounding,
 )
+from mmpretrain_mobileone_ext.coreml.program import quiet
+from mmpretrain_mobileone_ext.coreml.program.read import read_program
+from mmpretrain_mobileone_ext.coreml.runtime.load import load_program
 from mmpretrain_mobileone_ext.models import quantization as q
 
 INPUTS = 0.03 * torch.arange(-150.0, 150).view(1, 3, 10, 10)

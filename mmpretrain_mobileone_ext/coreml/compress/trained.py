@@ -15,12 +15,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ..errors import ExportError
-from ..models.block import MobileOneBlock
-from ..models.quantization import QuantizedLinear, Quantizer, WeightGrid, quantizers, replace_layer
-from .compress.codes import Integers
-from .compress.given import TrainedLayer
-from .program import quiet
+from ...errors import ExportError
+from ...models.block import MobileOneBlock
+from ...models.quantization import QuantizedLinear, Quantizer, WeightGrid, quantizers, replace_layer
+from ..program import quiet
+from .codes import Integers
+from .given import TrainedLayer
 
 #: Name of a layer in a network to what its weight is rounded to.
 Grids = Mapping[str, WeightGrid]

@@ -7,8 +7,8 @@ from typing import Any, Optional
 
 import numpy as np
 
-from ..coreml.program.graph import Operation, Program, Shape, Value, sources, walk
-from ..coreml.runtime.engine.chips import DECODED, MEASURED, Chip, Fact, weakest
+from ..program.graph import Operation, Program, Shape, Value, sources, walk
+from ..runtime.engine.chips import DECODED, MEASURED, Chip, Fact, weakest
 
 
 class Values:

@@ -12,8 +12,8 @@ from typing import Any, NamedTuple, Optional
 
 import numpy as np
 
-from ...coreml.runtime.engine.chips import Chip
-from ...errors import SpecError
+from ....errors import SpecError
+from ...runtime.engine.chips import Chip
 from .features import Layer, has_attention
 from .fit import Quality
 from .forms import FORMS, WAITS, Form, count, waits_of

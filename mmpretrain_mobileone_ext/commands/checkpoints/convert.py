@@ -9,11 +9,11 @@ import torch
 from mmpretrain.apis import ModelHub
 from torch import nn
 
-from ..checkpoints.deploy_file import provenance
-from ..checkpoints.load import load_checkpoint_file, save_checkpoint_atomic
-from ..errors import CheckpointError
-from ..models import ConfigurableMobileOne, DeployableClassifier, verified_switch_to_deploy
-from ..models.loading.state_dict import (
+from ...checkpoints.deploy_file import provenance
+from ...checkpoints.load import load_checkpoint_file, save_checkpoint_atomic
+from ...errors import CheckpointError
+from ...models import ConfigurableMobileOne, DeployableClassifier, verified_switch_to_deploy
+from ...models.loading.state_dict import (
     BACKBONE,
     LAYOUTS,
     MMPRETRAIN,
@@ -21,11 +21,11 @@ from ..models.loading.state_dict import (
     recognize_any,
     translate,
 )
-from ..models.spec import PRESETS
-from ..utils.checks import boolean, one_of
-from ..utils.config import read_config
-from ..utils.files import free_target, write_json
-from ..utils.text import one_line
+from ...models.spec import PRESETS
+from ...utils.checks import boolean, one_of
+from ...utils.config import read_config
+from ...utils.files import free_target, write_json
+from ...utils.text import one_line
 
 PathLike = Union[str, Path]
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from ...errors import SpecError
+from ....errors import SpecError
 from .forms import Counts, Form
 
 #: A parameter that a fit does not need goes to one of these ends, where it changes nothing.

@@ -6,10 +6,10 @@ from dataclasses import replace
 
 from engine_kit import Made
 
+from mmpretrain_mobileone_ext.coreml.neural_engine.placement import place
+from mmpretrain_mobileone_ext.coreml.neural_engine.shapes import with_shapes
 from mmpretrain_mobileone_ext.coreml.program.read import read_program
 from mmpretrain_mobileone_ext.coreml.runtime.engine.chips import CHIPS
-from mmpretrain_mobileone_ext.neural_engine.placement import place
-from mmpretrain_mobileone_ext.neural_engine.shapes import with_shapes
 
 
 def test_shapes_are_those_of_the_network(tiny_model):

@@ -12,8 +12,8 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any, NamedTuple, Optional
 
-from ..coreml.runtime.engine.chips import TIERS
-from ..utils.text import counted
+from ...utils.text import counted
+from ..runtime.engine.chips import TIERS
 from .latency.estimate import ORDER, Estimate, Estimator
 from .latency.features import INPUT, Layer, Shape
 from .latency.forms import CORES, WORKING_SET

@@ -10,8 +10,8 @@ import math
 from collections.abc import Iterator, Sequence
 from typing import Callable, NamedTuple, Optional
 
-from ..coreml.program.graph import Shape
-from ..coreml.runtime.engine.chips import BYTES, MEASURED, UNKNOWN, Fact
+from ..program.graph import Shape
+from ..runtime.engine.chips import BYTES, MEASURED, UNKNOWN, Fact
 from .view import View
 
 

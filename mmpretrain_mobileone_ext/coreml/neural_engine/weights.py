@@ -11,8 +11,8 @@ from typing import NamedTuple, Optional
 
 import numpy as np
 
-from ..coreml.program.graph import Operation, Packed
-from ..coreml.runtime.engine.chips import (
+from ..program.graph import Operation, Packed
+from ..runtime.engine.chips import (
     BYTES,
     DECODED,
     MEASURED,

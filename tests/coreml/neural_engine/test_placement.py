@@ -8,11 +8,11 @@ from engine_kit import IMAGE, Made
 from hypothesis import given
 from hypothesis import strategies as st
 
+from mmpretrain_mobileone_ext.coreml.neural_engine.placement import place, segments, switches
+from mmpretrain_mobileone_ext.coreml.neural_engine.rules import _RULES
+from mmpretrain_mobileone_ext.coreml.neural_engine.verdict import judge
 from mmpretrain_mobileone_ext.coreml.program.graph import Block, Feature, Packed, Value, sources
 from mmpretrain_mobileone_ext.coreml.runtime.engine.chips import CHIPS, MEASURED, UNKNOWN
-from mmpretrain_mobileone_ext.neural_engine.placement import place, segments, switches
-from mmpretrain_mobileone_ext.neural_engine.rules import _RULES
-from mmpretrain_mobileone_ext.neural_engine.verdict import judge
 
 
 def last(made, chip='M1'):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from mmpretrain_mobileone_ext.coreml.neural_engine import matrix
 from mmpretrain_mobileone_ext.coreml.runtime.engine.chips import (
     CHIPS,
     LABELS,
@@ -15,7 +16,6 @@ from mmpretrain_mobileone_ext.coreml.runtime.engine.chips import (
     weakest,
 )
 from mmpretrain_mobileone_ext.errors import SpecError
-from mmpretrain_mobileone_ext.neural_engine import matrix
 
 BY_MARK = {'n': 'native', 'b': 'bridge', 'g': 'family-gated', '-': 'no path'}
 #: Cells read from the page once more, by another hand than the table's: operation and its marks on

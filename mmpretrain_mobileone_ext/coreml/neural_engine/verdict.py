@@ -6,9 +6,9 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Optional
 
-from ..coreml.program.graph import Program
-from ..coreml.runtime.engine.chips import UNKNOWN, Chip, weakest
-from ..utils.text import counted
+from ...utils.text import counted
+from ..program.graph import Program
+from ..runtime.engine.chips import UNKNOWN, Chip, weakest
 from .placement import Placement, Segment, place, segments
 from .shapes import with_shapes
 

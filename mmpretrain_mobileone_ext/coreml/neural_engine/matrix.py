@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from ..coreml.runtime.engine.chips import MEASURED, PREDICTED, UNKNOWN, Chip, weakest
+from ..runtime.engine.chips import MEASURED, PREDICTED, UNKNOWN, Chip, weakest
 
 #: The table's words. Native: compiled and run by itself. Bridge: taken apart, in software, or
 #: within another operation. Gated: not yet on this generation. No path: on none.

@@ -1,0 +1,1 @@
+"""What changes a checkpoint and writes another."""
