@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from matplotlib.text import Text
 from report_kit import bare, sample
 
-from mmpretrain_mobileone_ext.report import Candidate, FormRow, ReportData, figures, pareto
+from mmpretrain_mobileone_ext.report import Candidate, FormRow, ReportData, figures
+from mmpretrain_mobileone_ext.report.plots import pareto
 from mmpretrain_mobileone_ext.report.plots.page_plots import WIDTHS, figure, style
 
 LENGTHS = ('int8', 'palettize4', 'fp16', 'branches', 'folded', 'fp32', 'pruned', 'joint')
