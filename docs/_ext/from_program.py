@@ -39,7 +39,8 @@ _SHOWN_SCHEMES = (
 )
 _METHODS = '| method | what it is |\n|---|---|'
 _CHIPS = (
-    '| chip | sums of products end at 32768 | denormal sums are 0 | slices of rows end at 4094 |\n'
+    '| chip | sums of products from 32768 on are infinite | denormal sums of products are 0 '
+    '| above 4094 infinite in slices within a row |\n'
     '|---|---|---|---|'
 )
 _OPERATIONS = '| operation | parameters | what it computes |\n|---|---|---|'
