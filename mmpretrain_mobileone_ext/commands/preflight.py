@@ -58,7 +58,7 @@ def run(argv: Optional[Sequence[str]] = None) -> int:
         check_apart({'--json': to_file}, {'--calibrate': path})
     check_writable(to_file)
     programs = [_read(path) for path in given.models]
-    model, calibrated = _model(given.calibrate, given.models)
+    model, calibrated = _model(given.calibrate, given.models, chips[0])
     found = [_judge(program, chips, model, given.suggest) for program in programs]
     if given.json is not None:
         _write([one.document(given.all) for one in found], to_file)
@@ -81,11 +81,11 @@ class _Found(NamedTuple):
         return {**to_dict(self.program, self.verdicts, each), 'latency': latency}
 
 
-def _model(benches: Sequence[Path], models: Sequence[Path]) -> tuple[LatencyModel, str]:
+def _model(benches: Sequence[Path], models: Sequence[Path], chip: Chip) -> tuple[LatencyModel, str]:
     """The model of time, and what was done for it in a line; '' for nothing."""
     if not benches:
         return fitted_model(), ''
-    samples, device = read_samples(benches, models)
+    samples, device = read_samples(benches, models, chip)
     return calibrate(fitted_model(), samples, device)
 
 

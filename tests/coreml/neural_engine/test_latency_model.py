@@ -252,7 +252,10 @@ def test_one_benchmark_scales_everything(samples):
         assert found.model.form.total_ms(other.counted, found.model.values) == pytest.approx(
             2 * model.form.total_ms(other.counted, model.values), rel=1e-4
         )
-    assert found.words == 'calibrated to iPhone15,2 by 1 benchmark: one scale of 2.00'
+    assert found.words.startswith(
+        'calibrated to iPhone15,2 by 1 network: one scale of 2.00; so few'
+    )
+    assert 'bounds are at least those of the iPhone 12' in found.words
     assert found.model.is_calibrated
     assert Estimator(found.model, find_chip('A17'))._speed == (1, 1)
 
@@ -274,11 +277,17 @@ def test_some_benchmarks_fit_floor_and_scale(samples):
 def test_many_benchmarks_recover_all_parameters(samples):
     model = fitted_model()
     truth = {'floor': 0.25, 'rate': 3000.0, 'bandwidth': 60.0, 'maps': 150.0}
+    # Files in several folders, each with the same name.
     made = [bench(s, model.form.total_ms(s.counted, truth)) for s in samples]
+    made = [replace(s, name='bench.json') for s in made]
     found = calibrate(model, made, 'iPhone15,2')
     assert found.model.values == pytest.approx(truth, rel=1e-3)
     assert found.model.bar < 1e-3
     assert 'all 4 parameters fitted' in found.words
+    wild = [replace(s, ms=s.ms * (1 + i % 2)) for i, s in enumerate(made)]
+    named = [replace(s, name=str(i)) for i, s in enumerate(wild)]
+    bars = [calibrate(model, given, 'iPhone15,2').model.bar for given in (wild, named)]
+    assert bars[0] == bars[1] > 0.1
 
 
 def test_attention_calibrates_nothing(samples):
