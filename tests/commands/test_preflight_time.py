@@ -132,6 +132,36 @@ def test_preflight_takes_benchmarks(package, tmp_path, capsys):
     assert 'calibrated to iPhone15,2 by 1 network: one scale of' in text
 
 
+def test_what_is_said_of_a_calibrated_estimate_is_of_the_device(package, tmp_path, capsys):
+    path, out = bench(tmp_path, package), tmp_path / 'preflight.json'
+    run([str(package), '--chip', 'A17', '--calibrate', str(path), '--json', str(out)])
+    text = capsys.readouterr().out
+    assert 'through Core ML on the device iPhone15,2, the median of a bench' in text
+    assert 'published' not in text
+    model = json.loads(out.read_text())['latency_model']
+    assert (model['device'], model['is_calibrated']) == ('iPhone15,2', True)
+    assert model['calibration'] in text
+    run([str(package), '--chip', 'A14'])
+    assert 'as published for an iPhone 12' in capsys.readouterr().out
+
+
+@pytest.mark.parametrize('chips', [[], ['--chip', 'A14', 'A15']])
+def test_a_calibration_needs_its_one_chip(package, tmp_path, chips):
+    with pytest.raises(SpecError, match='--calibrate needs --chip with the one chip') as caught:
+        run([str(package), *chips, '--calibrate', str(bench(tmp_path, package))])
+    assert '\n' not in str(caught.value)
+
+
+def test_parts_and_suggestions_are_of_the_first_chip_with_bounds(tmp_path, capsys):
+    path = str(crafted(tmp_path, 'silu', shape=(1, 64, 112, 112)))
+    run([path, '--suggest'])
+    text = capsys.readouterr().out
+    assert 'of it on A14: floor' in text
+    assert 'on A14, what would shorten it' in text
+    run([path, '--suggest', '--chip', 'A13'])
+    assert 'on A13, what would shorten it' in capsys.readouterr().out
+
+
 def test_preflight_tells_the_time_and_what_shortens_it(package, tmp_path, capsys):
     out = tmp_path / 'preflight.json'
     words = [str(package), '--chip', 'A14', 'A13', '--suggest', '--all', '--json', str(out)]

@@ -15,12 +15,21 @@ from .latency.features import Layer, layers_of
 from .suggest import Suggestion, suggest
 from .verdict import Verdict
 
-#: What a reader has to know of every estimate.
-CAVEAT = (
+_BOUNDS = 'bounds are made to hold 8 of 10 further networks of this kind'
+_CAVEAT = (
     'Estimates are of one prediction with its round trip through Core ML, as published for an '
-    'iPhone 12 in 2022: 8 of 10 networks that the fit had not seen lay within the bounds. A bench '
-    'on your device says more; --calibrate reads it.'
+    f'iPhone 12 in 2022, the fastest of about 1000; {_BOUNDS}. A bench on your device says more; '
+    '--calibrate reads it.'
 )
+_CALIBRATED = (
+    'Estimates are of one prediction with its round trip through Core ML on the device {device}, '
+    f'the median of a bench; {_BOUNDS}.'
+)
+
+
+def caveat(model: LatencyModel) -> str:
+    """What a reader has to know of every estimate by a model."""
+    return _CALIBRATED.format(device=model.device) if model.is_calibrated else _CAVEAT
 
 
 @dataclass(frozen=True)
@@ -79,13 +88,19 @@ class Forecast:
         )
 
 
+def clearest(found: Sequence[Forecast]) -> Forecast:
+    """The first with bounds; else the first."""
+    bound = (f for f in found if f.estimate is not None and f.estimate.low is not None)
+    return next(bound, found[0])
+
+
 def forecasts(
     program: Program,
     verdicts: Iterable[Verdict],
     model: LatencyModel,
     with_suggestions: bool = False,
 ) -> tuple[Forecast, ...]:
-    """Estimate a file on the chips of its verdicts; a calibrated model knows only the first.
+    """Estimate a file on the chips of its verdicts; a calibrated model holds for one, the first.
 
     Args:
         program: as read from disk.
