@@ -156,4 +156,4 @@ def _file(bench: BenchResult, known: Mapping[str, Path]) -> Path:
 
 def _sample(path: Path, ms: float, chip: Chip) -> Sample:
     layers = layers_of(read_program(path), chip)
-    return Sample(path.name, count(layers), ms, has_attention(layers))
+    return Sample(path.name, count(layers, chip), ms, has_attention(layers))

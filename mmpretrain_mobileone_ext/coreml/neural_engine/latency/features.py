@@ -87,6 +87,7 @@ class Layer:
         kernel, stride: of a convolution or pooling, (height, width).
         groups: of a convolution.
         is_fused: costs no pass of its own.
+        dilation: of a convolution, (height, width).
     """
 
     name: str
@@ -102,6 +103,7 @@ class Layer:
     stride: tuple[int, int] = (1, 1)
     groups: int = 1
     is_fused: bool = False
+    dilation: tuple[int, int] = (1, 1)
 
     @property
     def has_table(self) -> bool:
@@ -233,6 +235,7 @@ def _geometry(op: Operation, weight: Optional[np.ndarray]) -> dict[str, Any]:
             kernel=_pair(kernel),
             stride=_pair(op.inputs.get('strides', (1, 1))),
             groups=int(op.inputs.get('groups', 1)),
+            dilation=_pair(op.inputs.get('dilations', (1, 1))),
         )
     if op.type.endswith('_pool'):
         return dict(
