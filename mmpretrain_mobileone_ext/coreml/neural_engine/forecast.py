@@ -13,17 +13,18 @@ from ..runtime.engine.chips import Chip
 from .latency.estimate import Estimate, Estimator, LatencyModel
 from .latency.features import Layer, layers_of
 from .suggest import Suggestion, suggest
-from .verdict import Verdict
+from .verdict import Verdict, preflight
 
-_BOUNDS = 'bounds are made to hold 8 of 10 further networks of this kind'
+#: What the range beside an estimate is.
+BOUNDS = 'bounds are made to hold 8 of 10 further networks of this kind'
 _CAVEAT = (
     'Estimates are of one prediction with its round trip through Core ML, as published for an '
-    f'iPhone 12 in 2022, the fastest of about 1000; {_BOUNDS}. A bench on your device says more; '
+    f'iPhone 12 in 2022, the fastest of about 1000; {BOUNDS}. A bench on your device says more; '
     '--calibrate reads it.'
 )
 _CALIBRATED = (
     'Estimates are of one prediction with its round trip through Core ML on the device {device}, '
-    f'the median of a bench; {_BOUNDS}.'
+    f'the median of a bench; {BOUNDS}.'
 )
 
 
@@ -141,9 +142,6 @@ def _with_gaps(estimate: Estimate, verdict: Verdict) -> Estimate:
 
 
 def estimate_of(program: Program, model: LatencyModel, chip: Chip) -> Optional[Estimate]:
-    """Of a file on one chip; None where its operations say too little."""
-    try:
-        layers: Sequence[Layer] = layers_of(program, chip)
-    except ProgramError:
-        return None
-    return Estimator(model, chip)(layers)
+    """Of a file on one chip, with what it does not count; None where nothing can be said."""
+    (found,) = forecasts(program, preflight(program, [chip]), model)
+    return found.estimate
