@@ -15,6 +15,7 @@ from ..program.graph import Feature, Operation
 from .engine.chips import CHIPS, DEFAULT_CHIP, Numerics, find_chip
 from .engine.rules import engine_kind, overflows_at
 from .engine.sums import PORT
+from .engine.tables import Tables
 from .ops import Op
 
 #: What an operation of a ``.mlmodel`` has, and no other.
@@ -28,8 +29,12 @@ class Arithmetic:
         """Whether each result is an fp16 number."""
         return (False,) * len(operation.dtypes)
 
-    def kind(self, kind: Op, operation: Operation) -> Op:
-        """What computes an operation, given what is registered for its type."""
+    def kind(self, kind: Op, operation: Operation, tables: Tables) -> Op:
+        """What computes an operation, given what is registered for its type.
+
+        Args:
+            tables: those of the program, where functions are tables.
+        """
         return kind
 
     def given(self, value: Tensor, feature: Feature) -> Tensor:
@@ -85,9 +90,9 @@ class NeuralEngine(Half):
             return tuple(dtype == 'fp32' for dtype in operation.dtypes)
         return super().halves(operation)
 
-    def kind(self, kind: Op, operation: Operation) -> Op:
+    def kind(self, kind: Op, operation: Operation, tables: Tables) -> Op:
         halves = any(self.halves(operation))
-        return engine_kind(kind, operation, self.numerics) if halves else kind
+        return engine_kind(kind, operation, self.numerics, tables) if halves else kind
 
     def given(self, value: Tensor, feature: Feature) -> Tensor:
         rounded = super().given(value, feature)

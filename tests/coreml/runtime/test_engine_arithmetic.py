@@ -9,6 +9,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from engine_kit import Made
 from runtime_kit import (
     SIZE,
     classifier_config,
@@ -22,17 +23,25 @@ from runtime_kit import (
 from test_op_facts import TRIES, arguments
 
 from mmpretrain_mobileone_ext.coreml import load_program
-from mmpretrain_mobileone_ext.coreml.program.graph import Operation
+from mmpretrain_mobileone_ext.coreml.program.budget import Ledger
+from mmpretrain_mobileone_ext.coreml.program.graph import Operation, Value
 from mmpretrain_mobileone_ext.coreml.runtime.arithmetic import numerics_of
 from mmpretrain_mobileone_ext.coreml.runtime.engine.chips import CHIPS, LABELS
-from mmpretrain_mobileone_ext.coreml.runtime.engine.rules import PRODUCTS, RULES, engine_kind
+from mmpretrain_mobileone_ext.coreml.runtime.engine.rules import (
+    FUNCTIONS,
+    PRODUCTS,
+    RULES,
+    engine_kind,
+)
 from mmpretrain_mobileone_ext.coreml.runtime.engine.sums import lane_sum, product_sum
 from mmpretrain_mobileone_ext.coreml.runtime.engine.tables import (
+    Tables,
     gelu_knots,
     sigmoid_knots,
     silu_knots,
     tanh_knots,
 )
+from mmpretrain_mobileone_ext.coreml.runtime.load import ReferenceProgram
 from mmpretrain_mobileone_ext.coreml.runtime.ops import OPS
 from mmpretrain_mobileone_ext.errors import ProgramError
 
@@ -356,7 +365,7 @@ def test_rows_of_many_lanes_are_those_of_few(monkeypatch):
     weight = torch.randn(8, 64, generator=rng).half().float()
     numerics = numerics_of('A14')
     operation = Operation('l', 'linear', {'weight': weight.numpy()}, ('y',), ('fp16',))
-    linear = engine_kind(OPS['linear'], operation, numerics)
+    linear = engine_kind(OPS['linear'], operation, numerics, Tables(Ledger()))
     few = linear(x, weight)
     monkeypatch.setattr('mmpretrain_mobileone_ext.coreml.runtime.engine.rules.FEW', 0)
     many = linear(x, weight)
@@ -371,7 +380,7 @@ SUMS = [n for n in RULES if n in PRODUCTS or n.startswith('reduce')]
 ERRORS = dict(sigmoid=0.0034, tanh=0.0017, gelu=0.0059, silu=0.0137, log=2.0**-10)
 
 
-@pytest.mark.parametrize('name', RULES)
+@pytest.mark.parametrize('name', [*RULES, *FUNCTIONS])
 def test_a_rule_changes_the_rounding_and_nothing_else(name):
     """Of ordinary numbers, on random parameters."""
     rng = np.random.default_rng([1, *name.encode()])
@@ -381,7 +390,7 @@ def test_a_rule_changes_the_rounding_and_nothing_else(name):
         if 'weight' in given:
             constants['weight'] = given['weight'].numpy()
         operation = Operation('o', name, constants, ('y',), ('fp16',))
-        kind = engine_kind(OPS[name], operation, numerics_of('A14'))
+        kind = engine_kind(OPS[name], operation, numerics_of('A14'), Tables(Ledger()))
         wanted = OPS[name](**given)
         if not wanted.is_floating_point():
             continue  # what runs there is fp16
@@ -447,3 +456,42 @@ def test_budgets_hold(tmp_path):
         load_program(path, 'ane', memory_budget=1.5 * least)
     with pytest.raises(ProgramError, match='work_budget'):
         load_program(path, 'ane', work_budget=1e6)
+
+
+def loaded(made, arithmetic='ane', memory_budget=1e8):
+    """A program made operation by operation."""
+    place = torch.device('cpu')
+    return ReferenceProgram(made.program, arithmetic, False, place, memory_budget, 1e12)
+
+
+@pytest.mark.parametrize('kind', FUNCTIONS)
+def test_a_table_is_made_once_and_counted(kind):
+    """However often a program uses it; each parameter has one of its own."""
+    made, last = Made(shape=(1, 4)), 'x'
+    for _ in range(50):
+        last = made.op(kind, shape=(1, 4), of=last)
+    (size,) = {loaded(made)._ledger.held, 4 * 2**16}
+    assert loaded(made, 'fp16')._ledger.held == 0
+    with pytest.raises(ProgramError, match=f"the table of operation '{kind}' .*memory_budget"):
+        loaded(made, memory_budget=size - 1)
+    if FUNCTIONS[kind].reads == 'epsilon':
+        for k in range(3):
+            made.op(kind, shape=(1, 4), epsilon=np.float32(k + 1))
+        assert loaded(made)._ledger.held == 4 * size
+
+
+ODD = {
+    'mode': ('gelu', {'mode': 'NOPE'}),
+    'many numbers': ('rsqrt', {'epsilon': np.zeros(3, np.float32)}),
+    'a word': ('log', {'epsilon': 'small'}),
+    'computed': ('inverse', {'epsilon': Value('x')}),
+    'scalar weight': ('conv', {'weight': np.float16(1)}),
+}
+
+
+@pytest.mark.parametrize(('kind', 'given'), ODD.values(), ids=ODD)
+def test_odd_parameters_are_refused_in_one_line(kind, given):
+    made = Made()
+    made.op(kind, **given)
+    with pytest.raises(ProgramError, match=rf"^operation '{kind}' \(named .*\) failed: .+$"):
+        loaded(made)
