@@ -20,6 +20,8 @@ from .ops import Op
 
 #: What an operation of a ``.mlmodel`` has, and no other.
 LAYER = 'layer'
+#: The format of a ``.mlmodel``.
+_LAYERED = 'neuralnetwork'
 
 
 class Arithmetic:
@@ -37,8 +39,14 @@ class Arithmetic:
         """
         return kind
 
-    def given(self, value: Tensor, feature: Feature) -> Tensor:
-        """An input as the program gets it."""
+    def given(self, value: Tensor, feature: Feature, format: str) -> Tensor:
+        """An input as the program gets it.
+
+        Args:
+            value: fp32 or integers.
+            feature: the input.
+            format: of the program, e.g. 'mlprogram'.
+        """
         return value
 
     def mended(self, operation: Operation, rounded: Tensor) -> Tensor:
@@ -60,7 +68,7 @@ class Half(Arithmetic):
     def halves(self, operation: Operation) -> tuple[bool, ...]:
         return tuple(dtype == 'fp16' for dtype in operation.dtypes)
 
-    def given(self, value: Tensor, feature: Feature) -> Tensor:
+    def given(self, value: Tensor, feature: Feature, format: str) -> Tensor:
         return value.half().float() if feature.dtype == 'fp16' else value
 
     def overflows_at(self, operation: Operation) -> float:
@@ -94,9 +102,11 @@ class NeuralEngine(Half):
         halves = any(self.halves(operation))
         return engine_kind(kind, operation, self.numerics, tables) if halves else kind
 
-    def given(self, value: Tensor, feature: Feature) -> Tensor:
-        rounded = super().given(value, feature)
-        return _without_nan(rounded, torch.inf) if feature.dtype == 'fp16' else rounded
+    def given(self, value: Tensor, feature: Feature, format: str) -> Tensor:
+        runs_there = feature.dtype == 'fp16' or format == _LAYERED
+        if not runs_there or not value.is_floating_point():
+            return value
+        return _without_nan(value.half().float(), torch.inf)
 
     def mended(self, operation: Operation, rounded: Tensor) -> Tensor:
         # NaN arrives as infinity, and none is ever made.

@@ -221,7 +221,7 @@ def _call(step: Step, values: Mapping[str, Tensor], **further: Any) -> tuple[Ten
         if step.blocks and isinstance(error, ProgramError):
             raise  # names an operation inside
         # torch raises every kind of error on shapes that do not fit.
-        raise ProgramError(failed(step.operation, error)) from error
+        raise failed(step.operation, error) from error
     results = (result,) if isinstance(result, Tensor) else tuple(result)
     if len(results) != len(step.dtypes):
         return results

@@ -204,7 +204,7 @@ class ReferenceProgram(LoadedProgram):
 
     def _cast(self, value: Tensor, feature: Feature) -> Tensor:
         tensor = value.to(self._device, _type(feature))
-        return self._arithmetic.given(tensor, feature)
+        return self._arithmetic.given(tensor, feature, self.program.format)
 
     def _present(self, name: str, value: Tensor) -> Any:
         """One output in the form Core ML returns it."""

@@ -59,9 +59,10 @@ def _label(operation: Operation) -> str:
     return f'operation {operation.type!r} (named {operation.name!r})'
 
 
-def failed(operation: Operation, error: Exception) -> str:
+def failed(operation: Operation, error: Exception) -> ProgramError:
     """Which operation failed, and why, in one line."""
-    return f'{_label(operation)} failed: {" ".join(str(error).split())}'
+    reason = ' '.join(str(error).split())
+    return ProgramError(f'{_label(operation)} failed: {reason}')
 
 
 def bind(
@@ -157,7 +158,7 @@ def _kind(operation: Operation, arithmetic: Arithmetic, tables: Tables) -> ops.O
         return arithmetic.kind(known, operation, tables)
     except Exception as error:
         # A file may hold anything as a parameter.
-        raise ProgramError(failed(operation, error)) from error
+        raise failed(operation, error) from error
 
 
 class _Constants:

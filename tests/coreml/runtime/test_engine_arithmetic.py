@@ -6,6 +6,8 @@ Performance", arXiv 2606.22283 (CC BY 4.0), chapter 3 unless said otherwise.
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -24,7 +26,7 @@ from test_op_facts import TRIES, arguments
 
 from mmpretrain_mobileone_ext.coreml import load_program
 from mmpretrain_mobileone_ext.coreml.program.budget import Ledger
-from mmpretrain_mobileone_ext.coreml.program.graph import Operation, Value
+from mmpretrain_mobileone_ext.coreml.program.graph import Feature, Operation, Value
 from mmpretrain_mobileone_ext.coreml.runtime.arithmetic import numerics_of
 from mmpretrain_mobileone_ext.coreml.runtime.engine.chips import CHIPS, LABELS
 from mmpretrain_mobileone_ext.coreml.runtime.engine.rules import (
@@ -495,3 +497,39 @@ def test_odd_parameters_are_refused_in_one_line(kind, given):
     made.op(kind, **given)
     with pytest.raises(ProgramError, match=rf"^operation '{kind}' \(named .*\) failed: .+$"):
         loaded(made)
+
+
+@pytest.mark.parametrize('side', [1, 2])
+def test_what_only_scales_has_all_of_fp16(side):
+    """Of a pooled map, too, which is computed as a product of few numbers."""
+    made = Made(shape=(1, 1, side, side))
+    made.op('conv', shape=(1, 1, side, side), weight=np.full((1, 1, 1, 1), 200, np.float16))
+    program = loaded(made)
+    (found,) = program.predict({'x': np.full((1, 1, side, side), 200, np.float32)}).values()
+    assert (found == 40_000).all()
+    assert program.overflows == {}
+
+
+NOTHING = {
+    'linear': dict(shape=(1, 3), weight=np.zeros((3, 0), np.float16)),
+    'reduce_sum': dict(shape=(1, 1), axes=np.int32([1]), keep_dims=True),
+}
+
+
+@pytest.mark.parametrize(('kind', 'given'), NOTHING.items(), ids=NOTHING)
+def test_a_sum_of_nothing_is_0(kind, given):
+    made = Made(shape=(1, 0))
+    made.op(kind, **given)
+    (found,) = loaded(made).predict({'x': np.zeros((1, 0), np.float32)}).values()
+    assert np.array_equal(found, np.zeros(given['shape']))
+
+
+def test_inputs_of_a_neuralnetwork_are_fp16():
+    made = Made(feature=Feature('x', 'tensor', (1, 4), 'fp32'), format='neuralnetwork')
+    made.op('identity', shape=(1, 4), dtype='fp32')
+    made.operations = [replace(o, attributes={'layer': 'activation'}) for o in made.operations]
+    x = np.float32([[1 + 2.0**-12, 1e5, 3, np.nan]])
+    (found,) = loaded(made).predict({'x': x}).values()
+    assert np.array_equal(found, [[1, np.inf, 3, np.inf]])
+    (kept,) = loaded(made, 'fp16').predict({'x': x}).values()
+    assert np.array_equal(kept, x, equal_nan=True)

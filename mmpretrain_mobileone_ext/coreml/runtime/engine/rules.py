@@ -110,7 +110,9 @@ class _Port:
     def lanes(self, x: Tensor, weight: Tensor, bias: Optional[Tensor] = None) -> Tensor:
         """``x @ weight`` lane by lane: (..., k, n) and (..., n, m) to (..., k, m)."""
         products = x.float().unsqueeze(-1) * weight.float().unsqueeze(-3)
-        return self.wide(product_sum(products).mul_(self.factor), bias)
+        # Lanes of what only scales have all of fp16's range.
+        summed = product_sum if self._doubled else lane_sum
+        return self.wide(summed(products).mul_(self.factor), bias)
 
 
 def _conv(kind: Op, operation: Operation, numerics: Numerics) -> Op:
