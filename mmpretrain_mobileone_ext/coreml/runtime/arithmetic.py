@@ -25,7 +25,17 @@ _LAYERED = 'neuralnetwork'
 
 
 class Arithmetic:
-    """fp32, with weights as stored."""
+    """fp32, with weights as stored.
+
+    Attributes:
+        chip: whose engine computes so; '' for none.
+    """
+
+    chip = ''
+
+    def name_for(self, format: str) -> str:
+        """What a program of a format is computed in, one of :data:`ARITHMETICS`."""
+        return 'fp32'
 
     def halves(self, operation: Operation) -> tuple[bool, ...]:
         """Whether each result is an fp16 number."""
@@ -65,6 +75,10 @@ class Arithmetic:
 class Half(Arithmetic):
     """Results that the program declares fp16 are rounded to it; inside of operations fp32."""
 
+    def name_for(self, format: str) -> str:
+        # A .mlmodel declares nothing.
+        return 'fp32' if format == _LAYERED else 'fp16'
+
     def halves(self, operation: Operation) -> tuple[bool, ...]:
         return tuple(dtype == 'fp16' for dtype in operation.dtypes)
 
@@ -92,6 +106,10 @@ class NeuralEngine(Half):
 
     def __init__(self, chip: str = DEFAULT_CHIP):
         self.numerics = numerics_of(chip)
+        self.chip = find_chip(chip, ProgramError).name
+
+    def name_for(self, format: str) -> str:
+        return 'ane'
 
     def halves(self, operation: Operation) -> tuple[bool, ...]:
         if LAYER in operation.attributes:
