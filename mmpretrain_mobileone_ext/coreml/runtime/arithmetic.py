@@ -59,6 +59,10 @@ class Arithmetic:
         """
         return value
 
+    def stored(self, value: Tensor, operation: Operation) -> Tensor:
+        """A constant as an operation gets it."""
+        return value
+
     def mended(self, operation: Operation, rounded: Tensor) -> Tensor:
         """A result that is rounded, without what the arithmetic does not have."""
         return rounded
@@ -122,9 +126,10 @@ class NeuralEngine(Half):
 
     def given(self, value: Tensor, feature: Feature, format: str) -> Tensor:
         runs_there = feature.dtype == 'fp16' or format == _LAYERED
-        if not runs_there or not value.is_floating_point():
-            return value
-        return _without_nan(value.half().float(), torch.inf)
+        return _arrived(value) if runs_there else value
+
+    def stored(self, value: Tensor, operation: Operation) -> Tensor:
+        return _arrived(value) if LAYER in operation.attributes else value
 
     def mended(self, operation: Operation, rounded: Tensor) -> Tensor:
         # NaN arrives as infinity, and none is ever made.
@@ -137,6 +142,11 @@ class NeuralEngine(Half):
         if self.overflows_at(operation) == FP16_OVERFLOWS:
             return super().end_of(operation)
         return f"the Neural Engine's sums end at {PORT:.0f}"
+
+
+def _arrived(value: Tensor) -> Tensor:
+    """Numbers as they get into the engine: in fp16, and NaN as infinity."""
+    return _without_nan(value.half().float(), torch.inf) if value.is_floating_point() else value
 
 
 def _without_nan(value: Tensor, instead: float) -> Tensor:

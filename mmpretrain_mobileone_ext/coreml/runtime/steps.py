@@ -79,7 +79,7 @@ def bind(
             parameters, or the constants take more memory than ``ledger`` allows.
     """
     inputs = [feature.name for feature in program.inputs]
-    stored = _Constants(device, ledger)
+    stored = _Constants(device, ledger, arithmetic)
     return tuple(_bound(program.operations, inputs, outputs, arithmetic, stored))
 
 
@@ -167,8 +167,9 @@ class _Constants:
     A file may well use one weight in ten thousand operations.
     """
 
-    def __init__(self, device: torch.device, ledger: Ledger) -> None:
+    def __init__(self, device: torch.device, ledger: Ledger, arithmetic: Arithmetic) -> None:
         self._device = device
+        self._arithmetic = arithmetic
         self._ledger = ledger
         self._tensors: dict[Any, Any] = {}
         #: Of functions, likewise.
@@ -188,7 +189,8 @@ class _Constants:
             size = array.size * (1 if array.dtype.kind == 'b' else 4)
             self._ledger.hold(size, f'the {name} of operation {operation.type!r}')
             # The array too: while it lives, its place is its own.
-            self._tensors[key] = array, self._tensor(array, innermost)
+            tensor = self._arithmetic.stored(self._tensor(array, innermost), operation)
+            self._tensors[key] = array, tensor
         return self._tensors[key][1]
 
     def _tensor(self, array: np.ndarray, innermost: bool) -> Tensor:

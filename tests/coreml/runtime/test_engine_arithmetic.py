@@ -533,3 +533,14 @@ def test_inputs_of_a_neuralnetwork_are_fp16():
     assert np.array_equal(found, [[1, np.inf, 3, np.inf]])
     (kept,) = loaded(made, 'fp16').predict({'x': x}).values()
     assert np.array_equal(kept, x, equal_nan=True)
+
+
+@pytest.mark.parametrize(('kind', 'name'), [('linear', 'weight'), ('mul', 'y')])
+def test_constants_of_a_neuralnetwork_are_fp16(kind, name):
+    """As those of an mlprogram, which are stored so."""
+    made = Made(feature=Feature('x', 'tensor', (1, 2), 'fp32'), format='neuralnetwork')
+    made.op(kind, shape=(1, 2), dtype='fp32', **{name: np.float32([[7e4, 0], [0, 0.5]])[:, :2]})
+    made.operations = [replace(o, attributes={'layer': kind}, shapes=()) for o in made.operations]
+    x = {'x': np.float32([[0.125, 1]])}
+    (found,), (kept,) = (loaded(made, a).predict(x).values() for a in ('ane', 'fp16'))
+    assert (found[0, 0], kept[0, 0]) == (np.inf, 8750)
