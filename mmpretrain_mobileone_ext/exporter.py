@@ -254,6 +254,7 @@ def write_description(result: ExportResult) -> VerifiedFile:
             tolerance=result.tolerance,
             images=found.images,
             arithmetic=found.arithmetic,
+            **({'chip': found.chip} if found.chip else {}),
         ),
         top1=dict(torch=found.top1_reference, coreml=found.top1_candidate),
         versions=versions(),

@@ -66,6 +66,8 @@ class InterpretedAsset(LoadedProgram):
         ProgramError: the folder is damaged, or the interpreter does not take it.
     """
 
+    arithmetic = "Apple's interpreter"
+
     def __init__(self, path: PathLike):
         self._process = InterpreterProcess(checked(path))
         super().__init__(self._process.program)

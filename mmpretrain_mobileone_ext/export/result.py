@@ -14,7 +14,7 @@ from .job import Job
 from .options import ExportOptions
 from .verify import KeptOp, Verification, VerifiedFile
 
-_ANE = "the Neural Engine's arithmetic, as far as it is public"
+_ANE = "the arithmetic of the {chip}'s Neural Engine, as far as it is public"
 
 
 @dataclass(frozen=True)
@@ -143,7 +143,7 @@ class ExportResult:
                 f'relative {parity.relative:.2e}, max abs {parity.max_abs:.2e}, '
                 f'PSNR {parity.psnr_db:.1f} dB{rounding}',
             ),
-            *([('executed in', _ANE)] if found.arithmetic == 'ane' else []),
+            *([('executed in', _ANE.format(chip=found.chip))] if found.arithmetic == 'ane' else []),
             ('same top-1', _percent(agreement, images)),
             ('top-1', top1),
         ]

@@ -51,7 +51,8 @@ class Verification:
         rounding: relative error of the network's own fp32 against fp64; measured only where an fp32
             file does not meet the tolerance.
         answers: first class of every image; None for features.
-        arithmetic: in which a file that is not fp32 was executed.
+        arithmetic: in which the file was executed, as ``LoadedProgram.arithmetic`` says it.
+        chip: whose engine that is of; '' for none.
     """
 
     parity: Parity
@@ -65,6 +66,7 @@ class Verification:
     rounding: Optional[float] = None
     answers: Optional[Answers] = field(default=None, repr=False, compare=False)
     arithmetic: str = 'fp16'
+    chip: str = ''
 
     @property
     def bound(self) -> Tolerance:
@@ -96,7 +98,7 @@ class Verification:
     @property
     def range(self) -> str:
         """Beyond which values became infinite, in words."""
-        return _RANGES[self.arithmetic]
+        return _RANGES.get(self.arithmetic, 'fp16')
 
 
 @dataclass(frozen=True)
@@ -225,7 +227,8 @@ class Judge:
             operations=loaded.program.count_operations(),
             system=format_of(path).system(loaded.program),
             answers=answers,
-            arithmetic=self.arithmetic,
+            arithmetic=loaded.arithmetic,
+            chip=loaded.chip,
         )
         if precision != 'fp32' or verification.failure is None:
             return verification

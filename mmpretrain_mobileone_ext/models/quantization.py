@@ -126,14 +126,15 @@ class InputGrid(NamedTuple):
         rounded = x.detach().to(work).div(scale).round_().clamp_(self.low, self.high)
         return rounded.mul_(scale).to(x.dtype)
 
-    def grad_within(self, grad: Tensor, x: Tensor) -> Tensor:
-        """A gradient, 0 where x was clipped."""
+    def grad_within(self, grad: Tensor, x: Tensor, out: Optional[Tensor] = None) -> Tensor:
+        """A gradient, 0 where x was clipped; in ``out``, which may be ``grad``, if it is given."""
         if x.device.type == 'cpu':  # where a number can be asked for
             scale = self.scale.item()
             bounds = (self.low - 0.5) * scale, (self.high + 0.5) * scale
-            return torch.ops.aten.hardtanh_backward(grad, x, *bounds)
+            found = torch.empty_like(grad) if out is None else out
+            return torch.ops.aten.hardtanh_backward.grad_input(grad, x, *bounds, grad_input=found)
         least, most = (self.low - 0.5) * self.scale, (self.high + 0.5) * self.scale
-        return grad * ((x > least) & (x < most))
+        return torch.mul(grad, (x > least) & (x < most), out=out)
 
 
 class _Rounded(torch.autograd.Function):

@@ -44,6 +44,8 @@ def test_it_is_exported_verified_and_reported(case, tmp_path, precision, bound):
     assert relative(found, oracle(model, images)) < bound
     assert loaded.classes == ('ant', 'bee', 'cat')
     assert loaded.program.metadata['author'] == 'Ada'
+    parity = loaded.program.metadata['parity']
+    assert json.loads(parity)['arithmetic'] == "Apple's interpreter"
     (form,) = (
         f
         for f in json.loads((tmp_path / 'page/report.json').read_text())['forms']

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 from export_kit import CLASSES, build
 from precision_kit import SIZE, Case, overflowing
@@ -73,8 +75,27 @@ def export(out, **options):
 
 def test_an_export_says_how_it_was_verified(exported):
     program = read_program(exported)
-    assert "'arithmetic': 'ane'" in program.metadata['parity'].replace('"', "'")
+    parity = json.loads(program.metadata['parity'])
+    assert (parity['arithmetic'], parity['chip']) == ('ane', 'A14')
     assert 'stage1_0' in program.metadata['in_fp32']
+
+
+@pytest.mark.parametrize(
+    ('name', 'precision', 'arithmetic'),
+    [
+        ('m.mlpackage', 'fp32', 'fp32'),
+        ('m.mlpackage', 'fp16', 'fp16'),
+        ('m.mlmodel', 'fp16', 'fp32'),
+    ],
+)
+def test_other_exports_say_it_too(tmp_path, name, precision, arithmetic):
+    """Of a .mlmodel, which declares no types, nothing is rounded."""
+    out = tmp_path / name
+    options = dict(precision=precision, verify_data='none')
+    export_coreml(build(), out=out, image_size=32, classes=CLASSES, **options)
+    parity = json.loads(read_program(out).metadata['parity'])
+    assert parity['arithmetic'] == arithmetic
+    assert 'chip' not in parity
 
 
 @pytest.mark.slow

@@ -102,6 +102,7 @@ def test_the_loss_of_a_step(tmp_path, cfg):
     assert found['loss'] == pytest.approx(found['loss_labels'] + found['loss_teacher'], rel=1e-6)
 
 
+@pytest.mark.slow
 def test_a_teacher_of_no_weight_changes_nothing(tmp_path):
     _, hook = teacher_file(tmp_path / 't', classifier_cfg())
     states = []
@@ -199,10 +200,14 @@ MULTI = dict(type='MultiLabelLinearClsHead', num_classes=3, in_channels=16)
     ('changes', 'words'),
     [
         (dict(head=dict(type='LinearClsHead', num_classes=5, in_channels=16)), 'has 5 classes'),
-        (dict(data_preprocessor=OTHER_MEAN), r'mean \[99.0\].*model\'s normalized with mean'),
+        pytest.param(
+            dict(data_preprocessor=OTHER_MEAN),
+            r'mean \[99.0\].*model\'s normalized with mean',
+            marks=pytest.mark.slow,
+        ),
         (dict(data_preprocessor=REVERSED), 'channels reversed'),
-        (dict(head=MULTI), 'MultiLabelLinearClsHead'),
-        (dict(head=None), 'has no head'),
+        pytest.param(dict(head=MULTI), 'MultiLabelLinearClsHead', marks=pytest.mark.slow),
+        pytest.param(dict(head=None), 'has no head', marks=pytest.mark.slow),
     ],
 )
 def test_who_cannot_teach_is_told_before_the_first_step(tmp_path, changes, words):

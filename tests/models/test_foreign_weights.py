@@ -12,7 +12,7 @@ from mmpretrain.registry import MODELS
 
 from mmpretrain_mobileone_ext import ConfigurableMobileOne
 from mmpretrain_mobileone_ext.errors import CheckpointError
-from mmpretrain_mobileone_ext.models import loading as translate_on_load
+from mmpretrain_mobileone_ext.models.loading import weights as translate_on_load
 from mmpretrain_mobileone_ext.models.loading.state_dict import APPLE, TIMM, recognize_any, translate
 
 SLOW = pytest.mark.slow

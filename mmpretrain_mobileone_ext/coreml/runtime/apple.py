@@ -33,6 +33,8 @@ class NativeProgram(LoadedProgram):
         ProgramError: On another OS, for unknown compute units, or if Core ML cannot load the model.
     """
 
+    arithmetic = 'Core ML'
+
     def __init__(self, program: Program, compute_units: str = 'ALL') -> None:
         super().__init__(program)
         if compute_units not in _COMPUTE_UNITS:

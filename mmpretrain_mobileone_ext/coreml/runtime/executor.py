@@ -14,7 +14,7 @@ from ...errors import ProgramError
 from ..program.budget import Ledger, Meter, NeedsValuesError
 from ..program.graph import Block, Program, sources
 from .arithmetic import Arithmetic
-from .steps import Step, bind
+from .steps import Step, bind, failed
 
 Stats = dict[str, dict[str, Tensor]]
 _Values = MutableMapping[str, Tensor]
@@ -221,8 +221,7 @@ def _call(step: Step, values: Mapping[str, Tensor], **further: Any) -> tuple[Ten
         if step.blocks and isinstance(error, ProgramError):
             raise  # names an operation inside
         # torch raises every kind of error on shapes that do not fit.
-        reason = ' '.join(str(error).split())
-        raise ProgramError(f'{step.label} failed: {reason}') from error
+        raise failed(step.operation, error) from error
     results = (result,) if isinstance(result, Tensor) else tuple(result)
     if len(results) != len(step.dtypes):
         return results

@@ -61,7 +61,7 @@ def load_program(
         work_budget (float | None): Most work of one prediction, in multiply-adds of a convolution
             (default: 1.2e11, or 1000 times the file's bytes). Known from shapes too; for inputs
             larger than the default ones it grows as they do.
-        chip (str): For ``'ane'``: the generation, ``'A13'`` to ``'A17'`` or ``'M1'`` to ``'M5'``.
+        chip (str): For ``'ane'``: the generation, ``'A13'`` to ``'A18'`` or ``'M1'`` to ``'M5'``.
 
     Returns:
         LoadedProgram: Has ``predict`` and ``predict_batch``.
@@ -100,6 +100,8 @@ class ReferenceProgram(LoadedProgram):
     ) -> None:
         super().__init__(program)
         self._arithmetic = arithmetic_of(arithmetic) if isinstance(arithmetic, str) else arithmetic
+        self.arithmetic = self._arithmetic.name_for(program.format)
+        self.chip = self._arithmetic.chip
         self._device = device
         self._ledger = Ledger(memory_of(program.path) if memory_budget is None else memory_budget)
         self._work = work_of(program.path) if work_budget is None else work_budget
@@ -204,7 +206,7 @@ class ReferenceProgram(LoadedProgram):
 
     def _cast(self, value: Tensor, feature: Feature) -> Tensor:
         tensor = value.to(self._device, _type(feature))
-        return self._arithmetic.given(tensor, feature)
+        return self._arithmetic.given(tensor, feature, self.program.format)
 
     def _present(self, name: str, value: Tensor) -> Any:
         """One output in the form Core ML returns it."""

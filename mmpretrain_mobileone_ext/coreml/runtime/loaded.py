@@ -115,7 +115,14 @@ class LoadedProgram(ABC):
             ``'fp32'``.
         ranges (dict[str, float]): Operation name to the largest ``|value|`` of its results so far,
             if asked for; in ``'ane'`` infinite where a sum of products ends.
+        arithmetic (str): What it is computed in: ``'fp32'``, ``'fp16'``, ``'ane'``, or the name of
+            Apple's runtime that decides; a ``.mlmodel``, of which ``'fp16'`` rounds nothing, is in
+            ``'fp32'`` there.
+        chip (str): Whose engine ``'ane'`` is that of; else empty.
     """
+
+    arithmetic: str = ''
+    chip: str = ''
 
     def __init__(self, program: Program) -> None:
         self.program = program

@@ -11,10 +11,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ...errors import ProgramError
 from ..program.budget import Ledger
 from ..program.graph import Block, Operation, Program, Value, sources
 from . import ops
 from .arithmetic import Arithmetic
+from .engine.tables import Tables
 
 # What an mlprogram declares, as it is held here. A layer of a neuralnetwork declares nothing, and
 # 8-bit values may be held as floats.
@@ -50,7 +52,17 @@ class Step(NamedTuple):
     @property
     def label(self) -> str:
         """The operation, for messages."""
-        return f'operation {self.operation.type!r} (named {self.operation.name!r})'
+        return _label(self.operation)
+
+
+def _label(operation: Operation) -> str:
+    return f'operation {operation.type!r} (named {operation.name!r})'
+
+
+def failed(operation: Operation, error: Exception) -> ProgramError:
+    """Which operation failed, and why, in one line."""
+    reason = ' '.join(str(error).split())
+    return ProgramError(f'{_label(operation)} failed: {reason}')
 
 
 def bind(
@@ -63,11 +75,11 @@ def bind(
     """Bind every operation, and free each value after its last use.
 
     Raises:
-        ProgramError: An operation is not implemented, or the constants take more memory than
-            ``ledger`` allows.
+        ProgramError: An operation is not implemented, the arithmetic does not take its
+            parameters, or the constants take more memory than ``ledger`` allows.
     """
     inputs = [feature.name for feature in program.inputs]
-    stored = _Constants(device, ledger)
+    stored = _Constants(device, ledger, arithmetic)
     return tuple(_bound(program.operations, inputs, outputs, arithmetic, stored))
 
 
@@ -105,7 +117,7 @@ def _step(
     stored: _Constants,
 ) -> Step:
     """Bind one operation; it may overwrite ``x`` if that is unshared and freed here."""
-    kind = arithmetic.kind(ops.lookup(operation.type, operation.name), operation)
+    kind = _kind(operation, arithmetic, stored.tables)
     constants: dict[str, Any] = {}
     references: dict[str, Any] = {}
     for name, value in operation.inputs.items():
@@ -139,16 +151,29 @@ def _step(
     )
 
 
+def _kind(operation: Operation, arithmetic: Arithmetic, tables: Tables) -> ops.Op:
+    """What computes an operation."""
+    known = ops.lookup(operation.type, operation.name)
+    try:
+        return arithmetic.kind(known, operation, tables)
+    except Exception as error:
+        # A file may hold anything as a parameter.
+        raise failed(operation, error) from error
+
+
 class _Constants:
     """Constants in the form operations take them, each stored once.
 
     A file may well use one weight in ten thousand operations.
     """
 
-    def __init__(self, device: torch.device, ledger: Ledger) -> None:
+    def __init__(self, device: torch.device, ledger: Ledger, arithmetic: Arithmetic) -> None:
         self._device = device
+        self._arithmetic = arithmetic
         self._ledger = ledger
         self._tensors: dict[Any, Any] = {}
+        #: Of functions, likewise.
+        self.tables = Tables(ledger)
 
     def of(self, operation: Operation, name: str, value: Any, kind: ops.Op) -> Any:
         """Tensors for data, and for arrays of floats; else Python values."""
@@ -164,7 +189,8 @@ class _Constants:
             size = array.size * (1 if array.dtype.kind == 'b' else 4)
             self._ledger.hold(size, f'the {name} of operation {operation.type!r}')
             # The array too: while it lives, its place is its own.
-            self._tensors[key] = array, self._tensor(array, innermost)
+            tensor = self._arithmetic.stored(self._tensor(array, innermost), operation)
+            self._tensors[key] = array, tensor
         return self._tensors[key][1]
 
     def _tensor(self, array: np.ndarray, innermost: bool) -> Tensor:

@@ -134,7 +134,9 @@ def _backward(
             OutputGrad(grad, active), rounded, config.params(params), saved, wants_dx
         )
     if dx is not None and grid is not None:
-        dx = grid.grad_within(dx, x)
+        # Nobody else has dx: the largest map of a network need not be there three times.
+        del rounded
+        grid.grad_within(dx, x, out=dx)
     found = in_own_memory(g for g, given in zip(grads.flat(), config.given) if given)
     dx = x.new_empty(0) if dx is None else dx.contiguous(memory_format=layout)
     return dx, found

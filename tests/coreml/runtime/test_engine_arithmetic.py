@@ -6,9 +6,12 @@ Performance", arXiv 2606.22283 (CC BY 4.0), chapter 3 unless said otherwise.
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
+from engine_kit import Made
 from runtime_kit import (
     SIZE,
     classifier_config,
@@ -22,17 +25,25 @@ from runtime_kit import (
 from test_op_facts import TRIES, arguments
 
 from mmpretrain_mobileone_ext.coreml import load_program
-from mmpretrain_mobileone_ext.coreml.program.graph import Operation
+from mmpretrain_mobileone_ext.coreml.program.budget import Ledger
+from mmpretrain_mobileone_ext.coreml.program.graph import Feature, Operation, Value
 from mmpretrain_mobileone_ext.coreml.runtime.arithmetic import numerics_of
 from mmpretrain_mobileone_ext.coreml.runtime.engine.chips import CHIPS, LABELS
-from mmpretrain_mobileone_ext.coreml.runtime.engine.rules import PRODUCTS, RULES, engine_kind
+from mmpretrain_mobileone_ext.coreml.runtime.engine.rules import (
+    FUNCTIONS,
+    PRODUCTS,
+    RULES,
+    engine_kind,
+)
 from mmpretrain_mobileone_ext.coreml.runtime.engine.sums import lane_sum, product_sum
 from mmpretrain_mobileone_ext.coreml.runtime.engine.tables import (
+    Tables,
     gelu_knots,
     sigmoid_knots,
     silu_knots,
     tanh_knots,
 )
+from mmpretrain_mobileone_ext.coreml.runtime.load import ReferenceProgram
 from mmpretrain_mobileone_ext.coreml.runtime.ops import OPS
 from mmpretrain_mobileone_ext.errors import ProgramError
 
@@ -356,7 +367,7 @@ def test_rows_of_many_lanes_are_those_of_few(monkeypatch):
     weight = torch.randn(8, 64, generator=rng).half().float()
     numerics = numerics_of('A14')
     operation = Operation('l', 'linear', {'weight': weight.numpy()}, ('y',), ('fp16',))
-    linear = engine_kind(OPS['linear'], operation, numerics)
+    linear = engine_kind(OPS['linear'], operation, numerics, Tables(Ledger()))
     few = linear(x, weight)
     monkeypatch.setattr('mmpretrain_mobileone_ext.coreml.runtime.engine.rules.FEW', 0)
     many = linear(x, weight)
@@ -371,7 +382,7 @@ SUMS = [n for n in RULES if n in PRODUCTS or n.startswith('reduce')]
 ERRORS = dict(sigmoid=0.0034, tanh=0.0017, gelu=0.0059, silu=0.0137, log=2.0**-10)
 
 
-@pytest.mark.parametrize('name', RULES)
+@pytest.mark.parametrize('name', [*RULES, *FUNCTIONS])
 def test_a_rule_changes_the_rounding_and_nothing_else(name):
     """Of ordinary numbers, on random parameters."""
     rng = np.random.default_rng([1, *name.encode()])
@@ -381,7 +392,7 @@ def test_a_rule_changes_the_rounding_and_nothing_else(name):
         if 'weight' in given:
             constants['weight'] = given['weight'].numpy()
         operation = Operation('o', name, constants, ('y',), ('fp16',))
-        kind = engine_kind(OPS[name], operation, numerics_of('A14'))
+        kind = engine_kind(OPS[name], operation, numerics_of('A14'), Tables(Ledger()))
         wanted = OPS[name](**given)
         if not wanted.is_floating_point():
             continue  # what runs there is fp16
@@ -447,3 +458,89 @@ def test_budgets_hold(tmp_path):
         load_program(path, 'ane', memory_budget=1.5 * least)
     with pytest.raises(ProgramError, match='work_budget'):
         load_program(path, 'ane', work_budget=1e6)
+
+
+def loaded(made, arithmetic='ane', memory_budget=1e8):
+    """A program made operation by operation."""
+    place = torch.device('cpu')
+    return ReferenceProgram(made.program, arithmetic, False, place, memory_budget, 1e12)
+
+
+@pytest.mark.parametrize('kind', FUNCTIONS)
+def test_a_table_is_made_once_and_counted(kind):
+    """However often a program uses it; each parameter has one of its own."""
+    made, last = Made(shape=(1, 4)), 'x'
+    for _ in range(50):
+        last = made.op(kind, shape=(1, 4), of=last)
+    (size,) = {loaded(made)._ledger.held, 4 * 2**16}
+    assert loaded(made, 'fp16')._ledger.held == 0
+    with pytest.raises(ProgramError, match=f"the table of operation '{kind}' .*memory_budget"):
+        loaded(made, memory_budget=size - 1)
+    if FUNCTIONS[kind].reads == 'epsilon':
+        for k in range(3):
+            made.op(kind, shape=(1, 4), epsilon=np.float32(k + 1))
+        assert loaded(made)._ledger.held == 4 * size
+
+
+ODD = {
+    'mode': ('gelu', {'mode': 'NOPE'}),
+    'many numbers': ('rsqrt', {'epsilon': np.zeros(3, np.float32)}),
+    'a word': ('log', {'epsilon': 'small'}),
+    'computed': ('inverse', {'epsilon': Value('x')}),
+    'scalar weight': ('conv', {'weight': np.float16(1)}),
+}
+
+
+@pytest.mark.parametrize(('kind', 'given'), ODD.values(), ids=ODD)
+def test_odd_parameters_are_refused_in_one_line(kind, given):
+    made = Made()
+    made.op(kind, **given)
+    with pytest.raises(ProgramError, match=rf"^operation '{kind}' \(named .*\) failed: .+$"):
+        loaded(made)
+
+
+@pytest.mark.parametrize('side', [1, 2])
+def test_what_only_scales_has_all_of_fp16(side):
+    """Of a pooled map, too, which is computed as a product of few numbers."""
+    made = Made(shape=(1, 1, side, side))
+    made.op('conv', shape=(1, 1, side, side), weight=np.full((1, 1, 1, 1), 200, np.float16))
+    program = loaded(made)
+    (found,) = program.predict({'x': np.full((1, 1, side, side), 200, np.float32)}).values()
+    assert (found == 40_000).all()
+    assert program.overflows == {}
+
+
+NOTHING = {
+    'linear': dict(shape=(1, 3), weight=np.zeros((3, 0), np.float16)),
+    'reduce_sum': dict(shape=(1, 1), axes=np.int32([1]), keep_dims=True),
+}
+
+
+@pytest.mark.parametrize(('kind', 'given'), NOTHING.items(), ids=NOTHING)
+def test_a_sum_of_nothing_is_0(kind, given):
+    made = Made(shape=(1, 0))
+    made.op(kind, **given)
+    (found,) = loaded(made).predict({'x': np.zeros((1, 0), np.float32)}).values()
+    assert np.array_equal(found, np.zeros(given['shape']))
+
+
+def test_inputs_of_a_neuralnetwork_are_fp16():
+    made = Made(feature=Feature('x', 'tensor', (1, 4), 'fp32'), format='neuralnetwork')
+    made.op('identity', shape=(1, 4), dtype='fp32')
+    made.operations = [replace(o, attributes={'layer': 'activation'}) for o in made.operations]
+    x = np.float32([[1 + 2.0**-12, 1e5, 3, np.nan]])
+    (found,) = loaded(made).predict({'x': x}).values()
+    assert np.array_equal(found, [[1, np.inf, 3, np.inf]])
+    (kept,) = loaded(made, 'fp16').predict({'x': x}).values()
+    assert np.array_equal(kept, x, equal_nan=True)
+
+
+@pytest.mark.parametrize(('kind', 'name'), [('linear', 'weight'), ('mul', 'y')])
+def test_constants_of_a_neuralnetwork_are_fp16(kind, name):
+    """As those of an mlprogram, which are stored so."""
+    made = Made(feature=Feature('x', 'tensor', (1, 2), 'fp32'), format='neuralnetwork')
+    made.op(kind, shape=(1, 2), dtype='fp32', **{name: np.float32([[7e4, 0], [0, 0.5]])[:, :2]})
+    made.operations = [replace(o, attributes={'layer': kind}, shapes=()) for o in made.operations]
+    x = {'x': np.float32([[0.125, 1]])}
+    (found,), (kept,) = (loaded(made, a).predict(x).values() for a in ('ane', 'fp16'))
+    assert (found[0, 0], kept[0, 0]) == (np.inf, 8750)

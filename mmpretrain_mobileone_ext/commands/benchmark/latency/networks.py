@@ -20,7 +20,7 @@ from ....export.job import load_job
 from ....export.options import ExportOptions
 from ....utils.text import Steps
 from ..fake_data import CLASSES, MEAN, STD, build_classifier, classifier_config
-from .plain import ACTIVATIONS, PLANS
+from .plain import ACTIVATIONS, PLANS, ThirtyLayers
 
 _PIXELS = dict(mean=MEAN, std=STD, to_rgb=True)
 _HUB = {
@@ -83,7 +83,7 @@ def _config(name: str) -> dict[str, Any]:
         return _classifier(dict(type='ShuffleNetV2', widen_factor=2.0), 2048)
     if name in THIRTY:
         _, plan, activation = name.rsplit('/', 2)
-        return _classifier(dict(type='ThirtyLayers', plan=plan, activation=activation), 1280)
+        return _classifier(dict(type=ThirtyLayers, plan=plan, activation=activation), 1280)
     raise MobileOneExtError(f'{name!r} is none of the networks that this tool builds')
 
 

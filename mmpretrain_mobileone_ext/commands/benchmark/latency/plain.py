@@ -11,7 +11,6 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 import torch
-from mmpretrain.registry import MODELS
 from torch import Tensor, nn
 
 #: What stands behind each convolution.
@@ -60,7 +59,6 @@ class SqueezeExcite(nn.Module):
         return x * torch.sigmoid(self.expand(torch.relu(self.reduce(mean))))
 
 
-@MODELS.register_module()
 class ThirtyLayers(nn.Module):
     """A backbone of one of :data:`PLANS`; every layer is a convolution, a norm and an activation.
 

@@ -18,23 +18,34 @@ import inspect
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import Any, Optional
+from typing import Any, NamedTuple, Optional
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ....errors import ProgramError
+from ....utils.parity import FP16_OVERFLOWS
 from ...program.graph import Operation, Value
 from ..ops.elementwise import over_axes
 from ..ops.registry import Op
-from ..ops.shared import along, slices
+from ..ops.shared import along, choice, slices
 from .chips import Numerics
 from .sums import PORT_OVERFLOWS, flattened, lane_sum, product_sum, settled
-from .tables import LOG_OF_0, Lookup, gelu_knots, odd, sigmoid_knots, silu_knots, tanh_knots
+from .tables import (
+    LOG_OF_0,
+    Function,
+    Tables,
+    gelu_knots,
+    odd,
+    sigmoid_knots,
+    silu_knots,
+    tanh_knots,
+)
 
 #: Products of a sample that are added lane by lane: a head of 1000 classes on 2048 channels.
 FEW = 2**21
-_HALF_OVERFLOWS = 65520.0  # rounds to infinity in fp16
 _SLICE_OVERFLOWS = 4095.0  # times 16 rounds to infinity
 #: Beyond all fp16 numbers, and finite.
 _FAR = 2.0**17
@@ -42,8 +53,15 @@ _FAR = 2.0**17
 _Rule = Callable[[Op, Operation, Numerics], Op]
 
 
-def engine_kind(kind: Op, operation: Operation, numerics: Numerics) -> Op:
-    """What computes an operation on the engine; ``kind`` itself where fp32 does."""
+def engine_kind(kind: Op, operation: Operation, numerics: Numerics, tables: Tables) -> Op:
+    """What computes an operation on the engine; ``kind`` itself where fp32 does.
+
+    Raises:
+        ProgramError: a parameter of a function is not one constant, or the table of its values
+            takes too much memory.
+    """
+    if operation.type in FUNCTIONS:
+        return _looked_up(kind, operation, tables)
     rule = RULES.get(operation.type)
     return kind if rule is None else rule(kind, operation, numerics)
 
@@ -51,7 +69,7 @@ def engine_kind(kind: Op, operation: Operation, numerics: Numerics) -> Op:
 def overflows_at(operation: Operation, numerics: Numerics) -> float:
     """From where on results of an operation become infinite."""
     saturates = bool(numerics.saturates.value) and operation.type in PRODUCTS
-    return PORT_OVERFLOWS if saturates and _has_taps(operation) else _HALF_OVERFLOWS
+    return PORT_OVERFLOWS if saturates and _has_taps(operation) else FP16_OVERFLOWS
 
 
 def _has_taps(operation: Operation) -> bool:
@@ -59,7 +77,7 @@ def _has_taps(operation: Operation) -> bool:
     weight = operation.inputs.get('weight')
     if operation.type != 'conv' or weight is None or isinstance(weight, Value):
         return True
-    return weight[0].size > 1
+    return math.prod(np.shape(weight)[1:]) > 1
 
 
 def _replaced(kind: Op, function: Callable[..., Any], fresh: bool = True) -> Op:
@@ -92,7 +110,9 @@ class _Port:
     def lanes(self, x: Tensor, weight: Tensor, bias: Optional[Tensor] = None) -> Tensor:
         """``x @ weight`` lane by lane: (..., k, n) and (..., n, m) to (..., k, m)."""
         products = x.float().unsqueeze(-1) * weight.float().unsqueeze(-3)
-        return self.wide(product_sum(products).mul_(self.factor), bias)
+        # Lanes of what only scales have all of fp16's range.
+        summed = product_sum if self._doubled else lane_sum
+        return self.wide(summed(products).mul_(self.factor), bias)
 
 
 def _conv(kind: Op, operation: Operation, numerics: Numerics) -> Op:
@@ -192,17 +212,32 @@ def _root(total: Tensor, count: int) -> Tensor:
     return total.sqrt()
 
 
-def _function(make: Callable[[dict[str, Any]], Callable[[Tensor], Tensor]]) -> _Rule:
-    """A rule for a function of ``x``, made from the operation's other parameters."""
+class _Function(NamedTuple):
+    """A function of ``x``.
 
-    def rule(kind: Op, operation: Operation, numerics: Numerics) -> Op:
-        defaults = inspect.signature(kind.function).parameters.values()
-        parameters = {p.name: p.default for p in defaults if p.default is not p.empty}
-        given = {k: v for k, v in operation.inputs.items() if not isinstance(v, Value)}
-        lookup = Lookup(make({**parameters, **given}))
-        return _replaced(kind, lambda x, **_: lookup(x))
+    Attributes:
+        make: gives it for the value of the parameter.
+        reads: the one parameter that it has; '' for none.
+    """
 
-    return rule
+    make: Callable[..., Function]
+    reads: str = ''
+
+
+def _looked_up(kind: Op, operation: Operation, tables: Tables) -> Op:
+    make, reads = FUNCTIONS[operation.type]
+    given = (_constant(kind, operation, reads),) if reads else ()
+    lookup = tables.of(operation.type, given, functools.partial(make, *given))
+    return _replaced(kind, lambda x, **_: lookup(x))
+
+
+def _constant(kind: Op, operation: Operation, name: str) -> Any:
+    """A parameter that is one number or one word."""
+    default = inspect.signature(kind.function).parameters[name].default
+    value = operation.inputs.get(name, default)
+    if isinstance(value, Value) or np.size(value) != 1:
+        raise ProgramError(f'{name} is not one constant, as the Neural Engine needs it')
+    return np.asarray(value).item()
 
 
 _GELUS = {
@@ -212,18 +247,13 @@ _GELUS = {
 }
 
 
-def _gelu(parameters: dict[str, Any]) -> Callable[[Tensor], Tensor]:
-    return gelu_knots(_GELUS[str(parameters['mode'])])
+def _gelu(mode: str) -> Function:
+    return gelu_knots(choice('gelu mode', mode, _GELUS))
 
 
-def _shifted(function: Callable[[Tensor], Tensor]) -> Callable[..., Callable[[Tensor], Tensor]]:
+def _shifted(function: Function, epsilon: float) -> Function:
     """A function of ``x + epsilon``, where that is added in fp16."""
-
-    def make(parameters: dict[str, Any]) -> Callable[[Tensor], Tensor]:
-        epsilon = float(parameters['epsilon'])
-        return lambda x: function((x + epsilon).half().float())
-
-    return make
+    return lambda x: function((x + float(epsilon)).half().float())
 
 
 def _log(x: Tensor) -> Tensor:
@@ -289,14 +319,17 @@ RULES: dict[str, _Rule] = {
     'reduce_l2_norm': _over_lanes(torch.square, _root),
     'reduce_sum_square': _over_lanes(torch.square, _sum),
     'softmax': _softmax,
-    'gelu': _function(_gelu),
-    'inverse': _function(_shifted(torch.reciprocal)),
-    'log': _function(_shifted(_log)),
-    'rsqrt': _function(_shifted(torch.rsqrt)),
-    'sigmoid': _function(lambda _: sigmoid_knots()),
-    'silu': _function(lambda _: silu_knots()),
-    'softplus': _function(lambda _: _softplus),
+}
+#: Functions of one number.
+FUNCTIONS: dict[str, _Function] = {
+    'gelu': _Function(_gelu, 'mode'),
+    'inverse': _Function(functools.partial(_shifted, torch.reciprocal), 'epsilon'),
+    'log': _Function(functools.partial(_shifted, _log), 'epsilon'),
+    'rsqrt': _Function(functools.partial(_shifted, torch.rsqrt), 'epsilon'),
+    'sigmoid': _Function(sigmoid_knots),
+    'silu': _Function(silu_knots),
+    'softplus': _Function(lambda: _softplus),
     # infinity / infinity, which is 0, as measured
-    'softsign': _function(lambda _: F.softsign),
-    'tanh': _function(lambda _: odd(tanh_knots())),
+    'softsign': _Function(lambda: F.softsign),
+    'tanh': _Function(lambda: odd(tanh_knots())),
 }

@@ -79,7 +79,8 @@ class _Tiles(torch.autograd.Function):
         whole = lanes.narrow(-2, 0, count - left).unflatten(-2, (-1, _LANES)).unbind(-2)
         last = lanes.narrow(-2, count - left, left).unsqueeze(-2).unbind(-3)
         parts = [functools.reduce(_add, tile) for tile in (whole, last) if tile and tile[0].numel()]
-        return torch.cat(parts, -2) if len(parts) > 1 else parts[0]
+        # Without lanes, one tile of 0.
+        return torch.cat(parts, -2) if parts else lanes.sum(-2, keepdim=True)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: Any, output: Any) -> None:

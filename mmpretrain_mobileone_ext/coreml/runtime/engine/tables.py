@@ -22,6 +22,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ...program.budget import Ledger
+
 Function = Callable[[Tensor], Tensor]
 
 #: Worst absolute errors, chapter 3.
@@ -34,6 +36,7 @@ SIGMOID_ENDS = (-9.938, 8.320)
 LOG_OF_0 = -45440.0
 _SEGMENTS = 32
 _HALVES = 2**16
+_BYTES = 4 * _HALVES  # of a table
 
 
 class Lookup:
@@ -56,6 +59,35 @@ class Lookup:
     def __call__(self, x: Tensor) -> Tensor:
         """The function of fp16 numbers in fp32."""
         return _LookedUp.apply(self._values.to(x.device), x)
+
+
+class Tables:
+    """The tables of one program, each made once and its bytes counted.
+
+    Args:
+        ledger: takes the bytes.
+    """
+
+    def __init__(self, ledger: Ledger):
+        self._ledger = ledger
+        self._made: dict[tuple[Any, ...], Lookup] = {}
+
+    def of(self, name: str, given: tuple[Any, ...], make: Callable[[], Function]) -> Lookup:
+        """The table of a function.
+
+        Args:
+            name: of the operation.
+            given: values of its parameters.
+            make: gives the function.
+
+        Raises:
+            ProgramError: it takes more memory than is left.
+        """
+        key = (name, *given)
+        if key not in self._made:
+            self._ledger.hold(_BYTES, f'the table of operation {name!r}')
+            self._made[key] = Lookup(make())
+        return self._made[key]
 
 
 class _LookedUp(torch.autograd.Function):
