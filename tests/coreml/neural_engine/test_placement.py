@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from engine_kit import IMAGE, Made
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mmpretrain_mobileone_ext.coreml.neural_engine.placement import place, segments, switches
+from mmpretrain_mobileone_ext.coreml.neural_engine import placement
+from mmpretrain_mobileone_ext.coreml.neural_engine.placement import place, segments
 from mmpretrain_mobileone_ext.coreml.neural_engine.rules import _RULES
 from mmpretrain_mobileone_ext.coreml.neural_engine.verdict import judge
 from mmpretrain_mobileone_ext.coreml.program.graph import Block, Feature, Packed, Value, sources
 from mmpretrain_mobileone_ext.coreml.runtime.engine.chips import CHIPS, MEASURED, UNKNOWN
+from mmpretrain_mobileone_ext.errors import ProgramError
 
 
 def last(made, chip='M1'):
@@ -305,6 +309,10 @@ def test_nested_operations_stay_with_their_loop():
     assert switches(found) == 0
 
 
+def switches(found):
+    return judge(found, CHIPS['M5']).switches
+
+
 AFFINE = Packed(('constexpr_affine_dequantize',), 8, 2320)
 
 
@@ -413,3 +421,31 @@ def test_a_branch_on_the_cpu_costs_its_two_switches():
     # Two lstm that do not wait for each other are one run.
     assert switches(graph([False, True, False, True], [0, 0, 0, 3])) == 1
     assert switches(graph([True] * 4, [0, 1, 2, 3])) == 0
+
+
+def test_a_long_chain_is_looked_at_once(monkeypatch):
+    asked = []
+    monkeypatch.setattr(placement, 'sources', lambda op: asked.append(op) or sources(op))
+    found = graph([i % 2 == 0 for i in range(40)], range(40))
+    asked.clear()
+    assert len(segments(found)) == 40
+    assert len(asked) == 40
+
+
+def test_layers_that_wait_for_each_other_are_refused():
+    made = Made(format='neuralnetwork')
+    made.op('add', of='tanh_1', y=Value('x'))
+    made.op('tanh', of='add_0')
+    with pytest.raises(ProgramError, match=r"'add_0' reads 'tanh_1', which is not made before it"):
+        place(made.program, CHIPS['A14'])
+
+
+def test_a_value_that_is_made_twice_is_that_of_the_last_layer():
+    made = Made(format='neuralnetwork')
+    made.op('relu')
+    made.op('lstm', of='relu_0')
+    first, second = made.operations
+    made.operations[1] = replace(second, outputs=first.outputs)
+    made.op('relu', of='relu_0')
+    found = place(made.program, CHIPS['M5'])
+    assert [s.on_engine for s in segments(found)] == [True, False, True]
