@@ -139,7 +139,7 @@ def _one(op: Operation, chip: Chip, values: Values, is_border: bool, inside: str
     # What the table refuses is refused in any shape.
     first = Finding(row.why, row.instead, row.label) if not row.runs else stops[0]
     instead = first.instead or row.instead
-    if values.varying.isdisjoint(op.outputs):
+    if op.outputs and values.varying.isdisjoint(op.outputs):
         instead = 'its result as a constant: it depends on no input'
     return Placement(
         op, False, first.text, instead, first.label, weights=weights, is_border=is_border
@@ -155,7 +155,7 @@ def _before(program: Program, values: Values) -> frozenset[str]:
         if op.type in _CONVERTING and given and known.issuperset(given):
             found.add(op.name)
             # The engine's own begins where a value is fp16.
-            if values.dtype(op.outputs[0]) != 'fp16':
+            if all(values.dtype(name) != 'fp16' for name in op.outputs):
                 known.update(op.outputs)
     return frozenset(found)
 

@@ -408,7 +408,7 @@ def _slices(view: View) -> Iterator[Finding]:
         yield _stop(text, view.label('H13'), 'fixed places')
     begin, shape = view.numbers('begin'), view.shape()
     skipped = view.numbers('begin_mask', (0,))
-    is_inside = bool(begin) and begin[-1] != 0 and not skipped[-1]
+    is_inside = bool(begin) and begin[-1] != 0 and not any(skipped[-1:])
     if is_inside and shape and len(begin) == len(shape) > 2:
         yield from _offset(view)
 

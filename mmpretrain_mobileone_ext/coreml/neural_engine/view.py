@@ -48,6 +48,18 @@ class Values:
         return self._dtypes.get(name, '')
 
 
+def numbers(op: Operation, parameter: str, default: tuple[int, ...] = ()) -> tuple[int, ...]:
+    """A constant parameter as integers; ``default`` where it is none of them."""
+    value = op.inputs.get(parameter)
+    # Several constants are no array, and may differ in length.
+    if value is None or isinstance(value, (Value, str, tuple)):
+        return default
+    found = np.asarray(value)
+    if found.dtype.kind not in 'biuf' or not np.isfinite(found).all():
+        return default
+    return tuple(int(n) for n in found.ravel())
+
+
 @dataclass(frozen=True, eq=False)
 class View:
     """One operation on one chip.
@@ -73,10 +85,7 @@ class View:
 
     def numbers(self, parameter: str, default: tuple[int, ...] = ()) -> tuple[int, ...]:
         """A constant as integers; ``default`` where it is none of them."""
-        found = np.asarray(self.constant(parameter))
-        if found.dtype.kind not in 'biuf' or not np.isfinite(found).all():
-            return default
-        return tuple(int(n) for n in found.ravel())
+        return numbers(self.op, parameter, default)
 
     def shape(self, parameter: str = 'x') -> Optional[Shape]:
         """Of a parameter, None where nothing is stated."""
@@ -93,11 +102,6 @@ class View:
             items = value if isinstance(value, tuple) else (value,)
             found += [item.name for item in items if isinstance(item, Value)]
         return found
-
-    @property
-    def result(self) -> Optional[Shape]:
-        """Shape of the first result."""
-        return self.op.shapes[0] if self.op.shapes else None
 
     def limit(self, name: str) -> Fact:
         """A limit of the chip."""

@@ -11,6 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mmpretrain_mobileone_ext.coreml.neural_engine import placement
+from mmpretrain_mobileone_ext.coreml.neural_engine.forecast import forecasts
+from mmpretrain_mobileone_ext.coreml.neural_engine.latency.estimate import fitted_model
 from mmpretrain_mobileone_ext.coreml.neural_engine.placement import place, segments
 from mmpretrain_mobileone_ext.coreml.neural_engine.rules import _RULES
 from mmpretrain_mobileone_ext.coreml.neural_engine.verdict import judge
@@ -264,14 +266,17 @@ ODD = [
     *(0, -1, 7, True, 'text', '', (), ('a',), (Value('x'), Value('x')), Value('x'), Value('no')),
     *(np.zeros(0), np.zeros((2, 2)), np.float32('nan'), np.int64(2**62), np.array(['a', 'b'])),
     *(np.zeros((1, 1, 1, 1)), np.zeros((0, 3, 3)), np.array([-9, 9]), np.arange(8)),
+    *((np.ones(2), np.ones(3)), np.zeros((16, 16, 3, 3)), np.ones((64, 64)), np.ones(64)),
 ]
 PARAMETERS = ['weight', 'strides', 'dilations', 'groups', 'axes', 'axis', 'pad', 'mode', 'begin']
 PARAMETERS += ['begin_mask', 'end', 'reps', 'kernel_sizes', 'y', 'alpha', 'size', 'dtype_']
-SHAPES = st.none() | st.lists(st.none() | st.integers(0, 70_000), max_size=7).map(tuple)
+PARAMETERS += ['query', 'key']
+SHAPES = st.sampled_from([IMAGE, (1, 64), (64,), (), None])
+SHAPES |= st.lists(st.none() | st.integers(0, 70_000), max_size=7).map(tuple)
 
 
 @given(
-    st.sampled_from(sorted(k for k in _RULES if k)),
+    st.sampled_from(sorted({*filter(None, _RULES), 'einsum', 'scaled_dot_product_attention'})),
     st.dictionaries(st.sampled_from(PARAMETERS), st.sampled_from(range(len(ODD))), max_size=6),
     SHAPES,
     SHAPES,
@@ -283,7 +288,11 @@ def test_odd_files_are_judged_too(kind, inputs, shape, result):
     for chip in ('A12', 'M1', 'M5'):
         found = place(made.program, CHIPS[chip])[-1]
         assert found.on_engine is not bool(found.reason)
-        judge(place(made.program, CHIPS[chip]), CHIPS[chip]).to_dict()
+        verdict = judge(place(made.program, CHIPS[chip]), CHIPS[chip])
+        verdict.to_dict()
+        for forecast in forecasts(made.program, [verdict], fitted_model(), with_suggestions=True):
+            assert forecast.estimate is not None or forecast.why
+            forecast.document()
 
 
 def test_what_depends_on_no_input_should_be_a_constant():
@@ -449,3 +458,13 @@ def test_a_value_that_is_made_twice_is_that_of_the_last_layer():
     made.op('relu', of='relu_0')
     found = place(made.program, CHIPS['M5'])
     assert [s.on_engine for s in segments(found)] == [True, False, True]
+
+
+@pytest.mark.parametrize('kind', ['add', 'scatter'])
+def test_what_makes_nothing_is_no_constant(kind):
+    made = Made()
+    made.op(kind)
+    (op,) = made.operations
+    made.operations = [replace(op, outputs=(), dtypes=(), shapes=())]
+    made.op('relu')
+    assert 'as a constant' not in place(made.program, CHIPS['M1'])[0].instead
