@@ -77,7 +77,8 @@ def place(program: Program, chip: Chip) -> tuple[Placement, ...]:
     """Tell for each operation of a program whether the engine of a chip takes it.
 
     Args:
-        program: as read from disk; shapes that it does not state are not checked.
+        program: as :func:`~.shapes.with_shapes` gives it: where a result has no shape, whether it
+            runs is unknown.
         chip: of :func:`~mmpretrain_mobileone_ext.coreml.runtime.engine.chips.find_chip`.
 
     Returns:

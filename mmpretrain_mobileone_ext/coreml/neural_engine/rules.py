@@ -1,7 +1,8 @@
 """Shapes, types and modes that engines refuse or take by a detour (chapters 4, 13, 17, 19, 25).
 
 A rule is a function of a :class:`View` that yields what it finds; which operations it looks at is
-in its decorator. What a file does not state is not judged.
+in its decorator. A parameter that a file does not state is not judged; a result whose size is not
+known makes its operation unknown.
 """
 
 from __future__ import annotations
@@ -119,7 +120,7 @@ def _sizes(view: View) -> Iterator[Finding]:
 @rule('')
 def _flexible(view: View) -> Iterator[Finding]:
     """Ch. 8: Core ML compiles fixed sizes ahead of time; what is left of a range is not."""
-    if not any(None in shape for shape in _shapes(view)):
+    if not _is_flexible(view):
         return
     if view.values.has_ranges:
         yield _stop(
@@ -129,6 +130,22 @@ def _flexible(view: View) -> Iterator[Finding]:
         )
     else:
         yield Finding('it is compiled once for each listed input size', label=view.label())
+
+
+def _is_flexible(view: View) -> bool:
+    values = view.values
+    if values.is_typed:
+        return any(None in shape for shape in _shapes(view))
+    # Shapes of a neuralnetwork are those of its default size.
+    is_varying = not values.varying.isdisjoint(view.op.outputs)
+    return is_varying and (values.has_ranges or values.has_lists)
+
+
+@rule('')
+def _unstated(view: View) -> Iterator[Finding]:
+    """What no limit was held against is not said to run."""
+    if len(view.op.shapes) < len(view.op.outputs) or None in view.op.shapes:
+        yield _stop('the size of its result is unknown, so that no limit was checked', UNKNOWN)
 
 
 @rule('')

@@ -18,6 +18,7 @@ class Values:
         is_typed: whether it declares types: an ``mlprogram`` does, and computes by them. Layers of
             a ``neuralnetwork`` have none, and run on the engine in fp16.
         has_ranges: whether an input takes any size within a range.
+        has_lists: whether one takes any of several sizes.
         varying: names of the values that depend on an input.
     """
 
@@ -26,6 +27,7 @@ class Values:
         self.has_ranges = any(
             low != high for feature in program.inputs for low, high in feature.ranges
         )
+        self.has_lists = any(f.is_flexible and not f.ranges for f in program.inputs)
         self._shapes: dict[str, Shape] = {
             f.name: f.shape for f in program.inputs if f.shape and not f.is_flexible
         }

@@ -247,6 +247,36 @@ def test_ranges_of_sizes_leave_the_engine_and_lists_do_not():
     assert 'each listed' in remarks(made)
 
 
+@pytest.mark.parametrize('name', ['M1', 'A14'])
+def test_sizes_of_a_neuralnetwork_are_those_of_one_input_only(name):
+    def judged(**feature):
+        made = Made(
+            feature=Feature('x', 'tensor', IMAGE, 'fp64', **feature), format='neuralnetwork'
+        )
+        made.op('relu')
+        return last(made, name)
+
+    assert judged().on_engine
+    ranged = judged(ranges=((1, 1), (16, 16), (8, -1), (8, -1)))
+    assert not ranged.on_engine
+    assert 'a range of input sizes' in ranged.reason
+    listed = judged(shapes=(IMAGE, (1, 16, 64, 64)))
+    assert listed.on_engine
+    assert [r.text for r in listed.remarks] == ['it is compiled once for each listed input size']
+
+
+@pytest.mark.parametrize('format', ['mlprogram', 'neuralnetwork'])
+def test_what_no_limit_was_held_against_is_unknown(format):
+    made = Made(format=format)
+    made.op('relu', None)
+    made.op('lstm')
+    relu, lstm = place(made.program, CHIPS['M1'])
+    assert (relu.on_engine, relu.label, lstm.label) == (False, UNKNOWN, MEASURED)
+    verdict = judge([relu], CHIPS['M1'])
+    assert 'none of 1 operation is known to run on the engine' in verdict.sentence
+    assert not verdict.is_whole
+
+
 def test_what_converts_an_input_or_a_result_is_at_the_border():
     made = Made(feature=Feature('x', 'image', (1, 3, 32, 32), 'uint8'))
     scaled = made.op('mul', (1, 3, 32, 32), 'fp32', y=np.float32(2))
