@@ -13,6 +13,7 @@ from ..coreml.neural_engine.forecast import CAVEAT as TIME_CAVEAT
 from ..coreml.neural_engine.forecast import Forecast, forecasts
 from ..coreml.neural_engine.latency.calibrate import calibrate, read_samples
 from ..coreml.neural_engine.latency.estimate import LatencyModel, fitted_model
+from ..coreml.neural_engine.shapes import with_shapes
 from ..coreml.neural_engine.verdict import (
     Group,
     Verdict,
@@ -92,6 +93,7 @@ def _model(benches: Sequence[Path], models: Sequence[Path]) -> tuple[LatencyMode
 def _judge(
     program: Program, chips: Sequence[Chip], model: LatencyModel, with_suggestions: bool
 ) -> _Found:
+    program = with_shapes(program)
     verdicts = preflight(program, chips)
     return _Found(program, verdicts, forecasts(program, verdicts, model, with_suggestions))
 

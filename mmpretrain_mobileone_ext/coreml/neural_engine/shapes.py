@@ -17,11 +17,17 @@ _TYPES = {'int32': torch.int32}
 def with_shapes(program: Program) -> Program:
     """The program with the shapes of its values, for the default size of its inputs.
 
-    An ``mlprogram`` states them, and is returned as it is. Where the reference runtime cannot run
-    the program, what it does not state stays unknown.
+    An ``mlprogram`` states them, and is returned as it is; so is what this returned. Where the
+    reference runtime cannot run the program, its shapes are unknown: None.
     """
-    if program.format == 'mlprogram' or not all(f.shape for f in program.inputs):
+    if program.format == 'mlprogram' or any(op.shapes for op in program.operations):
         return program
+    known = _run(program) if all(f.shape for f in program.inputs) else {}
+    return replace(program, operations=tuple(_shaped(op, known) for op in program.operations))
+
+
+def _run(program: Program) -> dict[str, Any]:
+    """Every value of the program, for inputs of zeros; none where it cannot be run."""
     shown = [op for op in program.operations if op.type != 'classify']
     outputs = tuple(Feature(name, 'tensor') for op in shown for name in op.outputs)
     watched = replace(
@@ -29,15 +35,14 @@ def with_shapes(program: Program) -> Program:
     )
     try:
         run = ReferenceProgram(watched, 'fp32', False, torch.device('cpu'))
-        values = run.predict(
+        return run.predict(
             {
                 f.name: torch.zeros(f.shape, dtype=_TYPES.get(f.dtype, torch.float32))
                 for f in program.inputs
             }
         )
     except ProgramError:
-        return program
-    return replace(program, operations=tuple(_shaped(op, values) for op in program.operations))
+        return {}
 
 
 def _shaped(op: Operation, values: dict[str, Any]) -> Operation:
