@@ -128,8 +128,10 @@ def _flexible(view: View) -> Iterator[Finding]:
             view.label(),
             'one input size, or a list of them (enumerated)',
         )
-    else:
+    elif view.values.has_lists:
         yield Finding('it is compiled once for each listed input size', label=view.label())
+    else:
+        yield _stop('its size depends on values', view.label(), 'a fixed size')
 
 
 def _is_flexible(view: View) -> bool:
@@ -212,9 +214,11 @@ def _volumes(view: View) -> Iterator[Finding]:
 @rule('conv', 'conv_transpose')
 def _kernels(view: View) -> Iterator[Finding]:
     window = _window(view)
-    steps = view.numbers('strides', (1,) * len(window))
-    if len(window) != 2 or len(steps) != 2:
+    steps = view.numbers('strides') if 'strides' in view.op.inputs else (1, 1)
+    if len(window) != 2:
         return
+    if len(steps) != 2:
+        yield _stop('its strides are no two constant numbers', UNKNOWN, 'constant strides')
     for name, size, step in zip(('height', 'width'), window, steps):
         is_small = view.op.type == 'conv_transpose' and step > 1
         limit = view.limit(f'small kernel {name}' if is_small else f'kernel {name}')

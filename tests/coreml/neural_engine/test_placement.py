@@ -102,6 +102,9 @@ def test_ranks(rank):
         ((16, 16, 3), {}, []),
         ((16, 1, 3, 3), {'groups': np.int32(16)}, ALL),
         ((16, 16, 3, 3), {'strides': np.array([5, 5])}, ALL),
+        ((16, 16, 3, 3), {'strides': np.zeros(0)}, []),
+        ((16, 16, 3, 3), {'strides': Value('x')}, []),
+        ((16, 16, 33, 3), {'strides': np.ones(1)}, []),
     ],
 )
 def test_kernels(weight, inputs, chips):
@@ -263,6 +266,11 @@ def test_sizes_of_a_neuralnetwork_are_those_of_one_input_only(name):
     listed = judged(shapes=(IMAGE, (1, 16, 64, 64)))
     assert listed.on_engine
     assert [r.text for r in listed.remarks] == ['it is compiled once for each listed input size']
+
+
+def test_sizes_that_depend_on_values_leave_the_engine():
+    found = last(one('relu', result=(None, 4)))
+    assert (found.on_engine, found.reason) == (False, 'its size depends on values')
 
 
 @pytest.mark.parametrize('format', ['mlprogram', 'neuralnetwork'])

@@ -18,7 +18,7 @@ import numpy as np
 
 from ....errors import ProgramError
 from ...program.graph import Operation, Program, Value, sources, walk
-from ...runtime.engine.chips import CHIPS, Chip
+from ...runtime.engine.chips import BYTES, CHIPS, Chip
 from ..shapes import with_shapes
 from ..view import numbers
 from ..weights import weights_of
@@ -26,7 +26,7 @@ from ..weights import weights_of
 Shape = tuple[int, ...]
 
 #: Bytes of a number on the engine, which computes in fp16.
-FP16 = 2
+FP16 = BYTES
 #: Of the program's inputs, where a layer says what it reads.
 INPUT = -1
 
