@@ -12,6 +12,7 @@ from rich.table import Table
 from ..coreml.neural_engine.forecast import Forecast, caveat, clearest, forecasts
 from ..coreml.neural_engine.latency.calibrate import Calibration, calibrate, read_samples
 from ..coreml.neural_engine.latency.estimate import LatencyModel, fitted_model
+from ..coreml.neural_engine.shapes import with_shapes
 from ..coreml.neural_engine.verdict import (
     Group,
     Verdict,
@@ -103,6 +104,7 @@ def _calibration(benches: Sequence[Path], models: Sequence[Path], chip: Chip) ->
 def _judge(
     program: Program, chips: Sequence[Chip], model: LatencyModel, with_suggestions: bool
 ) -> _Found:
+    program = with_shapes(program)
     verdicts = preflight(program, chips)
     return _Found(program, verdicts, forecasts(program, verdicts, model, with_suggestions))
 

@@ -74,7 +74,7 @@ def preflight_parser() -> ToolParser:
     p = ToolParser(
         description='Tell which operations of a Core ML file the Neural Engine of a chip takes, '
         'why not the others and what to write instead, which stored weights it reads as they are, '
-        'how often work changes between units, and an estimate of the time of one prediction. '
+        'how often work changes between units, and about how long one prediction takes. '
         'Needs no device: what it says is as sure as the label beside it.'
     )
     p.add_argument('models', nargs='+', type=Path, metavar='MODEL', help='.mlpackage or .mlmodel')
@@ -89,8 +89,8 @@ def preflight_parser() -> ToolParser:
     p.add_argument(
         '--suggest',
         action='store_true',
-        help='list what would shorten it, and by how much, on the first chip whose estimate has '
-        'bounds, as are the parts of its time; else on the first',
+        help='list what would shorten it, and by how much; this and the parts of its time are of '
+        'the first chip whose estimate has bounds, else of the first',
     )
     p.add_argument(
         '--calibrate',

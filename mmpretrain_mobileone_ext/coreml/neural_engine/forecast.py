@@ -12,6 +12,7 @@ from ..program.graph import Program
 from ..runtime.engine.chips import Chip
 from .latency.estimate import Estimate, Estimator, LatencyModel
 from .latency.features import Layer, layers_of
+from .shapes import with_shapes
 from .suggest import Suggestion, suggest
 from .verdict import Verdict, preflight
 
@@ -143,5 +144,6 @@ def _with_gaps(estimate: Estimate, verdict: Verdict) -> Estimate:
 
 def estimate_of(program: Program, model: LatencyModel, chip: Chip) -> Optional[Estimate]:
     """Of a file on one chip, with what it does not count; None where nothing can be said."""
+    program = with_shapes(program)
     (found,) = forecasts(program, preflight(program, [chip]), model)
     return found.estimate
