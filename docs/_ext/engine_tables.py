@@ -41,6 +41,6 @@ def operations() -> str:
         found = [look_up(name, CHIPS[chip]) for chip in _FIRST]
         if any(row.why for row in found):
             since = (line for line, row in zip(_FIRST.values(), found) if row.runs)
-            rows.append((name, next(since, 'none'), found[0].why, found[0].instead or _NONE))
-    heads = ('operation', 'on the engine since', 'why not before', 'instead')
+            rows.append((name, next(since, 'never'), found[0].why, found[0].instead or _NONE))
+    heads = ('operation', 'on the engine since', 'why not', 'instead')
     return markdown_table(heads, rows, 'llll')

@@ -9,10 +9,10 @@ from typing import Any, NamedTuple, Optional
 
 from rich.table import Table
 
-from ..coreml.neural_engine.forecast import CAVEAT as TIME_CAVEAT
-from ..coreml.neural_engine.forecast import Forecast, forecasts
-from ..coreml.neural_engine.latency.calibrate import calibrate, read_samples
+from ..coreml.neural_engine.forecast import Forecast, caveat, clearest, forecasts
+from ..coreml.neural_engine.latency.calibrate import Calibration, calibrate, read_samples
 from ..coreml.neural_engine.latency.estimate import LatencyModel, fitted_model
+from ..coreml.neural_engine.shapes import with_shapes
 from ..coreml.neural_engine.verdict import (
     Group,
     Verdict,
@@ -23,8 +23,8 @@ from ..coreml.neural_engine.verdict import (
 )
 from ..coreml.program.graph import Program
 from ..coreml.program.read import read_program
-from ..coreml.runtime.engine.chips import GUIDE, Chip, find_chip
-from ..errors import MobileOneExtError, ProgramError
+from ..coreml.runtime.engine.chips import DEFAULT_CHIPS, GUIDE, Chip, find_chip
+from ..errors import MobileOneExtError, ProgramError, SpecError
 from ..utils.files import check_apart, check_writable, write_json
 from ..utils.machine import machine
 from ..utils.text import PlainConsole, own_command, shown
@@ -50,7 +50,7 @@ def run(argv: Optional[Sequence[str]] = None) -> int:
         MobileOneExtError: one line that says what is wrong.
     """
     given = preflight_parser().parse_args(argv)
-    chips = list({chip.name: chip for chip in map(find_chip, given.chip)}.values())
+    chips = _chips(given.chip, bool(given.calibrate))
     to_file = None if given.json in (None, '-') else Path(given.json)
     for path in given.models:
         check_apart({'--json': to_file}, {'the model': path})
@@ -58,14 +58,26 @@ def run(argv: Optional[Sequence[str]] = None) -> int:
         check_apart({'--json': to_file}, {'--calibrate': path})
     check_writable(to_file)
     programs = [_read(path) for path in given.models]
-    model, calibrated = _model(given.calibrate, given.models)
-    found = [_judge(program, chips, model, given.suggest) for program in programs]
+    calibration = _calibration(given.calibrate, given.models, chips[0])
+    found = [_judge(program, chips, calibration.model, given.suggest) for program in programs]
     if given.json is not None:
-        _write([one.document(given.all) for one in found], to_file)
+        _write([one.document(given.all) for one in found], calibration, to_file)
     if given.json != '-':
-        show(found, given.all, calibrated)
+        show(found, calibration, given.all)
     is_whole = all(v.is_whole for one in found for v in one.verdicts)
     return int(given.require == 'engine' and not is_whole)
+
+
+def _chips(names: Sequence[str], is_calibrated: bool) -> list[Chip]:
+    """Those that were asked for, once each; of a calibration the device's."""
+    chips = list({chip.name: chip for chip in map(find_chip, names or DEFAULT_CHIPS)}.values())
+    if is_calibrated and (not names or len(chips) > 1):
+        given = ', '.join(chip.name for chip in chips) if names else 'none'
+        raise SpecError(
+            f'--calibrate needs --chip with the one chip of the device that was measured; given: '
+            f'{given}'
+        )
+    return chips
 
 
 class _Found(NamedTuple):
@@ -81,28 +93,30 @@ class _Found(NamedTuple):
         return {**to_dict(self.program, self.verdicts, each), 'latency': latency}
 
 
-def _model(benches: Sequence[Path], models: Sequence[Path]) -> tuple[LatencyModel, str]:
+def _calibration(benches: Sequence[Path], models: Sequence[Path], chip: Chip) -> Calibration:
     """The model of time, and what was done for it in a line; '' for nothing."""
     if not benches:
-        return fitted_model(), ''
-    samples, device = read_samples(benches, models)
+        return Calibration(fitted_model(), '')
+    samples, device = read_samples(benches, models, chip)
     return calibrate(fitted_model(), samples, device)
 
 
 def _judge(
     program: Program, chips: Sequence[Chip], model: LatencyModel, with_suggestions: bool
 ) -> _Found:
+    program = with_shapes(program)
     verdicts = preflight(program, chips)
     return _Found(program, verdicts, forecasts(program, verdicts, model, with_suggestions))
 
 
-def _write(files: list[dict[str, Any]], path: Optional[Path]) -> None:
+def _write(files: list[dict[str, Any]], calibration: Calibration, path: Optional[Path]) -> None:
     """All that was found, into a file or to stdout."""
     document = {
         'schema_version': SCHEMA,
         'command': own_command(),
         'machine': machine('cpu'),
         'source': GUIDE,
+        'latency_model': {**calibration.model.document(), 'calibration': calibration.words},
         'files': files,
     }
     if path is None:
@@ -123,13 +137,13 @@ def _read(path: Path) -> Program:
     return program
 
 
-def show(found: Sequence[_Found], each: bool = False, calibrated: str = '') -> None:
+def show(found: Sequence[_Found], calibration: Calibration, each: bool = False) -> None:
     """Print tables and lines for each chip.
 
     Args:
         found: programs with what is known of them, each for the same chips.
+        calibration: the model of time, and how it was fitted to the user's device if it was.
         each: of every operation, too.
-        calibrated: how the model of time was fitted, if it was.
     """
     console = PlainConsole(highlight=False)
     for one in found:
@@ -138,7 +152,7 @@ def show(found: Sequence[_Found], each: bool = False, calibrated: str = '') -> N
     for v in found[0].verdicts:
         if v.chip.doubt:
             console.print(f'({v.chip.name}: {v.chip.doubt})', soft_wrap=True, style='dim')
-    for line in filter(None, (calibrated, CAVEAT, TIME_CAVEAT)):
+    for line in filter(None, (calibration.words, CAVEAT, caveat(calibration.model))):
         console.print(shown(line), soft_wrap=True, style='dim')
 
 
@@ -148,7 +162,7 @@ def _show_times(found: _Found, each: bool, console: PlainConsole) -> None:
     console.print(f'{name}, one prediction:', soft_wrap=True)
     for forecast in found.forecasts:
         console.print(shown(f'  {forecast.sentence()}'), soft_wrap=True)
-    first = found.forecasts[0]
+    first = clearest(found.forecasts)
     if first.estimate is not None:
         console.print(shown(f'  of it on {first.chip}: {first.parts}'), soft_wrap=True)
     if each and first.estimate is not None:

@@ -12,10 +12,12 @@ from crafted_kit import Crafted
 
 from mmpretrain_mobileone_ext.commands.preflight import run
 from mmpretrain_mobileone_ext.coreml.neural_engine.latency.calibrate import read_samples
+from mmpretrain_mobileone_ext.coreml.runtime.engine.chips import CHIPS
 from mmpretrain_mobileone_ext.coreml.swift.facts import digest
 from mmpretrain_mobileone_ext.errors import ExportError, MobileOneExtError, SpecError
 
 SHAPE = (1, 4, 6, 5)
+A17 = CHIPS['A17 Pro']
 
 
 def crafted(folder, *kinds, shape=SHAPE):
@@ -49,12 +51,41 @@ def bench(folder, package, name='bench.json', **changes):
 
 
 def test_a_benchmark_finds_its_model_by_content(package, tmp_path):
-    (sample,), device = read_samples([bench(tmp_path, package)], [package])
+    (sample,), device = read_samples([bench(tmp_path, package)], [package], A17)
     assert (device, sample.ms) == ('iPhone15,2', GOOD['latency']['median_ms'])
     assert len(sample.counted.macs) == 3
     # And beside it.
     bench(package.parent, package)
-    assert read_samples([package.parent / 'bench.json'], [])[1] == device
+    assert read_samples([package.parent / 'bench.json'], [], A17)[1] == device
+
+
+def test_a_network_measured_twice_is_one(package, tmp_path):
+    paths = [bench(tmp_path, package, f'{ms}.json', latency__median_ms=ms) for ms in (0.5, 0.7)]
+    (sample,), _ = read_samples(paths, [package], A17)
+    assert sample.ms == pytest.approx(0.6)
+
+
+def test_weights_are_read_as_the_chip_reads_them(tmp_path):
+    """Linear 8-bit weights stream since the A14; before, fp16 crosses the memory."""
+    made = Crafted((1, 32))
+    last = made.op('cast', 'half', (1, 32), 'FLOAT16', x='x', dtype=np.array('fp16'))
+    weight = made.constexpr(
+        'constexpr_affine_dequantize',
+        'w',
+        (16, 32),
+        quantized_data=(np.ones((16, 32), np.int8), 'INT8'),
+        zero_point=(np.int8(0), 'INT8'),
+        scale=(np.float16(1), 'FLOAT16'),
+        axis=(np.int32(0), 'INT32'),
+    )
+    last = made.op('linear', 'l', (1, 16), 'FLOAT16', x=last, weight=weight)
+    made.op('cast', 'result', (1, 16), x=last, dtype=np.array('fp32'))
+    path = made.save(tmp_path)
+    moved = {
+        name: read_samples([bench(tmp_path, path)], [path], CHIPS[name])[0][0].counted.weights.sum()
+        for name in ('A13', 'A14')
+    }
+    assert moved['A13'] == 2 * 512 > 1.9 * moved['A14']
 
 
 @pytest.mark.parametrize(
@@ -64,12 +95,15 @@ def test_a_benchmark_finds_its_model_by_content(package, tmp_path):
         (dict(build='debug'), 'is of a debug build'),
         (dict(compute_units='cpuOnly'), 'without the engine'),
         (dict(model__sha256='1' * 64), 'none of the files'),
+        (dict(model__name='a/b'), "'a/b', which is no file name"),
+        (dict(model__name='a' * 300), 'which is no file name'),
+        (dict(latency__min_ms=0, latency__median_ms=1e-320), 'a median of 9.9'),
     ],
 )
 def test_a_benchmark_that_says_nothing_is_refused(package, tmp_path, changes, said):
     path = bench(tmp_path, package, **changes)
     with pytest.raises(SpecError, match=said) as caught:
-        read_samples([path], [package])
+        read_samples([path], [package], A17)
     assert '\n' not in str(caught.value)
     assert 'bench.json' in str(caught.value)
 
@@ -80,14 +114,14 @@ def test_devices_are_not_mixed(package, tmp_path):
         bench(tmp_path, package, 'other.json', device__model='iPhone14,5'),
     ]
     with pytest.raises(SpecError, match='another device than iPhone15,2'):
-        read_samples(paths, [package])
+        read_samples(paths, [package], A17)
 
 
 def test_a_broken_file_is_one_line(package, tmp_path):
     path = tmp_path / 'bench.json'
     path.write_text('{')
     with pytest.raises(ExportError, match='cannot read the benchmark'):
-        read_samples([path], [package])
+        read_samples([path], [package], A17)
 
 
 def test_preflight_takes_benchmarks(package, tmp_path, capsys):
@@ -95,7 +129,37 @@ def test_preflight_takes_benchmarks(package, tmp_path, capsys):
     assert run([str(package), '--chip', 'A17', '--calibrate', str(path)]) == 0
     text = capsys.readouterr().out
     assert 'iPhone15,2: 0.60 ms' in text  # the benchmark's median
-    assert 'calibrated to iPhone15,2 by 1 benchmark: one scale of' in text
+    assert 'calibrated to iPhone15,2 by 1 network: one scale of' in text
+
+
+def test_what_is_said_of_a_calibrated_estimate_is_of_the_device(package, tmp_path, capsys):
+    path, out = bench(tmp_path, package), tmp_path / 'preflight.json'
+    run([str(package), '--chip', 'A17', '--calibrate', str(path), '--json', str(out)])
+    text = capsys.readouterr().out
+    assert 'through Core ML on the device iPhone15,2, the median of a bench' in text
+    assert 'published' not in text
+    model = json.loads(out.read_text())['latency_model']
+    assert (model['device'], model['is_calibrated']) == ('iPhone15,2', True)
+    assert model['calibration'] in text
+    run([str(package), '--chip', 'A14'])
+    assert 'as published for an iPhone 12' in capsys.readouterr().out
+
+
+@pytest.mark.parametrize('chips', [[], ['--chip', 'A14', 'A15']])
+def test_a_calibration_needs_its_one_chip(package, tmp_path, chips):
+    with pytest.raises(SpecError, match='--calibrate needs --chip with the one chip') as caught:
+        run([str(package), *chips, '--calibrate', str(bench(tmp_path, package))])
+    assert '\n' not in str(caught.value)
+
+
+def test_parts_and_suggestions_are_of_the_first_chip_with_bounds(tmp_path, capsys):
+    path = str(crafted(tmp_path, 'silu', shape=(1, 64, 112, 112)))
+    run([path, '--suggest'])
+    text = capsys.readouterr().out
+    assert 'of it on A14: floor' in text
+    assert 'on A14, what would shorten it' in text
+    run([path, '--suggest', '--chip', 'A13'])
+    assert 'on A13, what would shorten it' in capsys.readouterr().out
 
 
 def test_preflight_tells_the_time_and_what_shortens_it(package, tmp_path, capsys):

@@ -11,7 +11,8 @@ from typing import Any, NamedTuple, Optional
 
 from rich.table import Table
 
-from ...coreml.neural_engine.latency.estimate import Estimate
+from ...coreml.neural_engine.forecast import BOUNDS
+from ...coreml.neural_engine.latency.estimate import ORDER, Estimate
 from ...errors import MobileOneExtError
 from ...report.figures import BLUE, VERMILION, new_figure, place_labels, save_figure
 from ...utils.files import write_json, write_text, write_whole
@@ -24,8 +25,8 @@ WEIGHTS_NOTE = (
 )
 ESTIMATED = 'iPhone12 ms, predicted'
 ESTIMATE_NOTE = (
-    f'{ESTIMATED}: made of the operations of the Core ML file; 8 of 10 networks that the fit had '
-    'not seen lay within the bounds; ~ is an order only (attention).'
+    f'{ESTIMATED}: made of the operations of the Core ML file; {BOUNDS}; ~ is an order only '
+    '(attention, or not all of it on the Neural Engine).'
 )
 _AREA = 34  # of a bubble, square points a million parameters
 
@@ -65,8 +66,12 @@ class EstimatedLatency(NamedTuple):
 
     @classmethod
     def of(cls, found: Optional[Estimate]) -> Optional[EstimatedLatency]:
-        """Of an estimate, without its layers."""
-        return None if found is None else cls(found.ms, found.low, found.high, found.label)
+        """Of an estimate, without its layers; what it does not count leaves an order only."""
+        if found is None:
+            return None
+        if found.notes:
+            return cls(found.ms, None, None, ORDER)
+        return cls(found.ms, found.low, found.high, found.label)
 
     @property
     def words(self) -> str:

@@ -64,27 +64,33 @@ def deploy_parser() -> ToolParser:
     return p
 
 
+def _word(chip: str) -> str:
+    """A chip's name as one word of a command line."""
+    return chip.replace(' ', '')
+
+
 def preflight_parser() -> ToolParser:
     """The arguments."""
     p = ToolParser(
         description='Tell which operations of a Core ML file the Neural Engine of a chip takes, '
         'why not the others and what to write instead, which stored weights it reads as they are, '
-        'how often work changes between units, and how long one prediction is likely to take. '
+        'how often work changes between units, and about how long one prediction takes. '
         'Needs no device: what it says is as sure as the label beside it.'
     )
     p.add_argument('models', nargs='+', type=Path, metavar='MODEL', help='.mlpackage or .mlmodel')
     p.add_argument(
         '--chip',
         nargs='+',
-        default=list(DEFAULT_CHIPS),
+        default=[],
         metavar='NAME',
-        help=f'{", ".join(CHIPS)} (default: {" ".join(n.replace(" ", "") for n in DEFAULT_CHIPS)})',
+        help=f'{", ".join(map(_word, CHIPS))} (default: {" ".join(map(_word, DEFAULT_CHIPS))})',
     )
     p.add_argument('--all', action='store_true', help='tell of every operation, not only of groups')
     p.add_argument(
         '--suggest',
         action='store_true',
-        help='list what would shorten it on the first chip, and by how much',
+        help='list what would shorten it, and by how much; this and the parts of its time are of '
+        'the first chip whose estimate has bounds, else of the first',
     )
     p.add_argument(
         '--calibrate',
@@ -93,7 +99,7 @@ def preflight_parser() -> ToolParser:
         default=[],
         metavar='FILE',
         help="fit the estimate to your device by the JSON of a Swift package's bench; each is of "
-        'one of the models, or of a NAME.mlpackage beside it',
+        'one of the models, or of a NAME.mlpackage beside it; needs --chip with its one chip',
     )
     p.add_argument(
         '--json', metavar='FILE', help='write all that was found there; - prints it instead'

@@ -12,15 +12,26 @@ from ..program.graph import Program
 from ..runtime.engine.chips import Chip
 from .latency.estimate import Estimate, Estimator, LatencyModel
 from .latency.features import Layer, layers_of
+from .shapes import with_shapes
 from .suggest import Suggestion, suggest
-from .verdict import Verdict
+from .verdict import Verdict, preflight
 
-#: What a reader has to know of every estimate.
-CAVEAT = (
+#: What the range beside an estimate is.
+BOUNDS = 'bounds are made to hold 8 of 10 further networks of this kind'
+_CAVEAT = (
     'Estimates are of one prediction with its round trip through Core ML, as published for an '
-    'iPhone 12 in 2022: 8 of 10 networks that the fit had not seen lay within the bounds. A bench '
-    'on your device says more; --calibrate reads it.'
+    f'iPhone 12 in 2022, the fastest of about 1000; {BOUNDS}. A bench on your device says more; '
+    '--calibrate reads it.'
 )
+_CALIBRATED = (
+    'Estimates are of one prediction with its round trip through Core ML on the device {device}, '
+    f'the median of a bench; {BOUNDS}.'
+)
+
+
+def caveat(model: LatencyModel) -> str:
+    """What a reader has to know of every estimate by a model."""
+    return _CALIBRATED.format(device=model.device) if model.is_calibrated else _CAVEAT
 
 
 @dataclass(frozen=True)
@@ -79,13 +90,19 @@ class Forecast:
         )
 
 
+def clearest(found: Sequence[Forecast]) -> Forecast:
+    """The first with bounds; else the first."""
+    bound = (f for f in found if f.estimate is not None and f.estimate.low is not None)
+    return next(bound, found[0])
+
+
 def forecasts(
     program: Program,
     verdicts: Iterable[Verdict],
     model: LatencyModel,
     with_suggestions: bool = False,
 ) -> tuple[Forecast, ...]:
-    """Estimate a file on the chips of its verdicts; a calibrated model knows only the first.
+    """Estimate a file on the chips of its verdicts; a calibrated model holds for one, the first.
 
     Args:
         program: as read from disk.
@@ -126,9 +143,7 @@ def _with_gaps(estimate: Estimate, verdict: Verdict) -> Estimate:
 
 
 def estimate_of(program: Program, model: LatencyModel, chip: Chip) -> Optional[Estimate]:
-    """Of a file on one chip; None where its operations say too little."""
-    try:
-        layers: Sequence[Layer] = layers_of(program, chip)
-    except ProgramError:
-        return None
-    return Estimator(model, chip)(layers)
+    """Of a file on one chip, with what it does not count; None where nothing can be said."""
+    program = with_shapes(program)
+    (found,) = forecasts(program, preflight(program, [chip]), model)
+    return found.estimate

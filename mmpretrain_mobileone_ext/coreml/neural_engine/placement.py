@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from heapq import heappop, heappush
 from typing import Optional
 
+from ...errors import ProgramError
 from ..program.graph import Operation, Program, sources
 from ..runtime.engine.chips import Chip, weakest
 from .matrix import look_up
@@ -75,17 +77,36 @@ def place(program: Program, chip: Chip) -> tuple[Placement, ...]:
     """Tell for each operation of a program whether the engine of a chip takes it.
 
     Args:
-        program: as read from disk; shapes that it does not state are not checked.
+        program: as :func:`~.shapes.with_shapes` gives it: where a result has no shape, whether it
+            runs is unknown.
         chip: of :func:`~mmpretrain_mobileone_ext.coreml.runtime.engine.chips.find_chip`.
 
     Returns:
         tuple[Placement, ...]: one for each operation, in the order of the program; those of nested
         blocks follow the operation that they are in.
+
+    Raises:
+        ProgramError: an operation reads what only itself or a later one makes.
     """
+    _check_order(program)
     values = Values(program)
     before = _before(program, values)
     behind = _behind(program)
     return tuple(_placed(program.operations, chip, values, before | behind))
+
+
+def _check_order(program: Program) -> None:
+    """Layers of a ``neuralnetwork`` name what they read; nothing else keeps them in order."""
+    own = {name for op in program.operations for name in op.outputs}
+    made = {feature.name for feature in program.inputs}
+    for op in program.operations:
+        for name in sources(op):
+            if name in own and name not in made:
+                raise ProgramError(
+                    f'{program.path}: operation {op.name!r} reads {name!r}, which is not made '
+                    'before it'
+                )
+        made.update(op.outputs)
 
 
 def _placed(
@@ -119,7 +140,7 @@ def _one(op: Operation, chip: Chip, values: Values, is_border: bool, inside: str
     # What the table refuses is refused in any shape.
     first = Finding(row.why, row.instead, row.label) if not row.runs else stops[0]
     instead = first.instead or row.instead
-    if values.varying.isdisjoint(op.outputs):
+    if op.outputs and values.varying.isdisjoint(op.outputs):
         instead = 'its result as a constant: it depends on no input'
     return Placement(
         op, False, first.text, instead, first.label, weights=weights, is_border=is_border
@@ -135,7 +156,7 @@ def _before(program: Program, values: Values) -> frozenset[str]:
         if op.type in _CONVERTING and given and known.issuperset(given):
             found.add(op.name)
             # The engine's own begins where a value is fp16.
-            if values.dtype(op.outputs[0]) != 'fp16':
+            if all(values.dtype(name) != 'fp16' for name in op.outputs):
                 known.update(op.outputs)
     return frozenset(found)
 
@@ -162,27 +183,55 @@ def segments(placements: Sequence[Placement]) -> tuple[Segment, ...]:
         tuple[Segment, ...]: one after another alternate; n of them switch n - 1 times.
     """
     network = [p for p in placements if not p.is_border and not p.is_inner]
-    orders = [tuple(_alternate(network, start)) for start in (True, False)]
-    return min(orders, key=len)
+    needed = _needed(network)
+    return min((_alternate(network, needed, start) for start in (True, False)), key=len)
 
 
-def _alternate(network: Sequence[Placement], unit: bool) -> Iterator[Segment]:
+def _needed(network: Sequence[Placement]) -> list[set[int]]:
+    """Of each operation, places of those that it waits for; all are before it."""
+    maker: dict[str, int] = {}
+    needed = []
+    for index, p in enumerate(network):
+        needed.append({maker[name] for name in sources(p.operation) if name in maker})
+        maker.update(dict.fromkeys(p.operation.outputs, index))
+    return needed
+
+
+def _alternate(
+    network: Sequence[Placement], needed: Sequence[set[int]], unit: bool
+) -> tuple[Segment, ...]:
     """All that can run on one unit, then all on the other, and so on."""
-    left = list(network)
-    waiting = {name for p in left for name in p.operation.outputs}
-    while left:
-        run, rest = [], []
-        for p in left:
-            if p.on_engine == unit and waiting.isdisjoint(sources(p.operation)):
-                run.append(p)
-                waiting.difference_update(p.operation.outputs)
-            else:
-                rest.append(p)
+    readers: list[list[int]] = [[] for _ in network]
+    for reader, makers in enumerate(needed):
+        for maker in makers:
+            readers[maker].append(reader)
+    missing = [len(makers) for makers in needed]
+    # What waits for nothing, on each unit; the first in the file is the first to run.
+    ready: dict[bool, list[int]] = {True: [], False: []}
+    for index, p in enumerate(network):
+        if not missing[index]:
+            ready[p.on_engine].append(index)
+    runs = []
+    while ready[True] or ready[False]:
+        run = tuple(_run(network, ready, unit, readers, missing))
         if run:
-            yield Segment(unit, tuple(run))
-        left, unit = rest, not unit
+            runs.append(Segment(unit, run))
+        unit = not unit
+    return tuple(runs)
 
 
-def switches(placements: Sequence[Placement]) -> int:
-    """Changes of the unit between the first and the last operation of the network."""
-    return max(0, len(segments(placements)) - 1)
+def _run(
+    network: Sequence[Placement],
+    ready: Mapping[bool, list[int]],
+    unit: bool,
+    readers: Sequence[Sequence[int]],
+    missing: list[int],
+) -> Iterator[Placement]:
+    """What can run on a unit before the other runs again."""
+    while ready[unit]:
+        index = heappop(ready[unit])
+        yield network[index]
+        for reader in readers[index]:
+            missing[reader] -= 1
+            if not missing[reader]:
+                heappush(ready[network[reader].on_engine], reader)

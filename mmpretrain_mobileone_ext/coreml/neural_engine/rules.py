@@ -1,7 +1,8 @@
 """Shapes, types and modes that engines refuse or take by a detour (chapters 4, 13, 17, 19, 25).
 
 A rule is a function of a :class:`View` that yields what it finds; which operations it looks at is
-in its decorator. What a file does not state is not judged.
+in its decorator. A parameter that a file does not state is not judged; a result whose size is not
+known makes its operation unknown.
 """
 
 from __future__ import annotations
@@ -119,7 +120,7 @@ def _sizes(view: View) -> Iterator[Finding]:
 @rule('')
 def _flexible(view: View) -> Iterator[Finding]:
     """Ch. 8: Core ML compiles fixed sizes ahead of time; what is left of a range is not."""
-    if not any(None in shape for shape in _shapes(view)):
+    if not _is_flexible(view):
         return
     if view.values.has_ranges:
         yield _stop(
@@ -127,8 +128,26 @@ def _flexible(view: View) -> Iterator[Finding]:
             view.label(),
             'one input size, or a list of them (enumerated)',
         )
-    else:
+    elif view.values.has_lists:
         yield Finding('it is compiled once for each listed input size', label=view.label())
+    else:
+        yield _stop('its size depends on values', view.label(), 'a fixed size')
+
+
+def _is_flexible(view: View) -> bool:
+    values = view.values
+    if values.is_typed:
+        return any(None in shape for shape in _shapes(view))
+    # Shapes of a neuralnetwork are those of its default size.
+    is_varying = not values.varying.isdisjoint(view.op.outputs)
+    return is_varying and (values.has_ranges or values.has_lists)
+
+
+@rule('')
+def _unstated(view: View) -> Iterator[Finding]:
+    """What no limit was held against is not said to run."""
+    if len(view.op.shapes) < len(view.op.outputs) or None in view.op.shapes:
+        yield _stop('the size of its result is unknown, so that no limit was checked', UNKNOWN)
 
 
 @rule('')
@@ -195,9 +214,11 @@ def _volumes(view: View) -> Iterator[Finding]:
 @rule('conv', 'conv_transpose')
 def _kernels(view: View) -> Iterator[Finding]:
     window = _window(view)
-    steps = view.numbers('strides', (1,) * len(window))
-    if len(window) != 2 or len(steps) != 2:
+    steps = view.numbers('strides') if 'strides' in view.op.inputs else (1, 1)
+    if len(window) != 2:
         return
+    if len(steps) != 2:
+        yield _stop('its strides are no two constant numbers', UNKNOWN, 'constant strides')
     for name, size, step in zip(('height', 'width'), window, steps):
         is_small = view.op.type == 'conv_transpose' and step > 1
         limit = view.limit(f'small kernel {name}' if is_small else f'kernel {name}')
@@ -408,7 +429,7 @@ def _slices(view: View) -> Iterator[Finding]:
         yield _stop(text, view.label('H13'), 'fixed places')
     begin, shape = view.numbers('begin'), view.shape()
     skipped = view.numbers('begin_mask', (0,))
-    is_inside = bool(begin) and begin[-1] != 0 and not skipped[-1]
+    is_inside = bool(begin) and begin[-1] != 0 and not any(skipped[-1:])
     if is_inside and shape and len(begin) == len(shape) > 2:
         yield from _offset(view)
 

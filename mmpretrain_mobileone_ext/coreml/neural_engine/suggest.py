@@ -13,17 +13,17 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any, NamedTuple, Optional
 
 from ...utils.text import counted
-from ..runtime.engine.chips import TIERS
+from ..runtime.engine.chips import TIERS, Chip
 from .latency.estimate import ORDER, Estimate, Estimator
 from .latency.features import INPUT, Layer, Shape
-from .latency.forms import CORES, WORKING_SET
+from .latency.forms import working_set
 
 Layers = tuple[Layer, ...]
 
 #: Of a change that no network of the fit had.
 UNSEEN = 'predicted, not fitted to stored weights of few bits'
 #: Less than this part of the whole is no gain to speak of.
-_LEAST = 0.002
+_LEAST = 0.01
 _STEP = 32  # pixels; what classifiers shrink an image by
 _PALETTE_BITS = 4
 #: A palette of fewer numbers than its own size is no gain.
@@ -58,6 +58,8 @@ class Suggestion:
     def sentence(self) -> str:
         """One line."""
         gain = f'{self.gain_ms:.2f} ms ({100 * self.share:.0f} %), {self.label}'
+        if self.share < _LEAST:
+            gain = 'no gain by the estimate'
         return f'{gain}: {self.change}, in {counted(self.places, "place")}: {self.why}'
 
     def document(self) -> dict[str, Any]:
@@ -76,7 +78,7 @@ class _Change(NamedTuple):
     is_shown_without_gain: bool = False
 
 
-_Changing = Callable[[Layers], Optional[_Change]]
+_Changing = Callable[[Layers, Chip], Optional[_Change]]
 
 
 def suggest(layers: Sequence[Layer], estimator: Estimator) -> tuple[Suggestion, ...]:
@@ -87,13 +89,12 @@ def suggest(layers: Sequence[Layer], estimator: Estimator) -> tuple[Suggestion, 
         estimator: of the chip.
 
     Returns:
-        tuple[Suggestion, ...]: only those that save at least 0.2 % by the estimate, and a head to
+        tuple[Suggestion, ...]: only those that save at least 1 % by the estimate, and a head to
         be written as a convolution, which saves none.
     """
     given = tuple(layers)
     before = estimator(given)
-    old = estimator.chip.tier == TIERS[0]
-    changes = (change(given) for change in CHANGES if not (old and change is _with_palettes))
+    changes = (change(given, estimator.chip) for change in CHANGES)
     found = [_judged(c, before, estimator(c.layers)) for c in changes if c is not None]
     kept = [s for s, is_shown in found if is_shown]
     return tuple(sorted(kept, key=lambda s: -s.gain_ms))
@@ -151,7 +152,7 @@ def _pixels(shape: Shape) -> int:
     return math.prod(shape[2:]) if len(shape) > 2 else 1
 
 
-def _without_gates(layers: Layers) -> Optional[_Change]:
+def _without_gates(layers: Layers, _: Chip) -> Optional[_Change]:
     gates = list(_gates(layers))
     if not gates:
         return None
@@ -188,7 +189,7 @@ def _followed(place: int, gone: Mapping[int, int]) -> int:
 # Activations.
 
 
-def _with_relu(layers: Layers) -> Optional[_Change]:
+def _with_relu(layers: Layers, _: Chip) -> Optional[_Change]:
     changed, gone, places = list(layers), {}, 0
     names: dict[str, None] = {}
     for i, layer in enumerate(layers):
@@ -234,27 +235,33 @@ def _self_gate(layers: Layers, place: int) -> frozenset[int]:
 # Shapes.
 
 
-def _with_small_kernels(layers: Layers) -> Optional[_Change]:
+def _with_small_kernels(layers: Layers, _: Chip) -> Optional[_Change]:
     changed, places = [], 0
     for layer in layers:
-        size = math.prod(layer.kernel)
-        if layer.kind in ('conv', 'depthwise') and max(layer.kernel) > 3:
+        old, new = layer.kernel, (min(3, layer.kernel[0]), min(3, layer.kernel[1]))
+        # A kernel that is smaller than its steps leaves numbers out.
+        if layer.kind in ('conv', 'depthwise') and new != old and max(layer.stride) <= 3:
+            before, after = math.prod(old), math.prod(new)
             layer = replace(
-                layer, kernel=(3, 3), macs=layer.macs * 9 // size, weights=layer.weights * 9 // size
+                layer,
+                kernel=new,
+                macs=layer.macs * after // before,
+                weights=layer.weights * after // before,
             )
             places += 1
         changed.append(layer)
     if not places:
         return None
     why = 'products and accumulators grow with the area of a kernel (ch. 13 and 20)'
-    return _Change(tuple(changed), places, 'kernels of 3 x 3 instead of larger ones', why)
+    return _Change(tuple(changed), places, 'kernels with sides of 3 instead of longer ones', why)
 
 
-def _with_whole_channels(layers: Layers) -> Optional[_Change]:
-    changed, places = [], 0
-    for layer in layers:
-        channels = layer.outputs[0][1] if layer.kind in ('conv', 'depthwise') else 0
-        whole = channels // CORES * CORES
+def _with_whole_channels(layers: Layers, chip: Chip) -> Optional[_Change]:
+    changed, places, cores, inner = [], 0, chip.cores, _inner(layers)
+    for i, layer in enumerate(layers):
+        is_free = layer.kind in ('conv', 'depthwise') and i in inner
+        channels = layer.outputs[0][1] if is_free else 0
+        whole = channels // cores * cores
         if 0 < whole < channels:
             layer = replace(
                 layer,
@@ -266,12 +273,21 @@ def _with_whole_channels(layers: Layers) -> Optional[_Change]:
         changed.append(layer)
     if not places:
         return None
-    change = f'channels that are multiples of {CORES}, rounded down'
-    why = f'output channels go around {CORES} cores; what is left over fills them up (ch. 17, 20)'
+    change = f'channels that are multiples of {cores}, rounded down'
+    why = f'output channels go around {cores} cores; what is left over fills them up (ch. 17, 20)'
     return _Change(tuple(changed), places, change, why)
 
 
-def _with_large_first_stride(layers: Layers) -> Optional[_Change]:
+def _inner(layers: Layers) -> frozenset[int]:
+    """Places of layers behind which weights follow; the channels of others are the results."""
+    found: set[int] = set()
+    for i in range(len(layers) - 1, -1, -1):
+        if i in found or layers[i].kind in _WEIGHTED:
+            found.update(layers[i].reads)
+    return frozenset(found)
+
+
+def _with_large_first_stride(layers: Layers, _: Chip) -> Optional[_Change]:
     """The first convolution with twice its stride, and half the side of every map behind it."""
     first = next((i for i, layer in enumerate(layers) if layer.kind == 'conv'), None)
     if first is None or layers[first].stride != (2, 2) or len(layers[first].outputs[0]) != 4:
@@ -283,20 +299,20 @@ def _with_large_first_stride(layers: Layers) -> Optional[_Change]:
     return _Change((*layers[:first], stem, *behind), 1, change, why)
 
 
-def _with_fitting_resolution(layers: Layers) -> Optional[_Change]:
+def _with_fitting_resolution(layers: Layers, chip: Chip) -> Optional[_Change]:
     """The largest side of which every map stays on the chip."""
     side = next((s for s in _sides(layers) if s % _STEP == 0), None)
-    if side is None or not _exceeds(layers):
+    if side is None or not _exceeds(layers, chip):
         return None
     for smaller in range(side - _STEP, 0, -_STEP):
         scaled = tuple(at_resolution(layer, smaller / side) for layer in layers)
-        if not _exceeds(scaled):
+        if not _exceeds(scaled, chip):
             break
     else:
         return None
-    places = sum(max(layer.map_bytes, default=0) > WORKING_SET for layer in layers)
+    places = sum(max(layer.map_bytes, default=0) > working_set(chip) for layer in layers)
     change = f'images of {smaller} pixels instead of {side}'
-    why = f'maps above {WORKING_SET // 2**20} MiB do not stay on the chip (ch. 21)'
+    why = f'maps above {working_set(chip) // 2**20} MiB do not stay on the chip (ch. 21)'
     return _Change(scaled, places, change, why)
 
 
@@ -308,8 +324,8 @@ def _sides(layers: Iterable[Layer]) -> Iterator[int]:
                 yield shape[3]
 
 
-def _exceeds(layers: Iterable[Layer]) -> bool:
-    return any(layer.is_pass and max(layer.map_bytes) > WORKING_SET for layer in layers)
+def _exceeds(layers: Iterable[Layer], chip: Chip) -> bool:
+    return any(layer.is_pass and max(layer.map_bytes) > working_set(chip) for layer in layers)
 
 
 def at_resolution(layer: Layer, factor: float) -> Layer:
@@ -336,11 +352,13 @@ def _resized(shape: Shape, factor: float) -> Shape:
 # Weights, and the head.
 
 
-def _with_palettes(layers: Layers) -> Optional[_Change]:
+def _with_palettes(layers: Layers, chip: Chip) -> Optional[_Change]:
     changed, places = [], 0
     for layer in layers:
         is_large = layer.kind in _WEIGHTED and layer.weights >= _FEWEST
-        if is_large and layer.weight_bits > _PALETTE_BITS:
+        # Engines expand the others, and before the A13 all (ch. 7 and 25).
+        streams = layer.stride == layer.dilation == (1, 1) and chip.tier != TIERS[0]
+        if is_large and streams and layer.weight_bits > _PALETTE_BITS:
             layer = replace(layer, weight_bits=_PALETTE_BITS)
             places += 1
         changed.append(layer)
@@ -354,7 +372,7 @@ def _with_palettes(layers: Layers) -> Optional[_Change]:
     return _Change(tuple(changed), places, change, why, UNSEEN)
 
 
-def _with_convolution_head(layers: Layers) -> Optional[_Change]:
+def _with_convolution_head(layers: Layers, _: Chip) -> Optional[_Change]:
     heads = [i for i, layer in enumerate(layers) if layer.type in ('linear', 'matmul')]
     heads = [i for i in heads if layers[i].kind == 'linear']
     if len(heads) != 1:

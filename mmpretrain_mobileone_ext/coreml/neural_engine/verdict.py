@@ -129,7 +129,8 @@ class Verdict:
             return f'all {counted(total, "operation")} can run on the engine ({self.label})'
         if not self.num_on_engine:
             reasons = ', '.join(dict.fromkeys(g.text for g in self.off[:1]))
-            return f'none of {counted(total, "operation")} can run on the engine: {reasons}'
+            can = 'is known to' if self.num_unknown else 'can'
+            return f'none of {counted(total, "operation")} {can} run on the engine: {reasons}'
         left = total - self.num_on_engine
         known = f', {self.num_unknown} of them unknown' if self.num_unknown else ''
         return (

@@ -18,6 +18,7 @@ class Values:
         is_typed: whether it declares types: an ``mlprogram`` does, and computes by them. Layers of
             a ``neuralnetwork`` have none, and run on the engine in fp16.
         has_ranges: whether an input takes any size within a range.
+        has_lists: whether one takes any of several sizes.
         varying: names of the values that depend on an input.
     """
 
@@ -26,6 +27,7 @@ class Values:
         self.has_ranges = any(
             low != high for feature in program.inputs for low, high in feature.ranges
         )
+        self.has_lists = any(f.is_flexible and not f.ranges for f in program.inputs)
         self._shapes: dict[str, Shape] = {
             f.name: f.shape for f in program.inputs if f.shape and not f.is_flexible
         }
@@ -46,6 +48,18 @@ class Values:
     def dtype(self, name: str) -> str:
         """'fp16', ...; '' where nothing is known."""
         return self._dtypes.get(name, '')
+
+
+def numbers(op: Operation, parameter: str, default: tuple[int, ...] = ()) -> tuple[int, ...]:
+    """A constant parameter as integers; ``default`` where it is none of them."""
+    value = op.inputs.get(parameter)
+    # Several constants are no array, and may differ in length.
+    if value is None or isinstance(value, (Value, str, tuple)):
+        return default
+    found = np.asarray(value)
+    if found.dtype.kind not in 'biuf' or not np.isfinite(found).all():
+        return default
+    return tuple(int(n) for n in found.ravel())
 
 
 @dataclass(frozen=True, eq=False)
@@ -73,10 +87,7 @@ class View:
 
     def numbers(self, parameter: str, default: tuple[int, ...] = ()) -> tuple[int, ...]:
         """A constant as integers; ``default`` where it is none of them."""
-        found = np.asarray(self.constant(parameter))
-        if found.dtype.kind not in 'biuf' or not np.isfinite(found).all():
-            return default
-        return tuple(int(n) for n in found.ravel())
+        return numbers(self.op, parameter, default)
 
     def shape(self, parameter: str = 'x') -> Optional[Shape]:
         """Of a parameter, None where nothing is stated."""
@@ -93,11 +104,6 @@ class View:
             items = value if isinstance(value, tuple) else (value,)
             found += [item.name for item in items if isinstance(item, Value)]
         return found
-
-    @property
-    def result(self) -> Optional[Shape]:
-        """Shape of the first result."""
-        return self.op.shapes[0] if self.op.shapes else None
 
     def limit(self, name: str) -> Fact:
         """A limit of the chip."""

@@ -22,6 +22,7 @@ from ..runtime.engine.chips import (
     Chip,
     weakest,
 )
+from .view import numbers
 
 #: Below this a constant is a parameter, not a weight.
 _FEWEST = 64
@@ -91,7 +92,10 @@ def _weights(op: Operation, chip: Chip) -> Iterator[Weight]:
 
 def _is_strided(op: Operation) -> bool:
     """Ch. 25: what streams has steps of 1 and no dilation."""
-    return any(np.any(np.asarray(op.inputs.get(name, 1)) != 1) for name in ('strides', 'dilations'))
+    return any(
+        name in op.inputs and set(numbers(op, name, (0,))) != {1}
+        for name in ('strides', 'dilations')
+    )
 
 
 def _dense(name: str, value: np.ndarray, is_typed: bool, chip: Chip) -> Weight:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -73,17 +74,31 @@ def read_bench_json(path: Union[str, os.PathLike[str]]) -> BenchResult:
     """Read and check a benchmark's JSON.
 
     Raises:
-        ExportError: unreadable, not after ``bench.schema.json``, or figures that contradict each
-            other; also where jsonschema is missing.
+        ExportError: unreadable, not after ``bench.schema.json``, a number that is not finite, or
+            figures that contradict each other; also where jsonschema is missing.
     """
     source = Path(path).expanduser()
     try:
-        found = json.loads(source.read_text(encoding='utf-8'))
+        text = source.read_text(encoding='utf-8')
+        found = json.loads(text, parse_constant=_finite, parse_float=_finite, parse_int=_integer)
     except (OSError, ValueError, RecursionError) as error:
         raise ExportError(f'{source}: cannot read the benchmark: {one_line(error)}') from error
     _check_schema(found, source)
     _check_figures(found, source)
     return _result(found, source)
+
+
+def _finite(text: str) -> float:
+    """Python's JSON has NaN and Infinity, and overflows to it."""
+    value = float(text)
+    if not math.isfinite(value):
+        raise ValueError(f'{text[:20]} is no finite number')
+    return value
+
+
+def _integer(text: str) -> int:
+    _finite(text)
+    return int(text)
 
 
 def _check_schema(found: Any, source: Path) -> None:

@@ -6,6 +6,7 @@ import json
 import random
 
 import pytest
+from engine_kit import Made
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
@@ -17,6 +18,9 @@ from mmpretrain_mobileone_ext.commands.compare.table import (
     Row,
     write_comparison,
 )
+from mmpretrain_mobileone_ext.coreml.neural_engine.forecast import estimate_of
+from mmpretrain_mobileone_ext.coreml.neural_engine.latency.estimate import fitted_model
+from mmpretrain_mobileone_ext.coreml.runtime.engine.chips import CHIPS
 from mmpretrain_mobileone_ext.report.figures import place_labels
 
 MACHINE = dict(cpu='x', cores=2, load=None, versions=dict(torch='2'))
@@ -107,6 +111,15 @@ def test_labels_that_are_not_placed_meet():
     assert not overlaps(drawn(spots))
 
 
+@pytest.mark.parametrize(('off', 'begins'), [('relu', '0.'), ('lstm', '~0.')])
+def test_an_estimate_of_a_file_that_is_partly_off_the_engine_is_an_order(off, begins):
+    made = Made()
+    made.op(off, of=made.conv())
+    found = EstimatedLatency.of(estimate_of(made.program, fitted_model(), CHIPS['A14']))
+    assert found.words.startswith(begins)
+    assert (found.low is None) == (off == 'lstm')
+
+
 def test_an_estimate_has_its_bounds_or_says_that_it_has_none(tmp_path):
     rows = (
         row('a', 8.0, 70.0, estimate=EstimatedLatency(0.761, 0.681, 0.851, 'predicted')),
@@ -116,7 +129,7 @@ def test_an_estimate_has_its_bounds_or_says_that_it_has_none(tmp_path):
     write_comparison(Comparison(rows, 224, 1, MACHINE), tmp_path)
     text = (tmp_path / 'compare.md').read_text()
     assert '| 0.76 (0.68 to 0.85) |' in text
-    assert '8 of 10 networks that the fit had not seen' in text
+    assert 'made to hold 8 of 10 further networks' in text
     read = list(csv.DictReader(io.StringIO((tmp_path / 'compare.csv').read_text())))
     head = 'iPhone12 ms, predicted'
     assert [r[head] for r in read] == ['0.761', '2.71', '']

@@ -144,3 +144,41 @@ def test_rows_make_the_same_layers():
 def test_a_result_of_no_fixed_shape_is_refused(shape):
     with pytest.raises(ProgramError, match=r'relu_0.*no fixed shape'):
         made(lambda m: m.op('relu', shape))
+
+
+@pytest.mark.parametrize(
+    ('inputs', 'said'),
+    [
+        ({'strides': Value('x')}, 'strides that are no constant numbers'),
+        ({'strides': np.zeros(0, np.int32)}, 'strides that are no constant numbers'),
+        ({'groups': Value('x')}, 'groups that are no constant numbers'),
+        ({'strides': (np.ones(2), np.ones(3))}, 'strides that are no constant numbers'),
+        ({'shape': (16,)}, 'a map of rank 1'),
+        ({'shape': (1, 0, 32, 32)}, 'an axis of size 0'),
+    ],
+)
+def test_a_convolution_that_none_can_compute_is_refused(inputs, said):
+    with pytest.raises(ProgramError, match=said):
+        made(lambda m: m.conv(**inputs))
+
+
+def test_products_with_vectors_have_an_axis_less():
+    def build(m):
+        rows = m.op('reshape', (64, 256))
+        vector = m.op('relu', (256,), of=m.op('reshape', (256,)))
+        m.op('matmul', (64,), of=rows, y=Value(vector))
+        other = m.op('reshape', (256,))
+        m.op('matmul', (), of=vector, y=Value(other))
+
+    found = made(build)
+    assert [layer.macs for layer in found if layer.type == 'matmul'] == [64 * 256, 256]
+
+
+def test_parameters_come_in_no_order():
+    def build(m):
+        m.op('reshape', (16, 16, 3, 3))
+        (op,) = m.operations
+        weight = op.outputs[0]
+        m.op('conv', of=None, weight=Value(weight), x=Value('x'), bias=Value(weight))
+
+    assert made(build)[-1].inputs == (MAP, (16, 16, 3, 3))

@@ -205,6 +205,7 @@ def test_products_are_those_of_the_engine():
     assert products(conv(groups=64)) == conv(groups=64).macs
     odd = conv(cout=58, kernel=1)
     assert products(odd) == pytest.approx(odd.macs * 60 / 58)
+    assert products(odd, CHIPS['M5']) == pytest.approx(odd.macs * 64 / 58)
 
 
 def test_an_estimate_adds_up_and_says_how_far_to_believe_it(networks):
@@ -225,18 +226,24 @@ def test_an_estimate_adds_up_and_says_how_far_to_believe_it(networks):
 
 def test_other_chips_have_wider_bounds_or_none(networks):
     layers = networks['mobileone-s2']
-    a14, a15, m1_max, a13 = (
-        Estimator(fitted_model(), find_chip(n))(layers) for n in ('A14', 'A15', 'M1 Max', 'A13')
+    a14, a15, m2_pro = (
+        Estimator(fitted_model(), CHIPS[n])(layers) for n in ('A14', 'A15', 'M2 Pro')
     )
-    assert a15.label == m1_max.label == NOT_FITTED
+    assert a15.label == m2_pro.label == NOT_FITTED
     # From as slow as an A14 to as fast as the fastest clock that was measured.
     assert a15.high == pytest.approx(a14.high)
     assert a15.low == pytest.approx(a14.low / (1.89 / 1.14))
     assert a15.low < a15.ms < a14.ms
     # Twice the cores, the same floor.
-    assert m1_max.floor_ms == a14.floor_ms
-    assert sum(m1_max.layers_ms) == pytest.approx(sum(a14.layers_ms) / 2)
-    assert (a13.label, a13.low) == (ORDER, None)
+    assert m2_pro.floor_ms == a15.floor_ms
+    assert sum(m2_pro.layers_ms) == pytest.approx(sum(a15.layers_ms) / 2)
+    for chip in CHIPS.values():
+        found = Estimator(fitted_model(), chip)(layers)
+        if chip.engine.startswith(('H12', 'H13')):
+            assert (found.label, found.low, found.high) == (ORDER, None, None)
+            assert "beside the A14's" in found.notes[0]
+        elif chip != A14:
+            assert found.high / found.low > 1.5 * a14.high / a14.low
 
 
 def bench(sample, ms):
@@ -252,7 +259,10 @@ def test_one_benchmark_scales_everything(samples):
         assert found.model.form.total_ms(other.counted, found.model.values) == pytest.approx(
             2 * model.form.total_ms(other.counted, model.values), rel=1e-4
         )
-    assert found.words == 'calibrated to iPhone15,2 by 1 benchmark: one scale of 2.00'
+    assert found.words.startswith(
+        'calibrated to iPhone15,2 by 1 network: one scale of 2.00; so few'
+    )
+    assert 'bounds are at least those of the iPhone 12' in found.words
     assert found.model.is_calibrated
     assert Estimator(found.model, find_chip('A17'))._speed == (1, 1)
 
@@ -274,11 +284,17 @@ def test_some_benchmarks_fit_floor_and_scale(samples):
 def test_many_benchmarks_recover_all_parameters(samples):
     model = fitted_model()
     truth = {'floor': 0.25, 'rate': 3000.0, 'bandwidth': 60.0, 'maps': 150.0}
+    # Files in several folders, each with the same name.
     made = [bench(s, model.form.total_ms(s.counted, truth)) for s in samples]
+    made = [replace(s, name='bench.json') for s in made]
     found = calibrate(model, made, 'iPhone15,2')
     assert found.model.values == pytest.approx(truth, rel=1e-3)
     assert found.model.bar < 1e-3
     assert 'all 4 parameters fitted' in found.words
+    wild = [replace(s, ms=s.ms * (1 + i % 2)) for i, s in enumerate(made)]
+    named = [replace(s, name=str(i)) for i, s in enumerate(wild)]
+    bars = [calibrate(model, given, 'iPhone15,2').model.bar for given in (wild, named)]
+    assert bars[0] == bars[1] > 0.1
 
 
 def test_attention_calibrates_nothing(samples):

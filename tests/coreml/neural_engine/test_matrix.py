@@ -121,8 +121,10 @@ def test_chips_are_found_by_name(name):
 
 @pytest.mark.parametrize('name', ['A11', 'M9', '', 'H13', 'iPhone 12'])
 def test_other_chips_are_refused(name):
-    with pytest.raises(SpecError, match=r'^chip is .*; allowed: A12, A13'):
+    with pytest.raises(SpecError, match=r'^chip is .*; allowed: A12, A13') as caught:
         find_chip(name)
+    is_device = name.casefold().startswith(('iphone', 'mac'))
+    assert ('a chip is meant, not a device' in str(caught.value)) == is_device
 
 
 def test_the_weakest_label_counts():

@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from engine_kit import IMAGE, Made
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mmpretrain_mobileone_ext.coreml.neural_engine.placement import place, segments, switches
+from mmpretrain_mobileone_ext.coreml.neural_engine import placement
+from mmpretrain_mobileone_ext.coreml.neural_engine.forecast import forecasts
+from mmpretrain_mobileone_ext.coreml.neural_engine.latency.estimate import fitted_model
+from mmpretrain_mobileone_ext.coreml.neural_engine.placement import place, segments
 from mmpretrain_mobileone_ext.coreml.neural_engine.rules import _RULES
 from mmpretrain_mobileone_ext.coreml.neural_engine.verdict import judge
 from mmpretrain_mobileone_ext.coreml.program.graph import Block, Feature, Packed, Value, sources
 from mmpretrain_mobileone_ext.coreml.runtime.engine.chips import CHIPS, MEASURED, UNKNOWN
+from mmpretrain_mobileone_ext.errors import ProgramError
 
 
 def last(made, chip='M1'):
@@ -96,6 +102,9 @@ def test_ranks(rank):
         ((16, 16, 3), {}, []),
         ((16, 1, 3, 3), {'groups': np.int32(16)}, ALL),
         ((16, 16, 3, 3), {'strides': np.array([5, 5])}, ALL),
+        ((16, 16, 3, 3), {'strides': np.zeros(0)}, []),
+        ((16, 16, 3, 3), {'strides': Value('x')}, []),
+        ((16, 16, 33, 3), {'strides': np.ones(1)}, []),
     ],
 )
 def test_kernels(weight, inputs, chips):
@@ -241,6 +250,41 @@ def test_ranges_of_sizes_leave_the_engine_and_lists_do_not():
     assert 'each listed' in remarks(made)
 
 
+@pytest.mark.parametrize('name', ['M1', 'A14'])
+def test_sizes_of_a_neuralnetwork_are_those_of_one_input_only(name):
+    def judged(**feature):
+        made = Made(
+            feature=Feature('x', 'tensor', IMAGE, 'fp64', **feature), format='neuralnetwork'
+        )
+        made.op('relu')
+        return last(made, name)
+
+    assert judged().on_engine
+    ranged = judged(ranges=((1, 1), (16, 16), (8, -1), (8, -1)))
+    assert not ranged.on_engine
+    assert 'a range of input sizes' in ranged.reason
+    listed = judged(shapes=(IMAGE, (1, 16, 64, 64)))
+    assert listed.on_engine
+    assert [r.text for r in listed.remarks] == ['it is compiled once for each listed input size']
+
+
+def test_sizes_that_depend_on_values_leave_the_engine():
+    found = last(one('relu', result=(None, 4)))
+    assert (found.on_engine, found.reason) == (False, 'its size depends on values')
+
+
+@pytest.mark.parametrize('format', ['mlprogram', 'neuralnetwork'])
+def test_what_no_limit_was_held_against_is_unknown(format):
+    made = Made(format=format)
+    made.op('relu', None)
+    made.op('lstm')
+    relu, lstm = place(made.program, CHIPS['M1'])
+    assert (relu.on_engine, relu.label, lstm.label) == (False, UNKNOWN, MEASURED)
+    verdict = judge([relu], CHIPS['M1'])
+    assert 'none of 1 operation is known to run on the engine' in verdict.sentence
+    assert not verdict.is_whole
+
+
 def test_what_converts_an_input_or_a_result_is_at_the_border():
     made = Made(feature=Feature('x', 'image', (1, 3, 32, 32), 'uint8'))
     scaled = made.op('mul', (1, 3, 32, 32), 'fp32', y=np.float32(2))
@@ -260,14 +304,17 @@ ODD = [
     *(0, -1, 7, True, 'text', '', (), ('a',), (Value('x'), Value('x')), Value('x'), Value('no')),
     *(np.zeros(0), np.zeros((2, 2)), np.float32('nan'), np.int64(2**62), np.array(['a', 'b'])),
     *(np.zeros((1, 1, 1, 1)), np.zeros((0, 3, 3)), np.array([-9, 9]), np.arange(8)),
+    *((np.ones(2), np.ones(3)), np.zeros((16, 16, 3, 3)), np.ones((64, 64)), np.ones(64)),
 ]
 PARAMETERS = ['weight', 'strides', 'dilations', 'groups', 'axes', 'axis', 'pad', 'mode', 'begin']
 PARAMETERS += ['begin_mask', 'end', 'reps', 'kernel_sizes', 'y', 'alpha', 'size', 'dtype_']
-SHAPES = st.none() | st.lists(st.none() | st.integers(0, 70_000), max_size=7).map(tuple)
+PARAMETERS += ['query', 'key']
+SHAPES = st.sampled_from([IMAGE, (1, 64), (64,), (), None])
+SHAPES |= st.lists(st.none() | st.integers(0, 70_000), max_size=7).map(tuple)
 
 
 @given(
-    st.sampled_from(sorted(k for k in _RULES if k)),
+    st.sampled_from(sorted({*filter(None, _RULES), 'einsum', 'scaled_dot_product_attention'})),
     st.dictionaries(st.sampled_from(PARAMETERS), st.sampled_from(range(len(ODD))), max_size=6),
     SHAPES,
     SHAPES,
@@ -279,7 +326,11 @@ def test_odd_files_are_judged_too(kind, inputs, shape, result):
     for chip in ('A12', 'M1', 'M5'):
         found = place(made.program, CHIPS[chip])[-1]
         assert found.on_engine is not bool(found.reason)
-        judge(place(made.program, CHIPS[chip]), CHIPS[chip]).to_dict()
+        verdict = judge(place(made.program, CHIPS[chip]), CHIPS[chip])
+        verdict.to_dict()
+        for forecast in forecasts(made.program, [verdict], fitted_model(), with_suggestions=True):
+            assert forecast.estimate is not None or forecast.why
+            forecast.document()
 
 
 def test_what_depends_on_no_input_should_be_a_constant():
@@ -303,6 +354,10 @@ def test_nested_operations_stay_with_their_loop():
     assert not any(p.on_engine for p in found)
     assert [p.is_inner for p in found] == [False, True, True]
     assert switches(found) == 0
+
+
+def switches(found):
+    return judge(found, CHIPS['M5']).switches
 
 
 AFFINE = Packed(('constexpr_affine_dequantize',), 8, 2320)
@@ -413,3 +468,41 @@ def test_a_branch_on_the_cpu_costs_its_two_switches():
     # Two lstm that do not wait for each other are one run.
     assert switches(graph([False, True, False, True], [0, 0, 0, 3])) == 1
     assert switches(graph([True] * 4, [0, 1, 2, 3])) == 0
+
+
+def test_a_long_chain_is_looked_at_once(monkeypatch):
+    asked = []
+    monkeypatch.setattr(placement, 'sources', lambda op: asked.append(op) or sources(op))
+    found = graph([i % 2 == 0 for i in range(40)], range(40))
+    asked.clear()
+    assert len(segments(found)) == 40
+    assert len(asked) == 40
+
+
+def test_layers_that_wait_for_each_other_are_refused():
+    made = Made(format='neuralnetwork')
+    made.op('add', of='tanh_1', y=Value('x'))
+    made.op('tanh', of='add_0')
+    with pytest.raises(ProgramError, match=r"'add_0' reads 'tanh_1', which is not made before it"):
+        place(made.program, CHIPS['A14'])
+
+
+def test_a_value_that_is_made_twice_is_that_of_the_last_layer():
+    made = Made(format='neuralnetwork')
+    made.op('relu')
+    made.op('lstm', of='relu_0')
+    first, second = made.operations
+    made.operations[1] = replace(second, outputs=first.outputs)
+    made.op('relu', of='relu_0')
+    found = place(made.program, CHIPS['M5'])
+    assert [s.on_engine for s in segments(found)] == [True, False, True]
+
+
+@pytest.mark.parametrize('kind', ['add', 'scatter'])
+def test_what_makes_nothing_is_no_constant(kind):
+    made = Made()
+    made.op(kind)
+    (op,) = made.operations
+    made.operations = [replace(op, outputs=(), dtypes=(), shapes=())]
+    made.op('relu')
+    assert 'as a constant' not in place(made.program, CHIPS['M1'])[0].instead

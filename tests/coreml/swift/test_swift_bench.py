@@ -107,6 +107,15 @@ def test_unreadable_files(tmp_path):
             read_bench_json(tmp_path / name)
 
 
+@pytest.mark.parametrize('number', ['NaN', 'Infinity', '1e999', '1' * 400])
+def test_numbers_are_finite(tmp_path, number):
+    path = tmp_path / 'bench.json'
+    path.write_text(json.dumps(GOOD).replace('"max_ms": 2', f'"max_ms": {number}'))
+    with pytest.raises(ExportError, match=r'read the benchmark: .* is no finite number') as e:
+        read_bench_json(path)
+    assert '\n' not in str(e.value)
+
+
 def snake(name):
     """As Foundation's convertToSnakeCase spells a property."""
     return re.sub('([A-Z]+)', lambda m: f'_{m[0].lower()}', name)

@@ -67,8 +67,8 @@ def lines(found: Mapping[str, Any]) -> list[str]:
     thirty = found['thirty_layers']
     return [
         f'fitted to {model["networks"]} networks on an {model["device"]}: {values}',
-        f'of 10 networks that it never saw, {10 * found["coverage"]:.0f} lie within a factor of '
-        f'{math.exp(model["bar"]):.2f}',
+        f'the bounds, a factor of {math.exp(model["bar"]):.2f}, are made to hold '
+        f'{10 * found["coverage"]:.0f} of 10 further networks of this kind',
         f'thirty layers, published: {_milliseconds(thirty["published"])}',
         *(
             f'thirty layers, {plan}: {_milliseconds(each)} (widths are not published: an order)'

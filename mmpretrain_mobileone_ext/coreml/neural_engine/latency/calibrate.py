@@ -10,10 +10,13 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from statistics import median
 from typing import NamedTuple
 
 from ....errors import SpecError
+from ....utils.text import counted, shown
 from ...program.read import read_program
+from ...runtime.engine.chips import Chip
 from ...swift.bench import BenchResult, read_bench_json
 from ...swift.facts import digest
 from .estimate import LatencyModel, bar_of
@@ -24,6 +27,7 @@ from .forms import count
 #: Latencies for one parameter, before it is fitted.
 _EACH = 3
 _SUFFIX = '.mlpackage'
+_TIMES = (1e-3, 1e6)  # ms; outside of it no benchmark worked
 
 
 class Calibration(NamedTuple):
@@ -44,20 +48,23 @@ def calibrate(model: LatencyModel, samples: Sequence[Sample], device: str) -> Ca
     Raises:
         SpecError: no network without attention.
     """
-    used = [s for s in samples if not s.has_attention]
+    # By place: files of several folders may have one name.
+    used = [replace(s, name=str(i)) for i, s in enumerate(samples) if not s.has_attention]
     if not used:
         raise SpecError(
-            f'nothing to calibrate with: none of the {len(samples)} benchmarks is of a network '
-            'without attention'
+            f'nothing to calibrate with: none of the {len(samples)} networks is without attention'
         )
     form = model.form
     if len(used) >= _EACH * len(form.parameters):
         quality = leave_one_out(form, used)
         values, bar = quality.values, bar_of(quality, [s.name for s in used])
-        what = f'all {len(form.parameters)} parameters fitted'
+        what = f'all {len(form.parameters)} parameters fitted; the bounds are of these networks'
     else:
         values, what = fit_scale(form, model.values, used)
-        # So few say nothing of a next network's error.
+        # So few say little of a next network's error.
+        what += (
+            f'; so few do not tell the error: the bounds are at least those of the {model.device}'
+        )
         bar = max(model.bar, *(abs(math.log(_ms(model, values, s) / s.ms)) for s in used))
     return Calibration(
         replace(
@@ -69,7 +76,7 @@ def calibrate(model: LatencyModel, samples: Sequence[Sample], device: str) -> Ca
             device=device,
             is_calibrated=True,
         ),
-        f'calibrated to {device} by {len(used)} benchmark{"s" * (len(used) > 1)}: {what}',
+        f'calibrated to {device} by {counted(len(used), "network")}: {what}',
     )
 
 
@@ -77,30 +84,48 @@ def _ms(model: LatencyModel, values: Mapping[str, float], sample: Sample) -> flo
     return model.form.total_ms(sample.counted, values)
 
 
-def read_samples(benches: Sequence[Path], models: Sequence[Path]) -> tuple[list[Sample], str]:
+def read_samples(
+    benches: Sequence[Path], models: Sequence[Path], chip: Chip
+) -> tuple[list[Sample], str]:
     """Benchmarks with the files that they were made of.
 
     Args:
         benches: JSON files after ``bench.schema.json``.
         models: files that they may be of; so may be a ``NAME.mlpackage`` beside a benchmark of
             model NAME.
+        chip: of the device, by which weights are read and channels filled up.
 
     Returns:
-        tuple: samples by their medians, and the device.
+        tuple: networks by the median of their benchmarks' medians, and the device.
 
     Raises:
         ExportError: a benchmark is unreadable.
         ProgramError: a model is.
         SpecError: a benchmark of none of the files, of a simulator, a debug build or without the
-            engine, or of another device than the first.
+            engine, of another device than the first, or of a model without a file name.
     """
     found = [read_bench_json(path) for path in benches]
     for bench in found:
         _check(bench, found[0])
-    beside = [b.source.with_name(b.model + _SUFFIX) for b in found]
+    beside = [path for bench in found for path in _beside(bench)]
     files = [path for path in dict.fromkeys([*models, *beside]) if path.exists()]
     known = {digest(path): path for path in files}
-    return [_sample(bench, known) for bench in found], found[0].device
+    # A network that is measured twice is no second one.
+    times: dict[Path, list[float]] = {}
+    for bench in found:
+        times.setdefault(_file(bench, known), []).append(bench.median_ms)
+    return [_sample(path, median(ms), chip) for path, ms in times.items()], found[0].device
+
+
+def _beside(bench: BenchResult) -> list[Path]:
+    """Its model, where that lies beside it under its name."""
+    try:
+        path = bench.source.with_name(bench.model + _SUFFIX)
+        return [path] if path.exists() else []
+    except (OSError, ValueError) as error:
+        raise SpecError(
+            f'{bench.source}: a benchmark of a model {bench.model[:60]!r}, which is no file name'
+        ) from error
 
 
 def _check(bench: BenchResult, first: BenchResult) -> None:
@@ -113,18 +138,22 @@ def _check(bench: BenchResult, first: BenchResult) -> None:
         f'is of {bench.device}, another device than {first.device} of {first.source.name}': (
             bench.device != first.device
         ),
-        'has a median of 0 ms': bench.median_ms <= 0,
+        f'has a median of {bench.median_ms:g} ms': not _TIMES[0] <= bench.median_ms <= _TIMES[1],
     }
     why = next((words for words, is_so in wrong.items() if is_so), None)
     if why:
         raise SpecError(f'{bench.source}: {why}; it says nothing of the engine to calibrate')
 
 
-def _sample(bench: BenchResult, known: Mapping[str, Path]) -> Sample:
+def _file(bench: BenchResult, known: Mapping[str, Path]) -> Path:
     if bench.sha256 not in known:
         raise SpecError(
             f'{bench.source}: a benchmark of {bench.model!r}, which is none of the files; put its '
-            f'{bench.model}{_SUFFIX} beside it'
+            f'{shown(bench.model)}{_SUFFIX} beside it'
         )
-    layers = layers_of(read_program(known[bench.sha256]))
-    return Sample(bench.source.name, count(layers), bench.median_ms, has_attention(layers))
+    return known[bench.sha256]
+
+
+def _sample(path: Path, ms: float, chip: Chip) -> Sample:
+    layers = layers_of(read_program(path), chip)
+    return Sample(path.name, count(layers, chip), ms, has_attention(layers))

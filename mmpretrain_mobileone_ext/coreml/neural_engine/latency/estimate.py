@@ -16,14 +16,13 @@ from ....errors import SpecError
 from ...runtime.engine.chips import Chip
 from .features import Layer, has_attention
 from .fit import Quality
-from .forms import FORMS, WAITS, Form, count, waits_of
+from .forms import FITTED, FORMS, WAITS, Form, count, waits_of
 
 _FILE = Path(__file__).with_name('fitted.json')
 #: Of networks that were left out, so many lay within the error that is stated.
 COVERAGE = 0.8
 #: The fastest engine of the guide by the slowest, GHz (ch. 12, measured on M5 and M1).
 _CLOCKS = 1.89 / 1.14
-_ENGINE, _CORES = 14, 4  # what the published latencies were measured on: an A14's H14
 
 PREDICTED = 'predicted'
 NOT_FITTED = 'predicted, not fitted to this chip'
@@ -37,7 +36,7 @@ class LatencyModel:
     Attributes:
         form_name: of :data:`~.forms.FORMS`.
         values: its parameters.
-        bar: of an estimate's logarithm: of networks that a fit had not seen, 8 of 10 lay within it.
+        bar: of an estimate's logarithm: made to hold 8 of 10 further networks.
         networks: how many it was fitted to.
         source: of their latencies, in words.
         device: that they were measured on.
@@ -99,13 +98,17 @@ def speed_of(chip: Chip) -> Optional[Speed]:
     clocks of phones are not in it: those of later generations lie between the slowest and the
     fastest that were measured.
     """
-    generation = int(''.join(c for c in chip.engine[1:3] if c.isdigit()))
-    if chip.name == 'A14':
+    if chip == FITTED:
         return Speed(1, 1)
-    # Which of Apple's older phones has the engine of the first Mac is in doubt.
-    if generation < _ENGINE and not chip.name.startswith('M'):
+    # It is in doubt whether the A14 has the engine of the M2 or that of the M1, so nothing is
+    # scaled to an engine before it.
+    if _generation(chip) < _generation(FITTED):
         return None
-    return Speed(chip.cores / _CORES, 1 if generation < _ENGINE else _CLOCKS)
+    return Speed(chip.cores / FITTED.cores, _CLOCKS)
+
+
+def _generation(chip: Chip) -> int:
+    return int(''.join(c for c in chip.engine[1:3] if c.isdigit()))
 
 
 @dataclass(frozen=True)
@@ -115,7 +118,8 @@ class Estimate:
     Attributes:
         chip: its name.
         ms: of all.
-        low, high: where 8 of 10 networks of the published kinds lie; None where nothing says.
+        low, high: made to hold 8 of 10 further networks of the published kinds; None where nothing
+            says.
         floor_ms: of these, what an empty program takes.
         layers_ms: and each layer; with the floor they add up to ``ms``.
         waits: what each layer waits for, of :data:`~.forms.WAITS`.
@@ -176,7 +180,7 @@ class Estimator:
         """
         if not layers:
             raise SpecError('a program without operations has no latency to estimate')
-        counted = count(layers)
+        counted = count(layers, self.chip)
         each = self.model.form.layer_ms(counted, self.model.values)
         speed = self._speed or Speed(1, 1)
         # In the middle of what the clock may be.
@@ -203,6 +207,7 @@ class Estimator:
             why = 'attention has no model of time: MobileViT-S took over three times its estimate'
             return ORDER, (why,)
         if self._speed is None:
-            return ORDER, (f'nothing says how fast the engine of the {self.chip.name} is',)
-        is_own = self.model.is_calibrated or self.chip.name == 'A14'
+            why = f"nothing says how fast the engine of the {self.chip.name} is beside the A14's"
+            return ORDER, (why,)
+        is_own = self.model.is_calibrated or self.chip == FITTED
         return PREDICTED if is_own else NOT_FITTED, ()

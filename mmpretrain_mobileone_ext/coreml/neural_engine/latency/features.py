@@ -17,15 +17,16 @@ from typing import Any, Optional
 import numpy as np
 
 from ....errors import ProgramError
-from ...program.graph import Operation, Program, sources, walk
-from ...runtime.engine.chips import CHIPS, Chip
+from ...program.graph import Operation, Program, Value, sources, walk
+from ...runtime.engine.chips import BYTES, CHIPS, Chip
 from ..shapes import with_shapes
+from ..view import numbers
 from ..weights import weights_of
 
 Shape = tuple[int, ...]
 
 #: Bytes of a number on the engine, which computes in fp16.
-FP16 = 2
+FP16 = BYTES
 #: Of the program's inputs, where a layer says what it reads.
 INPUT = -1
 
@@ -65,6 +66,8 @@ _ADDRESSED = frozenset(
 )
 _CONVOLUTIONS = frozenset(('conv', 'conv_transpose'))
 _PRODUCTS = frozenset(('matmul', 'einsum', 'scaled_dot_product_attention'))
+#: Parameters that come first among the maps that a layer reads.
+_FIRST = ('x', 'query', 'key')
 
 
 @dataclass(frozen=True)
@@ -87,6 +90,7 @@ class Layer:
         kernel, stride: of a convolution or pooling, (height, width).
         groups: of a convolution.
         is_fused: costs no pass of its own.
+        dilation: of a convolution, (height, width).
     """
 
     name: str
@@ -102,6 +106,7 @@ class Layer:
     stride: tuple[int, int] = (1, 1)
     groups: int = 1
     is_fused: bool = False
+    dilation: tuple[int, int] = (1, 1)
 
     @property
     def has_table(self) -> bool:
@@ -138,7 +143,8 @@ def layers_of(program: Program, chip: Chip = CHIPS['A14']) -> tuple[Layer, ...]:
         chip: whose engine reads the weights, which not every engine reads as they are stored.
 
     Raises:
-        ProgramError: an operation whose result has no fixed shape, or nested blocks.
+        ProgramError: an operation whose result has no fixed shape or an axis of size 0, whose
+            parameters or ranks are none that it can have, or nested blocks.
     """
     program = with_shapes(program)
     shapes = _shapes(program)
@@ -189,13 +195,8 @@ def _layer(
     before: Sequence[Layer],
     chip: Chip,
 ) -> Layer:
-    read = [n for n in dict.fromkeys(sources(op)) if n in shapes]
-    outputs = tuple(shapes[n] for n in op.outputs if n in shapes)
-    if not outputs and op.type != 'classify':
-        raise ProgramError(
-            f'operation {op.name!r} ({op.type}) has no fixed shape, so that its time cannot be '
-            'estimated'
-        )
+    read = [n for n in _read(op) if n in shapes]
+    outputs = _outputs(op, shapes)
     weight = _weight(op)
     layer = Layer(
         name=op.name,
@@ -211,6 +212,29 @@ def _layer(
     layer = replace(layer, kind=_kind(layer, op))
     layer = replace(layer, macs=_macs(layer, weight, op))
     return replace(layer, is_fused=_is_fused(layer, read, readers, before))
+
+
+def _read(op: Operation) -> list[str]:
+    """Names of the values it reads; a file keeps parameters in no order."""
+    first = [op.inputs.get(parameter) for parameter in _FIRST]
+    names = (value.name for value in first if isinstance(value, Value))
+    return list(dict.fromkeys((*names, *sources(op))))
+
+
+def _outputs(op: Operation, shapes: Mapping[str, Shape]) -> tuple[Shape, ...]:
+    """Shapes of its results."""
+    found = tuple(shapes[n] for n in op.outputs if n in shapes)
+    if any(0 in shape for shape in found):
+        raise ProgramError(
+            f'operation {op.name!r} ({op.type}) makes an axis of size 0, so that its time cannot '
+            'be estimated'
+        )
+    if not found and op.type != 'classify':
+        raise ProgramError(
+            f'operation {op.name!r} ({op.type}) has no fixed shape, so that its time cannot be '
+            'estimated'
+        )
+    return found
 
 
 def _weight(op: Operation) -> Optional[np.ndarray]:
@@ -231,20 +255,32 @@ def _geometry(op: Operation, weight: Optional[np.ndarray]) -> dict[str, Any]:
         kernel = (1, *weight.shape[2:]) if weight.ndim == 3 else weight.shape[2:4]
         return dict(
             kernel=_pair(kernel),
-            stride=_pair(op.inputs.get('strides', (1, 1))),
-            groups=int(op.inputs.get('groups', 1)),
+            stride=_pair(_numbers(op, 'strides')),
+            groups=_numbers(op, 'groups')[0],
+            dilation=_pair(_numbers(op, 'dilations')),
         )
     if op.type.endswith('_pool'):
         return dict(
-            kernel=_pair(op.inputs.get('kernel_sizes', (1, 1))),
-            stride=_pair(op.inputs.get('strides', (1, 1))),
+            kernel=_pair(_numbers(op, 'kernel_sizes')), stride=_pair(_numbers(op, 'strides'))
         )
     return {}
 
 
-def _pair(values: Any) -> tuple[int, int]:
-    found = [int(v) for v in np.ravel(values)][-2:]
-    return (1, found[0]) if len(found) == 1 else (found[0], found[1])
+def _numbers(op: Operation, parameter: str) -> tuple[int, ...]:
+    """One or more, each 1 where the file leaves them out."""
+    found = numbers(op, parameter) if parameter in op.inputs else (1, 1)
+    if not found or min(found) < 1:
+        raise ProgramError(
+            f'operation {op.name!r} ({op.type}) has {parameter} that are no constant numbers of 1 '
+            'or more, so that its time cannot be estimated'
+        )
+    return found
+
+
+def _pair(values: Sequence[int]) -> tuple[int, int]:
+    """Height and width; a height of 1 where there is no second number."""
+    height, width = (1, *values)[-2:]
+    return height, width
 
 
 #: Of what needs no further look.
@@ -262,6 +298,7 @@ def _kind(layer: Layer, op: Operation) -> str:
     if not layer.reads:
         return 'free'
     if op.type in _CONVOLUTIONS:
+        _check_rank(layer, layer.inputs[:1], 3)
         return 'depthwise' if layer.groups == layer.inputs[0][1] > 1 else 'conv'
     if op.type in _PRODUCTS:
         return 'linear' if layer.weights else 'matmul'
@@ -270,6 +307,16 @@ def _kind(layer: Layer, op: Operation) -> str:
     if op.type.endswith('_pool'):
         return 'reduce' if all(n == 1 for n in layer.outputs[0][2:]) else 'pool'
     return 'reduce' if op.type.startswith('reduce_') else _KINDS.get(op.type, 'move')
+
+
+def _check_rank(layer: Layer, read: Sequence[Shape], least: int) -> None:
+    """What a layer reads first, and makes, has so many axes at least."""
+    rank = min(map(len, (*read, layer.outputs[0])))
+    if rank < least:
+        raise ProgramError(
+            f'operation {layer.name!r} ({layer.type}) has a map of rank {rank}; its time can be '
+            f'estimated from {least} on'
+        )
 
 
 def _macs(layer: Layer, weight: Optional[np.ndarray], op: Operation) -> int:
@@ -282,6 +329,7 @@ def _macs(layer: Layer, weight: Optional[np.ndarray], op: Operation) -> int:
     if layer.kind == 'matmul':
         is_attention = op.type == 'scaled_dot_product_attention'
         if is_attention and len(layer.inputs) > 1:
+            _check_rank(layer, layer.inputs[:2], 2)
             query, key = layer.inputs[:2]
             return 2 * math.prod(query) * key[-2]
         return math.prod(layer.outputs[0]) * _inner(layer, weight)
@@ -290,11 +338,11 @@ def _macs(layer: Layer, weight: Optional[np.ndarray], op: Operation) -> int:
 
 def _inner(layer: Layer, weight: Optional[np.ndarray]) -> int:
     """The length of a product's sums."""
+    # A product with a vector has an axis less.
+    *batch, rows, columns = (1, 1, *layer.outputs[0])
     if weight is not None:
-        last = layer.outputs[0][-1]
-        return layer.weights // last if layer.weights % last == 0 else weight.shape[-1]
+        return layer.weights // columns if layer.weights % columns == 0 else weight.shape[-1]
     # Of (B, M, K) and (B, K, N), transposed or not, in either order.
-    *batch, rows, columns = layer.outputs[0]
     pairs = math.prod(map(math.prod, layer.inputs))
     return max(1, math.isqrt(pairs // max(1, rows * columns * math.prod(batch) ** 2)))
 

@@ -14,15 +14,15 @@ from typing import NamedTuple
 
 import numpy as np
 
-from .features import FP16, Layer
+from ...runtime.engine.chips import BYTES, CHIPS, DEFAULT_CHIP, Chip
+from .features import Layer
 
-#: Bytes of the largest operand that stays on the chip (ch. 21; decoded for M1).
-WORKING_SET = 2 * 2**20
+#: What the published latencies were measured on.
+FITTED = CHIPS[DEFAULT_CHIP]
 #: F(2 x 2, 3 x 3) replaces 36 products by 16 (ch. 13).
 _WINOGRAD = 36 / 16
-CORES = 4  # of A13 to A18 (ch. 34); output channels go around them
 #: A looked-up function comes with 33 knots, a value and a slope each (ch. 3 and 20).
-_TABLE_BYTES = 33 * 2 * FP16
+_TABLE_BYTES = 33 * 2 * BYTES
 #: Numbers of a map that these read are used once, not for many output channels.
 _BARE = frozenset(
     ('depthwise', 'pool', 'reduce', 'function', 'arithmetic', 'norm', 'softmax', 'move')
@@ -56,14 +56,14 @@ class Counts(NamedTuple):
     tables: np.ndarray
 
 
-def count(layers: Sequence[Layer]) -> Counts:
-    """Count the layers of one file."""
-    rows = [_counted(layer) for layer in layers]
+def count(layers: Sequence[Layer], chip: Chip = FITTED) -> Counts:
+    """Count the layers of one file, as the engine of a chip runs them."""
+    rows = [_counted(layer, chip) for layer in layers]
     columns = zip(*rows) if rows else [[]] * len(Counts._fields)
     return Counts(*(np.array(list(column), float) for column in columns))
 
 
-def _counted(layer: Layer) -> tuple[float, ...]:
+def _counted(layer: Layer, chip: Chip) -> tuple[float, ...]:
     maps = layer.map_bytes if layer.is_pass else ()
     if layer.type == 'silu':
         # Read and written by the table, then both maps read by the product, which writes one.
@@ -71,22 +71,27 @@ def _counted(layer: Layer) -> tuple[float, ...]:
     stored = 0 if layer.kind == 'free' else layer.weight_bytes
     return (
         layer.macs,
-        products(layer),
+        products(layer, chip),
         stored + layer.has_table * _TABLE_BYTES,
         sum(maps),
         sum(maps) if layer.kind in _BARE else 0,
-        sum(m for m in maps if m > WORKING_SET),
+        sum(m for m in maps if m > working_set(chip)),
         layer.kind in _REDUCING,
         layer.has_table,
     )
 
 
-def products(layer: Layer) -> float:
-    """Multiply-adds as the engine computes them."""
+def working_set(chip: Chip) -> int:
+    """Bytes of the largest operand that stays on the chip (ch. 21)."""
+    return chip.limit('working set').value or 0
+
+
+def products(layer: Layer, chip: Chip = FITTED) -> float:
+    """Multiply-adds as the engine computes them; output channels go around its cores (ch. 34)."""
     if layer.kind not in ('conv', 'depthwise'):
         return layer.macs
     channels = layer.outputs[0][1]
-    filled = -(-channels // CORES) * CORES
+    filled = -(-channels // chip.cores) * chip.cores
     return layer.macs * filled / channels / (_WINOGRAD if layer.uses_winograd else 1)
 
 

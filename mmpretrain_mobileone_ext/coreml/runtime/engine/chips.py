@@ -234,6 +234,8 @@ def find_chip(name: str, error: type[Exception] = SpecError) -> Chip:
     known['a17'] = CHIPS['A17 Pro']
     if _bare(name) not in known:
         near = did_you_mean(name.upper(), CHIPS)
+        if _bare(name).startswith(('iphone', 'ipad', 'mac', 'imac')):
+            near = f'; a chip is meant, not a device: an iPhone 12 has the {DEFAULT_CHIP}'
         raise error(f'chip is {name!r}; allowed: {", ".join(CHIPS)}{near}')
     return known[_bare(name)]
 
