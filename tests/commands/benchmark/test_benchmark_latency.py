@@ -76,7 +76,7 @@ def test_what_was_found_is_shown(capsys):
     text = capsys.readouterr().out
     assert all(row['name'] in text for row in found['forms'])
     assert '(baseline)' in text
-    assert any('8 lie within a factor of' in line for line in lines(found))
+    assert any('8 of 10 further networks' in line for line in lines(found))
 
 
 def test_one_source_of_layers():
