@@ -170,6 +170,9 @@ class ReferenceProgram(LoadedProgram):
         return max(1.0, given / max(1, default))
 
     def _measured(self, shapes: tuple[tuple[int, ...], ...]) -> Optional[int]:
+        for feature, shape in zip(self.program.inputs, shapes):
+            # torch has no tensor of such a size to be counted.
+            self._ledger.check(4 * math.prod(shape), f'the input {feature.name!r}')
         meter = Meter(self._ledger, self._work * self._growth(shapes))
         inputs = {
             f.name: torch.empty(shape, device='meta', dtype=_type(f))

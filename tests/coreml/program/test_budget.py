@@ -104,6 +104,11 @@ def test_budgets_are_arguments(tmp_path):
         load_program(path, work_budget=1e6)
 
 
+def test_inputs_that_no_tensor_can_have(tmp_path):
+    with pytest.raises(ProgramError, match=r"the input 'x' takes .*\(memory_budget\)"):
+        load_program(relu(tmp_path, size=2**31))
+
+
 def test_large_files_may_take_more(tmp_path):
     small, large = tmp_path / 'small.mlmodel', tmp_path / 'large.mlmodel'
     for path, size in ((small, 10**6), (large, 10**9)):
