@@ -54,6 +54,13 @@ def test_kinds_of_convolutions(weight, groups, kind, winograd):
     assert layer.macs == 32 * 32 * np.prod(weight)
 
 
+def test_a_dilated_convolution_has_all_its_products():
+    spread = np.array([2, 2], np.int32)
+    layer, *_ = made(lambda m: m.conv((16, 8, 3, 3), dilations=spread))
+    assert layer.dilation == (2, 2)
+    assert not layer.uses_winograd
+
+
 def test_a_transposed_convolution_multiplies_at_its_input():
     def build(m):
         m.op('conv_transpose', (1, 8, 64, 64), weight=np.zeros((16, 8, 2, 2), np.float16))

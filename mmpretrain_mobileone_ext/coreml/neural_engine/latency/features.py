@@ -130,16 +130,16 @@ class Layer:
 
     @property
     def uses_winograd(self) -> bool:
-        """Dense, 3 x 3, stride 1 (ch. 20); its products are then 2.25 times fewer."""
+        """Dense, 3 x 3, steps of 1 (ch. 20); its products are then 2.25 times fewer."""
         is_dense = self.kind == 'conv' and self.groups == 1
-        return is_dense and self.kernel == (3, 3) and self.stride == (1, 1)
+        return is_dense and self.kernel == (3, 3) and self.stride == self.dilation == (1, 1)
 
 
 def layers_of(program: Program, chip: Chip = CHIPS['A14']) -> tuple[Layer, ...]:
     """The layers of a saved file, in execution order.
 
     Args:
-        program: as read from disk; a flexible input has its default shape.
+        program: as read from disk, with sizes that are fixed.
         chip: whose engine reads the weights, which not every engine reads as they are stored.
 
     Raises:
