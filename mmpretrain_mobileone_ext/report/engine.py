@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from ..coreml.neural_engine.verdict import by_chips, preflight, stored_words
+from ..coreml.neural_engine.verdict import Shared, by_chips, preflight, stored_words
 from ..coreml.program.graph import Program
 from ..coreml.runtime.engine.chips import CHIPS, DEFAULT_CHIPS, GUIDE
 
-__all__ = ['GUIDE', 'EngineChip', 'EngineGroup', 'EngineReport', 'engine_report']
+__all__ = ['GUIDE', 'EngineChip', 'EngineReport', 'engine_report']
 
 _FORMATS = ('mlprogram', 'neuralnetwork')
 
@@ -32,25 +32,6 @@ class EngineChip:
 
 
 @dataclass(frozen=True)
-class EngineGroup:
-    """Operations of which the same is said.
-
-    Attributes:
-        type: of MIL.
-        number: of them.
-        where: chips, and how it is known there, in words.
-        text: why they are not on the engine, or what is remarked.
-        instead: what to write instead, '' for nothing known.
-    """
-
-    type: str
-    number: int
-    where: str
-    text: str
-    instead: str
-
-
-@dataclass(frozen=True)
 class EngineReport:
     """One file on several chips.
 
@@ -64,8 +45,8 @@ class EngineReport:
 
     form: str
     chips: tuple[EngineChip, ...]
-    off: tuple[EngineGroup, ...] = ()
-    remarks: tuple[EngineGroup, ...] = ()
+    off: tuple[Shared, ...] = ()
+    remarks: tuple[Shared, ...] = ()
     weights: tuple[str, ...] = ()
 
 
@@ -80,12 +61,7 @@ def engine_report(files: Iterable[tuple[str, Program]]) -> list[EngineReport]:
 
 def _one(form: str, program: Program) -> EngineReport:
     verdicts = preflight(program, [CHIPS[name] for name in DEFAULT_CHIPS])
-    off, remarks = (
-        tuple(
-            EngineGroup(g.type, g.number, g.where, g.text, g.instead)
-            for g in by_chips(verdicts, pick)
-        )
-        for pick in (lambda v: v.off, lambda v: v.remarks)
-    )
+    off = tuple(by_chips(verdicts, lambda v: v.off))
+    remarks = tuple(by_chips(verdicts, lambda v: v.remarks))
     chips = tuple(EngineChip(v.chip.name, v.level, v.sentence, v.chip.doubt) for v in verdicts)
     return EngineReport(form, chips, off, remarks, tuple(stored_words(verdicts)))

@@ -8,6 +8,7 @@ from export_kit import build, files, photos, save, write_config
 
 from mmpretrain_mobileone_ext.checkpoints.deploy_file import write_deploy_file
 from mmpretrain_mobileone_ext.coreml import export_coreml
+from mmpretrain_mobileone_ext.coreml.neural_engine.verdict import Shared
 from mmpretrain_mobileone_ext.report import (
     Candidate,
     Disagreement,
@@ -19,7 +20,7 @@ from mmpretrain_mobileone_ext.report import (
     Provenance,
     ReportData,
 )
-from mmpretrain_mobileone_ext.report.engine import EngineChip, EngineGroup, EngineReport
+from mmpretrain_mobileone_ext.report.engine import EngineChip, EngineReport
 from mmpretrain_mobileone_ext.report.layers import OperationDrift, WeightRange
 from mmpretrain_mobileone_ext.utils.accuracy import Confusion
 
@@ -169,8 +170,8 @@ def sample(**changes):
                     EngineChip('A14', 'good', 'all 26 operations can run', HOSTILE),
                     EngineChip('M1', 'warn', '1 of 26 operations cannot run'),
                 ),
-                (EngineGroup(HOSTILE, 1, 'M1 (measured)', HOSTILE, ''),),
-                (EngineGroup('linear', 2, 'M1 (measured)', 'tiles', HOSTILE),),
+                (Shared(HOSTILE, HOSTILE, '', 1, {'measured': ['M1']}),),
+                (Shared('linear', 'tiles', HOSTILE, 2, {'measured': ['M1']}),),
                 (HOSTILE,),
             ),
             EngineReport(f'Core ML {HOSTILE}', (EngineChip('A14', 'bad', 'none of 26'),)),
