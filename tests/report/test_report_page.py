@@ -11,7 +11,7 @@ from report_kit import HOSTILE, PNG, Page, bare, sample
 
 from mmpretrain_mobileone_ext.errors import MobileOneExtError
 from mmpretrain_mobileone_ext.report import FormRow, write_report
-from mmpretrain_mobileone_ext.report.page import render
+from mmpretrain_mobileone_ext.report.page import render, to_json
 from mmpretrain_mobileone_ext.utils.accuracy import Confusion
 
 NO_LABELS = sample(
@@ -158,6 +158,14 @@ def test_json_equals_the_figures_shown(tmp_path):
     assert [float(r[2].split()[0]) for r in rows] == [c['top1'] for c in document['candidates']]
     assert page.all('h1')[0]['text'] == document['verdict']['sentence']
     assert PNG not in json.dumps(document).encode()
+
+
+def test_json_names_the_fields_of_every_record():
+    engine, _ = json.loads(to_json(sample()))['engine']
+    for group in (*engine['off'], *engine['remarks']):
+        assert set(group) == {'type', 'text', 'instead', 'number', 'chips'}
+        assert group['chips'] == {'measured': ['M1']}
+    assert [set(c) for c in engine['chips']] == [{'chip', 'level', 'sentence', 'doubt'}] * 2
 
 
 def test_json_without_numbers_is_strict_json(tmp_path):

@@ -240,7 +240,8 @@ def _sum(sizes: Iterable[Optional[int]]) -> Optional[int]:
     return None if None in known else sum(n for n in known if n is not None)
 
 
-class Shared(NamedTuple):
+@dataclass(frozen=True)
+class Shared:
     """A group of operations on the chips on which the same is said of it.
 
     Attributes:
