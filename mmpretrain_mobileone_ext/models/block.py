@@ -19,7 +19,7 @@ from torch.utils.checkpoint import checkpoint
 from ..errors import SpecError
 from ..utils.checks import boolean, layer_cfg, refuse
 from ..utils.machine import is_compiling
-from .fold import Branch, fold_branches, fold_incoming, round_once
+from .fold import PLAIN_CONVS, Branch, fold_branches, fold_incoming, round_once
 from .norms import shielded_stats
 from .online import (
     Preference,
@@ -28,6 +28,7 @@ from .online import (
     branch_layout,
     check_preference,
     has_hooks,
+    may_overrun,
     online_sum,
     quantized_sum,
 )
@@ -307,10 +308,23 @@ class MobileOneBlock(BaseModule):
     def _branch_sum(self, x: Tensor) -> Tensor:
         x = branch_layout(x)
         first, *rest = self.branches()
-        out = first(x)
+        out = self._branch_of(first, x)
         for branch in rest:
-            out = out + branch(x)
+            out = out + self._branch_of(branch, x)
         return out
+
+    def _branch_of(self, branch: Any, x: Tensor) -> Tensor:
+        conv, spec = _parts(branch).conv, self.spec
+        if (
+            conv is None
+            or type(conv) not in PLAIN_CONVS
+            or not may_overrun(conv.kernel_size[0], spec.stride, spec.in_channels, spec.groups)
+            or not (x.device.type == 'cpu' and torch.is_grad_enabled())
+            or has_hooks([conv])
+        ):
+            return branch(x)
+        pixels = x[..., :: spec.stride, :: spec.stride]
+        return branch.norm(F.conv2d(pixels, conv.weight, conv.bias))
 
     def fold(self) -> tuple[Tensor, Tensor]:
         """Kernel and bias of the equivalent convolution, in float64.

@@ -25,7 +25,7 @@ from .dispatch import (
     planned_method,
     quantized_sum,
 )
-from .unit import Unit, branch_layout, has_hooks
+from .unit import Unit, branch_layout, has_hooks, may_overrun
 
 __all__ = [
     'DEVICE_RULES',
@@ -36,6 +36,7 @@ __all__ = [
     'check_preference',
     'device_class',
     'has_hooks',
+    'may_overrun',
     'online_sum',
     'planned_method',
     'quantized_sum',

@@ -94,7 +94,9 @@ class SumByRecomputing:
     def _conv(self, branch: int, x: Tensor, weight: Optional[Tensor]) -> Tensor:
         if weight is None:
             return x
-        return F.conv2d(x, weight.to(x.dtype), **self.config.branch_conv(branch))
+        step = self.config.pixel_step(branch, x)
+        pixels = x[..., ::step, ::step]
+        return F.conv2d(pixels, weight.to(x.dtype), **self.config.branch_conv(branch, step))
 
     def _branch_backward(
         self, branch: int, x: Tensor, dy: Tensor, params: BranchParams, stat: Tensor, wants_dx: bool
@@ -108,11 +110,15 @@ class SumByRecomputing:
         )
         if weight is None:
             return dz if wants_dx else None, None, dgamma, dbeta
-        conv = self.config.branch_conv(branch)
+        step = self.config.pixel_step(branch, x)
+        conv, pixels = self.config.branch_conv(branch, step), x[..., ::step, ::step]
         geometry = (conv['stride'], conv['padding'], conv['dilation'], False, [0, 0])
         dx, kernel, _ = torch.ops.aten.convolution_backward(
-            dz, x, weight.to(x.dtype), None, *geometry, conv['groups'], [wants_dx, True, False]
+            dz, pixels, weight.to(x.dtype), None, *geometry, conv['groups'], [wants_dx, True, False]
         )
+        if wants_dx and step > 1:
+            of_pixels, dx = dx, torch.zeros_like(x)
+            dx[..., ::step, ::step] = of_pixels
         return dx, kernel.to(weight.dtype), dgamma, dbeta
 
 

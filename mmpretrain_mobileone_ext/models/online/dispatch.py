@@ -330,10 +330,7 @@ def _fastest(spec: UnitSpec, x: Tensor, on: Optional[str] = None) -> Choice:
     if spec.is_depthwise:
         return _choose_depthwise(spec, x, rule)
     patches = PatchConv(spec).count(x)
-    # Compiled for a CPU (torch 2.14.1), MMPretrain's S0, whose stem runs by branches, ended the
-    # process in backward. branch_layout knows of such a kernel, and a compiler may undo a layout.
-    least = 0 if is_compiling() and x.device.type == 'cpu' else rule.patches
-    few = spec.groups == 1 and spec.taps <= _FEW_TAPS and patches >= least
+    few = spec.groups == 1 and spec.taps <= _FEW_TAPS and patches >= rule.patches
     return Choice('moments' if few else 'branches', '{} taps, {} patches', (spec.taps, patches))
 
 

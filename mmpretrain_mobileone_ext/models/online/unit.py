@@ -26,6 +26,8 @@ from ..quantization import WeightGrid
 from ..spec import UnitSpec
 
 _NORMS = (nn.BatchNorm2d, nn.SyncBatchNorm, CPUSyncBatchNorm)
+#: Float32 values in the widest vector of a CPU, AVX-512's.
+_VECTOR = 16
 _HOOKS = ('_forward_hooks', '_forward_pre_hooks', '_backward_hooks', '_backward_pre_hooks')
 _GLOBAL_HOOKS = (
     '_global_backward_pre_hooks',
@@ -171,15 +173,25 @@ class UnitConfig:
         left = iter(tensors)
         return BranchParams.of([next(left) if given else None for given in self.given])
 
-    def branch_conv(self, branch: int) -> dict[str, Any]:
-        """Stride, padding, dilation and groups of a branch's convolution."""
+    def branch_conv(self, branch: int, step: int = 1) -> dict[str, Any]:
+        """Stride, padding, dilation and groups of a branch's convolution.
+
+        Args:
+            step: as of :meth:`pixel_step`.
+        """
         spec, size = self.spec, self.kernel_sizes[branch]
         return dict(
-            stride=[spec.stride] * 2,
+            stride=[spec.stride // step] * 2,
             padding=[spec.dilation * (size // 2)] * 2,
             dilation=[spec.dilation if size > 1 else 1] * 2,
             groups=spec.groups,
         )
+
+    def pixel_step(self, branch: int, x: Tensor) -> int:
+        """Every how many pixels of x the branch is given, instead of that part of its stride."""
+        spec, size = self.spec, self.kernel_sizes[branch]
+        overruns = may_overrun(size, spec.stride, spec.in_channels, spec.groups)
+        return spec.stride if overruns and x.device.type == 'cpu' else 1
 
     def process_group(self) -> Any:
         """The group itself, or None."""
@@ -337,10 +349,22 @@ def branch_layout(x: Tensor) -> Tensor:
 
     There (torch 2.14.1, AVX2), in channels_last, batch norm adds up pixel by pixel in float32 and
     is off by 2e-5 where it otherwise is by 4e-8 (32 x 128 x 28²); oneDNN's convolutions of 256
-    channels round 1.4 times as much; the weight gradient of a strided 1x1 convolution with 3, 4 or
-    6 input channels corrupts the heap; and depthwise convolutions take up to twice as long.
+    channels round 1.4 times as much; what :func:`may_overrun` tells of corrupts the heap; and
+    depthwise convolutions take up to twice as long.
     """
     return x.contiguous() if x.device.type == 'cpu' else x
+
+
+def may_overrun(kernel_size: int, stride: int, in_channels: int, groups: int) -> bool:
+    """Whether a convolution in channels_last may write beyond its memory in a CPU's backward.
+
+    oneDNN's weight gradient of a strided 1x1 convolution with fewer input channels than a vector
+    holds writes past its workspace (https://github.com/uxlfoundation/oneDNN/issues/6035), as in
+    the stem of MobileOne. Without a stride, on every ``stride``-th pixel, the same convolution does
+    not. A contiguous input does not help: a weight in channels_last, or inductor, puts the
+    convolution into channels_last.
+    """
+    return kernel_size == groups == 1 < stride and in_channels < _VECTOR
 
 
 def autocast_dtype(x: Tensor) -> Optional[torch.dtype]:

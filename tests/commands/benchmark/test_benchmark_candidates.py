@@ -133,10 +133,35 @@ def test_each_form_comes_before_its_compiled_one():
     assert list(map(plain_form, forms)) == ['folded', 'folded', 'auto', 'auto']
 
 
-def test_what_would_end_the_process_is_left_out_and_said():
-    forms, note = choose_forms(BenchmarkOptions(forms=('mmpretrain', 'auto'), compile=True))
-    assert forms == ('mmpretrain', 'auto', 'auto compiled')
-    assert note.startswith('mmpretrain compiled left out: ')
+@pytest.mark.parametrize(
+    ('options', 'careful'),
+    [
+        (dict(), []),
+        (dict(compile=True), ['mmpretrain compiled']),
+        (dict(channels_last=True), ['mmpretrain']),
+        (dict(compile=True, channels_last=True), ['mmpretrain', 'mmpretrain compiled']),
+    ],
+)
+def test_what_would_end_the_process_is_avoided_and_said(options, careful):
+    forms, note = choose_forms(BenchmarkOptions(forms=('mmpretrain', 'auto'), **options))
+    assert set(careful) < set(forms)
+    assert note.startswith(f'{", ".join(careful)}: the stem') if careful else note is None
+
+
+@pytest.mark.usefixtures('tiny_s0')
+def test_a_foreign_stem_in_channels_last_is_the_same_network(state):
+    images = torch.rand(4, 3, 32, 32, dtype=torch.float64)
+    found = []
+    for channels_last in (False, True):
+        candidate = build_candidate(
+            'mmpretrain', 's0', state, dtype=torch.float64, channels_last=channels_last
+        )
+        branch = candidate.net.get_submodule('stage0.branch_scale.conv')
+        assert branch.stride == ((1, 1) if channels_last else (2, 2))
+        out = candidate.last_map(images)
+        out.square().mean().backward()
+        found.append([out, *(p.grad for p in candidate.net.parameters())])
+    assert_close(*found, 1e-10)
 
 
 @pytest.mark.usefixtures('tiny_s0')

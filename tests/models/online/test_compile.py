@@ -7,7 +7,6 @@ import torch
 from helpers import TINY_BACKBONE, assert_close, generator, randomize_norms
 
 from mmpretrain_mobileone_ext import ConfigurableMobileOne
-from mmpretrain_mobileone_ext.models.online import planned_method
 from mmpretrain_mobileone_ext.models.online.operators import HAS_SHAPES
 
 SMALL = {k: v for k, v in TINY_BACKBONE.items() if k != 'type'}
@@ -142,19 +141,3 @@ def test_parameters_in_channels_last(arch, train, preference):
     net.load_state_dict(wanted.state_dict())
     net.to(memory_format=torch.channels_last)
     assert_close(outcome(wanted, wanted, 64), outcome(net, net, 64), 1e-8)
-
-
-@pytest.mark.usefixtures('_forgetting')
-def test_no_small_stem_is_compiled_as_branches():
-    """MMPretrain's S0 so compiled (inductor, torch 2.14.1) ended the process in backward."""
-    stem = network('small').float().train().stage0
-    x = torch.rand(2, 3, 8, 8)
-    graphs = []
-
-    def record(graph, _):
-        graphs.append(graph.code)
-        return graph
-
-    torch.compile(stem, backend=record, fullgraph=True)(x)
-    assert 'mobileone_ext' in graphs[0]
-    assert planned_method(stem.unit(True), x, 'auto', True).method == 'branches'

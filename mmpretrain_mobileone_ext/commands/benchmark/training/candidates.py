@@ -15,6 +15,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from ....errors import SpecError
 from ....models import ConfigurableMobileOne
+from ....models.online import may_overrun
 from ....models.quantization import add_quantizers, quantizers
 from .options import FORMS, SWEEP_FORMS, BenchmarkOptions
 
@@ -32,8 +33,8 @@ _OURS: dict[str, dict[str, Any]] = {
 _ROUNDING: dict[str, dict[str, Any]] = {'w8': dict(), 'w8a8': dict(activations=8)}
 #: Forms that compute what MMPretrain's branches compute while training.
 MULTI_BRANCH = ('mmpretrain', 'branches', 'auto', 'moments', 'memory')
-#: Forms of which every branch runs, whatever the shape.
-_ALL_BRANCHES = ('mmpretrain', 'timm', 'branches')
+#: Networks of others.
+_FOREIGN = ('mmpretrain', 'timm')
 #: Added to a form's name where it runs under ``torch.compile``.
 COMPILED = ' compiled'
 
@@ -68,14 +69,39 @@ def choose_forms(options: BenchmarkOptions) -> tuple[tuple[str, ...], Optional[s
         notes.append('timm is not installed, so its MobileOne is not in the table')
     ways = ('', COMPILED) if options.compile else ('',)
     chosen = [f'{form}{way}' for form in forms for way in ways]
-    fatal = [form + COMPILED for form in _ALL_BRANCHES if options.device == 'cpu']
-    left_out = [form for form in chosen if form in fatal]
-    if left_out:
+    careful = [f for f in chosen if _needs_care(f, options.device, options.channels_last)]
+    if careful:
         notes.append(
-            f'{", ".join(left_out)} left out: compiled for a CPU (torch 2.14.1), a stem that runs '
-            "by branches, as MMPretrain's S0 has it, can end the process"
+            f"{', '.join(careful)}: the stem's strided 1x1 convolution reads every second pixel "
+            'without a stride, since with one it ends the process (oneDNN issue 6035)'
         )
-    return tuple(f for f in chosen if f not in left_out), '; '.join(notes) or None
+    return tuple(chosen), '; '.join(notes) or None
+
+
+def _needs_care(form: str, device: str, channels_last: bool) -> bool:
+    """Whether some convolution may end the process, of a network that does not see to it."""
+    kind = plain_form(form)
+    return kind in _FOREIGN and device == 'cpu' and (channels_last or form != kind)
+
+
+def _without_overruns(net: nn.Module) -> None:
+    """Let convolutions that may write beyond their memory read every n-th pixel instead."""
+    for conv in net.modules():
+        if isinstance(conv, nn.Conv2d) and may_overrun(
+            conv.kernel_size[0], conv.stride[0], conv.in_channels, conv.groups
+        ):
+            conv.register_forward_pre_hook(_Every(*conv.stride))
+            conv.stride = (1, 1)
+
+
+class _Every:
+    """Of images (N, C, H, W), every ``rows``-th row and ``columns``-th column."""
+
+    def __init__(self, rows: int, columns: int):
+        self.rows, self.columns = rows, columns
+
+    def __call__(self, conv: nn.Module, given: tuple[Tensor]) -> Tensor:
+        return given[0][..., :: self.rows, :: self.columns]
 
 
 def reference_state(arch: str, seed: int) -> dict[str, Tensor]:
@@ -115,6 +141,8 @@ def build_candidate(
         net.load_state_dict(state)
     net.to(device=device, dtype=dtype, memory_format=_layout(channels_last))
     net.train()  # MMPretrain's returns None
+    if _needs_care(form, device, channels_last):
+        _without_overruns(net)
     if kind in _ROUNDING:
         _round(net, **_ROUNDING[kind])
     run = net.forward_features if kind == 'timm' else net
