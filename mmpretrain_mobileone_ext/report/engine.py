@@ -4,12 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Optional
 
+from ..coreml.neural_engine.forecast import Forecast, caveat, forecasts
+from ..coreml.neural_engine.latency.estimate import fitted_model
+from ..coreml.neural_engine.shapes import with_shapes
 from ..coreml.neural_engine.verdict import Shared, by_chips, preflight, stored_words
 from ..coreml.program.graph import Program
-from ..coreml.runtime.engine.chips import CHIPS, DEFAULT_CHIPS, GUIDE
+from ..coreml.runtime.engine.chips import CHIPS, DEFAULT_CHIPS
 
-__all__ = ['GUIDE', 'EngineChip', 'EngineReport', 'engine_report']
+__all__ = ['CAVEAT', 'EngineChip', 'EngineReport', 'EngineTime', 'engine_report']
+
+#: What a reader has to know of the estimates of time.
+CAVEAT = caveat(fitted_model())
 
 _FORMATS = ('mlprogram', 'neuralnetwork')
 
@@ -32,6 +39,29 @@ class EngineChip:
 
 
 @dataclass(frozen=True)
+class EngineTime:
+    """The estimated latency of one prediction on one chip.
+
+    Attributes:
+        sentence: one line, with the chip.
+        ms: None where there is no estimate.
+        low, high: of its bounds, ms; None where only the order of files counts.
+    """
+
+    sentence: str
+    ms: Optional[float] = None
+    low: Optional[float] = None
+    high: Optional[float] = None
+
+    @classmethod
+    def of(cls, found: Forecast) -> EngineTime:
+        """Of a forecast, without its layers."""
+        if found.estimate is None:
+            return cls(found.sentence())
+        return cls(found.sentence(), found.estimate.ms, found.estimate.low, found.estimate.high)
+
+
+@dataclass(frozen=True)
 class EngineReport:
     """One file on several chips.
 
@@ -41,6 +71,7 @@ class EngineReport:
         off: what is not on the engine.
         remarks: detours and risks of what is.
         weights: one line for each way in which they are stored.
+        times: estimated latencies.
     """
 
     form: str
@@ -48,6 +79,7 @@ class EngineReport:
     off: tuple[Shared, ...] = ()
     remarks: tuple[Shared, ...] = ()
     weights: tuple[str, ...] = ()
+    times: tuple[EngineTime, ...] = ()
 
 
 def engine_report(files: Iterable[tuple[str, Program]]) -> list[EngineReport]:
@@ -60,8 +92,10 @@ def engine_report(files: Iterable[tuple[str, Program]]) -> list[EngineReport]:
 
 
 def _one(form: str, program: Program) -> EngineReport:
+    program = with_shapes(program)
     verdicts = preflight(program, [CHIPS[name] for name in DEFAULT_CHIPS])
     off = tuple(by_chips(verdicts, lambda v: v.off))
     remarks = tuple(by_chips(verdicts, lambda v: v.remarks))
     chips = tuple(EngineChip(v.chip.name, v.level, v.sentence, v.chip.doubt) for v in verdicts)
-    return EngineReport(form, chips, off, remarks, tuple(stored_words(verdicts)))
+    times = tuple(map(EngineTime.of, forecasts(program, verdicts, fitted_model())))
+    return EngineReport(form, chips, off, remarks, tuple(stored_words(verdicts)), times)

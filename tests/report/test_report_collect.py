@@ -16,6 +16,9 @@ from report_kit import Page, test_images, top1_of
 from mmpretrain_mobileone_ext.commands.report import run
 from mmpretrain_mobileone_ext.coreml import export_coreml, load_program
 from mmpretrain_mobileone_ext.coreml.metadata import write_metadata
+from mmpretrain_mobileone_ext.coreml.neural_engine.forecast import estimate_of
+from mmpretrain_mobileone_ext.coreml.neural_engine.latency.estimate import fitted_model
+from mmpretrain_mobileone_ext.coreml.runtime.engine.chips import CHIPS, DEFAULT_CHIPS
 from mmpretrain_mobileone_ext.errors import CheckpointError, MobileOneExtError
 from mmpretrain_mobileone_ext.report.collect import collect
 
@@ -107,6 +110,17 @@ def test_every_file_is_judged_for_the_neural_engine(found):
     assert not half.off
     assert {group.text for group in whole.off} == {'it is fp32'}
     assert any('fp16, as the engine computes' in line for line in half.weights)
+    assert {time.ms for time in whole.times} == {None}
+
+
+def test_every_file_has_the_latency_that_preflight_estimates(found, finished_run):
+    program = load_program(finished_run / 'model.mlpackage').program
+    times = found.engine[1].times
+    for name, time in zip(DEFAULT_CHIPS, times):
+        wanted = estimate_of(program, fitted_model(), CHIPS[name])
+        assert (time.ms, time.low, time.high) == (wanted.ms, wanted.low, wanted.high)
+        assert time.sentence.startswith(f'{name}: {wanted.words()}')
+    assert len(times) == len(DEFAULT_CHIPS)
 
 
 def test_provenance_is_stated(found, finished_run):

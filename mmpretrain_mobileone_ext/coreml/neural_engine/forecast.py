@@ -21,7 +21,7 @@ BOUNDS = 'bounds are made to hold 8 of 10 further networks of this kind'
 _CAVEAT = (
     'Estimates are of one prediction with its round trip through Core ML, as published for an '
     f'iPhone 12 in 2022, the fastest of about 1000; {BOUNDS}. A bench on your device says more; '
-    '--calibrate reads it.'
+    "preflight's --calibrate reads it."
 )
 _CALIBRATED = (
     'Estimates are of one prediction with its round trip through Core ML on the device {device}, '
