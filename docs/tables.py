@@ -96,23 +96,24 @@ def _record_figure(name: str) -> Figure:
 
 for _name in (
     *('branches', 'fashion', 'formats-fashion', 'formats-s0'),
-    *('mmdeploy', 'runtime', 'sweep', 'longer'),
+    *('mmdeploy', 'runtime', 'longer'),
 ):
     FIGURES[_name] = _record_figure(_name)
 
 
-# Training steps: JSON of tools/benchmark_training.py, or a record.
+# Training steps: JSON of tools/benchmark_training.py.
 
 _TRAINING = ('mmpretrain', 'auto', 'folded')
+_FRUGAL = ('mmpretrain', 'memory', 'folded')
 
 
 def _costs(case: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
     return {cost['form']: cost for cost in case['costs']}
 
 
-def _training_row(case: Mapping[str, Any]) -> list[str]:
+def _training_row(case: Mapping[str, Any], forms: Sequence[str]) -> list[str]:
     costs = _costs(case)
-    theirs, ours, floor = (costs[form] for form in _TRAINING)
+    theirs, ours, floor = (costs[form] for form in forms)
     saved = [cost['saved_bytes'] / 1e6 for cost in (theirs, ours)]
     return [
         case['arch'].upper(),
@@ -135,32 +136,78 @@ _TRAINING_HEADS = (
 )
 
 
-def _training_rows(data: Mapping[str, Any]) -> Sequence[Sequence[str]]:
-    if 'rows' in data:
-        return data['rows']
-    return [_training_row(case) for case in data['cases'] if case['costs']]
+def _training_rows(folder: Path, forms: Sequence[str] = _TRAINING) -> list[list[str]]:
+    cases = read(folder, 'training')['cases']
+    return [_training_row(case, forms) for case in cases if case['costs']]
 
 
 @figure('training')
 def training(folder: Path) -> str:
     """Step time and memory of S0 to S4."""
     data = read(folder, 'training')
-    machine, versions = data['machine'], data.get('versions')
-    below = caption(data['command'], machine, versions or machine['versions'])
-    rows = _training_rows(data)
+    below = caption(data['command'], data['machine'], data['machine']['versions'])
+    rows = _training_rows(folder)
     return block(_TRAINING_HEADS, rows, 'l' + 'r' * (len(_TRAINING_HEADS) - 1), below)
+
+
+@figure('sweep')
+def sweep(folder: Path) -> str:
+    """Step time by our own branches' over a grid of shapes, by the number of images."""
+    data = read(folder, 'sweep')
+    by_batch: dict[int, list[tuple[int, float]]] = {}
+    for case in (case for case in data['cases'] if case['costs']):
+        branches, ours = (_costs(case)[form]['step_ms'] for form in ('branches', 'auto'))
+        by_batch.setdefault(case['batch'], []).append((case['size'], paired_ratio(ours, branches)))
+    rows = []
+    for batch, found in sorted(by_batch.items(), reverse=True):
+        sizes, ratios = zip(*found)
+        rows.append(
+            [
+                f'{batch}, of {min(sizes)} to {max(sizes)} pixels a side',
+                counted(len(found), 'case'),
+                f'{min(ratios):.2f} to {max(ratios):.2f}',
+            ]
+        )
+    heads = ('images a step', 'of S0 to S4', 'time of a step, ours by our own branches')
+    below = caption(data['command'], data['machine'], data['machine']['versions'])
+    return block(heads, rows, 'lrr', below)
+
+
+_COMPILED = ('mmpretrain', 'mmpretrain compiled', 'auto', 'auto compiled')
+_COMPILED_HEADS = (
+    *('', "MMPretrain's, ms", 'compiled, ms', 'ours, ms', 'compiled, ms'),
+    'times faster, both compiled',
+)
+
+
+@figure('compiled')
+def compiled(folder: Path) -> str:
+    """Step time under torch.compile and without it."""
+    data = read(folder, 'compiled')
+    rows = []
+    for case in data['cases']:
+        costs = [_costs(case)[form] for form in _COMPILED]
+        _, theirs, _, ours = costs
+        rows.append(
+            [
+                case['arch'].upper(),
+                *(f'{cost["median_ms"]:.0f}' for cost in costs),
+                f'{paired_ratio(theirs["step_ms"], ours["step_ms"]):.2f}',
+            ]
+        )
+    below = caption(data['command'], data['machine'], data['machine']['versions'])
+    return block(_COMPILED_HEADS, rows, 'l' + 'r' * (len(_COMPILED_HEADS) - 1), below)
 
 
 @figure('training-speed')
 def training_speed(folder: Path) -> str:
     """'1.58 to 5.46': how many times faster a step is."""
-    speeds = [float(row[3]) for row in _training_rows(read(folder, 'training'))]
-    return f'{min(speeds):.2f} to {max(speeds):.2f}'
+    return _range(_training_rows(folder), 3, 1, '.2f')
 
 
 def _speeds(folder: Path) -> dict[str, tuple[float, float]]:
     """By architecture: how many times faster a step is, and one of the folded network."""
-    rows = _training_rows(read(folder, 'training'))
+    rows = _training_rows(folder)
     return {row[0]: (float(row[3]), float(row[4])) for row in rows}
 
 
@@ -187,17 +234,31 @@ def training_floor(folder: Path) -> str:
 @figure('training-step-s0')
 def training_step_s0(folder: Path) -> str:
     """'1.5 s': a step of S0, ours."""
-    (milliseconds,) = (
-        float(row[2]) for row in _training_rows(read(folder, 'training')) if row[0] == 'S0'
-    )
+    (milliseconds,) = (float(row[2]) for row in _training_rows(folder) if row[0] == 'S0')
     return f'{milliseconds / 1000:.1f} s'
 
 
 @figure('training-memory')
 def training_memory(folder: Path) -> str:
     """'21 to 44': percent of the activations that are still saved."""
-    shares = [100 * float(row[-1]) for row in _training_rows(read(folder, 'training'))]
-    return f'{min(shares):.0f} to {max(shares):.0f}'
+    return _range(_training_rows(folder), -1, 100, '.0f')
+
+
+@figure('training-frugal-memory')
+def training_frugal_memory(folder: Path) -> str:
+    """The same of ``online_reparam='memory'``."""
+    return _range(_training_rows(folder, _FRUGAL), -1, 100, '.0f')
+
+
+@figure('training-frugal-speed')
+def training_frugal_speed(folder: Path) -> str:
+    """How many times faster a step of ``online_reparam='memory'`` is."""
+    return _range(_training_rows(folder, _FRUGAL), 3, 1, '.2f')
+
+
+def _range(rows: Sequence[Sequence[str]], column: int, factor: float, form: str) -> str:
+    values = [factor * float(row[column]) for row in rows]
+    return f'{min(values):{form}} to {max(values):{form}}'
 
 
 # JSON of a report: the forms of a network, and what a search for compression tried.

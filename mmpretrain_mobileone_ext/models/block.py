@@ -320,7 +320,7 @@ class MobileOneBlock(BaseModule):
             or type(conv) not in PLAIN_CONVS
             or not may_overrun(conv.kernel_size[0], spec.stride, spec.in_channels, spec.groups)
             or not (x.device.type == 'cpu' and torch.is_grad_enabled())
-            or has_hooks([conv])
+            or has_hooks([branch, conv])
         ):
             return branch(x)
         pixels = x[..., :: spec.stride, :: spec.stride]

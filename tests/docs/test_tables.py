@@ -78,21 +78,26 @@ def test_every_file_says_where_it_is_from(path):
     assert versions['mmpretrain']
 
 
-def benchmark(folder, ours=(10.0, 20.0)):
-    """What ``benchmark_training.py --json`` writes, with made-up times."""
+def benchmark(folder, name='training', **steps):
+    """What ``benchmark_training.py --json`` writes, with made-up times of each form."""
+    steps = steps or dict(
+        mmpretrain=(30.0, 80.0), auto=(10.0, 20.0), memory=(15.0, 40.0), folded=(5.0, 10.0)
+    )
     costs = tuple(
-        Cost(form, 1.0, forward, (0.0, 0.0), saved)
-        for form, forward, saved in (
-            ('mmpretrain', (30.0, 80.0), 4_000_000),
-            ('auto', ours, 1_000_000),
-            ('folded', (5.0, 10.0), 1_000_000),
+        Cost(
+            form.replace('_', ' '),
+            12_345.0,
+            forward,
+            (0.0, 0.0),
+            4_000_000 if form == 'mmpretrain' else 1_000_000,
         )
+        for form, forward in steps.items()
     )
     machine = dict(cpu='AMD EPYC', cores=2, gpu=None, versions={'torch': '9.9'})
     report = Report(
         machine, ['python', 'tools/x.py', '--a'], {}, [], [Case('s0', 32, 224, costs)], []
     )
-    (folder / 'training.json').write_text(json.dumps(report.document()), 'utf-8')
+    (folder / f'{name}.json').write_text(json.dumps(report.document()), 'utf-8')
 
 
 def test_the_benchmark_of_training_is_read_as_the_tool_writes_it(measured):
@@ -103,6 +108,29 @@ def test_the_benchmark_of_training_is_read_as_the_tool_writes_it(measured):
     assert lines[-1] == '`python tools/x.py --a`: 2 cores of AMD EPYC, torch 9.9.'
     assert tables.training_speed(measured) == '3.50 to 3.50'
     assert tables.training_memory(measured) == '25 to 25'
+    assert tables.training_frugal_speed(measured) == '2.00 to 2.00'
+
+
+def test_a_sweep_is_summed_up_by_the_number_of_images(measured):
+    benchmark(measured, 'sweep', branches=(10.0, 20.0), auto=(8.0, 12.0))
+    lines = tables.sweep(measured).splitlines()
+    # Ratios in each turn are 0.8 and 0.6.
+    assert lines[2] == '| 32, of 224 to 224 pixels a side | 1 case | 0.70 to 0.70 |'
+
+
+def test_compiled_forms_stand_beside_the_others(measured):
+    benchmark(
+        measured,
+        'compiled',
+        mmpretrain=(30.0, 80.0),
+        mmpretrain_compiled=(20.0, 40.0),
+        auto=(10.0, 20.0),
+        auto_compiled=(5.0, 20.0),
+    )
+    lines = tables.compiled(measured).splitlines()
+    # Ratios in each turn are 4 and 2.
+    assert lines[2] == '| S0 | 55 | 30 | 15 | 12 | 3.00 |'
+    assert lines[-1] == '`python tools/x.py --a`: 2 cores of AMD EPYC, torch 9.9.'
 
 
 def test_of_quantized_files_seeds_are_summed_up(tmp_path):

@@ -1,4 +1,4 @@
-"""Exact online re-parameterization: many branches near the price of one.
+"""Exact online re-parameterization: many branches, computed as one.
 
 In training mode a batch norm needs no more than mean and variance of its input, and each branch is
 linear in the patches its convolution reads. So the sum of all branches is one convolution whose

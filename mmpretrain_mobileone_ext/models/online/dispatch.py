@@ -50,6 +50,8 @@ class DeviceRule:
         one_conv_pixels: a pointwise unit of one convolution, by moments; pixels a channel.
         one_conv_fused: the same in one pass; pixels times the larger C.
         one_conv_recompute: the same with less kept, since a large output costs much memory.
+        one_conv_keep: input channels from which it is kept all the same, since to compute it again
+            would cost more.
         depthwise: several convolutions, 3x3.
         depthwise_one: of the output, one convolution.
         depthwise_method: what then pays, by whether the stride is 1.
@@ -62,6 +64,7 @@ class DeviceRule:
     one_conv_pixels: float = math.inf
     one_conv_fused: float = math.inf
     one_conv_recompute: float = math.inf
+    one_conv_keep: float = math.inf
     depthwise: float = math.inf
     depthwise_one: float = math.inf
     depthwise_method: tuple[str, str] = ('moments', 'moments')  # stride > 1, stride 1
@@ -76,6 +79,7 @@ DEVICE_RULES = {
         pointwise_pixels=1,
         one_conv_fused=600_000,
         one_conv_recompute=1_500_000,
+        one_conv_keep=256,
         depthwise=10_000,
         depthwise_one=400_000,
         patches=10_000,
@@ -347,8 +351,9 @@ def _choose_pointwise(spec: UnitSpec, x: Tensor, rule: DeviceRule) -> Choice:
     work = pixels * max(channels, spec.out_channels)
     method = 'branches'
     if work >= min(rule.one_conv_fused, rule.one_conv_recompute):
-        method = 'fused' if work < rule.one_conv_recompute else 'recompute'
-    return Choice(method, 'one conv branch, {} elements', (work,))
+        is_kept = work < rule.one_conv_recompute or channels >= rule.one_conv_keep
+        method = 'fused' if is_kept else 'recompute'
+    return Choice(method, 'one conv branch, {} channels, {} elements', (channels, work))
 
 
 def _choose_depthwise(spec: UnitSpec, x: Tensor, rule: DeviceRule) -> Choice:

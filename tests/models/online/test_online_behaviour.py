@@ -16,6 +16,7 @@ from mmpretrain_mobileone_ext import ConfigurableMobileOne
 from mmpretrain_mobileone_ext.errors import SpecError
 from mmpretrain_mobileone_ext.models import MobileOneBlock, online_forms, print_online_forms
 from mmpretrain_mobileone_ext.models.online import kernels as native
+from mmpretrain_mobileone_ext.models.online import planned_method
 from mmpretrain_mobileone_ext.models.online.dispatch import sum_by
 from mmpretrain_mobileone_ext.models.spec import UnitSpec
 
@@ -276,3 +277,15 @@ def test_the_rule_of_other_devices_can_be_asked_here(capsys):
     assert 'not measured' in capsys.readouterr().out
     with pytest.raises(SpecError, match="on='tpu'; there are rules for 'cpu'"):
         online_forms(net, torch.rand(2, 3, 64, 64), on='tpu')
+
+
+@pytest.mark.skipif(not native.has_kernels_for(torch.empty(1)), reason='no compiled kernels')
+@pytest.mark.parametrize(
+    ('channels', 'side', 'auto'),
+    [(64, 8, 'branches'), (192, 28, 'recompute'), (256, 28, 'fused'), (512, 14, 'fused')],
+)
+def test_a_large_product_is_kept_rather_than_computed_again(channels, side, auto):
+    spec = UnitSpec('pw', channels, channels, 1, num_conv_branches=1, act_cfg=dict(type='ReLU'))
+    unit, x = MobileOneBlock(spec).train().unit(True), torch.empty(32, channels, side, side)
+    assert planned_method(unit, x, 'auto', True).method == auto
+    assert planned_method(unit, x, 'memory', True).method == 'recompute'

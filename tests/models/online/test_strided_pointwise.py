@@ -103,6 +103,14 @@ def test_others_keep_their_stride(change):
     assert strides == {(spec.stride, spec.stride)}
 
 
+@pytest.mark.parametrize('part', ['', '.conv', '.norm'])
+def test_hooks_are_called(part):
+    block, seen = stem(online_reparam=False), []
+    block.get_submodule(f'branch_scale{part}').register_forward_hook(lambda *given: seen.append(1))
+    block(images())
+    assert seen == [1]
+
+
 @pytest.mark.skipif(not HAS_SHAPES, reason='torch < 2.4 breaks the graph at each unit')
 def test_a_compiler_is_given_no_such_convolution():
     block, found = stem(online_reparam=False), []
