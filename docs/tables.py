@@ -96,7 +96,7 @@ def _record_figure(name: str) -> Figure:
 
 for _name in (
     *('branches', 'fashion', 'formats-fashion', 'formats-s0'),
-    *('mmdeploy', 'runtime', 'longer'),
+    *('mmdeploy', 'runtime', 'longer', 'trained-files'),
 ):
     FIGURES[_name] = _record_figure(_name)
 
