@@ -6,8 +6,8 @@ A page names a figure by a pair of comments, and this script writes what stands 
     ...
     <!--/measured-->
 
-Each figure is made from one file of ``docs/measured``, which a tool wrote; what was measured before
-the tools wrote JSON is a *record* there: heads and rows, with its command, machine and versions.
+Each figure is made from one file of ``docs/measured``, which a tool wrote; what no tool writes, or
+none wrote yet, is a *record* there: heads and rows, with its command, machine and versions.
 Between ``<!--written:NAME-->`` and ``<!--/written-->`` stand options, operations and messages, as
 the program has them.
 
@@ -107,6 +107,11 @@ _TRAINING = ('mmpretrain', 'auto', 'folded')
 _FRUGAL = ('mmpretrain', 'memory', 'folded')
 
 
+def _tool_caption(data: Mapping[str, Any]) -> str:
+    notes = ''.join(f'{note[0].upper()}{note[1:]}.' for note in data['notes'])
+    return caption(data['command'], data['machine'], data['machine']['versions'], notes)
+
+
 def _costs(case: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
     return {cost['form']: cost for cost in case['costs']}
 
@@ -145,8 +150,7 @@ def _training_rows(folder: Path, forms: Sequence[str] = _TRAINING) -> list[list[
 def training(folder: Path) -> str:
     """Step time and memory of S0 to S4."""
     data = read(folder, 'training')
-    below = caption(data['command'], data['machine'], data['machine']['versions'])
-    rows = _training_rows(folder)
+    rows, below = _training_rows(folder), _tool_caption(data)
     return block(_TRAINING_HEADS, rows, 'l' + 'r' * (len(_TRAINING_HEADS) - 1), below)
 
 
@@ -164,13 +168,12 @@ def sweep(folder: Path) -> str:
         rows.append(
             [
                 f'{batch}, of {min(sizes)} to {max(sizes)} pixels a side',
-                counted(len(found), 'case'),
+                str(len(found)),
                 f'{min(ratios):.2f} to {max(ratios):.2f}',
             ]
         )
-    heads = ('images a step', 'of S0 to S4', 'time of a step, ours by our own branches')
-    below = caption(data['command'], data['machine'], data['machine']['versions'])
-    return block(heads, rows, 'lrr', below)
+    heads = ('images a step', 'cases, S0 to S4', 'time of a step, ours by our own branches')
+    return block(heads, rows, 'lrr', _tool_caption(data))
 
 
 _COMPILED = ('mmpretrain', 'mmpretrain compiled', 'auto', 'auto compiled')
@@ -185,7 +188,7 @@ def compiled(folder: Path) -> str:
     """Step time under torch.compile and without it."""
     data = read(folder, 'compiled')
     rows = []
-    for case in data['cases']:
+    for case in (case for case in data['cases'] if case['costs']):
         costs = [_costs(case)[form] for form in _COMPILED]
         _, theirs, _, ours = costs
         rows.append(
@@ -195,13 +198,13 @@ def compiled(folder: Path) -> str:
                 f'{paired_ratio(theirs["step_ms"], ours["step_ms"]):.2f}',
             ]
         )
-    below = caption(data['command'], data['machine'], data['machine']['versions'])
-    return block(_COMPILED_HEADS, rows, 'l' + 'r' * (len(_COMPILED_HEADS) - 1), below)
+    align = 'l' + 'r' * (len(_COMPILED_HEADS) - 1)
+    return block(_COMPILED_HEADS, rows, align, _tool_caption(data))
 
 
 @figure('training-speed')
 def training_speed(folder: Path) -> str:
-    """'1.58 to 5.46': how many times faster a step is."""
+    """How many times faster a step is, '1.5 to 3.0'."""
     return _range(_training_rows(folder), 3, 1, '.2f')
 
 
@@ -213,34 +216,34 @@ def _speeds(folder: Path) -> dict[str, tuple[float, float]]:
 
 @figure('training-speed-s0')
 def training_speed_s0(folder: Path) -> str:
-    """'5.46': of the smallest network."""
+    """Of the smallest network, '2.96'."""
     return f'{_speeds(folder)["S0"][0]:.2f}'
 
 
 @figure('training-speed-larger')
 def training_speed_larger(folder: Path) -> str:
-    """'1.58 to 1.81': of all others."""
+    """Of all others, '1.47 to 1.89'."""
     others = [ours for arch, (ours, _) in _speeds(folder).items() if arch != 'S0']
     return f'{min(others):.2f} to {max(others):.2f}'
 
 
 @figure('training-floor')
 def training_floor(folder: Path) -> str:
-    """'1.32 to 1.68': how many times faster than ours the folded network is."""
+    """How many times faster than ours the folded network is, '1.2 to 2.7'."""
     ratios = [floor / ours for ours, floor in _speeds(folder).values()]
     return f'{min(ratios):.2f} to {max(ratios):.2f}'
 
 
 @figure('training-step-s0')
 def training_step_s0(folder: Path) -> str:
-    """'1.5 s': a step of S0, ours."""
+    """A step of S0, ours, '1.3 s'."""
     (milliseconds,) = (float(row[2]) for row in _training_rows(folder) if row[0] == 'S0')
     return f'{milliseconds / 1000:.1f} s'
 
 
 @figure('training-memory')
 def training_memory(folder: Path) -> str:
-    """'21 to 44': percent of the activations that are still saved."""
+    """Percent of the activations that are still saved, '21 to 58'."""
     return _range(_training_rows(folder), -1, 100, '.0f')
 
 

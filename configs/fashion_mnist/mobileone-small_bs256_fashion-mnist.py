@@ -1,6 +1,5 @@
-# Four conv branches, which train near the price of one; large batches, which
-# take two thirds of the time an image; more epochs than the tiny recipe, and
-# smooth labels.
+# Four conv branches; large batches, which take two thirds of the time an image;
+# more epochs than the tiny recipe, and smooth labels.
 _base_ = './mobileone-tiny_bs64_fashion-mnist.py'
 
 model = dict(

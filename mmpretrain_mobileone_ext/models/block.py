@@ -18,7 +18,7 @@ from torch.utils.checkpoint import checkpoint
 
 from ..errors import SpecError
 from ..utils.checks import boolean, layer_cfg, refuse
-from ..utils.machine import is_compiling
+from ..utils.machine import is_compiling, is_exporting
 from .fold import PLAIN_CONVS, Branch, fold_branches, fold_incoming, round_once
 from .norms import shielded_stats
 from .online import (
@@ -28,8 +28,8 @@ from .online import (
     branch_layout,
     check_preference,
     has_hooks,
-    may_overrun,
     online_sum,
+    pixel_step,
     quantized_sum,
 )
 from .quantization import InputGrid, UnitQuantizer, rounded_by
@@ -314,17 +314,13 @@ class MobileOneBlock(BaseModule):
         return out
 
     def _branch_of(self, branch: Any, x: Tensor) -> Tensor:
-        conv, spec = _parts(branch).conv, self.spec
-        if (
-            conv is None
-            or type(conv) not in PLAIN_CONVS
-            or not may_overrun(conv.kernel_size[0], spec.stride, spec.in_channels, spec.groups)
-            or not (x.device.type == 'cpu' and torch.is_grad_enabled())
-            or has_hooks([branch, conv])
-        ):
+        conv = _parts(branch).conv
+        if conv is None or type(conv) not in PLAIN_CONVS:
             return branch(x)
-        pixels = x[..., :: spec.stride, :: spec.stride]
-        return branch.norm(F.conv2d(pixels, conv.weight, conv.bias))
+        step = pixel_step(x, self.spec, conv.kernel_size[0])
+        if step == 1 or not _may_be_sliced(branch):
+            return branch(x)
+        return branch.norm(F.conv2d(x[..., ::step, ::step], conv.weight, conv.bias))
 
     def fold(self) -> tuple[Tensor, Tensor]:
         """Kernel and bias of the equivalent convolution, in float64.
@@ -388,6 +384,19 @@ class MobileOneBlock(BaseModule):
 
     def _fold_on_load(self, state_dict, prefix, *_) -> None:
         fold_incoming(self, state_dict, prefix)
+
+
+def _may_be_sliced(branch: Any) -> bool:
+    """Whether a branch trains, by nothing but its convolution and norm."""
+    modules = [branch, *branch]
+    return (
+        torch.is_grad_enabled()
+        and not is_exporting()
+        and len(modules) == 3
+        and not has_hooks(modules)
+        and not any('forward' in vars(m) for m in modules)
+        and branch.conv.weight.requires_grad
+    )
 
 
 def _parts(branch: Any) -> Branch:

@@ -43,11 +43,13 @@ class EngineTime:
     """The estimated latency of one prediction on one chip.
 
     Attributes:
+        chip: its name.
         sentence: one line, with the chip.
         ms: None where there is no estimate.
         low, high: of its bounds, ms; None where only the order of files counts.
     """
 
+    chip: str
     sentence: str
     ms: Optional[float] = None
     low: Optional[float] = None
@@ -57,8 +59,10 @@ class EngineTime:
     def of(cls, found: Forecast) -> EngineTime:
         """Of a forecast, without its layers."""
         if found.estimate is None:
-            return cls(found.sentence())
-        return cls(found.sentence(), found.estimate.ms, found.estimate.low, found.estimate.high)
+            return cls(found.chip, found.sentence())
+        return cls(
+            found.chip, found.sentence(), found.estimate.ms, found.estimate.low, found.estimate.high
+        )
 
 
 @dataclass(frozen=True)

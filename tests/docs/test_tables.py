@@ -115,7 +115,7 @@ def test_a_sweep_is_summed_up_by_the_number_of_images(measured):
     benchmark(measured, 'sweep', branches=(10.0, 20.0), auto=(8.0, 12.0))
     lines = tables.sweep(measured).splitlines()
     # Ratios in each turn are 0.8 and 0.6.
-    assert lines[2] == '| 32, of 224 to 224 pixels a side | 1 case | 0.70 to 0.70 |'
+    assert lines[2] == '| 32, of 224 to 224 pixels a side | 1 | 0.70 to 0.70 |'
 
 
 def test_compiled_forms_stand_beside_the_others(measured):

@@ -173,7 +173,7 @@ def sample(**changes):
                 (Shared(HOSTILE, HOSTILE, '', 1, {'measured': ['M1']}),),
                 (Shared('linear', 'tiles', HOSTILE, 2, {'measured': ['M1']}),),
                 (HOSTILE,),
-                (EngineTime(f'A14: {HOSTILE}', 0.5, 0.4, 0.6), EngineTime('M1: no estimate')),
+                (EngineTime('A14', HOSTILE, 0.5, 0.4, 0.6), EngineTime('M1', 'M1: no estimate')),
             ),
             EngineReport(f'Core ML {HOSTILE}', (EngineChip('A14', 'bad', 'none of 26'),)),
         ),

@@ -119,6 +119,7 @@ def test_every_file_has_the_latency_that_preflight_estimates(found, finished_run
     for name, time in zip(DEFAULT_CHIPS, times):
         wanted = estimate_of(program, fitted_model(), CHIPS[name])
         assert (time.ms, time.low, time.high) == (wanted.ms, wanted.low, wanted.high)
+        assert time.chip == name
         assert time.sentence.startswith(f'{name}: {wanted.words()}')
     assert len(times) == len(DEFAULT_CHIPS)
 

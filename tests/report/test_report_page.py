@@ -166,7 +166,7 @@ def test_json_names_the_fields_of_every_record():
         assert set(group) == {'type', 'text', 'instead', 'number', 'chips'}
         assert group['chips'] == {'measured': ['M1']}
     assert [set(c) for c in engine['chips']] == [{'chip', 'level', 'sentence', 'doubt'}] * 2
-    assert [set(t) for t in engine['times']] == [{'sentence', 'ms', 'low', 'high'}] * 2
+    assert [set(t) for t in engine['times']] == [{'chip', 'sentence', 'ms', 'low', 'high'}] * 2
 
 
 def test_json_without_numbers_is_strict_json(tmp_path):

@@ -25,7 +25,7 @@ from .dispatch import (
     planned_method,
     quantized_sum,
 )
-from .unit import Unit, branch_layout, has_hooks, may_overrun
+from .unit import Unit, branch_layout, has_hooks, may_overrun, pixel_step
 
 __all__ = [
     'DEVICE_RULES',
@@ -38,6 +38,7 @@ __all__ = [
     'has_hooks',
     'may_overrun',
     'online_sum',
+    'pixel_step',
     'planned_method',
     'quantized_sum',
 ]

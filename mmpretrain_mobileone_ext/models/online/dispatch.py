@@ -27,7 +27,7 @@ from .batch_fold import sum_by_running_stats
 from .convs import PatchConv, mean_patch
 from .kernels import has_kernels_for
 from .operators import HAS_SHAPES, layout, unit_sum
-from .unit import Unit, autocast_dtype
+from .unit import Unit, autocast_dtype, pixel_step
 
 Preference = Union[str, bool]
 PREFERENCES = ('auto', 'memory', True, False)
@@ -48,8 +48,8 @@ class DeviceRule:
         pointwise: several convolutions, by moments.
         pointwise_pixels: these too, a channel.
         one_conv_pixels: a pointwise unit of one convolution, by moments; pixels a channel.
-        one_conv_fused: the same in one pass; pixels times the larger C.
-        one_conv_recompute: the same with less kept, since a large output costs much memory.
+        one_conv_fused: the same in one pass, its output kept; pixels times the larger C.
+        one_conv_recompute: the same without its output, since a large one costs much memory.
         one_conv_keep: input channels from which it is kept all the same, since to compute it again
             would cost more.
         depthwise: several convolutions, 3x3.
@@ -300,16 +300,12 @@ def _fits(params: Iterable[Optional[Tensor]], x: Tensor, autocast: Optional[torc
 
 def _choose(unit: Unit, x: Tensor, preference: Preference, on: Optional[str]) -> Choice:
     """The method for a plain unit on images (N, C, H, W)."""
-    if preference is False:
-        return Choice('branches', 'online_reparam=False')
-    by_batch = unit.by_batch
-    if by_batch is None:
-        return Choice('branches', 'some norms are in eval mode, some not')
+    by_batch, group = unit.by_batch, unit.group()
+    reason = _reason_for_branches(unit, x, preference, by_batch, group)
+    if reason:
+        return Choice('branches', reason)
     if not by_batch:
         return Choice('running', 'norms use running statistics')
-    group = unit.group()
-    if group is None and PatchConv(unit.spec).count(x) < 2:
-        return Choice('branches', 'one value a channel, of which there is no variance')
     if preference is True:
         return Choice('moments', 'online_reparam=True')
     if group is not None:
@@ -318,6 +314,21 @@ def _choose(unit: Unit, x: Tensor, preference: Preference, on: Optional[str]) ->
     if preference == 'memory' and choice.method in ('branches', 'fused'):
         return Choice('recompute', f"online_reparam='memory'; {choice.reason}", choice.figures)
     return choice
+
+
+def _reason_for_branches(
+    unit: Unit, x: Tensor, preference: Preference, by_batch: Optional[bool], group: Any
+) -> str:
+    """Why no other method will do; '' where some do."""
+    if preference is False:
+        return 'online_reparam=False'
+    if pixel_step(x, unit.spec, unit.spec.kernel_size) > 1:
+        return 'a strided 1x1 convolution of few channels'
+    if by_batch is None:
+        return 'some norms are in eval mode, some not'
+    if by_batch and group is None and PatchConv(unit.spec).count(x) < 2:
+        return 'one value a channel, of which there is no variance'
+    return ''
 
 
 def _choose_synchronized(spec: UnitSpec) -> Choice:

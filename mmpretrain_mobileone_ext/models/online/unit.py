@@ -188,10 +188,8 @@ class UnitConfig:
         )
 
     def pixel_step(self, branch: int, x: Tensor) -> int:
-        """Every how many pixels of x the branch is given, instead of that part of its stride."""
-        spec, size = self.spec, self.kernel_sizes[branch]
-        overruns = may_overrun(size, spec.stride, spec.in_channels, spec.groups)
-        return spec.stride if overruns and x.device.type == 'cpu' else 1
+        """As of :func:`pixel_step`."""
+        return pixel_step(x, self.spec, self.kernel_sizes[branch])
 
     def process_group(self) -> Any:
         """The group itself, or None."""
@@ -358,13 +356,26 @@ def branch_layout(x: Tensor) -> Tensor:
 def may_overrun(kernel_size: int, stride: int, in_channels: int, groups: int) -> bool:
     """Whether a convolution in channels_last may write beyond its memory in a CPU's backward.
 
-    oneDNN's weight gradient of a strided 1x1 convolution with fewer input channels than a vector
-    holds writes past its workspace (https://github.com/uxlfoundation/oneDNN/issues/6035), as in
-    the stem of MobileOne. Without a stride, on every ``stride``-th pixel, the same convolution does
-    not. A contiguous input does not help: a weight in channels_last, or inductor, puts the
+    On x86, oneDNN's weight gradient of a strided 1x1 convolution with fewer input channels than a
+    vector holds writes past its workspace (https://github.com/uxlfoundation/oneDNN/issues/6035), as
+    in the stem of MobileOne. Without a stride, on every ``stride``-th pixel, the same convolution
+    does not. A contiguous input does not help: a weight in channels_last, or inductor, puts the
     convolution into channels_last.
     """
     return kernel_size == groups == 1 < stride and in_channels < _VECTOR
+
+
+def pixel_step(x: Tensor, spec: UnitSpec, kernel_size: int) -> int:
+    """The step at which x (N, C, H, W) is sliced before a convolution, whose stride it divides.
+
+    1, but the stride where :func:`may_overrun` holds.
+
+    Args:
+        spec: of the unit.
+        kernel_size: of the convolution.
+    """
+    overruns = may_overrun(kernel_size, spec.stride, spec.in_channels, spec.groups)
+    return spec.stride if overruns and x.device.type == 'cpu' else 1
 
 
 def autocast_dtype(x: Tensor) -> Optional[torch.dtype]:

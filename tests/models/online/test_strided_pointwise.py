@@ -25,15 +25,20 @@ STEM = UnitSpec('stem', 3, 8, 3, stride=2, num_conv_branches=2)
 TRAIN = """
 import torch
 from mmpretrain_mobileone_ext.models import MobileOneBlock
+from mmpretrain_mobileone_ext.models.online.dispatch import sum_by
 from mmpretrain_mobileone_ext.models.spec import UnitSpec
 
 x = torch.rand(8, 3, 224, 224)
-for form in (False, 'memory'):
-    stem = MobileOneBlock(UnitSpec('stem', 3, 48, 3, stride=2), online_reparam=form)
-    stem.to(memory_format=torch.channels_last)
+for size, run in (
+    (3, lambda unit, x: unit._linear(x)),
+    (3, lambda unit, x: sum_by('recompute', unit.unit(), x)),
+    (1, lambda unit, x: unit(x)),
+):
+    unit = MobileOneBlock(UnitSpec('stem', 3, 48, size, stride=2))
+    unit.to(memory_format=torch.channels_last)
     for layout in (torch.contiguous_format, torch.channels_last):
         for _ in range(3):
-            stem(x.to(memory_format=layout)).square().mean().backward()
+            run(unit, x.to(memory_format=layout)).square().mean().backward()
 """
 
 
@@ -91,8 +96,8 @@ def test_branches_that_are_computed_again_do_too(wants_dx):
 
 @pytest.mark.parametrize(
     'change',
-    [dict(stride=1), dict(in_channels=16), dict(in_channels=8, groups=8)],
-    ids=['no stride', 'a whole vector', 'grouped'],
+    [dict(in_channels=16), dict(in_channels=8, groups=8)],
+    ids=['a whole vector', 'grouped'],
 )
 def test_others_keep_their_stride(change):
     spec = replace(STEM, **change)
@@ -101,6 +106,38 @@ def test_others_keep_their_stride(change):
         stem(spec, online_reparam=False)(x).sum().backward()
     strides = {stride for _, stride in convolutions.seen}
     assert strides == {(spec.stride, spec.stride)}
+
+
+def test_all_of_a_branch_runs():
+    block, x = stem(online_reparam=False), images()
+    plain = block(x)
+    block.branch_scale.add_module('more', torch.nn.Threshold(1e9, 0))  # of which nothing is left
+    wanted = sum(branch(x) for branch in block.branch_conv_list)
+    assert_close(wanted, block(x), 1e-12)
+    assert not torch.allclose(plain, wanted)
+
+
+def test_a_frozen_branch_and_an_exported_one_keep_their_stride():
+    block, x = stem(online_reparam=False).eval(), images()
+    exported = torch.export.export(block, (x,))
+    assert 'slice' not in str(exported.graph)
+    block.branch_scale.requires_grad_(False)
+    with Convolutions() as convolutions:
+        block(x).sum().backward()
+    assert [weight for weight, _ in convolutions.seen] == [(8, 3, 3, 3)] * 2
+
+
+@pytest.mark.parametrize('preference', ['auto', True, 'memory'])
+def test_a_unit_that_is_such_a_convolution_runs_by_branches(preference):
+    spec = replace(STEM, kernel_size=1)
+    block, wanted = (stem(spec, online_reparam=p) for p in (preference, False))
+    wanted.load_state_dict(block.state_dict())
+    with Convolutions() as convolutions:
+        block(images()).sin().sum().backward()
+    assert {stride for _, stride in convolutions.seen} == {(1, 1)}
+    wanted(images()).sin().sum().backward()
+    grads = [[p.grad for p in b.parameters()] for b in (wanted, block)]
+    assert_close(*grads, 1e-10)
 
 
 @pytest.mark.parametrize('part', ['', '.conv', '.norm'])

@@ -73,7 +73,7 @@ def choose_forms(options: BenchmarkOptions) -> tuple[tuple[str, ...], Optional[s
     if careful:
         notes.append(
             f"{', '.join(careful)}: the stem's strided 1x1 convolution reads every second pixel "
-            'without a stride, since with one it ends the process (oneDNN issue 6035)'
+            'without a stride, since with one it can end the process (oneDNN issue 6035)'
         )
     return tuple(chosen), '; '.join(notes) or None
 

@@ -43,14 +43,21 @@ class Cost:
         return median(self.step_ms) if self.step_ms else None
 
     def document(self) -> dict[str, Any]:
-        """Everything for JSON, medians included."""
+        """Everything for JSON, medians included; times to a microsecond."""
         steps = self.step_ms
-        return {
+        every = {
             **asdict(self),
             'step_ms': steps,
             'median_ms': self.median_ms,
             'min_ms': min(steps) if steps else None,
         }
+        return {k: _to_microseconds(v) if k.endswith('_ms') else v for k, v in every.items()}
+
+
+def _to_microseconds(ms: Any) -> Any:
+    if isinstance(ms, tuple):
+        return tuple(map(_to_microseconds, ms))
+    return None if ms is None else round(ms, 3)
 
 
 @dataclass(frozen=True)
