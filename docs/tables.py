@@ -108,7 +108,7 @@ _FRUGAL = ('mmpretrain', 'memory', 'folded')
 
 
 def _tool_caption(data: Mapping[str, Any]) -> str:
-    notes = ''.join(f'{note[0].upper()}{note[1:]}.' for note in data['notes'])
+    notes = ' '.join(f'Note: {note}.' for note in data['notes'])
     return caption(data['command'], data['machine'], data['machine']['versions'], notes)
 
 
