@@ -89,14 +89,19 @@ def test_a_network_that_nobody_can_build():
         network('alexnet')
 
 
+def without_names(layer):
+    """coremltools numbers values, and orders those of a sum or product, as it likes."""
+    fields = {**vars(layer), 'name': ''}
+    if layer.type in ('add', 'mul'):
+        fields.update(inputs=sorted(layer.inputs), reads=sorted(layer.reads))
+    return fields
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize('name', ['mobileone-s0', 'mobilenet-v1', 'thirty-layers/separable/se'])
 def test_an_export_has_the_layers_of_the_file(name, tmp_path):
     found, kept = layers(network(name), tmp_path), read_features(LAYERS)[name]
-    # coremltools numbers its values as it likes.
-    assert [{**vars(layer), 'name': ''} for layer in found] == [
-        {**vars(layer), 'name': ''} for layer in kept
-    ]
+    assert list(map(without_names, found)) == list(map(without_names, kept))
 
 
 @pytest.mark.slow
