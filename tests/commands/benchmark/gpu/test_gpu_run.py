@@ -1,6 +1,7 @@
 """The whole check: its plan, what is left when parts end early, and its page."""
 
 import json
+import re
 import runpy
 import sys
 from dataclasses import replace
