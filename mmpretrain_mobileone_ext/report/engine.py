@@ -7,16 +7,13 @@ from dataclasses import dataclass
 from typing import Optional
 
 from ..coreml.neural_engine.forecast import Forecast, caveat, forecasts
-from ..coreml.neural_engine.latency.estimate import fitted_model
+from ..coreml.neural_engine.latency.estimate import LatencyModel, fitted_model
 from ..coreml.neural_engine.shapes import with_shapes
 from ..coreml.neural_engine.verdict import Shared, by_chips, preflight, stored_words
 from ..coreml.program.graph import Program
 from ..coreml.runtime.engine.chips import CHIPS, DEFAULT_CHIPS
 
-__all__ = ['CAVEAT', 'EngineChip', 'EngineReport', 'EngineTime', 'engine_report']
-
-#: What a reader has to know of the estimates of time.
-CAVEAT = caveat(fitted_model())
+__all__ = ['EngineChip', 'EngineReport', 'EngineTime', 'engine_report', 'time_caveat']
 
 _FORMATS = ('mlprogram', 'neuralnetwork')
 
@@ -92,14 +89,20 @@ def engine_report(files: Iterable[tuple[str, Program]]) -> list[EngineReport]:
     Args:
         files: (name of the form, program as read from disk).
     """
-    return [_one(form, program) for form, program in files if program.format in _FORMATS]
+    model = fitted_model()
+    return [_one(form, program, model) for form, program in files if program.format in _FORMATS]
 
 
-def _one(form: str, program: Program) -> EngineReport:
+def time_caveat() -> str:
+    """What a reader has to know of the estimates of time."""
+    return caveat(fitted_model())
+
+
+def _one(form: str, program: Program, model: LatencyModel) -> EngineReport:
     program = with_shapes(program)
     verdicts = preflight(program, [CHIPS[name] for name in DEFAULT_CHIPS])
     off = tuple(by_chips(verdicts, lambda v: v.off))
     remarks = tuple(by_chips(verdicts, lambda v: v.remarks))
     chips = tuple(EngineChip(v.chip.name, v.level, v.sentence, v.chip.doubt) for v in verdicts)
-    times = tuple(map(EngineTime.of, forecasts(program, verdicts, fitted_model())))
+    times = tuple(map(EngineTime.of, forecasts(program, verdicts, model)))
     return EngineReport(form, chips, off, remarks, tuple(stored_words(verdicts)), times)

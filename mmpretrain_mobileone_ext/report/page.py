@@ -31,7 +31,7 @@ from ..utils.text import (
     worth,
 )
 from .data import FormRow, ReportData, plain
-from .engine import CAVEAT
+from .engine import time_caveat
 from .plots.page_plots import drift_plot, ranges_plot
 from .plots.pareto import pareto_plot, search_plot
 
@@ -106,7 +106,7 @@ def render(data: ReportData) -> str:
         data=data,
         verdict=headline(data),
         confidence=confidence(),
-        engine_caveat=CAVEAT,
+        engine_caveat=time_caveat(),
         style=Markup((_TEMPLATES / 'report.css').read_text('utf-8')),
         **{k: v and Markup(v) for k, v in pictures.items()},
     )

@@ -6,7 +6,7 @@ import json
 
 import numpy as np
 import pytest
-from crafted_kit import Crafted
+from crafted_kit import Crafted, int8_linear
 
 from mmpretrain_mobileone_ext.commands.cli import guarded
 from mmpretrain_mobileone_ext.commands.preflight import run
@@ -130,19 +130,7 @@ def test_fp32_networks_run_nowhere(tmp_path, capsys, monkeypatch):
 
 
 def test_weights_are_told_by_what_they_save(tmp_path, capsys):
-    made = Crafted((1, 32))
-    made.op('cast', 'half', (1, 32), 'FLOAT16', x='x', dtype=np.array('fp16'))
-    weight = made.constexpr(
-        'constexpr_affine_dequantize',
-        'w',
-        (16, 32),
-        quantized_data=(np.ones((16, 32), np.int8), 'INT8'),
-        zero_point=(np.int8(0), 'INT8'),
-        scale=(np.float16(0.5), 'FLOAT16'),
-        axis=np.int32(0),
-    )
-    made.op('linear', 'y', (1, 16), 'FLOAT16', x='half', weight=weight)
-    path = made.save(tmp_path)
+    path = int8_linear().save(tmp_path)
     _, text = said(capsys, path, '--chip', 'M1', 'A14')
     assert '1 weight, int8 affine, 8 bits: expanded to fp16 first' in text
     assert 'only disk, on M1 (measured); read as stored on A14 (decoded)' in text

@@ -8,7 +8,7 @@ import json
 import numpy as np
 import pytest
 from bench_json import GOOD
-from crafted_kit import Crafted
+from crafted_kit import Crafted, int8_linear
 
 from mmpretrain_mobileone_ext.commands.preflight import run
 from mmpretrain_mobileone_ext.coreml.neural_engine.latency.calibrate import read_samples
@@ -67,20 +67,7 @@ def test_a_network_measured_twice_is_one(package, tmp_path):
 
 def test_weights_are_read_as_the_chip_reads_them(tmp_path):
     """Linear 8-bit weights stream since the A14; before, fp16 crosses the memory."""
-    made = Crafted((1, 32))
-    last = made.op('cast', 'half', (1, 32), 'FLOAT16', x='x', dtype=np.array('fp16'))
-    weight = made.constexpr(
-        'constexpr_affine_dequantize',
-        'w',
-        (16, 32),
-        quantized_data=(np.ones((16, 32), np.int8), 'INT8'),
-        zero_point=(np.int8(0), 'INT8'),
-        scale=(np.float16(1), 'FLOAT16'),
-        axis=(np.int32(0), 'INT32'),
-    )
-    last = made.op('linear', 'l', (1, 16), 'FLOAT16', x=last, weight=weight)
-    made.op('cast', 'result', (1, 16), x=last, dtype=np.array('fp32'))
-    path = made.save(tmp_path)
+    path = int8_linear().save(tmp_path)
     moved = {
         name: read_samples([bench(tmp_path, path)], [path], CHIPS[name])[0][0].counted.weights.sum()
         for name in ('A13', 'A14')

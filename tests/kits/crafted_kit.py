@@ -167,3 +167,21 @@ def write(spec, folder, weights=None):
         )
     )
     return path
+
+
+def int8_linear():
+    """A linear layer in fp16 (1, 32) to (1, 16), whose weights are affine integers of 8 bits."""
+    made = Crafted((1, 32))
+    half = made.op('cast', 'half', (1, 32), 'FLOAT16', x='x', dtype=np.array('fp16'))
+    weight = made.constexpr(
+        'constexpr_affine_dequantize',
+        'w',
+        (16, 32),
+        quantized_data=(np.ones((16, 32), np.int8), 'INT8'),
+        zero_point=(np.int8(0), 'INT8'),
+        scale=(np.float16(0.5), 'FLOAT16'),
+        axis=(np.int32(0), 'INT32'),
+    )
+    y = made.op('linear', 'y', (1, 16), 'FLOAT16', x=half, weight=weight)
+    made.op('cast', 'result', (1, 16), x=y, dtype=np.array('fp32'))
+    return made

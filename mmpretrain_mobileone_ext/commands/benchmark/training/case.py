@@ -78,6 +78,7 @@ class Trial:
         self.saved = saved_bytes(self.step)
 
     def cost(self) -> Cost:
+        """All that was measured."""
         return Cost(
             form=self.step.candidate.form,
             first_ms=self.first_ms,
