@@ -1,7 +1,6 @@
 """The whole check: its plan, what is left when parts end early, and its page."""
 
 import json
-import re
 import runpy
 import sys
 from dataclasses import replace
@@ -248,11 +247,14 @@ def test_an_empty_list_of_networks():
 
 
 @pytest.mark.slow
-def test_the_whole_check_on_a_cpu(tmp_path, monkeypatch):
+def test_the_check_on_a_cpu(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    options = GpuOptions(device='cpu', arch=('s0',), batch=2, size=32, steps=1, warmup=0, minutes=3)
+    # Time enough on a busy machine; networks are compiled in tests/models/online/test_compile.py.
+    options = GpuOptions(
+        device='cpu', arch=('s0',), batch=2, size=32, steps=1, warmup=0, minutes=30
+    )
+    parts = [p for p in gpu_run.plan(options) if '--compile' not in p.words]
+    monkeypatch.setattr(gpu_run, 'plan', lambda options: parts)
     report = run_check(options)
-    # How much fits depends on the machine.
-    assert re.fullmatch(r'done|\d+ of \d+ checks fitted', report.parts[0]['state'])
-    assert not any(p['state'].startswith('failed') for p in report.parts)
+    assert [p['state'] for p in report.parts] == ['done'] * len(parts)
     assert report.speed[0]['cases'][0]['costs']
